@@ -1,0 +1,186 @@
+"""``Method``: a learning or unlearning method as a tuple of pure functions, and ``compose`` for hybrids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optax
+
+from cljax.tree import fold
+from cljax.types import Access, Learner, Model, UsageError
+
+
+class Reference(NamedTuple):
+  """An extra gradient for projectors: of ``loss`` (default: the task loss) on ``batch(key, learner) -> Batch``.
+
+  The batch may carry a leading axis ``K``: then the gradient has it too, one constraint each. Rows of weight 0 make no
+  gradient, so a reference whose rows all have weight 0 is the zero tree.
+  """
+
+  batch: Callable
+  loss: Callable | None = None
+
+
+def _keep(key, learner, *_):
+  del key
+  return learner
+
+
+def _no_state(key, learner):
+  del key, learner
+  return ()
+
+
+def _keep_batch(key, learner, batch):
+  del key
+  return learner, batch
+
+
+class Method(NamedTuple):
+  """One method; every field has an identity default. Hooks see ``learner.method_state`` as their own state only.
+
+  model       the Model that is trained, where the method reparameterises (masks, LoRA, ...); None: the one it was given
+  init        (key, learner) -> state
+  start_task  (key, learner, task: Task) -> learner
+  prepare     (key, learner, batch) -> (learner, batch): insert the previous step's rows, then sample and append
+  terms       {name: (key, params, learner, batch, outputs) -> scalar}, added to the task loss
+  gradient    (key, loss_fn, learner) -> ((loss, aux), grads) with loss_fn(params) -> (loss, aux); None: value_and_grad
+  references  {name: Reference}: handed to the transforms as ``references={name: grads}``
+  penalty     optax transform that adds a penalty's gradient to the raw gradient; acts first
+  transform   optax transform (a projector) on the raw gradient plus penalties, before the optimizer
+  finalize    optax transform on the optimizer's update, given ``optimizer_state=``
+  after_step  (key, learner, info: StepInfo) -> learner
+  end_task    (key, learner, task: Task) -> learner: consolidate, store, merge; flush pending rows
+  forget      (key, learner, request: Request, tools) -> learner
+  scrub       (learner, request) -> learner: erase the request's rows from what the method stores
+  predict     (key, learner, x, task) -> logits; None: the model's
+  """
+
+  model: Model | None = None
+  init: Callable = _no_state
+  start_task: Callable = _keep
+  prepare: Callable = _keep_batch
+  terms: dict[str, Callable] = {}
+  gradient: Callable | None = None
+  references: dict[str, Reference] = {}
+  penalty: optax.GradientTransformation | None = None
+  transform: optax.GradientTransformation | None = None
+  finalize: optax.GradientTransformation | None = None
+  after_step: Callable = _keep
+  end_task: Callable = _keep
+  forget: Callable | None = None
+  scrub: Callable | None = None
+  predict: Callable | None = None
+  access: Access = Access()
+
+
+def union_access(accesses) -> Access:
+  """The least access that is enough for all."""
+  accesses = list(accesses)
+  order = ("current", "seen", "all")
+  widest = max((a.trains_on for a in accesses), key=order.index, default="current")
+  flags = {f: any(getattr(a, f) for a in accesses) for f in Access._fields if f != "trains_on"}
+  return Access(trains_on=widest, **flags)
+
+
+def compose(**methods: Method) -> Method:
+  """A hybrid, such as ``compose(ewc=..., er=...)``: its state is a dict by name, and parts act in the order written.
+
+  Penalties of all parts come before all projectors. Two owners of ``model``, ``gradient``, ``predict`` or ``forget`` are
+  refused with a UsageError that names them.
+  """
+  if not methods:
+    raise UsageError("compose: got no methods; give at least one, such as compose(ewc=...)")
+  for field in ("model", "gradient", "predict", "forget"):
+    owners = [n for n, m in methods.items() if getattr(m, field) is not None]
+    if len(owners) > 1:
+      raise UsageError(f"compose: {' and '.join(owners)} both define {field}; at most one may")
+
+  def view(name: str, learner: Learner) -> Learner:
+    return learner._replace(method_state=learner.method_state[name])
+
+  def back(name: str, outer: Learner, inner: Learner) -> Learner:
+    return inner._replace(method_state={**outer.method_state, name: inner.method_state})
+
+  def init(key, learner):
+
+    return {n: m.init(fold(key, n), learner) for n, m in methods.items()}
+
+  def chained(field):
+    used = {n: m for n, m in methods.items() if getattr(m, field) is not _keep}
+    if not used:
+      return _keep
+
+    def hook(key, learner, arg):
+
+      for n, m in used.items():
+        learner = back(n, learner, getattr(m, field)(fold(key, n), view(n, learner), arg))
+      return learner
+
+    return hook
+
+  def prepare(key, learner, batch):
+
+    for n, m in methods.items():
+      if m.prepare is _keep_batch:
+        continue
+      inner, batch = m.prepare(fold(key, n), view(n, learner), batch)
+      learner = back(n, learner, inner)
+    return learner, batch
+
+  def term(name, fn):
+    return lambda key, params, learner, batch, outputs: fn(key, params, view(name, learner), batch, outputs)
+
+  def reference(name, ref):
+    return ref._replace(batch=lambda key, learner: ref.batch(key, view(name, learner)))
+
+  def scrub(learner, request):
+    for n, m in methods.items():
+      if m.scrub is not None:
+        learner = back(n, learner, m.scrub(view(n, learner), request))
+    return learner
+
+  def transforms(field):
+    parts = [(n, getattr(m, field)) for n, m in methods.items() if getattr(m, field) is not None]
+    return optax.named_chain(*parts) if parts else None
+
+  references: dict[str, Any] = {}
+  for n, m in methods.items():
+    for r, ref in m.references.items():
+      if r in references:
+        raise UsageError(f"compose: {n} repeats the reference {r!r}; reference names must differ")
+      references[r] = reference(n, ref)
+
+  def owned(field):
+    for n, m in methods.items():
+      fn = getattr(m, field)
+      if fn is None:
+        continue
+      if field == "predict":
+        return lambda key, learner, x, task, n=n, fn=fn: fn(key, view(n, learner), x, task)
+      if field == "forget":
+        return lambda key, learner, request, tools, n=n, fn=fn: back(
+          n, learner, fn(key, view(n, learner), request, tools.within(n))
+        )
+      return lambda key, loss_fn, learner, n=n, fn=fn: fn(key, loss_fn, view(n, learner))
+    return None
+
+  return Method(
+    model=next((m.model for m in methods.values() if m.model is not None), None),
+    init=init,
+    start_task=chained("start_task"),
+    prepare=prepare if any(m.prepare is not _keep_batch for m in methods.values()) else _keep_batch,
+    terms={f"{n}/{t}": term(n, fn) for n, m in methods.items() for t, fn in m.terms.items()},
+    gradient=owned("gradient"),
+    references=references,
+    penalty=transforms("penalty"),
+    transform=transforms("transform"),
+    finalize=transforms("finalize"),
+    after_step=chained("after_step"),
+    end_task=chained("end_task"),
+    forget=owned("forget"),
+    scrub=scrub if any(m.scrub is not None for m in methods.values()) else None,
+    predict=owned("predict"),
+    access=union_access(m.access for m in methods.values()),
+  )

@@ -1,0 +1,237 @@
+"""The vocabulary: everything that crosses a border between two parts of cljax.
+
+All are NamedTuples, so all are pytrees; nothing inherits from anything. Shapes use ``B`` rows, ``C`` classes,
+``T`` tasks. Functions stored in a tuple (``Model``, ``Method``, ``Rows``) are built inside the trace and never cross
+a ``jit`` border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Params = Any  # a pytree of parameters
+Tree = Any
+
+
+class CljaxError(Exception):
+  """Base of the errors that cljax raises on purpose; its text is one line."""
+
+
+class UsageError(CljaxError, ValueError):
+  """A wrong argument: names the argument, what was given and what is allowed. Launchers exit with code 2 on it."""
+
+
+class AccessError(CljaxError):
+  """A method touched an input that it did not declare (see :class:`Access`)."""
+
+
+class Batch(NamedTuple):
+  """Rows of data. Every row carries its own mask and task, because replayed rows differ from new ones.
+
+  A row of weight 0 is as if absent. ``coefficient`` overrides the weighted mean of the task loss: where it is given,
+  the loss is ``sum(coefficient * loss)``; rows of coefficient 0 still take part in the forward pass and BatchNorm.
+  """
+
+  x: Any  # [B, ...] inputs
+  y: Any  # [B] int32 labels
+  weight: Any  # [B] float32
+  id: Any  # [B] int32 stable row ids
+  task: Any  # [B] int32 task of each row
+  class_mask: Any = None  # [B, C] bool, the classes that take part in the row's softmax; None for all
+  coefficient: Any = None  # [B] float32 or None
+  extra: Any = {}  # what a method carries beside each row, keyed by the method's own names
+
+
+class Outputs(NamedTuple):
+  """What a model returns: ``logits [B, C]``, penultimate ``features [B, D]`` and a tuple of hidden activations."""
+
+  logits: Any
+  features: Any = None
+  hidden: Any = ()
+
+
+class Model(NamedTuple):
+  """A model as pure functions.
+
+  ``init(key) -> (params, model_state)``;
+  ``apply(params, model_state, x, *, train, key, task=None, mask=None) -> (Outputs, model_state)``, where ``mask [B]`` is
+  1 for rows that exist (BatchNorm must not see the others), ``key`` feeds dropout and ``task`` is the task of the rows;
+  ``capture(params, model_state, x, probe) -> (logits, {path: LayerCall})`` exposes layer inputs and output
+  gradients (see ``cljax.estimators``), and ``units`` names the in/out kernels of each hidden layer.
+  """
+
+  init: Callable
+  apply: Callable
+  capture: Callable | None = None
+  units: tuple = ()
+
+
+class Memory(NamedTuple):
+  """A fixed-capacity buffer as pure functions over a pytree state.
+
+  ``init(row) -> state`` from one example row (a pytree without the leading axis);
+  ``add(key, state, rows, weight) -> state`` inserts the rows of positive weight, in order;
+  ``sample(key, state, n) -> (rows, weight)``, without replacement, weight 0 where fewer than ``n`` are stored;
+  ``remove(state, gone) -> state`` with ``gone(rows) -> [capacity] bool`` erases rows (their bytes are zeroed);
+  ``contents(state) -> (rows, weight)`` is all of it.
+  """
+
+  init: Callable
+  add: Callable
+  sample: Callable
+  remove: Callable
+  contents: Callable
+
+
+class Learner(NamedTuple):
+  """All that a run carries from step to step, and all that a checkpoint holds of it."""
+
+  step: Any  # int32, optimizer steps taken so far
+  key: Any  # typed PRNG key of this seed; never split, only folded
+  params: Any
+  model_state: Any
+  opt_state: Any
+  method_state: Any
+
+
+class StepInfo(NamedTuple):
+  """What ``after_step`` sees: the batch before augmentation, and what the step computed from it."""
+
+  batch: Batch
+  outputs: Outputs
+  gradient: Any  # of the loss and terms, before any transform
+  updates: Any  # what was added to the parameters
+  loss: Any
+
+
+class Rows(NamedTuple):
+  """A set of data rows inside a trace: ``batch(start, size) -> Batch`` reads rows ``start..start+size``.
+
+  ``capacity`` (static) bounds ``count`` (traced). Rows past the count come back with weight 0.
+  """
+
+  capacity: int
+  count: Any
+  batch: Callable[[Any, int], Batch]
+
+
+class Task(NamedTuple):
+  """A task at its boundary: ``id`` (traced int32) and its rows (withheld unless ``Access.boundary_data``)."""
+
+  id: Any
+  rows: Any
+
+
+class Learn(NamedTuple):
+  """A stream event: learn one task."""
+
+  task: int
+
+
+class Forget(NamedTuple):
+  """A stream event: forget rows by class, by row id, by task or by group; fields are combined by union.
+
+  ``holds`` says what the operator still has: any of ``'forget'``, ``'retain'``, ``'prefix'`` (all past data and events).
+  """
+
+  classes: tuple = ()
+  ids: tuple = ()
+  tasks: tuple = ()
+  groups: tuple = ()
+  holds: tuple = ("forget", "retain", "prefix")
+
+
+class Request(NamedTuple):
+  """A resolved :class:`Forget`, inside the trace: the rows to forget, the rows to keep, and what names them."""
+
+  forget: Any  # Rows, or WITHHELD
+  retain: Any  # Rows, or WITHHELD
+  ids: Any  # [N] bool over row ids: true where the row is to be forgotten
+  classes: Any  # [C] bool: classes that are forgotten whole
+
+
+class Access(NamedTuple):
+  """What a method is allowed to see. The engine hands it this and nothing else."""
+
+  stores_data: bool = False  # keeps raw inputs between steps
+  task_boundaries: bool = False  # start_task and end_task are called
+  boundary_data: bool = False  # end_task may pass over the task's data
+  task_id_at_test: bool = False  # predict needs the task
+  trains_on: str = "current"  # 'current', 'seen' or 'all': which tasks' rows an event trains on
+  forgets: bool = False  # answers Forget events
+  forget_data: bool = False  # the rows to forget, when forgetting
+  retain_data: bool = False  # the rows to keep, when forgetting
+  prefix: bool = False  # replays the event prefix (exact retraining)
+  pretrained: bool = False  # needs a pre-trained model
+
+
+class Spec(NamedTuple):
+  """Sizes known before training; all static."""
+
+  num_classes: int
+  num_tasks: int
+  input_shape: tuple
+  batch_size: int
+  num_rows: int  # rows of the training split; row ids are 0..num_rows-1
+  task_rows: int  # rows of the largest task
+  classes_of_task: np.ndarray  # [T, C] bool
+  active: str = "all"  # 'all', 'seen' or 'task': classes in a training row's softmax
+  task_id_given: bool = False  # the scenario tells the task at test time
+
+  def class_mask(self, row_task, current_task):
+    """The ``[B, C]`` mask of classes in each row's softmax, or None where all take part."""
+    if self.active == "all":
+      return None
+    table = jnp.asarray(self.classes_of_task)
+    if self.active == "task":
+      return table[row_task]
+    seen = (jnp.arange(self.num_tasks)[:, None] <= current_task) & table
+    return jnp.broadcast_to(seen.any(0), (row_task.shape[0], self.num_classes))
+
+
+class Withheld:
+  """Stands where an undeclared input would be; any use raises :class:`AccessError` at trace time."""
+
+  __slots__ = ("_what",)
+
+  def __init__(self, what: str):
+    object.__setattr__(self, "_what", what)
+
+  def _refuse(self, *_, **__):
+    raise AccessError(f"{self._what} was not declared in the method's Access, so the engine withholds it")
+
+  def __getattr__(self, name):
+    if name.startswith("__") and name not in ("__jax_array__",):
+      raise AttributeError(name)
+    self._refuse()
+
+  __getitem__ = __call__ = __iter__ = __len__ = __bool__ = __array__ = __add__ = __radd__ = __mul__ = __rmul__ = _refuse
+  __sub__ = __rsub__ = __eq__ = __lt__ = __gt__ = __le__ = __ge__ = __neg__ = __int__ = __float__ = __index__ = _refuse
+  __hash__ = None  # type: ignore[assignment]
+
+  def __repr__(self):
+    return f"Withheld({self._what!r})"
+
+
+def rows_from_arrays(x, y, weight=None, ids=None, task=0) -> Rows:
+  """Wraps user arrays as :class:`Rows`, for the estimators: ``x [N, ...]``, ``y [N]``, ``weight [N]`` (default ones)."""
+  x, y = jnp.asarray(x), jnp.asarray(y)
+  if x.shape[0] != y.shape[0]:
+    raise UsageError(f"y: has {y.shape[0]} rows; x has {x.shape[0]}")
+  n = x.shape[0]
+  weight = jnp.ones(n) if weight is None else jnp.asarray(weight, jnp.float32)
+  ids = jnp.arange(n) if ids is None else jnp.asarray(ids)
+
+  def batch(start, size):
+    at = start + jnp.arange(size)
+    inside = at < n
+    at = jnp.minimum(at, n - 1)
+    return Batch(x[at], y[at], jnp.where(inside, weight[at], 0.0), ids[at], jnp.full(size, task, jnp.int32))
+
+  return Rows(n, n, batch)
