@@ -1,0 +1,7 @@
+"""Models as pure functions: a small zoo, adapters from other libraries, and reparameterisations."""
+
+from cljax.models.initial import flat_init
+from cljax.models.linen import from_linen
+from cljax.models.zoo import Unit, mlp
+
+__all__ = ["Unit", "flat_init", "from_linen", "mlp"]

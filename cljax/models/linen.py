@@ -1,0 +1,104 @@
+"""Any Flax Linen module as a :class:`cljax.types.Model`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cljax.models.capture import capture_layers
+from cljax.types import Model, Outputs, UsageError
+
+_TRAIN = ("train", "training", "is_training")  # names by which modules take the mode ...
+_EVAL = ("deterministic", "eval", "use_running_average", "inference")  # ... and by which they take its opposite
+
+
+def _calling(module) -> Any:
+  """``(train, task, mask) -> kwargs`` for the names that the module's ``__call__`` takes."""
+  names = list(inspect.signature(type(module).__call__).parameters)[2:]
+
+  def kwargs(train, task, mask):
+    given: dict[str, Any] = {n: train for n in names if n in _TRAIN}
+    given |= {n: not train for n in names if n in _EVAL}
+    given |= {n: v for n, v in (("task", task), ("mask", mask)) if n in names}
+    return given
+
+  return kwargs
+
+
+def _mask_batch_norm(mask):
+  """Hands the row mask to every ``nn.BatchNorm``: rows that do not exist must not touch the statistics."""
+
+  def interceptor(next_fun, args, kwargs, context):
+    if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__" and kwargs.get("mask") is None:
+      x = args[0] if args else kwargs["x"]
+      if x.shape[0] != mask.shape[0]:
+        raise UsageError(f"mask: has {mask.shape[0]} rows, but a BatchNorm input has leading size {x.shape[0]}")
+      kwargs = {**kwargs, "mask": mask.reshape(mask.shape + (1,) * (x.ndim - 1))}
+    return next_fun(*args, **kwargs)
+
+  return nn.intercept_methods(interceptor)
+
+
+def _outputs(out, sown) -> Outputs:
+  if isinstance(out, Outputs):
+    return out
+  if isinstance(out, (tuple, list)) or not hasattr(out, "shape"):
+    raise UsageError(f"module: returned {type(out).__name__}; return logits [B, C] or cljax.Outputs")
+  features, hidden = sown.get("features"), sown.get("hidden", ())
+  return Outputs(out, features[-1] if features else None, tuple(hidden))
+
+
+def from_linen(module: nn.Module, input_shape, *, init=None, units=()) -> Model:
+  """A :class:`Model` from a Linen module that maps ``x [B, *input_shape]`` to logits or to :class:`Outputs`.
+
+  ``params`` is the module's ``params`` collection, ``model_state`` a dict of all its other collections. The mode is
+  passed by the name that ``__call__`` takes it under (``train``, ``training``, ``deterministic``, ...), and ``task``
+  and ``mask`` where it takes them. With ``mask``, every ``nn.BatchNorm`` inside leaves the masked rows out of its
+  statistics, and a batch without any row leaves ``model_state`` as it was. Values sown as ``features`` and ``hidden``
+  into ``intermediates`` reach ``Outputs``. ``init(shapes, key) -> variables`` replaces the module's initialisers (the
+  zoo uses :func:`flat_init`, which compiles far faster). Raises UsageError where the output is neither logits nor
+  Outputs.
+  """
+  calling = _calling(module)
+  dummy = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+
+  def module_init(key, x):
+    rngs = {n: jax.random.fold_in(key, i) for i, n in enumerate(("params", "dropout"))}
+    variables = dict(module.init(rngs, x, **calling(False, None, None)))
+    return {n: c for n, c in variables.items() if n != "intermediates"}
+
+  @functools.cache
+  def shapes():
+    return jax.eval_shape(module_init, jax.random.key(0), dummy)
+
+  def model_init(key):
+    variables = init(shapes(), key) if init is not None else module_init(key, jnp.zeros(dummy.shape))
+    return variables.get("params", {}), {n: c for n, c in variables.items() if n != "params"}
+
+  def apply(params, model_state, x, *, train, key, task=None, mask=None):
+    variables = {"params": params, **model_state}
+    rngs = {"dropout": key} if train and key is not None else None
+    mutable = [*(model_state if train else ()), "intermediates"]
+    if not train or mask is None or not model_state:
+      out, changed = module.apply(variables, x, **calling(train, task, mask), rngs=rngs, mutable=mutable)
+      return _outputs(out, changed.get("intermediates", {})), {n: changed.get(n, c) for n, c in model_state.items()}
+    mask = mask > 0
+    some = mask.any()
+    with _mask_batch_norm(mask | ~some):  # the mean over no rows would be 0/0
+      out, changed = module.apply(variables, x, **calling(train, task, mask), rngs=rngs, mutable=mutable)
+    new = {n: changed.get(n, c) for n, c in model_state.items()}
+    new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, dict(model_state))
+    return _outputs(out, changed.get("intermediates", {})), new
+
+  def capture(params, model_state, x, probe):
+    def run():
+      return apply(params, model_state, x, train=False, key=None)[0].logits
+
+    return capture_layers(run, probe)
+
+  return Model(model_init, apply, capture, tuple(units))
