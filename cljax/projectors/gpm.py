@@ -1,0 +1,165 @@
+"""Gradient Projection Memory: updates orthogonal to the span of old layer inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cljax import tree
+from cljax.projectors import _common as common
+from cljax.types import UsageError
+
+
+class GPMState(NamedTuple):
+  """Per kernel path: ``bases [d_in, max_rank]`` (orthonormal columns, then zeros), int32 ``ranks`` and ``dropped``."""
+
+  bases: dict[str, Any]
+  ranks: dict[str, Any]
+  dropped: dict[str, Any]  # directions that the threshold asked for and max_rank refused
+  tasks: Any  # int32, extensions so far
+
+
+def fan_in(shape) -> int:
+  """``d_in`` of a kernel ``[..., c_in, c_out]``."""
+  return int(np.prod(shape[:-1]))
+
+
+def kernels(params, skip: Callable[[str], bool] | None):
+  """``{path: kernel}`` of the leaves with two or more axes that ``skip(path)`` does not exclude."""
+  leaves = [(tree.path_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(params)]
+  return {p: x for p, x in leaves if jnp.ndim(x) >= 2 and not (skip and skip(p))}
+
+
+def remove_span(basis, a):
+  """``a - M M^T a`` for ``basis M [d, r]`` and ``a [d, n]``."""
+  inner = jnp.matmul(basis.T, a, precision=common.PRECISION)
+  return a - jnp.matmul(basis, inner, precision=common.PRECISION)
+
+
+def gpm(
+  max_rank: int | None = None, skip: Callable[[str], bool] | None = None, freeze_vectors: bool = True
+) -> optax.GradientTransformationExtraArgs:
+  """GPM: ``G - M M^T G`` for every kernel ``G [d_in, c_out]``, with M a basis of the layer's old inputs.
+
+  Kernels ``[..., c_in, c_out]`` are read as ``[d_in, c_out]``, so the projection stands on the left (the paper writes
+  weights ``[out, in]``). ``M^T dW = 0``: old inputs in the span keep their pre-activations. The bases start empty,
+  which leaves gradients alone to the bit, and grow by :func:`gpm_extend` after each task.
+
+  Args:
+    max_rank: columns kept per kernel; None is ``d_in``, which never drops a direction and costs ``d_in^2`` numbers.
+    skip: ``skip(path)`` is true for leaves left alone, such as ``lambda p: p.startswith('head/')``. The paper's heads
+      are one per task and not projected. Kernels that are no matrix products of layer inputs (embeddings) belong here.
+    freeze_vectors: after the first task the gradients of leaves with fewer than two axes become zero. The paper's
+      networks have no biases and its code zeroes the BatchNorm parameters; a bias that moves changes old outputs, so
+      without this the guarantee is of the matrix products only.
+
+  Linear: it survives SGD, and momentum whose trace starts empty at the boundary; not Adam or weight decay (use
+  :func:`on_update`). Saha et al., ICLR 2021.
+  """
+  if max_rank is not None:
+    common.check("max_rank", max_rank, ">= 1 or None", lambda v: v >= 1)
+
+  def init(params):
+    chosen = kernels(params, skip)
+    columns = {p: min(fan_in(x.shape), max_rank or fan_in(x.shape)) for p, x in chosen.items()}
+    zero = {p: jnp.zeros((), jnp.int32) for p in chosen}
+    bases = {p: jnp.zeros((fan_in(x.shape), columns[p]), common.wide(x)) for p, x in chosen.items()}
+    return GPMState(bases, zero, dict(zero), jnp.zeros((), jnp.int32))
+
+  def update(grads, state, params=None, **extra):
+    del params, extra
+
+    def project(path, g):
+      path = tree.path_name(path)
+      if path in state.bases:
+        basis = state.bases[path]
+        moved = remove_span(basis, g.reshape(-1, g.shape[-1]).astype(basis.dtype)).reshape(g.shape)
+        return jnp.where(state.ranks[path] > 0, moved.astype(g.dtype), g)
+      if freeze_vectors and g.ndim < 2 and not (skip and skip(path)):
+        return jnp.where(state.tasks > 0, jnp.zeros_like(g), g)
+      return g
+
+    return jax.tree_util.tree_map_with_path(project, grads), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def gpm_extend(opt_state, layer_inputs: dict[str, Any], threshold=0.97, first_task_rule: str = "reach"):
+  """Adds directions of ``layer_inputs`` until ``(|X|^2 - |X'|^2 + sum_i s_i^2) / |X|^2 >= threshold``.
+
+  ``X' = X - X M M^T`` and ``s_i`` are its singular values. Static shapes: the rank is a mask, so this runs under jit
+  and vmap. The new directions are re-orthogonalised twice (the released code stacks and truncates instead).
+
+  Args:
+    opt_state: a :class:`GPMState`, or any optimizer state that holds some.
+    layer_inputs: ``{kernel path: [n, d_in]}`` as from ``cljax.estimators.layer_inputs``; convolution patches in the
+      kernel's own order (height, width, channel). Zero rows count for nothing, paths not projected are ignored.
+    threshold: in [0, 1], a scalar or ``{path: scalar}``; the paper uses 0.95 to 0.99, growing by 0.003 a task (CIFAR).
+    first_task_rule: 'reach' stops at the first rank that reaches the threshold, on every task. 'released' keeps on the
+      first task only the directions whose cumulative energy stays below it: one fewer, as the released code does.
+
+  Returns the state with more rows. Raises UsageError for a missing path, a wrong width or no such state.
+  """
+  if first_task_rule not in ("reach", "released"):
+    raise UsageError(f"first_task_rule: got {first_task_rule!r}; allowed: 'reach', 'released'")
+  for value in threshold.values() if isinstance(threshold, dict) else (threshold,):
+    common.check("threshold", value, "0 to 1", lambda v: (v >= 0) & (v <= 1))
+
+  def extend(state: GPMState) -> GPMState:
+    bases, ranks, dropped = {}, {}, {}
+    for path, basis in state.bases.items():
+      if path not in layer_inputs:
+        raise UsageError(f"layer_inputs: {path!r} is missing; give it, or exclude the kernel by skip=")
+      x = jnp.asarray(layer_inputs[path])
+      if x.ndim != 2 or x.shape[1] != basis.shape[0]:
+        raise UsageError(f"layer_inputs: {path!r} has shape {x.shape}; expected [n, {basis.shape[0]}]")
+      if isinstance(threshold, dict) and path not in threshold:
+        raise UsageError(f"threshold: {path!r} is missing; give every projected kernel one")
+      level = threshold[path] if isinstance(threshold, dict) else threshold
+      strict = (state.tasks == 0) if first_task_rule == "released" else False
+      bases[path], ranks[path], lost = extend_basis(basis, state.ranks[path], x, level, strict)
+      dropped[path] = state.dropped[path] + lost
+    return GPMState(bases, ranks, dropped, state.tasks + 1)
+
+  return common.edit_states(opt_state, GPMState, extend, "gpm_extend")
+
+
+def extend_basis(basis, rank, x, threshold, strict=False):
+  """One kernel's ``(basis [d, r], rank, dropped)`` after ``x [n, d]``; ``strict`` stays below the threshold."""
+  x = x.astype(basis.dtype)
+  # Scaled so that squares neither overflow nor underflow; only ratios of energies matter.
+  peak = jnp.max(jnp.abs(x))
+  x = x / jnp.where(peak > 0, peak, 1)
+  rest = remove_span(basis, remove_span(basis, x.T)).T
+  _, sigma, vt = jnp.linalg.svd(rest, full_matrices=False)
+  energy, total = sigma**2, jnp.sum(x**2)
+  reached = jnp.maximum(total - jnp.sum(energy), 0) + jnp.cumsum(energy)
+  before = jnp.where(strict, reached, reached - energy)
+  # Directions at rounding level are noise, not inputs, however high the threshold.
+  noise = (jnp.finfo(basis.dtype).eps * max(x.shape)) ** 2 * total
+  wanted = (before < threshold * total) & (energy > noise)
+  wanted = jnp.cumprod(wanted.astype(jnp.int32))
+  return append(basis, rank, vt.T * wanted, jnp.sum(wanted))
+
+
+def append(basis, rank, directions, count):
+  """Appends the first ``count`` columns of ``directions [d, m]`` (zero after them), made orthonormal to the basis."""
+  for _ in range(2):  # once leaves errors of eps / sigma, twice is enough
+    directions, _ = jnp.linalg.qr(remove_span(basis, directions))
+    directions = jnp.where(jnp.arange(directions.shape[1]) < count, directions, 0)
+  at = jnp.arange(basis.shape[1]) - rank
+  fits = jnp.minimum(count, basis.shape[1] - rank)
+  new = jnp.take(directions, jnp.clip(at, 0, directions.shape[1] - 1), axis=1)
+  basis = jnp.where((at >= 0) & (at < fits), new, basis)
+  return basis, (rank + fits).astype(jnp.int32), (count - fits).astype(jnp.int32)
+
+
+def gpm_bytes(params, max_rank: int | None = None, skip: Callable[[str], bool] | None = None) -> int:
+  """Bytes of all bases that :func:`gpm` keeps for ``params``."""
+  shapes = [(x.shape, common.wide(x)) for x in kernels(params, skip).values()]
+  return sum(fan_in(s) * min(fan_in(s), max_rank or fan_in(s)) * np.dtype(t).itemsize for s, t in shapes)
