@@ -1,0 +1,81 @@
+"""Losses towards another output: distillation, stored logits, class centres, Bregman divergences."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from cljax.losses.supervised import masked_log_softmax
+from cljax.types import UsageError
+
+
+def distillation(logits, teacher_logits, temperature=2.0, class_mask=None):
+  """``T^2 * KL(softmax(teacher / T) || softmax(logits / T))`` per example, ``[B]``, over the classes of the mask.
+
+  The gradient is that of LwF's cross-entropy form; the teacher's entropy is subtracted, so equal logits give 0. No
+  gradient goes to the teacher. temperature > 0, may be traced; LwF uses 2. Li and Hoiem 2016; Hinton et al. 2015.
+  Raises UsageError where the shapes differ.
+  """
+  _same_shape(logits, teacher_logits, "teacher_logits")
+  log_q = masked_log_softmax(jax.lax.stop_gradient(teacher_logits) / temperature, class_mask)
+  log_p = masked_log_softmax(logits / temperature, class_mask)
+  q = jnp.exp(log_q) if class_mask is None else jnp.where(class_mask, jnp.exp(log_q), 0.0)
+  return temperature**2 * jnp.sum(q * (log_q - log_p), axis=-1)
+
+
+def logit_mse(logits, target):
+  """``mean_k (logits_k - target_k)^2`` per example, ``[B]``: the mean over all K logits, as DER has it, not the sum."""
+  _same_shape(logits, target, "target")
+  return jnp.mean(jnp.square(logits - target), axis=-1)
+
+
+def center_loss(features, y, centers):
+  """``1/2 ||f(x) - c_y||^2`` per example, ``[B]``; features ``[B, D]``, y ``[B]``, centers ``[C, D]``.
+
+  Meaningful where the tasks share their labels (domain-incremental). No gradient goes to the centres: they move by
+  ``update_centers`` in the first task and are fixed after. Olpadkar and Gavas 2021; Wen et al. 2016.
+  """
+  return 0.5 * jnp.sum(jnp.square(features - jax.lax.stop_gradient(centers)[y]), axis=-1)
+
+
+def update_centers(centers, features, y, weight, rate):
+  """``c_j += rate * sum_{y=j} (f - c_j) / (1 + n_j)``, n_j the weighted count of class j; centers ``[C, D]``.
+
+  rate in [0, 1]. The constants are UNVERIFIED. Wen et al. 2016.
+  """
+  member = jax.nn.one_hot(y, centers.shape[0], dtype=centers.dtype) * weight[:, None]
+  count = member.sum(0)[:, None]
+  features = jnp.where(weight[:, None] != 0, features, 0.0)
+  return centers + rate * (member.T @ features - count * centers) / (1.0 + count)
+
+
+def bregman(phi, p, q):
+  """``D_phi(p, q) = phi(p) - phi(q) - <grad phi(q), p - q>`` per example, ``[B]``; p and q ``[B, C]``.
+
+  phi: a convex function of one vector ``[C]``, such as ``squared_norm`` or ``negative_entropy``. Not symmetric: mind
+  the order. The unified objective of Wang et al. 2024 is built of these (ER, DER, LwF, CPR). Raises UsageError where
+  the shapes differ.
+  """
+  _same_shape(p, q, "q")
+
+  def one(u, v):
+    value, slope = jax.jvp(phi, (v,), (u - v,))
+    return phi(u) - value - slope
+
+  return jax.vmap(one)(p, q)
+
+
+def squared_norm(x):
+  """``||x||^2``; its Bregman divergence is ``||p - q||^2`` (DER)."""
+  return jnp.sum(jnp.square(x))
+
+
+def negative_entropy(p):
+  """``sum p log p`` with ``0 log 0 = 0``; its Bregman divergence between distributions is ``KL(p || q)`` (LwF, CPR)."""
+  safe = jnp.where(p > 0, p, 1.0)
+  return jnp.sum(jnp.where(p > 0, p * jnp.log(safe), 0.0))
+
+
+def _same_shape(a, b, name: str):
+  if jnp.shape(a) != jnp.shape(b):
+    raise UsageError(f"{name}: has shape {jnp.shape(b)}; expected {jnp.shape(a)}")

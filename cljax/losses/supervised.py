@@ -1,0 +1,72 @@
+"""Per-example losses on logits, and the one reducer that applies row weights."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from cljax.types import UsageError
+
+
+def _wide(logits):
+  return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def masked_log_softmax(logits, class_mask=None):
+  """``log softmax`` over the classes of ``class_mask`` (``[C]`` or ``[B, C]`` bool); 0 at the others, gradient too.
+
+  A row without any class gives zeros. Computed in at least float32.
+  """
+  logits = _wide(logits)
+  if class_mask is None:
+    return jax.nn.log_softmax(logits, axis=-1)
+  if class_mask.shape[-1] != logits.shape[-1]:
+    raise UsageError(f"class_mask: has {class_mask.shape[-1]} classes; logits have {logits.shape[-1]}")
+  mask = jnp.broadcast_to(class_mask, logits.shape)
+  some = mask.any(-1, keepdims=True)
+  top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=-jnp.inf))
+  shifted = jnp.where(mask, logits - jnp.where(some, top, 0.0), 0.0)
+  total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True, where=mask)
+  return jnp.where(mask, shifted - jnp.log(jnp.where(some, total, 1.0)), 0.0)
+
+
+def cross_entropy(logits, y, class_mask=None):
+  """``-log p(y|x)`` per example, ``[B]`` (``[B, L]`` for ``logits [B, L, C]``); masked classes take no part.
+
+  logits ``[B, C]``, y ``[B]`` int, class_mask ``[C]`` or ``[B, C]`` bool. A label outside its own mask has
+  probability 0: its loss is inf, its gradient 0. Raises UsageError where the shapes do not fit.
+  """
+  if jnp.shape(y) != logits.shape[:-1]:
+    raise UsageError(f"y: has shape {jnp.shape(y)}; logits {logits.shape} need {logits.shape[:-1]}")
+  log_p = jnp.take_along_axis(masked_log_softmax(logits, class_mask), y[..., None], axis=-1)[..., 0]
+  if class_mask is None:
+    return -log_p
+  inside = jnp.take_along_axis(jnp.broadcast_to(class_mask, logits.shape), y[..., None], axis=-1)[..., 0]
+  return jnp.where(inside, -log_p, jnp.inf)
+
+
+def binary_cross_entropy(logits, targets, class_mask=None):
+  """``-sum_c [t log sigmoid(z) + (1 - t) log sigmoid(-z)]`` per example, ``[B]``, over the classes of the mask.
+
+  targets ``[B, C]`` in [0, 1]: one-hot labels, or a teacher's sigmoids (LwF.MC, iCaRL).
+  """
+  z = _wide(logits)
+  each = jax.nn.softplus(z) - targets * z
+  return jnp.sum(each if class_mask is None else jnp.where(class_mask, each, 0.0), axis=-1)
+
+
+def reduce(per_example, weight, coefficient=None):
+  """``sum(w * l) / sum(w)``, 0 where ``sum(w)`` is 0; or ``sum(coefficient * l)`` where that is given.
+
+  per_example, weight and coefficient share one shape, ``[B]`` or ``[B, L]``. Rows of weight 0 are as if absent: even an
+  inf or NaN there does not reach the value or the gradient. Raises UsageError where the shapes differ.
+  """
+  if jnp.shape(weight) != jnp.shape(per_example):
+    raise UsageError(f"weight: has shape {jnp.shape(weight)}; the losses have {jnp.shape(per_example)}")
+  if coefficient is not None:
+    if jnp.shape(coefficient) != jnp.shape(per_example):
+      raise UsageError(f"coefficient: has shape {jnp.shape(coefficient)}; the losses have {jnp.shape(per_example)}")
+    return jnp.sum(coefficient * jnp.where((weight != 0) & (coefficient != 0), per_example, 0.0))
+  total = jnp.sum(weight)
+  value = jnp.sum(weight * jnp.where(weight != 0, per_example, 0.0))
+  return value / jnp.where(total == 0, 1.0, total)
