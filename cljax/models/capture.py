@@ -28,9 +28,10 @@ class LayerSpec:
 
 
 class LayerCall(NamedTuple):
-  """One call of a layer that owns parameters: its input and output ``[B, ...]`` (None where it is not one array)."""
+  """One call of a layer that owns ``params``: its input and output ``[B, ...]`` (None where it is not one array)."""
 
   spec: LayerSpec
+  params: dict[str, Any]
   input: Any
   output: Any
 
@@ -81,7 +82,7 @@ def capture_layers(run: Callable, probe=None):
     x = args[0] if single else None
     if probe is not None and path in probe:
       y = y + probe[path]
-    calls[path] = LayerCall(spec, x, y if hasattr(y, "shape") else None)
+    calls[path] = LayerCall(spec, {n: params[n] for n in own}, x, y if hasattr(y, "shape") else None)
     return y
 
   with nn.intercept_methods(interceptor):

@@ -1,0 +1,84 @@
+"""The diagonal of the Fisher information, each kind by its name."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.estimators.per_sample import check_batch_size, per_sample_sums, sum_over_batches, thinned
+from cljax.types import Batch, Model, Rows, UsageError
+
+KINDS = ("exact", "sampled", "empirical", "batched")
+
+
+def _masked(logits, batch: Batch):
+  return logits if batch.class_mask is None else jnp.where(batch.class_mask, logits, -jnp.inf)
+
+
+def _toward(labels, probabilities, batch: Batch):
+  """``d log p_label / d logits``, zero on the classes that take no part."""
+  out = jax.nn.one_hot(labels, probabilities.shape[-1], dtype=probabilities.dtype) - probabilities
+  return out if batch.class_mask is None else jnp.where(batch.class_mask, out, 0.0)
+
+
+def fisher_diagonal(
+  model: Model, params, model_state, rows: Rows, *, kind="exact", key=None, batch_size: int = 64, samples=None
+):
+  """``F = sum_n w_n E_y[(d log p(y | x_n) / d theta)^2] / sum_n w_n``, a tree like ``params``, at eval mode.
+
+  ``kind`` says over what ``y`` runs and what is squared:
+    ``exact``      ``sum_c p(c|x) (...)^2`` over all classes: the diagonal of the true Fisher; C backward passes;
+    ``sampled``    one ``y ~ p(. | x)`` a row, drawn with ``key``: unbiased for ``exact``;
+    ``empirical``  the row's own label;
+    ``batched``    the label's, but the *mean gradient of a batch* is squared, and batches are averaged with equal weight:
+                   what several code bases call Fisher. It depends on ``batch_size`` and on the order of the rows.
+  ``rows.count`` may be traced. Rows of weight 0 are as if absent (for ``batched``: they keep their place in the cut into
+  batches). ``class_mask`` restricts a row's softmax. ``samples`` uses at most so many rows, evenly strided. Apart from
+  ``batched``, ``batch_size`` changes speed and memory only. No row of positive weight gives zeros.
+
+  Kirkpatrick et al. 2017 (EWC); kinds as in GMvandeVen/continual-learning, whose mean divides by n - 1; here by n.
+  Raises UsageError for an unknown kind, a bad ``batch_size`` or ``samples``, and ``sampled`` without ``key``.
+  """
+  if kind not in KINDS:
+    raise UsageError(f"kind: got {kind!r}; allowed: {', '.join(KINDS)}")
+  if kind == "sampled" and key is None:
+    raise UsageError("key: kind='sampled' draws labels and needs a key; got None")
+  check_batch_size(batch_size)
+  rows = thinned(rows, samples)
+
+  def cotangents(logits, batch):
+    p = jax.nn.softmax(_masked(logits, batch))
+    if kind == "exact":
+      classes = jnp.arange(p.shape[-1])
+      return p.T, jax.vmap(lambda c: _toward(jnp.full(p.shape[0], c), p, batch))(classes)
+    y = batch.y
+    if kind == "sampled":
+      below = jnp.cumsum(p, -1) <= batch.extra["uniform"][:, None] * p.sum(-1, keepdims=True)
+      y = jnp.minimum(below.sum(-1), p.shape[-1] - 1)
+    return jnp.ones((1, p.shape[0]), p.dtype), _toward(y, p, batch)[None]
+
+  def per_sample(batch, i):
+    u = jax.random.uniform(jax.random.fold_in(key, i), batch.weight.shape) if kind == "sampled" else batch.weight
+    batch = batch._replace(extra={"uniform": u})
+
+    def weighted(logits, batch):
+      w, cotangent = cotangents(logits, batch)
+      w = w * batch.weight
+      return w, jnp.where((batch.weight > 0)[None, :, None], cotangent, 0.0)
+
+    return per_sample_sums(model, params, model_state, batch, weighted, jnp.square), batch.weight.sum()
+
+  def batched(batch, i):
+    del i
+
+    def loss(p):
+      logits = model.apply(p, model_state, batch.x, train=False, key=None, task=batch.task[0])[0].logits
+      nll = -jnp.take_along_axis(jax.nn.log_softmax(_masked(logits, batch)), batch.y[:, None], 1)[:, 0]
+      return jnp.sum(jnp.where(batch.weight > 0, nll * batch.weight, 0.0)) / jnp.maximum(batch.weight.sum(), 1e-30)
+
+    return jax.tree.map(jnp.square, jax.grad(loss)(params)), (batch.weight.sum() > 0).astype(jnp.float32)
+
+  like = (params, jnp.zeros(()))
+  total, weight = sum_over_batches(rows, batch_size, like, batched if kind == "batched" else per_sample)
+  return tree.scale(1.0 / jnp.where(weight > 0, weight, 1.0), total)

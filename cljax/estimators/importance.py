@@ -1,0 +1,50 @@
+"""Label-free importance of parameters."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.estimators.per_sample import check_batch_size, per_sample_sums, sum_over_batches, thinned
+from cljax.types import Model, Rows
+
+
+def mas_importance(
+  model: Model, params, model_state, rows: Rows, *, batched: bool = False, batch_size: int = 64, samples=None
+):
+  """``Omega = sum_n w_n |d ||f(x_n)||^2 / d theta| / sum_n w_n``, a tree like ``params``, at eval mode; uses no labels.
+
+  ``f`` are the logits; those outside a row's ``class_mask`` do not count. ``batched=True`` takes the absolute value of
+  each batch's (weighted) mean gradient instead and averages batches by their weight, as FACIL's code does (Avalanche's,
+  with batches of equal weight): it underestimates, and depends on ``batch_size`` and the order of the rows.
+  ``samples`` and rows of weight 0 as in :func:`fisher_diagonal`. Aljundi et al. 2018. Raises UsageError for a bad
+  ``batch_size`` or ``samples``.
+  """
+  check_batch_size(batch_size)
+  rows = thinned(rows, samples)
+
+  def counted(logits, batch):
+    return logits if batch.class_mask is None else jnp.where(batch.class_mask, logits, 0.0)
+
+  def cotangents(logits, batch):
+    cotangent = jnp.where((batch.weight > 0)[:, None], 2 * counted(logits, batch), 0.0)
+    return batch.weight[None], cotangent[None]
+
+  def per_sample(batch, i):
+    del i
+    return per_sample_sums(model, params, model_state, batch, cotangents, jnp.abs), batch.weight.sum()
+
+  def by_batch(batch, i):
+    del i
+
+    def loss(p):
+      logits = model.apply(p, model_state, batch.x, train=False, key=None, task=batch.task[0])[0].logits
+      size = jnp.square(counted(logits, batch)).sum(-1)
+      return jnp.sum(jnp.where(batch.weight > 0, size * batch.weight, 0.0))
+
+    return jax.tree.map(jnp.abs, jax.grad(loss)(params)), batch.weight.sum()
+
+  like = (params, jnp.zeros(()))
+  total, weight = sum_over_batches(rows, batch_size, like, by_batch if batched else per_sample)
+  return tree.scale(1.0 / jnp.where(weight > 0, weight, 1.0), total)

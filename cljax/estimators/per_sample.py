@@ -1,0 +1,210 @@
+"""Sums over rows of a function of per-sample gradients, without materialising them where the layers allow it.
+
+A model's ``capture`` hands out each layer's input ``x`` and, by a zero probe added to the layer's output, its output
+gradient ``d``. One sample's gradient is then a sum of outer products of the two; for a dense layer on ``[B, d_in]`` it is
+a single one, so that squares and absolute values split: ``sum_b w_b (x_b d_b)^2 = (x*x)^T (w d*d)``.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.types import Batch, Model, Rows, UsageError
+
+_TRANSPARENT = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2", "core_call")
+
+
+def _uses(jaxpr, var) -> int:
+  """How many operations read a variable, looking through calls."""
+  total = 0
+  for eqn in jaxpr.eqns:
+    places = [i for i, v in enumerate(eqn.invars) if v is var]
+    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr")))
+    if places and eqn.primitive.name in _TRANSPARENT and inner is not None:
+      inner = getattr(inner, "jaxpr", inner)
+      total += sum(_uses(inner, inner.invars[i]) for i in places)
+    else:
+      total += len(places)
+  return total
+
+
+def _sound_at(model: Model, params, model_state, x) -> bool:
+  """Whether the captured layers account for every use of every parameter, for a batch of this size."""
+  names, size = tree.paths(params), x.shape[0]
+  own_uses: dict[str, int] = {}
+  sound = True
+
+  def run(params, model_state, x):
+    nonlocal sound
+    logits, calls = model.capture(params, model_state, x, None)
+    leaves = dict(zip(names, jax.tree.leaves(params), strict=True))
+    for call in calls.values():
+      whole = call.spec.calls == 1 and call.input is not None and call.output is not None
+      if not whole or call.input.shape[:1] != (size,) or call.output.shape[:1] != (size,):
+        sound = False
+        continue
+      # the layer reads the very parameters that were passed in, not something made from them
+      sound = sound and all(call.params[n] is leaves.get(path) for n, path in call.spec.leaves.items())
+      local = jax.make_jaxpr(call.spec.local)(call.params, call.input)
+      for (_, path), var in zip(sorted(call.spec.leaves.items()), local.jaxpr.invars, strict=False):
+        sound = sound and path not in own_uses
+        own_uses[path] = _uses(local.jaxpr, var)
+    return logits
+
+  try:
+    traced = jax.make_jaxpr(run)(params, model_state, x).jaxpr
+  except Exception:  # a layer inside scan, vmap or remat leaks its tracers; whatever it is, the plain way still works
+    return False
+  uses = {n: _uses(traced, v) for n, v in zip(names, traced.invars, strict=False)}
+  return sound and uses == own_uses
+
+
+@functools.lru_cache(maxsize=64)
+def _sound(model: Model, treedef, leaves) -> bool:
+  params, model_state, x = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(s, d) for s, d in leaves])
+  sized = lambda n: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype)
+  # two sizes: an axis that only happens to be as long as the batch is found out
+  return all(_sound_at(model, params, model_state, sized(n)) for n in (3, 5))
+
+
+def splits(model: Model, params, model_state, x) -> bool:
+  """Whether per-sample gradients may be read off the model's captured layers.
+
+  False without ``capture``, or where a layer is called twice, its input or output is not one array with a leading batch
+  axis, a parameter is read outside its layer (tied weights), or a layer sits inside ``scan``, ``vmap`` or ``remat``.
+  Decided on shapes alone, at trace time. Assumes, as all per-sample gradients do, that rows do not mix in eval mode.
+  """
+  if model.capture is None:
+    return False
+  leaves, treedef = jax.tree.flatten((params, model_state, x))
+  return _sound(model, treedef, tuple((jnp.shape(v), jnp.result_type(v)) for v in leaves))
+
+
+def _outer(call) -> bool:
+  """Whether one sample's kernel gradient is one outer product."""
+  return call.spec.unfold is not None and call.output.ndim == 2 and set(call.spec.leaves) <= {"kernel", "bias"}
+
+
+def _layer_sums(call, d, weight, phi) -> dict[str, Any]:
+  """``sum_b weight_b phi(g_b)`` for the parameters of one layer, by name."""
+  batch = d.shape[0]
+  if call.spec.unfold is None or not set(call.spec.leaves) <= {"kernel", "bias"}:
+
+    def one(x, d):
+      return jax.vjp(lambda p: call.spec.local(p, x[None]), call.params)[1](d[None])[0]
+
+    grads = jax.vmap(one)(call.input, d)
+  else:
+    d = d.reshape(batch, -1, d.shape[-1])
+    grads = {"kernel": jnp.einsum("bpi,bpo->bio", call.spec.unfold(call.input).astype(d.dtype), d)}
+    if "bias" in call.params:
+      grads["bias"] = d.sum(1)
+  return {n: jnp.tensordot(weight, phi(g), 1).reshape(call.params[n].shape) for n, g in grads.items()}
+
+
+def _captured(model: Model, params, model_state, batch: Batch, cotangents, phi):
+  abstract = jax.eval_shape(lambda: model.capture(params, model_state, batch.x, None)[1])
+  probe = {n: jnp.zeros(c.output.shape, c.output.dtype) for n, c in abstract.items()}
+  logits, vjp, calls = jax.vjp(lambda q: model.capture(params, model_state, batch.x, q), probe, has_aux=True)
+
+  def one(weight_and_cotangent):
+    weight, cotangent = weight_and_cotangent
+    d = vjp(cotangent)[0]
+    outer = {n: weight[:, None] * phi(d[n]) for n, c in calls.items() if _outer(c)}
+    other = {n: _layer_sums(c, d[n], weight, phi) for n, c in calls.items() if not _outer(c)}
+    return outer, other
+
+  many = cotangents(logits, batch)
+  if many[0].shape[0] == 1:
+    outer, other = one(jax.tree.map(lambda v: v[0], many))
+  elif not all(_outer(c) for c in calls.values()) or many[0].shape[0] > 128:
+    zero = tree.zeros_like(jax.eval_shape(one, jax.tree.map(lambda v: v[0], many)))
+    outer, other = jax.lax.scan(lambda sums, v: (tree.add(sums, one(v)), None), zero, many)[0]
+  else:
+    outer, other = jax.tree.map(lambda v: v.sum(0), jax.vmap(one)(many))
+  sums = {}
+  for n, c in calls.items():
+    if n in outer:
+      x = phi(c.input.reshape(c.input.shape[0], -1).astype(outer[n].dtype))
+      found = {"kernel": (x.T @ outer[n]).reshape(c.params["kernel"].shape), "bias": outer[n].sum(0)}
+    else:
+      found = other[n]
+    sums |= {path: found[k] for k, path in c.spec.leaves.items()}
+  return jax.tree.unflatten(jax.tree.structure(params), [sums[p] for p in tree.paths(params)])
+
+
+def _one_by_one(model: Model, params, model_state, batch: Batch, cotangents, phi, chunk: int):
+  """The same sums by a gradient per row: for models that hand out no layers."""
+
+  def one(row):
+    row = jax.tree.map(lambda v: v[None], row)
+
+    def logits(p):
+      return model.apply(p, model_state, row.x, train=False, key=None, task=row.task[0])[0].logits
+
+    out, vjp = jax.vjp(logits, params)
+
+    def add(sums, weight_and_cotangent):
+      weight, cotangent = weight_and_cotangent
+      return jax.tree.map(lambda s, g: s + weight[0] * phi(g), sums, vjp(cotangent)[0]), None
+
+    return jax.lax.scan(add, tree.zeros_like(params), cotangents(out, row))[0]
+
+  def body(sums, rows):
+    return jax.tree.map(lambda s, g: s + g.sum(0), sums, jax.vmap(one)(rows)), None
+
+  size = batch.x.shape[0]
+  chunk = max(c for c in range(1, chunk + 1) if size % c == 0)
+  rows = jax.tree.map(lambda v: v.reshape(size // chunk, chunk, *v.shape[1:]), batch)
+  return jax.lax.scan(body, tree.zeros_like(params), rows)[0]
+
+
+def per_sample_sums(model: Model, params, model_state, batch: Batch, cotangents, phi):
+  """``sum_k sum_b w_kb phi(g_kb)`` like ``params``, ``g_kb`` being row ``b``'s gradient of ``cotangent_kb . logits_b``.
+
+  ``cotangents(logits [B, C], batch) -> (w [K, B], cotangent [K, B, C])``; ``phi`` is ``square`` or ``abs`` (elementwise,
+  and multiplicative). The model runs in eval mode. Models whose layers cannot be captured are served row by row.
+  """
+  if splits(model, params, model_state, batch.x):
+    return _captured(model, params, model_state, batch, cotangents, phi)
+  return _one_by_one(model, params, model_state, batch, cotangents, phi, chunk=1)
+
+
+def sum_over_batches(rows: Rows, batch_size: int, like, fn):
+  """``sum fn(batch, start)`` over batches of ``batch_size`` rows up to the (traced) count; ``like`` has its shapes."""
+  zero = tree.zeros_like(like)
+  batches = (jnp.asarray(rows.count) + batch_size - 1) // batch_size
+
+  def body(i, sums):
+    return tree.add(sums, fn(rows.batch(i * batch_size, batch_size), i))
+
+  return jax.lax.fori_loop(0, batches, body, zero)
+
+
+def thinned(rows: Rows, samples: int | None) -> Rows:
+  """At most ``samples`` rows, evenly strided over the count; all of them where ``samples`` is None."""
+  if samples is None or samples >= rows.capacity:
+    return rows
+  if samples < 1:
+    raise UsageError(f"samples: got {samples}; must be at least 1")
+  count = jnp.asarray(rows.count)
+  kept = jnp.minimum(count, samples)
+
+  def batch(start, size):
+    i = start + jnp.arange(size)
+    whole = jnp.maximum(kept, 1)
+    at = i * (count // whole) + (i * (count % whole)) // whole
+    read = jax.vmap(lambda r: jax.tree.map(lambda v: v[0], rows.batch(r, 1)))(jnp.clip(at, 0, rows.capacity - 1))
+    return read._replace(weight=jnp.where(i < kept, read.weight, 0.0))
+
+  return Rows(samples, kept, batch)
+
+
+def check_batch_size(batch_size) -> None:
+  if not isinstance(batch_size, int) or batch_size < 1:
+    raise UsageError(f"batch_size: got {batch_size!r}; must be an integer of at least 1")
