@@ -1,0 +1,61 @@
+"""Parameter-only penalties: pure functions, and optax transforms that add their gradients."""
+
+from cljax.regularizers.boundary import attach, consolidate, export_state, find, import_state, state_bytes
+from cljax.regularizers.path import HierarchicalState, SiState, hierarchical, layer_weights, si
+from cljax.regularizers.penalties import ewc_penalty, hierarchical_penalty, importance_penalty, l2_penalty
+from cljax.regularizers.quadratic import (
+  EwcState,
+  L2InitState,
+  L2PreviousState,
+  MasState,
+  OnlineEwcState,
+  ewc,
+  l2,
+  l2_init,
+  l2_previous,
+  mas,
+  online_ewc,
+)
+from cljax.regularizers.structure import (
+  SpectralState,
+  WassersteinState,
+  spectral,
+  spectral_penalty,
+  wasserstein,
+  wasserstein_penalty,
+)
+
+__all__ = [
+  "EwcState",
+  "HierarchicalState",
+  "L2InitState",
+  "L2PreviousState",
+  "MasState",
+  "OnlineEwcState",
+  "SiState",
+  "SpectralState",
+  "WassersteinState",
+  "attach",
+  "consolidate",
+  "ewc",
+  "ewc_penalty",
+  "export_state",
+  "find",
+  "hierarchical",
+  "hierarchical_penalty",
+  "import_state",
+  "importance_penalty",
+  "l2",
+  "l2_init",
+  "l2_penalty",
+  "l2_previous",
+  "layer_weights",
+  "mas",
+  "online_ewc",
+  "si",
+  "spectral",
+  "spectral_penalty",
+  "state_bytes",
+  "wasserstein",
+  "wasserstein_penalty",
+]

@@ -1,0 +1,159 @@
+"""Path-integral importance as optax transforms: SI, and its layer-weighted form."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax.regularizers._state import (
+  by_path,
+  check_covers,
+  check_params,
+  check_scalar,
+  difference,
+  keep,
+  keep_zeros,
+  label,
+  quadratic_pull,
+  scalar,
+  wide,
+)
+from cljax.regularizers.quadratic import recast
+
+
+class SiState(NamedTuple):
+  name: Any
+  anchor: Any  # parameters at the last boundary, where the running task started
+  importance: Any  # Omega
+  path: Any  # omega: -sum of gradient * movement since the boundary
+  last_params: Any  # parameters at the last update
+  last_gradient: Any  # the gradient received then
+  damping: Any
+
+
+class HierarchicalState(NamedTuple):
+  name: Any
+  anchor: Any
+  importance: Any
+  path: Any
+  last_params: Any
+  last_gradient: Any
+  damping: Any
+  layer_weight: Any  # one scalar a leaf: the softmax weight of its layer
+
+
+def _init(name, params, damping, state_dtype) -> SiState:
+  check_covers(name, params)
+  zeros = lambda: keep_zeros(params, state_dtype)
+  now = lambda: keep(params, state_dtype)
+  return SiState(label(name), now(), zeros(), zeros(), now(), zeros(), scalar(damping))
+
+
+def _walk(state, params):
+  """``omega`` with the movement since the last update, which the last gradient caused, added."""
+  step = lambda w, g, p, q: (w.astype(wide(w.dtype)) - g.astype(wide(g.dtype)) * difference(p, q)).astype(w.dtype)
+  return jax.tree.map(step, state.path, state.last_gradient, params, state.last_params)
+
+
+def si(
+  strength, damping=0.1, name: str = "si", state_dtype=None, nonnegative: bool = False
+) -> optax.GradientTransformationExtraArgs:
+  """Synaptic intelligence: adds the gradient of ``strength * sum Omega (theta - theta*)^2``, which is ``2 * ...``.
+
+  Each step ``omega_i += -g_i * (applied movement of theta_i)``, with the movement read from the parameters of the next
+  call; ``consolidate(opt_state, params)`` flushes it and sets ``Omega += omega / ((theta - theta_start)^2 + damping)``.
+  ``g`` is the update this transform receives, so it stands first in the chain: behind clipping, another penalty or an
+  optimizer it would integrate their output.
+
+  damping: xi > 0, in squared parameter units. Omega may turn negative, as in FACIL and mammoth; ``nonnegative`` uses
+  ``max(Omega, 0)`` in the penalty. Raises as ``ewc``, and where damping is not above 0. Zenke et al. 2017.
+  """
+  check_scalar(name, "strength", strength)
+  check_scalar(name, "damping", damping, above=True)
+
+  def init(params):
+    return _init(name, params, damping, state_dtype)
+
+  def update(updates, state, params=None, **extra):
+    del extra
+    check_params(name, params)
+    new = state._replace(
+      path=_walk(state, params),
+      last_params=recast(params, state.last_params),
+      last_gradient=recast(updates, state.last_gradient),
+      damping=scalar(damping),
+    )
+    importance = jax.tree.map(lambda w: jnp.maximum(w, 0), state.importance) if nonnegative else state.importance
+    return quadratic_pull(updates, params, state.anchor, importance, 2.0 * strength), new
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def consolidate_path(state, params, importance=None):
+  """``Omega += importance`` if given, else the path integral over the squared movement; a new path starts at params."""
+  damping = jax.tree.leaves(state.damping)[0]
+  if importance is None:
+    walked = _walk(state, params)
+    importance = jax.tree.map(
+      lambda w, p, a: w.astype(wide(w.dtype)) / (jnp.square(difference(p, a)) + damping), walked, params, state.anchor
+    )
+  total = jax.tree.map(
+    lambda o, n: (o.astype(wide(o.dtype)) + n.astype(wide(o.dtype))).astype(o.dtype), state.importance, importance
+  )
+  return state._replace(
+    anchor=recast(params, state.anchor),
+    importance=total,
+    path=jax.tree.map(jnp.zeros_like, state.path),
+    last_params=recast(params, state.last_params),
+    last_gradient=jax.tree.map(jnp.zeros_like, state.last_gradient),
+  )
+
+
+def layer_weights(importance):
+  """``softmax_l(||Omega_l||_2)``, one scalar a leaf; the leaves of one module (one parent path) are one layer."""
+  square = {p: jnp.sum(jnp.square(v.astype(wide(v.dtype)))) for p, v in by_path(importance).items()}
+  layer = {p: p.rpartition("/")[0] for p in square}
+  names = list(dict.fromkeys(layer.values()))
+  norms = jnp.sqrt(jnp.stack([sum(square[p] for p in square if layer[p] == n) for n in names]))
+  weights = jax.nn.softmax(norms)
+  return jax.tree.unflatten(jax.tree.structure(importance), [weights[names.index(layer[p])] for p in square])
+
+
+def hierarchical(
+  strength=math.exp(-3), damping=0.1, name: str = "hierarchical", state_dtype=None
+) -> optax.GradientTransformationExtraArgs:
+  """Layer- and element-wise anchoring: the gradient of ``strength * sum_l s_l sum_{i in l} Omega_i (t_i - t*_i)^2``.
+
+  ``Omega`` is SI's, or what ``consolidate(importance=...)`` is given; ``s = softmax_l(||Omega_l||_2)``, a layer being
+  the leaves with one parent path. Large norms saturate the softmax: normalize the importance first. The place of
+  ``s_l`` inside the sum is UNVERIFIED. Stands first in the chain, as ``si``. Song et al. 2025.
+  """
+  check_scalar(name, "strength", strength)
+  check_scalar(name, "damping", damping, above=True)
+
+  def init(params):
+    state = _init(name, params, damping, state_dtype)
+    return HierarchicalState(*state, layer_weight=layer_weights(state.importance))
+
+  def update(updates, state, params=None, **extra):
+    del extra
+    check_params(name, params)
+    new = state._replace(
+      path=_walk(state, params),
+      last_params=recast(params, state.last_params),
+      last_gradient=recast(updates, state.last_gradient),
+      damping=scalar(damping),
+    )
+    weighted = jax.tree.map(lambda s, o: s * o, state.layer_weight, state.importance)
+    return quadratic_pull(updates, params, state.anchor, weighted, 2.0 * strength), new
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def consolidate_hierarchical(state: HierarchicalState, params, importance=None) -> HierarchicalState:
+  state = consolidate_path(state, params, importance)
+  return state._replace(layer_weight=recast(layer_weights(state.importance), state.layer_weight))

@@ -1,0 +1,263 @@
+"""Quadratic anchors as optax transforms: EWC, online EWC, MAS and the L2 family."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax.regularizers._state import (
+  add,
+  check_covers,
+  check_params,
+  check_scalar,
+  difference,
+  keep,
+  keep_zeros,
+  label,
+  quadratic_pull,
+  scalar,
+  wide,
+)
+
+
+class EwcState(NamedTuple):
+  """All finished tasks in one anchor: ``sum_k F_k (t - a_k)^2 = importance (t - anchor)^2 + constant``, exactly."""
+
+  name: Any
+  anchor: Any  # importance-weighted mean of the tasks' parameters
+  importance: Any  # sum of the tasks' importances
+  constant: Any  # what the sum over tasks has beyond the single quadratic
+
+
+class OnlineEwcState(NamedTuple):
+  name: Any
+  anchor: Any  # parameters after the last task
+  importance: Any  # decayed sum of importances
+  decay: Any
+
+
+class MasState(NamedTuple):
+  name: Any
+  anchor: Any
+  importance: Any
+  kept: Any  # weight of the old importance at a merge
+  gained: Any  # weight of the new one
+
+
+class L2PreviousState(NamedTuple):
+  name: Any
+  anchor: Any
+  active: Any  # 0 until the first consolidation, unless anchored at init
+
+
+class L2InitState(NamedTuple):
+  name: Any
+  anchor: Any
+
+
+def ewc(strength, name: str = "ewc", state_dtype=None) -> optax.GradientTransformationExtraArgs:
+  """Elastic weight consolidation: adds the gradient of ``strength/2 * sum_k sum_i F_ki (theta_i - theta*_ki)^2``.
+
+  One anchor per finished task in the memory of one: the sum of quadratics is kept as the importance-weighted mean
+  anchor and the summed importance, which is exact and does not cancel. ``consolidate(opt_state, params, importance=F)``
+  adds a task; before the first, updates pass bit for bit. Stands before the optimizer in a chain.
+
+  strength: lambda, at least 0, may be traced. name: key for ``importance={name: tree}``. state_dtype: dtype of anchor
+  and importance; default: the parameters', at least float32. Raises UsageError: no parameters, no ``params`` in
+  update, strength below 0. Kirkpatrick et al. 2017.
+  """
+  check_scalar(name, "strength", strength)
+
+  def init(params):
+    check_covers(name, params)
+    return EwcState(label(name), keep(params, state_dtype), keep_zeros(params, state_dtype), scalar(0.0))
+
+  def update(updates, state, params=None, **extra):
+    del extra
+    check_params(name, params)
+    return quadratic_pull(updates, params, state.anchor, state.importance, strength), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def consolidate_ewc(state: EwcState, params, importance) -> EwcState:
+  def merge(anchor, total, param, new):
+    dtype = wide(anchor.dtype)
+    a, f, p, n = (v.astype(dtype) for v in (anchor, total, param, new))
+    both = f + n
+    share = jnp.where(both > 0, n / jnp.where(both > 0, both, 1), 1)
+    mean = jnp.where(f > 0, a + share * (p - a), p)
+    return mean.astype(anchor.dtype), both.astype(total.dtype), jnp.sum(f * share * jnp.square(p - a))
+
+  merged = [
+    merge(*leaves)
+    for leaves in zip(*map(jax.tree.leaves, (state.anchor, state.importance, params, importance)), strict=True)
+  ]
+  back = lambda leaves: jax.tree.unflatten(jax.tree.structure(state.anchor), leaves)
+  constant = sum((m[2] for m in merged), jax.tree.leaves(state.constant)[0])
+  return state._replace(
+    anchor=back([m[0] for m in merged]),
+    importance=back([m[1] for m in merged]),
+    constant=refill(state.constant, constant),
+  )
+
+
+def refill(like, value):
+  """``value`` in the wrapper (NNX) and dtype of the scalar ``like``."""
+  leaf = jax.tree.leaves(like)[0]
+  return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(value, leaf.dtype)])
+
+
+def online_ewc(
+  strength, decay=1.0, name: str = "online_ewc", state_dtype=None, decay_in_penalty: bool = True
+) -> optax.GradientTransformationExtraArgs:
+  """Online EWC: ``strength/2 * sum decay * F (theta - theta*)^2`` with ``F <- decay * F + F_task`` at each boundary.
+
+  decay: gamma in [0, 1], may be traced. With ``decay_in_penalty`` gamma also scales the penalty, as in Progress &
+  Compress; mammoth and Avalanche apply it in the accumulation only (``False``). Memory does not grow with tasks.
+  Raises as ``ewc``. Schwarz et al. 2018.
+  """
+  check_scalar(name, "strength", strength)
+  check_scalar(name, "decay", decay, 0.0, 1.0)
+
+  def init(params):
+    check_covers(name, params)
+    return OnlineEwcState(label(name), keep(params, state_dtype), keep_zeros(params, state_dtype), scalar(decay))
+
+  def update(updates, state, params=None, **extra):
+    del extra
+    check_params(name, params)
+    factor = strength * decay if decay_in_penalty else strength
+    state = state._replace(decay=scalar(decay))
+    return quadratic_pull(updates, params, state.anchor, state.importance, factor), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _blend(old, new, kept, gained):
+  """``kept * old + gained * new`` in the dtypes of ``old``."""
+
+  def one(o, n):
+    dtype = wide(o.dtype)
+    return (kept * o.astype(dtype) + gained * n.astype(dtype)).astype(o.dtype)
+
+  return jax.tree.map(one, old, new)
+
+
+def recast(tree, like):
+  """A copy of ``tree`` in the dtypes of ``like``."""
+  return jax.tree.map(lambda x, l: jnp.array(x, dtype=l.dtype, copy=True), tree, like)
+
+
+def consolidate_online_ewc(state: OnlineEwcState, params, importance) -> OnlineEwcState:
+  decay = jax.tree.leaves(state.decay)[0]
+  return state._replace(
+    anchor=recast(params, state.anchor), importance=_blend(state.importance, importance, decay, 1.0)
+  )
+
+
+def mas(strength, average=None, name: str = "mas", state_dtype=None) -> optax.GradientTransformationExtraArgs:
+  """Memory aware synapses: adds the gradient of ``strength * sum Omega (theta - theta*)^2``, which is ``2 * ...``.
+
+  Boundary: ``Omega <- Omega + Omega_task`` (the paper's sum [M]); with ``average=a`` in [0, 1],
+  ``Omega <- a * Omega + (1 - a) * Omega_task``, as FACIL does with 0.5. ``Omega_task`` is the mean absolute gradient of
+  the squared output norm, given as ``importance``. Raises as ``ewc``. Aljundi et al. 2018.
+  """
+  check_scalar(name, "strength", strength)
+  if average is not None:
+    check_scalar(name, "average", average, 0.0, 1.0)
+
+  def merge_weights():
+    return (scalar(1.0), scalar(1.0)) if average is None else (scalar(average), scalar(1.0 - average))
+
+  def init(params):
+    check_covers(name, params)
+    return MasState(label(name), keep(params, state_dtype), keep_zeros(params, state_dtype), *merge_weights())
+
+  def update(updates, state, params=None, **extra):
+    del extra
+    check_params(name, params)
+    kept, gained = merge_weights()
+    state = state._replace(kept=kept, gained=gained)
+    return quadratic_pull(updates, params, state.anchor, state.importance, 2.0 * strength), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def consolidate_mas(state: MasState, params, importance) -> MasState:
+  kept, gained = (jax.tree.leaves(v)[0] for v in (state.kept, state.gained))
+  return state._replace(
+    anchor=recast(params, state.anchor), importance=_blend(state.importance, importance, kept, gained)
+  )
+
+
+def l2(strength, name: str = "l2") -> optax.GradientTransformationExtraArgs:
+  """Plain L2 in the loss: adds the gradient ``2 * strength * theta``; AdamW's decoupled decay is another thing.
+
+  Raises UsageError: no ``params`` in update, strength below 0.
+  """
+  check_scalar(name, "strength", strength)
+
+  def init(params):
+    check_covers(name, params)
+    return optax.EmptyState()
+
+  def update(updates, state, params=None, **extra):
+    del extra
+    check_params(name, params)
+    pull = lambda u, p: add(u, 2.0 * strength * p.astype(wide(p.dtype)))
+    return jax.tree.map(pull, updates, params), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def l2_previous(
+  strength, name: str = "l2_previous", state_dtype=None, anchor_at_init: bool = False
+) -> optax.GradientTransformationExtraArgs:
+  """L2 to the parameters after the previous task: gradient ``2 * strength * (theta - theta*)``; EWC with F = 1.
+
+  ``consolidate(opt_state, params)`` moves the anchor. ``anchor_at_init`` makes it active during the first task, for
+  pre-trained parameters (the strongest rehearsal-free ViT baseline of Smith et al. 2023). Raises as ``ewc``.
+  """
+  check_scalar(name, "strength", strength)
+
+  def init(params):
+    check_covers(name, params)
+    return L2PreviousState(label(name), keep(params, state_dtype), scalar(1.0 if anchor_at_init else 0.0))
+
+  def update(updates, state, params=None, **extra):
+    del extra
+    check_params(name, params)
+    factor = 2.0 * strength * state.active
+    pull = lambda u, p, a: add(u, factor * difference(p, a))
+    return jax.tree.map(pull, updates, params, state.anchor), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def consolidate_l2_previous(state: L2PreviousState, params, importance) -> L2PreviousState:
+  del importance
+  return state._replace(anchor=recast(params, state.anchor), active=refill(state.active, 1.0))
+
+
+def l2_init(strength, name: str = "l2_init", state_dtype=None) -> optax.GradientTransformationExtraArgs:
+  """Regenerative regularization: L2 to the parameters given to ``init``; gradient ``2 * strength * (theta - theta_0)``.
+
+  Applies to biases too [M]. Raises as ``ewc``. Kumar et al. 2023.
+  """
+  check_scalar(name, "strength", strength)
+
+  def init(params):
+    check_covers(name, params)
+    return L2InitState(label(name), keep(params, state_dtype))
+
+  def update(updates, state, params=None, **extra):
+    del extra
+    check_params(name, params)
+    pull = lambda u, p, a: add(u, 2.0 * strength * difference(p, a))
+    return jax.tree.map(pull, updates, params, state.anchor), state
+
+  return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,167 @@
+"""Plasticity regularizers on the structure of each tensor: its top singular value, its distribution of values."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax.regularizers._state import (
+  add,
+  align,
+  check_covers,
+  check_params,
+  check_scalar,
+  keep,
+  label,
+  wide,
+)
+from cljax.tree import path_name
+
+_TINY = 1e-30
+_SCALES = ("scale", "gamma", "weight")  # the last path name of a 1-D leaf that is a normalisation scale
+
+
+class SpectralState(NamedTuple):
+  name: Any
+  vectors: Any  # left singular vector estimate of each matrix; empty for other leaves
+
+
+class WassersteinState(NamedTuple):
+  name: Any
+  anchor: Any  # each tensor's initial values, sorted
+
+
+def _kind(path, leaf) -> str:
+  names = [n for n in path_name(path).split("/") if n != "value"]
+  if jnp.ndim(leaf) >= 2:
+    return "matrix"
+  return "scale" if jnp.ndim(leaf) == 1 and names[-1] in _SCALES else "bias"
+
+
+def _matrix(leaf):
+  """[in, out]: all but the last (output) axis merged; the merge of a 2-D kernel is no operation, so sharding stays."""
+  return leaf if leaf.ndim == 2 else leaf.reshape(-1, leaf.shape[-1])
+
+
+def _unit(vector, otherwise):
+  norm = jnp.sqrt(jnp.sum(jnp.square(vector)))
+  return jnp.where(norm > _TINY, vector / jnp.maximum(norm, _TINY), otherwise)
+
+
+def _iterate(matrix, left):
+  """One power iteration: the new left vector, the right vector and ``sigma = left' W right``."""
+  right = _unit(left @ matrix, jnp.zeros(matrix.shape[1], matrix.dtype))
+  left = _unit(matrix @ right, left)
+  return left, right, jnp.sum(left * (matrix @ right))
+
+
+def spectral_penalty(params, strength=1.0, power=2):
+  """``strength * [sum_W (sigma_1(W)^k - 1)^2 + sum_scale (|gamma|^k - 1)^2 + sum_bias ||b||^(2k)]``, by exact SVD.
+
+  ``k = power``. Kernels of more than two axes are merged to [rest, last axis]. A 1-D leaf called ``scale``, ``gamma``
+  or ``weight`` is a normalisation scale, another a bias. Not for sharded leaves (SVD).
+  """
+  total = jnp.zeros(())
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    x = leaf.astype(wide(leaf.dtype))
+    match _kind(path, leaf):
+      case "matrix":
+        total += jnp.square(jnp.linalg.norm(_matrix(x), 2) ** power - 1)
+      case "scale":
+        total += jnp.sum(jnp.square(jnp.abs(x) ** power - 1))
+      case _:
+        total += jnp.sum(jnp.square(x)) ** power
+  return strength * total
+
+
+def spectral(strength, power=2, name: str = "spectral") -> optax.GradientTransformationExtraArgs:
+  """Spectral regularization: adds the gradient of ``spectral_penalty``; for a kernel ``2k s^(k-1) (s^k - 1) u v'``.
+
+  ``s, u, v`` by one power iteration a step, warm-started from the state (ten iterations at init). It pulls small
+  layers up as well as large ones down, from the first task on. The exponent's place, ``power=2``, the treatment of
+  normalisation scales and of convolutions (merged to two axes, output axis last) are UNVERIFIED. Exclude leaves with
+  ``optax.masked``. power: k >= 1. Raises UsageError: no parameters, no ``params`` in update, strength below 0, power
+  below 1. Lewandowski et al. 2025.
+  """
+  check_scalar(name, "strength", strength)
+  check_scalar(name, "power", power, 1.0)
+
+  def init(params):
+    check_covers(name, params)
+
+    def start(path, leaf):
+      if _kind(path, leaf) != "matrix":
+        return jnp.zeros(0, wide(leaf.dtype))
+      matrix = _matrix(leaf.astype(wide(leaf.dtype)))
+      left = jax.random.normal(jax.random.key(0), (matrix.shape[0],), matrix.dtype)
+      left = _unit(left, left)
+      for _ in range(10):
+        left = _iterate(matrix, left)[0]
+      return left
+
+    return SpectralState(label(name), jax.tree_util.tree_map_with_path(start, params))
+
+  def update(updates, state, params=None, **extra):
+    del extra
+    check_params(name, params)
+
+    def pull(path, update, param, left):
+      x = param.astype(wide(param.dtype))
+      match _kind(path, param):
+        case "matrix":
+          left, right, sigma = _iterate(_matrix(x), left)
+          slope = 2.0 * power * sigma ** (power - 1.0) * (sigma**power - 1.0)
+          grad = (slope * left[:, None] * right[None, :]).reshape(x.shape)
+        case "scale":
+          size = jnp.abs(x)
+          grad = 2.0 * power * size ** (power - 1.0) * (size**power - 1.0) * jnp.sign(x)
+        case _:
+          grad = 2.0 * power * jnp.sum(jnp.square(x)) ** (power - 1.0) * x
+      return add(update, strength * grad), left
+
+    pairs = jax.tree_util.tree_map_with_path(pull, updates, params, state.vectors)
+    new, vectors = jax.tree.transpose(jax.tree.structure(updates), jax.tree.structure((0, 0)), pairs)
+    return new, state._replace(vectors=vectors)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _sorted(leaf):
+  return jnp.sort(leaf.reshape(-1))
+
+
+def wasserstein_penalty(params, anchor, strength=1.0):
+  """``strength * sum_tensors sum_i (theta_(i) - anchor_(i))^2`` over order statistics: squared 1-D Wasserstein-2."""
+  anchor = align(anchor, params, "wasserstein_penalty", "anchor")
+  square = lambda p, a: jnp.sum(jnp.square(_sorted(p.astype(wide(p.dtype))) - _sorted(a)))
+  return strength * sum(jax.tree.leaves(jax.tree.map(square, params, anchor)))
+
+
+def wasserstein(strength, name: str = "wasserstein", state_dtype=None) -> optax.GradientTransformationExtraArgs:
+  """Pulls each tensor's sorted values to its sorted initial values: gradient ``2 * strength * (t_j - t0_(rank j))``.
+
+  Which weight holds which value is free: a permutation of the initial tensor costs nothing. A sort per tensor and
+  step; a sharded leaf is gathered for it. State: the sorted parameters given to ``init``. Raises as ``spectral``.
+  Lewandowski et al. 2024 (arXiv 2406.06811v1).
+  """
+  check_scalar(name, "strength", strength)
+
+  def init(params):
+    check_covers(name, params)
+    return WassersteinState(label(name), jax.tree.map(_sorted, keep(params, state_dtype)))
+
+  def update(updates, state, params=None, **extra):
+    del extra
+    check_params(name, params)
+
+    def pull(update, param, anchor):
+      x = param.astype(wide(param.dtype))
+      rank = jnp.argsort(jnp.argsort(x.reshape(-1))).reshape(x.shape)
+      return add(update, 2.0 * strength * (x - anchor.astype(x.dtype)[rank]))
+
+    return jax.tree.map(pull, updates, params, state.anchor), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
