@@ -12,7 +12,7 @@ from cljax.types import Memory
 
 
 class ReservoirState(NamedTuple):
-  """The stored rows fill slots ``0..count``. Every row not removed is among them with probability ``capacity / seen``."""
+  """The stored rows fill slots ``0..count``; a row not removed is among them with probability ``capacity / seen``."""
 
   rows: Any  # pytree [capacity, ...]
   count: Any  # int32, rows stored
@@ -22,14 +22,15 @@ class ReservoirState(NamedTuple):
 def reservoir(capacity: int) -> Memory:
   """Vitter's algorithm R: row ``n`` (from 0) takes slot ``n`` if ``n < M``, else slot ``r ~ U{0..n}`` if ``r < M``.
 
-  After ``n`` rows each is stored with probability ``min(1, M / n)``. ``add`` equals the algorithm applied row by row, in
-  order: where two rows of one call draw the same slot, the later one is written. Rows are any pytree with a leading axis;
-  rows of weight 0 are neither stored nor counted. ``capacity`` is M, in rows.
+  After ``n`` rows each is stored with probability ``min(1, M / n)``. ``add`` equals the algorithm applied row by row,
+  in order: where two rows of one call draw the same slot, the later one is written. Rows are any pytree with a leading
+  axis; rows of weight 0 are neither stored nor counted. ``capacity`` is M, in rows.
 
-  ``remove`` erases rows and packs the rest to the front. Rows that are left were kept at the rate ``M / seen``, so until
-  the buffer is full again new rows are admitted at that same rate and ``seen`` stands still; then algorithm R goes on.
-  How many of the erased rows had been seen but not stored is unknown to a buffer, and this needs no guess of it. If
-  ``seen <= M`` (nothing was ever dropped) or no row is left, ``seen`` becomes the number stored, which is exact.
+  ``remove`` erases rows and packs the rest to the front. Rows that are left were kept at the rate ``M / seen``, so
+  until the buffer is full again new rows are admitted at that same rate and ``seen`` stands still; then algorithm R
+  goes on. How many of the erased rows had been seen but not stored is unknown to a buffer, and this needs no guess of
+  it. Old and new rows are kept alike: exactly until the buffer is full again, to O(1/M) after it. If ``seen <= M``
+  (nothing was ever dropped) or no row is left, ``seen`` becomes the number stored: nothing else counts.
 
   Raises UsageError for a ``capacity`` below 1. Source: Vitter 1985; replay use Chaudhry et al. 2019 (tiny episodic
   memories). The modulo that bounds a draw has a bias below ``seen / 2**32``; ``seen`` must stay below ``2**31``.

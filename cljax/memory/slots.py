@@ -61,8 +61,8 @@ def draw(key, count, n: int) -> tuple[Array, Array]:
 
   The first ``n`` steps of a Fisher-Yates shuffle, exact, in vectorised form: step ``i`` swaps places ``i`` and
   ``r_i ~ U{i..count-1}``. What a place holds is found by following swaps backwards, which pointer doubling does
-  in ``log2 n`` gathers. Cost O(n^2), whatever the capacity. Entries from ``count`` on return slot ``i``, ``inside`` False.
-  The modulo's bias is below ``count / 2**32``.
+  in ``log2 n`` gathers. Cost O(n^2), whatever the capacity. Entries from ``count`` on return slot ``i`` and ``inside``
+  False. The modulo's bias is below ``count / 2**32``.
   """
   i = jnp.arange(n)
   span = jnp.maximum(count - i, 1).astype(jnp.uint32)

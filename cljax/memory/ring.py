@@ -1,0 +1,77 @@
+"""A ring buffer per group: the last rows of each task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from cljax.memory import slots
+from cljax.types import Memory, UsageError
+
+
+class RingState(NamedTuple):
+  """Group ``g`` owns the slots ``g * m .. g * m + m``; its next row goes to ``g * m + seen[g] mod m``."""
+
+  rows: Any  # pytree [groups * m, ...]
+  seen: Any  # [groups] int32, rows written since the group was last packed
+
+
+def ring(capacity: int, num_groups: int, group: Callable | None = None) -> Memory:
+  """First in, first out within each group: ``slot = g * m + seen[g] mod m`` with ``m = capacity // num_groups``.
+
+  The last ``m`` rows of every group are stored; ``capacity mod num_groups`` slots are not allocated. ``group(rows) ->
+  [B] int32`` names the group of each row, by default ``rows['task']``; rows outside ``0..num_groups-1`` are not stored.
+  ``sample`` draws uniformly from all stored rows, however unevenly the groups are filled.
+
+  ``remove`` erases rows and moves the rest of the group to its first slots, oldest first.
+
+  Raises UsageError where ``capacity < num_groups``. Source: Chaudhry et al. 2019; portions as in Mammoth, except that
+  Mammoth counts all rows in one counter (the same while tasks arrive one after another), and that its sampling is right
+  only while the filled slots are contiguous.
+  """
+  capacity, num_groups = slots.positive("capacity", capacity), slots.positive("num_groups", num_groups)
+  if capacity < num_groups:
+    raise UsageError(f"capacity: got {capacity}; expected at least one row for each of {num_groups} groups")
+  portion = capacity // num_groups
+  capacity = portion * num_groups
+  group = group or (lambda rows: slots.field(rows, "task"))
+  groups = jnp.arange(num_groups)
+
+  def init(row):
+    return RingState(slots.empty(row, capacity), jnp.zeros(num_groups, jnp.int32))
+
+  def add(key, state, rows, weight):
+    del key  # nothing here is random
+    which = group(rows)
+    member = (which[:, None] == groups) & slots.mask(weight, rows)[:, None]  # [B, groups]
+    seen = state.seen + member.sum(0).astype(jnp.int32)
+    place = jnp.max(jnp.where(member, state.seen + jnp.cumsum(member, 0) - 1, -1), axis=1)
+    last = jnp.max(jnp.where(member, seen, 0), axis=1)
+    wins = (place >= 0) & (place >= last - portion)  # later rows of this call take the slots of the others
+    at = jnp.where(wins, which * portion + place % portion, capacity + jnp.arange(wins.shape[0]))
+    return RingState(slots.write(state.rows, rows, at), seen)
+
+  def sample(key, state, n):
+    ends = jnp.cumsum(jnp.minimum(state.seen, portion))
+    at, inside = slots.draw(key, ends[-1], slots.positive("n", n))
+    which = jnp.sum(at[:, None] >= ends[:-1], axis=1)
+    at = which * portion + at - jnp.where(which > 0, ends[which - 1], 0)
+    return slots.read(state.rows, jnp.where(inside, at, capacity)), inside.astype(jnp.float32)
+
+  def stored(state):
+    return (jnp.arange(portion) < state.seen[:, None]).reshape(capacity)
+
+  def remove(state, gone):
+    keep = (stored(state) & ~slots.gone_mask(gone, state.rows, stored(state))).reshape(num_groups, portion)
+    age = (jnp.arange(portion) - state.seen[:, None]) % portion  # 0 is the oldest of a full ring
+    order = jnp.argsort(jnp.where(keep, age, portion), axis=1)
+    count = keep.sum(1).astype(jnp.int32)
+    at = jnp.where(jnp.arange(portion) < count[:, None], groups[:, None] * portion + order, capacity)
+    return RingState(slots.read(state.rows, at.reshape(capacity)), count)
+
+  def contents(state):
+    return state.rows, stored(state).astype(jnp.float32)
+
+  return Memory(init, add, sample, remove, contents)
