@@ -161,7 +161,7 @@ def compose(**methods: Method) -> Method:
         return lambda key, learner, x, task, n=n, fn=fn: fn(key, view(n, learner), x, task)
       if field == "forget":
         return lambda key, learner, request, tools, n=n, fn=fn: back(
-          n, learner, fn(key, view(n, learner), request, tools.within(n))
+          n, learner, fn(key, view(n, learner), request, tools)
         )
       return lambda key, loss_fn, learner, n=n, fn=fn: fn(key, loss_fn, view(n, learner))
     return None

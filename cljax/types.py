@@ -177,9 +177,11 @@ class Spec(NamedTuple):
   num_classes: int
   num_tasks: int
   input_shape: tuple
-  batch_size: int
+  input_dtype: Any
+  batch_size: int  # rows of the current task in a step; they stand first in the batch
   num_rows: int  # rows of the training split; row ids are 0..num_rows-1
   task_rows: int  # rows of the largest task
+  total_rows: int  # (row, task) pairs of the whole stream
   classes_of_task: np.ndarray  # [T, C] bool
   active: str = "all"  # 'all', 'seen' or 'task': classes in a training row's softmax
   task_id_given: bool = False  # the scenario tells the task at test time
@@ -193,6 +195,20 @@ class Spec(NamedTuple):
       return table[row_task]
     seen = (jnp.arange(self.num_tasks)[:, None] <= current_task) & table
     return jnp.broadcast_to(seen.any(0), (row_task.shape[0], self.num_classes))
+
+
+class Tools(NamedTuple):
+  """What ``forget`` may use: the run's own optimizer and loss.
+
+  ``gradient(key, params, learner, batch) -> grads`` of the weighted mean task loss, model in eval mode;
+  ``train(key, learner, objective, steps, learning_rate=None) -> learner`` with
+  ``objective(key, params, learner, step) -> (scalar, model_state)``, by the run's optimizer from a fresh state, or by plain SGD
+  where ``learning_rate`` is given; ``reset_optimizer(learner) -> learner``.
+  """
+
+  gradient: Callable
+  train: Callable
+  reset_optimizer: Callable
 
 
 class Withheld:

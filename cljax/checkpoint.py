@@ -1,0 +1,218 @@
+"""Checkpoints on disk by orbax; the only module that imports it.
+
+Each checkpoint holds two items: ``state`` (arrays) and ``meta`` (one JSON text: configuration, position, versions, and the
+SHA-256 of the state's leaves). ``meta`` is read and compared first; then the state is read and its digest compared, because
+orbax loads flipped bytes and other dtypes silently. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cljax import tree
+from cljax.types import CljaxError, UsageError
+
+
+class Restored(NamedTuple):
+  """A checkpoint that was read back: the state tree, its meta, and one line for each thing worth telling."""
+
+  state: Any
+  meta: dict
+  notes: tuple[str, ...]
+
+
+class DamagedError(CljaxError):
+  """A checkpoint whose bytes or layout are not what was saved."""
+
+
+def versions() -> dict[str, str]:
+  """Versions and hardware that bit-equality depends on."""
+  import flax
+  import jaxlib
+  import optax
+
+  device = jax.local_devices()[0]
+  return {
+    "python": platform.python_version(),
+    "jax": jax.__version__,
+    "jaxlib": jaxlib.__version__,
+    "flax": flax.__version__,
+    "optax": optax.__version__,
+    "numpy": np.__version__,
+    "device": device.device_kind,
+    "platform": device.platform,
+    "devices": str(jax.local_device_count()),
+    "machine": platform.machine(),
+  }
+
+
+def _ocp():
+  from orbax.checkpoint import v1 as ocp
+
+  return ocp
+
+
+def _plain(state):
+  """Typed keys as their raw data: what is stored, and what the digest covers."""
+  is_key = lambda a: jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key)
+  return jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, state)
+
+
+def _leaves(state) -> dict[str, Any]:
+  """The state as a flat dict by path: empty nodes (optax.EmptyState, ()) need no place on disk."""
+  return {path.replace("/", "|"): leaf for path, leaf in zip(tree.paths(state), jax.tree.leaves(state), strict=True)}
+
+
+def numbers(directory) -> list[int]:
+  """Numbers of the committed checkpoints, oldest first."""
+  from etils import epath
+
+  path = epath.Path(directory)
+  if not path.exists():
+    return []
+  return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit() and (p / "commit_success.txt").exists())
+
+
+class Writer:
+  """Saves numbered checkpoints into a directory and drops those it may drop."""
+
+  def __init__(self, directory):
+    from etils import epath
+
+    self.directory = epath.Path(directory)
+    self._checkpointer = None
+
+  def _open(self):
+    if self._checkpointer is None:
+      try:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._checkpointer = _ocp().training.Checkpointer(self.directory)
+      except OSError as error:
+        raise UsageError(f"workdir: cannot write checkpoints to {self.directory}: {error.strerror or error}") from error
+    return self._checkpointer
+
+  def save(self, number: int, state, meta: dict) -> None:
+    """Writes and commits checkpoint ``number``; a reader sees all of it or nothing."""
+    flat = _leaves(_plain(state))
+    meta = {**meta, "digest": tree.digest(flat), "leaves": _describe(flat), "versions": versions()}
+    self._open().save_checkpointables(number, {"state": flat, "meta": {"json": json.dumps(meta)}}, overwrite=True)
+
+  def drop(self, number: int) -> None:
+    if number in numbers(self.directory):
+      self._open().delete(number)
+
+  def close(self) -> None:
+    if self._checkpointer is not None:
+      self._checkpointer.close()
+      self._checkpointer = None
+
+
+def _describe(flat) -> dict[str, str]:
+  return {path: f"{np.dtype(a.dtype).name}{list(a.shape)}" for path, a in flat.items()}
+
+
+def read_meta(directory, number: int) -> dict:
+  """The meta of one checkpoint; DamagedError where it cannot be read."""
+  try:
+    out = _ocp().load_checkpointables(_path(directory, number), {"meta": None})
+    return json.loads(out["meta"]["json"])
+  except Exception as error:
+    raise DamagedError(f"checkpoint {number}: meta cannot be read ({_first_line(error)})") from error
+
+
+def read_state(directory, number: int, meta: dict, like=None):
+  """The state of one checkpoint, digest verified. ``like`` gives structure and shardings; None: a flat dict of arrays."""
+  flat_like = None
+  if like is not None:
+    plain = jax.eval_shape(_plain, like)
+    flat_like = _leaves(plain)
+    want, have = _describe(flat_like), meta["leaves"]
+    for path in sorted(set(want) | set(have)):
+      if want.get(path) != have.get(path):
+        raise DamagedError(
+          f"checkpoint {number}: leaf {path} is {have.get(path, 'absent')}; this run expects {want.get(path, 'none')}"
+        )
+  try:
+    ocp = _ocp()
+    target = None
+    if flat_like is not None:
+      shard = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+      target = {p: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shard) for p, a in flat_like.items()}
+    flat = ocp.load_checkpointables(_path(directory, number), {"state": target})["state"]
+  except Exception as error:
+    raise DamagedError(f"checkpoint {number}: state cannot be read ({_first_line(error)})") from error
+  if tree.digest(flat) != meta["digest"]:
+    raise DamagedError(f"checkpoint {number}: its arrays are not what was saved (SHA-256 differs)")
+  if like is None:
+    return flat
+  rebuilt = []
+  for path, leaf in zip((p.replace("/", "|") for p in tree.paths(like)), jax.tree.leaves(like), strict=True):
+    is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    rebuilt.append(jax.random.wrap_key_data(flat[path]) if is_key else flat[path])
+  return jax.tree.unflatten(jax.tree.structure(like), rebuilt)
+
+
+def restore(directory, like_of, config: dict) -> Restored | None:
+  """The newest sound checkpoint of this configuration, or None where there is none.
+
+  ``like_of()`` gives the abstract state, asked for only when there is something to read. A damaged checkpoint is noted and
+  the one before it used; another configuration raises UsageError with the keys that differ.
+  """
+  notes: list[str] = []
+  like = None
+  for number in reversed(numbers(directory)):
+    try:
+      meta = read_meta(directory, number)
+      differing = differences(meta["config"], config)
+      if differing:
+        raise UsageError(f"workdir: holds a run of another configuration; differing keys: {'; '.join(differing)}")
+      like = like_of() if like is None else like
+      state = read_state(directory, number, meta, like)
+    except DamagedError as error:
+      notes.append(f"{error}; trying the one before it")
+      continue
+    now = versions()
+    changed = [f"{k} {meta['versions'].get(k)} -> {now[k]}" for k in now if meta["versions"].get(k) != now[k]]
+    if changed:
+      notes.append(f"resuming on other hardware or versions, so bits may differ: {', '.join(changed)}")
+    return Restored(state, meta, tuple(notes))
+  if notes:
+    raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))
+  return None
+
+
+def differences(saved: dict, given: dict) -> list[str]:
+  """Keys whose values differ between two nested configurations, as ``key: saved -> given``."""
+  a, b = _flat(saved), _flat(given)
+  text = lambda v: json.dumps(v, default=str)
+  return [
+    f"{k}: {text(a[k]) if k in a else 'absent'} -> {text(b[k]) if k in b else 'absent'}"
+    for k in sorted(set(a) | set(b))
+    if text(a.get(k)) != text(b.get(k))
+  ]
+
+
+def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
+  out: dict[str, Any] = {}
+  for key, value in config.items():
+    if isinstance(value, dict):
+      out.update(_flat(value, f"{prefix}{key}."))
+    else:
+      out[prefix + str(key)] = list(value) if isinstance(value, tuple) else value
+  return out
+
+
+def _path(directory, number: int):
+  from etils import epath
+
+  return epath.Path(directory) / str(number)
+
+
+def _first_line(error: Exception) -> str:
+  text = str(error).strip().splitlines()
+  return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

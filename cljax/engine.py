@@ -1,0 +1,288 @@
+"""``cljax.run``: a stream of events in, an accuracy matrix and a resumable learner out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cljax import checkpoint, methods, recipe, tree
+from cljax import programs as prog
+from cljax.loop import Hooks, State, all_alive, begin, execute
+from cljax.setup import Member, Options, Setup, setup
+from cljax.step import build, rescaled
+from cljax.types import Forget, Learn, Learner, Model, UsageError
+
+
+class RunResult(NamedTuple):
+  """What a run returns. ``S`` members, ``E`` events, ``T`` tasks; accuracies are in [0, 1]."""
+
+  accuracy: np.ndarray  # [S, E+1, T] on test data; row 0 is before the first event
+  task_accuracy: np.ndarray  # the same, over each task's own classes
+  validation: np.ndarray | None  # the same as accuracy, on held-out training rows
+  forgotten: list  # for each Forget event: {"event", "rows", "forget" [S], "retain" [S]}, accuracies on training rows
+  curves: list  # evaluations inside tasks: {"event", "task", "step", "total", "accuracy" [S][T]}
+  events: list  # what happened, in order
+  learner: Learner  # leading axis S
+  predict: Callable  # predict(x, member=0, task=0) -> logits
+  params_sha256: list[str]
+  state_bytes: int  # bytes a member keeps between tasks, beside parameters and optimizer
+  steps: int
+  seconds: dict
+  compilations: dict
+  alive: np.ndarray  # [S] bool: false where the loss became NaN and the member was frozen
+
+  @property
+  def learning_rows(self) -> np.ndarray:
+    """[S, T, T]: the rows of ``accuracy`` after each Learn event, what the matrix metrics are defined on."""
+    rows = [i + 1 for i, e in enumerate(self.events) if e["kind"] == "learn"]
+    return self.accuracy[:, rows]
+
+
+def run(
+  stream,
+  model: Model,
+  method: str | Callable = "finetune",
+  hyper: Mapping[str, Any] | None = None,
+  *,
+  forget: str = "",
+  forget_hyper: Mapping[str, Any] | None = None,
+  optimizer: str | optax.GradientTransformation | Callable = "sgd",
+  optimizer_options: Mapping[str, Any] | None = None,
+  training: recipe.Recipe = recipe.Recipe(),
+  options: Options = Options(),
+  seeds: int | Sequence[int] = 1,
+  population: Sequence[Member] | None = None,
+  workdir: str | None = None,
+  config: Mapping[str, Any] | None = None,
+  report: Callable[[dict], None] | None = None,
+  stop: Callable[[], bool] | None = None,
+  devices=None,
+) -> RunResult:
+  """Runs a method over a stream and evaluates it on every task after every event.
+
+  ``method``: a name of ``cljax.methods.METHODS`` with options ``hyper``, or a factory ``f(model, spec, **hyper) -> Method``.
+  ``forget``: the method that answers Forget events, where ``method`` does not.
+  ``optimizer``: a name of ``cljax.recipe.OPTIMIZERS`` with ``optimizer_options`` (``learning_rate``, ...), or any optax
+  transformation. ``seeds``: a number (seeds 0, 1, ...) or a list; all run in one program. ``population``: instead of seeds, a
+  list of :class:`Member`, each with a seed and values for float hyper-parameters such as ``{"method.strength": 10.0}``.
+  ``workdir``: where checkpoints go; run again with the same arguments to resume, to the same bits.
+  ``report`` is called with a dict after every chunk and event; ``stop`` is asked between them.
+
+  Raises UsageError on wrong arguments, DivergedError where the loss becomes NaN, Stopped where ``stop`` said so.
+
+  >>> import cljax
+  >>> from cljax import data, models, streams
+  >>> stream = streams.build(data.load("digits"), "class", tasks=5)
+  >>> model = models.mlp((8, 8, 1), 10, hidden=(32,))
+  >>> training = cljax.Recipe(batch_size=32, epochs=3)
+  >>> result = cljax.run(stream, model, "er", {"capacity": 100}, training=training, seeds=2)
+  >>> result.accuracy.shape  # seeds, one row before the first event and one after each, tasks
+  (2, 6, 5)
+  >>> from cljax import metrics
+  >>> bool(metrics.average_accuracy(result.learning_rows).mean() > 0.5)
+  True
+  >>> result.predict(stream.dataset.test.x[:4]).shape
+  (4, 10)
+  """
+  make_method, hyper_values = _method(method, hyper or {}, forget, forget_hyper or {})
+  make_optimizer, optimizer_values = _optimizer(optimizer, dict(optimizer_options or {}))
+  values = {**hyper_values, **optimizer_values}
+  members = list(population) if population is not None else [Member(s) for s in _seeds(seeds)]
+  built = setup(stream, model, make_method, make_optimizer, values, members, training, options, devices)
+  if config is None:
+    config = _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values)
+  config = {**config, "members": [[m.seed, dict(m.hyper)] for m in members]}
+  report = report or (lambda message: None)
+  writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
+  state = _resume(built, writer, config, report) if writer else None
+  state = begin(built) if state is None else state
+  hooks = Hooks(_saver(built, writer, config), report, stop or (lambda: False))
+  try:
+    state = execute(built, state, hooks)
+  finally:
+    if writer:
+      writer.close()
+  return _result(built, state, stream, model, make_method, make_optimizer, training)
+
+
+def _seeds(seeds) -> list[int]:
+  if isinstance(seeds, int) and not isinstance(seeds, bool):
+    if seeds < 1:
+      raise UsageError(f"seeds: got {seeds}; expected at least 1")
+    return list(range(seeds))
+  out = [int(s) for s in seeds]
+  if not out or min(out) < 0 or len(set(out)) != len(out):
+    raise UsageError(f"seeds: got {out}; expected distinct seeds of at least 0")
+  return out
+
+
+def _method(method, hyper, forget, forget_hyper):
+  """``(make_method(model, spec, values), {name: traced default})``."""
+  if isinstance(method, str):
+    sections = {"method": (method, hyper)}
+    if forget:
+      sections["forget"] = (forget, forget_hyper)
+    plan = methods.plan(sections)
+    return plan.build, plan.hyper
+  if not callable(method):
+    raise UsageError(
+      f"method: got {type(method).__name__}; expected a registered name or a factory f(model, spec, **hyper)"
+    )
+  if forget:
+    raise UsageError("forget: a factory gives its own forget; compose it there")
+  parameters = inspect.signature(method).parameters
+  for key in hyper:
+    if key not in parameters and not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+      raise UsageError(f"hyper: the factory takes no {key!r}; it takes {', '.join(list(parameters)[2:]) or 'none'}")
+  traced = {f"method.{k}": v for k, v in hyper.items() if isinstance(v, float)}
+  static = {k: v for k, v in hyper.items() if not isinstance(v, float)}
+
+  def make(model, spec, values):
+    return method(model, spec, **static, **{k: values[f"method.{k}"] for k in hyper if k not in static})
+
+  return make, traced
+
+
+def _optimizer(optimizer, given):
+  """``(make_optimizer(values), {name: traced default})``."""
+  if not isinstance(optimizer, str):
+    if given:
+      raise UsageError("optimizer_options: only for an optimizer given by name")
+    if callable(optimizer) and not isinstance(optimizer, tuple):
+      return (lambda values: optax.with_extra_args_support(optimizer())), {}
+    return (lambda values: optax.with_extra_args_support(optimizer)), {}
+  allowed = set(inspect.signature(recipe.make_optimizer).parameters) - {"name"}
+  for key in given:
+    if key not in allowed:
+      raise UsageError(f"optimizer.{key}: no such option; allowed: {', '.join(sorted(allowed))}")
+  given = {"learning_rate": 0.1, **given}
+  recipe.make_optimizer(optimizer, **given)
+  names = ("learning_rate", "momentum", "weight_decay")
+  traced = {f"optimizer.{k}": float(given[k]) for k in names if k in given and (k != "weight_decay" or given[k])}
+  static = {k: v for k, v in given.items() if f"optimizer.{k}" not in traced}
+  static.pop("weight_decay", None)
+
+  def make(values):
+    return recipe.make_optimizer(optimizer, **static, **{k.split(".", 1)[1]: values[k] for k in traced})
+
+  return make, traced
+
+
+def _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values) -> dict:
+  """A configuration for the checkpoint of a run that was not started from one."""
+  name = method if isinstance(method, str) else f"{method.__module__}.{method.__qualname__}"
+  return {
+    "stream": stream.name,
+    "data": stream.dataset.digest,
+    "events": [repr(e) for e in stream.events],
+    "method": name,
+    "hyper": {k: repr(v) for k, v in (hyper or {}).items()},
+    "forget": forget,
+    "forget_hyper": {k: repr(v) for k, v in (forget_hyper or {}).items()},
+    "optimizer": optimizer if isinstance(optimizer, str) else "custom",
+    "optimizer_options": {k: repr(v) for k, v in (optimizer_options or {}).items()},
+    "training": training._asdict(),
+    "values": values,
+  }
+
+
+_SAVED = ("event", "step", "total", "accuracy", "forgotten", "curves")
+
+
+def _saver(built: Setup, writer, config):
+  """``save(state)``: the next number; of the checkpoints inside a task only the newest two stay."""
+  if writer is None:
+    return lambda state: None
+  inside: list[int] = []
+
+  def save(state: State) -> None:
+    existing = checkpoint.numbers(writer.directory)
+    number = existing[-1] + 1 if existing else 1
+    arrays = prog.unpad({"learner": state.learner, "alive": state.alive}, built.members)
+    meta = {"config": config, "position": {k: getattr(state, k) for k in _SAVED}, "seconds": built.clock.seconds}
+    writer.save(number, arrays, meta)
+    if state.step:
+      inside.append(number)
+    while len(inside) > 2:
+      writer.drop(inside.pop(0))
+
+  return save
+
+
+def _resume(built: Setup, writer, config, report) -> State | None:
+  def like():
+    fresh = jax.eval_shape(
+      lambda: prog.unpad({"learner": begin(built).learner, "alive": all_alive(built)}, built.members)
+    )
+    return fresh
+
+  found = checkpoint.restore(writer.directory, like, config)
+  if found is None:
+    return None
+  position = found.meta["position"]
+  for note in found.notes:
+    report({"kind": "note", "text": note})
+  report({"kind": "resumed", "event": position["event"], "step": position["step"], "total": position["total"]})
+  for key, value in found.meta.get("seconds", {}).items():
+    built.clock.seconds[key] += value
+  arrays = prog.spread(found.state, built.members)
+  return State(arrays["learner"], arrays["alive"], **{k: position[k] for k in _SAVED})
+
+
+def event_record(event) -> dict:
+  if isinstance(event, Learn):
+    return {"kind": "learn", "task": event.task}
+  assert isinstance(event, Forget)
+  return {"kind": "forget", **{k: list(v) for k, v in event._asdict().items() if v}}
+
+
+def _result(built: Setup, state: State, stream, model, make_method, make_optimizer, training) -> RunResult:
+  members = built.members
+  learner = prog.unpad(state.learner, members)
+  stack = lambda key: np.asarray([row[key] for row in state.accuracy]).swapaxes(0, 1)
+  params = jax.tree.map(np.asarray, learner.params)
+  count = len(built.population)
+  digests = [tree.digest(jax.tree.map(lambda a, i=i: a[i], params)) for i in range(count)]
+  one = jax.eval_shape(lambda t: jax.tree.map(lambda a: a[0], t), learner)
+  kept = (one.method_state, one.opt_state.penalty, one.opt_state.transform, one.opt_state.finalize)
+  raw = rescaled(model, stream.dataset.scale)
+  names = [n for n in built.programs._fields if getattr(built.programs, n) is not None]
+  values = prog.unpad(built.hyper, members)
+
+  @jax.jit
+  def predictor(values, learner, x, task):
+    parts = build(
+      "method", make_method(raw, built.spec, values), raw, built.spec, make_optimizer(values), training, None, None
+    )
+    return parts.predict(learner, x, task)
+
+  def predict(x, member: int = 0, task: int = 0):
+    """Logits ``[B, C]`` of one member for raw inputs ``x``; ``task`` is used only by methods that are told the task."""
+    pick = lambda t: jax.tree.map(lambda a: a[member], t)
+    return predictor(pick(values), pick(learner), jnp.asarray(x), jnp.asarray(task, jnp.int32))
+
+  return RunResult(
+    accuracy=stack("test"),
+    task_accuracy=stack("task"),
+    validation=stack("validation") if "validation" in state.accuracy[0] else None,
+    forgotten=state.forgotten,
+    curves=state.curves,
+    events=[event_record(e) for e in stream.events],
+    learner=learner,
+    predict=predict,
+    params_sha256=digests,
+    state_bytes=tree.nbytes(kept),
+    steps=state.total,
+    seconds=dict(built.clock.seconds),
+    compilations={n: getattr(built.programs, n).compilations for n in names},
+    alive=np.asarray(state.alive)[:count],
+  )
+
+
+__all__ = ["Member", "Options", "RunResult", "run"]

@@ -1,0 +1,313 @@
+"""The one loop that the host runs: over the events of a stream, in chunks, with evaluation and checkpoints between."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax import feed as feeding
+from cljax import programs as prog
+from cljax.setup import Setup, device_data
+from cljax.step import Where
+from cljax.streams.requests import resolve
+from cljax.types import Batch, CljaxError, Forget, Learn, UsageError
+
+
+class DivergedError(CljaxError):
+  """The loss became NaN or infinite; says at which step, in which task, for which seed."""
+
+
+class Stopped(CljaxError):
+  """The run was asked to stop and has saved; running it again resumes it."""
+
+
+@dataclasses.dataclass
+class State:
+  """What a run carries from event to event on the host; with the learner, all that a checkpoint holds."""
+
+  learner: Any  # leading axis: padded population
+  alive: Any  # [padded] bool
+  event: int = 0  # next event
+  step: int = 0  # steps done inside it
+  total: int = 0  # steps done in all events
+  accuracy: list = dataclasses.field(default_factory=list)  # rows of {"test", "task", "validation"}: [S][T]
+  forgotten: list = dataclasses.field(default_factory=list)
+  curves: list = dataclasses.field(default_factory=list)
+  seconds_per_step: float = 0.0
+
+
+class Hooks(NamedTuple):
+  """What the loop tells and asks: ``save(state)``, ``report(dict)``, ``stop() -> bool``."""
+
+  save: Callable
+  report: Callable
+  stop: Callable
+
+
+class _Replay(NamedTuple):
+  """A prefix of events run again: its own learner, its first step, and the events whose deletions hold (before ``upto``)."""
+
+  learner: Any
+  alive: Any
+  start: int
+  upto: int
+
+
+def begin(setup: Setup) -> State:
+  """A fresh state: every member initialised from its seed."""
+  return State(
+    learner=initial_learner(setup),
+    alive=all_alive(setup),
+  )
+
+
+def all_alive(setup: Setup):
+  return prog.spread(np.ones(len(setup.population), bool), setup.members)
+
+
+def deleted_rows(setup: Setup, upto: int) -> np.ndarray:
+  """[num_rows] bool: rows that the Forget events before event ``upto`` named. Derived, so that it is never out of date."""
+  gone = np.zeros(setup.spec.num_rows, bool)
+  for event in setup.stream.events[:upto]:
+    if isinstance(event, Forget):
+      gone |= resolve(event, setup.stream.dataset.train, setup.stream.train, setup.stream.dataset.num_classes)
+  return gone
+
+
+def initial_learner(setup: Setup):
+  seeds = prog.spread(np.asarray([m.seed for m in setup.population], np.uint32), setup.members)
+  return setup.programs.init(setup.hyper, seeds * 0, seeds, jnp.zeros(()))
+
+
+def execute(setup: Setup, state: State, hooks: Hooks) -> State:
+  """Runs the events from where ``state`` stands to the end of the stream."""
+  if not state.accuracy:
+    state.accuracy.append(_evaluate(setup, state, hooks))
+  while state.event < len(setup.stream.events):
+    event = setup.stream.events[state.event]
+    if isinstance(event, Learn):
+      state.learner, state.alive = _learn(setup, state, hooks, state.event)
+    else:
+      _forget(setup, state, hooks, event)
+    row = _evaluate(setup, state, hooks)
+    state.accuracy.append(row)
+    state.event, state.step = state.event + 1, 0
+    hooks.report({"kind": "event", "event": state.event - 1, "total": state.total, **row})
+    hooks.save(state)
+  return state
+
+
+def _learned(setup: Setup, upto: int) -> list[int]:
+  return [e.task for e in setup.stream.events[:upto] if isinstance(e, Learn)]
+
+
+def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | None = None):
+  """One Learn event; returns ``(learner, alive)``. Advances ``state``, evaluates and saves on the way, unless it replays."""
+  event, options, programs = setup.stream.events[at], setup.options, setup.programs
+  plan = feeding.schedule(setup.stream, _learned(setup, at), at, event.task, setup.trains_on, setup.recipe)
+  record = replay is None
+  learner, alive, done, first = state.learner, state.alive, state.step, state.total - state.step
+  if replay is not None:
+    learner, alive, done, first = replay.learner, replay.alive, 0, replay.start
+  deleted = deleted_rows(setup, at if replay is None else replay.upto)
+  as_int = lambda v: jnp.asarray(v, jnp.int32)
+  where = prog.replicate(
+    Where(as_int(event.task), as_int(first), as_int(plan.steps), as_int(setup.total_steps)), setup.members
+  )
+  if done == 0 and programs.start_task is not None:
+    learner = _wait(
+      programs.start_task(setup.hyper, learner, (), _boundary(setup, deleted, event.task, where)), hooks, state
+    )
+  chunk = min(options.chunk_steps, max(setup.total_steps, 1))
+  while done < plan.steps:
+    count = min(chunk, plan.steps - done)
+    if record:
+      for every in (options.eval_every, options.checkpoint_every):
+        count = min(count, every - done % every) if every else count
+    if state.seconds_per_step:
+      count = min(count, max(1, int(options.max_interval_s / state.seconds_per_step)))
+    since = time.perf_counter()
+    compiled = setup.clock.seconds["compile"]
+    learner, alive, loss = _chunk(setup, deleted, plan, where, learner, alive, done, count, chunk)
+    loss = np.asarray(loss)[: len(setup.population), :count]
+    spent = time.perf_counter() - since - (setup.clock.seconds["compile"] - compiled)
+    setup.clock.seconds["train"] += spent
+    state.seconds_per_step = spent / count
+    before = done
+    done += count
+    if record:
+      state.learner, state.alive, state.step, state.total = learner, alive, done, state.total + count
+    _check_loss(setup, state, hooks, loss, before, event.task, first, alive)
+    hooks.report({"kind": "chunk", "event": at, "task": event.task, "step": done, "steps": plan.steps,
+                  "total": first + done, "of": setup.total_steps, "loss": float(loss[:, -1].mean()),
+                  "seconds_per_step": state.seconds_per_step})  # fmt: skip
+    if record and options.eval_every and (done % options.eval_every == 0 or done == plan.steps):
+      row = _evaluate(setup, state, hooks, partial=True)
+      state.curves.append(
+        {"event": at, "task": event.task, "step": done, "total": state.total, "accuracy": row["test"]}
+      )
+      hooks.report({"kind": "curve", **state.curves[-1]})
+    if hooks.stop():
+      if record:
+        hooks.save(state)
+      raise Stopped(f"stopped at step {done} of {plan.steps} of event {at}")
+    if record and options.checkpoint_every and done % options.checkpoint_every == 0 and done < plan.steps:
+      hooks.save(state)
+  if programs.end_task is not None:
+    since = time.perf_counter()
+    ended = programs.end_task(setup.hyper, learner, (), _boundary(setup, deleted, event.task, where))
+    learner = _wait(ended, hooks, state)
+    setup.clock.add("train", since)
+  return learner, alive
+
+
+def _chunk(setup, deleted, plan, where, learner, alive, done, count, capacity):
+  rows = [feeding.rows(plan, m.seed, done, count, capacity, deleted) for m in setup.population]
+  count = prog.replicate(jnp.asarray(count, jnp.int32), setup.members)
+  if setup.options.feed == "device":
+    packed = prog.spread(tuple(np.stack(part) for part in zip(*rows, strict=True)), setup.members)
+    return setup.programs.chunk(setup.hyper, (learner, alive), packed, (setup.train, where, count))
+  split, labels = setup.stream.dataset.train, setup.stream.labels
+  batches = [feeding.read(split, labels, *r) for r in rows]
+  stacked = Batch(*(np.stack([b[i] for b in batches]) for i in range(5)), None, None, {})
+  views = prog.replicate(setup.stream.view.tables, setup.members)
+  return setup.programs.feed(setup.hyper, (learner, alive), prog.spread(stacked, setup.members), (views, where, count))
+
+
+def _check_loss(setup, state, hooks, loss, before, task, first, alive):
+  bad = ~np.isfinite(loss)
+  if not bad.any():
+    return
+  fresh = [(int(np.argmax(row)), s) for s, row in enumerate(bad) if row.any()]
+  step, who = min(fresh)
+  seed = setup.population[who].seed
+  text = (
+    f"loss became {loss[who, step]} at step {first + before + step} (step {before + step} of task {task}), seed {seed}"
+  )
+  hooks.report({"kind": "diverged", "seed": seed, "step": first + before + step, "task": task, "text": text})
+  if setup.options.on_divergence == "stop":
+    hooks.save(state)
+    raise DivergedError(text)
+
+
+def _boundary(setup: Setup, deleted, task: int, where):
+  """Shared arguments of start_task and end_task: the task's rows that are still there."""
+  rows = np.asarray(setup.stream.train[task])
+  rows = rows[~deleted[rows]]
+  if setup.options.feed == "grain":
+    rows = rows[:: max(1, -(-len(rows) // setup.options.boundary_limit))]
+    data = prog.replicate(device_data(setup.stream, setup.options, rows), setup.members)
+    rows = np.arange(len(rows))
+  else:
+    data = setup.train
+  capacity = (
+    min(setup.spec.task_rows, setup.options.boundary_limit) if setup.options.feed == "grain" else setup.spec.task_rows
+  )
+  return (data, where, *prog.replicate(_padded(rows, np.full(len(rows), task), capacity), setup.members))
+
+
+def _padded(index, task, capacity):
+  """``(index [capacity], task [capacity], count)``."""
+  pad = (0, capacity - len(index))
+  return jnp.asarray(np.pad(index, pad), jnp.int32), jnp.asarray(np.pad(task, pad), jnp.int32), jnp.int32(len(index))
+
+
+def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -> dict:
+  """Accuracies ``[S][T]``: test, test within the task's classes, and validation where there is any."""
+  blocks = setup.partial if partial else setup.blocks
+  whole, masked = count_correct(setup, state, hooks, setup.evaluation, blocks)
+  tasks = setup.spec.num_tasks
+  row = {"test": (whole / blocks.totals)[:, :tasks].tolist(), "task": (masked / blocks.totals)[:, :tasks].tolist()}
+  if whole.shape[1] > tasks:
+    row["validation"] = (whole / blocks.totals)[:, tasks:].tolist()
+  return row
+
+
+def count_correct(setup: Setup, state: State, hooks: Hooks, data, blocks):
+  """Correct predictions of each member in each slot of ``blocks``: two ``[S, slots]`` counts."""
+  compiled = setup.clock.seconds["compile"]
+  since = time.perf_counter()
+  slots = np.zeros(len(blocks.totals), np.int8)
+  shared = (
+    data,
+    *prog.replicate((slots, blocks.index, blocks.weight, blocks.task, blocks.slot, blocks.count), setup.members),
+  )
+  counts = _wait(setup.programs.evaluate(setup.hyper, state.learner, (), shared), hooks, state)
+  setup.clock.seconds["eval"] += time.perf_counter() - since - (setup.clock.seconds["compile"] - compiled)
+  return tuple(np.asarray(c)[: len(setup.population)] for c in counts)
+
+
+def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
+  """One Forget event: scrub what is stored, then edit, train or retrain."""
+  if setup.options.feed == "grain":
+    raise UsageError("stream.forget: needs train.feed='device'; forgetting passes over rows on the device")
+  stream, programs = setup.stream, setup.programs
+  mask = resolve(event, stream.dataset.train, stream.train, stream.dataset.num_classes)
+  tasks = _learned(setup, state.event)
+  pairs = feeding.pairs_of(stream, tasks)
+  gone_before = deleted_rows(setup, state.event)[pairs.index]
+  target = mask[pairs.index] & ~gone_before
+  if not target.any():
+    raise UsageError(f"forget request {event}: names no row that was learned and is still there")
+  keep = ~mask[pairs.index] & ~gone_before
+  capacity = setup.spec.total_rows
+  rows = lambda which: _padded(pairs.index[which], pairs.task[which], capacity)
+  labels = np.zeros(setup.spec.num_classes, bool)
+  for c in event.classes:
+    labels[np.unique(stream.labels[:, c][stream.labels[:, c] >= 0])] = True
+  if setup.replays:
+    state.learner, state.alive = _retrain(setup, state, hooks)
+  else:
+    learner = state.learner
+    ids, classes = prog.replicate((jnp.asarray(mask), jnp.asarray(labels)), setup.members)
+    if programs.scrub is not None:
+      learner = _wait(programs.scrub(setup.hyper, learner, (), (ids, classes)), hooks, state)
+    as_int = lambda v: jnp.asarray(v, jnp.int32)
+    where = Where(as_int(tasks[-1]), as_int(state.total), as_int(1), as_int(setup.total_steps))
+    shared = prog.replicate((where, rows(target), rows(keep), ids, classes), setup.members)
+    assert programs.forget is not None
+    since = time.perf_counter()
+    learner = _wait(programs.forget(setup.hyper, learner, (), (setup.train, *shared)), hooks, state)
+    setup.clock.add("train", since)
+    state.learner = learner
+  slots = []
+  for which in (target, keep):
+    slots += [(t, pairs.index[which & (pairs.task == t)]) for t in tasks]
+  blocks = prog.blocks(slots, setup.options.eval_block)
+  whole, _ = count_correct(setup, state, hooks, setup.train, blocks)
+  half = len(tasks)
+  share = lambda part: (whole[:, part].sum(1) / max(1, blocks.totals[part].sum())).tolist()
+  state.forgotten.append({
+    "event": state.event, "rows": int(target.sum()), "forget": share(slice(0, half)), "retain": share(slice(half, None)),
+  })  # fmt: skip
+
+
+def _retrain(setup: Setup, state: State, hooks: Hooks):
+  """Exact retraining: ``(learner, alive)`` after all Learn events so far, from initialisation, without the deleted rows."""
+  replay = _Replay(initial_learner(setup), all_alive(setup), 0, state.event + 1)
+  for at, event in enumerate(setup.stream.events[: state.event]):
+    if isinstance(event, Learn):
+      learner, alive = _learn(setup, state, hooks, at, replay)
+      plan = feeding.schedule(setup.stream, _learned(setup, at), at, event.task, setup.trains_on, setup.recipe)
+      replay = replay._replace(learner=learner, alive=alive, start=replay.start + plan.steps)
+  return replay.learner, replay.alive
+
+
+def _wait(tree, hooks: Hooks, state: State):
+  """Blocks until ``tree`` is computed, looking at the stop flag; on a stop saves the state from before and raises."""
+  # Typed keys cannot be asked; they come from the same program as the rest.
+  leaves = [a for a in jax.tree.leaves(tree) if hasattr(a, "is_ready")]
+  pause = 1e-4
+  while not all(a.is_ready() for a in leaves):
+    if hooks.stop():
+      hooks.save(state)
+      raise Stopped(f"stopped at event {state.event}, after {state.step} of its steps")
+    time.sleep(pause)
+    pause = min(2 * pause, 0.02)
+  return tree

@@ -1,0 +1,102 @@
+"""Methods that are a penalty on the parameters: an optax transform, and what its anchor is at the end of a task."""
+
+from __future__ import annotations
+
+from cljax import estimators, regularizers
+from cljax.method import Method
+from cljax.methods.registry import Entry, Option, register
+from cljax.tree import fold
+from cljax.types import Access
+
+STRENGTH = 0.0
+_BOUNDARY = Access(task_boundaries=True)
+_PASS = Access(task_boundaries=True, boundary_data=True)
+FISHER = {
+  "fisher": Option("exact", choices=("exact", "sampled", "empirical", "batched")),
+  "fisher_batch_size": Option(64, 1),
+}
+
+
+def consolidated(learner, importance=None):
+  """The learner with every regularizer in its optimizer state anchored at its parameters."""
+  state = regularizers.consolidate(learner.opt_state, learner.params, importance=importance)
+  return learner._replace(opt_state=state)
+
+
+def fisher(key, model, learner, rows, kind, batch_size):
+  return estimators.fisher_diagonal(
+    model, learner.params, learner.model_state, rows, kind=kind, key=fold(key, "fisher"), batch_size=batch_size
+  )
+
+
+def ewc(model, spec, *, strength, fisher: str = "exact", fisher_batch_size: int = 64) -> Method:
+  """EWC: ``strength/2 sum_k F_k (theta - theta_k)^2`` over finished tasks k; spec 1.1. Kirkpatrick et al., 2017."""
+  del spec
+  return Method(penalty=regularizers.ewc(strength), end_task=_fisher_end(model, fisher, fisher_batch_size))
+
+
+def online_ewc(model, spec, *, strength, decay, fisher: str = "exact", fisher_batch_size: int = 64) -> Method:
+  """Online EWC: one anchor, one running Fisher ``F <- decay F + F_t``; spec 1.2. Schwarz et al., 2018."""
+  del spec
+  penalty = regularizers.online_ewc(strength, decay)
+  return Method(penalty=penalty, end_task=_fisher_end(model, fisher, fisher_batch_size))
+
+
+def _fisher_end(model, kind, batch_size):
+  def end_task(key, learner, task):
+    return consolidated(learner, fisher(key, model, learner, task.rows, kind, batch_size))
+
+  return end_task
+
+
+def si(model, spec, *, strength, damping) -> Method:
+  """Synaptic Intelligence: ``strength sum Omega (theta - theta*)^2``, Omega from the path integral; spec 1.3. Zenke 2017."""
+  del model, spec
+  return Method(penalty=regularizers.si(strength, damping), end_task=lambda key, learner, task: consolidated(learner))
+
+
+def mas(model, spec, *, strength) -> Method:
+  """Memory Aware Synapses: importance ``mean_x |d |f(x)|^2 / d theta|``, no labels; spec 1.4. Aljundi et al., 2018."""
+  del spec
+
+  def end_task(key, learner, task):
+    del key
+    importance = estimators.mas_importance(model, learner.params, learner.model_state, task.rows)
+    return consolidated(learner, importance)
+
+  return Method(penalty=regularizers.mas(strength), end_task=end_task)
+
+
+register(
+  "ewc",
+  Entry(
+    ewc,
+    {"strength": Option(100.0, 0), **FISHER},
+    _PASS,
+    "Kirkpatrick et al. 2017",
+    test={"strength": 10.0},
+    neutral={"strength": 0.0},
+  ),
+)
+register(
+  "online_ewc",
+  Entry(
+    online_ewc,
+    {"strength": Option(100.0, 0), "decay": Option(1.0, 0, 1), **FISHER},
+    _PASS,
+    "Schwarz et al. 2018",
+    test={"strength": 10.0, "decay": 0.9},
+    neutral={"strength": 0.0},
+  ),
+)
+register(
+  "si",
+  Entry(
+    si,
+    {"strength": Option(1.0, 0), "damping": Option(0.1, 1e-12)},
+    _BOUNDARY,
+    "Zenke et al. 2017",
+    test={"strength": 1.0},
+    neutral={"strength": 0.0},
+  ),
+)

@@ -1,0 +1,28 @@
+"""References: what no continual learning does, and what having all the data does."""
+
+from cljax.method import Method
+from cljax.methods.registry import Entry, register
+from cljax.types import Access
+
+
+def finetune(model, spec) -> Method:
+  """Plain training on one task after the other: the floor. ``L = mean CE(current rows)``."""
+  del model, spec
+  return Method()
+
+
+def joint(model, spec) -> Method:
+  """Training on all tasks mixed from the start, for as many steps as the others take: the ceiling."""
+  del model, spec
+  return Method()
+
+
+def cumulative(model, spec) -> Method:
+  """At each task, ``epochs`` passes over all rows seen so far; its cost grows with the number of tasks."""
+  del model, spec
+  return Method()
+
+
+register("finetune", Entry(finetune, {}, Access(), "reference", neutral={}))
+register("joint", Entry(joint, {}, Access(trains_on="all"), "reference"))
+register("cumulative", Entry(cumulative, {}, Access(trains_on="seen"), "reference"))

@@ -1,0 +1,115 @@
+"""The registry: every method by name, as plain entries."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from cljax.method import Method, compose
+from cljax.types import Access, Model, Spec, UsageError
+
+
+class Option(NamedTuple):
+  """A hyper-parameter: its default and what is allowed. Floats are traced (a sweep varies them in one program)."""
+
+  default: Any
+  low: float | None = None
+  high: float | None = None
+  choices: tuple = ()
+
+
+class Entry(NamedTuple):
+  """``factory(model, spec, **options) -> Method``, its options, its declared access, and where it comes from.
+
+  ``test`` holds the arguments under which the contract suite runs it; ``neutral`` the options that must reproduce the
+  base run; ``exactness`` marks an unlearning method: 'exact', 'certified' or 'approximate'.
+  """
+
+  factory: Callable[..., Method]
+  options: Mapping[str, Option]
+  access: Access
+  reference: str
+  test: Mapping[str, Any] = {}
+  neutral: Mapping[str, Any] | None = None
+  exactness: str = ""
+
+
+METHODS: dict[str, Entry] = {}
+
+
+def register(name: str, entry: Entry) -> Entry:
+  """Adds a method to the registry. Raises UsageError where the name is taken."""
+  if name in METHODS:
+    raise UsageError(f"method.name: {name!r} is already registered")
+  METHODS[name] = entry
+  return entry
+
+
+def lookup(name: str) -> Entry:
+  """The entry of a name; UsageError with the nearest names where there is none."""
+  if name not in METHODS:
+    near = difflib.get_close_matches(name, METHODS, 3) or sorted(METHODS)
+    raise UsageError(f"method.name: unknown {name!r}; did you mean {', '.join(near)}?")
+  return METHODS[name]
+
+
+def check_options(name: str, given: Mapping[str, Any], label: str = "method") -> dict[str, Any]:
+  """Defaults merged with ``given``, each checked: UsageError names the option, what was given and what is allowed."""
+  entry = lookup(name)
+  for key in given:
+    if key not in entry.options:
+      allowed = ", ".join(sorted(entry.options)) or "none"
+      raise UsageError(f"{label}.{key}: {name!r} has no such option; allowed: {allowed}")
+  values = {}
+  for key, option in entry.options.items():
+    value = given.get(key, option.default)
+    values[key] = _checked(f"{label}.{key}", value, option)
+  return values
+
+
+def _checked(label: str, value, option: Option):
+  kind = type(option.default)
+  if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    value = float(value)
+  if not isinstance(value, kind):
+    raise UsageError(f"{label}: got {value!r} of type {type(value).__name__}; expected {kind.__name__}")
+  if option.choices and value not in option.choices:
+    raise UsageError(f"{label}: got {value!r}; allowed: {', '.join(map(str, option.choices))}")
+  if kind in (int, float):
+    if value != value:
+      raise UsageError(f"{label}: got {value}; expected a number")
+    if option.low is not None and value < option.low:
+      raise UsageError(f"{label}: got {value}; expected at least {option.low}")
+    if option.high is not None and value > option.high:
+      raise UsageError(f"{label}: got {value}; expected at most {option.high}")
+  return value
+
+
+class Plan(NamedTuple):
+  """Methods by name with checked options; ``hyper`` holds the traced ones, keyed ``section.option``."""
+
+  parts: tuple  # (section, name, Entry, static options)
+  hyper: dict[str, float]
+
+  def build(self, model: Model, spec: Spec, values: Mapping[str, Any]) -> Method:
+    """The composed Method; ``values`` are this trace's hyper-parameters."""
+    built: dict[str, Method] = {}
+    for section, name, entry, static in self.parts:
+      traced = {k.split(".", 1)[1]: v for k, v in values.items() if k.startswith(section + ".")}
+      method = entry.factory(model, spec, **static, **traced)._replace(access=entry.access)
+      model = method.model or model
+      built[name if name not in built else f"{name}_{section}"] = method
+    if len(built) == 1:
+      return next(iter(built.values()))._replace(model=model)
+    return compose(**built)
+
+
+def plan(sections: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Plan:
+  """Checks ``{'method': (name, options), 'forget': (name, options)}`` and splits traced from static options."""
+  parts, hyper = [], {}
+  for section, (name, given) in sections.items():
+    values = check_options(name, given, section)
+    hyper.update({f"{section}.{k}": v for k, v in values.items() if isinstance(v, float)})
+    parts.append((section, name, lookup(name), {k: v for k, v in values.items() if not isinstance(v, float)}))
+  return Plan(tuple(parts), hyper)

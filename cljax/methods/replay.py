@@ -1,0 +1,184 @@
+"""Replay: a memory written after each step and read before the next (insert the pending rows, then sample)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import losses
+from cljax import memory as memories
+from cljax.method import Method
+from cljax.methods.registry import Entry, Option, register
+from cljax.tree import fold
+from cljax.types import Access, Batch, Spec
+
+POLICIES = ("reservoir", "ring", "class_balanced")
+ACCESS = Access(stores_data=True)
+# The flush at the end of a task is a convenience, not knowledge of a boundary: without it one batch waits.
+BUFFER = {
+  "capacity": Option(200, 1),
+  "policy": Option("reservoir", choices=POLICIES),
+  "replay_batch": Option(0, 0),
+}
+
+
+class Replay(NamedTuple):
+  """A memory and the rows of the last step, not yet inserted (writing before reading spares a copy of the buffer)."""
+
+  memory: Any
+  pending: Any
+  weight: Any  # [B], of the pending rows
+
+
+def make_memory(spec: Spec, capacity: int, policy: str):
+  """The memory of a policy; ``ring`` has a portion for each task, ``class_balanced`` a quota for each class."""
+  if policy == "ring":
+    return memories.ring(capacity, spec.num_tasks)
+  if policy == "class_balanced":
+    return memories.class_balanced(capacity, spec.num_classes)
+  return memories.reservoir(capacity)
+
+
+def example_row(spec: Spec, **more):
+  """One row as the memory stores it: the input as it was read, its label, id and task, and what the method adds."""
+  integer = jnp.zeros((), jnp.int32)
+  return {"x": jnp.zeros(spec.input_shape, spec.input_dtype), "y": integer, "id": integer, "task": integer, **more}
+
+
+def rows_of(spec: Spec, batch: Batch, **more):
+  """The current rows of a batch (they stand first), as the memory stores them."""
+  own = slice(0, spec.batch_size)
+  return {"x": batch.x[own], "y": batch.y[own], "id": batch.id[own], "task": batch.task[own], **more}
+
+
+def start(memory, spec: Spec, row) -> Replay:
+  pending = jax.tree.map(lambda a: jnp.zeros((spec.batch_size, *a.shape), a.dtype), row)
+  return Replay(memory.init(row), pending, jnp.zeros(spec.batch_size))
+
+
+def insert(key, memory, state: Replay) -> Replay:
+  """The pending rows go into the memory; nothing is pending afterwards."""
+  filled = memory.add(fold(key, "add"), state.memory, state.pending, state.weight)
+  return state._replace(memory=filled, weight=jnp.zeros_like(state.weight))
+
+
+def drawn(spec: Spec, rows, weight, current_task, coefficient=None) -> Batch:
+  """Stored rows as a batch, with the class mask that each row's own task has."""
+  mask = spec.class_mask(rows["task"], current_task)
+  return Batch(rows["x"], rows["y"], weight, rows["id"], rows["task"], mask, coefficient)
+
+
+def append(batch: Batch, more: Batch) -> Batch:
+  """Rows of ``more`` behind those of ``batch``; ``extra`` stays that of ``batch``."""
+  join = lambda a, b: None if a is None else jnp.concatenate([a, b.astype(a.dtype)])
+  return Batch(*(join(a, b) for a, b in zip(batch[:7], more[:7], strict=True)), batch.extra)
+
+
+def scrub_memory(memory):
+  """``scrub`` for a method whose state is a :class:`Replay`: stored and pending rows of the request are erased."""
+
+  def scrub(learner, request):
+    state = learner.method_state
+    kept = memory.remove(state.memory, lambda rows: request.ids[rows["id"]])
+    gone = request.ids[state.pending["id"]]
+    clear = lambda a: jnp.where(gone.reshape((-1,) + (1,) * (a.ndim - 1)), jnp.zeros_like(a), a)
+    pending = jax.tree.map(clear, state.pending)
+    return learner._replace(method_state=Replay(kept, pending, jnp.where(gone, 0.0, state.weight)))
+
+  return scrub
+
+
+def er(model, spec: Spec, *, capacity: int, policy: str = "reservoir", replay_batch: int = 0) -> Method:
+  """Experience replay: ``mean CE`` over the current rows and as many (``replay_batch``, 0: the same number) from memory.
+
+  The memory stores inputs before augmentation, and replayed rows are augmented afresh. Replay starts inside the first task.
+  Spec A1; Chaudhry et al., 2019 (tiny episodic memories).
+  """
+  del model
+  memory = make_memory(spec, capacity, policy)
+  size = replay_batch or spec.batch_size
+
+  def prepare(key, learner, batch):
+    state = insert(key, memory, learner.method_state)
+    rows, weight = memory.sample(fold(key, "sample"), state.memory, min(size, capacity))
+    current = batch.task[0]
+    return learner._replace(method_state=state), append(batch, drawn(spec, rows, weight, current))
+
+  def after_step(key, learner, info):
+    del key
+    own = info.batch.weight[: spec.batch_size]
+    state = learner.method_state._replace(pending=rows_of(spec, info.batch), weight=own)
+    return learner._replace(method_state=state)
+
+  return Method(
+    init=lambda key, learner: start(memory, spec, example_row(spec)),
+    prepare=prepare,
+    after_step=after_step,
+    scrub=scrub_memory(memory),
+  )
+
+
+def derpp(model, spec: Spec, *, alpha, beta, capacity: int, policy: str = "reservoir", replay_batch: int = 0) -> Method:
+  """Dark Experience Replay++: ``mean CE(current) + alpha MSE(f(x1), z1) + beta mean CE(x2, y2)``, two independent draws.
+
+  MSE is the mean over rows and all logits. ``z`` are the logits of the augmented current input in train mode before
+  the update, never refreshed; inputs are stored unaugmented. ``beta = 0`` is DER. Spec A2; Buzzega et al., 2020.
+  """
+  del model
+  memory = make_memory(spec, capacity, policy)
+  size = min(replay_batch or spec.batch_size, capacity)
+  own = slice(0, spec.batch_size)
+  first = slice(spec.batch_size, spec.batch_size + size)
+
+  def mean_share(weight):
+    total = weight.sum()
+    return weight / jnp.where(total == 0, 1.0, total)
+
+  def prepare(key, learner, batch):
+    state = insert(key, memory, learner.method_state)
+    batch = batch._replace(coefficient=mean_share(batch.weight))
+    current = batch.task[0]
+    one, seen_one = memory.sample(fold(key, "logits"), state.memory, size)
+    two, seen_two = memory.sample(fold(key, "labels"), state.memory, size)
+    batch = append(batch, drawn(spec, one, seen_one, current, jnp.zeros(size)))
+    batch = append(batch, drawn(spec, two, seen_two, current, beta * mean_share(seen_two)))
+    batch = batch._replace(extra={**batch.extra, "derpp": (one["logits"], seen_one)})
+    return learner._replace(method_state=state), batch
+
+  def term(key, params, learner, batch, outputs):
+    del key, params, learner
+    target, weight = batch.extra["derpp"]
+    return alpha * losses.reduce(losses.logit_mse(outputs.logits[first], target), weight)
+
+  def after_step(key, learner, info):
+    del key
+    rows = rows_of(spec, info.batch, logits=info.outputs.logits[own])
+    state = learner.method_state._replace(pending=rows, weight=info.batch.weight[own])
+    return learner._replace(method_state=state)
+
+  return Method(
+    init=lambda key, learner: start(memory, spec, example_row(spec, logits=jnp.zeros(spec.num_classes))),
+    prepare=prepare,
+    terms={"logits": term},
+    after_step=after_step,
+    scrub=scrub_memory(memory),
+  )
+
+
+register(
+  "er",
+  Entry(er, BUFFER, ACCESS, "Chaudhry et al. 2019", test={"capacity": 20}),
+)
+register(
+  "derpp",
+  Entry(
+    derpp,
+    {"alpha": Option(0.5, 0), "beta": Option(0.5, 0), **BUFFER},
+    ACCESS,
+    "Buzzega et al. 2020",
+    test={"capacity": 20},
+    neutral={"alpha": 0.0, "beta": 0.0},
+  ),
+)

@@ -1,0 +1,257 @@
+"""The compiled programs of a run: one for all tasks, over a population of seeds and hyper-parameter values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cljax.step import Data, Parts, Where, gather_rows
+from cljax.types import UsageError
+
+AXIS = "population"
+
+
+class Members(NamedTuple):
+  """How a population is laid out: ``size`` members padded to ``padded``, over ``mesh`` (None: one device)."""
+
+  size: int
+  padded: int
+  mesh: Mesh | None
+  vectorize: bool  # vmap on accelerators; lax.map on CPU, where vmap gains nothing
+
+
+def layout(size: int, devices=None) -> Members:
+  """Shards members over all local devices; padding repeats the last member, and is dropped from every result."""
+  devices = list(devices or jax.local_devices())
+  vectorize = devices[0].platform != "cpu"
+  used = min(len(devices), size)
+  if used == 1:
+    return Members(size, size, None, vectorize)
+  mesh = jax.make_mesh((used,), (AXIS,), devices=devices[:used], axis_types=(jax.sharding.AxisType.Auto,))
+  return Members(size, -(-size // used) * used, mesh, vectorize)
+
+
+def pad_members(tree, members: Members):
+  """Repeats the last member of each leaf up to the padded size."""
+  extra = members.padded - members.size
+  if not extra:
+    return tree
+  return jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], extra, axis=0)]), tree)
+
+
+class Clock:
+  """Seconds spent compiling, training and evaluating."""
+
+  def __init__(self):
+    self.seconds = {"compile": 0.0, "train": 0.0, "eval": 0.0}
+
+  def add(self, what: str, since: float) -> None:
+    self.seconds[what] += time.perf_counter() - since
+
+
+class Program:
+  """A function of one member, mapped over the population, compiled once for each argument shape, donated on request.
+
+  ``fn(hyper, member_args, shared_args)``; the first two have a leading population axis.
+  """
+
+  def __init__(self, fn: Callable, members: Members, clock: Clock, donate: bool = False):
+    self._clock = clock
+    self._compiled: dict[Any, Any] = {}
+
+    def mapped(hyper, state, member, shared):
+      one = lambda args: fn(*args, shared)
+      args = (hyper, state, member)
+      count = jax.tree.leaves(args)[0].shape[0]
+      if members.vectorize:
+        return jax.vmap(one)(args)
+      if count == 1:
+        out = one(jax.tree.map(lambda a: a[0], args))
+        return jax.tree.map(lambda a: jnp.asarray(a)[None], out)
+      return jax.lax.map(one, args)
+
+    if members.mesh is not None:
+      split, whole = PartitionSpec(AXIS), PartitionSpec()
+      mapped = jax.shard_map(
+        mapped, mesh=members.mesh, in_specs=(split, split, split, whole), out_specs=split, check_vma=False
+      )
+    self._members = members
+    self._jitted = jax.jit(mapped, donate_argnums=(1,) if donate else ())
+
+  def __call__(self, hyper, state, member, shared):
+    args = (hyper, state, member, shared)
+    key = tuple((a.shape, a.dtype) for a in jax.tree.leaves(args))
+    if key not in self._compiled:
+      since = time.perf_counter()
+      self._compiled[key] = self._jitted.lower(*args).compile()
+      self._clock.add("compile", since)
+    return self._compiled[key](*args)
+
+  @property
+  def compilations(self) -> int:
+    return len(self._compiled)
+
+
+class Programs(NamedTuple):
+  """What the event loop calls. ``parts_of(hyper)`` builds the pure functions inside the trace."""
+
+  init: Program
+  chunk: Program
+  feed: Program
+  start_task: Program | None
+  end_task: Program | None
+  evaluate: Program
+  forget: Program | None
+  scrub: Program | None
+
+
+def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, members: Members, clock: Clock) -> Programs:
+  """Builds the programs. ``probe`` (a Parts built with concrete defaults) says which hooks exist."""
+
+  def init(hyper, state, seed, shared):
+    del state, shared
+    return parts_of(hyper).init(jax.random.key(seed))
+
+  def chunk(hyper, state, rows, shared):
+    """Up to K steps: ``rows = (index, row_task, weight) [K, B]``; runs ``count`` of them."""
+    learner, alive = state
+    data, where, count = shared
+    parts = parts_of(hyper)
+    index, row_task, weight = rows
+
+    def body(i, carry):
+      learner, alive, loss = carry
+      learner, alive, value = parts.step(learner, data, where, alive, index[i], row_task[i], weight[i])
+      return learner, alive, loss.at[i].set(value)
+
+    return jax.lax.fori_loop(0, count, body, (learner, alive, jnp.zeros(index.shape[0], jnp.float32)))
+
+  def feed(hyper, state, batches, shared):
+    """As ``chunk``, on batches that came from the host: a Batch with leading axes ``[K, B]``, not yet viewed."""
+    learner, alive = state
+    tables, where, count = shared
+    parts = parts_of(hyper)
+    length = batches.y.shape[0]
+
+    def body(i, carry):
+      learner, alive, loss = carry
+      batch = jax.tree.map(lambda a: a[i], batches)
+      x = view_apply(tables, batch.x, batch.task)
+      batch = batch._replace(x=x, class_mask=spec.class_mask(batch.task, where.task))
+      learner, alive, value = parts.step_on_batch(learner, where, alive, batch)
+      return learner, alive, loss.at[i].set(value)
+
+    return jax.lax.fori_loop(0, count, body, (learner, alive, jnp.zeros(length, jnp.float32)))
+
+  def boundary(field):
+    def run(hyper, learner, member, shared):
+      del member
+      return getattr(parts_of(hyper), field)(learner, *shared)
+
+    return Program(run, members, clock) if getattr(probe, field) is not None else None
+
+  def evaluate(hyper, learner, member, shared):
+    """Correct predictions in each slot, over all classes and over the task's own classes: two ``[slots]`` counts."""
+    del member
+    parts = parts_of(hyper)
+    data, slots, index, weight, block_task, block_slot, count = shared
+    own = jnp.asarray(spec.classes_of_task)
+
+    def body(i, carry):
+      task, slot = block_task[i], block_slot[i]
+      x, y = gather_rows(data, index[i], jnp.full(index.shape[1:], task), view_apply)
+      logits = parts.predict(learner, x, task)
+      hit = lambda z: jnp.sum((jnp.argmax(z, -1) == y) * weight[i])
+      masked = hit(jnp.where(own[task], logits, -jnp.inf))
+      whole = masked if spec.task_id_given else hit(logits)
+      return carry[0].at[slot].add(whole), carry[1].at[slot].add(masked)
+
+    zeros = jnp.zeros(slots.shape[0], jnp.int32)
+    return jax.lax.fori_loop(0, count, body, (zeros, zeros))
+
+  def forget(hyper, learner, member, shared):
+    del member
+    parts = parts_of(hyper)
+    assert parts.forget is not None
+    return parts.forget(learner, *shared)
+
+  def scrub(hyper, learner, member, shared):
+    del member
+    parts = parts_of(hyper)
+    assert parts.scrub is not None
+    return parts.scrub(learner, *shared)
+
+  return Programs(
+    init=Program(init, members, clock),
+    chunk=Program(chunk, members, clock, donate=True),
+    feed=Program(feed, members, clock, donate=True),
+    start_task=boundary("start_task"),
+    end_task=boundary("end_task"),
+    evaluate=Program(evaluate, members, clock),
+    forget=Program(forget, members, clock) if probe.forget is not None else None,
+    scrub=Program(scrub, members, clock) if probe.scrub is not None else None,
+  )
+
+
+class Blocks(NamedTuple):
+  """Evaluation rows cut into blocks of one slot each: ``index, weight [n, block]``, ``task, slot [n]``, ``totals [slots]``.
+
+  A slot is a set of rows with an accuracy of its own (a task's test rows, say); ``count`` blocks are real.
+  """
+
+  index: np.ndarray
+  weight: np.ndarray
+  task: np.ndarray
+  slot: np.ndarray
+  totals: np.ndarray
+  count: np.ndarray
+
+
+def blocks(slots, block: int = 256, length: int = 0) -> Blocks:
+  """Cuts ``slots``, a list of ``(task, row indices)``, into blocks; pads to ``length`` blocks so that shapes are shared."""
+  index, weight, task, slot = [], [], [], []
+  for s, (t, rows) in enumerate(slots):
+    for at in range(0, len(rows), block):
+      part = rows[at : at + block]
+      index.append(np.pad(part, (0, block - len(part))))
+      weight.append(np.pad(np.ones(len(part)), (0, block - len(part))))
+      task.append(t)
+      slot.append(s)
+  if not index:
+    raise UsageError("evaluation: no rows to evaluate on")
+  count = len(index)
+  pad = max(0, length - count)
+  pack = lambda a: np.pad(np.asarray(a, np.int32), ((0, pad),) + ((0, 0),) * (np.ndim(a) - 1))
+  totals = np.asarray([len(rows) for _, rows in slots], np.int32)
+  return Blocks(pack(index), pack(weight), pack(task), pack(slot), totals, np.int32(count))
+
+
+def replicate(tree, members: Members):
+  """Puts shared arrays on every device of the population's mesh."""
+  if members.mesh is None:
+    return jax.tree.map(jnp.asarray, tree)
+  return jax.device_put(tree, NamedSharding(members.mesh, PartitionSpec()))
+
+
+def spread(tree, members: Members):
+  """Puts member arrays (leading population axis, unpadded) on the mesh, one share a device."""
+  tree = pad_members(jax.tree.map(jnp.asarray, tree), members)
+  if members.mesh is None:
+    return tree
+  return jax.device_put(tree, NamedSharding(members.mesh, PartitionSpec(AXIS)))
+
+
+def unpad(tree, members: Members):
+  return jax.tree.map(lambda a: a[: members.size], tree)
+
+
+__all__ = [
+  "Blocks", "Clock", "Data", "Members", "Program", "Programs", "Where", "blocks", "layout", "make", "replicate",
+  "spread", "unpad",
+]  # fmt: skip

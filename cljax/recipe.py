@@ -1,0 +1,126 @@
+"""The training recipe: optimizer by name, learning-rate schedule, augmentation. All of it is configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax.types import UsageError
+
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
+SCHEDULES = ("constant", "linear", "cosine")
+AUGMENTS = ("none", "crop", "flip", "crop_flip")
+
+
+class Recipe(NamedTuple):
+  """How each Learn event trains. ``first_task_epochs`` 0 means ``epochs``; ``augment`` is one of AUGMENTS."""
+
+  batch_size: int = 32
+  epochs: int = 1
+  first_task_epochs: int = 0
+  augment: str = "none"
+  reset_per_task: bool = False  # a fresh optimizer state at the start of each task
+  schedule_over: str = "task"  # what the learning-rate schedule spans: 'task' or 'stream'
+
+
+def check_recipe(recipe: Recipe, input_shape) -> Recipe:
+  """Raises UsageError unless the recipe makes sense for inputs of this shape."""
+  for field in ("batch_size", "epochs"):
+    value = getattr(recipe, field)
+    if not isinstance(value, int) or value < 1:
+      raise UsageError(f"train.{field}: got {value!r}; expected an integer of at least 1")
+  if not isinstance(recipe.first_task_epochs, int) or recipe.first_task_epochs < 0:
+    raise UsageError(f"train.first_task_epochs: got {recipe.first_task_epochs!r}; expected an integer of at least 0")
+  if recipe.augment not in AUGMENTS:
+    raise UsageError(f"train.augment: unknown {recipe.augment!r}; allowed: {', '.join(AUGMENTS)}")
+  if recipe.augment != "none" and len(input_shape) != 3:
+    raise UsageError(f"train.augment: {recipe.augment!r} needs images; inputs have shape {tuple(input_shape)}")
+  return recipe
+
+
+class ScheduleState(NamedTuple):
+  """The schedule keeps nothing: progress comes with each call."""
+
+
+def scale_by_schedule(learning_rate, schedule: str = "constant", warmup: float = 0.0) -> Any:
+  """``u <- -learning_rate * s(progress) * u`` with ``progress`` in [0, 1] given by the engine (per task or per stream).
+
+  ``s`` is 1 (constant), ``1 - p`` (linear) or ``(1 + cos(pi p)) / 2`` (cosine), after a linear warmup over that share.
+  Outside the engine, where no progress is given, ``s`` is taken at 0 after warmup, so a constant schedule is exact.
+  """
+
+  def init(params):
+    del params
+    return ScheduleState()
+
+  def update(updates, state, params=None, *, progress=None, **extra):
+    del params, extra
+    factor = jnp.asarray(learning_rate, jnp.float32)
+    if progress is not None and (schedule != "constant" or warmup):
+      ramp = jnp.clip(progress / warmup, 0.0, 1.0) if warmup else 1.0
+      p = jnp.clip((progress - warmup) / (1.0 - warmup), 0.0, 1.0)
+      shape = {"constant": 1.0, "linear": 1.0 - p, "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * p))}[schedule]
+      factor = factor * ramp * shape
+    return jax.tree.map(lambda u: (-factor).astype(u.dtype) * u, updates), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def make_optimizer(
+  name: str = "sgd", *, learning_rate=0.1, momentum=0.9, weight_decay=0.0, schedule: str = "constant", warmup=0.0
+) -> optax.GradientTransformationExtraArgs:
+  """An optimizer by name. ``learning_rate``, ``momentum`` and ``weight_decay`` may be traced.
+
+  ``momentum`` applies to 'momentum' and 'nesterov'. ``weight_decay`` is decoupled for 'adamw' and added to the gradient
+  (L2) for all others. Raises UsageError on unknown names or negative values.
+  """
+  if name not in OPTIMIZERS:
+    raise UsageError(f"optimizer.name: unknown {name!r}; allowed: {', '.join(OPTIMIZERS)}")
+  if schedule not in SCHEDULES:
+    raise UsageError(f"optimizer.schedule: unknown {schedule!r}; allowed: {', '.join(SCHEDULES)}")
+  for key, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay), ("momentum", momentum)):
+    if not isinstance(value, jax.Array) and not (isinstance(value, int | float) and value >= 0):
+      raise UsageError(f"optimizer.{key}: got {value!r}; expected a number of at least 0")
+  if not 0 <= warmup < 1:
+    raise UsageError(f"optimizer.warmup: got {warmup}; expected 0 <= warmup < 1")
+  direction = {
+    "sgd": lambda: optax.identity(),
+    "momentum": lambda: optax.trace(decay=momentum),
+    "nesterov": lambda: optax.trace(decay=momentum, nesterov=True),
+    "adam": optax.scale_by_adam,
+    "adamw": optax.scale_by_adam,
+    "rmsprop": optax.scale_by_rms,
+  }[name]()
+  parts: list[Any] = [direction, scale_by_schedule(learning_rate, schedule, warmup)]
+  decays = isinstance(weight_decay, jax.Array) or weight_decay > 0
+  if decays:
+    parts.insert(1 if name == "adamw" else 0, optax.add_decayed_weights(weight_decay))
+  return optax.with_extra_args_support(optax.chain(*parts))
+
+
+def make_augment(kind: str, pad: int = 4) -> Callable:
+  """``augment(key, x [B, H, W, C]) -> x``: random crop after zero padding by ``min(pad, H // 7)``, horizontal flip, or both."""
+  if kind == "none":
+    return lambda key, x: x
+
+  def one(bits, x):
+    height, width, channels = x.shape
+    if "crop" in kind:
+      margin = max(1, min(pad, height // 7))
+      wide = jnp.pad(x, ((margin, margin), (margin, margin), (0, 0)))
+      span = 2 * margin + 1
+      at = (bits[0] % span, bits[1] % span, 0)
+      x = jax.lax.dynamic_slice(wide, tuple(jnp.asarray(a, jnp.int32) for a in at), (height, width, channels))
+    if "flip" in kind:
+      x = jnp.where(bits[2] % 2 == 0, x, x[:, ::-1])
+    return x
+
+  def augment(key, x):
+    bits = jax.random.bits(key, (x.shape[0], 3), jnp.uint32)
+    return jax.vmap(one)(bits, x)
+
+  return augment

@@ -1,0 +1,200 @@
+"""All that is fixed before the first step of a run: sizes, data on the device, compiled programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax import feed as feeding
+from cljax import programs as prog
+from cljax.step import Data, Where, build, rescaled
+from cljax.recipe import Recipe, check_recipe, make_augment
+from cljax.types import Forget, Learn, Model, Spec, UsageError
+
+
+class Member(NamedTuple):
+  """One member of a population: a seed, and values that override the run's traced hyper-parameters."""
+
+  seed: int
+  hyper: Mapping[str, float] = {}
+
+
+class Options(NamedTuple):
+  """How a run is evaluated, fed and kept."""
+
+  eval_every: int = 0  # evaluate each so many steps (0: after events only)
+  eval_limit: int = 0  # rows of each task in those evaluations (0: all)
+  eval_block: int = 256
+  feed: str = "device"  # 'device' (data on the device) or 'grain' (data larger than memory)
+  boundary_limit: int = 4096  # with grain: rows of a task that a boundary pass sees
+  chunk_steps: int = 512  # longest scan
+  checkpoint_every: int = 0  # steps between checkpoints inside a task (0: after events only)
+  max_interval_s: float = 60.0  # a scan is cut so that it takes at most about this long
+  on_divergence: str = "stop"  # 'stop' or 'freeze'
+
+
+class Setup(NamedTuple):
+  """All that is fixed before the first step."""
+
+  stream: Any
+  spec: Spec
+  members: prog.Members
+  population: tuple[Member, ...]
+  programs: prog.Programs
+  hyper: Any
+  train: Data
+  evaluation: Data
+  blocks: prog.Blocks
+  partial: prog.Blocks
+  trains_on: str
+  replays: bool
+  recipe: Recipe
+  options: Options
+  clock: prog.Clock
+  total_steps: int
+
+
+def spec_of(stream, batch_size: int) -> Spec:
+  """The static sizes that factories see."""
+  split = stream.dataset.train
+  probe = jax.eval_shape(
+    stream.view.apply, stream.view.tables, jax.ShapeDtypeStruct((1, *split.x.shape[1:]), split.x.dtype),
+    jax.ShapeDtypeStruct((1,), np.int32),
+  )  # fmt: skip
+  return Spec(
+    num_classes=stream.num_classes,
+    num_tasks=stream.num_tasks,
+    input_shape=tuple(probe.shape[1:]),
+    input_dtype=probe.dtype,
+    batch_size=batch_size,
+    num_rows=len(split.y),
+    task_rows=max(len(t) for t in stream.train),
+    total_rows=sum(len(t) for t in stream.train),
+    classes_of_task=stream.classes_of_task,
+    active=stream.active,
+    task_id_given=stream.task_id_given,
+  )
+
+
+def setup(
+  stream,
+  model: Model,
+  make_method: Callable,
+  make_optimizer: Callable,
+  hyper: Mapping[str, float],
+  population: Sequence[Member],
+  recipe: Recipe,
+  options: Options,
+  devices=None,
+) -> Setup:
+  """Builds the programs. ``make_method(model, spec, values)`` and ``make_optimizer(values)`` get the dict of traced values."""
+  if not population:
+    raise UsageError("seeds: got none; expected at least one")
+  split = stream.dataset.train
+  check_recipe(recipe, split.x.shape[1:])
+  if options.feed not in ("device", "grain"):
+    raise UsageError(f"train.feed: unknown {options.feed!r}; allowed: device, grain")
+  spec = spec_of(stream, recipe.batch_size)
+  model = rescaled(model, stream.dataset.scale)
+  _check_model(model, spec)
+  members = prog.layout(len(population), devices)
+  clock = prog.Clock()
+  augment = make_augment(recipe.augment)
+  for member in population:
+    unknown = set(member.hyper) - set(hyper)
+    if unknown:
+      raise UsageError(
+        f"hyper: unknown {sorted(unknown)[0]!r}; a grid may vary {', '.join(sorted(hyper)) or 'nothing'}"
+      )
+  values = {name: jnp.asarray([m.hyper.get(name, v) for m in population], jnp.float32) for name, v in hyper.items()}
+
+  def parts_of(values):
+    method = make_method(model, spec, values)
+    return build("method", method, model, spec, make_optimizer(values), recipe, stream.view.apply, augment)
+
+  probe = parts_of(dict(hyper))
+  made = prog.make(parts_of, probe, stream.view.apply, spec, members, clock)
+  train = device_data(stream, options)
+  evaluation, whole, part = _evaluation(stream, options)
+  access = probe.method.access
+  learned: list[int] = []
+  total = 0
+  for e, event in enumerate(stream.events):
+    if isinstance(event, Learn):
+      total += feeding.schedule(stream, learned, e, event.task, access.trains_on, recipe).steps
+      learned.append(event.task)
+    elif not access.forgets:
+      raise UsageError(f"stream.forget: event {e} asks to forget, but the method does not; choose one with forget.name")
+    else:
+      _check_holds(event, access)
+  return Setup(
+    stream=stream,
+    spec=spec,
+    members=members,
+    population=tuple(population),
+    programs=made,
+    hyper=prog.spread(values, members),
+    train=prog.replicate(train, members),
+    evaluation=prog.replicate(evaluation, members),
+    blocks=whole,
+    partial=part,
+    trains_on=access.trains_on,
+    replays=access.prefix,
+    recipe=recipe,
+    options=options,
+    clock=clock,
+    total_steps=total,
+  )
+
+
+def _check_holds(event: Forget, access) -> None:
+  for need, flag in (("forget", access.forget_data), ("retain", access.retain_data), ("prefix", access.prefix)):
+    if flag and need not in event.holds:
+      raise UsageError(f"forget: the method needs {need!r} data, but the request holds only {', '.join(event.holds)}")
+
+
+def _check_model(model: Model, spec: Spec) -> None:
+  try:
+    params, state = jax.eval_shape(model.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((2, *spec.input_shape), spec.input_dtype)
+    apply = lambda p, s, x: model.apply(p, s, x, train=False, key=jax.random.key(0), task=0, mask=None)[0].logits
+    out = jax.eval_shape(apply, params, state, x)
+  except (TypeError, ValueError) as error:
+    text = str(error).splitlines()[0]
+    raise UsageError(f"model: does not take inputs of shape {spec.input_shape}: {text}") from error
+  if out.shape != (2, spec.num_classes):
+    raise UsageError(f"model: gives logits of shape {out.shape[1:]}; the stream has {spec.num_classes} classes")
+
+
+def device_data(stream, options: Options, rows=None) -> Data:
+  """Training rows for the device; with grain a single row, or the given few for a boundary pass."""
+  split = stream.dataset.train
+  if options.feed == "grain":
+    rows = np.zeros(1, int) if rows is None else rows
+    x, y, ids = np.stack([split.x[r] for r in rows]), split.y[rows], rows
+  else:
+    x, y, ids = split.x, split.y, np.arange(len(split.y))
+  return _data(stream, x, y, ids)
+
+
+def _data(stream, x, y, ids) -> Data:
+  as_int = lambda a: jnp.asarray(np.asarray(a), jnp.int32)
+  return Data(jnp.asarray(x), as_int(y), as_int(ids), as_int(stream.labels), stream.view.tables)
+
+
+def _evaluation(stream, options: Options):
+  """Test rows and, behind them, validation rows as one array; the blocks of a full and of a partial evaluation."""
+  test, train = stream.dataset.test, stream.dataset.train
+  slots = list(enumerate(stream.test))
+  x, y = np.asarray(test.x), np.asarray(test.y)
+  if all(len(rows) for rows in stream.validation):
+    held = np.unique(np.concatenate(stream.validation))
+    slots += [(t, len(y) + np.searchsorted(held, rows)) for t, rows in enumerate(stream.validation)]
+    x, y = np.concatenate([x, np.stack([train.x[r] for r in held])]), np.concatenate([y, train.y[held]])
+  whole = prog.blocks(slots, options.eval_block)
+  few = [(t, rows[: options.eval_limit or None]) for t, rows in enumerate(stream.test)]
+  return _data(stream, x, y, np.arange(len(y))), whole, prog.blocks(few, options.eval_block, length=len(whole.task))

@@ -1,0 +1,316 @@
+"""One training step, and the hooks around it, as pure functions of one learner. No population, no jit, no host here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax import losses, tree
+from cljax.method import Method, _keep, _keep_batch
+from cljax.types import (
+  AccessError,
+  Batch,
+  Learner,
+  Model,
+  Request,
+  Rows,
+  Spec,
+  StepInfo,
+  Task,
+  Tools,
+  UsageError,
+  Withheld,
+)
+
+
+class Data(NamedTuple):
+  """The training or evaluation rows on the device: raw inputs, raw labels, row ids, label table and view tables."""
+
+  x: Any  # [N, ...]
+  y: Any  # [N] int32 dataset classes
+  id: Any  # [N] int32 position in the training split
+  labels: Any  # [T, classes] int32
+  tables: tuple
+
+
+class Where(NamedTuple):
+  """Where in the stream a step stands, all traced: the task, its first step, its number of steps, and the stream's."""
+
+  task: Any
+  start: Any
+  steps: Any
+  total: Any
+
+
+class OptState(NamedTuple):
+  """Optimizer state in the order in which a gradient passes through it."""
+
+  penalty: Any
+  transform: Any
+  optimizer: Any
+  finalize: Any
+
+
+class Parts(NamedTuple):
+  """What the engine compiles: pure functions of one learner."""
+
+  init: Callable
+  step: Callable
+  step_on_batch: Callable
+  start_task: Callable | None
+  end_task: Callable | None
+  predict: Callable
+  forget: Callable | None
+  scrub: Callable | None
+  method: Method
+
+
+def gather_rows(data: Data, index, row_task, view_apply):
+  """``(x, y)`` of rows ``index [B]`` as their tasks ``row_task [B]`` show and label them."""
+  return view_apply(data.tables, data.x[index], row_task), data.labels[row_task, data.y[index]]
+
+
+def rescaled(model: Model, scale: float) -> Model:
+  """The model on raw inputs: ``apply(x) = model.apply(float32(x) * scale)``, so that memories may hold the stored dtype."""
+
+  def raw(x):
+    return x.astype(jnp.float32) * scale if scale != 1.0 or x.dtype != jnp.float32 else x
+
+  def apply(params, model_state, x, **kwargs):
+    return model.apply(params, model_state, raw(x), **kwargs)
+
+  capture = None
+  if model.capture is not None:
+    inner = model.capture
+
+    def capture(params, model_state, x, *args, **kwargs):
+      return inner(params, model_state, raw(x), *args, **kwargs)
+
+  return model._replace(apply=apply, capture=capture)
+
+
+def check_access(name: str, method: Method, spec: Spec) -> None:
+  """Refuses a method whose hooks exceed what it declared, or that needs what the scenario does not give."""
+  access = method.access
+  if not access.task_boundaries and (method.start_task is not _keep or method.end_task is not _keep):
+    raise AccessError(f"method {name!r} has start_task or end_task but does not declare Access(task_boundaries=True)")
+  if method.forget is not None and not access.forgets:
+    raise AccessError(f"method {name!r} has forget but does not declare Access(forgets=True)")
+  if access.stores_data and method.scrub is None:
+    raise AccessError(f"method {name!r} stores data but has no scrub, so a deletion request could not be honoured")
+  if access.task_id_at_test and not spec.task_id_given:
+    raise UsageError(
+      f"method.name: {name!r} needs the task id at test; this stream gives none (use stream.kind='task')"
+    )
+
+
+def chain(method: Method, optimizer) -> optax.GradientTransformationExtraArgs:
+  """Penalties, then projectors, then the optimizer, then update-space projectors (the order law)."""
+  parts = [method.penalty, method.transform, optimizer, method.finalize]
+  parts = [optax.with_extra_args_support(p) if p is not None else None for p in parts]
+
+  def init(params):
+    return OptState(*(() if p is None else p.init(params) for p in parts))
+
+  def update(grads, state, params=None, **extra):
+    new = list(state)
+    for i, part in enumerate(parts):
+      if part is None:
+        continue
+      more = {"optimizer_state": new[2]} if i == 3 else {}
+      grads, new[i] = part.update(grads, state[i], params, **extra, **more)
+    return grads, OptState(*new)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe, view_apply, augment) -> Parts:
+  """Assembles the pure functions of one learner. ``model`` is the one given to the factory; ``method.model`` wins."""
+  check_access(name, method, spec)
+  model = method.model or model
+  access = method.access
+  tx = chain(method, optimizer)
+
+  def gather(data: Data, index, row_task, weight, current) -> Batch:
+    x, y = gather_rows(data, index, row_task, view_apply)
+    mask = spec.class_mask(row_task, current)
+    return Batch(x, y, weight.astype(jnp.float32), data.id[index], row_task, mask)
+
+  def guarded(batch: Batch) -> Batch:
+    if access.stores_data:
+      return batch
+    return batch._replace(x=Withheld("Batch.x (Access.stores_data)"), id=Withheld("Batch.id (Access.stores_data)"))
+
+  def model_task(current):
+    return current if access.task_boundaries else None
+
+  def task_loss(key, params, learner, batch, current, train=True):
+    outputs, model_state = model.apply(
+      params,
+      learner.model_state,
+      batch.x,
+      train=train,
+      key=tree.fold(key, "model"),
+      task=model_task(current),
+      mask=(batch.weight > 0).astype(jnp.float32),
+    )
+    per_row = losses.cross_entropy(outputs.logits, batch.y, batch.class_mask)
+    return losses.reduce(per_row, batch.weight, batch.coefficient), outputs, model_state
+
+  def reference_gradients(key, learner, current):
+    grads = {}
+    for ref_name, ref in method.references.items():
+      ref_key = tree.fold(key, "reference/" + ref_name)
+      batch = ref.batch(ref_key, learner)
+
+      def one(batch, ref=ref, ref_key=ref_key):
+        batch = batch._replace(x=augment(tree.fold(ref_key, "augment"), batch.x))
+        loss = ref.loss or (lambda k, p, lrn, b: task_loss(k, p, lrn, b, current)[0])
+        return jax.grad(lambda p: loss(ref_key, p, learner, batch))(learner.params)
+
+      stacked = batch.y.ndim == 2
+      grads[ref_name] = jax.lax.map(one, batch) if stacked else one(batch)
+    return grads
+
+  def step(learner: Learner, data: Data, where: Where, alive, index, row_task, weight):
+    """One step on rows ``index [B]``; returns ``(learner, alive, loss)``. A dead member gets zero gradients."""
+    batch = gather(data, index, row_task, weight, where.task)
+    return step_on_batch(learner, where, alive, batch)
+
+  def step_on_batch(learner, where, alive, batch):
+    key = jax.random.fold_in(learner.key, learner.step)
+    if method.prepare is not _keep_batch:
+      learner, ready = method.prepare(tree.fold(key, "prepare"), learner, guarded(batch))
+      batch = ready._replace(
+        x=batch.x if isinstance(ready.x, Withheld) else ready.x,
+        id=batch.id if isinstance(ready.id, Withheld) else ready.id,
+      )
+    shown = batch._replace(x=augment(tree.fold(key, "augment"), batch.x))
+
+    def loss_fn(params):
+      loss, outputs, model_state = task_loss(key, params, learner, shown, where.task)
+      for term_name, term in method.terms.items():
+        loss = loss + term(tree.fold(key, term_name), params, learner, shown, outputs)
+      return loss, (outputs, model_state)
+
+    if method.gradient is None:
+      (loss, (outputs, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(learner.params)
+    else:
+      (loss, (outputs, model_state)), grads = method.gradient(tree.fold(key, "gradient"), loss_fn, learner)
+    alive = alive & jnp.isfinite(loss)
+    # A select on a scalar fuses into the optimizer's loop and leaves the bits of a healthy run alone.
+    grads = jax.tree.map(lambda g: jnp.where(alive, g, jnp.zeros_like(g)), grads)
+    extra: dict[str, Any] = {"value": loss, "progress": _progress(learner.step, where, recipe)}
+    if method.references:
+      extra["references"] = reference_gradients(key, learner, where.task)
+    updates, opt_state = tx.update(grads, learner.opt_state, learner.params, **extra)
+    params = optax.apply_updates(learner.params, updates)
+    learner = learner._replace(step=learner.step + 1, params=params, model_state=model_state, opt_state=opt_state)
+    if method.after_step is not _keep:
+      info = StepInfo(guarded(batch), outputs, grads, updates, loss)
+      learner = method.after_step(tree.fold(key, "after_step"), learner, info)
+    return learner, alive, loss
+
+  def init(key) -> Learner:
+    params, model_state = model.init(tree.fold(key, "model"))
+    learner = Learner(jnp.zeros((), jnp.int32), tree.fold(key, "learner"), params, model_state, tx.init(params), ())
+    return learner._replace(method_state=method.init(tree.fold(key, "method"), learner))
+
+  def rows_of(data, index, row_task, count, current) -> Rows:
+    capacity = index.shape[0]
+
+    def batch(start, size):
+      at = start + jnp.arange(size)
+      inside = at < count
+      at = jnp.minimum(at, capacity - 1)
+      return gather(data, index[at], row_task[at], inside, current)
+
+    return Rows(capacity, count, batch)
+
+  def boundary(hook, label):
+    def run(learner, data, where: Where, index, row_task, count):
+      key = tree.fold(jax.random.fold_in(learner.key, learner.step), label)
+      rows: Any = Withheld("Task.rows (Access.boundary_data)")
+      if access.boundary_data:
+        rows = rows_of(data, index, row_task, count, where.task)
+      return hook(key, learner, Task(where.task, rows))
+
+    return run
+
+  def start(key, learner, task):
+    if recipe.reset_per_task:
+      learner = reset_optimizer(learner)
+    return method.start_task(key, learner, task)
+
+  def reset_optimizer(learner):
+    return learner._replace(opt_state=learner.opt_state._replace(optimizer=optimizer.init(learner.params)))
+
+  def predict(learner, x, task):
+    key = tree.fold(learner.key, "predict")
+    if method.predict is not None:
+      shown = task if access.task_id_at_test else Withheld("task (Access.task_id_at_test)")
+      return method.predict(key, learner, x, shown)
+    told = task if access.task_id_at_test else None
+    outputs, _ = model.apply(learner.params, learner.model_state, x, train=False, key=key, task=told, mask=None)
+    return outputs.logits
+
+  def tools_for(current) -> Tools:
+    def gradient(key, params, learner, batch):
+      return jax.grad(lambda p: task_loss(key, p, learner, batch, current, train=False)[0])(params)
+
+    def train(key, learner, objective, steps, learning_rate=None):
+      opt = optimizer if learning_rate is None else optax.with_extra_args_support(optax.sgd(learning_rate))
+
+      def body(i, carry):
+        learner, state = carry
+        (_, model_state), grads = jax.value_and_grad(
+          lambda p: objective(jax.random.fold_in(key, i), p, learner, i), has_aux=True
+        )(learner.params)
+        updates, state = opt.update(grads, state, learner.params, progress=jnp.float32(i) / jnp.float32(steps))
+        params = optax.apply_updates(learner.params, updates)
+        return learner._replace(params=params, model_state=model_state), state
+
+      return jax.lax.fori_loop(0, steps, body, (learner, opt.init(learner.params)))[0]
+
+    return Tools(gradient, train, reset_optimizer)
+
+  def forget(learner, data, where, forget_rows, retain_rows, ids, classes):
+    """``forget_rows`` and ``retain_rows`` are ``(index, row_task, count)``; undeclared data is withheld."""
+    assert method.forget is not None
+    key = tree.fold(jax.random.fold_in(learner.key, learner.step), "forget")
+    seen: list[Any] = []
+    for rows, allowed, label in (
+      (forget_rows, access.forget_data, "forget"),
+      (retain_rows, access.retain_data, "retain"),
+    ):
+      hidden = Withheld(f"Request.{label} (Access.{label}_data)")
+      seen.append(rows_of(data, *rows, where.task) if allowed else hidden)
+    return method.forget(key, learner, Request(seen[0], seen[1], ids, classes), tools_for(where.task))
+
+  def scrub(learner, ids, classes):
+    assert method.scrub is not None
+    unseen = Withheld("Request rows are not given to scrub")
+    return method.scrub(learner, Request(unseen, unseen, ids, classes))
+
+  needs_start = recipe.reset_per_task or method.start_task is not _keep
+  return Parts(
+    init=init,
+    step=step,
+    step_on_batch=step_on_batch,
+    start_task=boundary(start, "start_task") if needs_start else None,
+    end_task=boundary(method.end_task, "end_task") if method.end_task is not _keep else None,
+    predict=predict,
+    forget=forget if method.forget is not None else None,
+    scrub=scrub if method.scrub is not None else None,
+    method=method,
+  )
+
+
+def _progress(step, where: Where, recipe):
+  if recipe.schedule_over == "stream":
+    return step.astype(jnp.float32) / jnp.maximum(where.total, 1)
+  return (step - where.start).astype(jnp.float32) / jnp.maximum(where.steps, 1)
