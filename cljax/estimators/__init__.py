@@ -2,5 +2,7 @@
 
 from cljax.estimators.fisher import fisher_diagonal
 from cljax.estimators.importance import mas_importance
+from cljax.estimators.inputs import layer_inputs
+from cljax.estimators.statistics import class_means
 
-__all__ = ["fisher_diagonal", "mas_importance"]
+__all__ = ["class_means", "fisher_diagonal", "layer_inputs", "mas_importance"]

@@ -1,8 +1,8 @@
 """Sums over rows of a function of per-sample gradients, without materialising them where the layers allow it.
 
 A model's ``capture`` hands out each layer's input ``x`` and, by a zero probe added to the layer's output, its output
-gradient ``d``. One sample's gradient is then a sum of outer products of the two; for a dense layer on ``[B, d_in]`` it is
-a single one, so that squares and absolute values split: ``sum_b w_b (x_b d_b)^2 = (x*x)^T (w d*d)``.
+gradient ``d``. One sample's gradient is then a sum of outer products of the two; for a dense layer on ``[B, d_in]`` it
+is a single one, so that squares and absolute values split: ``sum_b w_b (x_b d_b)^2 = (x*x)^T (w d*d)``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ def _uses(jaxpr, var) -> int:
   return total
 
 
+def _capture(model: Model, *args):
+  assert model.capture is not None
+  return model.capture(*args)
+
+
 def _sound_at(model: Model, params, model_state, x) -> bool:
   """Whether the captured layers account for every use of every parameter, for a batch of this size."""
   names, size = tree.paths(params), x.shape[0]
@@ -41,7 +46,7 @@ def _sound_at(model: Model, params, model_state, x) -> bool:
 
   def run(params, model_state, x):
     nonlocal sound
-    logits, calls = model.capture(params, model_state, x, None)
+    logits, calls = _capture(model, params, model_state, x, None)
     leaves = dict(zip(names, jax.tree.leaves(params), strict=True))
     for call in calls.values():
       whole = call.spec.calls == 1 and call.input is not None and call.output is not None
@@ -108,9 +113,9 @@ def _layer_sums(call, d, weight, phi) -> dict[str, Any]:
 
 
 def _captured(model: Model, params, model_state, batch: Batch, cotangents, phi):
-  abstract = jax.eval_shape(lambda: model.capture(params, model_state, batch.x, None)[1])
+  abstract = jax.eval_shape(lambda: _capture(model, params, model_state, batch.x, None)[1])
   probe = {n: jnp.zeros(c.output.shape, c.output.dtype) for n, c in abstract.items()}
-  logits, vjp, calls = jax.vjp(lambda q: model.capture(params, model_state, batch.x, q), probe, has_aux=True)
+  logits, vjp, calls = jax.vjp(lambda q: _capture(model, params, model_state, batch.x, q), probe, has_aux=True)
 
   def one(weight_and_cotangent):
     weight, cotangent = weight_and_cotangent
@@ -127,7 +132,7 @@ def _captured(model: Model, params, model_state, batch: Batch, cotangents, phi):
     outer, other = jax.lax.scan(lambda sums, v: (tree.add(sums, one(v)), None), zero, many)[0]
   else:
     outer, other = jax.tree.map(lambda v: v.sum(0), jax.vmap(one)(many))
-  sums = {}
+  sums: dict[str, Any] = {}
   for n, c in calls.items():
     if n in outer:
       x = phi(c.input.reshape(c.input.shape[0], -1).astype(outer[n].dtype))
@@ -167,8 +172,9 @@ def _one_by_one(model: Model, params, model_state, batch: Batch, cotangents, phi
 def per_sample_sums(model: Model, params, model_state, batch: Batch, cotangents, phi):
   """``sum_k sum_b w_kb phi(g_kb)`` like ``params``, ``g_kb`` being row ``b``'s gradient of ``cotangent_kb . logits_b``.
 
-  ``cotangents(logits [B, C], batch) -> (w [K, B], cotangent [K, B, C])``; ``phi`` is ``square`` or ``abs`` (elementwise,
-  and multiplicative). The model runs in eval mode. Models whose layers cannot be captured are served row by row.
+  ``cotangents(logits [B, C], batch) -> (w [K, B], cotangent [K, B, C])``; ``phi`` is ``square`` or ``abs``
+  (elementwise, and multiplicative). The model runs in eval mode. Models whose layers cannot be captured are served row
+  by row.
   """
   if splits(model, params, model_state, batch.x):
     return _captured(model, params, model_state, batch, cotangents, phi)

@@ -1,9 +1,30 @@
 """Models as pure functions: a small zoo, adapters from other libraries, and reparameterisations."""
 
+from cljax.models.adapters import from_apply, from_nnx
 from cljax.models.build import build, options
+from cljax.models.convolution import conv
 from cljax.models.images import cnn, resnet18, vit
 from cljax.models.initial import flat_init
 from cljax.models.linen import from_linen
+from cljax.models.masks import masked, mixture_apply, top_mask
+from cljax.models.reparameterise import reparameterise
 from cljax.models.zoo import Unit, mlp
 
-__all__ = ["Unit", "build", "cnn", "flat_init", "from_linen", "mlp", "options", "resnet18", "vit"]
+__all__ = [
+  "Unit",
+  "build",
+  "cnn",
+  "conv",
+  "flat_init",
+  "from_apply",
+  "from_linen",
+  "from_nnx",
+  "masked",
+  "mixture_apply",
+  "mlp",
+  "options",
+  "reparameterise",
+  "resnet18",
+  "top_mask",
+  "vit",
+]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 from cljax.models.images import cnn, resnet18, vit
 from cljax.models.zoo import mlp
 from cljax.types import Model, UsageError
 
-ZOO = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18, "vit": vit}
+ZOO: dict[str, Callable[..., Model]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18, "vit": vit}
 
 
 def options(name: str) -> dict:

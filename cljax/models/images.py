@@ -1,4 +1,4 @@
-"""Image networks of the zoo: a small CNN, the reduced ResNet-18 of the replay literature, a small ViT. Images are NHWC."""
+"""Image networks of the zoo: a small CNN, the reduced ResNet-18, a small ViT. Images are NHWC or NHW."""
 
 from __future__ import annotations
 
@@ -91,14 +91,13 @@ class ResNet18(nn.Module):
 
 
 def resnet18(input_shape, num_classes: int, width: int = 20) -> Model:
-  """The reduced ResNet-18 of the replay literature (Lopez-Paz & Ranzato 2017): first width 20, 1.1M parameters, BatchNorm.
+  """The reduced ResNet-18 of the replay literature (Lopez-Paz & Ranzato 2017), with BatchNorm.
 
-  3x3 stem without pooling, four stages of two blocks (widths 1, 2, 4, 8 times ``width``), mean over positions, head.
+  First width 20: 1.1M parameters. 3x3 stem without pooling, four stages of two blocks (widths 1, 2, 4, 8 times
+  ``width``), mean over positions, head.
   """
   _image(input_shape)
-  return from_linen(
-    ResNet18(num_classes, width), input_shape, init=functools.partial(flat_init, gain=relu_gain)
-  )
+  return from_linen(ResNet18(num_classes, width), input_shape, init=functools.partial(flat_init, gain=relu_gain))
 
 
 class ClassToken(nn.Module):
@@ -162,7 +161,8 @@ def vit(
 ) -> Model:
   """A pre-norm vision transformer with a class token and learned positions (Dosovitskiy et al. 2021).
 
-  ``patch`` must divide height and width, ``heads`` must divide ``width``; hidden activations are ``[B, tokens, width]``.
+  ``patch`` must divide height and width, ``heads`` must divide ``width``; hidden activations are ``[B, tokens,
+  width]``.
   """
   height, across, _ = _image(input_shape)
   if height % patch or across % patch:

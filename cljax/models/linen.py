@@ -17,9 +17,9 @@ _TRAIN = ("train", "training", "is_training")  # names by which modules take the
 _EVAL = ("deterministic", "eval", "use_running_average", "inference")  # ... and by which they take its opposite
 
 
-def _calling(module) -> Any:
+def calling(module_class) -> Any:
   """``(train, task, mask) -> kwargs`` for the names that the module's ``__call__`` takes."""
-  names = list(inspect.signature(type(module).__call__).parameters)[2:]
+  names = list(inspect.signature(module_class.__call__).parameters)[2:]
 
   def kwargs(train, task, mask):
     given: dict[str, Any] = {n: train for n in names if n in _TRAIN}
@@ -44,11 +44,13 @@ def _mask_batch_norm(mask):
   return nn.intercept_methods(interceptor)
 
 
-def _outputs(out, sown) -> Outputs:
+def with_fields(out, sown=None) -> Outputs:
+  """A module's result as :class:`Outputs`."""
   if isinstance(out, Outputs):
     return out
   if isinstance(out, (tuple, list)) or not hasattr(out, "shape"):
     raise UsageError(f"module: returned {type(out).__name__}; return logits [B, C] or cljax.Outputs")
+  sown = sown or {}
   features, hidden = sown.get("features"), sown.get("hidden", ())
   return Outputs(out, features[-1] if features else None, tuple(hidden))
 
@@ -64,12 +66,12 @@ def from_linen(module: nn.Module, input_shape, *, init=None, units=()) -> Model:
   zoo uses :func:`flat_init`, which compiles far faster). Raises UsageError where the output is neither logits nor
   Outputs.
   """
-  calling = _calling(module)
+  keywords = calling(type(module))
   dummy = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
 
   def module_init(key, x):
     rngs = {n: jax.random.fold_in(key, i) for i, n in enumerate(("params", "dropout"))}
-    variables = dict(module.init(rngs, x, **calling(False, None, None)))
+    variables = dict(module.init(rngs, x, **keywords(False, None, None)))
     return {n: c for n, c in variables.items() if n != "intermediates"}
 
   @functools.cache
@@ -85,15 +87,15 @@ def from_linen(module: nn.Module, input_shape, *, init=None, units=()) -> Model:
     rngs = {"dropout": key} if train and key is not None else None
     mutable = [*(model_state if train else ()), "intermediates"]
     if not train or mask is None or not model_state:
-      out, changed = module.apply(variables, x, **calling(train, task, mask), rngs=rngs, mutable=mutable)
-      return _outputs(out, changed.get("intermediates", {})), {n: changed.get(n, c) for n, c in model_state.items()}
+      out, changed = module.apply(variables, x, **keywords(train, task, mask), rngs=rngs, mutable=mutable)
+      return with_fields(out, changed.get("intermediates", {})), {n: changed.get(n, c) for n, c in model_state.items()}
     mask = mask > 0
     some = mask.any()
     with _mask_batch_norm(mask | ~some):  # the mean over no rows would be 0/0
-      out, changed = module.apply(variables, x, **calling(train, task, mask), rngs=rngs, mutable=mutable)
+      out, changed = module.apply(variables, x, **keywords(train, task, mask), rngs=rngs, mutable=mutable)
     new = {n: changed.get(n, c) for n, c in model_state.items()}
     new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, dict(model_state))
-    return _outputs(out, changed.get("intermediates", {})), new
+    return with_fields(out, changed.get("intermediates", {})), new
 
   def capture(params, model_state, x, probe):
     def run():

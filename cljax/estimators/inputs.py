@@ -1,0 +1,26 @@
+"""What each kernel multiplies: layer inputs as matrices, for subspace methods."""
+
+from __future__ import annotations
+
+from cljax.types import Model, UsageError
+
+
+def layer_inputs(model: Model, params, model_state, x) -> dict:
+  """``{kernel path: R [n, d_in]}`` at eval mode: the rows that a dense or convolution kernel multiplies.
+
+  ``R @ kernel.reshape(d_in, d_out)`` (plus bias) is the layer's output, flattened to ``[n, d_out]``: ``n`` is the batch
+  for dense layers, batch times tokens for tokens, batch times positions for convolutions, whose rows are unfolded
+  patches in the element order of the kernel. Layers of other kinds (grouped convolutions, norms) are left out. The
+  transpose of GPM's ``R_l`` (Saha 2021). UsageError where the model has no ``capture``, or calls a layer twice.
+  """
+  if model.capture is None:
+    raise UsageError("model: has no capture, so its layer inputs cannot be read; use from_linen or a zoo model")
+  found = {}
+  for name, call in model.capture(params, model_state, x, None)[1].items():
+    if call.spec.unfold is None or "kernel" not in call.spec.leaves:
+      continue
+    if call.spec.calls != 1:
+      raise UsageError(f"model: layer {name!r} is called more than once, so its input is not one matrix")
+    rows = call.spec.unfold(call.input)
+    found[call.spec.leaves["kernel"]] = rows.reshape(-1, rows.shape[-1])
+  return found
