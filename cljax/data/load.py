@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cljax.data import embedded, store, types
+from cljax.data import embedded, glyphs, store, types
 from cljax.types import UsageError
 
-_OPTIONS: dict[str, dict[str, Any]] = {"digits": {}}
+_OPTIONS: dict[str, dict[str, Any]] = {"digits": {}, "glyphs": glyphs.DEFAULTS}
 
 
 def options(name: str) -> dict[str, Any]:
@@ -23,4 +23,5 @@ def load(name: str, *, data_dir: str | None = None, **given) -> types.Dataset:
   for key in given:
     if key not in known:
       raise UsageError(f"{key}: not an option of dataset {name!r}; allowed: {', '.join(known) or 'none'}")
-  return embedded.load_digits(store.root(data_dir))
+  root = store.root(data_dir)
+  return embedded.load_digits(root) if name == "digits" else embedded.load_glyphs(root, given)
