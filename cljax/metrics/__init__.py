@@ -1,5 +1,26 @@
-"""Metrics as pure functions."""
+"""Metrics as pure functions, from accuracies, losses, features and gradients to numbers."""
 
+from cljax.metrics.beyond_forgetting import (
+  average_over_all,
+  cl_score,
+  cl_stability,
+  computational_efficiency,
+  mean_backward_transfer,
+  model_size_efficiency,
+  positive_backward_transfer,
+  remembering,
+  sample_storage_efficiency,
+  transfer_before_learning,
+  triangle_accuracy,
+  zero_shot_transfer,
+)
+from cljax.metrics.examples import (
+  Events,
+  forgetting_events,
+  forgetting_score,
+  recall,
+  recognition,
+)
 from cljax.metrics.matrix import (
   average_accuracy,
   average_incremental_accuracy,
@@ -8,12 +29,71 @@ from cljax.metrics.matrix import (
   forward_transfer,
   summarize,
 )
+from cljax.metrics.mechanism import (
+  Interference,
+  cka_drift,
+  forward_kl,
+  gradient_interference,
+  linear_cka,
+  mean_curvature,
+  sharpness,
+)
+from cljax.metrics.stability_gap import (
+  feature_drift,
+  learning_curve_area,
+  minimum_accuracy,
+  windowed_forgetting,
+  windowed_plasticity,
+  worst_case_accuracy,
+)
+from cljax.metrics.tradeoffs import (
+  ScalingLaw,
+  fit_forgetting_tradeoff,
+  fit_scaling_law,
+  fuar,
+  netscore,
+)
 
 __all__ = [
+  "Events",
+  "Interference",
+  "ScalingLaw",
   "average_accuracy",
   "average_incremental_accuracy",
+  "average_over_all",
   "backward_transfer",
+  "cka_drift",
+  "cl_score",
+  "cl_stability",
+  "computational_efficiency",
+  "feature_drift",
+  "fit_forgetting_tradeoff",
+  "fit_scaling_law",
   "forgetting",
+  "forgetting_events",
+  "forgetting_score",
+  "forward_kl",
   "forward_transfer",
+  "fuar",
+  "gradient_interference",
+  "learning_curve_area",
+  "linear_cka",
+  "mean_backward_transfer",
+  "mean_curvature",
+  "minimum_accuracy",
+  "model_size_efficiency",
+  "netscore",
+  "positive_backward_transfer",
+  "recall",
+  "recognition",
+  "remembering",
+  "sample_storage_efficiency",
+  "sharpness",
   "summarize",
+  "transfer_before_learning",
+  "triangle_accuracy",
+  "windowed_forgetting",
+  "windowed_plasticity",
+  "worst_case_accuracy",
+  "zero_shot_transfer",
 ]
