@@ -205,6 +205,8 @@ def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe
     # A select on a scalar fuses into the optimizer's loop and leaves the bits of a healthy run alone.
     grads = jax.tree.map(lambda g: jnp.where(alive, g, jnp.zeros_like(g)), grads)
     extra: dict[str, Any] = {"value": loss, "progress": _progress(learner.step, where, recipe)}
+    if access.task_boundaries:
+      extra["task"] = where.task
     if method.references:
       extra["references"] = reference_gradients(key, learner, where.task)
     updates, opt_state = tx.update(grads, learner.opt_state, learner.params, **extra)

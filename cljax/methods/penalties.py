@@ -8,7 +8,6 @@ from cljax.methods.registry import Entry, Option, register
 from cljax.tree import fold
 from cljax.types import Access
 
-STRENGTH = 0.0
 _BOUNDARY = Access(task_boundaries=True)
 _PASS = Access(task_boundaries=True, boundary_data=True)
 FISHER = {
@@ -71,7 +70,7 @@ register(
   "ewc",
   Entry(
     ewc,
-    {"strength": Option(100.0, 0), **FISHER},
+    {"strength": Option(10.0, 0), **FISHER},
     _PASS,
     "Kirkpatrick et al. 2017",
     test={"strength": 10.0},
@@ -82,7 +81,7 @@ register(
   "online_ewc",
   Entry(
     online_ewc,
-    {"strength": Option(100.0, 0), "decay": Option(1.0, 0, 1), **FISHER},
+    {"strength": Option(10.0, 0), "decay": Option(1.0, 0, 1), **FISHER},
     _PASS,
     "Schwarz et al. 2018",
     test={"strength": 10.0, "decay": 0.9},
@@ -99,4 +98,8 @@ register(
     test={"strength": 1.0},
     neutral={"strength": 0.0},
   ),
+)
+register(
+  "mas",
+  Entry(mas, {"strength": Option(1.0, 0)}, _PASS, "Aljundi et al. 2018", neutral={"strength": 0.0}),
 )

@@ -1,0 +1,66 @@
+"""Methods that keep the old model's outputs."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import losses, tree
+from cljax.method import Method
+from cljax.methods.registry import Entry, Option, register
+from cljax.types import Access, Spec
+
+
+class Teacher(NamedTuple):
+  """A copy of the model at the end of the last task; ``tasks`` finished tasks (0: no teacher yet)."""
+
+  params: Any
+  model_state: Any
+  tasks: Any
+
+
+def lwf(model, spec: Spec, *, strength, temperature) -> Method:
+  """Learning without Forgetting: ``strength * mean T^2 KL(softmax(teacher/T) || softmax(f/T))`` on the current rows.
+
+  The softmax runs over the classes of earlier tasks; where each task has its own softmax (task-incremental), each earlier
+  task has its own term, and they are summed. The teacher is in eval mode and sees the same augmented input. Li and Hoiem, 2016.
+  """
+  classes = jnp.asarray(spec.classes_of_task)
+
+  def end_task(key, learner, task):
+    del key
+    teacher = Teacher(tree.copy(learner.params), tree.copy(learner.model_state), task.id + 1)
+    return learner._replace(method_state=teacher)
+
+  def term(key, params, learner, batch, outputs):
+    del params
+    teacher = learner.method_state
+    old, _ = model.apply(teacher.params, teacher.model_state, batch.x, train=False, key=key, task=None, mask=None)
+    earlier = jnp.arange(spec.num_tasks) < teacher.tasks
+    if spec.active == "task":
+      each = jax.vmap(lambda mask: losses.distillation(outputs.logits, old.logits, temperature, mask))(classes)
+      per_row = jnp.sum(jnp.where(earlier[:, None], each, 0.0), axis=0)
+    else:
+      seen = (classes & earlier[:, None]).any(0)
+      per_row = losses.distillation(outputs.logits, old.logits, temperature, seen)
+    return strength * losses.reduce(per_row, batch.weight, batch.coefficient)
+
+  return Method(
+    init=lambda key, learner: Teacher(tree.copy(learner.params), tree.copy(learner.model_state), jnp.int32(0)),
+    terms={"distillation": term},
+    end_task=end_task,
+  )
+
+
+register(
+  "lwf",
+  Entry(
+    lwf,
+    {"strength": Option(1.0, 0), "temperature": Option(2.0, 1e-6)},
+    Access(task_boundaries=True),
+    "Li and Hoiem 2016",
+    neutral={"strength": 0.0},
+  ),
+)

@@ -1,0 +1,76 @@
+"""Methods that learn a mask for each task over frozen weights."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax import models
+from cljax.method import Method
+from cljax.methods.registry import Entry, Option, register
+from cljax.types import Access, Spec
+
+
+def hold_other_tasks() -> optax.GradientTransformationExtraArgs:
+  """``u[t] <- 0`` for all tasks but ``task=``: momentum and weight decay must not move finished masks."""
+
+  def update(updates, state, params=None, *, task, **extra):
+    del params, extra
+
+    def only(u):
+      return jnp.where((jnp.arange(u.shape[0]) == task).reshape((-1,) + (1,) * (u.ndim - 1)), u, 0.0)
+
+    return jax.tree.map(only, updates), state
+
+  return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def supsup(model, spec: Spec, *, sparsity, inference: str = "row") -> Method:
+  """SupSup: frozen random weights, one learned mask for each task; the task is inferred at test.
+
+  Training: edge-popup on the current task's scores. Prediction: with ``alpha = 1/T`` over the learned masks, the task is
+  ``argmin_t dH/dalpha_t``, H the output entropy (one-shot; the paper's objective for unknown tasks). ``inference`` 'row'
+  infers for each row; 'batch' sums over the batch, as the paper does, and so assumes that a batch comes from one task.
+  Spec B8; Wortsman et al., 2020. Deviation: the entropy of the full softmax is used, no superfluous neurons.
+  """
+  net = models.masked(model, spec.num_tasks, sparsity)
+  learned = lambda tasks: jnp.arange(spec.num_tasks) < jnp.maximum(tasks, 1)
+
+  def predict(key, learner, x, task):
+    del task
+    known = learned(learner.method_state)
+    alphas = known / known.sum()
+
+    def entropy(alphas):
+      out = models.mixture_apply(model, learner.params, learner.model_state, x, alphas, sparsity)
+      return jnp.sum(-jax.nn.softmax(out.logits) * jax.nn.log_softmax(out.logits), axis=-1)
+
+    slope = jax.jacfwd(entropy)(alphas)  # [B, T]
+    if inference == "batch":
+      slope = jnp.broadcast_to(slope.sum(0), slope.shape)
+    chosen = jnp.argmin(jnp.where(known, slope, jnp.inf), axis=-1)
+    every = jax.lax.map(
+      lambda t: net.apply(learner.params, learner.model_state, x, train=False, key=key, task=t)[0].logits,
+      jnp.arange(spec.num_tasks),
+    )
+    return jnp.take_along_axis(every, chosen[None, :, None], axis=0)[0]
+
+  return Method(
+    model=net,
+    init=lambda key, learner: jnp.int32(0),
+    finalize=hold_other_tasks(),
+    end_task=lambda key, learner, task: learner._replace(method_state=jnp.maximum(learner.method_state, task.id + 1)),
+    predict=predict,
+  )
+
+
+register(
+  "supsup",
+  Entry(
+    supsup,
+    {"sparsity": Option(0.5, 0, 0.999), "inference": Option("row", choices=("row", "batch"))},
+    Access(task_boundaries=True),
+    "Wortsman et al. 2020",
+  ),
+)
