@@ -1,6 +1,80 @@
-"""Gradient and update projections as optax transforms."""
+"""Gradient and update projections as optax transforms.
+
+All of them: ``update(grads, state, params, references={name: tree}, **extra)``. ``*_extend``, ``*_start_task`` and
+``*_end_task`` are pure functions on the optimizer state, which find the projector's state wherever it is nested.
+"""
 
 from cljax.projectors.agem import AGEMState, agem, current_weight, er_agem
+from cljax.projectors.coso import CoSOKernel, CoSOState, coso, coso_end_task
+from cljax.projectors.cuber import (
+  CUBERKernel,
+  CUBERState,
+  cuber,
+  cuber_end_task,
+  cuber_start_task,
+  scaled_projection,
+)
+from cljax.projectors.gem import GEMState, er_gem, gem
+from cljax.projectors.geometric import GeometricState, geometric_disentanglement
 from cljax.projectors.gpm import GPMState, gpm, gpm_bytes, gpm_extend
+from cljax.projectors.linear import (
+  IdealState,
+  ideal_init,
+  ideal_learn,
+  ideal_member,
+  ntk_forgetting,
+  ntk_overlap,
+)
+from cljax.projectors.ogd import (
+  OGDState,
+  basis_bytes,
+  ogd,
+  ogd_extend,
+  pca_ogd,
+  pca_ogd_extend,
+  principal_directions,
+)
+from cljax.projectors.orthogonality import adaptive_orthogonality, adaptive_orthogonality_grad
+from cljax.projectors.update_space import on_update
 
-__all__ = ["AGEMState", "GPMState", "agem", "current_weight", "er_agem", "gpm", "gpm_bytes", "gpm_extend"]
+__all__ = [
+  "AGEMState",
+  "CUBERKernel",
+  "CUBERState",
+  "CoSOKernel",
+  "CoSOState",
+  "GEMState",
+  "GPMState",
+  "GeometricState",
+  "IdealState",
+  "OGDState",
+  "adaptive_orthogonality",
+  "adaptive_orthogonality_grad",
+  "agem",
+  "basis_bytes",
+  "coso",
+  "coso_end_task",
+  "cuber",
+  "cuber_end_task",
+  "cuber_start_task",
+  "current_weight",
+  "er_agem",
+  "er_gem",
+  "gem",
+  "geometric_disentanglement",
+  "gpm",
+  "gpm_bytes",
+  "gpm_extend",
+  "ideal_init",
+  "ideal_learn",
+  "ideal_member",
+  "ntk_forgetting",
+  "ntk_overlap",
+  "ogd",
+  "ogd_extend",
+  "on_update",
+  "pca_ogd",
+  "pca_ogd_extend",
+  "principal_directions",
+  "scaled_projection",
+]
