@@ -1,0 +1,55 @@
+"""The process environment of a launcher: host devices, thread count, compilation cache, quiet logs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+_DEVICES = "--xla_force_host_platform_device_count"
+
+
+def processors() -> int:
+  """``$NPROC`` where it is set (cluster jobs set it), else the cores that this process may use."""
+  given = os.environ.get("NPROC", "")
+  if given.isdigit() and int(given):
+    return int(given)
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare(module: str) -> None:
+  """Sets what JAX reads once, at its start; does nothing unless ``module`` is the program being run.
+
+  One host device a core: a population of seeds is sharded over them. Accelerators are not touched by it. A user's own
+  XLA_FLAGS win.
+  """
+  if module != "__main__" or "jax" in sys.modules:
+    return
+  flags = os.environ.get("XLA_FLAGS", "")
+  if _DEVICES not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} {_DEVICES}={processors()}".strip()
+  os.environ.setdefault("NPROC", str(processors()))
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("GLOG_minloglevel", "3")
+
+
+def quiet() -> None:
+  """Libraries report errors only."""
+  for name in ("jax", "orbax", "absl", "etils"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def use_compilation_cache(directory: str) -> None:
+  """JAX's persistent compilation cache, small programs included; an empty directory name turns it off."""
+  import jax
+
+  if not directory:
+    return
+  jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def describe() -> dict[str, str]:
+  """What bit-equality depends on beside versions; recorded with each result."""
+  return {"NPROC": str(processors()), "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}

@@ -1,0 +1,107 @@
+"""Trains one method over one stream: ``python -m launch.train --config=FILE --config.method.name=ewc --seeds=5 --workdir=DIR``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from launch import _environment
+
+_environment.prepare(__name__)
+
+from etils import epath  # noqa: E402
+
+from cljax import Member, UsageError, checkpoint, results, writers  # noqa: E402
+from launch import _build, _cli, _config, _plots  # noqa: E402
+from launch._progress import Log, Progress  # noqa: E402
+
+LEFT = ("result.json", "config.json", "metrics.jsonl", "accuracy_matrix.png", "checkpoints")
+
+
+def claim(workdir: epath.Path, name: str, identity: dict, overwrite: bool, left: Sequence[str]) -> None:
+  """Makes the workdir this configuration's: writes it to ``name``, or refuses where another one is there already."""
+  try:
+    if overwrite:
+      for file in left:
+        discard(workdir / file)
+    held = results.read(workdir / name)
+    if held is not None:
+      differing = checkpoint.differences(held, identity)
+      if differing:
+        raise UsageError(
+          f"workdir: {workdir} holds a run of another configuration; differing keys: {'; '.join(differing)}; "
+          "give another workdir, or --overwrite"
+        )
+    writers.write_text(workdir / name, writers.dumps(identity, indent=1) + "\n")
+  except OSError as error:
+    if _cli.disk_full(error):
+      raise
+    raise UsageError(
+      f"workdir: cannot write to {workdir}: {error.strerror or error}; expected a writable folder"
+    ) from error
+
+
+def discard(path: epath.Path) -> None:
+  if path.is_dir():
+    path.rmtree()
+  else:
+    path.unlink(missing_ok=True)
+
+
+def _draw(result: dict, path: epath.Path, stop: _cli.Stop) -> None:
+  if not path.exists() and not stop():
+    _plots.accuracy_matrix(result, path)
+
+
+def run(argv: Sequence[str], stop: _cli.Stop) -> int:
+  """The program, with errors as exceptions; returns the exit code."""
+  flags = _cli.common_flags()
+  overrides = _cli.parse(argv, flags)
+  seeds = _config.parse_seeds(flags.seeds)
+  file = _config.read_file(flags.config)
+  built = _build.build(_config.resolve(file, overrides))
+  workdir = epath.Path(flags.workdir).expanduser()
+  claim(workdir, "config.json", {**built.identity, "seeds": seeds}, flags.overwrite, LEFT)
+  result = results.read(workdir / "result.json")
+  if result is None:
+    _environment.quiet()
+    _environment.use_compilation_cache(flags.compilation_cache)
+    result = _train(built, seeds, workdir, stop)
+  _draw(result, workdir / "accuracy_matrix.png", stop)
+  print(results.summary(result))
+  return 0
+
+
+def _train(built: _build.Built, seeds: list[int], workdir: epath.Path, stop: _cli.Stop) -> dict:
+  progress = Progress(built.arguments["method"], len(built.stream.events))
+  log = Log(workdir / "metrics.jsonl")
+
+  def report(message: dict) -> None:
+    log(message)
+    progress(message)
+
+  try:
+    outcome = _build.execute(built, [Member(s) for s in seeds], workdir, report, stop)
+  finally:
+    log.close()
+    progress.clear()
+  result = results.describe(
+    outcome,
+    config=built.identity,
+    method=built.arguments["method"],
+    stream=built.stream.name,
+    kind=built.identity["stream"]["kind"],
+    seeds=seeds,
+    environment=_environment.describe(),
+  )
+  results.write(workdir / "result.json", result)
+  return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs with the given arguments (program name first; default ``sys.argv``) and returns the exit code."""
+  return _cli.guarded(run, list(sys.argv if argv is None else argv))
+
+
+if __name__ == "__main__":
+  sys.exit(main())
