@@ -144,7 +144,7 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
     if record:
       state.learner, state.alive, state.step, state.total = learner, alive, done, state.total + count
     _check_loss(setup, state, hooks, loss, before, event.task, first, alive)
-    hooks.report({"kind": "chunk", "event": at, "task": event.task, "step": done, "steps": plan.steps,
+    hooks.report({"kind": "chunk" if record else "replay", "event": state.event, "task": event.task, "step": done, "steps": plan.steps,
                   "total": first + done, "of": setup.total_steps, "loss": float(loss[:, -1].mean()),
                   "seconds_per_step": state.seconds_per_step})  # fmt: skip
     if record and options.eval_every and (done % options.eval_every == 0 or done == plan.steps):

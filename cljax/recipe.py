@@ -35,6 +35,8 @@ def check_recipe(recipe: Recipe, input_shape) -> Recipe:
       raise UsageError(f"train.{field}: got {value!r}; expected an integer of at least 1")
   if not isinstance(recipe.first_task_epochs, int) or recipe.first_task_epochs < 0:
     raise UsageError(f"train.first_task_epochs: got {recipe.first_task_epochs!r}; expected an integer of at least 0")
+  if recipe.schedule_over not in ("task", "stream"):
+    raise UsageError(f"optimizer.schedule_over: unknown {recipe.schedule_over!r}; allowed: task, stream")
   if recipe.augment not in AUGMENTS:
     raise UsageError(f"train.augment: unknown {recipe.augment!r}; allowed: {', '.join(AUGMENTS)}")
   if recipe.augment != "none" and len(input_shape) != 3:

@@ -11,8 +11,8 @@ import numpy as np
 
 from cljax import feed as feeding
 from cljax import programs as prog
-from cljax.step import Data, Where, build, rescaled
 from cljax.recipe import Recipe, check_recipe, make_augment
+from cljax.step import Data, build, rescaled
 from cljax.types import Forget, Learn, Model, Spec, UsageError
 
 
@@ -96,8 +96,7 @@ def setup(
     raise UsageError("seeds: got none; expected at least one")
   split = stream.dataset.train
   check_recipe(recipe, split.x.shape[1:])
-  if options.feed not in ("device", "grain"):
-    raise UsageError(f"train.feed: unknown {options.feed!r}; allowed: device, grain")
+  _check_options(options)
   spec = spec_of(stream, recipe.batch_size)
   model = rescaled(model, stream.dataset.scale)
   _check_model(model, spec)
@@ -149,6 +148,31 @@ def setup(
     clock=clock,
     total_steps=total,
   )
+
+
+def _check_options(options: Options) -> None:
+  if options.feed not in ("device", "grain"):
+    raise UsageError(f"train.feed: unknown {options.feed!r}; allowed: device, grain")
+  if options.on_divergence not in ("stop", "freeze"):
+    raise UsageError(f"train.on_divergence: unknown {options.on_divergence!r}; allowed: stop, freeze")
+  least = {
+    "eval_every": 0,
+    "eval_limit": 0,
+    "eval_block": 1,
+    "boundary_limit": 1,
+    "chunk_steps": 1,
+    "checkpoint_every": 0,
+  }
+  sections = {"boundary_limit": "train.boundary_limit", "chunk_steps": "train.chunk_steps"}
+  for field, low in least.items():
+    value = getattr(options, field)
+    if not isinstance(value, int) or value < low:
+      name = sections.get(field, field.replace("_", ".", 1))
+      raise UsageError(f"{name}: got {value!r}; expected an integer of at least {low}")
+  if not options.max_interval_s > 0:
+    raise UsageError(
+      f"checkpoint.max_interval_s: got {options.max_interval_s!r}; expected a positive number of seconds"
+    )
 
 
 def _check_holds(event: Forget, access) -> None:
