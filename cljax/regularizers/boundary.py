@@ -24,6 +24,10 @@ _BOUNDARY: dict[type, tuple[Callable, str]] = {
 STATES = (*_BOUNDARY, quadratic.L2InitState, structure.SpectralState, structure.WassersteinState)
 
 
+def _takes(state) -> bool:
+  return _BOUNDARY[type(state)][1] == "takes"
+
+
 def _is_state(node) -> bool:
   return isinstance(node, STATES)
 
@@ -37,13 +41,13 @@ def _replace_states(opt_state, fn):
   return jax.tree.map(lambda s: fn(s) if _is_state(s) else s, opt_state, is_leaf=_is_state)
 
 
-def _named(states, name):
+def _named(states, name, argument: str = "name"):
   if name is None:
     return states
   chosen = [s for s in states if name_of(s) == name]
   if not chosen:
     have = ", ".join(sorted({name_of(s) for s in states})) or "none"
-    raise UsageError(f"name: no regularizer state is called {name!r}; found: {have}")
+    raise UsageError(f"{argument}: no regularizer state is called {name!r}; found: {have}")
   return chosen
 
 
@@ -103,15 +107,13 @@ def consolidate(opt_state, params, *, importance=None, name: str | None = None):
   return _replace_states(opt_state, end)
 
 
-def _takes(state) -> bool:
-  return _BOUNDARY[type(state)][1] == "takes"
-
-
 def attach(tx, old_opt_state, params):
   """The state of ``tx`` with the values of ``old_opt_state``: a trained AdamW goes on under ``chain(ewc, adamw)``.
 
   ``tx`` must be the old transform with regularizers added by ``chain`` or ``named_chain``; their states start fresh at
-  ``params``. Raises UsageError where the states that are not new do not match the old ones leaf by leaf.
+  ``params``. With NNX: ``nnx.update(optimizer.opt_state, nnx.state(attach(...)))``.
+
+  Raises UsageError where the states that are not new do not match the old ones leaf by leaf.
   """
   fresh = tx.init(params)
   carried = {(type(s), name_of(s)) for s in find(old_opt_state)}
@@ -141,18 +143,33 @@ def attach(tx, old_opt_state, params):
   return jax.tree.unflatten(treedef, nodes)
 
 
+def _plain(tree):
+  """A copy of ``tree`` as nested dicts by path; a lone scalar stays one."""
+  out: dict = {}
+  for where, leaf in by_path(tree).items():
+    leaf = jnp.array(leaf, copy=True)
+    if where == "":
+      return leaf
+    *parents, last = where.split("/")
+    node = out
+    for key in parents:
+      node = node.setdefault(key, {})
+    node[last] = leaf
+  return out
+
+
 def export_state(opt_state, name: str | None = None) -> dict:
   """``{name: {field: tree}}`` of every regularizer state, copied: to save anchors and importance on their own.
 
-  Raises UsageError where there is no state, none of that name, or two of one name.
+  Trees are nested plain dicts by path, whatever the parameters were made of (NNX, Equinox), so any checkpoint takes
+  them. Raises UsageError where there is no state, none of that name, or two of one name.
   """
   out: dict = {}
   for state in _named(find(opt_state), name):
     owner = name_of(state)
     if owner in out:
       raise UsageError(f"opt_state: two regularizer states are called {owner!r}; give each a name of its own")
-    fields = {f: getattr(state, f) for f in state._fields if f != "name"}
-    out[owner] = jax.tree.map(lambda x: jnp.array(x, copy=True), fields)
+    out[owner] = {f: _plain(getattr(state, f)) for f in state._fields if f != "name"}
   if not out:
     raise UsageError("opt_state: no regularizer state in it; is a regularizer such as ewc in the chain?")
   return out
@@ -165,7 +182,7 @@ def import_state(opt_state, exported: dict):
   """
   states = find(opt_state)
   for owner in exported:
-    _named(states, owner)
+    _named(states, owner, "exported")
 
   def fill(state):
     owner = name_of(state)

@@ -93,6 +93,11 @@ def si(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _emptied(x):
+  """Zeros that depend on ``x``: under ``jit`` a constant would come out replicated, whatever the sharding of ``x``."""
+  return jnp.where(jnp.isnan(x), jnp.zeros_like(x), jnp.zeros_like(x))
+
+
 def consolidate_path(state, params, importance=None):
   """``Omega += importance`` if given, else the path integral over the squared movement; a new path starts at params."""
   damping = jax.tree.leaves(state.damping)[0]
@@ -107,9 +112,9 @@ def consolidate_path(state, params, importance=None):
   return state._replace(
     anchor=recast(params, state.anchor),
     importance=total,
-    path=jax.tree.map(jnp.zeros_like, state.path),
+    path=jax.tree.map(_emptied, state.path),
     last_params=recast(params, state.last_params),
-    last_gradient=jax.tree.map(jnp.zeros_like, state.last_gradient),
+    last_gradient=jax.tree.map(_emptied, state.last_gradient),
   )
 
 
