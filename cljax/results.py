@@ -60,8 +60,8 @@ def describe(
   """The content of ``result.json`` for the given ``members`` of a :class:`cljax.RunResult` (default: all).
 
   Accuracies are fractions; ``accuracy_matrix [S][E][T]`` has one row before the first event. ``kind`` is the stream's:
-  for ``'class'`` the matrix over each task's own classes comes beside it. ``seconds`` are those of the whole population,
-  of ``population`` members.
+  for ``'class'`` the matrix over each task's own classes comes beside it. ``seconds`` are those of the
+  whole population, of ``population`` members.
   """
   who = list(range(len(result.accuracy))) if members is None else list(members)
   accuracy = result.accuracy[who]
@@ -218,7 +218,8 @@ def best_by_validation(results: Sequence[Mapping[str, Any]]) -> set[int]:
 
 def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
   """One line for each configuration of a sweep; ``*`` marks the best of each method by validation accuracy."""
-  marked = best_by_validation(results)
+  names = [r["method"] for r in results]
+  marked = {i for i in best_by_validation(results) if names.count(names[i]) > 1}
   used = [k for k in METRICS if any(k in _all_metrics(r) for r in results)]
   scenarios = {r["scenario"] for r in results}
   acc = f"ACC {scenarios.pop()}" if len(scenarios) == 1 else "ACC"
@@ -237,5 +238,5 @@ def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
   ).rstrip()
   count = len(results[0]["seeds"])
   over = f"mean ± standard error over {count} seeds" if count > 1 else "1 seed"
-  foot = f"{over}, in %; * best of its method by validation accuracy"
+  foot = f"{over}, in %" + ("; * best of its method by validation accuracy" if marked else "")
   return "\n".join([align(head), align(["-" * w for w in widths]), *(align(r) for r in body), foot])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 import signal
 import sys
@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from cljax import CljaxError, Stopped, UsageError
+from launch import _workdir
 from launch._config import Override
 
 CACHE = "~/.cache/cljax/jax"
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def common_flags() -> flags.FlagValues:
@@ -79,10 +79,9 @@ class Stop:
   def __enter__(self):
     self._before = {}
     for number in (signal.SIGTERM, signal.SIGINT):
-      try:
+      # Elsewhere than in the main thread, whoever runs us handles signals.
+      with contextlib.suppress(ValueError):
         self._before[number] = signal.signal(number, self._receive)
-      except ValueError:  # not the main thread: whoever runs us there handles signals
-        pass
     return self
 
   def __exit__(self, *_):
@@ -93,7 +92,8 @@ class Stop:
 def guarded(run: Callable[[Sequence[str], Stop], int], argv: Sequence[str]) -> int:
   """Calls ``run(argv, stop)``; errors that people cause become one line on stderr.
 
-  Exit codes: 0 done; 1 failed (diverged, disk full, damaged checkpoints); 2 usage; 130 and 143 stopped by a signal, saved.
+  Exit codes: 0 done; 1 failed (diverged, disk full, damaged checkpoints); 2 usage; 130 and 143 stopped by a signal,
+  the state saved.
   """
   with Stop() as stop:
     try:
@@ -123,7 +123,7 @@ def disk_full(error: BaseException | None) -> str | None:
   seen = set()
   while error is not None and id(error) not in seen:
     seen.add(id(error))
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in _workdir.FULL:
       return f"cannot write {error.filename or 'a file'}: {os.strerror(error.errno or 0)}"
     if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
       return "cannot write a checkpoint: No space left on device"

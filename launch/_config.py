@@ -1,7 +1,7 @@
 """Configurations: a file's ``get_config()``, the defaults of what it names, and flags, merged and checked.
 
-Each section's fields come from the function that takes them: nothing is typed twice. Sections that name something (data,
-model, method, forget) take that thing's options, so the name is read first. Later wins: the registry's defaults,
+Each section's fields come from the function that takes them: nothing is typed twice. Sections that name something
+(data, model, method, forget) take that thing's options, so the name is read first. Later wins: the registry's defaults,
 ``method_defaults[name]`` of the file, the section in the file (where it is of the same name), ``--config.*`` flags.
 """
 
@@ -230,9 +230,9 @@ def parse_seeds(text: str) -> list[int]:
   whole = lambda v: isinstance(v, int) and not isinstance(v, bool)
   if whole(value) and value >= 1:
     return list(range(value))
-  if isinstance(value, tuple | list) and value and all(whole(v) and v >= 0 for v in value):
-    if len(set(value)) == len(value):
-      return list(value)
+  listed = isinstance(value, tuple | list) and value and all(whole(v) and v >= 0 for v in value)
+  if listed and len(set(value)) == len(value):
+    return list(value)
   raise UsageError(f"seeds: got {text!r}; expected a number of at least 1, or a list of distinct seeds such as 3,7")
 
 

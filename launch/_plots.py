@@ -75,7 +75,7 @@ def _save(figure, path) -> None:
 
 
 def accuracy_matrix(result: Mapping[str, Any], path) -> None:
-  """``accuracy_matrix.png`` of one run: mean over seeds, one row after each event; task-masked beside it where it exists."""
+  """``accuracy_matrix.png`` of one run: mean over seeds, a row after each event; task-masked beside it where it is."""
   panels = _matrices(result)
   rows, columns = panels[0][1].shape
   width, height = max(3.6, 0.5 * columns + 1.2), max(2.8, 0.42 * rows + 1.0)
@@ -116,7 +116,8 @@ def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path
   colors = pyplot.get_cmap("tab10" if len(shown) <= 10 else "tab20").colors
   for n, i in enumerate(shown):
     _curve(curve, results[i], labels[i], colors[n], n, len(shown))
-  curve.set_xlabel("event")
+  learning = all(e["kind"] == "learn" for e in results[shown[0]]["events"])
+  curve.set_xlabel("after learning task" if learning else "after learning task, or event")
   curve.set_ylabel("accuracy on tasks so far, %")
   curve.set_ylim(0, 102)
   curve.grid(alpha=0.3)

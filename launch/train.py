@@ -1,4 +1,7 @@
-"""Trains one method over one stream: ``python -m launch.train --config=FILE --config.method.name=ewc --seeds=5 --workdir=DIR``."""
+"""Trains one method over one stream.
+
+``python -m launch.train --config=FILE --config.method.name=ewc --config.method.strength=10 --seeds=5 --workdir=DIR``
+"""
 
 from __future__ import annotations
 
@@ -11,41 +14,11 @@ _environment.prepare(__name__)
 
 from etils import epath  # noqa: E402
 
-from cljax import Member, UsageError, checkpoint, results, writers  # noqa: E402
-from launch import _build, _cli, _config, _plots  # noqa: E402
+from cljax import Member, results  # noqa: E402
+from launch import _build, _cli, _config, _plots, _workdir  # noqa: E402
 from launch._progress import Log, Progress  # noqa: E402
 
 LEFT = ("result.json", "config.json", "metrics.jsonl", "accuracy_matrix.png", "checkpoints")
-
-
-def claim(workdir: epath.Path, name: str, identity: dict, overwrite: bool, left: Sequence[str]) -> None:
-  """Makes the workdir this configuration's: writes it to ``name``, or refuses where another one is there already."""
-  try:
-    if overwrite:
-      for file in left:
-        discard(workdir / file)
-    held = results.read(workdir / name)
-    if held is not None:
-      differing = checkpoint.differences(held, identity)
-      if differing:
-        raise UsageError(
-          f"workdir: {workdir} holds a run of another configuration; differing keys: {'; '.join(differing)}; "
-          "give another workdir, or --overwrite"
-        )
-    writers.write_text(workdir / name, writers.dumps(identity, indent=1) + "\n")
-  except OSError as error:
-    if _cli.disk_full(error):
-      raise
-    raise UsageError(
-      f"workdir: cannot write to {workdir}: {error.strerror or error}; expected a writable folder"
-    ) from error
-
-
-def discard(path: epath.Path) -> None:
-  if path.is_dir():
-    path.rmtree()
-  else:
-    path.unlink(missing_ok=True)
 
 
 def _draw(result: dict, path: epath.Path, stop: _cli.Stop) -> None:
@@ -61,7 +34,7 @@ def run(argv: Sequence[str], stop: _cli.Stop) -> int:
   file = _config.read_file(flags.config)
   built = _build.build(_config.resolve(file, overrides))
   workdir = epath.Path(flags.workdir).expanduser()
-  claim(workdir, "config.json", {**built.identity, "seeds": seeds}, flags.overwrite, LEFT)
+  _workdir.claim(workdir, "config.json", {**built.identity, "seeds": seeds}, flags.overwrite, LEFT)
   result = results.read(workdir / "result.json")
   if result is None:
     _environment.quiet()
