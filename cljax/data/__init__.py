@@ -1,6 +1,6 @@
 """Datasets in memory: ``load(name, data_dir=..., **options) -> Dataset``. Importing this loads no data library."""
 
-from cljax.data.load import load, options
+from cljax.data.loading import load, options
 from cljax.data.types import Dataset, Split
 
 __all__ = ["Dataset", "Split", "load", "options"]

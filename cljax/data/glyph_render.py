@@ -1,7 +1,7 @@
 """Rendering of ``glyphs``: one character of one font, centred, and random distortions of it.
 
 This file is also run by itself as the worker process (see :func:`render`), so it imports nothing of cljax: a worker
-starts in a third of a second, needs no ``__main__`` guard in the caller's script and never forks a process that runs JAX.
+starts in a third of a second, needs no ``__main__`` guard in the caller's script, and no process that runs JAX forks.
 
 Every sample is a pure function of (seed, codepoint, style, split, index): the number of workers, the other classes and
 styles and the number of samples change nothing. Bits hold for one version of matplotlib (its FreeType and fonts).
@@ -39,13 +39,13 @@ _DRAWS = 6 + 2 * KNOTS * KNOTS
 
 
 class Job(NamedTuple):
-  """``count`` samples of one character in one style, for one split (0 train, 1 test)."""
+  """``number`` samples of one character in one style, for one split (0 train, 1 test)."""
 
   file: str  # the font
   style: str
   codepoint: int
   split: int
-  count: int
+  number: int
 
 
 @functools.lru_cache(maxsize=32)
@@ -68,7 +68,8 @@ def base(file: str, codepoint: int) -> np.ndarray:
   from matplotlib import ft2font
 
   face = font(file)
-  flags = ft2font.LoadFlags.NO_HINTING if hasattr(ft2font, "LoadFlags") else ft2font.LOAD_NO_HINTING
+  # matplotlib before 3.10 has plain constants
+  flags = ft2font.LoadFlags.NO_HINTING if hasattr(ft2font, "LoadFlags") else getattr(ft2font, "LOAD_NO_HINTING")  # noqa: B009
   face.clear()
   face.set_text(chr(codepoint), 0.0, flags=flags)
   face.draw_glyphs_to_bitmap(antialiased=True)
@@ -146,17 +147,17 @@ def distort(image: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
 
 def samples(job: Job, seed: int) -> np.ndarray:
-  """``[count, SIZE, SIZE]`` uint8. More samples extend fewer: sample ``i`` does not depend on ``count``."""
+  """``[number, SIZE, SIZE]`` uint8. More samples extend fewer: sample ``i`` does not depend on ``number``."""
   # the style enters by its name, so that the list of chosen styles does not matter
   entropy = [seed, job.codepoint, int.from_bytes(job.style.encode(), "little"), job.split]
-  draws = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy))).random((job.count, _DRAWS)) * 2 - 1
+  draws = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy))).random((job.number, _DRAWS)) * 2 - 1
   image = base(job.file, job.codepoint)
-  chunks = [distort(image, draws[i : i + 64]) for i in range(0, job.count, 64)]
+  chunks = [distort(image, draws[i : i + 64]) for i in range(0, job.number, 64)]
   return np.concatenate(chunks) if chunks else np.zeros((0, SIZE, SIZE), np.uint8)
 
 
 def _worker() -> None:
-  """Reads ``{"seed", "jobs"}`` as JSON from stdin and writes the raw bytes of each job's samples to stdout, in order."""
+  """Reads ``{"seed", "jobs"}`` as JSON from stdin; writes the raw bytes of each job's samples to stdout, in order."""
   order = json.load(sys.stdin)
   for job in order["jobs"]:
     sys.stdout.buffer.write(samples(Job(*job), order["seed"]).tobytes())
@@ -168,16 +169,17 @@ def _from_worker(jobs: Sequence[Job], seed: int) -> Iterator[np.ndarray]:
   # -P: without it this folder would come first on the path, and its types.py would hide the standard library's
   command = [sys.executable, "-P", os.path.abspath(__file__)]
   process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-  assert process.stdin is not None and process.stdout is not None
+  assert process.stdin is not None
+  assert process.stdout is not None
   try:
     process.stdin.write(json.dumps({"seed": seed, "jobs": jobs}).encode())
     process.stdin.close()
     for job in jobs:
-      size = job.count * SIZE * SIZE
+      size = job.number * SIZE * SIZE
       data = process.stdout.read(size)
       if len(data) != size:
         raise RuntimeError(f"a rendering process ended early with exit status {process.wait()}")
-      yield np.frombuffer(data, np.uint8).reshape(job.count, SIZE, SIZE)
+      yield np.frombuffer(data, np.uint8).reshape(job.number, SIZE, SIZE)
   finally:
     process.kill()
     process.stdout.close()
@@ -194,7 +196,7 @@ def render(
   """
   if workers is None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = 0 if sum(j.count for j in jobs) < INLINE or cores == 1 else cores
+    workers = 0 if sum(j.number for j in jobs) < INLINE or cores == 1 else cores
   out: list[np.ndarray | None] = [None] * len(jobs)
   failures: list[BaseException] = []
 

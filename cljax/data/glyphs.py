@@ -201,7 +201,7 @@ def arrays(options: Mapping[str, Any], workers: int | None = None, progress: boo
   ]
   from tqdm import tqdm
 
-  with tqdm(total=sum(j.count for j in jobs), desc="rendering glyphs", unit="image", disable=not progress) as bar:
+  with tqdm(total=sum(j.number for j in jobs), desc="rendering glyphs", unit="image", disable=not progress) as bar:
     images = gr.render(jobs, options["seed"], workers=workers, done=bar.update)
   out = {}
   each = iter(images)

@@ -78,9 +78,9 @@ def test_workers_and_order_change_nothing():
 def test_a_sample_depends_on_its_own_coordinates_only():
   job = glyph_render.Job(glyphs.font_file("sans"), "sans", ord("R"), 0, 70)
   many = glyph_render.samples(job, 1)
-  np.testing.assert_array_equal(many[:3], glyph_render.samples(job._replace(count=3), 1))
+  np.testing.assert_array_equal(many[:3], glyph_render.samples(job._replace(number=3), 1))
   for other, seed in ((job, 2), (job._replace(split=1), 1), (job._replace(style="mono"), 1)):
-    assert (glyph_render.samples(other._replace(count=1), seed) != many[:1]).any()
+    assert (glyph_render.samples(other._replace(number=1), seed) != many[:1]).any()
 
 
 def test_failing_worker_is_an_error():

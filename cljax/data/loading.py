@@ -1,0 +1,106 @@
+"""Dataset names, their options, and the one function that loads any of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from cljax.data import archives, arrays, embedded, glyphs, store, tfds_sets, types
+from cljax.types import UsageError
+
+_ARCHIVES = {
+  "mnist": archives.mnist,
+  "cifar10": archives.cifar10,
+  "cifar100": archives.cifar100,
+  "tiny_imagenet": archives.tiny_imagenet,
+}
+_OPTIONS: dict[str, dict[str, Any]] = {
+  "digits": {},
+  "glyphs": glyphs.DEFAULTS,
+  **{name: {} for name in _ARCHIVES},
+  "tfds": tfds_sets.DEFAULTS,
+  "npz": arrays.SPLIT_DEFAULTS,
+  "embeddings": arrays.SPLIT_DEFAULTS,
+  "folder": arrays.FOLDER_DEFAULTS,
+}
+_WITH_TARGET = ("tfds", "npz", "embeddings", "folder")
+_NAMES = "digits, glyphs, mnist, cifar10, cifar100, tiny_imagenet, tfds:NAME, npz:FILE, embeddings:PATH, folder:DIR"
+
+
+def _kind(name: str, root: Path) -> tuple[str, str]:
+  """``(kind, target)``: kinds are the keys of ``_OPTIONS``, targets what follows the colon."""
+  if not isinstance(name, str) or not name:
+    raise UsageError(f"name: got {name!r}; allowed: {_NAMES}")
+  kind, colon, target = name.partition(":")
+  if colon and kind in _WITH_TARGET and target:
+    return kind, target
+  if name in _OPTIONS and name not in _WITH_TARGET:
+    return name, ""
+  if name.endswith(".npz"):
+    return "npz", name
+  if tfds_sets.prepared(root, name):
+    return "tfds", name
+  folder = next((p for p in _places(name, root) if p.is_dir()), None)
+  if folder is not None and name not in _WITH_TARGET:
+    return ("embeddings" if any(folder.glob("*.npy")) else "folder"), name
+  raise UsageError(f"name: unknown dataset {name!r}; allowed: {_NAMES}")
+
+
+def _places(target: str, root: Path) -> tuple[Path, Path]:
+  return Path(target).expanduser(), root / target
+
+
+def _path(kind: str, target: str, root: Path) -> Path:
+  """A file or folder, as given or under the data directory."""
+  for place in _places(target, root):
+    if place.is_dir() if kind == "folder" else place.exists():
+      return place
+  here = " or ".join(str(p) for p in dict.fromkeys(_places(target, root)))
+  raise UsageError(f"name: {kind}:{target} not found; looked for {here}")
+
+
+def options(name: str, *, data_dir: str | os.PathLike | None = None) -> dict[str, Any]:
+  """The options that ``load(name, ...)`` takes, with their defaults. Raises :class:`UsageError` for unknown names."""
+  return dict(_OPTIONS[_kind(name, store.root(data_dir))[0]])
+
+
+def load(name: str, *, data_dir: str | os.PathLike | None = None, **given) -> types.Dataset:
+  """Loads a dataset into memory.
+
+  ``name`` is one of
+
+  - ``digits``: 1,797 handwritten digits, 8x8, a fixed stratified split (see ``cljax.data.digits``);
+  - ``glyphs``: characters rendered from fonts, 28x28 (options: see ``cljax.data.glyphs``);
+  - ``mnist``, ``cifar10``, ``cifar100``, ``tiny_imagenet``: the official archives, or their folders, in ``data_dir``;
+    where there are none, a TFDS set of that name prepared in ``data_dir``;
+  - ``tfds:NAME[/CONFIG][:VERSION]``, or plainly NAME where it is prepared in ``data_dir`` (options ``train_split``,
+    ``test_split``, ``size``);
+  - ``npz:FILE`` or ``FILE.npz`` (keys x_train, y_train, x_test, y_test, or x, y with a stratified held-out split;
+    options ``test_fraction``, ``seed``), ``embeddings:PATH`` (the same, float [N, D], or a folder of ``.npy`` files),
+    ``folder:DIR`` (pictures by class; the option ``size`` resizes them). Paths are as given, else in ``data_dir``.
+
+  ``data_dir`` defaults to ``$CLJAX_DATA_DIR``, else ``~/.cache/cljax``. Raises :class:`UsageError` for unknown names,
+  options and values, for files that are missing or damaged, for wrong shapes and dtypes, labels out of range and NaN.
+  """
+  root = store.root(data_dir)
+  kind, target = _kind(name, root)
+  known = _OPTIONS[kind]
+  for key in given:
+    if key not in known:
+      raise UsageError(f"{key}: not an option of dataset {name!r}; allowed: {', '.join(known) or 'none'}")
+  if kind == "digits":
+    return embedded.load_digits(root)
+  if kind == "glyphs":
+    return embedded.load_glyphs(root, given)
+  if kind in _ARCHIVES:
+    try:
+      return _ARCHIVES[kind](root)
+    except UsageError as e:
+      if "not found" in str(e) and tfds_sets.prepared(root, kind):
+        return tfds_sets.load(root, kind, {})
+      raise
+  if kind == "tfds":
+    return tfds_sets.load(root, target, given)
+  path = _path(kind, target, root)
+  return {"npz": arrays.load_npz, "embeddings": arrays.load_embeddings, "folder": arrays.load_folder}[kind](path, given)

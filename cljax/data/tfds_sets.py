@@ -1,0 +1,125 @@
+"""TFDS image sets that are prepared on disk as ArrayRecord, read without TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cljax.data import images, types
+from cljax.types import UsageError
+
+DEFAULTS: dict[str, Any] = {"train_split": "train", "test_split": "test", "size": None}
+_NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+?))?(:(?P<version>\d+\.\d+\.\d+))?")
+
+
+def _versions(folder: Path) -> dict[tuple[int, ...], Path]:
+  """``{(1, 0, 0): folder/1.0.0}`` of the prepared versions."""
+  found = (p.parent for p in folder.glob("*/dataset_info.json"))
+  return {tuple(map(int, p.name.split("."))): p for p in found if re.fullmatch(r"\d+\.\d+\.\d+", p.name)}
+
+
+def prepared(root: Path, name: str) -> bool:
+  """Whether a TFDS set of this name is prepared under ``root``, in any format."""
+  match = _NAME.fullmatch(name)
+  if match is None:
+    return False
+  folder = root / match["name"]
+  return any(folder.glob("*/dataset_info.json")) or any(folder.glob("*/*/dataset_info.json"))
+
+
+def locate(root: Path, name: str) -> Path:
+  """The folder of a prepared set ``NAME[/CONFIG][:VERSION]``: the newest version; a lone config is taken."""
+  match = _NAME.fullmatch(name)
+  if match is None:
+    raise UsageError(f"name: got 'tfds:{name}'; allowed: tfds:NAME[/CONFIG][:VERSION]")
+  folder = root / match["name"]
+  if match["config"]:
+    folder /= match["config"]
+  elif not _versions(folder):
+    configs = sorted(p.name for p in folder.glob("*") if p.is_dir() and _versions(p))
+    if len(configs) > 1:
+      raise UsageError(f"name: tfds:{name} has several configs; allowed: {', '.join(f'{name}/{c}' for c in configs)}")
+    folder = folder / configs[0] if configs else folder
+  found = _versions(folder)
+  wanted = tuple(map(int, match["version"].split("."))) if match["version"] else max(found, default=None)
+  if wanted not in found:
+    command = f"tfds build {shlex.quote(name)} --data_dir={shlex.quote(str(root))} --file_format=array_record"
+    raise UsageError(f"name: tfds:{name} is not prepared in {root}; run (needs TensorFlow installed): {command}")
+  return found[wanted]
+
+
+def _check_format(folder: Path) -> None:
+  info = json.loads((folder / "dataset_info.json").read_text())
+  formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
+  if "array_record" in formats:
+    return
+  if "tfrecord" in formats:
+    command = f"python -m cljax.data.convert {shlex.quote(str(folder))}"
+    raise UsageError(f"data_dir: {folder} is prepared as TFRecord; convert it with: {command}")
+  raise UsageError(f"data_dir: {folder} is prepared as {formats[0]}; allowed: array_record, or tfrecord to convert")
+
+
+def _features(builder) -> tuple[str, str]:
+  """Names of the picture and label features: the supervised keys if there are, else the only ones of their type."""
+  import tensorflow_datasets as tfds
+
+  features = builder.info.features
+  keys = builder.info.supervised_keys
+  if isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(k, str) for k in keys):
+    return keys
+  picture = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+  label = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+  if len(picture) != 1 or len(label) != 1:
+    raise UsageError(
+      f"name: tfds:{builder.info.name} has pictures {picture} and labels {label}; allowed: sets with one of each"
+    )
+  return picture[0], label[0]
+
+
+def load(root: Path, name: str, given: Mapping[str, Any]) -> types.Dataset:
+  """Loads a prepared set into memory. ``train_split`` and ``test_split`` are TFDS split names or slices."""
+  options = {**DEFAULTS, **given}
+  size = images.check_size(options["size"])
+  options["size"] = size
+  folder = locate(root, name)
+  _check_format(folder)
+
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder_from_directory(str(folder))
+  picture, label = _features(builder)
+  if not isinstance(builder.info.features[label], tfds.features.ClassLabel):
+    raise UsageError(f"name: tfds:{name} has labels {builder.info.features[label]!r}; allowed: sets with a ClassLabel")
+  train, test = (_read(builder, k, options[k], picture, label, size) for k in ("train_split", "test_split"))
+  names = builder.info.features[label].names
+  return types.dataset(f"tfds:{builder.info.full_name}", train, test, names, options=options)
+
+
+def _read(builder, key: str, wanted: str, picture: str, label: str, size) -> types.Split:
+  from tqdm import tqdm
+
+  try:
+    source = builder.as_data_source(split=wanted)
+    if not len(source):
+      raise ValueError("no rows")
+  except (ValueError, KeyError, AttributeError, TypeError):
+    raise UsageError(f"{key}: got {wanted!r}; allowed: {', '.join(builder.info.splits)}, or a slice of one") from None
+  rows, y = [], []
+  for i in tqdm(range(0, len(source), 256), desc=f"reading {wanted}", disable=not sys.stderr.isatty()):
+    for example in source.__getitems__(range(i, min(i + 256, len(source)))):
+      x = np.asarray(example[picture])
+      if x.dtype != np.uint8 or x.ndim not in (2, 3):
+        raise UsageError(f"name: feature {picture!r} is {x.dtype} {x.shape}; allowed: uint8 pictures [H, W, C]")
+      x = x[..., None] if x.ndim == 2 else x
+      rows.append(x if size is None else images.resize(x, size))
+      y.append(int(example[label]))
+      if rows[-1].shape != rows[0].shape:
+        raise UsageError(f"size: got None, and pictures are {rows[0].shape} and {x.shape}; allowed: a size for all")
+  return types.split(np.stack(rows), y)
