@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,27 @@ from typing import Any
 from cljax.data import builders, digits, glyphs, store, types
 
 
+def _read(
+  name: str, data_dir: Path, options: dict[str, Any] | None, fields: tuple[str, ...]
+) -> tuple[Any, list[tuple]]:
+  """The prepared builder and the named fields of its train and test rows; files that cannot be read are made again."""
+  builder = builders.prepare(name, data_dir, options)
+  try:
+    return builder, [builders.rows(builder, s, fields) for s in ("train", "test")]
+  except (RuntimeError, OSError):
+    shutil.rmtree(builder.data_path)
+  builder = builders.prepare(name, data_dir, options)
+  return builder, [builders.rows(builder, s, fields) for s in ("train", "test")]
+
+
 def load_digits(data_dir: Path) -> types.Dataset:
   """``digits``; a warm cache needs neither scikit-learn nor TFDS."""
 
   def make() -> types.Dataset:
-    builder = builders.prepare("digits", data_dir)
-    train, test = (types.split(*builders.rows(builder, s, ("image", "label"))) for s in ("train", "test"))
-    return types.dataset("digits", train, test, [str(c) for c in range(10)], scale=digits.SCALE)
+    _, (train, test) = _read("digits", data_dir, None, ("image", "label"))
+    return types.dataset(
+      "digits", types.split(*train), types.split(*test), [str(c) for c in range(10)], scale=digits.SCALE
+    )
 
   return store.cached(data_dir / "cache" / "digits.npz", {}, make)
 
@@ -26,9 +41,9 @@ def load_glyphs(data_dir: Path, given: Mapping[str, Any]) -> types.Dataset:
 
   def make() -> types.Dataset:
     glyphs.classes(options)  # refuses what the fonts cannot give before TFDS wraps the message
-    builder = builders.prepare("glyphs", data_dir, options)
-    train, test = (types.split(*builders.rows(builder, s, ("image", "label", "style"))) for s in ("train", "test"))
+    builder, (train, test) = _read("glyphs", data_dir, options, ("image", "label", "style"))
     names = builder.info.features["label"].names
-    return types.dataset("glyphs", train, test, names, group_names=options["styles"], options=options)
+    parts = types.split(*train), types.split(*test)
+    return types.dataset("glyphs", *parts, names, group_names=options["styles"], options=options)
 
   return store.cached(data_dir / "cache" / f"glyphs-{builders.key(options)}.npz", options, make)

@@ -113,7 +113,11 @@ def _read(builder, key: str, wanted: str, picture: str, label: str, size) -> typ
     raise UsageError(f"{key}: got {wanted!r}; allowed: {', '.join(builder.info.splits)}, or a slice of one") from None
   rows, y = [], []
   for i in tqdm(range(0, len(source), 256), desc=f"reading {wanted}", disable=not sys.stderr.isatty()):
-    for example in source.__getitems__(range(i, min(i + 256, len(source)))):
+    try:
+      examples = source.__getitems__(range(i, min(i + 256, len(source))))
+    except (RuntimeError, OSError) as e:
+      raise UsageError(f"data_dir: {builder.data_path} cannot be read ({str(e).splitlines()[0]})") from None
+    for example in examples:
       x = np.asarray(example[picture])
       if x.dtype != np.uint8 or x.ndim not in (2, 3):
         raise UsageError(f"name: feature {picture!r} is {x.dtype} {x.shape}; allowed: uint8 pictures [H, W, C]")

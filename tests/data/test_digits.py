@@ -54,6 +54,19 @@ def test_second_load_is_equal_and_light(root, digits):
   assert out.split(maxsplit=1) == [digits.digest, "[]\n"]
 
 
+def test_damaged_files_are_made_again(tmp_path, digits):
+  for cut in (0, 1000):
+    data.load("digits", data_dir=str(tmp_path))
+    (tmp_path / "cache" / "digits.npz").unlink()
+    shard = next((tmp_path / "cljax_digits" / "1.0.0").glob("*train.array_record*"))
+    shard.write_bytes(shard.read_bytes()[:cut])
+    assert data.load("digits", data_dir=str(tmp_path)).digest == digits.digest
+
+
+def test_digest_is_the_same_everywhere(digits):
+  assert digits.digest == "5c654226c65b1492c762e004631320bad364b89932360df580f1d961f4ea6ca2"
+
+
 def test_unknown_name_and_option(root):
   with pytest.raises(UsageError, match="name: unknown dataset 'digitz'"):
     data.load("digitz", data_dir=str(root))

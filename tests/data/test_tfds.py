@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -80,6 +81,15 @@ def test_several_configs(tmp_path):
   fails("has several configs; allowed: things/big, things/small", "things", tmp_path)
 
 
+def test_damaged_files(root, tmp_path):
+  shutil.copytree(root / "cljax_digits", tmp_path / "cljax_digits")
+  shard = next((tmp_path / "cljax_digits" / "1.0.0").glob("*train.array_record*"))
+  shard.write_bytes(shard.read_bytes()[:1000])
+  fails("data_dir: ", "tfds:cljax_digits", tmp_path)
+  shard.unlink()
+  fails("data_dir: ", "tfds:cljax_digits", tmp_path)
+
+
 def tfrecord(records):
   """TFRecord framing, written independently of the reader: the CRC-32C comes from its polynomial, bit by bit."""
 
@@ -153,8 +163,6 @@ def test_checksum_of_the_standard():
 
 def test_archive_names_fall_back_to_tfds(root, tmp_path):
   """load('mnist') takes a TFDS set of that name where there are no IDX files."""
-  import shutil
-
   shutil.copytree(root / "cljax_digits", tmp_path / "mnist")
   info_file = tmp_path / "mnist" / "1.0.0" / "dataset_info.json"
   info_file.write_text(info_file.read_text().replace('"cljax_digits"', '"mnist"'))
