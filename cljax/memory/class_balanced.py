@@ -39,6 +39,21 @@ def class_balanced(capacity: int, num_classes: int, group: Callable | None = Non
   go by class number and not by the order of a Python set. The sampling law is that of Chrysakis & Moens 2020
   (UNVERIFIED: recalled, not read).
   """
+  return _balanced(capacity, num_classes, group, redraw=False)
+
+
+def greedy_balanced(capacity: int, num_classes: int, group: Callable | None = None) -> Memory:
+  """Rows of positive weight always enter; while more than M are held, a random row of the largest class goes.
+
+  REMIND's eviction (Hayes et al. 2020). Sizes are those of :func:`class_balanced`, but a class holds no uniform sample
+  of its rows: recent ones are favoured. REMIND adds single rows; of a batch all enter before any is evicted, and a
+  new row may be evicted as well. Arguments and errors as in :func:`class_balanced`.
+  """
+  return _balanced(capacity, num_classes, group, redraw=True)
+
+
+def _balanced(capacity: int, num_classes: int, group: Callable | None, redraw: bool) -> Memory:
+  """``redraw`` gives every row a new key at each call, which makes the eviction uniform over what is held."""
   capacity, num_classes = slots.positive("capacity", capacity), slots.positive("num_classes", num_classes)
   group = group or (lambda rows: slots.field(rows, "y"))
 
@@ -58,9 +73,10 @@ def class_balanced(capacity: int, num_classes: int, group: Callable | None = Non
     which = group(rows).astype(jnp.int32)
     size = which.shape[0]
     known = (which >= 0) & (which < num_classes)
-    fresh = jax.random.bits(key, (size,), jnp.uint32)
+    bits = jax.random.bits(key, (capacity + size if redraw else size,), jnp.uint32)
+    fresh = bits[-size:]
     enters = slots.mask(weight, rows) & known & (fresh >= state.floor[jnp.where(known, which, 0)])
-    keys = jnp.concatenate([state.key, fresh])
+    keys = bits if redraw else jnp.concatenate([state.key, fresh])
     groups = jnp.concatenate([state.group, jnp.where(enters, which, num_classes)])
     total = state.count + enters.sum()
     places = jnp.arange(capacity + size, dtype=jnp.int32)
@@ -78,7 +94,7 @@ def class_balanced(capacity: int, num_classes: int, group: Callable | None = Non
         step + 1,
         groups.at[at].set(num_classes),
         counts.at[largest].add(-1),
-        floor.at[largest].max(least),
+        floor if redraw else floor.at[largest].max(least),
         victims.at[step].set(at),
       )
 

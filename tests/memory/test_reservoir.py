@@ -123,23 +123,6 @@ def test_rows_of_weight_zero_are_as_if_absent():
   assert gaps.rows["id"].tolist() == [1, 2, 3, 0]
 
 
-def test_slots_written_in_one_call_are_distinct(monkeypatch):
-  """A scatter with duplicates has no defined order on accelerators; on a CPU the last happens to win, hiding it."""
-  from cljax.memory import slots
-
-  written = []
-  write = slots.write
-  monkeypatch.setattr(slots, "write", lambda rows, new, at: written.append(np.asarray(at)) or write(rows, new, at))
-  memory = reservoir(3)
-  state = memory.add(jax.random.key(0), memory.init(EXAMPLE), rows_of(np.arange(16)), jnp.ones(16))
-  for seed in range(5):
-    state = memory.add(jax.random.key(seed), state, rows_of(np.arange(16)), jnp.ones(16))
-  assert len(written) == 6
-  for at in written:
-    assert len(set(at.tolist())) == 16
-  assert sorted(at for at in written[0] if at < 3) == [0, 1, 2]
-
-
 def test_sample_is_without_replacement_and_uniform():
   memory = reservoir(12)
   state = memory.add(jax.random.key(0), memory.init(EXAMPLE), rows_of(np.arange(9) + 1), jnp.ones(9))
@@ -198,43 +181,6 @@ def test_remove_erases_bytes_and_packs():
   assert memory.contents(state)[1].tolist() == [1, 1, 0, 0, 0, 0]
   # An id that only the unfilled slots carry removes nothing.
   assert int(memory.remove(state, lambda rows: rows["id"] == 0).count) == 2
-
-
-def test_vmap_equals_a_loop_and_dtypes_follow_the_row():
-  memory = reservoir(4)
-  example = {"id": jnp.int32(0), "x": jnp.zeros(2, jnp.uint8), "z": jnp.zeros((2, 3), jnp.bfloat16)}
-  n = 11
-  rows = {"id": jnp.arange(n), "x": jnp.ones((n, 2), jnp.uint8), "z": jnp.ones((n, 2, 3), jnp.bfloat16)}
-  keys = jax.random.split(jax.random.key(0), 3)
-  run = lambda key: memory.add(key, memory.init(example), rows, jnp.ones(n))
-  many = jax.jit(jax.vmap(run))(keys)
-  assert [v.dtype for v in jax.tree.leaves(many)] == [jnp.int32, jnp.uint8, jnp.bfloat16, jnp.int32, jnp.int32]
-  mapped = jax.lax.map(run, keys)
-  for i in range(3):
-    one = run(keys[i])
-    for a, b, c in zip(*map(jax.tree.leaves, (many, mapped, one)), strict=True):
-      np.testing.assert_array_equal(a[i], c)
-      np.testing.assert_array_equal(b[i], c)
-
-
-def test_a_scan_of_add_and_sample_does_not_copy_the_buffer():
-  """The compiled loop holds no copy of the [capacity, D] leaf: writing before reading updates it in place."""
-  memory = reservoir(64)
-  example = {"x": jnp.zeros(48)}
-
-  def run(key, state, xs):
-    def step(state, x):
-      state = memory.add(jax.random.fold_in(key, state.seen), state, {"x": x}, jnp.ones(4))
-      rows, weight = memory.sample(jax.random.fold_in(key, 7), state, 4)
-      return state, (rows["x"].sum(), weight.sum())
-
-    return jax.lax.scan(step, state, xs)
-
-  args = (jax.random.key(0), memory.init(example), jnp.ones((5, 4, 48)))
-  text = jax.jit(run, donate_argnums=1).lower(*args).compile().as_text()
-  assert "f32[64,48]" in text
-  copies = [line for line in text.splitlines() if " copy(" in line and "= f32[64,48]" in line]
-  assert copies == []
 
 
 @pytest.mark.parametrize("bad", [0, -3, 2.5, "8", True])
