@@ -97,10 +97,7 @@ def spectral(strength, power=2, name: str = "spectral") -> optax.GradientTransfo
         return jnp.zeros(0, wide(leaf.dtype))
       matrix = _matrix(leaf.astype(wide(leaf.dtype)))
       left = jax.random.normal(jax.random.key(0), (matrix.shape[0],), matrix.dtype)
-      left = _unit(left, left)
-      for _ in range(10):
-        left = _iterate(matrix, left)[0]
-      return left
+      return jax.lax.fori_loop(0, 10, lambda _, l: _iterate(matrix, l)[0], _unit(left, left))
 
     return SpectralState(label(name), jax.tree_util.tree_map_with_path(start, params))
 

@@ -120,7 +120,7 @@ def test_consolidate_by_name_leaves_the_others_alone():
 
 
 def test_consolidate_is_pure_jits_and_vmaps():
-  tx = optax.chain(R.ewc(1.0), R.si(1.0), R.hierarchical(1.0), optax.adam(0.1))
+  tx = optax.chain(R.ewc(1.0), R.si(1.0))
   state = tx.init(PARAMS)
   digest = tree.digest((state, MOVED))
   end = lambda s, p, f: R.consolidate(s, p, importance={"ewc": f})
@@ -129,7 +129,7 @@ def test_consolidate_is_pure_jits_and_vmaps():
   close = lambda a, b: jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
   close(want, jax.jit(end)(state, MOVED, FISHER))
   stack = lambda t: jax.tree.map(lambda x: jnp.stack([x, 3 * x]), t)
-  swept = jax.vmap(end)(jax.vmap(tx.init)(stack(PARAMS)), stack(MOVED), stack(FISHER))
+  swept = jax.jit(jax.vmap(lambda p, m, f: end(tx.init(p), m, f)))(stack(PARAMS), stack(MOVED), stack(FISHER))
   close(jax.tree.map(lambda x: x[0], swept), want)
   for at in range(2):  # a population is a leading axis of everything
     pick = lambda t, at=at: jax.tree.map(lambda x: x[at], t)

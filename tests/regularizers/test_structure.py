@@ -34,7 +34,7 @@ def numpy_penalty(params, power):
   return total
 
 
-@pytest.mark.parametrize("power", [1, 2, 3])
+@pytest.mark.parametrize("power", [1, 2])
 def test_spectral_penalty_and_its_gradient(power):
   params = tensors(0)
   penalty = lambda p: R.spectral_penalty(p, 0.3, power)
@@ -43,9 +43,9 @@ def test_spectral_penalty_and_its_gradient(power):
   state = tx.init(params)
   zeros = jax.tree.map(jnp.zeros_like, params)
   update = jax.jit(tx.update)
-  for _ in range(100):  # frozen weights: power iteration converges to the top singular value
+  for _ in range(60):  # frozen weights: power iteration converges to the top singular value
     got, state = update(zeros, state, params)
-  want = jax.grad(penalty)(params)
+  want = jax.jit(jax.grad(penalty))(params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3), got, want)
 
 
