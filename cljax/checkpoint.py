@@ -1,8 +1,8 @@
 """Checkpoints on disk by orbax; the only module that imports it.
 
-Each checkpoint holds two items: ``state`` (arrays) and ``meta`` (one JSON text: configuration, position, versions, and the
-SHA-256 of the state's leaves). ``meta`` is read and compared first; then the state is read and its digest compared, because
-orbax loads flipped bytes and other dtypes silently. Nothing is pickled.
+Each checkpoint holds two items: ``state`` (arrays) and ``meta`` (one JSON text: configuration, position, versions, and
+the SHA-256 of the state's leaves). ``meta`` is read and compared first; then the state is read and its digest compared,
+because orbax loads flipped bytes and other dtypes silently. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def read_meta(directory, number: int) -> dict:
 
 
 def read_state(directory, number: int, meta: dict, like=None):
-  """The state of one checkpoint, digest verified. ``like`` gives structure and shardings; None: a flat dict of arrays."""
+  """The state of one checkpoint, digest verified. ``like`` gives structure and shardings; None: a flat dict of
+  arrays."""
   flat_like = None
   if like is not None:
     plain = jax.eval_shape(_plain, like)
@@ -160,8 +161,8 @@ def read_state(directory, number: int, meta: dict, like=None):
 def restore(directory, like_of, config: dict) -> Restored | None:
   """The newest sound checkpoint of this configuration, or None where there is none.
 
-  ``like_of()`` gives the abstract state, asked for only when there is something to read. A damaged checkpoint is noted and
-  the one before it used; another configuration raises UsageError with the keys that differ.
+  ``like_of()`` gives the abstract state, asked for only when there is something to read. A damaged checkpoint is noted
+  and the one before it used; another configuration raises UsageError with the keys that differ.
   """
   notes: list[str] = []
   like = None

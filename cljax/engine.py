@@ -66,11 +66,13 @@ def run(
 ) -> RunResult:
   """Runs a method over a stream and evaluates it on every task after every event.
 
-  ``method``: a name of ``cljax.methods.METHODS`` with options ``hyper``, or a factory ``f(model, spec, **hyper) -> Method``.
+  ``method``: a name of ``cljax.methods.METHODS`` with options ``hyper``, or a factory
+  ``f(model, spec, **hyper) -> Method``.
   ``forget``: the method that answers Forget events, where ``method`` does not.
   ``optimizer``: a name of ``cljax.recipe.OPTIMIZERS`` with ``optimizer_options`` (``learning_rate``, ...), or any optax
-  transformation. ``seeds``: a number (seeds 0, 1, ...) or a list; all run in one program. ``population``: instead of seeds, a
-  list of :class:`Member`, each with a seed and values for float hyper-parameters such as ``{"method.strength": 10.0}``.
+  transformation. ``seeds``: a number (seeds 0, 1, ...) or a list; all run in one program. ``population``: instead of
+  seeds, a list of :class:`Member`, each with a seed and values for float hyper-parameters such as
+  ``{"method.strength": 10.0}``.
   ``workdir``: where checkpoints go; run again with the same arguments to resume, to the same bits.
   ``report`` is called with a dict after every chunk and event; ``stop`` is asked between them.
 
@@ -192,7 +194,7 @@ def _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_
   }
 
 
-_SAVED = ("event", "step", "total", "accuracy", "forgotten", "curves")
+_SAVED = ("event", "step", "ended", "total", "accuracy", "forgotten", "curves")
 
 
 def _saver(built: Setup, writer, config):

@@ -1,4 +1,5 @@
-"""Which rows each step trains on, and the two ways by which they reach it: indices on the device, or batches by Grain."""
+"""Which rows each step trains on, and the two ways by which they reach it: indices on the device, or batches by
+Grain."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ class State:
   alive: Any  # [padded] bool
   event: int = 0  # next event
   step: int = 0  # steps done inside it
+  ended: bool = False  # its work is done and only its evaluation is left
   total: int = 0  # steps done in all events
   accuracy: list = dataclasses.field(default_factory=list)  # rows of {"test", "task", "validation"}: [S][T]
   forgotten: list = dataclasses.field(default_factory=list)
@@ -51,7 +52,8 @@ class Hooks(NamedTuple):
 
 
 class _Replay(NamedTuple):
-  """A prefix of events run again: its own learner, its first step, and the events whose deletions hold (before ``upto``)."""
+  """A prefix of events run again: its learner, its first step, and the events whose deletions hold (before
+  ``upto``)."""
 
   learner: Any
   alive: Any
@@ -72,7 +74,7 @@ def all_alive(setup: Setup):
 
 
 def deleted_rows(setup: Setup, upto: int) -> np.ndarray:
-  """[num_rows] bool: rows that the Forget events before event ``upto`` named. Derived, so that it is never out of date."""
+  """[num_rows] bool: rows that the Forget events before event ``upto`` named; derived, so it is never out of date."""
   gone = np.zeros(setup.spec.num_rows, bool)
   for event in setup.stream.events[:upto]:
     if isinstance(event, Forget):
@@ -87,17 +89,21 @@ def initial_learner(setup: Setup):
 
 def execute(setup: Setup, state: State, hooks: Hooks) -> State:
   """Runs the events from where ``state`` stands to the end of the stream."""
+  if setup.options.on_divergence == "stop" and not np.asarray(state.alive).all():
+    raise DivergedError("this run's loss became NaN before; start it afresh with another configuration")
   if not state.accuracy:
     state.accuracy.append(_evaluate(setup, state, hooks))
   while state.event < len(setup.stream.events):
     event = setup.stream.events[state.event]
-    if isinstance(event, Learn):
-      state.learner, state.alive = _learn(setup, state, hooks, state.event)
-    else:
-      _forget(setup, state, hooks, event)
+    if not state.ended:
+      if isinstance(event, Learn):
+        state.learner, state.alive = _learn(setup, state, hooks, state.event)
+      else:
+        _forget(setup, state, hooks, event)
+      state.ended = True
     row = _evaluate(setup, state, hooks)
     state.accuracy.append(row)
-    state.event, state.step = state.event + 1, 0
+    state.event, state.step, state.ended = state.event + 1, 0, False
     hooks.report({"kind": "event", "event": state.event - 1, "total": state.total, **row})
     hooks.save(state)
   return state
@@ -108,63 +114,75 @@ def _learned(setup: Setup, upto: int) -> list[int]:
 
 
 def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | None = None):
-  """One Learn event; returns ``(learner, alive)``. Advances ``state``, evaluates and saves on the way, unless it replays."""
+  """One Learn event; returns ``(learner, alive)``. Unless it replays, it advances ``state``, evaluates and saves."""
   event, options, programs = setup.stream.events[at], setup.options, setup.programs
   plan = feeding.schedule(setup.stream, _learned(setup, at), at, event.task, setup.trains_on, setup.recipe)
-  record = replay is None
-  learner, alive, done, first = state.learner, state.alive, state.step, state.total - state.step
-  if replay is not None:
+  if replay is None:
+    learner, alive, done, first = state.learner, state.alive, state.step, state.total - state.step
+  else:
     learner, alive, done, first = replay.learner, replay.alive, 0, replay.start
   deleted = deleted_rows(setup, at if replay is None else replay.upto)
-  as_int = lambda v: jnp.asarray(v, jnp.int32)
-  where = prog.replicate(
-    Where(as_int(event.task), as_int(first), as_int(plan.steps), as_int(setup.total_steps)), setup.members
-  )
+  place = jnp.asarray([event.task, first, plan.steps, setup.total_steps], jnp.int32)
+  where = prog.replicate(Where(*place), setup.members)
+  rows = _boundary(setup, deleted, event.task, where)
   if done == 0 and programs.start_task is not None:
-    learner = _wait(
-      programs.start_task(setup.hyper, learner, (), _boundary(setup, deleted, event.task, where)), hooks, state
-    )
-  chunk = min(options.chunk_steps, max(setup.total_steps, 1))
+    learner = _wait(programs.start_task(setup.hyper, learner, (), rows), hooks, state)
+  capacity = min(options.chunk_steps, max(setup.total_steps, 1))
+  if replay is None and done:
+    _curve(setup, state, hooks, plan)  # a stop may have come between a chunk and its evaluation
   while done < plan.steps:
-    count = min(chunk, plan.steps - done)
-    if record:
-      for every in (options.eval_every, options.checkpoint_every):
-        count = min(count, every - done % every) if every else count
-    if state.seconds_per_step:
-      count = min(count, max(1, int(options.max_interval_s / state.seconds_per_step)))
-    since = time.perf_counter()
-    compiled = setup.clock.seconds["compile"]
-    learner, alive, loss = _chunk(setup, deleted, plan, where, learner, alive, done, count, chunk)
-    loss = np.asarray(loss)[: len(setup.population), :count]
-    spent = time.perf_counter() - since - (setup.clock.seconds["compile"] - compiled)
-    setup.clock.seconds["train"] += spent
-    state.seconds_per_step = spent / count
-    before = done
+    count = _next_count(options, state, plan.steps, done, capacity, inside=replay is None)
+    since, compiled = time.perf_counter(), setup.clock.seconds["compile"]
+    with setup.clock.timed("train"):
+      learner, alive, loss = _chunk(setup, deleted, plan, where, learner, alive, done, count, capacity)
+      loss = np.asarray(loss)[: len(setup.population), :count]
+    state.seconds_per_step = (time.perf_counter() - since - setup.clock.seconds["compile"] + compiled) / count
     done += count
-    if record:
+    if replay is None:
       state.learner, state.alive, state.step, state.total = learner, alive, done, state.total + count
-    _check_loss(setup, state, hooks, loss, before, event.task, first, alive)
-    hooks.report({"kind": "chunk" if record else "replay", "event": state.event, "task": event.task, "step": done, "steps": plan.steps,
-                  "total": first + done, "of": setup.total_steps, "loss": float(loss[:, -1].mean()),
-                  "seconds_per_step": state.seconds_per_step})  # fmt: skip
-    if record and options.eval_every and (done % options.eval_every == 0 or done == plan.steps):
-      row = _evaluate(setup, state, hooks, partial=True)
-      state.curves.append(
-        {"event": at, "task": event.task, "step": done, "total": state.total, "accuracy": row["test"]}
-      )
-      hooks.report({"kind": "curve", **state.curves[-1]})
+    _check_loss(setup, state, hooks, loss, first, done - count, event.task)
+    hooks.report({
+      "kind": "chunk" if replay is None else "replay", "event": state.event, "task": event.task, "step": done,
+      "steps": plan.steps, "total": first + done, "of": setup.total_steps, "loss": float(loss[:, -1].mean()),
+      "seconds_per_step": state.seconds_per_step,
+    })  # fmt: skip
+    if replay is None:
+      _curve(setup, state, hooks, plan)
     if hooks.stop():
-      if record:
-        hooks.save(state)
+      hooks.save(state)
       raise Stopped(f"stopped at step {done} of {plan.steps} of event {at}")
-    if record and options.checkpoint_every and done % options.checkpoint_every == 0 and done < plan.steps:
+    due = options.checkpoint_every and done % options.checkpoint_every == 0
+    if replay is None and due and done < plan.steps:
       hooks.save(state)
   if programs.end_task is not None:
-    since = time.perf_counter()
-    ended = programs.end_task(setup.hyper, learner, (), _boundary(setup, deleted, event.task, where))
-    learner = _wait(ended, hooks, state)
-    setup.clock.add("train", since)
+    with setup.clock.timed("train"):
+      learner = _wait(programs.end_task(setup.hyper, learner, (), rows), hooks, state)
   return learner, alive
+
+
+def _next_count(options, state: State, steps: int, done: int, capacity: int, inside: bool) -> int:
+  """Steps of the next chunk: to the next evaluation or checkpoint, and at most about ``max_interval_s`` long."""
+  count = min(capacity, steps - done)
+  for every in (options.eval_every, options.checkpoint_every) if inside else ():
+    count = min(count, every - done % every) if every else count
+  if state.seconds_per_step:
+    count = min(count, max(1, int(options.max_interval_s / state.seconds_per_step)))
+  return count
+
+
+def _curve(setup: Setup, state: State, hooks: Hooks, plan) -> None:
+  """The evaluation inside a task that is due at the state's step, once."""
+  every = setup.options.eval_every
+  if not every or (state.step % every and state.step != plan.steps):
+    return
+  if state.curves and state.curves[-1]["total"] == state.total:
+    return
+  row = _evaluate(setup, state, hooks, partial=True)
+  task = setup.stream.events[state.event].task
+  state.curves.append(
+    {"event": state.event, "task": task, "step": state.step, "total": state.total, "accuracy": row["test"]}
+  )
+  hooks.report({"kind": "curve", **state.curves[-1]})
 
 
 def _chunk(setup, deleted, plan, where, learner, alive, done, count, capacity):
@@ -180,17 +198,14 @@ def _chunk(setup, deleted, plan, where, learner, alive, done, count, capacity):
   return setup.programs.feed(setup.hyper, (learner, alive), prog.spread(stacked, setup.members), (views, where, count))
 
 
-def _check_loss(setup, state, hooks, loss, before, task, first, alive):
+def _check_loss(setup: Setup, state: State, hooks: Hooks, loss, first: int, before: int, task: int) -> None:
   bad = ~np.isfinite(loss)
   if not bad.any():
     return
-  fresh = [(int(np.argmax(row)), s) for s, row in enumerate(bad) if row.any()]
-  step, who = min(fresh)
-  seed = setup.population[who].seed
-  text = (
-    f"loss became {loss[who, step]} at step {first + before + step} (step {before + step} of task {task}), seed {seed}"
-  )
-  hooks.report({"kind": "diverged", "seed": seed, "step": first + before + step, "task": task, "text": text})
+  step, who = min((int(np.argmax(row)), member) for member, row in enumerate(bad) if row.any())
+  seed, at = setup.population[who].seed, before + step
+  text = f"loss became {loss[who, step]} at step {first + at} (step {at} of task {task}), seed {seed}"
+  hooks.report({"kind": "diverged", "seed": seed, "step": first + at, "task": task, "text": text})
   if setup.options.on_divergence == "stop":
     hooks.save(state)
     raise DivergedError(text)
@@ -221,7 +236,7 @@ def _padded(index, task, capacity):
 def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -> dict:
   """Accuracies ``[S][T]``: test, test within the task's classes, and validation where there is any."""
   blocks = setup.partial if partial else setup.blocks
-  whole, masked = count_correct(setup, state, hooks, setup.evaluation, blocks)
+  whole, masked = count_correct(setup, state, hooks, state.learner, setup.evaluation, blocks)
   tasks = setup.spec.num_tasks
   row = {"test": (whole / blocks.totals)[:, :tasks].tolist(), "task": (masked / blocks.totals)[:, :tasks].tolist()}
   if whole.shape[1] > tasks:
@@ -229,17 +244,13 @@ def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -
   return row
 
 
-def count_correct(setup: Setup, state: State, hooks: Hooks, data, blocks):
-  """Correct predictions of each member in each slot of ``blocks``: two ``[S, slots]`` counts."""
-  compiled = setup.clock.seconds["compile"]
-  since = time.perf_counter()
+def count_correct(setup: Setup, state: State, hooks: Hooks, learner, data, blocks):
+  """Correct predictions of each member of ``learner`` in each slot of ``blocks``: two ``[S, slots]`` counts."""
   slots = np.zeros(len(blocks.totals), np.int8)
-  shared = (
-    data,
-    *prog.replicate((slots, blocks.index, blocks.weight, blocks.task, blocks.slot, blocks.count), setup.members),
-  )
-  counts = _wait(setup.programs.evaluate(setup.hyper, state.learner, (), shared), hooks, state)
-  setup.clock.seconds["eval"] += time.perf_counter() - since - (setup.clock.seconds["compile"] - compiled)
+  arrays = (slots, blocks.index, blocks.weight, blocks.task, blocks.slot, blocks.count)
+  with setup.clock.timed("eval"):
+    shared = (data, *prog.replicate(arrays, setup.members))
+    counts = _wait(setup.programs.evaluate(setup.hyper, learner, (), shared), hooks, state)
   return tuple(np.asarray(c)[: len(setup.population)] for c in counts)
 
 
@@ -262,9 +273,9 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
   for c in event.classes:
     labels[np.unique(stream.labels[:, c][stream.labels[:, c] >= 0])] = True
   if setup.replays:
-    state.learner, state.alive = _retrain(setup, state, hooks)
+    learner, alive = _retrain(setup, state, hooks)
   else:
-    learner = state.learner
+    learner, alive = state.learner, state.alive
     ids, classes = prog.replicate((jnp.asarray(mask), jnp.asarray(labels)), setup.members)
     if programs.scrub is not None:
       learner = _wait(programs.scrub(setup.hyper, learner, (), (ids, classes)), hooks, state)
@@ -272,24 +283,25 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
     where = Where(as_int(tasks[-1]), as_int(state.total), as_int(1), as_int(setup.total_steps))
     shared = prog.replicate((where, rows(target), rows(keep), ids, classes), setup.members)
     assert programs.forget is not None
-    since = time.perf_counter()
-    learner = _wait(programs.forget(setup.hyper, learner, (), (setup.train, *shared)), hooks, state)
-    setup.clock.add("train", since)
-    state.learner = learner
+    with setup.clock.timed("train"):
+      learner = _wait(programs.forget(setup.hyper, learner, (), (setup.train, *shared)), hooks, state)
   slots = []
   for which in (target, keep):
-    slots += [(t, pairs.index[which & (pairs.task == t)]) for t in tasks]
-  blocks = prog.blocks(slots, setup.options.eval_block)
-  whole, _ = count_correct(setup, state, hooks, setup.train, blocks)
-  half = len(tasks)
+    slots += [(t, pairs.index[which & (pairs.task == t)]) for t in range(setup.spec.num_tasks)]
+  size = setup.options.eval_block
+  blocks = prog.blocks(slots, size, length=setup.spec.total_rows // size + len(slots))  # one shape for every request
+  whole, _ = count_correct(setup, state, hooks, learner, setup.train, blocks)
+  half = setup.spec.num_tasks
   share = lambda part: (whole[:, part].sum(1) / max(1, blocks.totals[part].sum())).tolist()
+  state.learner, state.alive = learner, alive
   state.forgotten.append({
-    "event": state.event, "rows": int(target.sum()), "forget": share(slice(0, half)), "retain": share(slice(half, None)),
+    "event": state.event, "rows": int(target.sum()), "forget": share(slice(0, half)), "retain": share(slice(half,
+    None)),
   })  # fmt: skip
 
 
 def _retrain(setup: Setup, state: State, hooks: Hooks):
-  """Exact retraining: ``(learner, alive)`` after all Learn events so far, from initialisation, without the deleted rows."""
+  """Exact retraining: ``(learner, alive)`` after all Learn events so far, from the start, without the deleted rows."""
   replay = _Replay(initial_learner(setup), all_alive(setup), 0, state.event + 1)
   for at, event in enumerate(setup.stream.events[: state.event]):
     if isinstance(event, Learn):

@@ -87,8 +87,8 @@ def union_access(accesses) -> Access:
 def compose(**methods: Method) -> Method:
   """A hybrid, such as ``compose(ewc=..., er=...)``: its state is a dict by name, and parts act in the order written.
 
-  Penalties of all parts come before all projectors. Two owners of ``model``, ``gradient``, ``predict`` or ``forget`` are
-  refused with a UsageError that names them.
+  Penalties of all parts come before all projectors. Two owners of ``model``, ``gradient``, ``predict`` or ``forget``
+  are refused with a UsageError that names them.
   """
   if not methods:
     raise UsageError("compose: got no methods; give at least one, such as compose(ewc=...)")

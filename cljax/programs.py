@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -51,8 +52,12 @@ class Clock:
   def __init__(self):
     self.seconds = {"compile": 0.0, "train": 0.0, "eval": 0.0}
 
-  def add(self, what: str, since: float) -> None:
-    self.seconds[what] += time.perf_counter() - since
+  @contextlib.contextmanager
+  def timed(self, what: str):
+    """Adds the time of the block to ``what``, less what was spent compiling inside it."""
+    since, compiled = time.perf_counter(), self.seconds["compile"]
+    yield
+    self.seconds[what] += time.perf_counter() - since - (self.seconds["compile"] - compiled)
 
 
 class Program:
@@ -90,7 +95,7 @@ class Program:
     if key not in self._compiled:
       since = time.perf_counter()
       self._compiled[key] = self._jitted.lower(*args).compile()
-      self._clock.add("compile", since)
+      self._clock.seconds["compile"] += time.perf_counter() - since
     return self._compiled[key](*args)
 
   @property
@@ -200,9 +205,10 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
 
 
 class Blocks(NamedTuple):
-  """Evaluation rows cut into blocks of one slot each: ``index, weight [n, block]``, ``task, slot [n]``, ``totals [slots]``.
+  """Evaluation rows cut into blocks of one slot each.
 
-  A slot is a set of rows with an accuracy of its own (a task's test rows, say); ``count`` blocks are real.
+  ``index, weight [n, block]``, ``task, slot [n]``, ``totals [slots]``. A slot is a set of rows with an accuracy of its
+  own (a task's test rows, say); ``count`` blocks are real.
   """
 
   index: np.ndarray
@@ -214,7 +220,7 @@ class Blocks(NamedTuple):
 
 
 def blocks(slots, block: int = 256, length: int = 0) -> Blocks:
-  """Cuts ``slots``, a list of ``(task, row indices)``, into blocks; pads to ``length`` blocks so that shapes are shared."""
+  """Cuts ``slots``, a list of ``(task, row indices)``, into blocks; pads to ``length`` blocks, to share a shape."""
   index, weight, task, slot = [], [], [], []
   for s, (t, rows) in enumerate(slots):
     for at in range(0, len(rows), block):

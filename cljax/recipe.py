@@ -105,7 +105,8 @@ def make_optimizer(
 
 
 def make_augment(kind: str, pad: int = 4) -> Callable:
-  """``augment(key, x [B, H, W, C]) -> x``: random crop after zero padding by ``min(pad, H // 7)``, horizontal flip, or both."""
+  """``augment(key, x [B, H, W, C]) -> x``: random crop after zero padding by ``min(pad, H // 7)``, horizontal flip, or
+  both."""
   if kind == "none":
     return lambda key, x: x
 

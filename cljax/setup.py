@@ -91,7 +91,8 @@ def setup(
   options: Options,
   devices=None,
 ) -> Setup:
-  """Builds the programs. ``make_method(model, spec, values)`` and ``make_optimizer(values)`` get the dict of traced values."""
+  """Builds the programs. ``make_method(model, spec, values)`` and ``make_optimizer(values)`` get the dict of traced
+  values."""
   if not population:
     raise UsageError("seeds: got none; expected at least one")
   split = stream.dataset.train

@@ -75,7 +75,8 @@ def gather_rows(data: Data, index, row_task, view_apply):
 
 
 def rescaled(model: Model, scale: float) -> Model:
-  """The model on raw inputs: ``apply(x) = model.apply(float32(x) * scale)``, so that memories may hold the stored dtype."""
+  """The model on raw inputs: ``apply(x) = model.apply(float32(x) * scale)``, so that memories may hold the stored
+  dtype."""
 
   def raw(x):
     return x.astype(jnp.float32) * scale if scale != 1.0 or x.dtype != jnp.float32 else x

@@ -74,7 +74,7 @@ def path_name(path) -> str:
 
 
 def match(tree, like, name: str = "tree"):
-  """Returns ``tree`` if it has the structure and leaf shapes of ``like``; else raises UsageError with the leaf's path."""
+  """Returns ``tree`` if it has the structure and leaf shapes of ``like``; else a UsageError names the leaf's path."""
   got, want = jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree_util.tree_flatten_with_path(like)[0]
   got_shapes = {path_name(p): jnp.shape(v) for p, v in got}
   want_shapes = {path_name(p): jnp.shape(v) for p, v in want}

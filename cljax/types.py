@@ -60,9 +60,9 @@ class Model(NamedTuple):
   """A model as pure functions.
 
   ``init(key) -> (params, model_state)``;
-  ``apply(params, model_state, x, *, train, key, task=None, mask=None) -> (Outputs, model_state)``, where ``mask [B]`` is
-  1 for rows that exist (BatchNorm must not see the others), ``key`` feeds dropout and ``task`` is the task of the rows;
-  ``capture(params, model_state, x, probe) -> (logits, {path: LayerCall})`` exposes layer inputs and output
+  ``apply(params, model_state, x, *, train, key, task=None, mask=None) -> (Outputs, model_state)``, where ``mask [B]``
+  is 1 for rows that exist (BatchNorm must not see the others), ``key`` feeds dropout and ``task`` is the task of the
+  rows; ``capture(params, model_state, x, probe) -> (logits, {path: LayerCall})`` exposes layer inputs and output
   gradients (see ``cljax.estimators``), and ``units`` names the in/out kernels of each hidden layer.
   """
 
@@ -137,7 +137,8 @@ class Learn(NamedTuple):
 class Forget(NamedTuple):
   """A stream event: forget rows by class, by row id, by task or by group; fields are combined by union.
 
-  ``holds`` says what the operator still has: any of ``'forget'``, ``'retain'``, ``'prefix'`` (all past data and events).
+  ``holds`` says what the operator still has: any of ``'forget'``, ``'retain'``, ``'prefix'`` (all past data and
+  events).
   """
 
   classes: tuple = ()
@@ -202,8 +203,8 @@ class Tools(NamedTuple):
 
   ``gradient(key, params, learner, batch) -> grads`` of the weighted mean task loss, model in eval mode;
   ``train(key, learner, objective, steps, learning_rate=None) -> learner`` with
-  ``objective(key, params, learner, step) -> (scalar, model_state)``, by the run's optimizer from a fresh state, or by plain SGD
-  where ``learning_rate`` is given; ``reset_optimizer(learner) -> learner``.
+  ``objective(key, params, learner, step) -> (scalar, model_state)``, by the run's optimizer from a fresh state, or by
+  plain SGD where ``learning_rate`` is given; ``reset_optimizer(learner) -> learner``.
   """
 
   gradient: Callable
@@ -236,7 +237,8 @@ class Withheld:
 
 
 def rows_from_arrays(x, y, weight=None, ids=None, task=0) -> Rows:
-  """Wraps user arrays as :class:`Rows`, for the estimators: ``x [N, ...]``, ``y [N]``, ``weight [N]`` (default ones)."""
+  """Wraps user arrays as :class:`Rows`, for the estimators: ``x [N, ...]``, ``y [N]``, ``weight [N]`` (default
+  ones)."""
   x, y = jnp.asarray(x), jnp.asarray(y)
   if x.shape[0] != y.shape[0]:
     raise UsageError(f"y: has {y.shape[0]} rows; x has {x.shape[0]}")

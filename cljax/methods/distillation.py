@@ -24,8 +24,9 @@ class Teacher(NamedTuple):
 def lwf(model, spec: Spec, *, strength, temperature) -> Method:
   """Learning without Forgetting: ``strength * mean T^2 KL(softmax(teacher/T) || softmax(f/T))`` on the current rows.
 
-  The softmax runs over the classes of earlier tasks; where each task has its own softmax (task-incremental), each earlier
-  task has its own term, and they are summed. The teacher is in eval mode and sees the same augmented input. Li and Hoiem, 2016.
+  The softmax runs over the classes of earlier tasks; where each task has its own softmax (task-incremental), each
+  earlier task has its own term, and they are summed. The teacher is in eval mode and sees the same augmented input. Li
+  and Hoiem, 2016.
   """
   classes = jnp.asarray(spec.classes_of_task)
 

@@ -1,4 +1,5 @@
-"""Methods that answer Forget events. They train as finetune does; compose them with a learner through the forget section."""
+"""Methods that answer Forget events. They train as finetune does; compose them with a learner through the forget
+section."""
 
 from __future__ import annotations
 
@@ -24,18 +25,26 @@ def retrain(model, spec: Spec) -> Method:
 
 
 def ssd(model, spec: Spec, *, alpha, dampening, importance: str = "empirical", importance_batch: int = 64) -> Method:
-  """Selective synaptic dampening: ``theta_i *= min(dampening I_D/I_f, 1)`` where ``I_f > alpha I_D``; no training. Spec B1.
+  """Selective synaptic dampening: ``theta_i *= min(dampening I_D/I_f, 1)`` where ``I_f > alpha I_D``; no training. Spec
+  B1.
 
   Importance is the per-sample empirical Fisher, as the paper defines it. The released code squares the gradient of a
-  mini-batch mean (64 for D, 128 for D_f in one script), which couples alpha to the batch size: ``importance='batched'``.
-  I_D is over all rows learned and not deleted before, the forget rows included. Foster et al., 2024.
+  mini-batch mean (64 for D, 128 for D_f in one script), which couples alpha to the batch size:
+  ``importance='batched'``. I_D is over all rows learned and not deleted before, the forget rows included. Foster et
+  al., 2024.
   """
   del spec
 
   def forget(key, learner, request, tools):
     del tools
     fisher = lambda rows, label: estimators.fisher_diagonal(
-      model, learner.params, learner.model_state, rows, kind=importance, key=fold(key, label), batch_size=importance_batch
+      model,
+      learner.params,
+      learner.model_state,
+      rows,
+      kind=importance,
+      key=fold(key, label),
+      batch_size=importance_batch,
     )
     of_forget, of_retain = fisher(request.forget, "forget"), fisher(request.retain, "retain")
     share = request.forget.count / (request.forget.count + request.retain.count)
@@ -51,8 +60,8 @@ def graddiff(
 ) -> Method:
   """GradDiff: SGD on ``retain_weight L_retain - forget_weight L_forget``, random batches of each. Spec A4.
 
-  The model is in eval mode (BatchNorm frozen), as in the SCRUB notebook. ``forget_weight = 0.05, retain_weight = 0.95`` is
-  NegGrad+. The ascent term has no fixed point: many steps destroy the model.
+  The model is in eval mode (BatchNorm frozen), as in the SCRUB notebook. ``forget_weight = 0.05, retain_weight = 0.95``
+  is NegGrad+. The ascent term has no fixed point: many steps destroy the model.
   """
   del spec
 

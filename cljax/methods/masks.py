@@ -29,10 +29,10 @@ def hold_other_tasks() -> optax.GradientTransformationExtraArgs:
 def supsup(model, spec: Spec, *, sparsity, inference: str = "row") -> Method:
   """SupSup: frozen random weights, one learned mask for each task; the task is inferred at test.
 
-  Training: edge-popup on the current task's scores. Prediction: with ``alpha = 1/T`` over the learned masks, the task is
-  ``argmin_t dH/dalpha_t``, H the output entropy (one-shot; the paper's objective for unknown tasks). ``inference`` 'row'
-  infers for each row; 'batch' sums over the batch, as the paper does, and so assumes that a batch comes from one task.
-  Spec B8; Wortsman et al., 2020. Deviation: the entropy of the full softmax is used, no superfluous neurons.
+  Training: edge-popup on the current task's scores. Prediction: with ``alpha = 1/T`` over the learned masks, the task
+  is ``argmin_t dH/dalpha_t``, H the output entropy (one-shot; the paper's objective for unknown tasks). ``inference``
+  'row' infers for each row; 'batch' sums over the batch, as the paper does, and so assumes that a batch comes from one
+  task. Spec B8; Wortsman et al., 2020. Deviation: the entropy of the full softmax is used, no superfluous neurons.
   """
   net = models.masked(model, spec.num_tasks, sparsity)
   learned = lambda tasks: jnp.arange(spec.num_tasks) < jnp.maximum(tasks, 1)

@@ -49,7 +49,8 @@ def _fisher_end(model, kind, batch_size):
 
 
 def si(model, spec, *, strength, damping) -> Method:
-  """Synaptic Intelligence: ``strength sum Omega (theta - theta*)^2``, Omega from the path integral; spec 1.3. Zenke 2017."""
+  """Synaptic Intelligence: ``strength sum Omega (theta - theta*)^2``, Omega from the path integral; spec 1.3. Zenke
+  2017."""
   del model, spec
   return Method(penalty=regularizers.si(strength, damping), end_task=lambda key, learner, task: consolidated(learner))
 

@@ -39,7 +39,8 @@ def episodic(spec: Spec, capacity: int):
 
 
 def agem(model, spec: Spec, *, capacity: int, reference_batch: int = 0) -> Method:
-  """A-GEM: where ``<g, g_ref> < 0``, ``g - <g, g_ref> / <g_ref, g_ref> g_ref``; g_ref on a random batch of past tasks' rows.
+  """A-GEM: where ``<g, g_ref> < 0``, ``g - <g, g_ref> / <g_ref, g_ref> g_ref``; g_ref on a random batch of past tasks'
+  rows.
 
   The memory holds an even share of each finished task. ``reference_batch`` 0 means the training batch size. Spec 4.2;
   Chaudhry et al., 2019.
@@ -62,10 +63,11 @@ def agem(model, spec: Spec, *, capacity: int, reference_batch: int = 0) -> Metho
 
 
 def gpm(model, spec: Spec, *, threshold, threshold_step, samples: int = 125, max_rank: int = 0, skip: str = "head"):
-  """GPM: kernels' gradients orthogonal to the span of old layer inputs; ``threshold + threshold_step * task`` of energy.
+  """GPM: kernels' gradients orthogonal to the span of old layer inputs; ``threshold + threshold_step * task`` of
+  energy.
 
-  ``skip``: a regular expression of parameter paths that are not projected (the head). Biases and norm parameters are held
-  after the first task, as in the released code. Needs a model with ``capture``. Spec 4.5; Saha et al., 2021.
+  ``skip``: a regular expression of parameter paths that are not projected (the head). Biases and norm parameters are
+  held after the first task, as in the released code. Needs a model with ``capture``. Spec 4.5; Saha et al., 2021.
   """
   del spec
   pattern = re.compile(skip) if skip else None

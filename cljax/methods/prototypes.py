@@ -22,7 +22,8 @@ def ncm(model, spec: Spec) -> Method:
   """Nearest class mean: predicts ``argmin_c |f(x) - mu_c|`` over the classes seen; the network trains as usual.
 
   Means are taken when a task ends and not refreshed: they lag behind features that drift. A class that comes back is
-  averaged by counts. Before the first task the model's own logits are used. Mensink et al., 2013; iCaRL's rule with all rows.
+  averaged by counts. Before the first task the model's own logits are used. Mensink et al., 2013; iCaRL's rule with all
+  rows.
   """
 
   def features(learner, x):

@@ -91,10 +91,11 @@ def scrub_memory(memory):
 
 
 def er(model, spec: Spec, *, capacity: int, policy: str = "reservoir", replay_batch: int = 0) -> Method:
-  """Experience replay: ``mean CE`` over the current rows and as many (``replay_batch``, 0: the same number) from memory.
+  """Experience replay: ``mean CE`` over the current rows and as many (``replay_batch``, 0: the same number) from
+  memory.
 
-  The memory stores inputs before augmentation, and replayed rows are augmented afresh. Replay starts inside the first task.
-  Spec A1; Chaudhry et al., 2019 (tiny episodic memories).
+  The memory stores inputs before augmentation, and replayed rows are augmented afresh. Replay starts inside the first
+  task. Spec A1; Chaudhry et al., 2019 (tiny episodic memories).
   """
   del model
   memory = make_memory(spec, capacity, policy)
@@ -121,7 +122,8 @@ def er(model, spec: Spec, *, capacity: int, policy: str = "reservoir", replay_ba
 
 
 def derpp(model, spec: Spec, *, alpha, beta, capacity: int, policy: str = "reservoir", replay_batch: int = 0) -> Method:
-  """Dark Experience Replay++: ``mean CE(current) + alpha MSE(f(x1), z1) + beta mean CE(x2, y2)``, two independent draws.
+  """Dark Experience Replay++: ``mean CE(current) + alpha MSE(f(x1), z1) + beta mean CE(x2, y2)``, two independent
+  draws.
 
   MSE is the mean over rows and all logits. ``z`` are the logits of the augmented current input in train mode before
   the update, never refreshed; inputs are stored unaugmented. ``beta = 0`` is DER. Spec A2; Buzzega et al., 2020.

@@ -61,15 +61,14 @@ def build(
 ) -> Stream:
   """Splits a dataset into a stream of ``tasks`` tasks.
 
-  ``kind``: ``'class'`` (class-incremental: one head, task unknown at test), ``'task'`` (task-incremental: the same split,
-  the task's classes known), ``'domain'`` (the same split, labels are positions within the task), ``'group'`` (one domain
-  for each dataset group), ``'permuted'`` and ``'rotated'`` (all classes in every task; ``angles`` in degrees, default
-  evenly spaced over 180).
-  ``classes_per_task``: an int or a list; default: an even split. ``class_order``: a list of classes, an int seed, or None
-  for 0, 1, 2, ... ``task_fractions``: share of its training rows that each task keeps, for uneven tasks.
-  ``validation``: share of the training rows of each class held out for selection. ``active``: classes in the training
-  softmax, ``'all'``, ``'seen'`` or ``'task'``; default ``'task'`` for kind ``'task'``, else ``'all'``.
-  ``forget``: text of :func:`parse_forget`, or a list of ``(after_tasks, Forget)``.
+  ``kind``: ``'class'`` (class-incremental: one head, task unknown at test), ``'task'`` (task-incremental: the same
+  split, the task's classes known), ``'domain'`` (the same split, labels are positions within the task), ``'group'``
+  (one domain for each dataset group), ``'permuted'`` and ``'rotated'`` (all classes in every task; ``angles`` in
+  degrees, default evenly spaced over 180). ``classes_per_task``: an int or a list; default: an even split.
+  ``class_order``: a list of classes, an int seed, or None for 0, 1, 2, ... ``task_fractions``: share of its training
+  rows that each task keeps, for uneven tasks. ``validation``: share of the training rows of each class held out for
+  selection. ``active``: classes in the training softmax, ``'all'``, ``'seen'`` or ``'task'``; default ``'task'`` for
+  kind ``'task'``, else ``'all'``. ``forget``: text of :func:`parse_forget`, or a list of ``(after_tasks, Forget)``.
   Raises UsageError on an impossible split.
   """
   if kind not in KINDS:
@@ -208,7 +207,7 @@ def _held_out(y, share, seed) -> np.ndarray:
   order = rng.permutation(len(y))
   for c in np.unique(y):
     rows = order[y[order] == c]
-    held[rows[: int(round(share * len(rows)))]] = True
+    held[rows[: round(share * len(rows))]] = True
   return held
 
 
@@ -220,6 +219,5 @@ def _thin(train, fractions, seed):
     raise UsageError(f"stream.task_fractions: got {fractions}; expected {len(train)} values in (0, 1]")
   rng = np.random.default_rng(np.random.SeedSequence([seed, 0xF4AC]))
   return [
-    np.sort(rng.permutation(rows)[: max(1, int(round(f * len(rows))))])
-    for rows, f in zip(train, fractions, strict=True)
+    np.sort(rng.permutation(rows)[: max(1, round(f * len(rows)))]) for rows, f in zip(train, fractions, strict=True)
   ]

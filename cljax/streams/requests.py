@@ -19,7 +19,8 @@ _FIELDS = {
 
 
 def parse_forget(text: str) -> list[tuple[int, Forget]]:
-  """Parses ``'2:class=3; 4:ids=17,20-39'`` into ``[(after_task, Forget), ...]``: forget once that many tasks were learned.
+  """Parses ``'2:class=3; 4:ids=17,20-39'`` into ``[(after_task, Forget), ...]``: forget once that many tasks were
+  learned.
 
   Several selections in one request are joined by ``+``: ``'3:class=1+ids=5,6'``. Raises UsageError on anything else.
   """
@@ -55,7 +56,8 @@ def _integers(values: str, text: str) -> tuple[int, ...]:
 
 
 def resolve(request: Forget, split, tasks, num_classes: int) -> np.ndarray:
-  """The ``[N] bool`` mask over the training rows that a request names. Unknown ids, classes, tasks, groups: UsageError."""
+  """The ``[N] bool`` mask over the training rows that a request names. Unknown ids, classes, tasks, groups:
+  UsageError."""
   mask = np.zeros(len(split.y), bool)
   for c in request.classes:
     if not 0 <= c < num_classes:

@@ -13,7 +13,8 @@ from cljax.types import UsageError
 
 
 class View(NamedTuple):
-  """``apply(tables, x [B, ...], task [B]) -> x``; ``tables`` are arrays with a leading task axis, kept on the device."""
+  """``apply(tables, x [B, ...], task [B]) -> x``; ``tables`` are arrays with a leading task axis, kept on the
+  device."""
 
   tables: tuple
   apply: Callable

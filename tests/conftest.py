@@ -1,0 +1,68 @@
+"""Shared fixtures: a dataset that the tests make themselves, and streams over it."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+import pytest
+
+
+def blobs(classes=4, rows=24, test_rows=8, seed=0, shape=(4, 4, 1)):
+  """Gaussian blobs as tiny images: one centre a class, float32, easy to learn."""
+  from cljax.data import Dataset, Split
+
+  rng = np.random.default_rng(seed)
+  centres = rng.normal(size=(classes, *shape))
+
+  def split(n, first):
+    y = np.repeat(np.arange(classes), n).astype(np.int32)
+    x = (centres[y] + 0.3 * rng.normal(size=(len(y), *shape))).astype(np.float32)
+    order = rng.permutation(len(y))
+    ids = np.arange(first, first + len(y), dtype=np.int32)
+    return Split(x[order], y[order], ids, (ids % 2).astype(np.int32))
+
+  names = tuple(f"class{c}" for c in range(classes))
+  return Dataset(
+    "blobs", split(rows, 1000), split(test_rows, 9000), classes, names, ("even", "odd"), 1.0, f"blobs{seed}"
+  )
+
+
+@pytest.fixture(scope="session")
+def dataset():
+  return blobs()
+
+
+@pytest.fixture(scope="session")
+def class_stream(dataset):
+  from cljax import streams
+
+  return streams.build(dataset, "class", tasks=2, validation=0.125)
+
+
+@pytest.fixture(scope="session")
+def task_stream(dataset):
+  from cljax import streams
+
+  return streams.build(dataset, "task", tasks=2, validation=0.125)
+
+
+@pytest.fixture(scope="session")
+def small_model():
+  from cljax import models
+
+  return models.mlp((4, 4, 1), 4, hidden=(8,))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+  """Programs that several tests build are compiled once; the cache lives and dies with the test session."""
+  import jax
+
+  root = tmp_path_factory.getbasetemp()
+  root = root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root
+  jax.config.update("jax_compilation_cache_dir", str(root / "jax_cache"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,323 @@
+"""The contract suite: what every entry of the registry must satisfy. Arguments stand beside the registry
+(Entry.test)."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cljax
+from cljax import methods, recipe, streams, tree
+from cljax.setup import spec_of
+from cljax.step import Data, Where, build
+
+BATCH = 8
+NAMES = sorted(methods.METHODS)
+LEARN = [n for n in NAMES if not methods.METHODS[n].access.prefix]
+FORGET = [n for n in NAMES if methods.METHODS[n].access.forgets]
+
+
+def stream_for(name, request, shuffle=False):
+  kind = "task_stream" if methods.METHODS[name].access.task_id_at_test else "class_stream"
+  return request.getfixturevalue(kind)
+
+
+def run(name, stream, model, hyper=None, **kwargs):
+  entry = methods.METHODS[name]
+  kwargs.setdefault("training", cljax.Recipe(batch_size=BATCH, epochs=2))
+  return cljax.run(stream, model, name, {**entry.test, **(hyper or {})}, **kwargs)
+
+
+@functools.cache
+def base_run(stream_key, model_key):
+  stream, model = KEEP[stream_key], KEEP[model_key]
+  return run("finetune", stream, model)
+
+
+KEEP: dict = {}
+
+
+def base(stream, model):
+  KEEP[id(stream)], KEEP[id(model)] = stream, model
+  return base_run(id(stream), id(model))
+
+
+class Bench:
+  """One method's pure functions on one stream, without the engine."""
+
+  def __init__(self, name, stream, model, hyper=None, fuse=True, rows=BATCH):
+    entry = methods.METHODS[name]
+    plan = methods.plan({"method": (name, {**entry.test, **(hyper or {})})})
+    self.stream, self.spec = stream, spec_of(stream, rows)
+    optimizer = recipe.make_optimizer("sgd", learning_rate=0.1)
+    training = recipe.Recipe(batch_size=rows)
+    augment = recipe.make_augment("none")
+    method = plan.build(model, self.spec, plan.hyper)
+    self.parts = build(name, method, model, self.spec, optimizer, training, stream.view.apply, augment)
+    split = stream.dataset.train
+    ids = np.arange(len(split.y), dtype=np.int32)
+    self.data = Data(*map(jnp.asarray, (split.x, split.y, ids, stream.labels)), stream.view.tables)
+    options = {} if fuse else {"xla_disable_hlo_passes": "fusion"}
+    self.step = jax.jit(self.parts.step, compiler_options=options)
+
+  def where(self, task):
+    return Where(*(jnp.asarray(v, jnp.int32) for v in (task, 0, 10, 20)))
+
+  def rows(self, task, k, weight=None):
+    pool = np.asarray(self.stream.train[task])
+    size = self.spec.batch_size
+    index = pool[(np.arange(size) + k * BATCH) % len(pool)]
+    weight = np.ones(size, np.int32) if weight is None else weight
+    return jnp.asarray(index, jnp.int32), jnp.full(size, task, jnp.int32), jnp.asarray(weight)
+
+  def boundary(self, hook, learner, task):
+    if hook is None:
+      return learner
+    rows = np.asarray(self.stream.train[task], np.int32)
+    index = np.pad(rows, (0, self.spec.task_rows - len(rows)))
+    args = (jnp.asarray(index), jnp.full(len(index), task, jnp.int32), jnp.int32(len(rows)))
+    return jax.jit(hook)(learner, self.data, self.where(task), *args)
+
+  def train(self, steps=3, tasks=(0, 1), weight=None, step=None):
+    learner = jax.jit(self.parts.init)(jax.random.key(0))
+    for task in tasks:
+      learner = self.boundary(self.parts.start_task, learner, task)
+      for k in range(steps):
+        learner, alive, loss = (step or self.step)(
+          learner, self.data, self.where(task), jnp.asarray(True), *self.rows(task, k, weight)
+        )
+      learner = self.boundary(self.parts.end_task, learner, task)
+    return learner
+
+
+def assert_same(a, b):
+  """Bit-equal leaves, named."""
+  for path, x, y in zip(tree.paths(a), jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      x, y = jax.random.key_data(x), jax.random.key_data(y)
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=path)
+
+
+def assert_near(a, b, tolerance=2e-5):
+  for path, x, y in zip(tree.paths(a), jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=tolerance, rtol=2e-4, err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def finished(request, small_model):
+  """Two-seed runs by method name, run once each."""
+  made = {}
+
+  def get(name):
+    if name not in made:
+      made[name] = run(name, stream_for(name, request), small_model, seeds=2)
+    return made[name]
+
+  return get
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_entry_is_documented(name):
+  entry = methods.METHODS[name]
+  assert entry.reference
+  assert (entry.factory.__doc__ or "").strip()
+  for key in entry.test:
+    assert key in entry.options
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_runs_in_one_compilation(name, finished):
+  result = finished(name)
+  assert result.compilations["chunk"] == 1
+  assert all(count <= 1 for count in result.compilations.values())
+  assert np.isfinite(result.accuracy).all()
+  assert result.alive.all()
+  # The last task is learned: a run that learns nothing proves nothing.
+  assert result.task_accuracy[:, -1, -1].mean() > 0.6
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_carry_is_stable(name, request, small_model):
+  bench = Bench(name, stream_for(name, request), small_model)
+  learner = jax.eval_shape(bench.parts.init, jax.random.key(0))
+  after, _, _ = jax.eval_shape(bench.parts.step, learner, bench.data, bench.where(0), jnp.asarray(True), *bench.rows(0,
+  0)) assert jax.tree.structure(after) == jax.tree.structure(learner) shapes = lambda t: [(x.shape, x.dtype) for x in
+  jax.tree.leaves(t)] assert shapes(after) == shapes(learner) for hook in (bench.parts.start_task,
+  bench.parts.end_task):
+    if hook is not None:
+      rows = jnp.zeros(bench.spec.task_rows, jnp.int32)
+      ended = jax.eval_shape(hook, learner, bench.data, bench.where(0), rows, rows, jnp.int32(3))
+      assert shapes(ended) == shapes(learner)
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_population_equals_single_runs(name, finished, request, small_model):
+  """lax.map over seeds against a run of one seed: to the bit."""
+  single = run(name, stream_for(name, request), small_model, seeds=[1])
+  both = finished(name)
+  assert single.params_sha256[0] == both.params_sha256[1]
+  np.testing.assert_array_equal(single.accuracy[0], both.accuracy[1])
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_vmap_equals_loop(name, request, small_model):
+  """The accelerator's strategy (vmap) against single members, to float tolerance over a few steps."""
+  bench = Bench(name, stream_for(name, request), small_model)
+  keys = jax.vmap(jax.random.key)(jnp.arange(2))
+  learners = jax.vmap(bench.parts.init)(keys)
+  args = (bench.data, bench.where(0), jnp.asarray(True), *bench.rows(0, 0))
+  many = jax.jit(jax.vmap(lambda one: bench.parts.step(one, *args)[0]))(learners)
+  one = bench.step(jax.tree.map(lambda a: a[1], learners), *args)[0]
+  assert_near(jax.tree.map(lambda a: a[1], many.params), one.params)
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_jit_equals_no_jit(name, request, small_model):
+  bench = Bench(name, stream_for(name, request), small_model)
+  learner = bench.train(steps=2, tasks=(0,))
+  args = (bench.data, bench.where(1), jnp.asarray(True), *bench.rows(1, 0))
+  compiled = bench.step(learner, *args)[0]
+  with jax.disable_jit():
+    plain = bench.parts.step(learner, *args)[0]
+  assert_near(plain.params, compiled.params)
+
+
+@pytest.mark.parametrize("name", [n for n in LEARN if methods.METHODS[n].neutral is not None])
+def test_neutral_strength_is_the_base_run(name, request, small_model):
+  """At neutral strength the parameters are those of plain training, to the bit, where neither program is fused."""
+  stream = stream_for(name, request)
+  entry = methods.METHODS[name]
+  if entry.access.stores_data:
+    pytest.skip("replayed rows of weight 0 change the sum's order; see test_replay_is_neutral_to_tolerance")
+  mine = Bench(name, stream, small_model, entry.neutral, fuse=False).train()
+  plain = Bench("finetune", stream, small_model, fuse=False).train()
+  assert_same(mine.params, plain.params)
+
+
+@pytest.mark.parametrize(
+  "name", [n for n in LEARN if methods.METHODS[n].neutral is not None and methods.METHODS[n].access.stores_data]
+)
+def test_replay_is_neutral_to_tolerance(name, request, small_model):
+  stream = stream_for(name, request)
+  mine = Bench(name, stream, small_model, methods.METHODS[name].neutral).train()
+  assert_near(mine.params, Bench("finetune", stream, small_model).train().params)
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_rows_of_weight_zero_are_as_if_absent(name, request, small_model):
+  """Twice the rows, half of them at weight 0: the learner is that of the half, to float tolerance."""
+  stream = stream_for(name, request)
+  wide = Bench(name, stream, small_model, rows=2 * BATCH)
+  narrow = Bench(name, stream, small_model)
+  if methods.METHODS[name].access.stores_data:
+    # A memory draws one random number for each row slot, so wide batches store other rows: compare a single task's
+    # first step, before anything can be replayed, and what was counted after it.
+    weight = np.r_[np.ones(BATCH), np.zeros(BATCH)].astype(np.int32)
+    a = wide.train(steps=1, tasks=(0,), weight=weight)
+    assert_near(a.params, narrow.train(steps=1, tasks=(0,)).params)
+    return
+  weight = np.r_[np.ones(BATCH), np.zeros(BATCH)].astype(np.int32)
+  assert_near(wide.train(weight=weight).params, narrow.train().params, 1e-4)
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_first_task_equals_the_base_learner(name, request, small_model):
+  """Before the first boundary a method that only guards old tasks trains as finetune does."""
+  entry = methods.METHODS[name]
+  if entry.access.trains_on != "current" or name in FROM_THE_START:
+    pytest.skip(f"{name} acts inside the first task by design: {FROM_THE_START.get(name, 'it sees other data')}")
+  stream = stream_for(name, request)
+  mine = Bench(name, stream, small_model).train(tasks=(0,), steps=4)
+  assert_near(mine.params, Bench("finetune", stream, small_model).train(tasks=(0,), steps=4).params)
+
+
+FROM_THE_START = {
+  "er": "replay starts inside the first task",
+  "derpp": "replay starts inside the first task",
+  "supsup": "it trains masks, not weights",
+}
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_checkpoint_round_trip(name, request, small_model, tmp_path):
+  """Stopped in the middle and resumed from disk: the digest and the matrix of the undisturbed run."""
+  stream = stream_for(name, request)
+  options = cljax.Options(chunk_steps=2)
+  whole = run(name, stream, small_model, options=options)
+  asked = []
+
+  def stop():
+    asked.append(1)
+    return len(asked) > 9
+
+  with pytest.raises(cljax.Stopped):
+    run(name, stream, small_model, options=options, workdir=str(tmp_path), stop=stop)
+  seen = []
+  resumed = run(name, stream, small_model, options=options, workdir=str(tmp_path), report=seen.append)
+  assert any(m["kind"] == "resumed" and m["total"] > 0 for m in seen)
+  assert resumed.params_sha256 == whole.params_sha256
+  np.testing.assert_array_equal(resumed.accuracy, whole.accuracy)
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_undeclared_data_is_not_kept(name, finished, dataset):
+  """A method that declares no stored data holds no training row; one that does is found to hold some (the control)."""
+  learner = jax.tree.map(np.asarray, finished(name).learner._replace(key=np.zeros(1)))
+  width = int(np.prod(dataset.train.x.shape[1:]))
+  rows = dataset.train.x.reshape(len(dataset.train.x), -1)
+  found = False
+  for leaf in jax.tree.leaves((learner.method_state, learner.opt_state, learner.model_state)):
+    if leaf.size and leaf.size % width == 0 and leaf.dtype == rows.dtype:
+      flat = leaf.reshape(-1, width)
+      found |= bool((np.abs(flat[:, None] - rows[None]).max(-1) == 0).any())
+  assert found == methods.METHODS[name].access.stores_data
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_bytes_between_tasks(name, finished):
+  result = finished(name)
+  one = jax.tree.map(lambda a: a[0], result.learner)
+  kept = (one.method_state, one.opt_state.penalty, one.opt_state.transform, one.opt_state.finalize)
+  assert result.state_bytes == sum(np.asarray(a).nbytes for a in jax.tree.leaves(kept))
+
+
+@pytest.mark.parametrize("name", [n for n in LEARN if methods.METHODS[n].access.stores_data])
+def test_scrub_erases_every_stored_row(name, finished, request, small_model):
+  """After a scrub no array holds a deleted row; the same search finds it before (the control)."""
+  bench = Bench(name, stream_for(name, request), small_model)
+  learner = bench.train(steps=3)
+  x = np.asarray(bench.data.x).reshape(len(bench.data.x), -1)
+
+  def holders(learner, rows):
+    out = set()
+    for leaf in jax.tree.leaves(learner.method_state):
+      leaf = np.asarray(leaf)
+      if leaf.size and leaf.size % x.shape[1] == 0 and leaf.dtype == x.dtype:
+        same = (leaf.reshape(-1, 1, x.shape[1]) == x[rows]).all(-1).any(0)
+        out |= set(np.asarray(rows)[same].tolist())
+    return out
+
+  stored = sorted(holders(learner, np.arange(len(x))))
+  assert len(stored) >= 4
+  gone = np.zeros(len(x), bool)
+  gone[stored[::2]] = True
+  scrubbed = jax.jit(bench.parts.scrub)(learner, jnp.asarray(gone), jnp.zeros(bench.spec.num_classes, bool))
+  assert holders(scrubbed, np.flatnonzero(gone)) == set()
+  assert holders(scrubbed, np.arange(len(x))) == set(stored) - set(np.flatnonzero(gone).tolist())
+
+
+@pytest.mark.parametrize("name", FORGET)
+def test_forgets_a_class_and_rows(name, dataset, small_model):
+  ids = [int(i) for i in dataset.train.id[np.isin(dataset.train.y, [2, 3])][:3]]
+  events = [(1, cljax.Forget(classes=(1,))), (2, cljax.Forget(ids=tuple(ids)))]
+  stream = streams.build(dataset, "class", tasks=2, forget=events)
+  result = run(name, stream, small_model)
+  assert [e["kind"] for e in result.events] == ["learn", "forget", "learn", "forget"]
+  assert result.accuracy.shape == (1, 5, 2)
+  assert len(result.forgotten) == 2
+  assert result.forgotten[1]["rows"] == 3
+  assert all(0 <= v <= 1 for f in result.forgotten for v in f["forget"] + f["retain"])
