@@ -79,9 +79,9 @@ DEFAULTS: dict[str, Any] = {
 }
 
 # Two characters are one class if ||a - b||^2 / (||a||^2 + ||b||^2) of their undistorted images, in the median over the
-# chosen styles, is below this. Over Latin, Greek and Cyrillic the pairs that type designers draw alike lie below 0.003
-# (Latin A, Greek Alpha), the nearest others above 0.029 (Greek kappa, Cyrillic ka).
-SAME = 0.02
+# chosen styles, is below this. Over Latin, Greek and Cyrillic in the default styles, the pairs that are drawn alike (Latin A,
+# Greek Alpha) lie at 0.001 or below, the nearest others at 0.021 (Greek kappa, Cyrillic ka).
+SAME = 0.01
 
 
 class Character(NamedTuple):

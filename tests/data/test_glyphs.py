@@ -160,6 +160,17 @@ def test_damaged_cache_is_made_again(root, small):
     assert store.read(path, glyphs.check(OPTIONS)) is not None
 
 
+def test_altered_cache_is_not_believed(root, small):
+  """A well-formed file whose contents are not what its digest says."""
+  path = root / "cache" / f"glyphs-{builders.key(glyphs.check(OPTIONS))}.npz"
+  with np.load(path) as f:
+    parts = dict(f)
+  parts["train_x"][0, 0, 0, 0] ^= 1
+  np.savez(path, **parts)
+  assert data.load("glyphs", data_dir=str(root), **OPTIONS).digest == small.digest
+  assert store.read(path, glyphs.check(OPTIONS)) is not None
+
+
 def test_two_processes_preparing_at_once(tmp_path, small):
   code = (
     "import sys; sys.stdin.readline(); from cljax import data\n"
