@@ -79,8 +79,8 @@ DEFAULTS: dict[str, Any] = {
 }
 
 # Two characters are one class if ||a - b||^2 / (||a||^2 + ||b||^2) of their undistorted images, in the median over the
-# chosen styles, is below this. Over Latin, Greek and Cyrillic in the default styles, the pairs that are drawn alike (Latin A,
-# Greek Alpha) lie at 0.001 or below, the nearest others at 0.021 (Greek kappa, Cyrillic ka).
+# chosen styles, is below this. Over Latin, Greek and Cyrillic in the default styles, pairs that are drawn alike (Latin
+# A, Greek Alpha) lie at 0.001 or below, the nearest others at 0.021 (Greek kappa, Cyrillic ka).
 SAME = 0.01
 
 
