@@ -119,6 +119,12 @@ def share_of_seconds(result: Mapping[str, Any]) -> float:
   return sum(result["seconds"].values()) * len(result["seeds"]) / result["population"]
 
 
+def title(result: Mapping[str, Any]) -> str:
+  """``er``, or ``er + retrain`` where another method answers the Forget events."""
+  forget = result["config"].get("forget", {}).get("name", "")
+  return f"{result['method']} + {forget}" if forget else result["method"]
+
+
 def diverged(result: Mapping[str, Any]) -> int:
   return sum(not alive for alive in result["alive"])
 
@@ -133,11 +139,14 @@ def _all_metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def rows(result: Mapping[str, Any], **more) -> list[dict[str, Any]]:
   """One flat row for each seed: identity, metrics (``validation_acc`` is the one to select by), costs, digest."""
   out = []
+  forget = result["config"].get("forget", {}).get("name", "")
   for i, seed in enumerate(result["seeds"]):
-    row = {"method": result["method"], "stream": result["stream"], "seed": seed, **more}
+    row = {"method": result["method"], "forget": forget, "stream": result["stream"], "seed": seed, **more}
     row.update({k: m["values"][i] for k, m in _all_metrics(result).items()})
     if "validation_metrics" in result:
       row["validation_acc"] = result["validation_metrics"]["acc"]["values"][i]
+    if result["forgotten"]:
+      row["forgotten"] = [{**r, "forget": r["forget"][i], "retain": r["retain"][i]} for r in result["forgotten"]]
     row.update(
       alive=result["alive"][i],
       state_bytes=result["state_bytes"],
@@ -192,7 +201,7 @@ def summary(result: Mapping[str, Any]) -> str:
     lines += [(f"{at}, accuracy on them", _mean(r["forget"])), (f"{at}, on those kept", _mean(r["retain"]))]
   width = max(len(name) for name, _ in lines)
   seeds = "1 seed" if count == 1 else f"mean ± standard error over {count} seeds"
-  head = f"{result['method']} on {result['stream']}, {seeds}, in %"
+  head = f"{title(result)} on {result['stream']}, {seeds}, in %"
   spent = result["seconds"]
   tail = (
     f"{result['steps']} steps, {share_of_seconds(result):.1f} s (compile {spent['compile']:.1f}, train "
@@ -211,25 +220,31 @@ def best_by_validation(results: Sequence[Mapping[str, Any]]) -> set[int]:
   for i, result in enumerate(results):
     if "validation_metrics" not in result or diverged(result):
       continue
-    if result["method"] not in best or score(i) > score(best[result["method"]]):
-      best[result["method"]] = i
+    name = title(result)
+    if name not in best or score(i) > score(best[name]):
+      best[name] = i
   return set(best.values())
 
 
 def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
   """One line for each configuration of a sweep; ``*`` marks the best of each method by validation accuracy."""
-  names = [r["method"] for r in results]
+  names = [title(r) for r in results]
   marked = {i for i in best_by_validation(results) if names.count(names[i]) > 1}
   used = [k for k in METRICS if any(k in _all_metrics(r) for r in results)]
   scenarios = {r["scenario"] for r in results}
   acc = f"ACC {scenarios.pop()}" if len(scenarios) == 1 else "ACC"
-  head = ["", "run", "ACC validation", *(acc if k == "acc" else METRICS[k] for k in used), "state", "seconds"]
+  events = [r["event"] for r in results[0]["forgotten"]]
+  forget = [f"{what}, event {e}" for e in events for what in ("forget", "retain")]
+  named = [acc if k == "acc" else METRICS[k] for k in used]
+  head = ["", "run", "ACC validation", *named, *forget, "state", "seconds"]
   body = []
   for i, (result, label) in enumerate(zip(results, labels, strict=True)):
     have = _all_metrics(result)
     note = f" ({diverged(result)} of {len(result['seeds'])} diverged)" if diverged(result) else ""
     validation = percent(result["validation_metrics"]["acc"]) if "validation_metrics" in result else "-"
     cells = [percent(have[k]) if k in have else "-" for k in used]
+    by_event = {r["event"]: r for r in result["forgotten"]}
+    cells += [_mean(by_event[e][k]) if e in by_event else "-" for e in events for k in ("forget", "retain")]
     costs = [human_bytes(result["state_bytes"]), f"{share_of_seconds(result):.1f}"]
     body.append(["*" if i in marked else "", label + note, validation, *cells, *costs])
   widths = [max(len(row[c]) for row in [head, *body]) for c in range(len(head))]

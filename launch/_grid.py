@@ -96,7 +96,9 @@ def points(grids: Sequence[str], methods: Sequence[str], module) -> list[Point]:
   return [dict(p) for p in found]
 
 
-def label(point: Mapping[str, Any], method: str, varied: Iterable[str]) -> str:
-  """A short name of a point: the method and the keys that vary, such as ``ewc strength=10``."""
-  shown = [f"{k.removeprefix('method.')}={point[k]}" for k in varied if k in point and k != "method.name"]
-  return " ".join([method, *shown])
+def label(point: Mapping[str, Any], method: str, forget: str, varied: Iterable[str]) -> str:
+  """A short name of a point: the method and the keys that vary, such as ``er + ssd forget.alpha=2``."""
+  shown = [
+    f"{k.removeprefix('method.')}={point[k]}" for k in varied if k in point and k not in ("method.name", "forget.name")
+  ]
+  return " ".join([f"{method} + {forget}" if forget else method, *shown])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.results import best_by_validation, percent
+from cljax.results import best_by_validation, percent, title
 from cljax.writers import write_bytes
 
 
@@ -37,7 +37,7 @@ def _event_names(events: Sequence[Mapping[str, Any]]) -> list[str]:
   return names
 
 
-def _heatmap(axes, matrix, events, title: str, size: float):
+def _heatmap(axes, matrix, events, heading: str, size: float):
   """Draws one matrix ``[E+1, T]`` of fractions, in percent, with a number in each cell."""
   image = axes.imshow(100 * matrix, vmin=0, vmax=100, cmap="viridis", aspect="auto")
   rows, columns = matrix.shape
@@ -52,7 +52,7 @@ def _heatmap(axes, matrix, events, title: str, size: float):
   axes.set_ylabel(
     "after learning task" if all(e["kind"] == "learn" for e in events) else "after learning task, or event"
   )
-  axes.set_title(title, fontsize=10)
+  axes.set_title(heading, fontsize=10)
   # A line under the row from before the first event, which nothing was learned for.
   axes.axhline(0.5, color="white", linewidth=2)
   return image
@@ -82,12 +82,12 @@ def accuracy_matrix(result: Mapping[str, Any], path) -> None:
   figure, axes = _pyplot().subplots(
     1, len(panels), figsize=(width * len(panels) + 0.8, height), squeeze=False, layout="constrained"
   )
-  for axis, (title, matrix) in zip(axes[0], panels, strict=True):
-    image = _heatmap(axis, matrix, result["events"], title, 9)
+  for axis, (heading, matrix) in zip(axes[0], panels, strict=True):
+    image = _heatmap(axis, matrix, result["events"], heading, 9)
   figure.colorbar(image, ax=list(axes[0]), label="test accuracy, %")
   seeds = len(result["seeds"])
   over = "1 seed" if seeds == 1 else f"mean over {seeds} seeds"
-  figure.suptitle(f"{result['method']} on {result['stream']}, {over}")
+  figure.suptitle(f"{title(result)} on {result['stream']}, {over}")
   _save(figure, path)
 
 
@@ -100,9 +100,9 @@ def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path
   Shows one configuration a method, the best by validation, where there are several; at most :data:`MOST`.
   """
   marked = best_by_validation(results)
-  many = len(results) > len({r["method"] for r in results})
+  many = len(results) > len({title(r) for r in results})
   shown = [i for i in range(len(results)) if not many or not marked or i in marked]
-  if len({results[i]["method"] for i in shown}) == 1 and many:
+  if len({title(results[i]) for i in shown}) == 1 and many:
     shown = list(range(len(results)))
   shown = shown[:MOST]
   pyplot = _pyplot()
@@ -134,8 +134,8 @@ def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path
   for axis in axes[len(shown) :]:
     axis.axis("off")
   for axis, i in zip(axes, shown, strict=False):
-    title = f"{labels[i]}: {percent(results[i]['metrics']['acc'])} %"
-    image = _heatmap(axis, np.asarray(results[i]["accuracy_matrix"], float).mean(0), results[i]["events"], title,
+    heading = f"{labels[i]}: {percent(results[i]['metrics']['acc'])} %"
+    image = _heatmap(axis, np.asarray(results[i]["accuracy_matrix"], float).mean(0), results[i]["events"], heading,
                      8 if tasks <= 6 else 6)  # fmt: skip
   bottom.colorbar(image, ax=list(axes), label="test accuracy, %")
   seeds = len(results[shown[0]]["seeds"])

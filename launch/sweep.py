@@ -55,7 +55,9 @@ def plan(file: _config.File, overrides: Sequence[_config.Override], grid: Sequen
     folder = f"{method}-{fingerprint(built.identity)}"
     if any(r.folder == folder for r in runs):
       raise UsageError(f"grid: the point {point} stands twice")
-    runs.append(Run(_grid.label(point, method, varied), folder, point, built, _build.traced(config)))
+    runs.append(
+      Run(_grid.label(point, method, config["forget"]["name"], varied), folder, point, built, _build.traced(config))
+    )
   return runs
 
 
