@@ -41,6 +41,20 @@ def remove_span(basis, a):
   return a - jnp.matmul(basis, inner, precision=common.PRECISION)
 
 
+def remove_leading(basis, rank, a):
+  """:func:`remove_span` of the first ``rank`` columns, at a cost that grows with ``rank``; zero where they span all."""
+  size, columns = basis.shape
+  width = min(64, columns)
+
+  def block(i, out):
+    # The last block may overlap the one before it; what is already removed is removed again, which changes nothing.
+    return remove_span(jax.lax.dynamic_slice_in_dim(basis, i * width, width, 1), out)
+
+  full = rank >= size
+  blocks = jnp.where(full, 0, (rank + width - 1) // width)
+  return jnp.where(full, 0, jax.lax.fori_loop(0, blocks, block, a))
+
+
 def gpm(
   max_rank: int | None = None, skip: Callable[[str], bool] | None = None, freeze_vectors: bool = True
 ) -> optax.GradientTransformationExtraArgs:
@@ -58,7 +72,8 @@ def gpm(
       networks have no biases and its code zeroes the BatchNorm parameters; a bias that moves changes old outputs, so
       without this the guarantee is of the matrix products only.
 
-  Linear: it survives SGD, and momentum whose trace starts empty at the boundary; not Adam or weight decay (use
+  A step costs ``4 d_in rank c_out`` operations a kernel: more than the gradient itself once the rank passes the batch
+  size. Linear: it survives SGD, and momentum whose trace starts empty at the boundary; not Adam or weight decay (use
   :func:`on_update`). Saha et al., ICLR 2021.
   """
   if max_rank is not None:
@@ -78,8 +93,8 @@ def gpm(
       path = tree.path_name(path)
       if path in state.bases:
         basis = state.bases[path]
-        moved = remove_span(basis, g.reshape(-1, g.shape[-1]).astype(basis.dtype)).reshape(g.shape)
-        return jnp.where(state.ranks[path] > 0, moved.astype(g.dtype), g)
+        moved = remove_leading(basis, state.ranks[path], g.reshape(-1, g.shape[-1]).astype(basis.dtype))
+        return moved.reshape(g.shape).astype(g.dtype)
       if freeze_vectors and g.ndim < 2 and not (skip and skip(path)):
         return jnp.where(state.tasks > 0, jnp.zeros_like(g), g)
       return g
