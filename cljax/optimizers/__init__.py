@@ -1,0 +1,59 @@
+"""Optimizers, gradient estimators, schedules and weight edits of continual learning."""
+
+from cljax.optimizers.averaging import ema, ema_decay, lcia, reptile, reptile_every
+from cljax.optimizers.classp import ClasspState, classp, scale_by_classp
+from cljax.optimizers.continual_backprop import CbpState, continual_backprop_init, continual_backprop_step
+from cljax.optimizers.editing import (
+  fomo_forget,
+  freeze,
+  heterogeneous_averaging,
+  lines,
+  path_mask,
+  project_ratios,
+)
+from cljax.optimizers.schedules import infinite, rewarm_redecay
+from cljax.optimizers.tag import TagState, scale_by_tag, tag, tag_next_task
+from cljax.optimizers.zeroth import (
+  HistoryState,
+  evolution_strategy,
+  forward_gradient,
+  history,
+  hybrid,
+  zo_conserve,
+  zo_sgd,
+  zo_sign,
+)
+
+__all__ = [
+  "CbpState",
+  "ClasspState",
+  "HistoryState",
+  "TagState",
+  "classp",
+  "continual_backprop_init",
+  "continual_backprop_step",
+  "ema",
+  "ema_decay",
+  "evolution_strategy",
+  "fomo_forget",
+  "forward_gradient",
+  "freeze",
+  "heterogeneous_averaging",
+  "history",
+  "hybrid",
+  "infinite",
+  "lcia",
+  "lines",
+  "path_mask",
+  "project_ratios",
+  "reptile",
+  "reptile_every",
+  "rewarm_redecay",
+  "scale_by_classp",
+  "scale_by_tag",
+  "tag",
+  "tag_next_task",
+  "zo_conserve",
+  "zo_sgd",
+  "zo_sign",
+]

@@ -113,7 +113,6 @@ def consolidate_path(state, params, importance=None):
     anchor=recast(params, state.anchor),
     importance=total,
     path=jax.tree.map(_emptied, state.path),
-    last_params=recast(params, state.last_params),
     last_gradient=jax.tree.map(_emptied, state.last_gradient),
   )
 

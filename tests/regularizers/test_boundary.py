@@ -226,6 +226,8 @@ def test_attach_refuses_another_optimizer():
     with pytest.raises(UsageError, match="old_opt_state"):
       R.attach(tx, optax.adamw(0.1).init(PARAMS), PARAMS)
   trace = optax.sgd(0.1, momentum=0.9).init(PARAMS)
+  with pytest.raises(UsageError, match="old_opt_state: leaf .*trace.* does not fit .*nu"):  # same shapes, other meaning
+    R.attach(optax.chain(R.ewc(1.0), optax.rmsprop(0.1)), trace, PARAMS)
   with pytest.raises(UsageError, match="old_opt_state"):
     R.attach(optax.chain(R.ewc(1.0), optax.sgd(0.1, momentum=0.9)), trace, {"body": PARAMS["body"]})
   other = optax.sgd(0.1, momentum=0.9).init(PARAMS | {"head": {"kernel": jnp.ones((3, 7))}})
