@@ -38,7 +38,7 @@ def _capture(model: Model, *args):
   return model.capture(*args)
 
 
-def _sound_at(model: Model, params, model_state, x) -> bool:
+def _sound_at(model: Model, params, model_state, x, count_uses: bool) -> bool:
   """Whether the captured layers account for every use of every parameter, for a batch of this size."""
   names, size = tree.paths(params), x.shape[0]
   own_uses: dict[str, int] = {}
@@ -55,6 +55,8 @@ def _sound_at(model: Model, params, model_state, x) -> bool:
         continue
       # the layer reads the very parameters that were passed in, not something made from them
       sound = sound and all(call.params[n] is leaves.get(path) for n, path in call.spec.leaves.items())
+      if not count_uses:
+        continue
       local = jax.make_jaxpr(call.spec.local)(call.params, call.input)
       for (_, path), var in zip(sorted(call.spec.leaves.items()), local.jaxpr.invars, strict=False):
         sound = sound and path not in own_uses
@@ -65,6 +67,8 @@ def _sound_at(model: Model, params, model_state, x) -> bool:
     traced = jax.make_jaxpr(run)(params, model_state, x).jaxpr
   except Exception:  # a layer inside scan, vmap or remat leaks its tracers; whatever it is, the plain way still works
     return False
+  if not count_uses:
+    return sound
   uses = {n: _uses(traced, v) for n, v in zip(names, traced.invars, strict=False)}
   return sound and uses == own_uses
 
@@ -74,7 +78,7 @@ def _sound(model: Model, treedef, leaves) -> bool:
   params, model_state, x = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(s, d) for s, d in leaves])
   sized = lambda n: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype)
   # two sizes: an axis that only happens to be as long as the batch is found out
-  return all(_sound_at(model, params, model_state, sized(n)) for n in (3, 5))
+  return all(_sound_at(model, params, model_state, sized(n), count_uses=n == 3) for n in (3, 5))
 
 
 def splits(model: Model, params, model_state, x) -> bool:
@@ -187,7 +191,10 @@ def sum_over_batches(rows: Rows, batch_size: int, like, fn):
   batches = (jnp.asarray(rows.count) + batch_size - 1) // batch_size
 
   def body(i, sums):
-    return tree.add(sums, fn(rows.batch(i * batch_size, batch_size), i))
+    batch = rows.batch(i * batch_size, batch_size)
+    there = lambda v: jnp.where((batch.weight > 0).reshape(-1, *(1,) * (v.ndim - 1)), v, jnp.zeros((), v.dtype))
+    # a weight of 0 does not silence an infinity in a row that is not there
+    return tree.add(sums, fn(batch._replace(x=jax.tree.map(there, batch.x)), i))
 
   return jax.lax.fori_loop(0, batches, body, zero)
 
