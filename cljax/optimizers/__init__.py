@@ -1,5 +1,6 @@
 """Optimizers, gradient estimators, schedules and weight edits of continual learning."""
 
+from cljax.optimizers.activations import elephant
 from cljax.optimizers.averaging import ema, ema_decay, lcia, reptile, reptile_every
 from cljax.optimizers.classp import ClasspState, classp, scale_by_classp
 from cljax.optimizers.continual_backprop import CbpState, continual_backprop_init, continual_backprop_step
@@ -11,6 +12,8 @@ from cljax.optimizers.editing import (
   path_mask,
   project_ratios,
 )
+from cljax.optimizers.lifecycle import LifecycleState, lifecycle_epoch, lifecycle_init, lifecycle_mask
+from cljax.optimizers.refresh import refresh
 from cljax.optimizers.schedules import infinite, rewarm_redecay
 from cljax.optimizers.tag import TagState, scale_by_tag, tag, tag_next_task
 from cljax.optimizers.zeroth import (
@@ -28,10 +31,12 @@ __all__ = [
   "CbpState",
   "ClasspState",
   "HistoryState",
+  "LifecycleState",
   "TagState",
   "classp",
   "continual_backprop_init",
   "continual_backprop_step",
+  "elephant",
   "ema",
   "ema_decay",
   "evolution_strategy",
@@ -43,9 +48,13 @@ __all__ = [
   "hybrid",
   "infinite",
   "lcia",
+  "lifecycle_epoch",
+  "lifecycle_init",
+  "lifecycle_mask",
   "lines",
   "path_mask",
   "project_ratios",
+  "refresh",
   "reptile",
   "reptile_every",
   "rewarm_redecay",

@@ -14,13 +14,17 @@ from cljax.types import UsageError
 
 
 def matching(params, patterns, owner: str) -> list[bool]:
-  """Which leaves match a pattern: a path prefix such as ``layers/0`` or a glob such as ``*/bias``.
+  """Which leaves match a pattern: a glob of the path or of one of its parents, such as ``layers/0`` or ``*/bias``.
 
-  A prefix ends at a path border: ``layers/1`` is not ``layers/10``. Raises UsageError for a pattern that matches
-  nothing.
+  It ends at a path border: ``layers/1`` is not ``layers/10``; ``*`` also matches ``/``. Raises UsageError for a pattern
+  that matches nothing.
   """
   names = paths(params)
-  hit = lambda name, pattern: name == pattern or name.startswith(pattern + "/") or fnmatch.fnmatchcase(name, pattern)
+
+  def hit(name, pattern):
+    parts = name.split("/")
+    return any(fnmatch.fnmatchcase("/".join(parts[:n]), pattern) for n in range(1, len(parts) + 1))
+
   for pattern in patterns:
     if not any(hit(n, pattern) for n in names):
       raise UsageError(f"{owner}: pattern {pattern!r} matches no parameter; the paths are {', '.join(names)}")
