@@ -13,7 +13,7 @@ import optax
 
 from cljax import checkpoint, methods, recipe, tree
 from cljax import programs as prog
-from cljax.loop import Hooks, State, all_alive, begin, execute
+from cljax.loop import Hooks, State, all_alive, begin, execute, init_arguments
 from cljax.setup import Member, Options, Setup, setup
 from cljax.step import build, rescaled
 from cljax.types import Forget, Learn, Learner, Model, UsageError
@@ -219,10 +219,8 @@ def _saver(built: Setup, writer, config):
 
 def _resume(built: Setup, writer, config, report) -> State | None:
   def like():
-    fresh = jax.eval_shape(
-      lambda: prog.unpad({"learner": begin(built).learner, "alive": all_alive(built)}, built.members)
-    )
-    return fresh
+    padded = {"learner": built.programs.init.shape(*init_arguments(built)), "alive": all_alive(built)}
+    return jax.eval_shape(lambda tree: prog.unpad(tree, built.members), padded)
 
   found = checkpoint.restore(writer.directory, like, config)
   if found is None:

@@ -83,8 +83,13 @@ def deleted_rows(setup: Setup, upto: int) -> np.ndarray:
 
 
 def initial_learner(setup: Setup):
+  return setup.programs.init(*init_arguments(setup))
+
+
+def init_arguments(setup: Setup):
+  """What the ``init`` program is called with: each member's hyper-parameters and seed."""
   seeds = prog.spread(np.asarray([m.seed for m in setup.population], np.uint32), setup.members)
-  return setup.programs.init(setup.hyper, seeds * 0, seeds, jnp.zeros(()))
+  return setup.hyper, (), seeds, ()
 
 
 def execute(setup: Setup, state: State, hooks: Hooks) -> State:
@@ -238,9 +243,10 @@ def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -
   blocks = setup.partial if partial else setup.blocks
   whole, masked = count_correct(setup, state, hooks, state.learner, setup.evaluation, blocks)
   tasks = setup.spec.num_tasks
-  row = {"test": (whole / blocks.totals)[:, :tasks].tolist(), "task": (masked / blocks.totals)[:, :tasks].tolist()}
-  if whole.shape[1] > tasks:
-    row["validation"] = (whole / blocks.totals)[:, tasks:].tolist()
+  totals = np.maximum(blocks.totals, 1)
+  row = {"test": (whole / totals)[:, :tasks].tolist(), "task": (masked / totals)[:, :tasks].tolist()}
+  if whole.shape[1] > tasks and not partial:
+    row["validation"] = (whole / totals)[:, tasks:].tolist()
   return row
 
 

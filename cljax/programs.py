@@ -98,6 +98,10 @@ class Program:
       self._clock.seconds["compile"] += time.perf_counter() - since
     return self._compiled[key](*args)
 
+  def shape(self, *args):
+    """The shapes and dtypes of the result, without compiling."""
+    return jax.eval_shape(self._jitted, *args)
+
   @property
   def compilations(self) -> int:
     return len(self._compiled)

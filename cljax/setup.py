@@ -221,5 +221,5 @@ def _evaluation(stream, options: Options):
     slots += [(t, len(y) + np.searchsorted(held, rows)) for t, rows in enumerate(stream.validation)]
     x, y = np.concatenate([x, np.stack([train.x[r] for r in held])]), np.concatenate([y, train.y[held]])
   whole = prog.blocks(slots, options.eval_block)
-  few = [(t, rows[: options.eval_limit or None]) for t, rows in enumerate(stream.test)]
+  few = [(t, rows[: options.eval_limit or None] if s < stream.num_tasks else []) for s, (t, rows) in enumerate(slots)]
   return _data(stream, x, y, np.arange(len(y))), whole, prog.blocks(few, options.eval_block, length=len(whole.task))

@@ -31,6 +31,11 @@ def blobs(classes=4, rows=24, test_rows=8, seed=0, shape=(4, 4, 1)):
 
 
 @pytest.fixture(scope="session")
+def make_blobs():
+  return blobs
+
+
+@pytest.fixture(scope="session")
 def dataset():
   return blobs()
 

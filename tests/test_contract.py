@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,29 +19,17 @@ LEARN = [n for n in NAMES if not methods.METHODS[n].access.prefix]
 FORGET = [n for n in NAMES if methods.METHODS[n].access.forgets]
 
 
-def stream_for(name, request, shuffle=False):
+OPTIONS = cljax.Options(chunk_steps=2)  # one shape for every run here, so that programs are compiled once
+
+
+def stream_for(name, request):
   kind = "task_stream" if methods.METHODS[name].access.task_id_at_test else "class_stream"
   return request.getfixturevalue(kind)
 
 
-def run(name, stream, model, hyper=None, **kwargs):
-  entry = methods.METHODS[name]
-  kwargs.setdefault("training", cljax.Recipe(batch_size=BATCH, epochs=2))
-  return cljax.run(stream, model, name, {**entry.test, **(hyper or {})}, **kwargs)
-
-
-@functools.cache
-def base_run(stream_key, model_key):
-  stream, model = KEEP[stream_key], KEEP[model_key]
-  return run("finetune", stream, model)
-
-
-KEEP: dict = {}
-
-
-def base(stream, model):
-  KEEP[id(stream)], KEEP[id(model)] = stream, model
-  return base_run(id(stream), id(model))
+def run(name, stream, model, **kwargs):
+  training = cljax.Recipe(batch_size=BATCH, epochs=2)
+  return cljax.run(stream, model, name, methods.METHODS[name].test, training=training, options=OPTIONS, **kwargs)
 
 
 class Bench:
@@ -63,6 +49,8 @@ class Bench:
     self.data = Data(*map(jnp.asarray, (split.x, split.y, ids, stream.labels)), stream.view.tables)
     options = {} if fuse else {"xla_disable_hlo_passes": "fusion"}
     self.step = jax.jit(self.parts.step, compiler_options=options)
+    self.init = jax.jit(self.parts.init)
+    self.hooks = {h: jax.jit(h) for h in (self.parts.start_task, self.parts.end_task) if h is not None}
 
   def where(self, task):
     return Where(*(jnp.asarray(v, jnp.int32) for v in (task, 0, 10, 20)))
@@ -80,16 +68,20 @@ class Bench:
     rows = np.asarray(self.stream.train[task], np.int32)
     index = np.pad(rows, (0, self.spec.task_rows - len(rows)))
     args = (jnp.asarray(index), jnp.full(len(index), task, jnp.int32), jnp.int32(len(rows)))
-    return jax.jit(hook)(learner, self.data, self.where(task), *args)
+    return self.hooks[hook](learner, self.data, self.where(task), *args)
 
-  def train(self, steps=3, tasks=(0, 1), weight=None, step=None):
-    learner = jax.jit(self.parts.init)(jax.random.key(0))
+  def arguments(self, task, k=0, weight=None):
+    return self.data, self.where(task), jnp.asarray(True), *self.rows(task, k, weight)
+
+  def start(self, seed=0):
+    return self.init(jax.random.key(seed))
+
+  def train(self, steps=3, tasks=(0, 1), weight=None):
+    learner = self.start()
     for task in tasks:
       learner = self.boundary(self.parts.start_task, learner, task)
       for k in range(steps):
-        learner, alive, loss = (step or self.step)(
-          learner, self.data, self.where(task), jnp.asarray(True), *self.rows(task, k, weight)
-        )
+        learner = self.step(learner, *self.arguments(task, k, weight))[0]
       learner = self.boundary(self.parts.end_task, learner, task)
     return learner
 
@@ -105,6 +97,33 @@ def assert_same(a, b):
 def assert_near(a, b, tolerance=2e-5):
   for path, x, y in zip(tree.paths(a), jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=tolerance, rtol=2e-4, err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def bench(request, small_model):
+  """Benches by method and arguments, built once each."""
+  made = {}
+
+  def get(name, **kwargs):
+    key = (name, repr(kwargs))
+    if key not in made:
+      made[key] = Bench(name, stream_for(name, request), small_model, **kwargs)
+    return made[key]
+
+  return get
+
+
+@pytest.fixture(scope="module")
+def single(request, small_model):
+  """One-seed runs by method name, run once each."""
+  made = {}
+
+  def get(name):
+    if name not in made:
+      made[name] = run(name, stream_for(name, request), small_model, seeds=[1])
+    return made[name]
+
+  return get
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +160,14 @@ def test_runs_in_one_compilation(name, finished):
 
 
 @pytest.mark.parametrize("name", LEARN)
-def test_carry_is_stable(name, request, small_model):
-  bench = Bench(name, stream_for(name, request), small_model)
+def test_carry_is_stable(name, bench):
+  bench = bench(name)
   learner = jax.eval_shape(bench.parts.init, jax.random.key(0))
-  after, _, _ = jax.eval_shape(bench.parts.step, learner, bench.data, bench.where(0), jnp.asarray(True), *bench.rows(0,
-  0)) assert jax.tree.structure(after) == jax.tree.structure(learner) shapes = lambda t: [(x.shape, x.dtype) for x in
-  jax.tree.leaves(t)] assert shapes(after) == shapes(learner) for hook in (bench.parts.start_task,
-  bench.parts.end_task):
+  after, _, _ = jax.eval_shape(bench.parts.step, learner, *bench.arguments(0))
+  assert jax.tree.structure(after) == jax.tree.structure(learner)
+  shapes = lambda t: [(x.shape, x.dtype) for x in jax.tree.leaves(t)]
+  assert shapes(after) == shapes(learner)
+  for hook in (bench.parts.start_task, bench.parts.end_task):
     if hook is not None:
       rows = jnp.zeros(bench.spec.task_rows, jnp.int32)
       ended = jax.eval_shape(hook, learner, bench.data, bench.where(0), rows, rows, jnp.int32(3))
@@ -155,99 +175,77 @@ def test_carry_is_stable(name, request, small_model):
 
 
 @pytest.mark.parametrize("name", LEARN)
-def test_population_equals_single_runs(name, finished, request, small_model):
+def test_population_equals_single_runs(name, finished, single):
   """lax.map over seeds against a run of one seed: to the bit."""
-  single = run(name, stream_for(name, request), small_model, seeds=[1])
-  both = finished(name)
-  assert single.params_sha256[0] == both.params_sha256[1]
-  np.testing.assert_array_equal(single.accuracy[0], both.accuracy[1])
+  assert single(name).params_sha256[0] == finished(name).params_sha256[1]
+  np.testing.assert_array_equal(single(name).accuracy[0], finished(name).accuracy[1])
 
 
 @pytest.mark.parametrize("name", LEARN)
-def test_vmap_equals_loop(name, request, small_model):
-  """The accelerator's strategy (vmap) against single members, to float tolerance over a few steps."""
-  bench = Bench(name, stream_for(name, request), small_model)
-  keys = jax.vmap(jax.random.key)(jnp.arange(2))
-  learners = jax.vmap(bench.parts.init)(keys)
-  args = (bench.data, bench.where(0), jnp.asarray(True), *bench.rows(0, 0))
-  many = jax.jit(jax.vmap(lambda one: bench.parts.step(one, *args)[0]))(learners)
-  one = bench.step(jax.tree.map(lambda a: a[1], learners), *args)[0]
-  assert_near(jax.tree.map(lambda a: a[1], many.params), one.params)
+def test_vmap_equals_loop(name, bench):
+  """The accelerator's strategy (vmap) against single members, to float tolerance."""
+  bench = bench(name)
+  learners = [bench.start(seed) for seed in (0, 1)]
+  args = bench.arguments(0)
+  stacked = jax.tree.map(lambda *a: jnp.stack(a), *learners)
+  many = jax.jit(jax.vmap(lambda one: bench.parts.step(one, *args)[0].params))(stacked)
+  for i, learner in enumerate(learners):
+    assert_near(jax.tree.map(lambda a, i=i: a[i], many), bench.step(learner, *args)[0].params)
 
 
 @pytest.mark.parametrize("name", LEARN)
-def test_jit_equals_no_jit(name, request, small_model):
-  bench = Bench(name, stream_for(name, request), small_model)
+def test_jit_equals_no_jit(name, bench):
+  bench = bench(name)
   learner = bench.train(steps=2, tasks=(0,))
-  args = (bench.data, bench.where(1), jnp.asarray(True), *bench.rows(1, 0))
-  compiled = bench.step(learner, *args)[0]
+  compiled = bench.step(learner, *bench.arguments(1))[0]
   with jax.disable_jit():
-    plain = bench.parts.step(learner, *args)[0]
+    plain = bench.parts.step(learner, *bench.arguments(1))[0]
   assert_near(plain.params, compiled.params)
 
 
-@pytest.mark.parametrize("name", [n for n in LEARN if methods.METHODS[n].neutral is not None])
-def test_neutral_strength_is_the_base_run(name, request, small_model):
+NEUTRAL = [n for n in LEARN if methods.METHODS[n].neutral is not None]
+
+
+@pytest.mark.parametrize("name", [n for n in NEUTRAL if not methods.METHODS[n].access.stores_data])
+def test_neutral_strength_is_the_base_run(name, bench):
   """At neutral strength the parameters are those of plain training, to the bit, where neither program is fused."""
-  stream = stream_for(name, request)
-  entry = methods.METHODS[name]
-  if entry.access.stores_data:
-    pytest.skip("replayed rows of weight 0 change the sum's order; see test_replay_is_neutral_to_tolerance")
-  mine = Bench(name, stream, small_model, entry.neutral, fuse=False).train()
-  plain = Bench("finetune", stream, small_model, fuse=False).train()
-  assert_same(mine.params, plain.params)
+  mine = bench(name, hyper=dict(methods.METHODS[name].neutral), fuse=False).train()
+  assert_same(mine.params, bench("finetune", fuse=False).train().params)
 
 
-@pytest.mark.parametrize(
-  "name", [n for n in LEARN if methods.METHODS[n].neutral is not None and methods.METHODS[n].access.stores_data]
-)
-def test_replay_is_neutral_to_tolerance(name, request, small_model):
-  stream = stream_for(name, request)
-  mine = Bench(name, stream, small_model, methods.METHODS[name].neutral).train()
-  assert_near(mine.params, Bench("finetune", stream, small_model).train().params)
+@pytest.mark.parametrize("name", [n for n in NEUTRAL if methods.METHODS[n].access.stores_data])
+def test_replay_is_neutral_to_tolerance(name, bench):
+  """Appended rows of weight 0 change the order of sums, so a replay method is neutral to float tolerance only."""
+  mine = bench(name, hyper=dict(methods.METHODS[name].neutral)).train()
+  assert_near(mine.params, bench("finetune").train().params)
 
 
 @pytest.mark.parametrize("name", LEARN)
-def test_rows_of_weight_zero_are_as_if_absent(name, request, small_model):
+def test_rows_of_weight_zero_are_as_if_absent(name, bench):
   """Twice the rows, half of them at weight 0: the learner is that of the half, to float tolerance."""
-  stream = stream_for(name, request)
-  wide = Bench(name, stream, small_model, rows=2 * BATCH)
-  narrow = Bench(name, stream, small_model)
-  if methods.METHODS[name].access.stores_data:
-    # A memory draws one random number for each row slot, so wide batches store other rows: compare a single task's
-    # first step, before anything can be replayed, and what was counted after it.
-    weight = np.r_[np.ones(BATCH), np.zeros(BATCH)].astype(np.int32)
-    a = wide.train(steps=1, tasks=(0,), weight=weight)
-    assert_near(a.params, narrow.train(steps=1, tasks=(0,)).params)
-    return
   weight = np.r_[np.ones(BATCH), np.zeros(BATCH)].astype(np.int32)
+  wide, narrow = bench(name, rows=2 * BATCH), bench(name)
+  if methods.METHODS[name].access.stores_data:
+    # A memory draws a number for each row slot, so a wide batch replays other rows: compare the first step, and that
+    # what was counted after it is the same.
+    assert_near(wide.train(1, (0,), weight).params, narrow.train(1, (0,)).params)
+    return
   assert_near(wide.train(weight=weight).params, narrow.train().params, 1e-4)
 
 
-@pytest.mark.parametrize("name", LEARN)
-def test_first_task_equals_the_base_learner(name, request, small_model):
-  """Before the first boundary a method that only guards old tasks trains as finetune does."""
-  entry = methods.METHODS[name]
-  if entry.access.trains_on != "current" or name in FROM_THE_START:
-    pytest.skip(f"{name} acts inside the first task by design: {FROM_THE_START.get(name, 'it sees other data')}")
-  stream = stream_for(name, request)
-  mine = Bench(name, stream, small_model).train(tasks=(0,), steps=4)
-  assert_near(mine.params, Bench("finetune", stream, small_model).train(tasks=(0,), steps=4).params)
+ALONE = [n for n in LEARN if methods.METHODS[n].access.trains_on == "current"]
 
 
-FROM_THE_START = {
-  "er": "replay starts inside the first task",
-  "derpp": "replay starts inside the first task",
-  "supsup": "it trains masks, not weights",
-}
+@pytest.mark.parametrize("name", [n for n in ALONE if n not in ("er", "derpp", "supsup")])
+def test_first_task_equals_the_base_learner(name, bench):
+  """Before the first boundary a method trains as finetune does; er and derpp replay at once, supsup trains masks."""
+  assert_near(bench(name).train(4, (0,)).params, bench("finetune").train(4, (0,)).params)
 
 
 @pytest.mark.parametrize("name", LEARN)
-def test_checkpoint_round_trip(name, request, small_model, tmp_path):
+def test_checkpoint_round_trip(name, request, small_model, single, tmp_path):
   """Stopped in the middle and resumed from disk: the digest and the matrix of the undisturbed run."""
   stream = stream_for(name, request)
-  options = cljax.Options(chunk_steps=2)
-  whole = run(name, stream, small_model, options=options)
   asked = []
 
   def stop():
@@ -255,12 +253,12 @@ def test_checkpoint_round_trip(name, request, small_model, tmp_path):
     return len(asked) > 9
 
   with pytest.raises(cljax.Stopped):
-    run(name, stream, small_model, options=options, workdir=str(tmp_path), stop=stop)
+    run(name, stream, small_model, seeds=[1], workdir=str(tmp_path), stop=stop)
   seen = []
-  resumed = run(name, stream, small_model, options=options, workdir=str(tmp_path), report=seen.append)
+  resumed = run(name, stream, small_model, seeds=[1], workdir=str(tmp_path), report=seen.append)
   assert any(m["kind"] == "resumed" and m["total"] > 0 for m in seen)
-  assert resumed.params_sha256 == whole.params_sha256
-  np.testing.assert_array_equal(resumed.accuracy, whole.accuracy)
+  assert resumed.params_sha256 == single(name).params_sha256
+  np.testing.assert_array_equal(resumed.accuracy, single(name).accuracy)
 
 
 @pytest.mark.parametrize("name", LEARN)
@@ -286,9 +284,9 @@ def test_bytes_between_tasks(name, finished):
 
 
 @pytest.mark.parametrize("name", [n for n in LEARN if methods.METHODS[n].access.stores_data])
-def test_scrub_erases_every_stored_row(name, finished, request, small_model):
+def test_scrub_erases_every_stored_row(name, bench):
   """After a scrub no array holds a deleted row; the same search finds it before (the control)."""
-  bench = Bench(name, stream_for(name, request), small_model)
+  bench = bench(name)
   learner = bench.train(steps=3)
   x = np.asarray(bench.data.x).reshape(len(bench.data.x), -1)
 
