@@ -13,9 +13,11 @@ from cljax.optimizers.editing import (
   project_ratios,
 )
 from cljax.optimizers.lifecycle import LifecycleState, lifecycle_epoch, lifecycle_init, lifecycle_mask
+from cljax.optimizers.pruning import ClnpState, clnp_end_task, clnp_init, clnp_threshold, clnp_trainable
 from cljax.optimizers.refresh import refresh
 from cljax.optimizers.schedules import infinite, rewarm_redecay
 from cljax.optimizers.tag import TagState, scale_by_tag, tag, tag_next_task
+from cljax.optimizers.variational import MeanField, claw_adapt, mean_field, mean_field_kl, mean_field_sample
 from cljax.optimizers.zeroth import (
   HistoryState,
   evolution_strategy,
@@ -30,10 +32,17 @@ from cljax.optimizers.zeroth import (
 __all__ = [
   "CbpState",
   "ClasspState",
+  "ClnpState",
   "HistoryState",
   "LifecycleState",
+  "MeanField",
   "TagState",
   "classp",
+  "claw_adapt",
+  "clnp_end_task",
+  "clnp_init",
+  "clnp_threshold",
+  "clnp_trainable",
   "continual_backprop_init",
   "continual_backprop_step",
   "elephant",
@@ -52,6 +61,9 @@ __all__ = [
   "lifecycle_init",
   "lifecycle_mask",
   "lines",
+  "mean_field",
+  "mean_field_kl",
+  "mean_field_sample",
   "path_mask",
   "project_ratios",
   "refresh",

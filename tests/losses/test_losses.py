@@ -161,6 +161,12 @@ def test_bregman_divergences(seed):
   np.testing.assert_allclose(div(losses.negative_entropy, p, uniform), np.log(5) + (p * np.log(p)).sum(-1), atol=1e-5)
   one_hot = np.eye(5, dtype=np.float32)[:3]
   np.testing.assert_allclose(div(losses.negative_entropy, one_hot, uniform), np.log(5), rtol=1e-5)
+  # ER: the divergence of a one-hot target from the output is its cross-entropy. EWC: phi = 1/2 sum F x^2.
+  ce = losses.cross_entropy(jnp.log(jnp.array(p)), jnp.arange(3))
+  np.testing.assert_allclose(div(losses.negative_entropy, one_hot, p), ce, atol=2e-5)
+  fisher = rng.random(5)
+  ewc = lambda x: 0.5 * jnp.sum(jnp.array(fisher) * x**2)
+  np.testing.assert_allclose(div(ewc, p, q), 0.5 * (fisher * (p - q) ** 2).sum(-1), atol=1e-5)
   # Linear in phi.
   both = lambda x: 2 * losses.squared_norm(x) + 3 * losses.negative_entropy(x)
   parts = 2 * div(losses.squared_norm, p, q) + 3 * div(losses.negative_entropy, p, q)

@@ -250,6 +250,11 @@ def test_bfloat16_parameters_keep_a_wide_state_unless_told():
   updates, _ = tx.update(params, state, params)
   assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(jnp.bfloat16)}
   same_bits(updates, params)  # at the anchor
+  # A mean anchor lies between two bfloat16 values; the difference to it must be taken wide.
+  one, two = ({"w": jnp.array([x], jnp.bfloat16)} for x in (1.0, 1.0 + 2.0**-7))
+  both = R.consolidate(tx.init(one), one, importance={"w": jnp.array([4.0])})
+  both = R.consolidate(both, two, importance={"w": jnp.array([4.0])})
+  np.testing.assert_array_equal(pull_of(tx, both, one)["w"].astype(jnp.float32), [-8.0 * 2.0**-8])
   narrow = R.ewc(1.0, state_dtype=jnp.bfloat16).init(ANCHOR)
   assert R.state_bytes(narrow) == 2 * 2 * tree.size(ANCHOR) + 4
   narrow = R.consolidate(narrow, ANCHOR, importance=random_tree(5, positive=True))

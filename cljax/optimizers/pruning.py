@@ -1,0 +1,81 @@
+"""CLNP: neurons that a task uses are frozen, edges that could disturb them are cut, the free ones learn the next
+task."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax.optimizers._common import check_scalar, edit_leaves, leaf
+from cljax.tree import paths
+from cljax.types import UsageError
+
+
+class ClnpState(NamedTuple):
+  owned: Any  # per hidden layer [n] bool: neurons of a finished task
+  outputs: Any  # [C] bool: classes of the finished tasks
+
+
+def clnp_init(params, units) -> ClnpState:
+  """``units`` as in ``continual_backprop_init``, in order: each layer's outgoing kernel is the next one's incoming.
+
+  Raises UsageError for no units, or units that do not form a chain.
+  """
+  if not units:
+    raise UsageError("clnp: the model names no units; give a Model with units, such as the zoo's mlp")
+  for first, second in itertools.pairwise(units):
+    if first.out_kernel != second.in_kernel:
+      raise UsageError(f"clnp: units must form a chain; {first.out_kernel!r} is not {second.in_kernel!r}")
+  owned = tuple(jnp.zeros(leaf(params, u.in_kernel).shape[-1], bool) for u in units)
+  return ClnpState(owned, jnp.zeros(leaf(params, units[-1].out_kernel).shape[-1], bool))
+
+
+def clnp_threshold(evaluate, thresholds, margin=0.05):
+  """The largest of ``thresholds`` with ``evaluate(threshold) >= evaluate(0) - margin``; 0 where none has.
+
+  ``evaluate(threshold) -> accuracy`` of the network with only the neurons whose mean activation is above the threshold.
+  Graceful forgetting: margin is the accuracy given up. Raises UsageError for a negative margin.
+  """
+  check_scalar("clnp", "margin", margin)
+  floor = evaluate(jnp.zeros(())) - margin
+  thresholds = jnp.asarray(thresholds)
+  return jnp.max(jnp.where(jax.lax.map(evaluate, thresholds) >= floor, thresholds, 0.0))
+
+
+def _layers(params, state: ClnpState, units):
+  """(kernel path, bias path or None, owned inputs or None, owned outputs) of each layer, the head last."""
+  last = units[-1].out_kernel.rpartition("/")[0] + "/" + units[-1].in_bias.rpartition("/")[2]
+  kernels: list = [(u.in_kernel, u.in_bias) for u in units]
+  kernels.append((units[-1].out_kernel, last if last in paths(params) else None))
+  inputs, outputs = (None, *state.owned), (*state.owned, state.outputs)
+  return [(k, b, i, o) for (k, b), i, o in zip(kernels, inputs, outputs, strict=True)]
+
+
+def clnp_end_task(params, state: ClnpState, units, used, classes):
+  """Ends a task: neurons in ``used`` and the classes in ``classes [C]`` are owned from now on; returns (params, state).
+
+  used: per hidden layer ``[n]`` bool, mean activation above the threshold. Edges from free neurons to owned ones are
+  set to 0, so nothing learned later reaches them; owned to free edges stay (forward transfer). The outputs of the
+  task are unchanged by all later training under ``clnp_trainable`` (BatchNorm apart). Golkar, Kagan and Cho 2019.
+  """
+  state = ClnpState(
+    tuple(o | u for o, u in zip(state.owned, used, strict=True)), state.outputs | jnp.asarray(classes, bool)
+  )
+  edits = {}
+  for kernel, _, inputs, outputs in _layers(params, state, units):
+    if inputs is not None:
+      edits[kernel] = jnp.where(~inputs[:, None] & outputs, 0, leaf(params, kernel)).astype(leaf(params, kernel).dtype)
+  return edit_leaves(params, edits), state
+
+
+def clnp_trainable(updates, state: ClnpState, units):
+  """``updates`` with zero for every weight and bias into an owned neuron or class; apply it to the final update."""
+  edits = {}
+  for kernel, bias, _, outputs in _layers(updates, state, units):
+    for path in (kernel, bias):
+      if path is not None:
+        edits[path] = jnp.where(outputs, 0, leaf(updates, path)).astype(leaf(updates, path).dtype)
+  return edit_leaves(updates, edits)
