@@ -9,7 +9,7 @@ def get_config() -> ConfigDict:
   config.stream = ConfigDict({"kind": "class", "tasks": 10})
   config.model = ConfigDict({"name": "cnn"})
   config.method = ConfigDict({"name": "finetune"})
-  config.optimizer = ConfigDict({"name": "adam", "learning_rate": 0.001})
-  config.train = ConfigDict({"batch_size": 32, "epochs": 3})
+  config.optimizer = ConfigDict({"name": "adam", "learning_rate": 0.003})
+  config.train = ConfigDict({"batch_size": 32, "epochs": 10})
   config.method_defaults = ConfigDict({name: {"capacity": 1000} for name in ("er", "derpp", "agem")})
   return config

@@ -34,9 +34,11 @@ def prepare(module: str) -> None:
 
 
 def quiet() -> None:
-  """Libraries report errors only."""
-  for name in ("jax", "orbax", "absl", "etils"):
+  """Libraries stay silent: what goes wrong in their threads is raised in ours, and told there once."""
+  for name in ("jax", "etils"):
     logging.getLogger(name).setLevel(logging.ERROR)
+  for name in ("orbax", "absl"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def use_compilation_cache(directory: str) -> None:

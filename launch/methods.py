@@ -1,0 +1,34 @@
+"""Prints the methods table of the README: ``python -m launch.methods``.
+
+Bytes are those kept between tasks beside parameters and optimizer, with default options on the model of
+``experiments/split_digits.py`` (64-100-100-10, 17,510 parameters, 5 tasks). Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import jax
+
+from cljax import data, methods, models, recipe, streams, tree
+from cljax.methods.table import table
+from cljax.setup import spec_of
+from cljax.step import build
+
+
+def state_bytes() -> dict[str, int]:
+  """Bytes that each method of the registry keeps between tasks, by its name."""
+  stream = streams.build(data.load("digits"), "class", tasks=5)
+  spec, model = spec_of(stream, 32), models.mlp((8, 8, 1), 10, hidden=(100, 100))
+  optimizer, training, augment = recipe.make_optimizer(), recipe.Recipe(), recipe.make_augment("none")
+  sizes = {}
+  for name in methods.METHODS:
+    plan = methods.plan({"method": (name, {})})
+    method = plan.build(model, spec, plan.hyper)
+    parts = build(name, method, model, spec, optimizer, training, stream.view.apply, augment)
+    learner = jax.eval_shape(parts.init, jax.random.key(0))
+    kept = (learner.method_state, learner.opt_state.penalty, learner.opt_state.transform, learner.opt_state.finalize)
+    sizes[name] = tree.nbytes(kept)
+  return sizes
+
+
+if __name__ == "__main__":
+  print(table(state_bytes()))
