@@ -10,7 +10,7 @@ import optax
 
 from cljax import tree
 from cljax.projectors import _common as common
-from cljax.projectors.gpm import append, remove_span
+from cljax.projectors.gpm import append, leading, remove_span
 from cljax.types import UsageError
 
 
@@ -129,12 +129,7 @@ def coso_end_task(opt_state, threshold=0.98, rule: str = "reach"):
     kernels = {}
     for path, k in state.kernels.items():
       u, sigma = _left(k.sketch)
-      energy = sigma**2
-      reached = jnp.cumsum(energy)
-      total = reached[-1]
-      noise = (jnp.finfo(energy.dtype).eps * k.sketch.shape[0]) ** 2 * total
-      below = (reached if rule == "released" else reached - energy) < threshold * total
-      wanted = jnp.cumprod((below & (energy > noise)).astype(jnp.int32))
+      wanted = leading(sigma**2, jnp.sum(sigma**2), threshold, rule == "released", k.sketch.shape[0])
       history, rank, lost = append(k.history, k.rank, u * wanted, jnp.sum(wanted))
       cleared = [jnp.zeros_like(x) for x in (k.axes, k.sketch, k.shrinkage, k.mu, k.nu)]
       kernels[path] = CoSOKernel(history, rank, k.dropped + lost, *cleared)

@@ -152,14 +152,22 @@ def extend_basis(basis, rank, x, threshold, strict=False):
   x = x / jnp.where(peak > 0, peak, 1)
   rest = remove_span(basis, remove_span(basis, x.T)).T
   _, sigma, vt = jnp.linalg.svd(rest, full_matrices=False)
-  energy, total = sigma**2, jnp.sum(x**2)
-  reached = jnp.maximum(total - jnp.sum(energy), 0) + jnp.cumsum(energy)
-  before = jnp.where(strict, reached, reached - energy)
-  # Directions at rounding level are noise, not inputs, however high the threshold.
-  noise = (jnp.finfo(basis.dtype).eps * max(x.shape)) ** 2 * total
-  wanted = (before < threshold * total) & (energy > noise)
-  wanted = jnp.cumprod(wanted.astype(jnp.int32))
+  wanted = leading(sigma**2, jnp.sum(x**2), threshold, strict, max(x.shape))
   return append(basis, rank, vt.T * wanted, jnp.sum(wanted))
+
+
+def leading(energy, total, threshold, strict, size: int):
+  """``[r]`` int mask of the directions, by falling ``energy``, that ``threshold`` of ``total`` asks for.
+
+  Whatever of the total is missing from the energies is captured already. Written with the energy that is still open,
+  not with what is reached: near a threshold of 1 the latter rounds the small directions away.
+  """
+  still_open = jnp.cumsum(energy[::-1])[::-1]
+  still_open = jnp.where(strict, still_open - energy, still_open)
+  # Directions at rounding level are noise, not inputs, however high the threshold.
+  noise = (jnp.finfo(energy.dtype).eps * size) ** 2 * total
+  wanted = (still_open > (1 - jnp.asarray(threshold, energy.dtype)) * total) & (energy > noise)
+  return jnp.cumprod(wanted.astype(jnp.int32))
 
 
 def append(basis, rank, directions, count):

@@ -36,15 +36,15 @@ def stored(program):
   return state
 
 
-def regimes(program, stored, gradient, **options):
-  state = program[2](stored, tree(np.zeros((D, C))), tree(gradient), **options)
+def regimes(program, stored, gradient, sufficient=0.5, positive=0.0):
+  state = program[2](stored, tree(np.zeros((D, C))), tree(gradient), sufficient, positive)
   return state, list(np.asarray(state.kernels["kernel"].regime))
 
 
 def test_first_task_is_bit_equal(program):
   tx, update, start, _ = program
   g = tree(normal(D, C))
-  state = start(tx.init(g), g, g)
+  state = start(tx.init(g), g, g, 0.5, 0.0)
   out, _ = update(g, state, g)
   assert all(np.asarray(out[k]).tobytes() == np.asarray(g[k]).tobytes() for k in g)
 
@@ -97,12 +97,12 @@ def test_sufficient_above_one_is_gpm(program):
   tx, update, start, end = program
   xs = [normal(2, D, seed=s) for s in (4, 5)]
   state, other = tx.init(tree(np.zeros((D, C)))), gpm()
-  memory = other.init(tree(np.zeros((D, C))))
+  memory, extend = other.init(tree(np.zeros((D, C)))), jax.jit(gpm_extend)
   for x in xs:
     state = end(state, {"kernel": x}, tree(normal(D, C)), 1.0)
-    memory = gpm_extend(memory, {"kernel": x}, 1.0)
+    memory = extend(memory, {"kernel": x}, 1.0)
   w, g = tree(normal(D, C, seed=6)), tree(normal(D, C, seed=7))
-  state = start(state, w, g, sufficient=1.5)
+  state = start(state, w, g, 1.5, 0.0)
   ours, theirs = update(g, state, w)[0], other.update(g, memory)[0]
   np.testing.assert_allclose(ours["kernel"], theirs["kernel"], atol=1e-5)
   np.testing.assert_array_equal(ours["bias"], theirs["bias"])
@@ -110,7 +110,7 @@ def test_sufficient_above_one_is_gpm(program):
 
 def test_anchor_is_a_copy_and_scaled_projection(program, stored):
   w = tree(normal(D, C))
-  state = cuber_start_task(stored, w, w)
+  state = program[2](stored, w, w, 0.5, 0.0)
   pointer = w["kernel"].unsafe_buffer_pointer()
   assert state.kernels["kernel"].anchor.unsafe_buffer_pointer() != pointer
   basis, kernel = EYE[:, :2], normal(D, C)

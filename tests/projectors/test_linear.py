@@ -45,10 +45,6 @@ def descend(tx, w, state, x, y, steps=400):
   return jax.lax.scan(step, (w, state), None, length=steps)[0]
 
 
-def sgd(tx, x):
-  return optax.chain(tx, optax.sgd(1.0 / float(jnp.linalg.norm(x, 2)) ** 2))
-
-
 def learn(tx, extend, stream, steps=400):
   """Weights after each task; ``extend(state, x)`` at each boundary."""
   w, state, out = jnp.zeros((P, stream[0][1].shape[1])), tx.init(jnp.zeros((P, stream[0][1].shape[1]))), []
@@ -68,9 +64,14 @@ def rows(x):
   return x[:, :, None]  # the gradient of each output x_i w, shaped as w [P, 1]
 
 
-def test_ogd_with_full_memory_never_forgets():
-  stream = tasks()
-  weights = learn(ogd(TASKS * N), lambda s, x: ogd_extend(s, rows(x)), stream)
+@pytest.fixture(scope="module")
+def ogd_weights():
+  with jax.enable_x64(True):
+    return learn(ogd(TASKS * N), jax.jit(lambda s, x: ogd_extend(s, rows(x))), tasks())
+
+
+def test_ogd_with_full_memory_never_forgets(ogd_weights):
+  stream, weights = tasks(), ogd_weights
   for i, (x, y) in enumerate(stream):
     assert jnp.abs(x @ weights[i] - y).max() < 1e-3  # it did learn
     for w in weights[i:]:
@@ -79,13 +80,12 @@ def test_ogd_with_full_memory_never_forgets():
   assert jnp.abs(stream[0][0] @ (plain[-1] - plain[0])).max() > 0.1  # without memory it does forget
 
 
-def test_gpm_with_full_memory_never_forgets_and_equals_ogd():
+def test_gpm_with_full_memory_never_forgets_and_equals_ogd(ogd_weights):
   stream = [(x, jnp.concatenate([y, -2 * y], 1)) for x, y in tasks()]
-  wrap = lambda s, x: gpm_extend(s, {"": x}, 1.0)
+  wrap = jax.jit(lambda s, x: gpm_extend(s, {"": x}, 1.0))
   weights = learn(gpm(), wrap, stream)
   for i, (x, _) in enumerate(stream):
     assert all(jnp.abs(x @ (w - weights[i])).max() < 1e-10 for w in weights[i:])
-  ogd_weights = learn(ogd(TASKS * N), lambda s, x: ogd_extend(s, rows(x)), tasks())
   np.testing.assert_allclose(weights[-1][:, :1], ogd_weights[-1], atol=1e-10)
 
 
@@ -104,7 +104,7 @@ def test_forgetting_equals_the_overlap_formula(ridge):
   assert abs(measured - formula) < 1e-8
 
 
-@pytest.mark.parametrize("kept", [1, 3, N])
+@pytest.mark.parametrize("kept", [2, N])
 def test_pca_ogd_leaves_the_residual_overlap(kept):
   (xs, ys), (xt, yt) = tasks(2)[:2]
   tx = ogd(N)
@@ -134,7 +134,7 @@ def test_overlap_invariants():
   other = rng.normal(size=(4, 4)) @ q[4:8]
   np.testing.assert_allclose(jnp.linalg.svd(ntk_overlap(a, same), compute_uv=False), 1, atol=1e-12)
   np.testing.assert_allclose(ntk_overlap(a, other), 0, atol=1e-12)
-  assert jnp.linalg.norm(ntk_overlap(a, jnp.asarray(rng.normal(size=(6, P)))), 2) <= 1 + 1e-12
+  assert jnp.linalg.norm(ntk_overlap(a, jnp.asarray(rng.normal(size=(4, P)))), 2) <= 1 + 1e-12
   assert ntk_forgetting(a, other, jnp.ones(4)) < 1e-24
 
 

@@ -147,12 +147,9 @@ CHECKED = [
   ("momentum", "gradient", "gpm"),
   ("momentum", "carried", "gpm"),
   ("adam", "gradient", "agem"),
-  ("adam", "gradient", "gem"),
-  ("adam", "gradient", "gpm"),
-  ("adam", "update", "gem"),
-  ("adamw", "gradient", "ogd"),
+  ("adam", "gradient", "ogd"),
   ("adamw", "update", "agem"),
-  ("adamw", "update", "ogd"),
+  ("adamw", "update", "gem"),
   ("adamw", "update", "gpm"),
 ]
 

@@ -1,5 +1,7 @@
 """Geometric disentanglement in Adam's metric, and adaptive orthogonality with its second-order gradient."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,17 +34,16 @@ def adam_step():
   return updates, state
 
 
-def finish(tx, updates, refs, optimizer_state=None, state=None):
-  state = tx.init(params()) if state is None else state
-  return jax.jit(lambda u, s, r, o: tx.update(u, s, None, references={"retain": r}, optimizer_state=o))(
-    updates, state, refs, optimizer_state
-  )
+@functools.partial(jax.jit, static_argnames=("constraint",))
+def finish(updates, refs, optimizer_state=None, constraint="descent"):
+  tx = geometric_disentanglement(constraint=constraint)
+  return tx.update(updates, tx.init(params()), None, references={"retain": refs}, optimizer_state=optimizer_state)
 
 
 def test_orthogonal_is_the_nearest_point_in_adams_metric():
   updates, opt_state = adam_step()
   stack = jax.tree.map(lambda a, b: jnp.stack([a, b]), like(7), like(8))
-  out, _ = finish(geometric_disentanglement(constraint="orthogonal"), updates, stack, opt_state)
+  out, _ = finish(updates, stack, opt_state, "orthogonal")
   metric = np.sqrt(flat(opt_state[0].nu)) + 1e-8
   a, d = flat(stack, 1), flat(updates)
   want = d - (a / metric).T @ np.linalg.solve((a / metric) @ a.T, a @ d)
@@ -50,21 +51,20 @@ def test_orthogonal_is_the_nearest_point_in_adams_metric():
   assert np.abs(a @ flat(out)).max() < 1e-4 * np.linalg.norm(a) * np.linalg.norm(d)
   # As a step along a gradient: <P g_f, g_f> >= 0 in the metric, so the forget loss still moves the right way.
   assert flat(out) @ (metric * d) >= 0
-  euclid, _ = finish(geometric_disentanglement(constraint="orthogonal"), updates, stack)
+  euclid, _ = finish(updates, stack, None, "orthogonal")
   assert np.abs(flat(euclid) - flat(out)).max() > 1e-3  # the metric matters
 
 
 def test_descent_moves_only_what_would_raise_the_retain_loss():
   updates, opt_state = adam_step()
-  tx = geometric_disentanglement()
   up = jax.tree.map(lambda u: jnp.sign(u), updates)  # <a, d> > 0: raises the retain loss
-  out, state = finish(tx, updates, up, opt_state)
+  out, state = finish(updates, up, opt_state)
   assert abs(flat(up) @ flat(out)) < 1e-5
   assert int(state.projected) == 1
   assert float(state.kkt) < 1e-5
   down = jax.tree.map(jnp.negative, up)
   for refs in (down, jax.tree.map(jnp.zeros_like, up)):
-    same, state = finish(tx, updates, refs, opt_state)
+    same, state = finish(updates, refs, opt_state)
     for x, y in zip(jax.tree.leaves(same), jax.tree.leaves(updates), strict=True):
       assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
     assert int(state.projected) == 0
@@ -89,7 +89,7 @@ def test_geometric_errors():
     geometric_disentanglement(constraint="other")
   _, opt_state = adam_step()
   with pytest.raises(UsageError, match="holds 2 states"):
-    finish(geometric_disentanglement(), like(0), like(1), (opt_state, opt_state))
+    finish(like(0), like(1), (opt_state, opt_state))
 
 
 def losses(sign):
@@ -104,20 +104,30 @@ def cosine(p, f, r):
   return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
+@functools.cache
+def adaptive_programs():
+  f, r = losses(-1.0)
+  return (
+    jax.jit(lambda p, gamma: adaptive_orthogonality_grad(f, r, gamma)(p)),
+    jax.jit(lambda p, gamma: jax.value_and_grad(adaptive_orthogonality(f, r, gamma))(p)),
+  )
+
+
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 def test_adaptive_orthogonality_value_and_second_order_gradient(gamma):
   with jax.enable_x64(True):
     p = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), params())
     f, r = losses(-1.0)
-    value, grad = jax.jit(adaptive_orthogonality_grad(f, r, gamma))(p)
+    products, through = adaptive_programs()
+    value, grad = products(p, gamma)
     c = cosine(p, f, r)
     assert -1 < c < -0.1
     np.testing.assert_allclose(value, ((1 - c) / 2) ** gamma, rtol=1e-12)
-    auto = jax.jit(jax.grad(adaptive_orthogonality(f, r, gamma)))(p)
+    auto = through(p, gamma)[1]
     np.testing.assert_allclose(flat(grad), flat(auto), atol=1e-12)
     assert np.linalg.norm(flat(grad)) > 1e-3  # what the released code loses
     for k, i in (("a", (1, 2)), ("b", (0,))):
-      sides = [adaptive_orthogonality(f, r, gamma)({**p, k: p[k].at[i].add(h)}) for h in (1e-6, -1e-6)]
+      sides = [through({**p, k: p[k].at[i].add(h)}, gamma)[0] for h in (1e-6, -1e-6)]
       np.testing.assert_allclose((sides[0] - sides[1]) / 2e-6, grad[k][i], rtol=1e-6, atol=1e-8)
 
 
