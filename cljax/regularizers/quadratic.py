@@ -66,8 +66,8 @@ def ewc(strength, name: str = "ewc", state_dtype=None) -> optax.GradientTransfor
   adds a task; before the first, updates pass bit for bit. Stands before the optimizer in a chain.
 
   strength: lambda, at least 0, may be traced. name: key for ``importance={name: tree}``. state_dtype: dtype of anchor
-  and importance; default: the parameters', at least float32. Raises UsageError: no parameters, no ``params`` in
-  update, strength below 0. Kirkpatrick et al. 2017.
+  and importance, as a string under ``inject_hyperparams``; default: the parameters', at least float32. Raises
+  UsageError: no parameters, no ``params`` in update, strength below 0. Kirkpatrick et al. 2017.
   """
   check_scalar(name, "strength", strength)
 

@@ -103,6 +103,24 @@ def test_reptile():
   assert seen == [1, 2, 3, 2, 3, 4, 3.5]  # steps 3 and 6 go half-way back; step 0 does not
 
 
+def test_reptile_aligns_gradients():
+  """Two batches in both orders, on quadratics: ``e [-lr (g1 + g2) + lr^2/2 grad <g1, g2>]`` on average, exactly."""
+  rng = np.random.default_rng(0)
+  theta, lr, epsilon = rng.normal(size=3), 0.1, 0.3
+  a = [m @ m.T for m in rng.normal(size=(2, 3, 3))]
+  c = rng.normal(size=(2, 3))
+  grad = lambda i, t: a[i] @ (t - c[i])
+  moved = []
+  for order in ((0, 1), (1, 0)):
+    t = theta
+    for i in order:
+      t = t - lr * grad(i, t)
+    moved.append(np.asarray(O.reptile({"w": jnp.array(t)}, {"w": jnp.array(theta)}, epsilon)["w"]) - theta)
+  g = [grad(i, theta) for i in (0, 1)]
+  want = epsilon * (-lr * (g[0] + g[1]) + 0.5 * lr**2 * (a[0] @ g[1] + a[1] @ g[0]))
+  np.testing.assert_allclose(np.mean(moved, axis=0), want, rtol=1e-3, atol=1e-5)
+
+
 def test_misuse():
   for call in (
     lambda: O.rewarm_redecay(1.0, 0.1, 10, 10),

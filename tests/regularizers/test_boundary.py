@@ -28,6 +28,9 @@ WRAPPED = {
   "inject_all": lambda ewc: optax.inject_hyperparams(lambda strength: optax.chain(ewc(strength), optax.sgd(0.1)))(2.0),
   "if_finite": lambda ewc: optax.apply_if_finite(optax.chain(ewc(2.0), optax.sgd(0.1)), 3),
   "conditionally": lambda ewc: optax.transforms.conditionally_transform(ewc(2.0), lambda step: step >= 0),
+  "selective": lambda ewc: optax.transforms.selective_transform(
+    optax.chain(ewc(2.0), optax.sgd(0.1)), freeze_mask=jax.tree.map(lambda yes: not yes, BODY)
+  ),
   "in_masked_chain": lambda ewc: optax.masked(optax.chain(ewc(2.0), optax.masked(R.l2(0.1), BODY)), BODY),
 }
 FACTORIES = {"ewc": R.ewc, "online_ewc": R.online_ewc, "mas": R.mas, "l2_previous": R.l2_previous, "si": R.si}
@@ -49,7 +52,7 @@ def test_states_are_found_in_every_wrapper(wrapper, factory):
   found = R.find(state)
   assert len(found) == (2 if wrapper == "partition_both" else 1)
   covered = {p for s in found for p in tree.paths(s.anchor)}
-  if wrapper in ("masked", "partition", "in_masked_chain"):
+  if wrapper in ("masked", "partition", "selective", "in_masked_chain"):
     assert covered == {"body/kernel", "body/bias"}
   else:
     assert covered == set(tree.paths(PARAMS))
@@ -226,7 +229,9 @@ def test_attach_refuses_another_optimizer():
     with pytest.raises(UsageError, match="old_opt_state"):
       R.attach(tx, optax.adamw(0.1).init(PARAMS), PARAMS)
   trace = optax.sgd(0.1, momentum=0.9).init(PARAMS)
-  with pytest.raises(UsageError, match="old_opt_state: leaf .*trace.* does not fit .*nu"):  # same shapes, other meaning
+  with pytest.raises(
+    UsageError, match=r"old_opt_state: leaf .*trace.* does not fit .*nu"
+  ):  # same shapes, other meaning
     R.attach(optax.chain(R.ewc(1.0), optax.rmsprop(0.1)), trace, PARAMS)
   with pytest.raises(UsageError, match="old_opt_state"):
     R.attach(optax.chain(R.ewc(1.0), optax.sgd(0.1, momentum=0.9)), trace, {"body": PARAMS["body"]})

@@ -255,6 +255,8 @@ def test_bfloat16_parameters_keep_a_wide_state_unless_told():
   both = R.consolidate(tx.init(one), one, importance={"w": jnp.array([4.0])})
   both = R.consolidate(both, two, importance={"w": jnp.array([4.0])})
   np.testing.assert_array_equal(pull_of(tx, both, one)["w"].astype(jnp.float32), [-8.0 * 2.0**-8])
+  inject = optax.inject_hyperparams(R.ewc)(strength=1.0, state_dtype="bfloat16").init(ANCHOR)
+  assert R.find(inject)[0].anchor["head"].dtype == jnp.bfloat16
   narrow = R.ewc(1.0, state_dtype=jnp.bfloat16).init(ANCHOR)
   assert R.state_bytes(narrow) == 2 * 2 * tree.size(ANCHOR) + 4
   narrow = R.consolidate(narrow, ANCHOR, importance=random_tree(5, positive=True))
