@@ -73,10 +73,10 @@ def coso(
         need = max(rank, sketch_rank)
         raise UsageError(f"params: {name!r} has shape {x.shape}; allowed: [in, out], both at least {need}")
       (rows, out), dtype = x.shape, common.wide(x)
-      zero = jnp.zeros((), jnp.int32)
+      used, dropped = (jnp.zeros((), jnp.int32) for _ in range(2))
       moments = [jnp.zeros((rows, rank), dtype) for _ in range(2)]
       history, axes, sketch = (jnp.zeros((out, k), dtype) for k in (min(out, max_history or out), rank, sketch_rank))
-      kernels[name] = CoSOKernel(history, zero, zero, axes, sketch, jnp.zeros((), dtype), *moments)
+      kernels[name] = CoSOKernel(history, used, dropped, axes, sketch, jnp.zeros((), dtype), *moments)
     return CoSOState(jnp.zeros((), jnp.int32), kernels)
 
   def one(g, state: CoSOKernel, count):

@@ -72,8 +72,8 @@ def gpm(
       networks have no biases and its code zeroes the BatchNorm parameters; a bias that moves changes old outputs, so
       without this the guarantee is of the matrix products only.
 
-  A step costs ``4 d_in rank c_out`` operations a kernel: more than the gradient itself once the rank passes the batch
-  size. Linear: it survives SGD, and momentum whose trace starts empty at the boundary; not Adam or weight decay (use
+  A step costs ``4 d_in rank c_out`` operations a kernel: more than the gradient itself once the rank passes 1.5 batch
+  sizes. Linear: it survives SGD, and momentum whose trace starts empty at the boundary; not Adam or weight decay (use
   :func:`on_update`). Saha et al., ICLR 2021.
   """
   if max_rank is not None:
@@ -82,9 +82,11 @@ def gpm(
   def init(params):
     chosen = kernels(params, skip)
     columns = {p: min(fan_in(x.shape), max_rank or fan_in(x.shape)) for p, x in chosen.items()}
-    zero = {p: jnp.zeros((), jnp.int32) for p in chosen}
+    ranks, dropped = (
+      {p: jnp.zeros((), jnp.int32) for p in chosen} for _ in range(2)
+    )  # donation wants no shared buffers
     bases = {p: jnp.zeros((fan_in(x.shape), columns[p]), common.wide(x)) for p, x in chosen.items()}
-    return GPMState(bases, zero, dict(zero), jnp.zeros((), jnp.int32))
+    return GPMState(bases, ranks, dropped, jnp.zeros((), jnp.int32))
 
   def update(grads, state, params=None, **extra):
     del params, extra

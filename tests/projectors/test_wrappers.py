@@ -10,7 +10,19 @@ import numpy as np
 import optax
 import pytest
 
-from cljax.projectors import AGEMState, agem, gem, gpm, gpm_extend, ogd, ogd_extend, on_update
+from cljax.projectors import (
+  AGEMState,
+  agem,
+  coso,
+  cuber,
+  gem,
+  geometric_disentanglement,
+  gpm,
+  gpm_extend,
+  ogd,
+  ogd_extend,
+  on_update,
+)
 from cljax.types import UsageError
 
 
@@ -102,6 +114,14 @@ def test_masked_bases_grow_from_whole_trees():
   out, _ = update(tx, G, extend_gpm(tx.init(params())))
   assert np.abs(out["body"]["kernel"].sum(0)).max() < 1e-5
   np.testing.assert_array_equal(out["head"]["kernel"], G["head"]["kernel"])
+
+
+@pytest.mark.parametrize("tx", [agem(), gem(), ogd(2), gpm(), coso(2, 2), cuber(2, 2), geometric_disentanglement()])
+def test_states_can_be_donated(tx):
+  """No two parts of a fresh state share a buffer, and none is a parameter's."""
+  live = params()
+  pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves((live, tx.init(live)))]
+  assert len(set(pointers)) == len(pointers)
 
 
 def test_inject_hyperparams():
