@@ -214,11 +214,15 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def best_by_validation(results: Sequence[Mapping[str, Any]]) -> set[int]:
-  """For each method, the index of the result with the highest validation accuracy; none without validation rows."""
+  """For each method, the index of the result with the highest validation accuracy.
+
+  None without validation rows, and none where there are Forget events: accuracy prefers what did not forget. Runs in
+  which a seed diverged are passed over.
+  """
   best: dict[str, int] = {}
   score = lambda i: results[i]["validation_metrics"]["acc"]["mean"]
   for i, result in enumerate(results):
-    if "validation_metrics" not in result or diverged(result):
+    if "validation_metrics" not in result or result["forgotten"] or diverged(result):
       continue
     name = title(result)
     if name not in best or score(i) > score(best[name]):

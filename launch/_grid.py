@@ -97,8 +97,9 @@ def points(grids: Sequence[str], methods: Sequence[str], module) -> list[Point]:
 
 
 def label(point: Mapping[str, Any], method: str, forget: str, varied: Iterable[str]) -> str:
-  """A short name of a point: the method and the keys that vary, such as ``er + ssd forget.alpha=2``."""
-  shown = [
-    f"{k.removeprefix('method.')}={point[k]}" for k in varied if k in point and k not in ("method.name", "forget.name")
-  ]
+  """A short name of a point: the method and the keys that vary, such as ``er + ssd alpha=2``."""
+  varied = [k for k in varied if not k.endswith(".name") or k.partition(".")[0] not in ("method", "forget")]
+  fields = [k.partition(".")[2] for k in varied]
+  short = lambda k: k if fields.count(k.partition(".")[2]) > 1 else k.partition(".")[2]
+  shown = [f"{short(k)}={point[k]}" for k in varied if k in point]
   return " ".join([f"{method} + {forget}" if forget else method, *shown])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.results import best_by_validation, percent, title
+from cljax.results import best_by_validation, diverged, percent, title
 from cljax.writers import write_bytes
 
 
@@ -105,13 +105,14 @@ def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path
   if len({title(results[i]) for i in shown}) == 1 and many:
     shown = list(range(len(results)))
   shown = shown[:MOST]
+  labels = [label + " (diverged)" * bool(diverged(r)) for label, r in zip(labels, results, strict=True)]
   pyplot = _pyplot()
   columns = min(4, max(2, len(shown)))
   grid = -(-len(shown) // columns)
   rows, tasks = np.shape(results[shown[0]]["accuracy_matrix"])[1:]
   cell = max(2.2, 0.3 * rows + 0.9)
-  figure = pyplot.figure(figsize=(3.7 * columns, 4.0 + cell * grid), layout="constrained")
-  top, bottom = figure.subfigures(2, 1, height_ratios=[4.0, cell * grid])
+  figure = pyplot.figure(figsize=(3.7 * columns, 4.0 + (cell + 0.2) * grid), layout="constrained")
+  top, bottom = figure.subfigures(2, 1, height_ratios=[4.0, (cell + 0.2) * grid])
   curve, bars = top.subplots(1, 2)
   colors = pyplot.get_cmap("tab10" if len(shown) <= 10 else "tab20").colors
   for n, i in enumerate(shown):
@@ -134,7 +135,7 @@ def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path
   for axis in axes[len(shown) :]:
     axis.axis("off")
   for axis, i in zip(axes, shown, strict=False):
-    heading = f"{labels[i]}: {percent(results[i]['metrics']['acc'])} %"
+    heading = f"{labels[i]}\n{percent(results[i]['metrics']['acc'])} %"
     image = _heatmap(axis, np.asarray(results[i]["accuracy_matrix"], float).mean(0), results[i]["events"], heading,
                      8 if tasks <= 6 else 6)  # fmt: skip
   bottom.colorbar(image, ax=list(axes), label="test accuracy, %")

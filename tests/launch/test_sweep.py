@@ -59,7 +59,7 @@ def test_a_finished_sweep_is_not_run_again(swept, monkeypatch, capsys):
   monkeypatch.setattr(_build, "execute", lambda *a, **k: pytest.fail("it ran again"))
   assert sweep.main(given) == 0
   table = capsys.readouterr().out
-  assert "si method.strength=0.0" in table or "si strength=0.0" in table
+  assert "si strength=0.0" in table
   assert "best of its method by validation accuracy" in table
   assert rows(workdir) == before
   assert (workdir / "comparison.png").read_bytes()[:4] == b"\x89PNG"
@@ -142,14 +142,15 @@ def test_without_a_grid(tmp_path, capsys):
 
 
 def test_selection_is_by_validation_and_passes_over_diverged_runs():
-  def result(validation, test, alive=True):
+  def result(validation, test, alive=True, forgotten=()):
     return {
-      "method": "m", "config": {}, "alive": [alive],
+      "method": "m", "config": {}, "alive": [alive], "forgotten": forgotten,
       "metrics": {"acc": {"mean": test}}, "validation_metrics": {"acc": {"mean": validation}},
     }  # fmt: skip
 
   found = [result(0.5, 0.9), result(0.7, 0.1), result(0.9, 0.9, alive=False)]
   assert results.best_by_validation(found) == {1}
+  assert results.best_by_validation([result(0.9, 0.9, forgotten=[{}])]) == set()
 
 
 def test_flags_of_the_two_launchers_agree():
