@@ -35,7 +35,8 @@ def fisher_diagonal(
                    weight: what several code bases call Fisher. It depends on ``batch_size`` and the order of rows.
   ``rows.count`` may be traced. Rows of weight 0 are as if absent (for ``batched``: they keep their place in the cut
   into batches). ``class_mask`` restricts a row's softmax. ``samples`` uses at most so many rows, evenly strided. Apart
-  from ``batched``, ``batch_size`` changes speed and memory only (and which labels ``sampled`` draws). No row of positive weight gives zeros.
+  from ``batched``, ``batch_size`` changes speed and memory only, and which labels ``sampled`` draws. No row of positive
+  weight gives zeros.
 
   Kirkpatrick et al. 2017 (EWC); kinds as in GMvandeVen/continual-learning, whose mean divides by n - 1; here by n.
   Raises UsageError for an unknown kind, a bad ``batch_size`` or ``samples``, and ``sampled`` without ``key``.
