@@ -4,7 +4,7 @@ Grain."""
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from cljax.types import Batch
 class Pairs(NamedTuple):
   """Rows as the tasks show them: ``index [N]`` into the training split and ``task [N]``."""
 
-  index: np.ndarray
+  index: Any
   task: np.ndarray
 
 

@@ -198,7 +198,8 @@ def _chunk(setup, deleted, plan, where, learner, alive, done, count, capacity):
     return setup.programs.chunk(setup.hyper, (learner, alive), packed, (setup.train, where, count))
   split, labels = setup.stream.dataset.train, setup.stream.labels
   batches = [feeding.read(split, labels, *r) for r in rows]
-  stacked = Batch(*(np.stack([b[i] for b in batches]) for i in range(5)), None, None, {})
+  columns = {f: np.stack([getattr(b, f) for b in batches]) for f in ("x", "y", "weight", "id", "task")}
+  stacked = Batch(**columns)
   views = prog.replicate(setup.stream.view.tables, setup.members)
   return setup.programs.feed(setup.hyper, (learner, alive), prog.spread(stacked, setup.members), (views, where, count))
 

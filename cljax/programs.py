@@ -215,12 +215,12 @@ class Blocks(NamedTuple):
   own (a task's test rows, say); ``count`` blocks are real.
   """
 
-  index: np.ndarray
+  index: Any
   weight: np.ndarray
   task: np.ndarray
   slot: np.ndarray
   totals: np.ndarray
-  count: np.ndarray
+  count: Any
 
 
 def blocks(slots, block: int = 256, length: int = 0) -> Blocks:

@@ -65,8 +65,8 @@ def scale_by_schedule(learning_rate, schedule: str = "constant", warmup: float =
     if progress is not None and (schedule != "constant" or warmup):
       ramp = jnp.clip(progress / warmup, 0.0, 1.0) if warmup else 1.0
       p = jnp.clip((progress - warmup) / (1.0 - warmup), 0.0, 1.0)
-      shape = {"constant": 1.0, "linear": 1.0 - p, "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * p))}[schedule]
-      factor = factor * ramp * shape
+      shapes: dict[str, Any] = {"constant": 1.0, "linear": 1.0 - p, "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * p))}
+      factor = factor * ramp * shapes[schedule]
     return jax.tree.map(lambda u: (-factor).astype(u.dtype) * u, updates), state
 
   return optax.GradientTransformationExtraArgs(init, update)

@@ -291,7 +291,7 @@ def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe
       (retain_rows, access.retain_data, "retain"),
     ):
       hidden = Withheld(f"Request.{label} (Access.{label}_data)")
-      seen.append(rows_of(data, *rows, where.task) if allowed else hidden)
+      seen.append(rows_of(data, rows[0], rows[1], rows[2], where.task) if allowed else hidden)
     return method.forget(key, learner, Request(seen[0], seen[1], ids, classes), tools_for(where.task))
 
   def scrub(learner, ids, classes):

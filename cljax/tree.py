@@ -86,8 +86,9 @@ def match(tree, like, name: str = "tree"):
   for path in got_shapes:
     if path not in want_shapes:
       raise UsageError(f"{name}: leaf {path!r} is unexpected; the parameters have no such leaf")
-  if jax.tree.structure(tree) != jax.tree.structure(like):
-    raise UsageError(f"{name}: structure {jax.tree.structure(tree)} differs from {jax.tree.structure(like)}")
+  got_structure, want_structure = str(jax.tree.structure(tree)), str(jax.tree.structure(like))
+  if got_structure != want_structure:
+    raise UsageError(f"{name}: structure {got_structure} differs from {want_structure}")
   return tree
 
 

@@ -73,7 +73,7 @@ def drawn(spec: Spec, rows, weight, current_task, coefficient=None) -> Batch:
 def append(batch: Batch, more: Batch) -> Batch:
   """Rows of ``more`` behind those of ``batch``; ``extra`` stays that of ``batch``."""
   join = lambda a, b: None if a is None else jnp.concatenate([a, b.astype(a.dtype)])
-  return Batch(*(join(a, b) for a, b in zip(batch[:7], more[:7], strict=True)), batch.extra)
+  return batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f != "extra"})
 
 
 def scrub_memory(memory):

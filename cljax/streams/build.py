@@ -147,8 +147,8 @@ def from_tasks(dataset, train, test, *, validation=None, labels=None, events=Non
     "task_id_given": False,
     **fields,
   }
-  arrays = [tuple(np.asarray(rows) for rows in split) for split in (train, validation, test)]
-  return Stream(name, dataset, events, *arrays, labels, **values)
+  arrays = lambda split: tuple(np.asarray(rows) for rows in split)
+  return Stream(name, dataset, events, arrays(train), arrays(validation), arrays(test), labels, **values)
 
 
 def with_forget(stream: Stream, forget) -> Stream:
