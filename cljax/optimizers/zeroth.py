@@ -165,7 +165,9 @@ def evolution_strategy(key, loss_fn, params, *, sigma=1e-3, population: int = 30
 
   reward = jax.lax.map(lambda i: -loss_fn(axpy(sigma, noise(i), params))[0], jnp.arange(population))
   spread = jnp.std(reward)
-  score = jnp.where(spread > 0, (reward - jnp.mean(reward)) / jnp.where(spread > 0, spread, 1), 0)
+  # Not spread == 0: the mean of equal rewards rounds, and the scores would then be of size one.
+  differ = (jnp.max(reward) > jnp.min(reward)) & (spread > 0)
+  score = jnp.where(differ, (reward - jnp.mean(reward)) / jnp.where(differ, spread, 1), 0)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), params)
   add = lambda i, total: jax.tree.map(lambda t, e: t - score[i].astype(t.dtype) * e, total, noise(i))
   total = jax.lax.fori_loop(0, population, add, zeros)

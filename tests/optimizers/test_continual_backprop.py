@@ -142,6 +142,22 @@ def test_rate_zero_changes_no_bit_and_immature_units_are_safe():
       jax.tree.map(np.testing.assert_array_equal, (new, new_opt), (params, opt))
 
 
+def test_young_units_are_ranked_by_their_corrected_utility():
+  """Unit 0 has the lowest running utility only because it is young; unit 1, old, is the one that goes."""
+  params = network()
+  state = O.continual_backprop_init(params, UNITS)
+  age, worth = jnp.full(6, 1000).at[0].set(3), jnp.full(6, 1e6).at[0].set(4e5).at[1].set(5e5)
+  state = state._replace(
+    age=(age, state.age[1]), utility=(worth, state.utility[1]), due=(jnp.float32(0.9), state.due[1])
+  )
+  step = jax.jit(
+    lambda s: O.continual_backprop_step(
+      jax.random.key(0), params, (), s, forward(params, X)[1], WEIGHT, UNITS, rate=0.05, maturity=2, decay=0.9
+    )
+  )
+  np.testing.assert_array_equal(step(state)[2].age[0] == 0, np.arange(6) == 1)
+
+
 def test_the_number_replaced_is_the_rate_times_the_eligible():
   params = network()
   state = O.continual_backprop_init(params, UNITS)
