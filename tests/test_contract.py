@@ -310,9 +310,11 @@ def test_scrub_erases_every_stored_row(name, bench):
 
 @pytest.mark.parametrize("name", FORGET)
 def test_forgets_a_class_and_rows(name, dataset, small_model):
-  ids = [int(i) for i in dataset.train.id[np.isin(dataset.train.y, [2, 3])][:3]]
-  events = [(1, cljax.Forget(classes=(1,))), (2, cljax.Forget(ids=tuple(ids)))]
-  stream = streams.build(dataset, "class", tasks=2, forget=events)
+  learned = streams.build(dataset, "class", tasks=2).train[1]
+  ids = tuple(int(i) for i in dataset.train.id[learned[:3]])
+  stream = streams.build(
+    dataset, "class", tasks=2, forget=[(1, cljax.Forget(classes=(1,))), (2, cljax.Forget(ids=ids))]
+  )
   result = run(name, stream, small_model)
   assert [e["kind"] for e in result.events] == ["learn", "forget", "learn", "forget"]
   assert result.accuracy.shape == (1, 5, 2)
