@@ -28,8 +28,19 @@ def common_flags() -> flags.FlagValues:
   return values
 
 
-def parse(argv: Sequence[str], values: flags.FlagValues) -> list[Override]:
-  """Fills ``values`` from ``argv`` (program name first) and returns the ``--config.*`` overrides, in order."""
+class Help(Exception):
+  """``--help`` was asked for; the text."""
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues, about: str = "") -> list[Override]:
+  """Fills ``values`` from ``argv`` (program name first) and returns the ``--config.*`` overrides, in order.
+
+  Raises UsageError, and Help with ``about`` and the list of flags where ``--help`` is among them.
+  """
+  if {"--help", "-h", "--helpfull", "-help"} & set(argv[1:]):
+    known = [f"  --{n}: {values[n].help} (default: {values[n].default!r})" for n in values]
+    sections = "  --config.SECTION.FIELD=VALUE: a field of the configuration, such as --config.method.name=er"
+    raise Help("\n".join([about.strip(), "", *known, sections]))
   rest, overrides = [argv[0]], []
   tokens = list(argv[1:])
   while tokens:
@@ -98,6 +109,9 @@ def guarded(run: Callable[[Sequence[str], Stop], int], argv: Sequence[str]) -> i
   with Stop() as stop:
     try:
       return run(argv, stop)
+    except Help as text:
+      print(text)
+      return 0
     except UsageError as error:
       _line(str(error))
       return 2

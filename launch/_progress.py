@@ -45,18 +45,19 @@ class Progress:
 
   def _seen(self, accuracy) -> None:
     mean = np.asarray(accuracy)[:, : self._task + 1].mean()
-    self._accuracy = f"  accuracy so far {100 * mean:.1f} %"
+    self._accuracy = f", accuracy {100 * mean:.1f} %"
 
   def _line(self, m: Mapping[str, Any]) -> str:
     pace = m["seconds_per_step"]
     left = max(0, m["of"] - m["total"]) * pace
     share = min(1.0, m["total"] / max(1, m["of"]))
-    bar = "#" * round(20 * share)
+    bar = "#" * round(10 * share)
     doing = "retraining " if m["kind"] == "replay" else ""
+    clock = time.strftime("%H:%M:%S", time.gmtime(left))
+    # What matters most comes first: a narrow terminal cuts the end.
     return (
-      f"{self._label}  [{bar:<20}] {100 * share:3.0f} %  {doing}event {m['event'] + 1}/{self._events} "
-      f"step {m['step']}/{m['steps']}  {1 / max(pace, 1e-9):,.0f} steps/s{self._accuracy}  "
-      f"{time.strftime('%H:%M:%S', time.gmtime(left))} left"
+      f"{self._label} [{bar:<10}] {100 * share:.0f} % {clock} left, {doing}event {m['event'] + 1}/{self._events}"
+      f"{self._accuracy}, {1 / max(pace, 1e-9):,.0f} steps/s, step {m['step']}/{m['steps']}"
     )
 
   def note(self, text: str) -> None:

@@ -141,7 +141,7 @@ def _sweep(argv: Sequence[str], stop: _cli.Stop) -> int:
   flags = _cli.common_flags()
   absl_flags.DEFINE_multi_string("grid", [], "KEY=[VALUE,...]; several make a product.", flag_values=flags)
   absl_flags.DEFINE_list("methods", [], "Short for --grid='method.name=[...]'.", flag_values=flags)
-  overrides = _cli.parse(argv, flags)
+  overrides = _cli.parse(argv, flags, __doc__ or "")
   seeds = _config.parse_seeds(flags.seeds)
   file = _config.read_file(flags.config)
   runs = plan(file, overrides, _grid.points(flags.grid, flags.methods, file.module))

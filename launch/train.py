@@ -29,7 +29,7 @@ def _draw(result: dict, path: epath.Path, stop: _cli.Stop) -> None:
 def run(argv: Sequence[str], stop: _cli.Stop) -> int:
   """The program, with errors as exceptions; returns the exit code."""
   flags = _cli.common_flags()
-  overrides = _cli.parse(argv, flags)
+  overrides = _cli.parse(argv, flags, __doc__ or "")
   seeds = _config.parse_seeds(flags.seeds)
   file = _config.read_file(flags.config)
   built = _build.build(_config.resolve(file, overrides))

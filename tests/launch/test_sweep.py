@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cljax import results
-from launch import _build, _cli, _config, _grid, sweep
+from launch import _build, _config, _grid, sweep
 
 
 def rows(workdir) -> list[dict]:
@@ -153,6 +153,8 @@ def test_selection_is_by_validation_and_passes_over_diverged_runs():
   assert results.best_by_validation([result(0.9, 0.9, forgotten=[{}])]) == set()
 
 
-def test_flags_of_the_two_launchers_agree():
-  names = set(_cli.common_flags())
-  assert {"config", "workdir", "seeds", "overwrite", "compilation_cache"} <= names
+def test_help_names_every_flag(capsys):
+  assert sweep.main(["launch", "--help"]) == 0
+  out = capsys.readouterr().out
+  for name in ("config", "workdir", "seeds", "overwrite", "compilation_cache", "grid", "methods"):
+    assert f"--{name}: " in out
