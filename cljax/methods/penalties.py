@@ -93,7 +93,7 @@ register(
   "si",
   Entry(
     si,
-    {"strength": Option(1.0, 0), "damping": Option(0.1, 1e-12)},
+    {"strength": Option(0.1, 0), "damping": Option(0.1, 1e-12)},
     _BOUNDARY,
     "Zenke et al. 2017",
     test={"strength": 1.0},
@@ -102,5 +102,5 @@ register(
 )
 register(
   "mas",
-  Entry(mas, {"strength": Option(1.0, 0)}, _PASS, "Aljundi et al. 2018", neutral={"strength": 0.0}),
+  Entry(mas, {"strength": Option(0.03, 0)}, _PASS, "Aljundi et al. 2018", neutral={"strength": 0.0}),
 )
