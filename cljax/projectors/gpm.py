@@ -174,7 +174,7 @@ def leading(energy, total, threshold, strict, size: int):
 
 def append(basis, rank, directions, count):
   """Appends the first ``count`` columns of ``directions [d, m]`` (zero after them), made orthonormal to the basis."""
-  for _ in range(2):  # once leaves errors of eps / sigma, twice is enough
+  for _ in range(2):  # the second pass removes what the first one's rounding left; twice is enough
     directions, _ = jnp.linalg.qr(remove_span(basis, directions))
     directions = jnp.where(jnp.arange(directions.shape[1]) < count, directions, 0)
   at = jnp.arange(basis.shape[1]) - rank

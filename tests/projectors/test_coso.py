@@ -86,6 +86,15 @@ def test_sketch_brackets_the_covariance(program):
   assert values.min() > -1e-4 * covariance.trace()
   assert values.max() <= float(k.shrinkage) * (1 + 1e-4)
   assert 0 < float(k.shrinkage) < 2 * covariance.trace()
+  want = np.zeros((OUT, SKETCH))
+  for s in range(6):
+    want = frequent_directions(np.concatenate([want, frequent_directions(np.asarray(grads(s)["w"]).T)], 1))
+  np.testing.assert_allclose(sketch @ sketch.T, want @ want.T, atol=1e-4 * covariance.trace())
+
+
+def frequent_directions(a):
+  u, sigma, _ = np.linalg.svd(a.astype(np.float64), full_matrices=False)
+  return u[:, :SKETCH] * np.sqrt(sigma[:SKETCH] ** 2 - sigma[SKETCH] ** 2)
 
 
 def test_released_rule_keeps_one_fewer_and_every_reuses_the_axes(program):

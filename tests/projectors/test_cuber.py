@@ -83,6 +83,16 @@ def test_blocked_inputs_keep_their_outputs_and_open_ones_may_move(program, store
   np.testing.assert_allclose(pulled[3:], noise[3:], atol=1e-6)
 
 
+def test_disagreeing_tasks_are_blocked(program, stored):
+  g = np.zeros((D, C))
+  g[0] = -1.0
+  state, regime = regimes(program, stored, g)
+  assert regime == [2, 1, 0]
+  got = np.asarray(program[1](tree(normal(D, C, seed=1)), state, tree(np.zeros((D, C))))[0]["kernel"])
+  assert np.abs(got[:3]).max() < 1e-6
+  np.testing.assert_allclose(got[3:], normal(D, C, seed=1)[3:], atol=1e-6)
+
+
 def test_old_loss_does_not_rise_to_first_order_in_regime_three(program, stored):
   g = np.zeros((D, C))
   g[1] = normal(C, seed=3) + 1.0

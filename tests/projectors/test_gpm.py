@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from cljax.projectors import GPMState, gpm, gpm_bytes, gpm_extend
+from cljax.projectors.gpm import extend_basis
 from cljax.types import UsageError
 
 DIMS = {"a/kernel": 12, "c/kernel": 18}
@@ -143,6 +144,21 @@ def test_many_columns_in_blocks():
     kept = jnp.asarray(basis * (np.arange(150) < rank))
     state = tx.init(g)._replace(bases={"": kept}, ranks={"": jnp.asarray(rank)}, tasks=jnp.asarray(1))
     np.testing.assert_allclose(update(g, state)[0], g - basis[:, :rank] @ (basis[:, :rank].T @ g), atol=1e-5)
+
+
+def test_orthonormal_where_tasks_mix_large_and_tiny_inputs():
+  """Singular vectors of small values carry the rounding of the large ones: they must be orthogonalised again."""
+  grow = jax.jit(extend_basis)
+  for seed in range(40):
+    rng = np.random.default_rng(seed)
+    basis, rank = jnp.zeros((40, 40)), jnp.asarray(0)
+    first = rng.normal(size=40)
+    for _ in range(6):
+      x = rng.normal(size=(8, 40)) * 10.0 ** rng.uniform(-4.5, 0, size=(8, 1))
+      x[0] += 100 * first
+      basis, rank, _ = grow(basis, rank, jnp.asarray(x, jnp.float32), 1.0)
+    got = np.asarray(basis, np.float64)
+    assert np.abs(got.T @ got - np.diag(np.arange(40) < int(rank))).max() < 8 * EPS
 
 
 def test_max_rank_drops_and_says_so():

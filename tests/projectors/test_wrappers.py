@@ -149,6 +149,14 @@ def test_vmap_equals_a_loop(make):
     close(jax.tree.map(lambda x, i=i: x[i], both), one(g, tx.init(params())))
 
 
+def test_full_basis_drops_and_says_so():
+  tx = ogd(1)
+  state = extend_ogd(tx.init(params()))
+  assert (int(state.rank), int(state.dropped)) == (1, 1)
+  row = STACK["body"]["kernel"][0].ravel() @ state.basis["body"]["kernel"][0].ravel()
+  assert row > 0.1  # the first row stayed
+
+
 def test_state_found_in_named_chain_and_errors():
   tx = optax.named_chain(("a", agem()), ("b", ogd(2)), ("c", optax.adam(1e-3)))
   state = extend_ogd(tx.init(params()))
@@ -198,8 +206,9 @@ SHARDED = """
       assert np.allclose(inner, 0, atol=1e-3), (name, inner)
     assert name != "gpm" or np.abs(x["a"] @ np.asarray(got["a"])).max() < 1e-4
     assert any(np.abs(np.asarray(got[leaf]) - g[leaf]).max() > 1e-2 for leaf in g), name
-    for leaf, s in after.basis.items() if name == "ogd" else ():
-      assert s.sharding.is_equivalent_to(NamedSharding(mesh, P(None, *specs[leaf])), s.ndim), (name, s.sharding)
+    for kept in (tx.init(put(p)), state, after) if name == "ogd" else ():
+      for leaf, s in kept.basis.items():
+        assert s.sharding.is_equivalent_to(NamedSharding(mesh, P(None, *specs[leaf])), s.ndim), (name, s.sharding)
   print("sharded ok")
 """
 
