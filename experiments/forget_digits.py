@@ -15,6 +15,8 @@ def get_config() -> ConfigDict:
   config.stream.forget = "2:class=3; 5:ids=40-47,49,51-57,59-62"
   config.method = ConfigDict({"name": "er"})
   config.forget = ConfigDict({"name": "retrain"})
+  # After two tasks class 3 is a quarter of the data, so I_f <= 4 I_D: an alpha of 4 or more could select nothing.
+  config.method_defaults.ssd = ConfigDict({"alpha": 2.0})
   return config
 
 
@@ -22,5 +24,5 @@ def get_hyper(h):
   return h.chainit([
     h.fixed("forget.name", "retrain"),
     h.product([h.fixed("forget.name", "ssd"), h.sweep("forget.alpha", [2.0, 10.0])]),
-    h.product([h.fixed("forget.name", "graddiff"), h.sweep("forget.forget_weight", [0.3, 1.0])]),
+    h.product([h.fixed("forget.name", "graddiff"), h.sweep("forget.forget_weight", [0.05, 0.1])]),
   ])  # fmt: skip

@@ -10,6 +10,6 @@ def get_config() -> ConfigDict:
   config.model = ConfigDict({"name": "cnn"})
   config.method = ConfigDict({"name": "finetune"})
   config.optimizer = ConfigDict({"name": "adam", "learning_rate": 0.003})
-  config.train = ConfigDict({"batch_size": 32, "epochs": 10})
+  config.train = ConfigDict({"batch_size": 32, "epochs": 5})
   config.method_defaults = ConfigDict({name: {"capacity": 1000} for name in ("er", "derpp", "agem")})
   return config

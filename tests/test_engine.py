@@ -276,3 +276,26 @@ def test_the_docstring_example_runs(monkeypatch, dataset):
   outcome = doctest.DocTestRunner().run(found[0])
   assert outcome.attempted >= 8
   assert outcome.failed == 0
+
+
+def test_a_run_stopped_in_evaluation_does_not_end_the_task_twice(class_stream, small_model, tmp_path, monkeypatch):
+  """A stop while the matrix row is computed, after the boundary: the boundary is not run again."""
+  from cljax import loop
+
+  evaluate = loop._evaluate
+  calls = []
+
+  def stopped(setup, state, hooks, partial=False):
+    calls.append(state.event)
+    if len(calls) == 2:
+      hooks.save(state)
+      raise cljax.Stopped("in the evaluation after the first task")
+    return evaluate(setup, state, hooks, partial)
+
+  arguments = (class_stream, small_model, "online_ewc", {"strength": 5.0})
+  whole = cljax.run(*arguments, training=TRAIN)
+  monkeypatch.setattr(loop, "_evaluate", stopped)
+  with pytest.raises(cljax.Stopped):
+    cljax.run(*arguments, training=TRAIN, workdir=str(tmp_path))
+  monkeypatch.setattr(loop, "_evaluate", evaluate)
+  assert cljax.run(*arguments, training=TRAIN, workdir=str(tmp_path)).params_sha256 == whole.params_sha256

@@ -25,13 +25,12 @@ def retrain(model, spec: Spec) -> Method:
 
 
 def ssd(model, spec: Spec, *, alpha, dampening, importance: str = "empirical", importance_batch: int = 64) -> Method:
-  """Selective synaptic dampening: ``theta_i *= min(dampening I_D/I_f, 1)`` where ``I_f > alpha I_D``; no training. Spec
-  B1.
+  """Selective synaptic dampening: ``theta_i *= min(dampening I_D/I_f, 1)`` where ``I_f > alpha I_D``; no training.
 
   Importance is the per-sample empirical Fisher, as the paper defines it. The released code squares the gradient of a
   mini-batch mean (64 for D, 128 for D_f in one script), which couples alpha to the batch size:
-  ``importance='batched'``. I_D is over all rows learned and not deleted before, the forget rows included. Foster et
-  al., 2024.
+  ``importance='batched'``. I_D is over all rows learned and not deleted before, the forget rows included: where these
+  are a share s of them, ``I_f <= I_D / s``, so an alpha of 1/s or more selects nothing. Spec B1; Foster et al., 2024.
   """
   del spec
 
@@ -60,8 +59,8 @@ def graddiff(
 ) -> Method:
   """GradDiff: SGD on ``retain_weight L_retain - forget_weight L_forget``, random batches of each. Spec A4.
 
-  The model is in eval mode (BatchNorm frozen), as in the SCRUB notebook. ``forget_weight = 0.05, retain_weight = 0.95``
-  is NegGrad+. The ascent term has no fixed point: many steps destroy the model.
+  The defaults are NegGrad+'s weights, 0.05 and 0.95; GradDiff has 1 and 1. The model is in eval mode (BatchNorm
+  frozen), as in the SCRUB notebook. The ascent term has no fixed point: large weights or many steps destroy the model.
   """
   del spec
 
@@ -106,9 +105,9 @@ register(
   Entry(
     graddiff,
     {
-      "forget_weight": Option(1.0, 0),
-      "retain_weight": Option(1.0, 0),
-      "learning_rate": Option(0.01, 0),
+      "forget_weight": Option(0.05, 0),
+      "retain_weight": Option(0.95, 0),
+      "learning_rate": Option(0.05, 0),
       "steps": Option(50, 0),
       "batch": Option(64, 1),
     },

@@ -37,14 +37,14 @@ class CNN(nn.Module):
     for i, width in enumerate(self.widths):
       x = act(Convolution(width, strides=(1, 1) if i == 0 else (2, 2), name=f"conv_{i}")(x))
       hidden.append(x)
-    x = x.mean((1, 2))
+    x = x.max((1, 2))
     if self.dropout:
       x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return Outputs(nn.Dense(self.num_classes, name="head")(x), x, tuple(hidden))
 
 
 def cnn(input_shape, num_classes: int, widths=(32, 64, 96), activation: str = "relu", dropout: float = 0.0) -> Model:
-  """3x3 convolutions (stride 1, then 2), mean over positions, head; about 75k parameters at the default widths.
+  """3x3 convolutions (stride 1, then 2), maximum over positions, head; about 75k parameters at the default widths.
 
   Hidden activations are ``[B, H, W, width]``; a unit is a channel.
   """
