@@ -1,6 +1,7 @@
 """cljax: continual learning and machine unlearning in JAX."""
 
 from cljax.engine import Member, Options, RunResult, run
+from cljax.loading import load
 from cljax.loop import DivergedError, Stopped
 from cljax.method import Method, Reference, compose
 from cljax.recipe import Recipe
@@ -22,5 +23,5 @@ from cljax.types import (
 __all__ = [
   "Access", "AccessError", "Batch", "CljaxError", "DivergedError", "Forget", "Learn", "Learner", "Member", "Memory",
   "Method", "Model", "Options", "Outputs", "Recipe", "Reference", "RunResult", "Stopped", "UsageError", "attach",
-  "compose", "consolidate", "run",
+  "compose", "consolidate", "load", "run",
 ]  # fmt: skip

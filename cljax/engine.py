@@ -92,8 +92,8 @@ def run(
   >>> result.predict(stream.dataset.test.x[:4]).shape
   (4, 10)
   """
-  make_method, hyper_values = _method(method, hyper or {}, forget, forget_hyper or {})
-  make_optimizer, optimizer_values = _optimizer(optimizer, dict(optimizer_options or {}))
+  make_method, hyper_values = method_of(method, hyper or {}, forget, forget_hyper or {})
+  make_optimizer, optimizer_values = optimizer_of(optimizer, dict(optimizer_options or {}))
   values = {**hyper_values, **optimizer_values}
   members = list(population) if population is not None else [Member(s) for s in _seeds(seeds)]
   built = setup(stream, model, make_method, make_optimizer, values, members, training, options, devices)
@@ -124,7 +124,7 @@ def _seeds(seeds) -> list[int]:
   return out
 
 
-def _method(method, hyper, forget, forget_hyper):
+def method_of(method, hyper, forget, forget_hyper):
   """``(make_method(model, spec, values), {name: traced default})``."""
   if isinstance(method, str):
     sections = {"method": (method, hyper)}
@@ -151,7 +151,7 @@ def _method(method, hyper, forget, forget_hyper):
   return make, traced
 
 
-def _optimizer(optimizer, given):
+def optimizer_of(optimizer, given):
   """``(make_optimizer(values), {name: traced default})``."""
   if not isinstance(optimizer, str):
     if given:
@@ -251,22 +251,8 @@ def _result(built: Setup, state: State, stream, model, make_method, make_optimiz
   digests = [tree.digest(jax.tree.map(lambda a, i=i: a[i], params)) for i in range(count)]
   one = jax.eval_shape(lambda t: jax.tree.map(lambda a: a[0], t), learner)
   kept = (one.method_state, one.opt_state.penalty, one.opt_state.transform, one.opt_state.finalize)
-  raw = rescaled(model, stream.dataset.scale)
   names = [n for n in built.programs._fields if getattr(built.programs, n) is not None]
   values = prog.unpad(built.hyper, members)
-
-  @jax.jit
-  def predictor(values, learner, x, task):
-    parts = build(
-      "method", make_method(raw, built.spec, values), raw, built.spec, make_optimizer(values), training, None, None
-    )
-    return parts.predict(learner, x, task)
-
-  def predict(x, member: int = 0, task: int = 0):
-    """Logits ``[B, C]`` of one member for raw inputs ``x``; ``task`` is used only by methods that are told the task."""
-    pick = lambda t: jax.tree.map(lambda a: a[member], t)
-    return predictor(pick(values), pick(learner), jnp.asarray(x), jnp.asarray(task, jnp.int32))
-
   return RunResult(
     accuracy=stack("test"),
     task_accuracy=stack("task"),
@@ -275,7 +261,7 @@ def _result(built: Setup, state: State, stream, model, make_method, make_optimiz
     curves=state.curves,
     events=[event_record(e) for e in stream.events],
     learner=learner,
-    predict=predict,
+    predict=predictor(stream, model, built.spec, make_method, make_optimizer, training, values, learner),
     params_sha256=digests,
     state_bytes=tree.nbytes(kept),
     steps=state.total,
@@ -283,6 +269,23 @@ def _result(built: Setup, state: State, stream, model, make_method, make_optimiz
     compilations={n: getattr(built.programs, n).compilations for n in names},
     alive=np.asarray(state.alive)[:count],
   )
+
+
+def predictor(stream, model, spec, make_method, make_optimizer, training, values, learner) -> Callable:
+  """``predict(x, member=0, task=0) -> logits`` of learners and hyper-parameter values with a leading member axis."""
+  raw = rescaled(model, stream.dataset.scale)
+
+  @jax.jit
+  def logits(values, learner, x, task):
+    method = make_method(raw, spec, values)
+    return build("method", method, raw, spec, make_optimizer(values), training, None, None).predict(learner, x, task)
+
+  def predict(x, member: int = 0, task: int = 0):
+    """Logits ``[B, C]`` of one member for raw inputs ``x``; ``task`` is used only by methods that are told the task."""
+    pick = lambda t: jax.tree.map(lambda a: a[member], t)
+    return logits(pick(values), pick(learner), jnp.asarray(x), jnp.asarray(task, jnp.int32))
+
+  return predict
 
 
 __all__ = ["Member", "Options", "RunResult", "run"]

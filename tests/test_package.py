@@ -17,6 +17,7 @@ FLOORS = [
   {"setup"},
   {"loop"},
   {"engine", "results", "writers"},
+  {"loading"},
 ]
 
 

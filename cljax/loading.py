@@ -1,0 +1,100 @@
+"""``cljax.load``: parameters and predictions of a run from its workdir."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import checkpoint, data, engine, models, recipe, streams
+from cljax.setup import spec_of
+from cljax.step import build, rescaled
+from cljax.types import CljaxError, Learner, UsageError
+
+
+class Loaded(NamedTuple):
+  """A run read back. ``params`` and ``learner`` have a leading member axis; ``position`` says how far it had come."""
+
+  params: Any
+  predict: Callable  # predict(x, member=0, task=0) -> logits
+  learner: Learner
+  config: dict
+  position: dict
+  notes: tuple[str, ...]  # one line for each damaged checkpoint that was passed over
+
+
+def load(workdir, *, number: int | None = None, data_dir: str | None = None, **arguments) -> Loaded:
+  """Reads the newest sound checkpoint of a run (or checkpoint ``number``) and rebuilds its ``predict``.
+
+  A run of the launchers is rebuilt from its configuration alone (``data_dir``: where the data lies, if not in the
+  default place). A run of :func:`cljax.run` needs what it was called with: ``stream`` and ``model``, and ``method``, ``hyper``,
+  ``forget``, ``forget_hyper``, ``optimizer``, ``optimizer_options``, ``training`` where they were given.
+  Raises UsageError where there is no run or an argument is missing, CljaxError where no checkpoint is sound.
+  """
+  directory = f"{workdir}/checkpoints"
+  found = checkpoint.numbers(directory)
+  if not found or (number is not None and number not in found):
+    wanted = "any checkpoint" if number is None else f"checkpoint {number}"
+    raise UsageError(f"workdir: {workdir} does not hold {wanted}; it has {found or 'none'}")
+  notes: list[str] = []
+  for candidate in reversed(found) if number is None else [number]:
+    try:
+      meta = checkpoint.read_meta(directory, candidate)
+      given = arguments or _from_config(meta["config"], data_dir)
+      like, rebuild = _rebuild(meta["config"], **given)
+      state = checkpoint.read_state(directory, candidate, meta, like)
+    except checkpoint.DamagedError as error:
+      notes.append(f"{error}; trying the one before it")
+      continue
+    learner = state["learner"]
+    return Loaded(learner.params, rebuild(learner), learner, meta["config"], meta["position"], tuple(notes))
+  raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))
+
+
+def _from_config(config: dict, data_dir) -> dict:
+  """The arguments of ``run`` that a launcher's configuration stands for."""
+  if not all(isinstance(config.get(section), dict) for section in ("data", "stream", "model", "method")):
+    raise UsageError("stream, model: this run was not started by a launcher; give the arguments of cljax.run")
+  rest = lambda section, *drop: {k: v for k, v in config[section].items() if k not in ("name", "digest", *drop)}
+  dataset = data.load(config["data"]["name"], data_dir=data_dir, **rest("data"))
+  if dataset.digest != config["data"]["digest"]:
+    raise UsageError(f"data: {config['data']['name']} is not the data of this run; its digest differs")
+  stream = streams.build(dataset, **config["stream"])
+  fields = recipe.Recipe._fields
+  training = {k: config[s][k] for k in fields for s in ("train", "optimizer") if k in config[s]}
+  return {
+    "stream": stream,
+    "model": models.build(config["model"]["name"], dataset.train.x.shape[1:], stream.num_classes, **rest("model")),
+    "method": config["method"]["name"],
+    "hyper": rest("method"),
+    "forget": config["forget"]["name"],
+    "forget_hyper": rest("forget"),
+    "optimizer": config["optimizer"]["name"],
+    "optimizer_options": rest("optimizer", *fields),
+    "training": recipe.Recipe(**training),
+  }
+
+
+def _rebuild(
+  config, *, stream, model, method="finetune", hyper=None, forget="", forget_hyper=None, optimizer="sgd",
+  optimizer_options=None, training: recipe.Recipe = recipe.Recipe(),
+):  # fmt: skip
+  """``(abstract state, learner -> predict)``."""
+  make_method, traced = engine.method_of(method, hyper or {}, forget, forget_hyper or {})
+  make_optimizer, also = engine.optimizer_of(optimizer, dict(optimizer_options or {}))
+  defaults = {**traced, **also}
+  members = [dict(hyper) for _, hyper in config["members"]]
+  values = {k: jnp.asarray([m.get(k, v) for m in members], jnp.float32) for k, v in defaults.items()}
+  spec = spec_of(stream, training.batch_size)
+  raw = rescaled(model, stream.dataset.scale)
+  parts = build(
+    "method", make_method(raw, spec, defaults), raw, spec, make_optimizer(defaults), training, stream.view.apply, None
+  )
+  wide = lambda a: jax.ShapeDtypeStruct((len(members), *a.shape), a.dtype)
+  learner = jax.tree.map(wide, jax.eval_shape(parts.init, jax.random.key(0)))
+  like = {"learner": learner, "alive": jax.ShapeDtypeStruct((len(members),), jnp.bool_)}
+  return like, lambda learner: engine.predictor(
+    stream, model, spec, make_method, make_optimizer, training, values, learner
+  )
