@@ -48,8 +48,8 @@ def lifecycle_epoch(key, params, opt_state, state: LifecycleState, units, *, pro
   sleep = [jnp.maximum(s - 1, 0) for s in state.sleep]
   asleep = [s > 0 for s in sleep]
   kept, left = _masks(before, units), _masks(asleep, units)
-  # A weight between two sleepers wakes when both are awake.
-  woken = {p: jnp.where(kept[p] & ~left[p], leaf(state.stored, p), leaf(params, p)) for p in kept}
+  # All are restored; the mask at the end zeroes again what still sleeps: a weight wakes when both its ends are awake.
+  woken = {p: jnp.where(kept[p], leaf(state.stored, p), leaf(params, p)) for p in kept}
   params = edit_leaves(params, woken)
 
   drawn = [jax.random.uniform(jax.random.fold_in(key, i), s.shape) < probability for i, s in enumerate(sleep)]
