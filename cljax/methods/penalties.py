@@ -16,9 +16,9 @@ FISHER = {
 }
 
 
-def consolidated(learner, importance=None):
-  """The learner with every regularizer in its optimizer state anchored at its parameters."""
-  state = regularizers.consolidate(learner.opt_state, learner.params, importance=importance)
+def consolidated(learner, name, importance=None):
+  """The learner with the regularizer of that name in its optimizer state anchored at its parameters."""
+  state = regularizers.consolidate(learner.opt_state, learner.params, importance=importance, name=name)
   return learner._replace(opt_state=state)
 
 
@@ -31,28 +31,35 @@ def fisher(key, model, learner, rows, kind, batch_size):
 def ewc(model, spec, *, strength, fisher: str = "exact", fisher_batch_size: int = 64) -> Method:
   """EWC: ``strength/2 sum_k F_k (theta - theta_k)^2`` over finished tasks k; spec 1.1. Kirkpatrick et al., 2017."""
   del spec
-  return Method(penalty=regularizers.ewc(strength), end_task=_fisher_end(model, fisher, fisher_batch_size))
+  return Method(penalty=regularizers.ewc(strength), end_task=_fisher_end(model, "ewc", fisher, fisher_batch_size))
 
 
 def online_ewc(model, spec, *, strength, decay, fisher: str = "exact", fisher_batch_size: int = 64) -> Method:
   """Online EWC: one anchor, one running Fisher ``F <- decay F + F_t``; spec 1.2. Schwarz et al., 2018."""
   del spec
   penalty = regularizers.online_ewc(strength, decay)
-  return Method(penalty=penalty, end_task=_fisher_end(model, fisher, fisher_batch_size))
+  return Method(penalty=penalty, end_task=_fisher_end(model, "online_ewc", fisher, fisher_batch_size))
 
 
-def _fisher_end(model, kind, batch_size):
+def _fisher_end(model, name, kind, batch_size):
   def end_task(key, learner, task):
-    return consolidated(learner, fisher(key, model, learner, task.rows, kind, batch_size))
+    return consolidated(learner, name, fisher(key, model, learner, task.rows, kind, batch_size))
 
   return end_task
 
 
 def si(model, spec, *, strength, damping) -> Method:
-  """Synaptic Intelligence: ``strength sum Omega (theta - theta*)^2``, Omega from the path integral; spec 1.3. Zenke
-  2017."""
+  """Synaptic Intelligence: ``strength sum Omega (theta - theta*)^2``, Omega the path integral over squared movement.
+
+  It integrates the gradient that reaches it: in a hybrid with other penalties, write it first. Spec 1.3; Zenke 2017.
+  """
   del model, spec
-  return Method(penalty=regularizers.si(strength, damping), end_task=lambda key, learner, task: consolidated(learner))
+
+  def end_task(key, learner, task):
+    del key, task
+    return consolidated(learner, "si")
+
+  return Method(penalty=regularizers.si(strength, damping), end_task=end_task)
 
 
 def mas(model, spec, *, strength) -> Method:
@@ -62,7 +69,7 @@ def mas(model, spec, *, strength) -> Method:
   def end_task(key, learner, task):
     del key
     importance = estimators.mas_importance(model, learner.params, learner.model_state, task.rows)
-    return consolidated(learner, importance)
+    return consolidated(learner, "mas", importance)
 
   return Method(penalty=regularizers.mas(strength), end_task=end_task)
 

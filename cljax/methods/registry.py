@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 from cljax.method import Method, compose
 from cljax.types import Access, Model, Spec, UsageError
 
@@ -84,6 +86,17 @@ def _checked(label: str, value, option: Option):
     if option.high is not None and value > option.high:
       raise UsageError(f"{label}: got {value}; expected at most {option.high}")
   return value
+
+
+def make(name: str, model: Model, spec: Spec, **options) -> Method:
+  """A registered method with its declared access, for :func:`cljax.compose` inside a factory of your own.
+
+  Options that are left out take their defaults; concrete ones are checked, traced ones are passed through.
+  """
+  entry = lookup(name)
+  concrete = {k: v for k, v in options.items() if not isinstance(v, jax.Array)}
+  values = {**check_options(name, concrete), **options}
+  return entry.factory(model, spec, **values)._replace(access=entry.access)
 
 
 class Plan(NamedTuple):
