@@ -7,7 +7,7 @@ import cljax
 from cljax import methods
 from cljax.types import UsageError
 
-TRAIN = cljax.Recipe(batch_size=8, epochs=1)
+TRAIN = cljax.Recipe(batch_size=8, epochs=5)
 
 
 def hybrid(*names):
