@@ -8,6 +8,7 @@ because orbax loads flipped bytes and other dtypes silently. Nothing is pickled.
 from __future__ import annotations
 
 import json
+import math
 import platform
 from typing import Any, NamedTuple
 
@@ -64,8 +65,9 @@ def _plain(state):
 
 
 def _leaves(state) -> dict[str, Any]:
-  """The state as a flat dict by path: empty nodes (optax.EmptyState, ()) need no place on disk."""
-  return {path.replace("/", "|"): leaf for path, leaf in zip(tree.paths(state), jax.tree.leaves(state), strict=True)}
+  """The state as a flat dict by path: empty nodes (optax.EmptyState, ()) and arrays without elements need no place."""
+  pairs = zip(tree.paths(state), jax.tree.leaves(state), strict=True)
+  return {path.replace("/", "|"): leaf for path, leaf in pairs if math.prod(leaf.shape)}
 
 
 def numbers(directory) -> list[int]:
@@ -154,7 +156,10 @@ def read_state(directory, number: int, meta: dict, like=None):
   rebuilt = []
   for path, leaf in zip((p.replace("/", "|") for p in tree.paths(like)), jax.tree.leaves(like), strict=True):
     is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    rebuilt.append(jax.random.wrap_key_data(flat[path]) if is_key else flat[path])
+    if not math.prod(leaf.shape):
+      rebuilt.append(jax.numpy.zeros(leaf.shape, leaf.dtype))
+    else:
+      rebuilt.append(jax.random.wrap_key_data(flat[path]) if is_key else flat[path])
   return jax.tree.unflatten(jax.tree.structure(like), rebuilt)
 
 

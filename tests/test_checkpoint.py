@@ -19,6 +19,7 @@ def state(seed=0):
       "n": jnp.int32(seed),
     },
     "half": jnp.ones(4, jnp.bfloat16),
+    "none": jnp.zeros((2, 0)),
   }
 
 

@@ -299,3 +299,46 @@ def test_a_run_stopped_in_evaluation_does_not_end_the_task_twice(class_stream, s
     cljax.run(*arguments, training=TRAIN, workdir=str(tmp_path))
   monkeypatch.setattr(loop, "_evaluate", evaluate)
   assert cljax.run(*arguments, training=TRAIN, workdir=str(tmp_path)).params_sha256 == whole.params_sha256
+
+
+def test_the_gradient_slot_owns_the_gradient(class_stream, small_model, plain):
+  """A method that computes value_and_grad itself is finetune; one that halves it is finetune at half the rate."""
+
+  def own(scale):
+    def gradient(key, loss_fn, learner):
+      out, grads = jax.value_and_grad(loss_fn, has_aux=True)(learner.params)
+      return out, jax.tree.map(lambda g: scale * g, grads)
+
+    return lambda model, spec: Method(gradient=gradient)
+
+  same = cljax.run(class_stream, small_model, own(1.0), training=TRAIN, seeds=[3])
+  assert same.params_sha256 == plain.params_sha256
+  half = cljax.run(class_stream, small_model, own(0.5), training=TRAIN, seeds=[3])
+  slow = cljax.run(class_stream, small_model, training=TRAIN, seeds=[3], optimizer_options={"learning_rate": 0.05})
+  np.testing.assert_allclose(half.learner.params["head"]["kernel"], slow.learner.params["head"]["kernel"], atol=1e-6)
+
+
+def test_boundaries_come_once_each_in_order(class_stream, small_model):
+  """start_task and end_task see the task's number and all its rows, once, before and after its steps."""
+
+  def factory(model, spec):
+    def note(place):
+      def hook(key, learner, task):
+        seen = learner.method_state.at[place, task.id].set(jnp.stack([learner.step, task.rows.count]))
+        return learner._replace(method_state=seen)
+
+      return hook
+
+    access = Access(task_boundaries=True, boundary_data=True)
+    return Method(
+      init=lambda key, learner: jnp.zeros((2, spec.num_tasks, 2), jnp.int32),
+      start_task=note(0),
+      end_task=note(1),
+      access=access,
+    )
+
+  result = cljax.run(class_stream, small_model, factory, training=TRAIN)
+  rows = [len(t) for t in class_stream.train]
+  steps = [2 * -(-n // 8) for n in rows]
+  want = [[[0, rows[0]], [steps[0], rows[1]]], [[steps[0], rows[0]], [sum(steps), rows[1]]]]
+  np.testing.assert_array_equal(result.learner.method_state[0], want)

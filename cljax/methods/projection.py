@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import jax
 import jax.numpy as jnp
 
 from cljax import estimators, memory, projectors
@@ -62,6 +63,30 @@ def agem(model, spec: Spec, *, capacity: int, reference_batch: int = 0) -> Metho
   )
 
 
+def gem(model, spec: Spec, *, margin, ridge, capacity: int) -> Method:
+  """GEM: one constraint for each finished task, ``<g, g_k> >= 0`` with g_k on all its stored rows; spec 4.1.
+
+  The memory holds ``capacity // num_tasks`` rows of each finished task; each step takes a gradient for every task of
+  the stream (zero for those to come). ``margin`` bounds the dual variables from below. Lopez-Paz and Ranzato, 2017.
+  """
+  del model
+  ring, end_task, scrub = episodic(spec, capacity)
+
+  def batch(key, learner):
+    del key
+    stored, weight = ring.contents(learner.method_state)
+    flat = drawn(spec, stored, weight, spec.num_tasks)
+    return jax.tree.map(lambda a: a.reshape(spec.num_tasks, -1, *a.shape[1:]), flat)
+
+  return Method(
+    init=lambda key, learner: ring.init(example_row(spec)),
+    references={"memory": Reference(batch)},
+    transform=projectors.gem("memory", margin, ridge),
+    end_task=end_task,
+    scrub=scrub,
+  )
+
+
 def gpm(model, spec: Spec, *, threshold, threshold_step, samples: int = 125, max_rank: int = 0, skip: str = "head"):
   """GPM: kernels' gradients orthogonal to the span of old layer inputs; ``threshold + threshold_step * task`` of
   energy.
@@ -92,6 +117,16 @@ register(
     {"capacity": Option(200, 1), "reference_batch": Option(0, 0)},
     EPISODIC,
     "Chaudhry et al. 2019",
+    test={"capacity": 20},
+  ),
+)
+register(
+  "gem",
+  Entry(
+    gem,
+    {"margin": Option(0.5, 0), "ridge": Option(0.001, 0), "capacity": Option(200, 1)},
+    EPISODIC,
+    "Lopez-Paz and Ranzato 2017",
     test={"capacity": 20},
   ),
 )

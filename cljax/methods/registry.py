@@ -34,6 +34,7 @@ class Entry(NamedTuple):
   reference: str
   test: Mapping[str, Any] = {}
   neutral: Mapping[str, Any] | None = None
+  first_task_plain: bool = True  # before the first boundary it trains as finetune does
   exactness: str = ""
 
 

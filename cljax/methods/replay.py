@@ -171,7 +171,7 @@ def derpp(model, spec: Spec, *, alpha, beta, capacity: int, policy: str = "reser
 
 register(
   "er",
-  Entry(er, BUFFER, ACCESS, "Chaudhry et al. 2019", test={"capacity": 20}),
+  Entry(er, BUFFER, ACCESS, "Chaudhry et al. 2019", test={"capacity": 20}, first_task_plain=False),
 )
 register(
   "derpp",
@@ -182,5 +182,6 @@ register(
     "Buzzega et al. 2020",
     test={"capacity": 20},
     neutral={"alpha": 0.0, "beta": 0.0},
+    first_task_plain=False,
   ),
 )

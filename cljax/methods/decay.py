@@ -1,0 +1,52 @@
+"""Penalties that know no tasks: they act from the first step, for plasticity as much as against forgetting."""
+
+from __future__ import annotations
+
+from cljax import regularizers
+from cljax.method import Method
+from cljax.methods.registry import Entry, Option, register
+from cljax.types import Access
+
+
+def l2(model, spec, *, strength) -> Method:
+  """Plain L2 in the loss, ``strength * |theta|^2``; spec 1.5."""
+  del model, spec
+  return Method(penalty=regularizers.l2(strength))
+
+
+def l2_init(model, spec, *, strength) -> Method:
+  """L2 towards the initialisation, ``strength * |theta - theta_0|^2``; spec 1.5. Kumar et al., 2023."""
+  del model, spec
+  return Method(penalty=regularizers.l2_init(strength))
+
+
+def spectral(model, spec, *, strength) -> Method:
+  """Spectral regularization: every layer's top singular value near 1, biases near 0; spec 2.1. Lewandowski 2025."""
+  del model, spec
+  return Method(penalty=regularizers.spectral(strength))
+
+
+def wasserstein(model, spec, *, strength) -> Method:
+  """Sorted weights towards sorted initial weights; spec 2.2. Lewandowski et al., 2024."""
+  del model, spec
+  return Method(penalty=regularizers.wasserstein(strength))
+
+
+for _factory, _source in (
+  (l2, "weight decay in the loss"),
+  (l2_init, "Kumar et al. 2023"),
+  (spectral, "Lewandowski et al. 2025"),
+  (wasserstein, "Lewandowski et al. 2024"),
+):
+  register(
+    _factory.__name__,
+    Entry(
+      _factory,
+      {"strength": Option(0.001, 0)},
+      Access(),
+      _source,
+      test={"strength": 0.01},
+      neutral={"strength": 0.0},
+      first_task_plain=False,
+    ),
+  )
