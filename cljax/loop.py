@@ -214,7 +214,7 @@ def _check_loss(setup: Setup, state: State, hooks: Hooks, loss, first: int, befo
   hooks.report({"kind": "diverged", "seed": seed, "step": first + at, "task": task, "text": text})
   if setup.options.on_divergence == "stop":
     hooks.save(state)
-    raise DivergedError(text)
+    raise DivergedError(f"{text}; a lower learning rate or penalty strength may be stable")
 
 
 def _boundary(setup: Setup, deleted, task: int, where):

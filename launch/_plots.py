@@ -134,10 +134,12 @@ def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path
   axes = bottom.subplots(grid, columns, squeeze=False).ravel()
   for axis in axes[len(shown) :]:
     axis.axis("off")
-  for axis, i in zip(axes, shown, strict=False):
+  for n, (axis, i) in enumerate(zip(axes, shown, strict=False)):
     heading = f"{labels[i]}\n{percent(results[i]['metrics']['acc'])} %"
     image = _heatmap(axis, np.asarray(results[i]["accuracy_matrix"], float).mean(0), results[i]["events"], heading,
                      8 if tasks <= 6 else 6)  # fmt: skip
+    if n % columns:
+      axis.set_ylabel("")
   bottom.colorbar(image, ax=list(axes), label="test accuracy, %")
   seeds = len(results[shown[0]]["seeds"])
   note = "" if len(shown) == len(results) else ", best of each method by validation"
