@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 from typing import Any, NamedTuple
 
@@ -70,11 +71,17 @@ def _leaves(state) -> dict[str, Any]:
   return {path.replace("/", "|"): leaf for path, leaf in pairs if math.prod(leaf.shape)}
 
 
-def numbers(directory) -> list[int]:
-  """Numbers of the committed checkpoints, oldest first."""
+def _absolute(directory):
+  """The directory as orbax wants it: absolute where it is a local path; others (``gs://...``) as they are."""
   from etils import epath
 
-  path = epath.Path(directory)
+  text = os.fspath(directory)
+  return epath.Path(text if "://" in text else os.path.abspath(text))
+
+
+def numbers(directory) -> list[int]:
+  """Numbers of the committed checkpoints, oldest first."""
+  path = _absolute(directory)
   if not path.exists():
     return []
   return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit() and (p / "commit_success.txt").exists())
@@ -84,9 +91,7 @@ class Writer:
   """Saves numbered checkpoints into a directory and drops those it may drop."""
 
   def __init__(self, directory):
-    from etils import epath
-
-    self.directory = epath.Path(directory)
+    self.directory = _absolute(directory)
     self._checkpointer = None
 
   def _open(self):
@@ -214,9 +219,7 @@ def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def _path(directory, number: int):
-  from etils import epath
-
-  return epath.Path(directory) / str(number)
+  return _absolute(directory) / str(number)
 
 
 def _first_line(error: Exception) -> str:

@@ -52,6 +52,13 @@ def test_the_newest_comes_back_whole(tmp_path):
   assert checkpoint.restore(tmp_path / "none", like, config) is None
 
 
+def test_a_relative_directory_will_do(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = save("runs/one/checkpoints", count=1)
+  assert checkpoint.numbers("runs/one/checkpoints") == [1]
+  assert_state(checkpoint.restore("runs/one/checkpoints", like, config).state, state(1))
+
+
 def files(directory, number):
   return sorted(p for p in (directory / str(number) / "state").rglob("*") if p.is_file() and p.parent.name == "d")
 
