@@ -15,7 +15,7 @@ from cljax import checkpoint, methods, recipe, tree
 from cljax import programs as prog
 from cljax.loop import Hooks, State, all_alive, begin, execute, init_arguments
 from cljax.setup import Member, Options, Setup, setup
-from cljax.step import build, rescaled
+from cljax.step import build, kept, rescaled
 from cljax.types import Forget, Learn, Learner, Model, UsageError
 
 
@@ -250,7 +250,6 @@ def _result(built: Setup, state: State, stream, model, make_method, make_optimiz
   count = len(built.population)
   digests = [tree.digest(jax.tree.map(lambda a, i=i: a[i], params)) for i in range(count)]
   one = jax.eval_shape(lambda t: jax.tree.map(lambda a: a[0], t), learner)
-  kept = (one.method_state, one.opt_state.penalty, one.opt_state.transform, one.opt_state.finalize)
   names = [n for n in built.programs._fields if getattr(built.programs, n) is not None]
   values = prog.unpad(built.hyper, members)
   return RunResult(
@@ -263,7 +262,7 @@ def _result(built: Setup, state: State, stream, model, make_method, make_optimiz
     learner=learner,
     predict=predictor(stream, model, built.spec, make_method, make_optimizer, training, values, learner),
     params_sha256=digests,
-    state_bytes=tree.nbytes(kept),
+    state_bytes=tree.nbytes(kept(one)),
     steps=state.total,
     seconds=dict(built.clock.seconds),
     compilations={n: getattr(built.programs, n).compilations for n in names},

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cljax.step import Data, Parts, Where, gather_rows
+from cljax.step import Parts, gather_rows
 from cljax.types import UsageError
 
 AXIS = "population"
@@ -259,9 +259,3 @@ def spread(tree, members: Members):
 
 def unpad(tree, members: Members):
   return jax.tree.map(lambda a: a[: members.size], tree)
-
-
-__all__ = [
-  "Blocks", "Clock", "Data", "Members", "Program", "Programs", "Where", "blocks", "layout", "make", "replicate",
-  "spread", "unpad",
-]  # fmt: skip

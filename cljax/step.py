@@ -94,6 +94,12 @@ def rescaled(model: Model, scale: float) -> Model:
   return model._replace(apply=apply, capture=capture)
 
 
+def kept(learner: Learner):
+  """What a learner keeps between tasks beside its parameters and the optimizer's own state."""
+  state = learner.opt_state
+  return learner.method_state, state.penalty, state.transform, state.finalize
+
+
 def check_access(name: str, method: Method, spec: Spec) -> None:
   """Refuses a method whose hooks exceed what it declared, or that needs what the scenario does not give."""
   access = method.access
@@ -146,9 +152,6 @@ def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe
       return batch
     return batch._replace(x=Withheld("Batch.x (Access.stores_data)"), id=Withheld("Batch.id (Access.stores_data)"))
 
-  def model_task(current):
-    return current if access.task_boundaries else None
-
   def task_loss(key, params, learner, batch, current, train=True):
     outputs, model_state = model.apply(
       params,
@@ -156,7 +159,7 @@ def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe
       batch.x,
       train=train,
       key=tree.fold(key, "model"),
-      task=model_task(current),
+      task=current if access.task_boundaries else None,
       mask=(batch.weight > 0).astype(jnp.float32),
     )
     per_row = losses.cross_entropy(outputs.logits, batch.y, batch.class_mask)

@@ -26,10 +26,6 @@ def add(a, b):
   return jax.tree.map(jnp.add, a, b)
 
 
-def sub(a, b):
-  return jax.tree.map(jnp.subtract, a, b)
-
-
 def scale(s, a):
   """``s * a`` in each leaf's own dtype."""
   return jax.tree.map(lambda x: jnp.asarray(s, x.dtype) * x, a)

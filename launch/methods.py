@@ -11,7 +11,7 @@ import jax
 from cljax import data, methods, models, recipe, streams, tree
 from cljax.methods.table import table
 from cljax.setup import spec_of
-from cljax.step import build
+from cljax.step import build, kept
 
 
 def state_bytes() -> dict[str, int]:
@@ -25,8 +25,7 @@ def state_bytes() -> dict[str, int]:
     method = plan.build(model, spec, plan.hyper)
     parts = build(name, method, model, spec, optimizer, training, stream.view.apply, augment)
     learner = jax.eval_shape(parts.init, jax.random.key(0))
-    kept = (learner.method_state, learner.opt_state.penalty, learner.opt_state.transform, learner.opt_state.finalize)
-    sizes[name] = tree.nbytes(kept)
+    sizes[name] = tree.nbytes(kept(learner))
   return sizes
 
 

@@ -59,6 +59,16 @@ def _walk(state, params):
   return jax.tree.map(step, state.path, state.last_gradient, params, state.last_params)
 
 
+def _advance(state, updates, params, damping):
+  """The state after one update: the path walked so far, and where and with what gradient it stands."""
+  return state._replace(
+    path=_walk(state, params),
+    last_params=recast(params, state.last_params),
+    last_gradient=recast(updates, state.last_gradient),
+    damping=scalar(damping),
+  )
+
+
 def si(
   strength, damping=0.1, name: str = "si", state_dtype=None, nonnegative: bool = False
 ) -> optax.GradientTransformationExtraArgs:
@@ -81,12 +91,7 @@ def si(
   def update(updates, state, params=None, **extra):
     del extra
     check_params(name, params)
-    new = state._replace(
-      path=_walk(state, params),
-      last_params=recast(params, state.last_params),
-      last_gradient=recast(updates, state.last_gradient),
-      damping=scalar(damping),
-    )
+    new = _advance(state, updates, params, damping)
     importance = jax.tree.map(lambda w: jnp.maximum(w, 0), state.importance) if nonnegative else state.importance
     return quadratic_pull(updates, params, state.anchor, importance, 2.0 * strength), new
 
@@ -146,12 +151,7 @@ def hierarchical(
   def update(updates, state, params=None, **extra):
     del extra
     check_params(name, params)
-    new = state._replace(
-      path=_walk(state, params),
-      last_params=recast(params, state.last_params),
-      last_gradient=recast(updates, state.last_gradient),
-      damping=scalar(damping),
-    )
+    new = _advance(state, updates, params, damping)
     weighted = jax.tree.map(lambda s, o: s * o, state.layer_weight, state.importance)
     return quadratic_pull(updates, params, state.anchor, weighted, 2.0 * strength), new
 
