@@ -168,6 +168,55 @@ def read_state(directory, number: int, meta: dict, like=None):
   return jax.tree.unflatten(jax.tree.structure(like), rebuilt)
 
 
+def save_tree(directory, content, *, state_dtype=None, report=print) -> int:
+  """Saves nested dicts of arrays as a checkpoint of its own, such as ``regularizers.export_state(opt_state)``.
+
+  ``state_dtype`` (``jnp.bfloat16`` halves float32) is the type that floating leaves are stored in; what is read back
+  is cast by whoever takes it. ``report`` is told the bytes before anything is written; they are returned. Overwrites.
+  Raises UsageError for a tree without leaves or a folder that cannot be written.
+  """
+  arrays = jax.tree.map(jax.numpy.asarray, content)
+  if state_dtype is not None:
+    floating = lambda a: jax.numpy.issubdtype(a.dtype, jax.numpy.floating)
+    arrays = jax.tree.map(lambda a: a.astype(state_dtype) if floating(a) else a, arrays)
+  count = len(jax.tree.leaves(arrays))
+  if not count:
+    raise UsageError("content: has no arrays; expected nested dicts of arrays, such as regularizers.export_state(...)")
+  size = tree.nbytes(arrays)
+  report(f"saving {count} arrays, {size:,} bytes, to {directory}")
+  empty = {
+    path: [list(leaf.shape), np.dtype(leaf.dtype).name]
+    for path, leaf in zip(tree.paths(arrays), jax.tree.leaves(arrays), strict=True)
+    if not math.prod(leaf.shape)
+  }
+  writer = Writer(directory)
+  try:
+    writer.save(0, arrays, {"empty": empty})
+  finally:
+    writer.close()
+  return size
+
+
+def load_tree(directory) -> dict:
+  """What :func:`save_tree` wrote, as nested dicts, its SHA-256 verified.
+
+  Raises UsageError where there is none, DamagedError where its bytes are not what was saved.
+  """
+  if 0 not in numbers(directory):
+    raise UsageError(f"directory: {directory} holds no tree that save_tree wrote")
+  meta = read_meta(directory, 0)
+  flat = {path.replace("|", "/"): leaf for path, leaf in read_state(directory, 0, meta).items()}
+  flat |= {path: jax.numpy.zeros(shape, dtype) for path, (shape, dtype) in meta["empty"].items()}
+  out: dict = {}
+  for path, leaf in flat.items():
+    *parents, last = path.split("/")
+    node = out
+    for key in parents:
+      node = node.setdefault(key, {})
+    node[last] = leaf
+  return out
+
+
 def restore(directory, like_of, config: dict) -> Restored | None:
   """The newest sound checkpoint of this configuration, or None where there is none.
 

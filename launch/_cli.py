@@ -39,14 +39,15 @@ def parse(argv: Sequence[str], values: flags.FlagValues, about: str = "") -> lis
   """
   if {"--help", "-h", "--helpfull", "-help"} & set(argv[1:]):
     known = [f"  --{n}: {values[n].help} (default: {values[n].default!r})" for n in values]
-    sections = "  --config.SECTION.FIELD=VALUE: a field of the configuration, such as --config.method.name=er"
-    raise Help("\n".join([about.strip(), "", *known, sections]))
+    if "config" in values:
+      known.append("  --config.SECTION.FIELD=VALUE: a field of the configuration, such as --config.method.name=er")
+    raise Help("\n".join([about.strip(), "", *known]))
   rest, overrides = [argv[0]], []
   tokens = list(argv[1:])
   while tokens:
     token = tokens.pop(0)
     bare = token.lstrip("-")
-    if not token.startswith("-") or not bare.startswith("config."):
+    if not token.startswith("-") or not bare.startswith("config.") or "config" not in values:
       rest.append(token)
       continue
     key, equals, value = bare.removeprefix("config.").partition("=")
@@ -59,8 +60,8 @@ def parse(argv: Sequence[str], values: flags.FlagValues, about: str = "") -> lis
   except flags.Error as error:
     raise UsageError(_flag_error(error, values)) from None
   if len(left) > 1:
-    raise UsageError(f"arguments: got {left[1]!r}; expected flags only, such as --config=FILE")
-  if not values.workdir:
+    raise UsageError(f"arguments: got {left[1]!r}; expected flags only, such as --{next(iter(values))}=VALUE")
+  if "workdir" in values and not values.workdir:
     raise UsageError("workdir: not given; expected --workdir=DIR, a folder for results and checkpoints")
   return overrides
 
@@ -68,7 +69,9 @@ def parse(argv: Sequence[str], values: flags.FlagValues, about: str = "") -> lis
 def _flag_error(error: Exception, values: flags.FlagValues) -> str:
   text = " ".join(str(error).split())
   if isinstance(error, flags.UnrecognizedFlagError):
-    return f"--{error.flagname}: no such flag; allowed: {', '.join(f'--{n}' for n in sorted(values))}, --config.KEY"
+    return f"--{error.flagname}: no such flag; allowed: {', '.join(f'--{n}' for n in sorted(values))}" + (
+      ", --config.KEY" if "config" in values else ""
+    )
   return text
 
 
