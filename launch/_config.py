@@ -26,7 +26,7 @@ NAMED = {"data": "digits", "model": "mlp", "method": "finetune", "forget": ""}
 _OPTIMIZER_RECIPE = ("reset_per_task", "schedule_over")
 _OPTION_SECTION = {"max_interval_s": "checkpoint"}
 # These take a single number as well as a list.
-_SCALAR_TOO = ("stream.classes_per_task",)
+_SCALAR_TOO = ("stream.classes_per_task", "stream.label_noise", "stream.input_noise")
 
 
 class Override(NamedTuple):

@@ -1,4 +1,4 @@
-"""Streams from datasets: the three scenarios, permuted and rotated inputs, domains by group."""
+"""Streams from datasets: one edge for every scenario."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.streams.noise import corrupt
+from cljax.streams.relabel import permuted_labels, random_labels
 from cljax.streams.requests import parse_forget, resolve
+from cljax.streams.rows import balanced, check_order, class_groups, held_out, of_classes, thin
 from cljax.streams.views import View, identity, permuted, rotated
 from cljax.types import Forget, Learn, UsageError
 
-KINDS = ("class", "task", "domain", "group", "permuted", "rotated")
+KINDS = ("class", "task", "domain", "group", "permuted", "rotated", "label_permuted", "label_random")
 
 
 class Stream(NamedTuple):
   """A sequence of events over one dataset.
 
   ``train``, ``validation`` and ``test`` hold a row-index array for each task (into ``dataset.train``, ``dataset.train``
-  and ``dataset.test``). ``labels [T, C]`` maps a dataset class to the label it has in a task, -1 where it has none.
+  and ``dataset.test``). ``labels [T, C]`` maps a dataset class to the label it has in a task, -1 where it has none. A
+  task may be learned by several events, or by none.
   """
 
   name: str
@@ -45,6 +49,17 @@ class Stream(NamedTuple):
     return table
 
 
+class Layout(NamedTuple):
+  """A scenario before rows are held out: what each task trains on and is tested on, and how it shows and labels it."""
+
+  dataset: Any
+  train: list
+  test: list
+  labels: np.ndarray
+  num_classes: int
+  view: View
+
+
 def build(
   dataset,
   kind: str = "class",
@@ -58,78 +73,128 @@ def build(
   angles=(),
   seed: int = 0,
   forget="",
+  rows: int = 0,
+  order=(),
+  label_noise=(),
+  input_noise=(),
 ) -> Stream:
   """Splits a dataset into a stream of ``tasks`` tasks.
 
   ``kind``: ``'class'`` (class-incremental: one head, task unknown at test), ``'task'`` (task-incremental: the same
   split, the task's classes known), ``'domain'`` (the same split, labels are positions within the task), ``'group'``
   (one domain for each dataset group), ``'permuted'`` and ``'rotated'`` (all classes in every task; ``angles`` in
-  degrees, default evenly spaced over 180). ``classes_per_task``: an int or a list; default: an even split.
+  degrees, default evenly spaced over 180); the same rows in every task, to measure plasticity over hundreds of tasks:
+  ``'label_permuted'`` (each task renames the classes by a permutation of its own) and ``'label_random'`` (each task
+  draws a label for each row; tested on the rows it trains on, no validation rows: random labels can be learned by
+  heart only). ``classes_per_task``: an int or a list; default: an even split.
   ``class_order``: a list of classes, an int seed, or None for 0, 1, 2, ... ``task_fractions``: share of its training
   rows that each task keeps, for uneven tasks. ``validation``: share of the training rows of each class held out for
   selection. ``active``: classes in the training softmax, ``'all'``, ``'seen'`` or ``'task'``; default ``'task'`` for
   kind ``'task'``, else ``'all'``. ``forget``: text of :func:`parse_forget`, or a list of ``(after_tasks, Forget)``.
-  Raises UsageError on an impossible split.
+  ``rows``: use only so many training rows of the dataset, and at most as many test rows, balanced by class (0: all).
+  ``order``: the tasks in the order in which they are learned, such as ``(0, 1, 0, 2)`` to come back to the first;
+  default: each once. ``label_noise`` (share of labels replaced by another of the task's classes) and ``input_noise``
+  (standard deviation, in units of what the model sees): a number, or one for each task; training rows only, what is
+  measured stays clean. Raises UsageError on an impossible split.
   """
   if kind not in KINDS:
     raise UsageError(f"stream.kind: unknown {kind!r}; allowed: {', '.join(KINDS)}")
   if not isinstance(tasks, int) or tasks < 1:
     raise UsageError(f"stream.tasks: got {tasks!r}; expected an integer of at least 1")
+  if not isinstance(rows, int) or rows < 0:
+    raise UsageError(f"stream.rows: got {rows!r}; expected an integer of at least 0 (0: all)")
   if not 0 <= validation < 1:
     raise UsageError(f"stream.validation: got {validation}; expected 0 <= validation < 1")
   active = active or ("task" if kind == "task" else "all")
   if active not in ("all", "seen", "task"):
     raise UsageError(f"stream.active: unknown {active!r}; allowed: all, seen, task")
-  total = dataset.num_classes
-  view = identity()
-  labels = np.tile(np.arange(total, dtype=np.int32), (tasks, 1))
-  num_classes = total
+  order = check_order(order, tasks, active)
+  if kind == "label_random" and np.any(label_noise):
+    raise UsageError("stream.label_noise: the labels of kind 'label_random' are random already")
+  pool, test_pool = (balanced(part.y, rows, seed) for part in (dataset.train, dataset.test))
+  validation = 0.0 if kind == "label_random" else validation
+  held = np.zeros(len(dataset.train.y), bool)
+  held[pool] = held_out(dataset.train.y[pool], validation, seed)
   if kind in ("class", "task", "domain"):
-    groups = _class_groups(total, tasks, classes_per_task, class_order)
-    labels = np.full((tasks, total), -1, np.int32)
-    for t, group in enumerate(groups):
-      labels[t, group] = np.arange(len(group)) if kind == "domain" else group
-    if kind == "domain":
-      num_classes = max(len(g) for g in groups)
-    train = [np.flatnonzero(np.isin(dataset.train.y, g)) for g in groups]
-    test = [np.flatnonzero(np.isin(dataset.test.y, g)) for g in groups]
+    layout = _split(
+      dataset, kind, pool, test_pool, class_groups(dataset.num_classes, tasks, classes_per_task, class_order)
+    )
   elif kind == "group":
-    names = np.unique(dataset.train.group)
-    if len(names) < tasks:
-      raise UsageError(f"stream.tasks: {tasks} tasks by group, but the dataset has {len(names)} groups")
-    train = [np.flatnonzero(dataset.train.group == g) for g in names[:tasks]]
-    test = [np.flatnonzero(dataset.test.group == g) for g in names[:tasks]]
+    layout = _groups(dataset, pool, test_pool, tasks)
   else:
-    train = [np.arange(len(dataset.train.y))] * tasks
-    test = [np.arange(len(dataset.test.y))] * tasks
-    shape = dataset.train.x.shape[1:]
-    if kind == "permuted":
-      view = permuted(tasks, shape, seed)
-    else:
-      angles = tuple(angles) or tuple(180.0 * t / tasks for t in range(tasks))
-      if len(angles) != tasks:
-        raise UsageError(f"stream.angles: got {len(angles)} angles for {tasks} tasks")
-      view = rotated(angles, shape)
-  held = _held_out(dataset.train.y, validation, seed)
-  train, val = [t[~held[t]] for t in train], [t[held[t]] for t in train]
-  train = _thin(train, task_fractions, seed)
-  for t, rows in enumerate(train):
-    if not len(rows) or not len(test[t]):
-      raise UsageError(f"stream: task {t} has {len(rows)} training and {len(test[t])} test rows; both must be positive")
+    layout = _shared(dataset, kind, pool, test_pool, tasks, angles, seed)
+  train, val = _each(layout.train, lambda r: r[~held[r]]), _each(layout.train, lambda r: r[held[r]])
+  train = thin(train, task_fractions, seed)
+  for t, mine in enumerate(train):
+    if not len(mine) or not len(layout.test[t]):
+      raise UsageError(
+        f"stream: task {t} has {len(mine)} training and {len(layout.test[t])} test rows; both must be positive"
+      )
   stream = Stream(
     f"{dataset.name}/{kind}/{tasks}",
-    dataset,
-    tuple(Learn(t) for t in range(tasks)),
+    corrupt(layout.dataset, train, layout.labels, label_noise, input_noise, seed),
+    tuple(Learn(t) for t in order),
     tuple(train),
     tuple(val),
-    tuple(test),
-    labels,
-    view,
-    num_classes,
+    tuple(layout.test),
+    layout.labels,
+    layout.view,
+    layout.num_classes,
     active,
     kind == "task",
   )
   return with_forget(stream, forget)
+
+
+def _split(dataset, kind: str, pool, test_pool, groups) -> Layout:
+  labels = np.full((len(groups), dataset.num_classes), -1, np.int32)
+  for t, group in enumerate(groups):
+    labels[t, group] = np.arange(len(group)) if kind == "domain" else group
+  train = [of_classes(dataset.train.y, pool, g) for g in groups]
+  test = [of_classes(dataset.test.y, test_pool, g) for g in groups]
+  classes = max(len(g) for g in groups) if kind == "domain" else dataset.num_classes
+  return Layout(dataset, train, test, labels, classes, identity())
+
+
+def _same_labels(dataset, tasks: int) -> np.ndarray:
+  return np.tile(np.arange(dataset.num_classes, dtype=np.int32), (tasks, 1))
+
+
+def _groups(dataset, pool, test_pool, tasks: int) -> Layout:
+  names = np.unique(dataset.train.group)
+  if len(names) < tasks:
+    raise UsageError(f"stream.tasks: {tasks} tasks by group, but the dataset has {len(names)} groups")
+  train = [pool[dataset.train.group[pool] == g] for g in names[:tasks]]
+  test = [test_pool[dataset.test.group[test_pool] == g] for g in names[:tasks]]
+  return Layout(dataset, train, test, _same_labels(dataset, tasks), dataset.num_classes, identity())
+
+
+def _shared(dataset, kind: str, pool, test_pool, tasks: int, angles, seed: int) -> Layout:
+  """All rows in every task; what differs is the view or the labels."""
+  shape, classes, view = dataset.train.x.shape[1:], dataset.num_classes, identity()
+  labels = _same_labels(dataset, tasks)
+  if kind == "label_permuted":
+    labels = permuted_labels(classes, tasks, seed)
+  elif kind == "label_random":
+    dataset, labels = random_labels(dataset, pool, tasks, seed)
+    test_pool = np.arange(len(pool))
+  elif kind == "permuted":
+    view = permuted(tasks, shape, seed)
+  else:
+    angles = tuple(angles) or tuple(180.0 * t / tasks for t in range(tasks))
+    if len(angles) != tasks:
+      raise UsageError(f"stream.angles: got {len(angles)} angles for {tasks} tasks")
+    view = rotated(angles, shape)
+  return Layout(dataset, [pool] * tasks, [test_pool] * tasks, labels, classes, view)
+
+
+def _each(arrays, function) -> list:
+  """``function`` of each array, once where tasks share one: hundreds of tasks over the same rows cost one array."""
+  made: dict[int, Any] = {}
+  for a in arrays:
+    if id(a) not in made:
+      made[id(a)] = function(a)
+  return [made[id(a)] for a in arrays]
 
 
 def from_tasks(dataset, train, test, *, validation=None, labels=None, events=None, name="custom", **fields) -> Stream:
@@ -156,16 +221,19 @@ def with_forget(stream: Stream, forget) -> Stream:
   requests = parse_forget(forget) if isinstance(forget, str) else [(int(after), r) for after, r in forget]
   if not requests:
     return stream
+  order = [e.task for e in stream.events if isinstance(e, Learn)]
   events: list[Any] = []
   for after, request in requests:
-    if not 1 <= after <= stream.num_tasks:
-      raise UsageError(f"stream.forget: after {after} tasks; the stream has 1..{stream.num_tasks}")
+    if not 1 <= after <= len(order):
+      raise UsageError(f"stream.forget: after {after} tasks; the stream has 1..{len(order)}")
     if not isinstance(request, Forget):
       raise UsageError(f"stream.forget: got {request!r}; expected cljax.Forget")
+    if request.classes and stream.dataset.num_classes > stream.num_classes:
+      raise UsageError("stream.forget: class= names nothing where labels are random; give ids=, task= or group=")
     mask = resolve(request, stream.dataset.train, stream.train, stream.dataset.num_classes)
     learned = np.zeros_like(mask)
-    for rows in stream.train[:after]:
-      learned[rows] = True
+    for t in order[:after]:
+      learned[stream.train[t]] = True
     if not (mask & learned).any():
       raise UsageError(f"stream.forget: request after {after} tasks names no row that was learned by then: {request}")
   for event in stream.events:
@@ -173,51 +241,3 @@ def with_forget(stream: Stream, forget) -> Stream:
     done = sum(isinstance(e, Learn) for e in events)
     events.extend(r for after, r in requests if after == done)
   return stream._replace(events=tuple(events))
-
-
-def _class_groups(total, tasks, classes_per_task, class_order) -> list[np.ndarray]:
-  if class_order is None or (isinstance(class_order, list | tuple) and not len(class_order)):
-    order = np.arange(total)
-  elif isinstance(class_order, int | np.integer):
-    order = np.random.default_rng(np.random.SeedSequence([int(class_order), 0xC1A55])).permutation(total)
-  else:
-    order = np.asarray(class_order)
-    if order.ndim != 1 or len(set(order.tolist())) != len(order) or not np.isin(order, np.arange(total)).all():
-      raise UsageError(f"stream.class_order: got {list(class_order)}; expected distinct classes of 0..{total - 1}")
-  if isinstance(classes_per_task, int | np.integer):
-    sizes = [int(classes_per_task)] * tasks if classes_per_task else []
-  else:
-    sizes = [int(k) for k in classes_per_task]
-  if not sizes:
-    if len(order) % tasks:
-      raise UsageError(f"stream.tasks: {len(order)} classes do not divide into {tasks} tasks; give classes_per_task")
-    sizes = [len(order) // tasks] * tasks
-  if len(sizes) != tasks or min(sizes) < 1:
-    raise UsageError(f"stream.classes_per_task: got {sizes}; expected {tasks} positive sizes")
-  if sum(sizes) > len(order):
-    given = f"{tasks} tasks of {sizes[0]} classes" if len(set(sizes)) == 1 else f"tasks of {sizes} classes"
-    raise UsageError(f"stream.classes_per_task: {given} need {sum(sizes)} classes; there are {len(order)}")
-  return np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
-
-
-def _held_out(y, share, seed) -> np.ndarray:
-  """[N] bool: the validation rows, the same share of each class, fixed by the seed."""
-  held = np.zeros(len(y), bool)
-  rng = np.random.default_rng(np.random.SeedSequence([seed, 0x7A11D]))
-  order = rng.permutation(len(y))
-  for c in np.unique(y):
-    rows = order[y[order] == c]
-    held[rows[: round(share * len(rows))]] = True
-  return held
-
-
-def _thin(train, fractions, seed):
-  fractions = tuple(fractions)
-  if not fractions:
-    return train
-  if len(fractions) != len(train) or not all(0 < f <= 1 for f in fractions):
-    raise UsageError(f"stream.task_fractions: got {fractions}; expected {len(train)} values in (0, 1]")
-  rng = np.random.default_rng(np.random.SeedSequence([seed, 0xF4AC]))
-  return [
-    np.sort(rng.permutation(rows)[: max(1, round(f * len(rows)))]) for rows, f in zip(train, fractions, strict=True)
-  ]
