@@ -1,0 +1,171 @@
+"""Methods that hold parameters or features to where an earlier task left them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax import losses, regularizers, tree
+from cljax.method import Method
+from cljax.methods.penalties import consolidated
+from cljax.methods.registry import Entry, Option, register
+from cljax.types import Access, Spec, UsageError
+
+_BOUNDARY = Access(task_boundaries=True)
+
+
+def l2_previous(model, spec, *, strength) -> Method:
+  """L2 to the parameters after the previous task, ``strength * |theta - theta*|^2``: EWC with F = 1; spec 1.5."""
+  del model, spec
+
+  def end_task(key, learner, task):
+    del key, task
+    return consolidated(learner, "l2_previous")
+
+  return Method(penalty=regularizers.l2_previous(strength), end_task=end_task)
+
+
+def hierarchical(model, spec, *, strength, damping) -> Method:
+  """SI with a weight for each layer: ``strength sum_l s_l sum_i Omega_i (theta_i - theta*_i)^2``, ``s =
+  softmax_l |Omega_l|``.
+
+  Omega is the path integral over the tasks of the stream; the paper takes it from one pass over general data. The
+  place of ``s_l`` is UNVERIFIED. In a hybrid with other penalties, write it first. Spec 7.9; Song et al., 2025.
+  """
+  del model, spec
+
+  def end_task(key, learner, task):
+    del key, task
+    return consolidated(learner, "hierarchical")
+
+  return Method(penalty=regularizers.hierarchical(strength, damping), end_task=end_task)
+
+
+class HoldState(NamedTuple):
+  held: Any  # bool: the chosen parameters stand still
+
+
+def hold(chosen) -> optax.GradientTransformationExtraArgs:
+  """``u <- 0`` for the parameters of ``chosen(path)``, from the call of :func:`held` on; bit for bit before it."""
+
+  def update(updates, state, params=None, **extra):
+    del params, extra
+
+    def one(path, u):
+      return jnp.where(state.held, jnp.zeros_like(u), u) if chosen(tree.path_name(path)) else u
+
+    return jax.tree_util.tree_map_with_path(one, updates), state
+
+  return optax.GradientTransformationExtraArgs(lambda params: HoldState(jnp.zeros((), bool)), update)
+
+
+def held(opt_state):
+  """The optimizer state with every :func:`hold` in it switched on."""
+  is_state = lambda s: isinstance(s, HoldState)
+  switch = lambda s: HoldState(jnp.ones_like(s.held)) if is_state(s) else s
+  return jax.tree.map(switch, opt_state, is_leaf=is_state)
+
+
+class Centers(NamedTuple):
+  """Class centres ``[C, D]``, learned in the first task; ``rows [C]`` of each class then (0: it has no centre)."""
+
+  centers: Any
+  rows: Any
+  tasks: Any  # int32, finished
+
+
+def center_loss(model, spec: Spec, *, strength, rate, head: str = "head") -> Method:
+  """Center loss: ``strength * mean 1/2 |f(x) - c_y|^2``; centres move in the first task only, as does the classifier.
+
+  Centres start at 0 and follow ``c_j += rate sum_{y=j} (f - c_j) / (1 + n_j)`` in each step of the first task.
+  ``head``: a regular expression of the classifier's parameter paths, held after the first task ('' holds none). For
+  tasks that share their labels; a class that the first task lacks has no centre and no term. ``strength`` and
+  ``rate`` are UNVERIFIED. Raises UsageError: no features; ``head`` matches no parameter. Spec 7.1; Olpadkar and
+  Gavas, 2021.
+  """
+  pattern = re.compile(head) if head else None
+  chosen = lambda path: pattern is not None and bool(pattern.search(path))
+
+  def init(key, learner):
+    paths = tree.paths(learner.params)
+    if pattern is not None and not any(map(chosen, paths)):
+      raise UsageError(f"method.head: {head!r} matches no parameter; the paths are {', '.join(paths)}")
+    x = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
+    apply = lambda x: model.apply(learner.params, learner.model_state, x, train=False, key=key, task=None, mask=None)
+    features = jax.eval_shape(apply, x)[0].features
+    if features is None:
+      raise UsageError("method.name: 'center_loss' needs a model that returns features (Outputs.features is None)")
+    return Centers(jnp.zeros((spec.num_classes, features.shape[-1])), jnp.zeros(spec.num_classes), jnp.int32(0))
+
+  def term(key, params, learner, batch, outputs):
+    del key, params
+    state = learner.method_state
+    per_row = losses.center_loss(outputs.features, batch.y, state.centers)
+    per_row = jnp.where(state.rows[batch.y] > 0, per_row, 0.0)
+    return strength * losses.reduce(per_row, batch.weight, batch.coefficient)
+
+  def after_step(key, learner, info):
+    del key
+    state, batch = learner.method_state, info.batch
+    moved = losses.update_centers(state.centers, info.outputs.features, batch.y, batch.weight, rate)
+    rows = state.rows + jax.ops.segment_sum(batch.weight, batch.y, spec.num_classes)
+    first = state.tasks == 0
+    centers, rows = jnp.where(first, moved, state.centers), jnp.where(first, rows, state.rows)
+    return learner._replace(method_state=Centers(centers, rows, state.tasks))
+
+  def end_task(key, learner, task):
+    del key, task
+    state = learner.method_state
+    return learner._replace(method_state=state._replace(tasks=state.tasks + 1), opt_state=held(learner.opt_state))
+
+  def scrub(learner, request):
+    state, gone = learner.method_state, request.classes
+    centers, rows = jnp.where(gone[:, None], 0.0, state.centers), jnp.where(gone, 0.0, state.rows)
+    return learner._replace(method_state=Centers(centers, rows, state.tasks))
+
+  return Method(
+    init=init,
+    terms={"center": term},
+    finalize=hold(chosen),
+    after_step=after_step,
+    end_task=end_task,
+    scrub=scrub,
+  )
+
+
+register(
+  "l2_previous",
+  Entry(
+    l2_previous,
+    {"strength": Option(0.1, 0)},
+    _BOUNDARY,
+    "EWC with F = 1",
+    neutral={"strength": 0.0},
+  ),
+)
+register(
+  "hierarchical",
+  Entry(
+    hierarchical,
+    {"strength": Option(0.05, 0), "damping": Option(0.1, 1e-12)},  # exp(-3) in the paper
+    _BOUNDARY,
+    "Song et al. 2025",
+    test={"strength": 1.0},
+    neutral={"strength": 0.0},
+  ),
+)
+register(
+  "center_loss",
+  Entry(
+    center_loss,
+    {"strength": Option(0.1, 0), "rate": Option(0.5, 0, 1), "head": Option("head")},
+    _BOUNDARY,
+    "Olpadkar and Gavas 2021",
+    neutral={"strength": 0.0, "head": ""},
+    first_task_plain=False,
+  ),
+)
