@@ -17,6 +17,9 @@ from cljax.methods import (
   replay,
   replay_projection,
   retain_projection,
+  subspaces,
+  replay_projection,
+  retain_projection,
   schedules,
   subspaces,
 )

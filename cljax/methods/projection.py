@@ -87,6 +87,25 @@ def gem(model, spec: Spec, *, margin, ridge, capacity: int) -> Method:
   )
 
 
+def skipping(skip: str):
+  """``path -> bool`` for a regular expression of parameter paths that are left alone; None for the empty one."""
+  if not skip:
+    return None
+  try:
+    pattern = re.compile(skip)
+  except re.error as e:
+    raise UsageError(f"method.skip: got {skip!r}; expected a regular expression ({e})") from None
+  return lambda path: bool(pattern.search(path))
+
+
+def layer_rows(model, learner, batch):
+  """``{kernel path: [n, d_in]}``: what each kernel multiplies on a batch, zero for rows of weight 0."""
+  inputs = estimators.layer_inputs(model, learner.params, learner.model_state, batch.x)
+  size = batch.weight.shape[0]
+  # A convolution has several rows for each sample, in sample order.
+  return {p: r * jnp.repeat(batch.weight, r.shape[0] // size)[:, None] for p, r in inputs.items()}
+
+
 def gpm(model, spec: Spec, *, threshold, threshold_step, samples: int = 125, max_rank: int = 0, skip: str = "head"):
   """GPM: kernels' gradients orthogonal to the span of old layer inputs; ``threshold + threshold_step * task`` of
   energy.
@@ -95,19 +114,14 @@ def gpm(model, spec: Spec, *, threshold, threshold_step, samples: int = 125, max
   held after the first task, as in the released code. Needs a model with ``capture``. Spec 4.5; Saha et al., 2021.
   """
   del spec
-  pattern = re.compile(skip) if skip else None
-  skipped = (lambda path: bool(pattern.search(path))) if pattern else None
 
   def end_task(key, learner, task):
     del key
-    batch = picking.spread(task.rows, samples)
-    inputs = estimators.layer_inputs(model, learner.params, learner.model_state, batch.x)
-    # Rows of weight 0 count for nothing: a convolution has several rows for each sample, in sample order.
-    weighted = {p: r * jnp.repeat(batch.weight, r.shape[0] // samples)[:, None] for p, r in inputs.items()}
+    inputs = layer_rows(model, learner, picking.spread(task.rows, samples))
     level = jnp.minimum(threshold + threshold_step * task.id, 1.0)
-    return learner._replace(opt_state=projectors.gpm_extend(learner.opt_state, weighted, level))
+    return learner._replace(opt_state=projectors.gpm_extend(learner.opt_state, inputs, level))
 
-  return Method(transform=projectors.gpm(max_rank or None, skipped), end_task=end_task)
+  return Method(transform=projectors.gpm(max_rank or None, skipping(skip)), end_task=end_task)
 
 
 register(
