@@ -13,11 +13,28 @@ from cljax.optimizers.editing import (
   project_ratios,
 )
 from cljax.optimizers.lifecycle import LifecycleState, lifecycle_epoch, lifecycle_init, lifecycle_mask
-from cljax.optimizers.pruning import ClnpState, clnp_end_task, clnp_init, clnp_threshold, clnp_trainable
+from cljax.optimizers.pruning import (
+  ClnpState,
+  clnp,
+  clnp_consolidate,
+  clnp_end_task,
+  clnp_init,
+  clnp_state,
+  clnp_threshold,
+  clnp_trainable,
+)
 from cljax.optimizers.refresh import refresh
 from cljax.optimizers.schedules import infinite, rewarm_redecay
 from cljax.optimizers.tag import TagState, scale_by_tag, tag, tag_next_task
-from cljax.optimizers.variational import MeanField, claw_adapt, mean_field, mean_field_kl, mean_field_sample
+from cljax.optimizers.variational import (
+  MeanField,
+  claw_adapt,
+  mean_field,
+  mean_field_kl,
+  mean_field_sample,
+  natural_gradient,
+  natural_parameters,
+)
 from cljax.optimizers.zeroth import (
   HistoryState,
   evolution_strategy,
@@ -39,8 +56,11 @@ __all__ = [
   "TagState",
   "classp",
   "claw_adapt",
+  "clnp",
+  "clnp_consolidate",
   "clnp_end_task",
   "clnp_init",
+  "clnp_state",
   "clnp_threshold",
   "clnp_trainable",
   "continual_backprop_init",
@@ -64,6 +84,8 @@ __all__ = [
   "mean_field",
   "mean_field_kl",
   "mean_field_sample",
+  "natural_gradient",
+  "natural_parameters",
   "path_mask",
   "project_ratios",
   "refresh",

@@ -12,8 +12,8 @@ from cljax.types import UsageError
 
 
 def check_scalar(owner: str, argument: str, value, low: float = 0.0, high: float = math.inf, above: bool = False):
-  """Refuses a concrete scalar outside ``[low, high]`` (``(low, high]`` if ``above``); traced values pass."""
-  if isinstance(value, jax.core.Tracer):
+  """Refuses a concrete scalar outside ``[low, high]`` (``(low, high]`` if ``above``); traced values and bounds pass."""
+  if any(isinstance(v, jax.core.Tracer) for v in (value, low, high)):
     return value
   if callable(value) or jnp.ndim(value) != 0:
     raise UsageError(f"{owner}: {argument} must be a scalar; got {type(value).__name__} of shape {jnp.shape(value)}")

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from cljax.optimizers._common import check_scalar, edit_leaves, leaf
+from cljax.optimizers._common import check_scalar, edit_leaves, edit_states, leaf
 from cljax.tree import paths
 from cljax.types import UsageError
 
@@ -79,3 +80,28 @@ def clnp_trainable(updates, state: ClnpState, units):
       if path is not None:
         edits[path] = jnp.where(outputs, 0, leaf(updates, path)).astype(leaf(updates, path).dtype)
   return edit_leaves(updates, edits)
+
+
+def clnp(units) -> optax.GradientTransformationExtraArgs:
+  """:func:`clnp_trainable` on the final update, the :class:`ClnpState` in its own state. Stands last in a chain."""
+
+  def update(updates, state, params=None, **extra):
+    del params, extra
+    return clnp_trainable(updates, state, units), state
+
+  return optax.GradientTransformationExtraArgs(lambda params: clnp_init(params, units), update)
+
+
+def clnp_state(opt_state) -> ClnpState:
+  """The state of :func:`clnp` inside an optimizer state; UsageError where there is none."""
+  is_state = lambda s: isinstance(s, ClnpState)
+  found = [s for s in jax.tree.leaves(opt_state, is_leaf=is_state) if is_state(s)]
+  if not found:
+    raise UsageError("opt_state: no clnp state in it; is clnp in the chain?")
+  return found[0]
+
+
+def clnp_consolidate(params, opt_state, units, used, classes):
+  """:func:`clnp_end_task` with the state inside ``opt_state``; returns ``(params, opt_state)``."""
+  params, state = clnp_end_task(params, clnp_state(opt_state), units, used, classes)
+  return params, edit_states(opt_state, ClnpState, lambda _: state, "clnp")

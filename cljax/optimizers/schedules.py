@@ -11,7 +11,8 @@ def rewarm_redecay(peak, floor, warmup_steps, task_steps):
   """Per task: linear from 0 to ``peak`` over ``warmup_steps``, then cosine to ``floor``; repeated every ``task_steps``.
 
   ``floor + 1/2 (peak - floor)(1 + cos(pi (n - N_w) / (N - N_w)))``; the papers use about 1% warm-up and ``floor =
-  peak/10``. Raises UsageError for negative rates or ``task_steps`` below ``warmup_steps``. Ibrahim et al. 2024.
+  peak/10``. Steps may be shares of a task too: ``warmup_steps=0.01, task_steps=1``. Raises UsageError for negative
+  rates or ``task_steps`` below ``warmup_steps``. Ibrahim et al. 2024.
   """
   check_scalar("rewarm_redecay", "peak", peak)
   check_scalar("rewarm_redecay", "floor", floor)
@@ -22,7 +23,7 @@ def rewarm_redecay(peak, floor, warmup_steps, task_steps):
     n = jnp.asarray(count, jnp.float32) % task_steps
     share = jnp.clip((n - warmup_steps) / (task_steps - warmup_steps), 0, 1)
     decayed = floor + 0.5 * (peak - floor) * (1 + jnp.cos(jnp.pi * share))
-    return jnp.where(n < warmup_steps, peak * n / jnp.maximum(warmup_steps, 1), decayed)
+    return jnp.where(n < warmup_steps, peak * n / jnp.where(warmup_steps > 0, warmup_steps, 1), decayed)
 
   return schedule
 

@@ -1,0 +1,141 @@
+"""Methods that hold or edit weights by their place in the network: freezing, LiNeS, heterogeneous model averaging."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax import losses, optimizers, tree
+from cljax.method import Method
+from cljax.methods import rows as picking
+from cljax.methods.registry import Entry, Option, register
+from cljax.types import Access, Spec, UsageError
+
+BEGIN = {"begin_task": Option(1, 0)}
+
+
+def listed(text: str) -> tuple[str, ...]:
+  """The patterns of a comma-separated option."""
+  return tuple(p.strip() for p in text.split(",") if p.strip())
+
+
+def layers(model, owner: str, option: str) -> tuple[str, ...]:
+  """The paths of a model's layers, shallowest first, the head last, from ``model.units``."""
+  if not model.units:
+    raise UsageError(f"method.{option}: the model names no units, so {owner} cannot tell its layers; list their paths")
+  kernels = [u.in_kernel for u in model.units] + [model.units[-1].out_kernel]
+  return tuple(dict.fromkeys(k.rpartition("/")[0] for k in kernels))
+
+
+def freeze(model, spec, *, patterns: str = "", begin_task: int = 1) -> Method:
+  """From task ``begin_task`` on (counted from 0) the matching parameters stay as they are, to the bit.
+
+  ``patterns``: comma-separated paths or globs, such as ``embed,layers/0``; empty: the first layer of ``model.units``.
+  BatchNorm's running statistics are no parameters and go on. Spec 8.4; Zheng et al., 2025 (Spurious Forgetting).
+  """
+  del spec
+  chosen = listed(patterns) or layers(model, "freeze", "patterns")[:1]
+
+  def update(updates, state, params=None, *, task, **extra):
+    del extra
+    return optimizers.freeze(*chosen, active=task >= begin_task).update(updates, state, params)
+
+  return Method(finalize=optax.GradientTransformationExtraArgs(optimizers.freeze(*chosen).init, update))
+
+
+def edited(edit, begin_task: int) -> Method:
+  """At the end of each task from ``begin_task`` on, ``theta <- edit(learner, task, theta before the task)``."""
+
+  def end_task(key, learner, task):
+    del key
+    new = edit(learner, task, learner.method_state)
+    params = jax.tree.map(lambda n, now: jnp.where(task.id >= begin_task, n, now), new, learner.params)
+    return learner._replace(params=params, method_state=tree.copy(params))
+
+  return Method(init=lambda key, learner: tree.copy(learner.params), end_task=end_task)
+
+
+def lines(model, spec, *, alpha, blocks: str = "", begin_task: int = 1) -> Method:
+  """LiNeS at the end of a task: the change of block l since its start is scaled by ``alpha + (1 - alpha) l / (L - 1)``.
+
+  ``blocks``: comma-separated paths, shallowest first, what is outside gets ``alpha``; empty: the layers of
+  ``model.units`` and, as the last, the head, which here learns with the task (the paper's is frozen). ``begin_task`` 0
+  edits after the first task too, for a pre-trained model. ``alpha=1`` edits nothing; the paper selects it on held-out
+  data. Spec 8.5; Wang et al., 2025.
+  """
+  del spec
+  chosen = listed(blocks) or layers(model, "lines", "blocks")
+  return edited(
+    lambda learner, task, before: optimizers.lines(before, learner.params, chosen, alpha, 1 - alpha), begin_task
+  )
+
+
+def heterogeneous_averaging(
+  model, spec: Spec, *, ratio, learning_rate, steps: int = 20, samples: int = 64, blocks: str = "", begin_task: int = 1
+) -> Method:
+  """At the end of a task ``theta^k <- r_k theta^k + (1 - r_k) theta_before^k`` in block k, ``mean_k r_k = ratio``.
+
+  The ratios, in [0, 1], ascend the likelihood of ``samples`` rows of the task by ``steps`` projected gradient steps
+  (the paper's reward is the likelihood of what the tuned model generates; here labels are at hand). They weigh the
+  *tuned* weights, as the paper's equation does. ``blocks`` and ``begin_task`` as in :func:`lines`; the paper has three
+  blocks and ``ratio`` 0.2. ``ratio=1`` edits nothing. Spec 8.6; Lin et al., 2024.
+  """
+  del spec
+  chosen = listed(blocks) or layers(model, "heterogeneous_averaging", "blocks")
+
+  def edit(learner, task, before):
+    batch = picking.spread(task.rows, samples)
+    mix = lambda ratios: optimizers.heterogeneous_averaging(before, learner.params, chosen, ratios)
+
+    def loss(ratios):
+      out, _ = model.apply(mix(ratios), learner.model_state, batch.x, train=False, key=None, task=None, mask=None)
+      return losses.reduce(losses.cross_entropy(out.logits, batch.y, batch.class_mask), batch.weight)
+
+    def ascend(_, ratios):
+      return optimizers.project_ratios(ratios - learning_rate * jax.grad(loss)(ratios), ratio)
+
+    ratios = jax.lax.fori_loop(0, steps, ascend, jnp.full(len(chosen), ratio, jnp.float32))
+    return mix(jnp.where(ratio == 1, 1.0, ratios))
+
+  return edited(edit, begin_task)
+
+
+register(
+  "freeze",
+  Entry(
+    freeze,
+    {"patterns": Option(""), **BEGIN},
+    Access(task_boundaries=True),
+    "Zheng et al. 2025",
+    neutral={"begin_task": 99},
+  ),
+)
+register(
+  "lines",
+  Entry(
+    lines,
+    {"alpha": Option(0.5, 0, 1), "blocks": Option(""), **BEGIN},
+    Access(task_boundaries=True),
+    "Wang et al. 2025",
+    neutral={"alpha": 1.0},
+  ),
+)
+register(
+  "heterogeneous_averaging",
+  Entry(
+    heterogeneous_averaging,
+    {
+      "ratio": Option(0.5, 0, 1),
+      "learning_rate": Option(0.1, 0),
+      "steps": Option(20, 0),
+      "samples": Option(64, 1),
+      "blocks": Option(""),
+      **BEGIN,
+    },
+    Access(task_boundaries=True, boundary_data=True),
+    "Lin et al. 2024",
+    test={"samples": 16},
+    neutral={"ratio": 1.0},
+  ),
+)

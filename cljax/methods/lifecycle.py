@@ -1,0 +1,139 @@
+"""Methods that let parts of a network go for a while: sleeping units, random forgetting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax import losses, optimizers, tree
+from cljax.method import Method
+from cljax.methods.averaging import (
+  Average,
+  current_average,
+  forget_average,
+  predict_average,
+  start_average,
+)
+from cljax.methods.edits import layers, listed
+from cljax.methods.registry import Entry, Option, register
+from cljax.types import Access, Spec
+
+
+def epoch_steps(spec: Spec, period: int) -> int:
+  """``period``, or one pass over the largest task where it is 0."""
+  return period or -(-spec.task_rows // spec.batch_size)
+
+
+def lifecycle(model, spec: Spec, *, probability, duration: int = 5, period: int = 0) -> Method:
+  """The lifecycle principle: each ``period`` steps, awake hidden units fall asleep with ``probability``.
+
+  They sleep for ``duration`` periods and then wake with the weights they fell asleep with. A sleeping
+  unit's weights and bias are 0, in prediction too. ``period`` 0 is one pass over the largest task. The rule and its
+  defaults are a reconstruction (UNVERIFIED). ``probability=0`` changes nothing. Needs ``model.units``. Spec 8.1; Yang,
+  2025.
+  """
+  every = epoch_steps(spec, period)
+
+  def after_step(key, learner, info):
+    del info
+
+    def epoch(learner):
+      params, optimizer, state = optimizers.lifecycle_epoch(
+        key, learner.params, learner.opt_state.optimizer, learner.method_state, model.units, probability=probability,
+        duration=duration,
+      )  # fmt: skip
+      opt_state = learner.opt_state._replace(optimizer=optimizer)
+      return learner._replace(params=params, opt_state=opt_state, method_state=state)
+
+    learner = jax.lax.cond(learner.step % every == 0, epoch, lambda same: same, learner)
+    return learner._replace(params=optimizers.lifecycle_mask(learner.params, learner.method_state, model.units))
+
+  def init(key, learner):
+    del key
+    return optimizers.lifecycle_init(learner.params, model.units)
+
+  return Method(init=init, after_step=after_step)
+
+
+def fomo(
+  model, spec: Spec, *, fraction, decay, strength, temperature, period: int = 0, warmup: int = 0, patterns: str = ""
+) -> Method:
+  """FOMO: each ``period`` steps a random ``fraction`` of the later layers' weights is initialised afresh; predicts with
+  a stable model.
+
+  Before it forgets, the stable model takes in what was relearned, ``stable <- decay stable + (1 - decay) theta``, and
+  ``strength T^2 KL(stable || f)`` keeps the relearning near it. No forgetting in the first ``warmup`` steps. ``period``
+  0 is one pass over the largest task; ``patterns``: comma-separated paths or globs of the later layers, empty: the last
+  hidden layer of ``model.units`` and the head. All but the idea is UNVERIFIED, the defaults too. The paper trains on
+  adversarial examples: compose with what makes them. Spec 8.2; Ramkumar et al., 2024.
+  """
+  every = epoch_steps(spec, period)
+  chosen = listed(patterns) or layers(model, "fomo", "patterns")[-2:]
+
+  def after_step(key, learner, info):
+    del info
+
+    def forget(learner):
+      now = (learner.params, learner.model_state)
+      stable = optimizers.ema(current_average(learner), now, decay)
+      fresh, _ = model.init(tree.fold(key, "fresh"))
+      gone = jnp.where(learner.step > warmup, fraction, 0.0)
+      params = optimizers.fomo_forget(tree.fold(key, "forget"), learner.params, fresh, gone, chosen)
+      return learner._replace(params=params, method_state=Average(stable[0], stable[1], jnp.zeros((), bool)))
+
+    return jax.lax.cond(learner.step % every == 0, forget, lambda same: same, learner)
+
+  def consistency(key, params, learner, batch, outputs):
+    del params
+    stable, model_state = current_average(learner)
+    old, _ = model.apply(stable, model_state, batch.x, train=False, key=key, task=None, mask=None)
+    per_row = losses.distillation(outputs.logits, jax.lax.stop_gradient(old.logits), temperature, batch.class_mask)
+    # Not before the stable model has taken anything in.
+    return strength * (learner.step >= every) * losses.reduce(per_row, batch.weight, batch.coefficient)
+
+  def init(key, learner) -> Any:
+    del key
+    return start_average(learner)
+
+  return Method(
+    init=init,
+    terms={"consistency": consistency},
+    after_step=after_step,
+    scrub=forget_average,
+    predict=predict_average(model),
+  )
+
+
+register(
+  "lifecycle",
+  Entry(
+    lifecycle,
+    {"probability": Option(0.1, 0, 1), "duration": Option(5, 1), "period": Option(0, 0)},
+    Access(),
+    "Yang 2025",
+    neutral={"probability": 0.0},
+    first_task_plain=False,
+  ),
+)
+register(
+  "fomo",
+  Entry(
+    fomo,
+    {
+      "fraction": Option(0.035, 0, 1),
+      "decay": Option(0.5, 0, 1),
+      "strength": Option(1.0, 0),
+      "temperature": Option(1.0, 1e-6),
+      "period": Option(0, 0),
+      "warmup": Option(0, 0),
+      "patterns": Option(""),
+    },
+    Access(),
+    "Ramkumar et al. 2024",
+    test={"decay": 0.1, "strength": 0.5},
+    neutral={"fraction": 0.0, "strength": 0.0},
+    first_task_plain=False,
+  ),
+)
