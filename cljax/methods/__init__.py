@@ -7,9 +7,11 @@ from cljax.methods import (
   distillation,
   edits,
   forgetting,
+  gradient_estimators,
   lifecycle,
   masks,
   penalties,
+  plasticity,
   projection,
   prototypes,
   pruning,
@@ -17,16 +19,16 @@ from cljax.methods import (
   replay,
   replay_projection,
   retain_projection,
-  subspaces,
-  replay_projection,
-  retain_projection,
   schedules,
   subspaces,
+  variational,
 )
+from cljax.methods.refresh import refresh
 from cljax.methods.registry import METHODS, Entry, Option, Plan, check_options, lookup, make, plan, register
 
 __all__ = [
   "METHODS", "Entry", "Option", "Plan", "anchors", "averaging", "check_options", "decay", "distillation", "edits",
-  "forgetting", "lifecycle", "lookup", "make", "masks", "penalties", "plan", "projection", "prototypes", "pruning",
-  "references", "register", "replay", "replay_projection", "retain_projection", "schedules", "subspaces",
+  "forgetting", "gradient_estimators", "lifecycle", "lookup", "make", "masks", "penalties", "plan", "plasticity",
+  "projection", "prototypes", "pruning", "references", "refresh", "register", "replay", "replay_projection",
+  "retain_projection", "schedules", "subspaces", "variational",
 ]  # fmt: skip

@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from cljax.optimizers._common import check_scalar, random_like
+from cljax.optimizers._common import check_scalar
+from cljax.tree import size
+from cljax.types import UsageError
 
 
 class MeanField(NamedTuple):
@@ -25,10 +28,16 @@ def mean_field(params, deviation=1e-3) -> MeanField:
 
 
 def mean_field_sample(key, posterior: MeanField):
-  """``mean + softplus(spread) * e`` with ``e ~ N(0, I)``: parameters by reparameterisation."""
-  noise = random_like(key, posterior.mean)
-  draw = lambda m, r, e: (m + jax.nn.softplus(r) * e).astype(m.dtype)
-  return jax.tree.map(draw, posterior.mean, posterior.spread, noise)
+  """``mean + softplus(spread) * e`` with ``e ~ N(0, I)``: parameters by reparameterisation.
+
+  One flat draw, cut into leaves: a draw for each leaf compiles for twice as long on CPU.
+  """
+  noise, at, draws = jax.random.normal(key, (size(posterior.mean),)), 0, []
+  for m, r in zip(jax.tree.leaves(posterior.mean), jax.tree.leaves(posterior.spread), strict=True):
+    e = noise[at : at + m.size].reshape(m.shape)
+    draws.append((m + jax.nn.softplus(r) * e).astype(m.dtype))
+    at += m.size
+  return jax.tree.unflatten(jax.tree.structure(posterior.mean), draws)
 
 
 def mean_field_kl(posterior: MeanField, prior: MeanField):
@@ -40,6 +49,36 @@ def mean_field_kl(posterior: MeanField, prior: MeanField):
     return jnp.sum(jnp.log(s0 / s) + (jnp.square(s) + jnp.square(m - m0)) / (2 * jnp.square(s0)) - 0.5)
 
   return sum(jax.tree.leaves(jax.tree.map(one, *posterior, *prior)))
+
+
+def natural_parameters(posterior: MeanField):
+  """``(mean / s^2, -1 / (2 s^2))`` per weight, the natural parameters of the Gaussian; two trees."""
+  variance = jax.tree.map(lambda r: jnp.square(jax.nn.softplus(r)), posterior.spread)
+  first = jax.tree.map(lambda m, v: m / v, posterior.mean, variance)
+  return first, jax.tree.map(lambda v: -0.5 / v, variance)
+
+
+def natural_gradient(scale=1.0) -> optax.GradientTransformation:
+  """``scale * F^-1 g`` for gradients of a :class:`MeanField`, F the Fisher information of the Gaussian.
+
+  ``F = 1 / s^2`` for a mean and ``2 (ds/dr)^2 / s^2`` for a spread r, ``s = softplus(r)``. For a loss that is a mean
+  over N rows, ``scale = N`` makes a learning rate of 1 the step ``precision <- old precision + N h``, ``mean <- mean -
+  variance * gradient of the sum``, to first order: the mixing of natural parameters at a rate in (0, 1]. Stands before
+  SGD. Raises UsageError: scale not above 0; no ``params`` in update, or not a MeanField. Khan and Lin 2017; Tseran et
+  al. 2018.
+  """
+  check_scalar("natural_gradient", "scale", scale, above=True)
+
+  def update(updates, state, params=None):
+    if not isinstance(params, MeanField):
+      raise UsageError(f"natural_gradient: params must be a MeanField; got {type(params).__name__}")
+    square = lambda r: scale * jnp.square(jax.nn.softplus(r))
+    mean = jax.tree.map(lambda g, r: g * square(r), updates.mean, params.spread)
+    slope = lambda r: 2 * jnp.square(jax.nn.sigmoid(r))
+    spread = jax.tree.map(lambda g, r: g * square(r) / slope(r), updates.spread, params.spread)
+    return MeanField(mean, spread), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def claw_adapt(key, kernel, amount, probability, limit, temperature=0.5):

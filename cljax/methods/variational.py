@@ -1,0 +1,195 @@
+"""Mean-field Gaussian learners: the posterior of one task is the prior of the next."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import optimizers, tree
+from cljax.method import Method
+from cljax.methods.registry import Entry, Option, register
+from cljax.optimizers import MeanField
+from cljax.types import Access, Model, Spec
+
+
+def gaussian(model: Model, deviation) -> Model:
+  """The same network with a Gaussian over each parameter; its parameters are a ``MeanField``.
+
+  Training draws one set of weights for the whole batch (reparameterisation); evaluation uses the means. All standard
+  deviations start at ``deviation``. ``capture`` and ``units`` are dropped: the leaves are not what the layers hold.
+  """
+
+  def init(key):
+    params, state = model.init(key)
+    return optimizers.mean_field(params, deviation), state
+
+  def apply(params, model_state, x, *, train, key, task=None, mask=None):
+    weights = optimizers.mean_field_sample(tree.fold(key, "weights"), params) if train else params.mean
+    return model.apply(weights, model_state, x, train=train, key=key, task=task, mask=mask)
+
+  return Model(init, apply)
+
+
+def standard_prior(params: MeanField, deviation) -> MeanField:
+  """``N(0, deviation^2)`` for each parameter, the prior of the first task."""
+  return optimizers.mean_field(tree.zeros_like(params.mean), deviation)
+
+
+def averaged(model: Model, samples: int):
+  """``predict`` with the mean probability of ``samples`` draws of the weights; None (the means) where 0."""
+
+  def predict(key, learner, x, task):
+    del task
+
+    def one(i):
+      weights = optimizers.mean_field_sample(jax.random.fold_in(key, i), learner.params)
+      out, _ = model.apply(weights, learner.model_state, x, train=False, key=key, task=None, mask=None)
+      return jax.nn.log_softmax(out.logits)
+
+    return jax.nn.logsumexp(jax.lax.map(one, jnp.arange(samples)), axis=0) - jnp.log(samples)
+
+  return predict if samples else None
+
+
+def vcl(model, spec: Spec, *, strength, deviation, prior_deviation, natural: bool = False, samples: int = 0) -> Method:
+  """Variational continual learning: ``mean E_q[-log p(y | x, theta)] + strength KL(q || q_old) / N``, q mean-field.
+
+  ``q_old`` is the posterior after the last task, ``N(0, prior_deviation^2)`` in the first; N the rows of the largest
+  task; ``strength`` 1 is the bound itself. ``natural``: steps along the natural gradient of the bound (natural-gradient
+  VCL), for which SGD with a rate below about 0.05 is meant. Without coresets. Predicts with the means, or with
+  ``samples`` draws. Deviations move slowly under SGD: Adam, as in the paper, or ``natural``. Spec 3.1; Nguyen et al.,
+  2018; Tseran et al., 2018.
+  """
+
+  def term(key, params, learner, batch, outputs):
+    del key, batch, outputs
+    return strength * optimizers.mean_field_kl(params, learner.method_state) / spec.task_rows
+
+  return Method(
+    model=gaussian(model, deviation),
+    init=lambda key, learner: standard_prior(learner.params, prior_deviation),
+    terms={"kl": term},
+    transform=optimizers.natural_gradient(spec.task_rows) if natural else None,
+    end_task=lambda key, learner, task: learner._replace(method_state=tree.copy(learner.params)),
+    predict=averaged(model, samples),
+  )
+
+
+class Adaptive(NamedTuple):
+  """CLAW's parameters: the posterior, and for each kernel and output neuron ``[n]`` (empty for other leaves) the
+  amount of adaptation before ``tanh``, and the log-odds that it is adapted."""
+
+  posterior: MeanField
+  amount: Any
+  odds: Any
+
+
+class ClawState(NamedTuple):
+  prior: MeanField
+  odds: Any  # the prior's log-odds
+
+
+def _per_neuron(params, value):
+  return jax.tree.map(lambda p: jnp.full(p.shape[-1] if p.ndim > 1 else 0, value, jnp.float32), params)
+
+
+def _adapted(params: Adaptive, limit):
+  """The means with every neuron's expected adaptation: ``mean (1 + p limit tanh(amount))``."""
+  one = lambda m, a, o: m * (1 + jax.nn.sigmoid(o) * limit * jnp.tanh(a)) if m.ndim > 1 else m
+  return jax.tree.map(one, params.posterior.mean, params.amount, params.odds)
+
+
+def claw_model(model: Model, deviation, probability, limit) -> Model:
+  """:func:`gaussian` whose kernels are ``mean (1 + a b) + noise``, ``a`` Bernoulli and ``|b| <= limit`` per neuron."""
+
+  def init(key):
+    params, state = model.init(key)
+    odds = _per_neuron(params, jnp.log(probability) - jnp.log1p(-probability))
+    return Adaptive(optimizers.mean_field(params, deviation), _per_neuron(params, 0.0), odds), state
+
+  def draw(key, params: Adaptive):
+    leaves, structure = jax.tree.flatten(params.posterior.mean)
+    rest = zip(leaves, jax.tree.leaves(params.amount), jax.tree.leaves(params.odds), strict=True)
+    moved = [
+      optimizers.claw_adapt(jax.random.fold_in(key, i), m, a, jax.nn.sigmoid(o), limit) if m.ndim > 1 else m
+      for i, (m, a, o) in enumerate(rest)
+    ]
+    return params.posterior._replace(mean=jax.tree.unflatten(structure, moved))
+
+  def apply(params, model_state, x, *, train, key, task=None, mask=None):
+    if train:
+      weights = optimizers.mean_field_sample(tree.fold(key, "weights"), draw(tree.fold(key, "adapt"), params))
+    else:
+      weights = _adapted(params, limit)
+    return model.apply(weights, model_state, x, train=train, key=key, task=task, mask=mask)
+
+  return Model(init, apply)
+
+
+def bernoulli_kl(odds, prior_odds):
+  """``KL(Bernoulli(sigmoid(odds)) || Bernoulli(sigmoid(prior_odds)))`` in nats, summed over two equal trees."""
+
+  def one(o, q):
+    p, log = jax.nn.sigmoid(o), jax.nn.log_sigmoid
+    return jnp.sum(p * (log(o) - log(q)) + (1 - p) * (log(-o) - log(-q)))
+
+  return sum(jax.tree.leaves(jax.tree.map(one, odds, prior_odds)))
+
+
+def claw(model, spec: Spec, *, strength, deviation, prior_deviation, probability, limit) -> Method:
+  """CLAW: VCL whose neurons each learn whether, and by which share up to ``limit``, to adapt: ``w = mean (1 + a b)``.
+
+  Bound: as ``vcl``, with ``KL(a || a_old)`` added, a relaxed Bernoulli that starts at ``probability``. When a task
+  ends, the expected adaptation goes into the means, which become the prior, and adaptation starts at 0 again; outputs
+  do not change by that. ``limit`` 0 is VCL. Deviation: one fixed ``limit`` in place of a learned one, since ``limit
+  tanh(amount)`` is learned for each neuron anyway. The whole method is UNVERIFIED. Spec 8.8; Adel et al., 2020.
+  """
+
+  def init(key, learner):
+    del key
+    params = learner.params
+    return ClawState(standard_prior(params.posterior, prior_deviation), tree.copy(params.odds))
+
+  def term(key, params, learner, batch, outputs):
+    del key, batch, outputs
+    state = learner.method_state
+    divergence = optimizers.mean_field_kl(params.posterior, state.prior) + bernoulli_kl(params.odds, state.odds)
+    return strength * divergence / spec.task_rows
+
+  def end_task(key, learner, task):
+    del key, task
+    posterior = learner.params.posterior._replace(mean=_adapted(learner.params, limit))
+    params = learner.params._replace(posterior=posterior, amount=tree.zeros_like(learner.params.amount))
+    return learner._replace(params=params, method_state=ClawState(tree.copy(posterior), tree.copy(params.odds)))
+
+  return Method(
+    model=claw_model(model, deviation, probability, limit), init=init, terms={"kl": term}, end_task=end_task
+  )
+
+
+GAUSSIAN = {"strength": Option(1.0, 0), "deviation": Option(0.05, 1e-6), "prior_deviation": Option(1.0, 1e-6)}
+
+register(
+  "vcl",
+  Entry(
+    vcl,
+    {**GAUSSIAN, "natural": Option(False), "samples": Option(0, 0)},
+    Access(task_boundaries=True),
+    "Nguyen et al. 2018",
+    test={"strength": 0.1},
+    first_task_plain=False,
+  ),
+)
+register(
+  "claw",
+  Entry(
+    claw,
+    {**GAUSSIAN, "probability": Option(0.5, 1e-3, 0.999), "limit": Option(0.5, 0)},
+    Access(task_boundaries=True),
+    "Adel et al. 2020",
+    test={"strength": 0.1},
+    first_task_plain=False,
+  ),
+)
