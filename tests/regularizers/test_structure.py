@@ -97,3 +97,13 @@ def test_wasserstein_matches_sorted_values(seed):
   assert float(R.wasserstein_penalty(shuffled, start)) == 0
   pull, _ = tx.update(jax.tree.map(jnp.zeros_like, theta), tx.init(start), shuffled)
   assert all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves(pull))
+
+
+def test_wasserstein_treats_equal_weights_alike():
+  """Ties share the mean of their partners: the sum over a tie is that of any assignment, negative values included."""
+  start = {"k": jnp.array([-3.0, -1.0, 0.5, 1.0, 4.0])}
+  theta = {"k": jnp.array([2.0, -5.0, 2.0, 0.0, -5.0])}
+  tx = R.wasserstein(0.5)
+  pull, _ = tx.update(jax.tree.map(jnp.zeros_like, theta), tx.init(start), theta)
+  partners = np.array([2.5, -2.0, 2.5, 0.5, -2.0])
+  np.testing.assert_allclose(pull["k"], np.asarray(theta["k"]) - partners, rtol=1e-6)
