@@ -20,27 +20,40 @@ METRICS = {
   "bwt": "BWT",
   "fwt": "FWT",
   "forgetting": "forgetting",
+  "never_learned": "ACC never learned",
   "acc_after_last_event": "ACC after last event",
 }
-SCENARIOS = {"class": "class-incremental", "task": "task-incremental", "domain": "domain-incremental"}
+SCENARIOS = {
+  "class": "class-incremental",
+  "task": "task-incremental",
+  "domain": "domain-incremental",
+  "si_blurry": "class-incremental (Si-Blurry)",
+  "i_blurry": "class-incremental (i-Blurry)",
+  "scole": "class-incremental (SCoLe)",
+}
 
 
 def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
   """Metrics over seeds of an accuracy matrix ``[S, E+1, T]`` whose row 0 comes before the first event.
 
-  ACC, BWT, FWT, forgetting and average incremental accuracy are taken over the rows after Learn events; where there are
-  Forget events, ``acc_after_last_event`` is the mean of the last row of all.
+  ACC, BWT, FWT, forgetting and average incremental accuracy are taken over the rows after Learn events, by
+  :func:`cljax.metrics.over_events` where tasks come back or are never learned; where there are Forget events,
+  ``acc_after_last_event`` is the mean of the last row of all.
   """
   accuracy = np.asarray(accuracy)
   learn = [i + 1 for i, e in enumerate(events) if e["kind"] == "learn"]
+  learned = [e["task"] for e in events if e["kind"] == "learn"]
   R = accuracy[:, learn]
-  values = {
-    "acc": metrics.average_accuracy(R),
-    "average_incremental_accuracy": metrics.average_incremental_accuracy(R),
-    "bwt": metrics.backward_transfer(R),
-    "fwt": metrics.forward_transfer(R, accuracy[:, 0]),
-    "forgetting": metrics.forgetting(R),
-  }
+  if learned == list(range(accuracy.shape[-1])):
+    values = {
+      "acc": metrics.average_accuracy(R),
+      "average_incremental_accuracy": metrics.average_incremental_accuracy(R),
+      "bwt": metrics.backward_transfer(R),
+      "fwt": metrics.forward_transfer(R, accuracy[:, 0]),
+      "forgetting": metrics.forgetting(R),
+    }
+  else:
+    values = metrics.over_events(R, learned, accuracy[:, 0])
   if len(learn) < len(events):
     values["acc_after_last_event"] = accuracy[:, -1].mean(-1)
   return {k: metrics.summarize(v) for k, v in values.items()}
@@ -191,6 +204,7 @@ def summary(result: Mapping[str, Any]) -> str:
     "bwt": "backward transfer",
     "fwt": "forward transfer",
     "forgetting": "forgetting",
+    "never_learned": "final accuracy, tasks never learned",
     "acc_after_last_event": "accuracy after the last event",
   }
   lines = [(names[k], percent(m)) for k, m in _all_metrics(result).items()]

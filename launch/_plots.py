@@ -21,6 +21,9 @@ def _pyplot():
   return pyplot
 
 
+MOST_CELLS = 26  # rows or columns of a matrix that still get a number in each cell
+
+
 def _event_names(events: Sequence[Mapping[str, Any]]) -> list[str]:
   """A label for each row of the matrix: 'start', then '0', '1', ... for tasks and 'forget class 3' and the like."""
   names = ["start"]
@@ -38,16 +41,18 @@ def _event_names(events: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _heatmap(axes, matrix, events, heading: str, size: float):
-  """Draws one matrix ``[E+1, T]`` of fractions, in percent, with a number in each cell."""
+  """Draws one matrix ``[E+1, T]`` of fractions, in percent, with a number in each cell where they are not too many."""
   image = axes.imshow(100 * matrix, vmin=0, vmax=100, cmap="viridis", aspect="auto")
   rows, columns = matrix.shape
-  for r in range(rows):
+  crowded = rows > MOST_CELLS or columns > MOST_CELLS
+  for r in range(0 if crowded else rows):
     for c in range(columns):
       value = 100 * matrix[r, c]
       axes.text(c, r, f"{value:.0f}", ha="center", va="center", fontsize=size, color="white" if value < 60 else "black")
   names = _event_names(events)
-  axes.set_xticks(range(columns), [str(c) for c in range(columns)])
-  axes.set_yticks(range(rows), names)
+  across, down = (range(0, n, -(-n // MOST_CELLS)) for n in (columns, rows))
+  axes.set_xticks(across, [str(c) for c in across])
+  axes.set_yticks(down, [names[r] for r in down])
   axes.set_xlabel("accuracy on task")
   axes.set_ylabel(
     "after learning task" if all(e["kind"] == "learn" for e in events) else "after learning task, or event"
@@ -78,6 +83,7 @@ def accuracy_matrix(result: Mapping[str, Any], path) -> None:
   """``accuracy_matrix.png`` of one run: mean over seeds, a row after each event; task-masked beside it where it is."""
   panels = _matrices(result)
   rows, columns = panels[0][1].shape
+  columns, rows = min(columns, MOST_CELLS), min(rows, MOST_CELLS)
   width, height = max(3.6, 0.5 * columns + 1.2), max(2.8, 0.42 * rows + 1.0)
   figure, axes = _pyplot().subplots(
     1, len(panels), figsize=(width * len(panels) + 0.8, height), squeeze=False, layout="constrained"
@@ -110,7 +116,7 @@ def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path
   columns = min(4, max(2, len(shown)))
   grid = -(-len(shown) // columns)
   rows, tasks = np.shape(results[shown[0]]["accuracy_matrix"])[1:]
-  cell = max(2.2, 0.3 * rows + 0.9)
+  cell = max(2.2, 0.3 * min(rows, MOST_CELLS) + 0.9)
   figure = pyplot.figure(figsize=(3.7 * columns, 4.0 + (cell + 0.2) * grid), layout="constrained")
   top, bottom = figure.subfigures(2, 1, height_ratios=[4.0, (cell + 0.2) * grid])
   curve, bars = top.subplots(1, 2)
@@ -151,10 +157,14 @@ def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path
 def _curve(axes, result, label, color, n: int, count: int) -> None:
   """Mean accuracy over the tasks learned so far, after each event, with its standard error."""
   matrix = np.asarray(result["accuracy_matrix"], float)[:, 1:]
-  learned = np.cumsum([e["kind"] == "learn" for e in result["events"]])
-  so_far = 100 * np.stack([matrix[:, i, :k].mean(-1) for i, k in enumerate(learned)], 1)
+  met: list[list[int]] = [[]]
+  for event in result["events"]:
+    met.append(met[-1] + [event["task"]] if event["kind"] == "learn" and event["task"] not in met[-1] else met[-1])
+  so_far = 100 * np.stack([matrix[:, i, tasks].mean(-1) for i, tasks in enumerate(met[1:])], 1)
   error = so_far.std(0, ddof=1) / np.sqrt(len(so_far)) if len(so_far) > 1 else None
   # A small shift keeps error bars of methods that agree apart.
   x = np.arange(so_far.shape[1]) + 0.2 * (n / max(1, count - 1) - 0.5)
   axes.errorbar(x, so_far.mean(0), yerr=error, label=label, color=color, marker="o", markersize=3, capsize=2)
-  axes.set_xticks(range(so_far.shape[1]), _event_names(result["events"])[1:], fontsize=8)
+  names, count = _event_names(result["events"])[1:], so_far.shape[1]
+  shown = range(0, count, -(-count // MOST_CELLS))
+  axes.set_xticks(shown, [names[i] for i in shown], fontsize=8)

@@ -38,6 +38,7 @@ from cljax.metrics.mechanism import (
   mean_curvature,
   sharpness,
 )
+from cljax.metrics.recurring import over_events
 from cljax.metrics.stability_gap import (
   feature_drift,
   learning_curve_area,
@@ -83,6 +84,7 @@ __all__ = [
   "minimum_accuracy",
   "model_size_efficiency",
   "netscore",
+  "over_events",
   "positive_backward_transfer",
   "recall",
   "recognition",

@@ -6,14 +6,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.streams.blurry import blurry_rows, occurring
 from cljax.streams.noise import corrupt
+from cljax.streams.recurring import drawn_subsets
 from cljax.streams.relabel import permuted_labels, random_labels
 from cljax.streams.requests import parse_forget, resolve
-from cljax.streams.rows import balanced, check_order, class_groups, held_out, of_classes, thin
+from cljax.streams.rows import balanced, check_edge, check_order, class_groups, held_rows, of_classes, thin
 from cljax.streams.views import View, identity, permuted, rotated
 from cljax.types import Forget, Learn, UsageError
 
-KINDS = ("class", "task", "domain", "group", "permuted", "rotated", "label_permuted", "label_random")
+KINDS = (
+  "class", "task", "domain", "group", "permuted", "rotated", "label_permuted", "label_random", "si_blurry", "i_blurry",
+  "scole",
+)  # fmt: skip
 
 
 class Stream(NamedTuple):
@@ -77,20 +82,30 @@ def build(
   order=(),
   label_noise=(),
   input_noise=(),
+  disjoint: int = 50,
+  blurry: int = 10,
+  class_weights=(),
 ) -> Stream:
   """Splits a dataset into a stream of ``tasks`` tasks.
 
-  ``kind``: ``'class'`` (class-incremental: one head, task unknown at test), ``'task'`` (task-incremental: the same
-  split, the task's classes known), ``'domain'`` (the same split, labels are positions within the task), ``'group'``
-  (one domain for each dataset group), ``'permuted'`` and ``'rotated'`` (all classes in every task; ``angles`` in
-  degrees, default evenly spaced over 180); the same rows in every task, to measure plasticity over hundreds of tasks:
-  ``'label_permuted'`` (each task renames the classes by a permutation of its own) and ``'label_random'`` (each task
-  draws a label for each row; tested on the rows it trains on, no validation rows: random labels can be learned by
-  heart only). ``classes_per_task``: an int or a list; default: an even split.
+  ``kind``, over the classes: ``'class'`` (class-incremental: one head, task unknown at test), ``'task'``
+  (task-incremental: the same split, the task's classes known), ``'domain'`` (the same split, labels are positions
+  within the task). Over the inputs, all classes in every task: ``'group'`` (one domain for each dataset group),
+  ``'permuted'`` and ``'rotated'`` (``angles`` in degrees, default evenly spaced over 180). The same rows in every task,
+  to measure plasticity over hundreds of tasks: ``'label_permuted'`` (each task renames the classes by a permutation of
+  its own) and ``'label_random'`` (each task draws a label for each row; tested on the rows it trains on, no validation
+  rows: random labels can be learned by heart only). Blurry borders (:func:`blurry_rows`): ``'si_blurry'`` and
+  ``'i_blurry'``, ``disjoint`` percent of the classes in one task only, ``blurry`` percent of the others' rows anywhere;
+  a task is tested on all classes that it holds rows of. ``'scole'`` (:func:`drawn_subsets`): ``tasks`` events, each of
+  ``classes_per_task`` (an int, default 2) classes drawn anew by ``class_weights``; the softmax is over the task's
+  classes unless ``active`` says otherwise; a last task, never learned, is the whole test set.
+
+  ``classes_per_task``: an int or a list; default: an even split.
   ``class_order``: a list of classes, an int seed, or None for 0, 1, 2, ... ``task_fractions``: share of its training
   rows that each task keeps, for uneven tasks. ``validation``: share of the training rows of each class held out for
   selection. ``active``: classes in the training softmax, ``'all'``, ``'seen'`` or ``'task'``; default ``'task'`` for
-  kind ``'task'``, else ``'all'``. ``forget``: text of :func:`parse_forget`, or a list of ``(after_tasks, Forget)``.
+  kinds ``'task'`` and ``'scole'``, else ``'all'``. ``forget``: text of :func:`parse_forget`, or a list of
+  ``(after_tasks, Forget)``.
   ``rows``: use only so many training rows of the dataset, and at most as many test rows, balanced by class (0: all).
   ``order``: the tasks in the order in which they are learned, such as ``(0, 1, 0, 2)`` to come back to the first;
   default: each once. ``label_noise`` (share of labels replaced by another of the task's classes) and ``input_noise``
@@ -103,35 +118,65 @@ def build(
     raise UsageError(f"stream.tasks: got {tasks!r}; expected an integer of at least 1")
   if not isinstance(rows, int) or rows < 0:
     raise UsageError(f"stream.rows: got {rows!r}; expected an integer of at least 0 (0: all)")
-  if not 0 <= validation < 1:
-    raise UsageError(f"stream.validation: got {validation}; expected 0 <= validation < 1")
-  active = active or ("task" if kind == "task" else "all")
-  if active not in ("all", "seen", "task"):
-    raise UsageError(f"stream.active: unknown {active!r}; allowed: all, seen, task")
-  order = check_order(order, tasks, active)
+  active = active or ("task" if kind in ("task", "scole") else "all")
+  check_edge(validation, active)
   if kind == "label_random" and np.any(label_noise):
     raise UsageError("stream.label_noise: the labels of kind 'label_random' are random already")
+  if kind == "scole" and len(order):
+    raise UsageError(f"stream.order: got {list(order)}; scole draws the order of its tasks")
+  order = check_order(order, tasks)
   pool, test_pool = (balanced(part.y, rows, seed) for part in (dataset.train, dataset.test))
   validation = 0.0 if kind == "label_random" else validation
-  held = np.zeros(len(dataset.train.y), bool)
-  held[pool] = held_out(dataset.train.y[pool], validation, seed)
   if kind in ("class", "task", "domain"):
-    layout = _split(
-      dataset, kind, pool, test_pool, class_groups(dataset.num_classes, tasks, classes_per_task, class_order)
+    groups = class_groups(dataset.num_classes, tasks, classes_per_task, class_order)
+    layout = _split(dataset, kind, pool, test_pool, groups)
+  elif kind == "scole":
+    groups, order = drawn_subsets(dataset.num_classes, tasks, classes_per_task, class_weights, seed)
+    layout = _split(dataset, kind, pool, test_pool, groups)
+    whole = np.arange(dataset.num_classes, dtype=np.int32)
+    layout = layout._replace(
+      train=[*layout.train, pool],
+      test=[*layout.test, test_pool],
+      labels=np.concatenate([layout.labels, whole[None]]),
     )
+  elif kind in ("si_blurry", "i_blurry"):
+    keep = ~held_rows(dataset.train.y, pool, validation, seed)
+    mine = blurry_rows(
+      dataset.train.y, pool, keep, dataset.num_classes, tasks, disjoint, blurry, kind == "si_blurry", seed
+    )
+    labels = occurring(dataset.train.y, mine, dataset.num_classes)
+    test = [of_classes(dataset.test.y, test_pool, np.flatnonzero(row >= 0)) for row in labels]
+    layout = Layout(dataset, mine, test, labels, dataset.num_classes, identity())
   elif kind == "group":
     layout = _groups(dataset, pool, test_pool, tasks)
   else:
     layout = _shared(dataset, kind, pool, test_pool, tasks, angles, seed)
+  again = f" in {len(order)} events" if kind != "scole" and len(order) > tasks else ""
+  return assemble(
+    f"{dataset.name}/{kind}/{tasks}{again}", layout, order, pool=pool, validation=validation, seed=seed, forget=forget,
+    active=active, task_id_given=kind == "task", task_fractions=task_fractions, label_noise=label_noise,
+    input_noise=input_noise,
+  )  # fmt: skip
+
+
+def assemble(
+  name: str, layout: Layout, order, *, validation: float, active: str, seed: int, forget="", pool=None,
+  task_id_given: bool = False, task_fractions=(), label_noise=(), input_noise=(),
+) -> Stream:  # fmt: skip
+  """A stream from a layout: holds validation rows out, thins and corrupts what is trained on, places Forget events."""
+  if active == "seen" and len(set(order)) < len(order):
+    raise UsageError("stream.active: 'seen' counts tasks upwards, but here tasks come back; allowed: all, task")
+  y = layout.dataset.train.y
+  held = held_rows(y, np.arange(len(y)) if pool is None else pool, validation, seed)
   train, val = _each(layout.train, lambda r: r[~held[r]]), _each(layout.train, lambda r: r[held[r]])
-  train = thin(train, task_fractions, seed)
+  train = [rows if t in order else rows[:0] for t, rows in enumerate(thin(train, task_fractions, seed))]
   for t, mine in enumerate(train):
-    if not len(mine) or not len(layout.test[t]):
+    if (not len(mine) and t in order) or not len(layout.test[t]):
       raise UsageError(
         f"stream: task {t} has {len(mine)} training and {len(layout.test[t])} test rows; both must be positive"
       )
   stream = Stream(
-    f"{dataset.name}/{kind}/{tasks}",
+    name,
     corrupt(layout.dataset, train, layout.labels, label_noise, input_noise, seed),
     tuple(Learn(t) for t in order),
     tuple(train),
@@ -141,7 +186,7 @@ def build(
     layout.view,
     layout.num_classes,
     active,
-    kind == "task",
+    task_id_given,
   )
   return with_forget(stream, forget)
 

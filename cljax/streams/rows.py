@@ -24,7 +24,14 @@ def of_classes(y, pool, classes) -> np.ndarray:
   return pool[np.isin(y[pool], classes)]
 
 
-def check_order(order, tasks: int, active: str) -> list[int]:
+def check_edge(validation: float, active: str) -> None:
+  if not 0 <= validation < 1:
+    raise UsageError(f"stream.validation: got {validation}; expected 0 <= validation < 1")
+  if active not in ("all", "seen", "task"):
+    raise UsageError(f"stream.active: unknown {active!r}; allowed: all, seen, task")
+
+
+def check_order(order, tasks: int) -> list[int]:
   """The tasks in the order in which they are learned; each at least once, first met in the order 0, 1, 2, ...
 
   Methods count tasks, so a task's number has to be that of the tasks met before it.
@@ -37,8 +44,6 @@ def check_order(order, tasks: int, active: str) -> list[int]:
     raise UsageError(
       f"stream.order: got {order}; expected each of the tasks 0..{tasks - 1}, first met in that order, such as 0,1,0,2"
     )
-  if active == "seen" and len(order) > tasks:
-    raise UsageError("stream.active: 'seen' counts tasks upwards, and stream.order comes back; allowed: all, task")
   return [int(t) for t in order]
 
 
@@ -68,12 +73,14 @@ def class_groups(total: int, tasks: int, classes_per_task, class_order) -> list[
   return np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
 
 
-def held_out(y, share, seed) -> np.ndarray:
-  """[N] bool: the validation rows, the same share of each class, fixed by the seed."""
+def held_rows(y, pool, share: float, seed: int) -> np.ndarray:
+  """[N] bool: the validation rows, the same share of each class of ``pool``, fixed by the seed."""
   held = np.zeros(len(y), bool)
+  if not share:
+    return held
   rng = np.random.default_rng(np.random.SeedSequence([seed, 0x7A11D]))
-  order = rng.permutation(len(y))
-  for c in np.unique(y):
+  order = pool[rng.permutation(len(pool))]
+  for c in np.unique(y[pool]):
     rows = order[y[order] == c]
     held[rows[: round(share * len(rows))]] = True
   return held

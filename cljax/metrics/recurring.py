@@ -1,0 +1,49 @@
+"""The accuracy matrix where tasks come back: any sequence of Learn events, not one event for each task.
+
+``R [..., E, T]`` is the accuracy on task ``i`` after the ``e``-th Learn event, which learned task ``learned[e]``. For
+``learned = 0, 1, ..., T-1`` every number is that of :mod:`cljax.metrics.matrix`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cljax.types import UsageError
+
+
+def over_events(R, learned, baseline) -> dict[str, np.ndarray]:
+  """The metrics of the matrix over events; ``baseline [..., T]`` is the accuracy before the first.
+
+  With ``first(i)`` and ``last(i)`` the first and last event that learned task ``i``, and ``E`` the last event:
+  ``acc = mean_i R[E, i]``; ``average_incremental_accuracy``: the mean over events of the mean over tasks met so far;
+  ``bwt = mean_i R[E, i] - R[last(i), i]`` and ``forgetting = mean_i max_{e<E} R[e, i] - R[E, i]`` over the tasks but
+  the one learned at E; ``fwt = mean_i R[first(i) - 1, i] - baseline[i]`` over the tasks but the first. Tasks that no
+  event learned stay out of all these; their mean ``R[E, i]`` is ``never_learned``, present where there are some. NaN
+  where no task is left. Raises UsageError for other shapes, a task number outside 0..T-1 and NaN.
+  """
+  R, b, learned = np.asarray(R, np.float64), np.asarray(baseline, np.float64), list(learned)
+  if R.ndim < 2 or R.shape[-2] != len(learned) or not learned:
+    raise UsageError(f"R: has shape {R.shape}; expected [..., {len(learned)}, T], one row after each Learn event")
+  if b.shape != (*R.shape[:-2], R.shape[-1]) or np.isnan(R).any() or np.isnan(b).any():
+    raise UsageError(
+      f"baseline: has shape {b.shape}; expected {(*R.shape[:-2], R.shape[-1])}, and no NaN in it or in R"
+    )
+  if min(learned) < 0 or max(learned) >= R.shape[-1]:
+    raise UsageError(f"learned: got tasks {min(learned)}..{max(learned)}; expected 0..{R.shape[-1] - 1}")
+  tasks = list(dict.fromkeys(learned))  # in the order first met
+  first = np.asarray([learned.index(i) for i in tasks])
+  last = np.asarray([len(learned) - 1 - learned[::-1].index(i) for i in tasks])
+  end, before = R[..., -1, :], np.concatenate([b[..., None, :], R], -2)
+  old = [k for k, i in enumerate(tasks) if i != learned[-1]]
+  later = list(range(1, len(tasks)))
+  mean = lambda parts: np.mean(parts, 0) if parts else np.full(R.shape[:-2], np.nan)
+  met = [R[..., e, list(dict.fromkeys(learned[: e + 1]))].mean(-1) for e in range(len(learned))]
+  out = {
+    "acc": end[..., tasks].mean(-1),
+    "average_incremental_accuracy": np.mean(met, 0),
+    "bwt": mean([end[..., tasks[k]] - R[..., last[k], tasks[k]] for k in old]),
+    "fwt": mean([before[..., first[k], tasks[k]] - b[..., tasks[k]] for k in later]),
+    "forgetting": mean([R[..., :-1, tasks[k]].max(-1) - end[..., tasks[k]] for k in old]),
+  }
+  rest = [i for i in range(R.shape[-1]) if i not in tasks]
+  return {**out, "never_learned": end[..., rest].mean(-1)} if rest else out

@@ -1,0 +1,82 @@
+"""A stream from rows that carry a time: earlier rows are learned before later ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cljax.streams.blurry import occurring
+from cljax.streams.build import Layout, Stream, assemble
+from cljax.streams.rows import check_edge
+from cljax.streams.views import identity
+from cljax.types import UsageError
+
+
+def from_timestamps(
+  x,
+  y,
+  time,
+  *,
+  tasks: int = 5,
+  boundaries=(),
+  test_fraction: float = 0.2,
+  validation: float = 0.1,
+  active: str = "all",
+  seed: int = 0,
+  forget="",
+  name: str = "timestamps",
+) -> Stream:
+  """Tasks by time: ``x [N, ...]`` (uint8 or float), labels ``y [N]`` of 0..C-1, ``time [N]`` numbers or datetime64.
+
+  Task ``t`` holds ``boundaries[t-1] <= time < boundaries[t]``; ``boundaries`` are given, ascending, or the quantiles
+  that split the rows into ``tasks`` parts as equal as ties allow (rows of one time stay together). ``test_fraction`` of
+  each class of each task is its test data, at least one row where there are two. Row ids are positions in ``x``, so
+  that ``cljax.Forget(ids=...)`` names the caller's own rows. Raises UsageError for lengths that differ, times that are
+  not finite, boundaries that do not ascend, and a task without rows.
+  """
+  from cljax.data import types as data
+
+  x, y, time = np.asarray(x), np.asarray(y), np.asarray(time)
+  x = x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x
+  if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or not len(y) or y.min() < 0:
+    raise UsageError(f"y: is {y.dtype}{list(y.shape)}; expected integers [N] of at least 0")
+  for what, array in (("x", x), ("time", time)):
+    if len(array) != len(y) or (what == "time" and array.ndim != 1):
+      raise UsageError(f"{what}: has shape {array.shape}; y has {len(y)} rows")
+  check_edge(validation, active)
+  if not 0 < test_fraction < 1:
+    raise UsageError(f"test_fraction: got {test_fraction}; expected a number between 0 and 1")
+  when, cuts = _numbers("time", time), np.asarray(boundaries)
+  if cuts.size:
+    cuts = _numbers("boundaries", cuts.astype(time.dtype) if time.dtype.kind == "M" else cuts)
+    if cuts.ndim != 1 or (np.diff(cuts) <= 0).any():
+      raise UsageError(f"boundaries: got {list(boundaries)}; expected times that ascend")
+  else:
+    if not isinstance(tasks, int) or tasks < 1:
+      raise UsageError(f"tasks: got {tasks!r}; expected an integer of at least 1")
+    # The value at the rank, not an interpolated one: 64-bit integer times would lose digits as floats.
+    cuts = np.sort(when)[[-(-len(when) * k // tasks) for k in range(1, tasks)]]
+  task = np.searchsorted(cuts, when, side="right")
+  classes, count = int(y.max()) + 1, len(cuts) + 1
+  in_test = data.held_out(task * classes + y, test_fraction, seed)
+  learned, tested = (
+    data.split(x[rows], y[rows])._replace(id=rows.astype(np.int32)) for rows in map(np.flatnonzero, (~in_test, in_test))
+  )
+  dataset = data.dataset(name, learned, tested, [str(c) for c in range(classes)])
+  train, test = ([np.flatnonzero(task[part.id] == t) for t in range(count)] for part in (learned, tested))
+  labels = occurring(y, [np.flatnonzero(task == t) for t in range(count)], classes)
+  layout = Layout(dataset, train, test, labels, classes, identity())
+  return assemble(f"{name}/time/{count}", layout, range(count), validation=validation, active=active, seed=seed,
+                  forget=forget)  # fmt: skip
+
+
+def _numbers(what: str, values) -> np.ndarray:
+  """Times as integers or floats that sort as they do."""
+  if values.dtype.kind == "M":
+    missing, values = np.isnat(values).any(), values.astype("datetime64[ns]").astype(np.int64)
+  elif values.dtype.kind in "iuf":
+    missing = not np.isfinite(values).all()
+  else:
+    raise UsageError(f"{what}: dtype is {values.dtype}; expected numbers or datetime64")
+  if missing:
+    raise UsageError(f"{what}: holds a value that is not finite")
+  return values
