@@ -92,6 +92,57 @@ def run(
   >>> result.predict(stream.dataset.test.x[:4]).shape
   (4, 10)
   """
+  prepared = prepare(
+    stream, model, method, hyper, forget=forget, forget_hyper=forget_hyper, optimizer=optimizer,
+    optimizer_options=optimizer_options, training=training, options=options, seeds=seeds, population=population,
+    config=config, devices=devices,
+  )  # fmt: skip
+  return prepared.run(workdir, report, stop)
+
+
+class Prepared(NamedTuple):
+  """A run whose data is on the device; its programs are compiled as they are first needed, and kept.
+
+  ``run(workdir=None, report=None, stop=None) -> RunResult`` runs it from its beginning, or from what ``workdir`` holds;
+  as often as one likes, to the same bits.
+  """
+
+  setup: Setup
+  config: Mapping[str, Any]
+  result: Callable  # State -> RunResult
+
+  def run(self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None) -> RunResult:
+    report = report or (lambda message: None)
+    writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
+    state = _resume(self.setup, writer, self.config, report) if writer else None
+    state = begin(self.setup) if state is None else state
+    hooks = Hooks(_saver(self.setup, writer, self.config), report, stop or (lambda: False))
+    try:
+      state = execute(self.setup, state, hooks)
+    finally:
+      if writer:
+        writer.close()
+    return self.result(state)
+
+
+def prepare(
+  stream,
+  model: Model,
+  method: str | Callable = "finetune",
+  hyper: Mapping[str, Any] | None = None,
+  *,
+  forget: str = "",
+  forget_hyper: Mapping[str, Any] | None = None,
+  optimizer: str | optax.GradientTransformation | Callable = "sgd",
+  optimizer_options: Mapping[str, Any] | None = None,
+  training: recipe.Recipe = recipe.Recipe(),
+  options: Options = Options(),
+  seeds: int | Sequence[int] = 1,
+  population: Sequence[Member] | None = None,
+  config: Mapping[str, Any] | None = None,
+  devices=None,
+) -> Prepared:
+  """All that :func:`run` does before its first step, with the same arguments: for runs that are repeated or timed."""
   make_method, hyper_values = method_of(method, hyper or {}, forget, forget_hyper or {})
   make_optimizer, optimizer_values = optimizer_of(optimizer, dict(optimizer_options or {}))
   values = {**hyper_values, **optimizer_values}
@@ -100,17 +151,9 @@ def run(
   if config is None:
     config = _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values)
   config = {**config, "members": [[m.seed, dict(m.hyper)] for m in members]}
-  report = report or (lambda message: None)
-  writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
-  state = _resume(built, writer, config, report) if writer else None
-  state = begin(built) if state is None else state
-  hooks = Hooks(_saver(built, writer, config), report, stop or (lambda: False))
-  try:
-    state = execute(built, state, hooks)
-  finally:
-    if writer:
-      writer.close()
-  return _result(built, state, stream, model, make_method, make_optimizer, training)
+  return Prepared(
+    built, config, lambda state: _result(built, state, stream, model, make_method, make_optimizer, training)
+  )
 
 
 def _seeds(seeds) -> list[int]:
@@ -287,4 +330,4 @@ def predictor(stream, model, spec, make_method, make_optimizer, training, values
   return predict
 
 
-__all__ = ["Member", "Options", "RunResult", "run"]
+__all__ = ["Member", "Options", "Prepared", "RunResult", "prepare", "run"]

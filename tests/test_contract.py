@@ -10,11 +10,16 @@ import pytest
 from bench import BATCH, Bench, assert_near, assert_same
 
 import cljax
-from cljax import methods, streams
+from cljax import engine, methods, streams
 
 NAMES = sorted(methods.METHODS)
 LEARN = [n for n in NAMES if not methods.METHODS[n].access.prefix]
 FORGET = [n for n in NAMES if methods.METHODS[n].access.forgets]
+
+
+def each(names):
+  """One test for each method; those of a method share a worker, so that its programs are built once."""
+  return pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in names])
 
 
 OPTIONS = cljax.Options(chunk_steps=2)  # one shape for every run here, so that programs are compiled once
@@ -25,9 +30,10 @@ def stream_for(name, request):
   return request.getfixturevalue(kind)
 
 
-def run(name, stream, model, **kwargs):
+def prepare(name, stream, model, **kwargs):
   training = cljax.Recipe(batch_size=BATCH, epochs=2)
-  return cljax.run(stream, model, name, methods.METHODS[name].test, training=training, options=OPTIONS, **kwargs)
+  arguments = {"training": training, "options": OPTIONS, **kwargs}
+  return engine.prepare(stream, model, name, methods.METHODS[name].test, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -45,32 +51,32 @@ def bench(request, small_model):
 
 
 @pytest.fixture(scope="module")
-def single(request, small_model):
-  """One-seed runs by method name, run once each."""
+def prepared(request, small_model):
+  """Two-seed runs by method name, compiled once each."""
   made = {}
 
   def get(name):
     if name not in made:
-      made[name] = run(name, stream_for(name, request), small_model, seeds=[1])
+      made[name] = prepare(name, stream_for(name, request), small_model, seeds=2)
     return made[name]
 
   return get
 
 
 @pytest.fixture(scope="module")
-def finished(request, small_model):
-  """Two-seed runs by method name, run once each."""
+def finished(prepared):
+  """Their results, run once each."""
   made = {}
 
   def get(name):
     if name not in made:
-      made[name] = run(name, stream_for(name, request), small_model, seeds=2)
+      made[name] = prepared(name).run()
     return made[name]
 
   return get
 
 
-@pytest.mark.parametrize("name", LEARN)
+@each(LEARN)
 def test_entry_is_documented(name):
   entry = methods.METHODS[name]
   assert entry.reference
@@ -79,7 +85,7 @@ def test_entry_is_documented(name):
     assert key in entry.options
 
 
-@pytest.mark.parametrize("name", LEARN)
+@each(LEARN)
 def test_runs_in_one_compilation(name, finished):
   result = finished(name)
   assert result.compilations["chunk"] == 1
@@ -90,7 +96,7 @@ def test_runs_in_one_compilation(name, finished):
   assert result.task_accuracy[:, -1, -1].mean() > 0.6
 
 
-@pytest.mark.parametrize("name", LEARN)
+@each(LEARN)
 def test_carry_is_stable(name, bench):
   bench = bench(name)
   learner = jax.eval_shape(bench.parts.init, jax.random.key(0))
@@ -105,14 +111,15 @@ def test_carry_is_stable(name, bench):
       assert shapes(ended) == shapes(learner)
 
 
-@pytest.mark.parametrize("name", LEARN)
-def test_population_equals_single_runs(name, finished, single):
-  """lax.map over seeds against a run of one seed: to the bit."""
-  assert single(name).params_sha256[0] == finished(name).params_sha256[1]
-  np.testing.assert_array_equal(single(name).accuracy[0], finished(name).accuracy[1])
+@each(["derpp", "ewc", "gpm", "lwf", "supsup"])
+def test_population_equals_single_runs(name, finished, request, small_model):
+  """lax.map over seeds against a run of one seed, to the bit: a property of the engine, tried on each kind of state."""
+  single = prepare(name, stream_for(name, request), small_model, seeds=[1]).run()
+  assert single.params_sha256[0] == finished(name).params_sha256[1]
+  np.testing.assert_array_equal(single.accuracy[0], finished(name).accuracy[1])
 
 
-@pytest.mark.parametrize("name", LEARN)
+@each(LEARN)
 def test_vmap_equals_loop(name, bench):
   """The accelerator's strategy (vmap) against single members, to float tolerance."""
   bench = bench(name)
@@ -124,7 +131,7 @@ def test_vmap_equals_loop(name, bench):
     assert_near(jax.tree.map(lambda a, i=i: a[i], many), bench.step(learner, *args)[0].params)
 
 
-@pytest.mark.parametrize("name", LEARN)
+@each(LEARN)
 def test_jit_equals_no_jit(name, bench):
   bench = bench(name)
   learner = bench.train(steps=2, tasks=(0,))
@@ -137,21 +144,21 @@ def test_jit_equals_no_jit(name, bench):
 NEUTRAL = [n for n in LEARN if methods.METHODS[n].neutral is not None]
 
 
-@pytest.mark.parametrize("name", [n for n in NEUTRAL if not methods.METHODS[n].access.stores_data])
+@each([n for n in NEUTRAL if not methods.METHODS[n].access.stores_data])
 def test_neutral_strength_is_the_base_run(name, bench):
   """At neutral strength the parameters are those of plain training, to the bit, where neither program is fused."""
   mine = bench(name, hyper=dict(methods.METHODS[name].neutral), fuse=False).train()
   assert_same(mine.params, bench("finetune", fuse=False).train().params)
 
 
-@pytest.mark.parametrize("name", [n for n in NEUTRAL if methods.METHODS[n].access.stores_data])
+@each([n for n in NEUTRAL if methods.METHODS[n].access.stores_data])
 def test_replay_is_neutral_to_tolerance(name, bench):
   """Appended rows of weight 0 change the order of sums, so a replay method is neutral to float tolerance only."""
   mine = bench(name, hyper=dict(methods.METHODS[name].neutral)).train()
   assert_near(mine.params, bench("finetune").train().params)
 
 
-@pytest.mark.parametrize("name", LEARN)
+@each(LEARN)
 def test_rows_of_weight_zero_are_as_if_absent(name, bench):
   """Twice the rows, half of them at weight 0: the learner is that of the half, to float tolerance."""
   weight = np.r_[np.ones(BATCH), np.zeros(BATCH)].astype(np.int32)
@@ -167,16 +174,15 @@ def test_rows_of_weight_zero_are_as_if_absent(name, bench):
 PLAIN = [n for n in LEARN if methods.METHODS[n].first_task_plain and methods.METHODS[n].access.trains_on == "current"]
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@each(PLAIN)
 def test_first_task_equals_the_base_learner(name, bench):
   """Before the first boundary a method trains as finetune does, unless its entry says otherwise."""
   assert_near(bench(name).train(4, (0,)).params, bench("finetune").train(4, (0,)).params)
 
 
-@pytest.mark.parametrize("name", LEARN)
-def test_checkpoint_round_trip(name, request, small_model, single, tmp_path):
-  """Stopped in the middle and resumed from disk: the digest and the matrix of the undisturbed run."""
-  stream = stream_for(name, request)
+@each(LEARN)
+def test_checkpoint_round_trip(name, prepared, finished, tmp_path):
+  """Stopped in the middle and resumed from disk: the digests and the matrix of the undisturbed run."""
   asked = []
 
   def stop():
@@ -184,15 +190,15 @@ def test_checkpoint_round_trip(name, request, small_model, single, tmp_path):
     return len(asked) > 9
 
   with pytest.raises(cljax.Stopped):
-    run(name, stream, small_model, seeds=[1], workdir=str(tmp_path), stop=stop)
+    prepared(name).run(str(tmp_path), stop=stop)
   seen = []
-  resumed = run(name, stream, small_model, seeds=[1], workdir=str(tmp_path), report=seen.append)
+  resumed = prepared(name).run(str(tmp_path), report=seen.append)
   assert any(m["kind"] == "resumed" and m["total"] > 0 for m in seen)
-  assert resumed.params_sha256 == single(name).params_sha256
-  np.testing.assert_array_equal(resumed.accuracy, single(name).accuracy)
+  assert resumed.params_sha256 == finished(name).params_sha256
+  np.testing.assert_array_equal(resumed.accuracy, finished(name).accuracy)
 
 
-@pytest.mark.parametrize("name", LEARN)
+@each(LEARN)
 def test_undeclared_data_is_not_kept(name, finished, dataset):
   """A method that declares no stored data holds no training row; one that does is found to hold some (the control)."""
   learner = jax.tree.map(np.asarray, finished(name).learner._replace(key=np.zeros(1)))
@@ -206,7 +212,7 @@ def test_undeclared_data_is_not_kept(name, finished, dataset):
   assert found == methods.METHODS[name].access.stores_data
 
 
-@pytest.mark.parametrize("name", LEARN)
+@each(LEARN)
 def test_bytes_between_tasks(name, finished):
   result = finished(name)
   one = jax.tree.map(lambda a: a[0], result.learner)
@@ -214,7 +220,7 @@ def test_bytes_between_tasks(name, finished):
   assert result.state_bytes == sum(np.asarray(a).nbytes for a in jax.tree.leaves(kept))
 
 
-@pytest.mark.parametrize("name", [n for n in LEARN if methods.METHODS[n].access.stores_data])
+@each([n for n in LEARN if methods.METHODS[n].access.stores_data])
 def test_scrub_erases_every_stored_row(name, bench):
   """After a scrub no array holds a deleted row; the same search finds it before (the control)."""
   bench = bench(name)
@@ -239,14 +245,14 @@ def test_scrub_erases_every_stored_row(name, bench):
   assert holders(scrubbed, np.arange(len(x))) == set(stored) - set(np.flatnonzero(gone).tolist())
 
 
-@pytest.mark.parametrize("name", FORGET)
+@each(FORGET)
 def test_forgets_a_class_and_rows(name, dataset, small_model):
   learned = streams.build(dataset, "class", tasks=2).train[1]
   ids = tuple(int(i) for i in dataset.train.id[learned[:3]])
   stream = streams.build(
     dataset, "class", tasks=2, forget=[(1, cljax.Forget(classes=(1,))), (2, cljax.Forget(ids=ids))]
   )
-  result = run(name, stream, small_model)
+  result = prepare(name, stream, small_model).run()
   assert [e["kind"] for e in result.events] == ["learn", "forget", "learn", "forget"]
   assert result.accuracy.shape == (1, 5, 2)
   assert len(result.forgotten) == 2
