@@ -91,7 +91,12 @@ def rescaled(model: Model, scale: float) -> Model:
     def capture(params, model_state, x, *args, **kwargs):
       return inner(params, model_state, raw(x), *args, **kwargs)
 
-  return model._replace(apply=apply, capture=capture)
+  with_activation = None
+  if model.with_activation is not None:
+    rebuild = model.with_activation
+    with_activation = lambda activation: rescaled(rebuild(activation), scale)
+
+  return model._replace(apply=apply, capture=capture, with_activation=with_activation)
 
 
 def kept(learner: Learner):

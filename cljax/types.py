@@ -64,12 +64,14 @@ class Model(NamedTuple):
   is 1 for rows that exist (BatchNorm must not see the others), ``key`` feeds dropout and ``task`` is the task of the
   rows; ``capture(params, model_state, x, probe) -> (logits, {path: LayerCall})`` exposes layer inputs and output
   gradients (see ``cljax.estimators``), and ``units`` names the in/out kernels of each hidden layer.
+  ``with_activation(name or function) -> Model``, where there is one, builds the same network with another activation.
   """
 
   init: Callable
   apply: Callable
   capture: Callable | None = None
   units: tuple = ()
+  with_activation: Callable | None = None
 
 
 class Memory(NamedTuple):

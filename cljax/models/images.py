@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -28,7 +29,7 @@ def _nhwc(x):
 class CNN(nn.Module):
   num_classes: int
   widths: tuple[int, ...]
-  activation: str
+  activation: str | Callable
   dropout: float
 
   @nn.compact
@@ -43,7 +44,9 @@ class CNN(nn.Module):
     return Outputs(nn.Dense(self.num_classes, name="head")(x), x, tuple(hidden))
 
 
-def cnn(input_shape, num_classes: int, widths=(32, 64, 96), activation: str = "relu", dropout: float = 0.0) -> Model:
+def cnn(
+  input_shape, num_classes: int, widths=(32, 64, 96), activation: str | Callable = "relu", dropout: float = 0.0
+) -> Model:
   """3x3 convolutions (stride 1, then 2), maximum over positions, head; about 75k parameters at the default widths.
 
   Hidden activations are ``[B, H, W, width]``; a unit is a channel.
@@ -52,52 +55,61 @@ def cnn(input_shape, num_classes: int, widths=(32, 64, 96), activation: str = "r
   _image(input_shape)
   module = CNN(num_classes, tuple(widths), activation, dropout)
   units = chain_units(*(f"conv_{i}" for i in range(len(tuple(widths)))), "head")
-  return from_linen(module, input_shape, init=functools.partial(flat_init, gain=relu_gain), units=units)
+  again = lambda activation: cnn(input_shape, num_classes, widths, activation, dropout)
+  init = functools.partial(flat_init, gain=relu_gain)
+  return from_linen(module, input_shape, init=init, units=units, with_activation=again)
 
 
 class ResidualBlock(nn.Module):
   width: int
   stride: int
+  activation: str | Callable = "relu"
 
   @nn.compact
   def __call__(self, x, train=False):
+    act = activation_of(self.activation)
     norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
     conv = functools.partial(Convolution, self.width, padding=((1, 1), (1, 1)), use_bias=False)
     strides = (self.stride, self.stride)
-    y = nn.relu(norm(name="norm_0")(conv(strides=strides, name="conv_0")(x)))
+    y = act(norm(name="norm_0")(conv(strides=strides, name="conv_0")(x)))
     y = norm(name="norm_1")(conv(name="conv_1")(y))
     if self.stride != 1 or x.shape[-1] != self.width:
       project = Convolution(self.width, (1, 1), strides, "VALID", use_bias=False, name="project")
       x = norm(name="norm_project")(project(x))
-    return nn.relu(x + y)
+    return act(x + y)
 
 
 class ResNet18(nn.Module):
   num_classes: int
   width: int
+  activation: str | Callable = "relu"
 
   @nn.compact
   def __call__(self, x, train=False):
-    x, hidden = _nhwc(x), []
+    act, x, hidden = activation_of(self.activation), _nhwc(x), []
     x = Convolution(self.width, padding=((1, 1), (1, 1)), use_bias=False, name="conv")(x)
-    x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
+    x = act(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
     for stage in range(4):
       for block in range(2):
         stride = 2 if stage > 0 and block == 0 else 1
-        x = ResidualBlock(self.width * 2**stage, stride, name=f"block_{stage}_{block}")(x, train)
+        name = f"block_{stage}_{block}"
+        x = ResidualBlock(self.width * 2**stage, stride, self.activation, name=name)(x, train)
       hidden.append(x)
     x = x.mean((1, 2))
     return Outputs(nn.Dense(self.num_classes, name="head")(x), x, tuple(hidden))
 
 
-def resnet18(input_shape, num_classes: int, width: int = 20) -> Model:
+def resnet18(input_shape, num_classes: int, width: int = 20, activation: str | Callable = "relu") -> Model:
   """The reduced ResNet-18 of the replay literature (Lopez-Paz & Ranzato 2017), with BatchNorm.
 
   First width 20: 1.1M parameters. 3x3 stem without pooling, four stages of two blocks (widths 1, 2, 4, 8 times
   ``width``), mean over positions, head.
   """
   _image(input_shape)
-  return from_linen(ResNet18(num_classes, width), input_shape, init=functools.partial(flat_init, gain=relu_gain))
+  activation_of(activation)
+  again = lambda activation: resnet18(input_shape, num_classes, width, activation)
+  init = functools.partial(flat_init, gain=relu_gain)
+  return from_linen(ResNet18(num_classes, width, activation), input_shape, init=init, with_activation=again)
 
 
 class ClassToken(nn.Module):
@@ -132,17 +144,18 @@ class ViT(nn.Module):
   heads: int
   mlp_ratio: int
   dropout: float
+  activation: str | Callable = "gelu"
 
   @nn.compact
   def __call__(self, x, train=False):
-    x, p, hidden = _nhwc(x), self.patch, []
+    act, x, p, hidden = activation_of(self.activation), _nhwc(x), self.patch, []
     b, h, w, c = x.shape
     x = x.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
     x = Position(name="position")(ClassToken(name="class_token")(nn.Dense(self.width, name="patches")(x)))
     drop = nn.Dropout(self.dropout, deterministic=not train)
     for i in range(self.depth):
       x = x + drop(Attention(self.heads, name=f"attention_{i}")(nn.LayerNorm(name=f"norm_{i}_0")(x)))
-      y = nn.gelu(nn.Dense(self.mlp_ratio * self.width, name=f"mlp_{i}_in")(nn.LayerNorm(name=f"norm_{i}_1")(x)))
+      y = act(nn.Dense(self.mlp_ratio * self.width, name=f"mlp_{i}_in")(nn.LayerNorm(name=f"norm_{i}_1")(x)))
       x = x + drop(nn.Dense(self.width, name=f"mlp_{i}_out")(y))
       hidden.append(x)
     x = nn.LayerNorm(name="norm")(x)[:, 0]
@@ -158,6 +171,7 @@ def vit(
   heads: int = 4,
   mlp_ratio: int = 2,
   dropout: float = 0.0,
+  activation: str | Callable = "gelu",
 ) -> Model:
   """A pre-norm vision transformer with a class token and learned positions (Dosovitskiy et al. 2021).
 
@@ -169,5 +183,7 @@ def vit(
     raise UsageError(f"patch: got {patch}, which does not divide the image size {height}x{across}")
   if width % heads:
     raise UsageError(f"heads: got {heads}, which does not divide width {width}")
-  module = ViT(num_classes, patch, width, depth, heads, mlp_ratio, dropout)
-  return from_linen(module, input_shape, init=flat_init)
+  activation_of(activation)
+  module = ViT(num_classes, patch, width, depth, heads, mlp_ratio, dropout, activation)
+  again = lambda activation: vit(input_shape, num_classes, patch, width, depth, heads, mlp_ratio, dropout, activation)
+  return from_linen(module, input_shape, init=flat_init, with_activation=again)

@@ -55,7 +55,7 @@ def with_fields(out, sown=None) -> Outputs:
   return Outputs(out, features[-1] if features else None, tuple(hidden))
 
 
-def from_linen(module: nn.Module, input_shape, *, init=None, units=()) -> Model:
+def from_linen(module: nn.Module, input_shape, *, init=None, units=(), with_activation=None) -> Model:
   """A :class:`Model` from a Linen module that maps ``x [B, *input_shape]`` to logits or to :class:`Outputs`.
 
   ``params`` is the module's ``params`` collection, ``model_state`` a dict of all its other collections. The mode is
@@ -63,7 +63,7 @@ def from_linen(module: nn.Module, input_shape, *, init=None, units=()) -> Model:
   and ``mask`` where it takes them. With ``mask``, every ``nn.BatchNorm`` inside leaves the masked rows out of its
   statistics, and a batch without any row leaves ``model_state`` as it was. Values sown as ``features`` and ``hidden``
   into ``intermediates`` reach ``Outputs``. ``init(shapes, key) -> variables`` replaces the module's initialisers (the
-  zoo uses :func:`flat_init`, which compiles far faster). Raises UsageError where the output is neither logits nor
+  zoo uses :func:`flat_init`, which compiles far faster). ``units`` and ``with_activation`` go into the Model. Raises UsageError where the output is neither logits nor
   Outputs.
   """
   keywords = calling(type(module))
@@ -103,4 +103,4 @@ def from_linen(module: nn.Module, input_shape, *, init=None, units=()) -> Model:
 
     return capture_layers(run, probe)
 
-  return Model(model_init, apply, capture, tuple(units))
+  return Model(model_init, apply, capture, tuple(units), with_activation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -34,7 +35,10 @@ def chain_units(*layers: str) -> tuple[Unit, ...]:
   return tuple(Unit(f"{a}/kernel", f"{a}/bias", f"{b}/kernel", i) for i, (a, b) in pairs)
 
 
-def activation_of(name: str):
+def activation_of(name: str | Callable) -> Callable:
+  """An activation by name; a function is taken as it is. Called inside a module, it may make submodules of its own."""
+  if callable(name):
+    return name
   if name not in ACTIVATIONS:
     raise UsageError(f"activation: got {name!r}; allowed: {', '.join(sorted(ACTIVATIONS))}")
   return ACTIVATIONS[name]
@@ -43,7 +47,7 @@ def activation_of(name: str):
 class MLP(nn.Module):
   num_classes: int
   widths: tuple[int, ...]
-  activation: str
+  activation: str | Callable
   dropout: float
 
   @nn.compact
@@ -58,9 +62,16 @@ class MLP(nn.Module):
     return Outputs(nn.Dense(self.num_classes, name="head")(x), x, tuple(hidden))
 
 
-def mlp(input_shape, num_classes: int, hidden=(256, 256), activation: str = "relu", dropout: float = 0.0) -> Model:
-  """A multilayer perceptron on the flattened input; ``hidden`` are the widths, ``dropout`` the rate after each."""
+def mlp(
+  input_shape, num_classes: int, hidden=(256, 256), activation: str | Callable = "relu", dropout: float = 0.0
+) -> Model:
+  """A multilayer perceptron on the flattened input; ``hidden`` are the widths, ``dropout`` the rate after each.
+
+  ``activation``: a name of ACTIVATIONS or a function.
+  """
   activation_of(activation)
   module = MLP(num_classes, tuple(hidden), activation, dropout)
   units = chain_units(*(f"hidden_{i}" for i in range(len(tuple(hidden)))), "head")
-  return from_linen(module, input_shape, init=functools.partial(flat_init, gain=relu_gain), units=units)
+  again = lambda activation: mlp(input_shape, num_classes, hidden, activation, dropout)
+  init = functools.partial(flat_init, gain=relu_gain)
+  return from_linen(module, input_shape, init=init, units=units, with_activation=again)
