@@ -1,0 +1,107 @@
+"""Methods that estimate the gradient from losses alone: forward passes, no backpropagation."""
+
+from __future__ import annotations
+
+import functools
+
+from cljax import optimizers
+from cljax.method import Method
+from cljax.methods.registry import Entry, Option, register
+from cljax.tree import fold
+from cljax.types import Access, Spec, UsageError
+
+
+def zeroth_order(
+  model, spec: Spec, *, epsilon, alpha, learning_rate, update: str = "sgd", estimator: str = "two_point",
+  queries: int = 1, sparsity: int = 0, smoothing: str = "none", switch_step: int = 0,
+) -> Method:  # fmt: skip
+  """ZeroFlow's forward-only training: ``g = mean_q (L(t + e z) - L(t - e z)) / (2 e) * z``, ``z ~ N(0, I)``.
+
+  Owns the ``gradient``; the run's optimizer takes the step, so ZO-Adam is this under Adam. ``estimator``: 'two_point',
+  'one_sided' or 'forward' (``(grad L . z) z`` by one Jacobian-vector product). ``update``: 'sgd' (g), 'sign' (sign g,
+  as the paper prints), 'scalar_sign' (sign of the quotient times z, as the code does), 'conserve' (the one of 0, g, -g
+  whose SGD step of ``learning_rate``, give the run's own, has the lowest loss). ``queries``: how many z are averaged.
+  ``sparsity``: percent of the coordinates that never move, a mask fixed for the seed. ``smoothing`` 'history':
+  ``h <- (1 - alpha) g + alpha h``. ``switch_step``: that many steps of the run are first-order before (the hybrid).
+  Regularization gradients and references are first-order still. Raises UsageError: 'forward' with another update, more
+  queries or sparsity; 'scalar_sign' with more queries. Spec 5.4; Feng et al., 2025.
+  """
+  del model, spec
+  if estimator == "forward" and (update != "sgd" or queries != 1 or sparsity):
+    raise UsageError(
+      f"method.estimator: 'forward' takes update 'sgd', queries 1 and sparsity 0; got {update!r}, {queries}, {sparsity}"
+    )
+  if update == "scalar_sign" and queries != 1:
+    raise UsageError(f"method.queries: got {queries}; update 'scalar_sign' takes 1")
+
+  def estimate(sparsity_key, key, loss_fn, params):
+    if estimator == "forward":
+      return optimizers.forward_gradient(key, loss_fn, params)
+    drawn = {"sparsity": sparsity / 100, "sparsity_key": sparsity_key} if sparsity else {}
+    options = {"epsilon": epsilon, "queries": queries, "one_sided": estimator == "one_sided", **drawn}
+    if update == "conserve":
+      return optimizers.zo_conserve(key, loss_fn, params, learning_rate, **options)
+    if update == "sgd":
+      return optimizers.zo_sgd(key, loss_fn, params, **options)
+    return optimizers.zo_sign(key, loss_fn, params, scalar_sign=update == "scalar_sign", **options)
+
+  def gradient(key, loss_fn, learner):
+    mine = functools.partial(estimate, fold(learner.key, "sparsity"))
+    if not switch_step:
+      return mine(key, loss_fn, learner.params)
+    return optimizers.hybrid(key, loss_fn, learner.params, learner.step, switch_step, mine)
+
+  return Method(gradient=gradient, penalty=optimizers.history(alpha) if smoothing == "history" else None)
+
+
+def evolution_strategy(model, spec: Spec, *, sigma, population: int = 30, antithetic: bool = False) -> Method:
+  """Evolution strategy: the step ``(a/N) sum_i z_i e_i``, z the standardised rewards at ``theta + sigma e_i``.
+
+  Owns the ``gradient``, the negative of that sum without its factor a, which is the run's SGD learning rate (sigma / 2
+  in the published code). The reward is minus the batch loss, where the paper scores decoded answers. Spec 5.5; Qiu et
+  al., 2025; Abdi et al., 2026.
+  """
+  del model, spec
+
+  def gradient(key, loss_fn, learner):
+    return optimizers.evolution_strategy(
+      key, loss_fn, learner.params, sigma=sigma, population=population, antithetic=antithetic
+    )
+
+  return Method(gradient=gradient)
+
+
+register(
+  "zeroth_order",
+  Entry(
+    zeroth_order,
+    {
+      "epsilon": Option(1e-3, 1e-12),
+      "alpha": Option(0.2, 0, 1),
+      "learning_rate": Option(0.1, 0),
+      "update": Option("sgd", choices=("sgd", "sign", "scalar_sign", "conserve")),
+      "estimator": Option("two_point", choices=("two_point", "one_sided", "forward")),
+      "queries": Option(1, 1),
+      "sparsity": Option(0, 0, 99),
+      "smoothing": Option("none", choices=("none", "history")),
+      "switch_step": Option(0, 0),
+    },
+    Access(),
+    "Feng et al. 2025",
+    # Rounding of the loss is divided by epsilon, so comparisons want a large one.
+    test={"epsilon": 0.05, "queries": 20},
+    neutral={"switch_step": 1_000_000},
+    first_task_plain=False,
+  ),
+)
+register(
+  "evolution_strategy",
+  Entry(
+    evolution_strategy,
+    {"sigma": Option(1e-3, 1e-12), "population": Option(30, 2), "antithetic": Option(False)},
+    Access(),
+    "Abdi et al. 2026",
+    test={"sigma": 0.05},
+    first_task_plain=False,
+  ),
+)
