@@ -36,9 +36,8 @@ def lifecycle(model, spec: Spec, *, probability, duration: int = 5, period: int 
   """
   every = epoch_steps(spec, period)
 
-  def after_step(key, learner, info):
-    del info
-
+  def prepare(key, learner, batch):
+    # Before a step, so that no unit falls asleep between the last step of a task and its evaluation.
     def epoch(learner):
       params, optimizer, state = optimizers.lifecycle_epoch(
         key, learner.params, learner.opt_state.optimizer, learner.method_state, model.units, probability=probability,
@@ -47,14 +46,18 @@ def lifecycle(model, spec: Spec, *, probability, duration: int = 5, period: int 
       opt_state = learner.opt_state._replace(optimizer=optimizer)
       return learner._replace(params=params, opt_state=opt_state, method_state=state)
 
-    learner = jax.lax.cond(learner.step % every == 0, epoch, lambda same: same, learner)
+    due = (learner.step % every == 0) & (learner.step > 0)
+    return jax.lax.cond(due, epoch, lambda same: same, learner), batch
+
+  def after_step(key, learner, info):
+    del key, info  # momentum and weight decay would move sleeping weights
     return learner._replace(params=optimizers.lifecycle_mask(learner.params, learner.method_state, model.units))
 
   def init(key, learner):
     del key
     return optimizers.lifecycle_init(learner.params, model.units)
 
-  return Method(init=init, after_step=after_step)
+  return Method(init=init, prepare=prepare, after_step=after_step)
 
 
 def fomo(
@@ -113,6 +116,7 @@ register(
     {"probability": Option(0.1, 0, 1), "duration": Option(5, 1), "period": Option(0, 0)},
     Access(),
     "Yang 2025",
+    test={"probability": 0.1, "duration": 2, "period": 4},
     neutral={"probability": 0.0},
     first_task_plain=False,
   ),
@@ -132,7 +136,7 @@ register(
     },
     Access(),
     "Ramkumar et al. 2024",
-    test={"decay": 0.1, "strength": 0.5},
+    test={"decay": 0.1, "strength": 0.5, "period": 4},
     neutral={"fraction": 0.0, "strength": 0.0},
     first_task_plain=False,
   ),
