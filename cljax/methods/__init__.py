@@ -21,6 +21,7 @@ from cljax.methods import (
   retain_projection,
   schedules,
   subspaces,
+  unified,
   variational,
 )
 from cljax.methods.refresh import refresh
@@ -30,5 +31,5 @@ __all__ = [
   "METHODS", "Entry", "Option", "Plan", "anchors", "averaging", "check_options", "decay", "distillation", "edits",
   "forgetting", "gradient_estimators", "lifecycle", "lookup", "make", "masks", "penalties", "plan", "plasticity",
   "projection", "prototypes", "pruning", "references", "refresh", "register", "replay", "replay_projection",
-  "retain_projection", "schedules", "subspaces", "variational",
+  "retain_projection", "schedules", "subspaces", "unified", "variational",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Parameter-only penalties: pure functions, and optax transforms that add their gradients."""
 
 from cljax.regularizers.boundary import attach, consolidate, export_state, find, import_state, state_bytes
+from cljax.regularizers.bregman import bregman_penalty, fisher_potential, gaussian_log_partition
 from cljax.regularizers.path import HierarchicalState, SiState, hierarchical, layer_weights, si
 from cljax.regularizers.penalties import ewc_penalty, hierarchical_penalty, importance_penalty, l2_penalty
 from cljax.regularizers.quadratic import (
@@ -36,11 +37,14 @@ __all__ = [
   "SpectralState",
   "WassersteinState",
   "attach",
+  "bregman_penalty",
   "consolidate",
   "ewc",
   "ewc_penalty",
   "export_state",
   "find",
+  "fisher_potential",
+  "gaussian_log_partition",
   "hierarchical",
   "hierarchical_penalty",
   "import_state",
