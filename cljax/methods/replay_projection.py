@@ -30,7 +30,8 @@ def mixed(spec: Spec, ring, size: int, name: str):
     task = batch.task[0]
     new = jnp.where(weight.sum() > 0, projectors.current_weight(task), 1.0)
     share = lambda w: w / jnp.maximum(w.sum(), 1.0)
-    batch = batch._replace(coefficient=new * share(batch.weight))
+    own = share(batch.weight) if batch.coefficient is None else batch.coefficient
+    batch = batch._replace(coefficient=new * own)
     return learner, append(batch, drawn(spec, rows, weight, task, (1 - new) * share(weight)))
 
   return prepare, replayed
