@@ -6,22 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bench import BATCH, Bench
 
 import cljax
 from cljax import methods, projectors, recipe, tree
 from cljax.setup import spec_of
-from cljax.step import Data, build
+from cljax.step import Data, Where, build
 from cljax.types import UsageError
 
+BATCH = 8
 POLICIES = ("reservoir", "ring", "class_balanced")
 # Two groups: agem and gem share the name of their reference, ogd and pca_ogd the kind of their state.
 PROJECTORS = (("agem", "gpm", "ogd", "cuber", "er_gem"), ("gem", "pca_ogd", "coso", "er_agem"))
 STORED = 10  # rows of the first task that a projector keeps or looks at
 
 
-class Composed(Bench):
-  """A bench of registry entries under :func:`cljax.compose`, in the order given, each with its options."""
+class Composed:
+  """Registry entries under :func:`cljax.compose`, in the order given, each with its options; compiled in haste."""
 
   def __init__(self, stream, model, **options):
     self.stream, self.spec = stream, spec_of(stream, BATCH)
@@ -33,9 +33,33 @@ class Composed(Bench):
     split = stream.dataset.train
     ids = np.arange(len(split.y), dtype=np.int32)
     self.data = Data(*map(jnp.asarray, (split.x, split.y, ids, stream.labels)), stream.view.tables)
-    fast = lambda f: jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})
-    self.init, self.step = fast(self.parts.init), fast(self.parts.step)
-    self.hooks = {h: fast(h) for h in (self.parts.start_task, self.parts.end_task) if h is not None}
+    self.call = {
+      f: jax.jit(getattr(self.parts, f), compiler_options={"xla_backend_optimization_level": 0})
+      for f in ("init", "start_task", "step", "end_task")
+      if getattr(self.parts, f) is not None
+    }
+
+  def where(self, task):
+    return Where(*(jnp.asarray(v, jnp.int32) for v in (task, 0, 10, 20)))
+
+  def rows(self, task, k):
+    pool = self.stream.train[task]
+    return pool[(np.arange(BATCH) + k * BATCH) % len(pool)].astype(np.int32)
+
+  def batch(self, task, k=0):
+    """The arguments of a step on the k-th batch of a task."""
+    index, ones = self.rows(task, k), jnp.ones(BATCH, jnp.int32)
+    return self.data, self.where(task), jnp.asarray(True), jnp.asarray(index), task * ones, ones
+
+  def step(self, learner, task, k=0):
+    return self.call["step"](learner, *self.batch(task, k))
+
+  def boundary(self, hook, learner, task):
+    if hook not in self.call:
+      return learner
+    rows = np.asarray(self.stream.train[task], np.int32)
+    index = jnp.asarray(np.pad(rows, (0, self.spec.task_rows - len(rows))))
+    return self.call[hook](learner, self.data, self.where(task), index, jnp.full_like(index, task), len(rows))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +89,7 @@ def test_every_pair_composes(group, turn, regularizers, class_stream, small_mode
     if hook is not None:
       ended = jax.eval_shape(hook, learner, bench.data, bench.where(0), rows, rows, jnp.int32(3))
       assert shapes(ended) == shapes(learner)
-  after, _, _ = jax.eval_shape(bench.parts.step, learner, *bench.arguments(0))
+  after, _, _ = jax.eval_shape(bench.parts.step, learner, *bench.batch(0))
   assert shapes(after) == shapes(learner)
 
 
@@ -74,17 +98,17 @@ class Applied:
 
   def __init__(self, stream, model, jacobian, **options):
     bench = Composed(stream, model, **options)
-    start = bench.boundary(bench.parts.start_task, bench.start(), 0)
-    learner = first = bench.step(start, *bench.arguments(0, 0))[0]
+    start = bench.boundary("start_task", bench.call["init"](jax.random.key(0)), 0)
+    learner = first = bench.step(start, 0)[0]
     for k in range(1, 30):
-      learner = bench.step(learner, *bench.arguments(0, k))[0]
-    ended = bench.boundary(bench.parts.end_task, learner, 0)
-    ended = bench.boundary(bench.parts.start_task, ended, 1)
-    self.after, _, loss = bench.step(ended, *bench.arguments(1, 0))
+      learner = bench.step(learner, 0, k)[0]
+    ended = bench.boundary("end_task", learner, 0)
+    ended = bench.boundary("start_task", ended, 1)
+    self.after, _, loss = bench.step(ended, 1)
     self.control = self.difference(start, first)  # before the boundary nothing is held
     self.moved, self.loss = self.difference(ended, self.after), float(loss)
     pool, split = stream.train[0], stream.dataset.train
-    index = np.r_[pool[np.arange(STORED) * len(pool) // STORED], np.asarray(bench.rows(1, 0)[0])]
+    index = np.r_[pool[np.arange(STORED) * len(pool) // STORED], bench.rows(1, 0)]
     logits, jac = jax.tree.map(np.asarray, jacobian(ended.params, jnp.asarray(split.x[index])))
     self.x, self.y, self.y_now = split.x[index[:STORED]], split.y[index[:STORED]], split.y[index[STORED:]]
     self.logits, self.now, self.jac = logits[:STORED], logits[STORED:], jax.tree.map(lambda j: j[:STORED], jac)
