@@ -65,3 +65,8 @@ def learned(result) -> np.ndarray:
   """[S] accuracy on each task right after it was learned, averaged, in percent."""
   rows = result.learning_rows
   return _alive(result, 100 * np.diagonal(rows, axis1=1, axis2=2).mean(-1))
+
+
+def final(result, task: int) -> np.ndarray:
+  """[S] accuracy on one task at the end of the stream, in percent."""
+  return _alive(result, 100 * result.accuracy[:, -1, task])
