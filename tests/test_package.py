@@ -10,7 +10,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = [
   {"types", "tree"},
-  {"losses", "regularizers", "projectors", "optimizers", "memory", "estimators", "models", "data", "metrics", "method"},
+  {"losses", "regularizers", "projectors", "optimizers", "memory", "estimators", "models", "data", "metrics", "method"}
+  | {"theory"},
   {"streams", "recipe", "unlearning"},
   {"methods", "step", "feed", "checkpoint"},
   {"programs"},

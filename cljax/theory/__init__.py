@@ -1,0 +1,19 @@
+"""Theory of continual learning, as closed forms and as exact experiments to hold them against.
+
+All are pure functions of a key and of sizes: ``jax.vmap`` a draw over keys for a mean and its standard error.
+"""
+
+from cljax.theory.overparameterised import Errors, draw_errors, expected_errors
+from cljax.theory.regression import haar, learn, partial_rotation
+from cljax.theory.rotation import rotation_draw, rotation_forgetting
+
+__all__ = [
+  "Errors",
+  "draw_errors",
+  "expected_errors",
+  "haar",
+  "learn",
+  "partial_rotation",
+  "rotation_draw",
+  "rotation_forgetting",
+]
