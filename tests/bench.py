@@ -13,25 +13,49 @@ from cljax.step import Data, Where, build
 BATCH = 8
 
 
-class Bench:
-  """One method's pure functions on one stream, without the engine."""
+UNFUSED = {"xla_disable_hlo_passes": "fusion"}
 
-  def __init__(self, name, stream, model, hyper=None, fuse=True, rows=BATCH, optimizer=None):
+
+class Bench:
+  """One method's pure functions on one stream, without the engine.
+
+  Programs take the float hyper-parameters as arguments, as a sweep's programs do: other values need no other program.
+  Without ``fuse`` the step is compiled as the neutral law needs it. ``members`` above 0 puts a leading axis on the learner,
+  by vmap.
+  """
+
+  def __init__(self, name, stream, model, hyper=None, fuse=True, rows=BATCH, optimizer=None, members=0):
     entry = methods.METHODS[name]
     plan = methods.plan({"method": (name, {**entry.test, **(hyper or {})})})
-    self.stream, self.spec = stream, spec_of(stream, rows)
+    self.stream, self.spec, self.members = stream, spec_of(stream, rows), members
+    self.hyper = {k: jnp.float32(v) for k, v in plan.hyper.items()}
     optimizer = optimizer or recipe.make_optimizer("sgd", learning_rate=0.1)
     training = recipe.Recipe(batch_size=rows)
     augment = recipe.make_augment("none")
-    method = plan.build(model, self.spec, plan.hyper)
-    self.parts = build(name, method, model, self.spec, optimizer, training, stream.view.apply, augment)
+
+    def parts(values):
+      method = plan.build(model, self.spec, values)
+      return build(name, method, model, self.spec, optimizer, training, stream.view.apply, augment)
+
+    self.parts = parts(plan.hyper)
     split = stream.dataset.train
     ids = np.arange(len(split.y), dtype=np.int32)
     self.data = Data(*map(jnp.asarray, (split.x, split.y, ids, stream.labels)), stream.view.tables)
-    options = {} if fuse else {"xla_disable_hlo_passes": "fusion"}
-    self.step = jax.jit(self.parts.step, compiler_options=options)
-    self.init = jax.jit(self.parts.init)
-    self.hooks = {h: jax.jit(h) for h in (self.parts.start_task, self.parts.end_task) if h is not None}
+
+    def program(part):
+      one = lambda values, learner, *args: getattr(parts(values), part)(learner, *args)
+      many = lambda values, learner, *args: jax.vmap(lambda l: one(values, l, *args))(learner)
+      return jax.jit(many if members else one, compiler_options=UNFUSED if part == "step" and not fuse else {})
+
+    self.programs = {p: program(p) for p in ("init", "start_task", "step", "end_task")}
+
+  def call(self, part, learner, *args, **hyper):
+    values = {**self.hyper, **{f"method.{k}": jnp.float32(v) for k, v in hyper.items()}}
+    assert set(values) == set(self.hyper)
+    return self.programs[part](values, learner, *args)
+
+  def step(self, learner, *args, **hyper):
+    return self.call("step", learner, *args, **hyper)
 
   def where(self, task):
     return Where(*(jnp.asarray(v, jnp.int32) for v in (task, 0, 10, 20)))
@@ -43,27 +67,29 @@ class Bench:
     weight = np.ones(size, np.int32) if weight is None else weight
     return jnp.asarray(index, jnp.int32), jnp.full(size, task, jnp.int32), jnp.asarray(weight)
 
-  def boundary(self, hook, learner, task):
-    if hook is None:
+  def boundary(self, hook, learner, task, **hyper):
+    if getattr(self.parts, hook) is None:
       return learner
     rows = np.asarray(self.stream.train[task], np.int32)
     index = np.pad(rows, (0, self.spec.task_rows - len(rows)))
     args = (jnp.asarray(index), jnp.full(len(index), task, jnp.int32), jnp.int32(len(rows)))
-    return self.hooks[hook](learner, self.data, self.where(task), *args)
+    return self.call(hook, learner, self.data, self.where(task), *args, **hyper)
 
   def arguments(self, task, k=0, weight=None):
     return self.data, self.where(task), jnp.asarray(True), *self.rows(task, k, weight)
 
   def start(self, seed=0):
-    return self.init(jax.random.key(seed))
+    if self.members:
+      return self.call("init", jax.vmap(jax.random.key)(jnp.arange(self.members)))
+    return self.call("init", jax.random.key(seed))
 
-  def train(self, steps=3, tasks=(0, 1), weight=None):
-    learner = self.start()
+  def train(self, steps=3, tasks=(0, 1), weight=None, seed=0, **hyper):
+    learner = self.start(seed)
     for task in tasks:
-      learner = self.boundary(self.parts.start_task, learner, task)
+      learner = self.boundary("start_task", learner, task, **hyper)
       for k in range(steps):
-        learner = self.step(learner, *self.arguments(task, k, weight))[0]
-      learner = self.boundary(self.parts.end_task, learner, task)
+        learner = self.step(learner, *self.arguments(task, k, weight), **hyper)[0]
+      learner = self.boundary("end_task", learner, task, **hyper)
     return learner
 
 

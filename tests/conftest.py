@@ -62,12 +62,18 @@ def small_model():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-  """Programs that several tests build are compiled once; the cache lives and dies with the test session."""
+def compilation(tmp_path_factory):
+  """Nearly all of a test is compilation: programs that several tests build are compiled once, and LLVM optimises little.
+
+  The cache lives and dies with the test session. Programs that tests start as processes of their own, launchers and
+  the kill-and-resume runs among them, are compiled as a user's are.
+  """
   import jax
+
+  jax.config.update("jax_disable_most_optimizations", True)
 
   root = tmp_path_factory.getbasetemp()
   root = root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root
   jax.config.update("jax_compilation_cache_dir", str(root / "jax_cache"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

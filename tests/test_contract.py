@@ -44,7 +44,7 @@ def bench(request, small_model):
   def get(name, **kwargs):
     key = (name, repr(kwargs))
     if key not in made:
-      made[key] = Bench(name, stream_for(name, request), small_model, **kwargs)
+      made[key] = Bench(name, stream_for(name, request), small_model, **{"fuse": False, **kwargs})
     return made[key]
 
   return get
@@ -120,18 +120,6 @@ def test_population_equals_single_runs(name, finished, request, small_model):
 
 
 @each(LEARN)
-def test_vmap_equals_loop(name, bench):
-  """The accelerator's strategy (vmap) against single members, to float tolerance."""
-  bench = bench(name)
-  learners = [bench.start(seed) for seed in (0, 1)]
-  args = bench.arguments(0)
-  stacked = jax.tree.map(lambda *a: jnp.stack(a), *learners)
-  many = jax.jit(jax.vmap(lambda one: bench.parts.step(one, *args)[0].params))(stacked)
-  for i, learner in enumerate(learners):
-    assert_near(jax.tree.map(lambda a, i=i: a[i], many), bench.step(learner, *args)[0].params)
-
-
-@each(LEARN)
 def test_jit_equals_no_jit(name, bench):
   bench = bench(name)
   learner = bench.train(steps=2, tasks=(0,))
@@ -144,31 +132,48 @@ def test_jit_equals_no_jit(name, bench):
 NEUTRAL = [n for n in LEARN if methods.METHODS[n].neutral is not None]
 
 
+def neutral_run(name, bench):
+  """Three steps on each of two tasks at the neutral values; floats need no program of their own."""
+  neutral = methods.METHODS[name].neutral
+  static = {k: v for k, v in neutral.items() if not isinstance(v, float)}
+  floats = {k: v for k, v in neutral.items() if isinstance(v, float)}
+  return (bench(name, hyper=static) if static else bench(name)).train(**floats)
+
+
 @each([n for n in NEUTRAL if not methods.METHODS[n].access.stores_data])
 def test_neutral_strength_is_the_base_run(name, bench):
   """At neutral strength the parameters are those of plain training, to the bit, where neither program is fused."""
-  mine = bench(name, hyper=dict(methods.METHODS[name].neutral), fuse=False).train()
-  assert_same(mine.params, bench("finetune", fuse=False).train().params)
+  assert_same(neutral_run(name, bench).params, bench("finetune").train().params)
 
 
 @each([n for n in NEUTRAL if methods.METHODS[n].access.stores_data])
 def test_replay_is_neutral_to_tolerance(name, bench):
   """Appended rows of weight 0 change the order of sums, so a replay method is neutral to float tolerance only."""
-  mine = bench(name, hyper=dict(methods.METHODS[name].neutral)).train()
-  assert_near(mine.params, bench("finetune").train().params)
+  assert_near(neutral_run(name, bench).params, bench("finetune").train().params)
+
+
+def member(tree, i):
+  return jax.tree.map(lambda a: a[i], tree)
 
 
 @each(LEARN)
-def test_rows_of_weight_zero_are_as_if_absent(name, bench):
-  """Twice the rows, half of them at weight 0: the learner is that of the half, to float tolerance."""
+def test_vmap_equals_loop_and_rows_of_weight_zero_are_as_if_absent(name, bench):
+  """Two members by vmap (the accelerator's strategy) on twice the rows, half of them at weight 0, against single
+  members on the half: the same learner, to float tolerance."""
   weight = np.r_[np.ones(BATCH), np.zeros(BATCH)].astype(np.int32)
-  wide, narrow = bench(name, rows=2 * BATCH), bench(name)
-  if methods.METHODS[name].access.stores_data:
-    # A memory draws a number for each row slot, so a wide batch replays other rows: compare the first step, and that
-    # what was counted after it is the same.
-    assert_near(wide.train(1, (0,), weight).params, narrow.train(1, (0,)).params)
-    return
-  assert_near(wide.train(weight=weight).params, narrow.train().params, 1e-4)
+  wide, narrow = bench(name, rows=2 * BATCH, members=2, fuse=True), bench(name)
+  # A memory draws a number for each row slot, so a wide batch replays other rows: compare the first step.
+  how = {"steps": 1, "tasks": (0,)} if methods.METHODS[name].access.stores_data else {}
+  many = wide.train(weight=weight, **how)
+  for seed in (0, 1):
+    assert_near(member(many.params, seed), narrow.train(seed=seed, **how).params, 1e-4)
+
+
+@each([n for n in LEARN if methods.METHODS[n].access.stores_data])
+def test_vmap_equals_loop_with_a_memory(name, bench):
+  many = bench(name, members=2, fuse=True).train(2)
+  for seed in (0, 1):
+    assert_near(member(many.params, seed), bench(name).train(2, seed=seed).params)
 
 
 PLAIN = [n for n in LEARN if methods.METHODS[n].first_task_plain and methods.METHODS[n].access.trains_on == "current"]
