@@ -20,8 +20,8 @@ class Bench:
   """One method's pure functions on one stream, without the engine.
 
   Programs take the float hyper-parameters as arguments, as a sweep's programs do: other values need no other program.
-  Without ``fuse`` the step is compiled as the neutral law needs it. ``members`` above 0 puts a leading axis on the learner,
-  by vmap.
+  Without ``fuse`` the step is compiled as the neutral law needs it. ``members`` above 0 puts a leading axis on the
+  learner, by vmap.
   """
 
   def __init__(self, name, stream, model, hyper=None, fuse=True, rows=BATCH, optimizer=None, members=0):

@@ -63,7 +63,7 @@ def small_model():
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation(tmp_path_factory):
-  """Nearly all of a test is compilation: programs that several tests build are compiled once, and LLVM optimises little.
+  """Most of a test's time is compilation: what several tests build is compiled once, and LLVM optimises little.
 
   The cache lives and dies with the test session. Programs that tests start as processes of their own, launchers and
   the kill-and-resume runs among them, are compiled as a user's are.
