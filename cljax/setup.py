@@ -12,7 +12,7 @@ import numpy as np
 from cljax import feed as feeding
 from cljax import programs as prog
 from cljax.recipe import Recipe, check_recipe, make_augment
-from cljax.step import Data, build, rescaled
+from cljax.step import Data, Parts, build, rescaled
 from cljax.types import Forget, Learn, Model, Spec, UsageError
 
 
@@ -44,6 +44,8 @@ class Setup(NamedTuple):
   spec: Spec
   members: prog.Members
   population: tuple[Member, ...]
+  model: Model  # on raw inputs, before the method wraps it
+  parts: Parts  # the learner's pure functions at the run's own hyper-parameters
   programs: prog.Programs
   hyper: Any
   train: Data
@@ -136,6 +138,8 @@ def setup(
     spec=spec,
     members=members,
     population=tuple(population),
+    model=model,
+    parts=probe,
     programs=made,
     hyper=prog.spread(values, members),
     train=prog.replicate(train, members),
