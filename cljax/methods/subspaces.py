@@ -69,9 +69,10 @@ def pca_ogd(model, spec: Spec, *, directions: int, samples: int, center: bool, m
   rows, whose gradients (parameters * samples numbers) stand in memory at each boundary: ``max_bytes`` counts them too.
   Spec 4.4; Doan et al., 2021.
   """
-  samples = min(samples, spec.task_rows)
   if directions > samples:
     raise UsageError(f"method.directions: got {directions}; allowed: 1 to {samples}, the rows a task is sampled at")
+  samples = min(samples, spec.task_rows)
+  directions = min(directions, samples)
   check_bytes(model, directions * spec.num_tasks, samples, max_bytes)
 
   def end_task(key, learner, task):
