@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from cljax import checkpoint, data, engine, models, recipe, streams
 from cljax.setup import spec_of
 from cljax.step import build, rescaled
-from cljax.types import CljaxError, Learner, UsageError
+from cljax.types import CljaxError, Learner, Model, UsageError
 
 
 class Loaded(NamedTuple):
@@ -23,6 +23,22 @@ class Loaded(NamedTuple):
   config: dict
   position: dict
   notes: tuple[str, ...]  # one line for each damaged checkpoint that was passed over
+
+
+class History(NamedTuple):
+  """A run on disk, rebuilt once for all its checkpoints.
+
+  ``read(number) -> (learner, position)`` raises DamagedError. ``parts(values) -> step.Parts`` of one member gives its
+  method and its ``predict(learner, x, task)``; ``values`` holds ``[S]`` arrays. ``model`` takes raw inputs.
+  """
+
+  numbers: list[int]
+  config: dict
+  stream: Any
+  model: Model
+  values: dict
+  parts: Callable
+  read: Callable
 
 
 def load(workdir, *, number: int | None = None, data_dir: str | None = None, **arguments) -> Loaded:
@@ -43,7 +59,7 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
     try:
       meta = checkpoint.read_meta(directory, candidate)
       given = arguments or _from_config(meta["config"], data_dir)
-      like, rebuild = _rebuild(meta["config"], **given)
+      like, _, _, rebuild = _rebuild(meta["config"], **given)
       state = checkpoint.read_state(directory, candidate, meta, like)
     except checkpoint.DamagedError as error:
       notes.append(f"{error}; trying the one before it")
@@ -51,6 +67,36 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
     learner = state["learner"]
     return Loaded(learner.params, rebuild(learner), learner, meta["config"], meta["position"], tuple(notes))
   raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))
+
+
+def config_of(workdir) -> dict:
+  """The configuration in a run's newest sound checkpoint; UsageError where there is none, CljaxError where none is
+  sound."""
+  directory, notes = f"{workdir}/checkpoints", []
+  found = checkpoint.numbers(directory)
+  if not found:
+    raise UsageError(f"workdir: {workdir} does not hold any checkpoint")
+  for number in reversed(found):
+    try:
+      return checkpoint.read_meta(directory, number)["config"]
+    except checkpoint.DamagedError as error:
+      notes.append(str(error))
+  raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))
+
+
+def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
+  """Opens all checkpoints of a run, to look at it over time; arguments and errors are those of :func:`load`."""
+  directory = f"{workdir}/checkpoints"
+  found, config = checkpoint.numbers(directory), config_of(workdir)
+  given = arguments or _from_config(config, data_dir)
+  like, parts, values, _ = _rebuild(config, **given)
+
+  def read(number: int):
+    meta = checkpoint.read_meta(directory, number)
+    return checkpoint.read_state(directory, number, meta, like)["learner"], meta["position"]
+
+  raw = rescaled(given["model"], given["stream"].dataset.scale)
+  return History(found, config, given["stream"], raw, values, parts, read)
 
 
 def _from_config(config: dict, data_dir) -> dict:
@@ -81,7 +127,7 @@ def _rebuild(
   config, *, stream, model, method="finetune", hyper=None, forget="", forget_hyper=None, optimizer="sgd",
   optimizer_options=None, training: recipe.Recipe = recipe.Recipe(),
 ):  # fmt: skip
-  """``(abstract state, learner -> predict)``."""
+  """``(abstract state, values -> parts, values [S], learner -> predict)``."""
   make_method, traced = engine.method_of(method, hyper or {}, forget, forget_hyper or {})
   make_optimizer, also = engine.optimizer_of(optimizer, dict(optimizer_options or {}))
   defaults = {**traced, **also}
@@ -89,12 +135,17 @@ def _rebuild(
   values = {k: jnp.asarray([m.get(k, v) for m in members], jnp.float32) for k, v in defaults.items()}
   spec = spec_of(stream, training.batch_size)
   raw = rescaled(model, stream.dataset.scale)
-  parts = build(
-    "method", make_method(raw, spec, defaults), raw, spec, make_optimizer(defaults), training, stream.view.apply, None
-  )
+
+  def parts(values):
+    method = make_method(raw, spec, values)
+    return build("method", method, raw, spec, make_optimizer(values), training, stream.view.apply, None)
+
   wide = lambda a: jax.ShapeDtypeStruct((len(members), *a.shape), a.dtype)
-  learner = jax.tree.map(wide, jax.eval_shape(parts.init, jax.random.key(0)))
+  learner = jax.tree.map(wide, jax.eval_shape(parts(defaults).init, jax.random.key(0)))
   like = {"learner": learner, "alive": jax.ShapeDtypeStruct((len(members),), jnp.bool_)}
-  return like, lambda learner: engine.predictor(
-    stream, model, spec, make_method, make_optimizer, training, values, learner
+  return (
+    like,
+    parts,
+    values,
+    lambda learner: engine.predictor(stream, model, spec, make_method, make_optimizer, training, values, learner),
   )

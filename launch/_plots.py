@@ -49,13 +49,17 @@ def _heatmap(axes, matrix, events, heading: str, size: float):
     for c in range(columns):
       value = 100 * matrix[r, c]
       axes.text(c, r, f"{value:.0f}", ha="center", va="center", fontsize=size, color="white" if value < 60 else "black")
-  names = _event_names(events)
+  names = _event_names(events) if rows <= MOST_CELLS else ["start", *map(str, range(len(events)))]
   across, down = (range(0, n, -(-n // MOST_CELLS)) for n in (columns, rows))
   axes.set_xticks(across, [str(c) for c in across])
   axes.set_yticks(down, [names[r] for r in down])
   axes.set_xlabel("accuracy on task")
   axes.set_ylabel(
-    "after learning task" if all(e["kind"] == "learn" for e in events) else "after learning task, or event"
+    "after event"
+    if rows > MOST_CELLS
+    else "after learning task"
+    if all(e["kind"] == "learn" for e in events)
+    else "after learning task, or event"
   )
   axes.set_title(heading, fontsize=10)
   # A line under the row from before the first event, which nothing was learned for.

@@ -14,6 +14,12 @@ from cljax.metrics.beyond_forgetting import (
   triangle_accuracy,
   zero_shot_transfer,
 )
+from cljax.metrics.classes import (
+  confusion,
+  per_class_accuracy,
+  per_class_forgetting,
+  recency_bias,
+)
 from cljax.metrics.examples import (
   Events,
   forgetting_events,
@@ -38,7 +44,8 @@ from cljax.metrics.mechanism import (
   mean_curvature,
   sharpness,
 )
-from cljax.metrics.recurring import over_events
+from cljax.metrics.modules import module_sensitivity, modules, with_module
+from cljax.metrics.recurring import Gap, event_gap, over_events
 from cljax.metrics.stability_gap import (
   feature_drift,
   learning_curve_area,
@@ -57,6 +64,7 @@ from cljax.metrics.tradeoffs import (
 
 __all__ = [
   "Events",
+  "Gap",
   "Interference",
   "ScalingLaw",
   "average_accuracy",
@@ -67,6 +75,8 @@ __all__ = [
   "cl_score",
   "cl_stability",
   "computational_efficiency",
+  "confusion",
+  "event_gap",
   "feature_drift",
   "fit_forgetting_tradeoff",
   "fit_scaling_law",
@@ -83,10 +93,15 @@ __all__ = [
   "mean_curvature",
   "minimum_accuracy",
   "model_size_efficiency",
+  "module_sensitivity",
+  "modules",
   "netscore",
   "over_events",
+  "per_class_accuracy",
+  "per_class_forgetting",
   "positive_backward_transfer",
   "recall",
+  "recency_bias",
   "recognition",
   "remembering",
   "sample_storage_efficiency",
@@ -96,6 +111,7 @@ __all__ = [
   "triangle_accuracy",
   "windowed_forgetting",
   "windowed_plasticity",
+  "with_module",
   "worst_case_accuracy",
   "zero_shot_transfer",
 ]

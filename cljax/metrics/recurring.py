@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from cljax.types import UsageError
@@ -47,3 +49,26 @@ def over_events(R, learned, baseline) -> dict[str, np.ndarray]:
   }
   rest = [i for i in range(R.shape[-1]) if i not in tasks]
   return {**out, "never_learned": end[..., rest].mean(-1)} if rest else out
+
+
+class Gap(NamedTuple):
+  """``depth``: how far each old task fell below where it stood before; ``recovered``: how much of it came back."""
+
+  depth: np.ndarray
+  recovered: np.ndarray
+
+
+def event_gap(before, inside) -> Gap:
+  """``depth = before - min_n inside[n]`` and ``recovered = inside[-1] - min_n inside[n]``, for each old task.
+
+  ``before [K]``: accuracies before an event; ``inside [N, K]``: those at each evaluation while it lasted, its end
+  last. A stability gap is a depth that is regained: the task was not forgotten, it fell and came back (De Lange et al.
+  2023). Depth is negative where a task only gained. Raises UsageError for other shapes or NaN.
+  """
+  before, inside = np.asarray(before, np.float64), np.asarray(inside, np.float64)
+  if inside.ndim != 2 or not len(inside) or before.shape != inside.shape[1:]:
+    raise UsageError(f"inside: has shape {inside.shape}; before has {before.shape}; expected [N, K] and [K]")
+  if np.isnan(before).any() or np.isnan(inside).any():
+    raise UsageError("inside: holds NaN; expected accuracies, and so in before")
+  low = inside.min(0)
+  return Gap(before - low, inside[-1] - low)

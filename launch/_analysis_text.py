@@ -1,0 +1,217 @@
+"""An analysis in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+NAMED = 3  # so many of a kind are named
+
+
+def percent(value: float) -> str:
+  return "-" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def points(value: float) -> str:
+  """A difference of two percentages."""
+  return f"{100 * value:+.1f}"
+
+
+def describe(a: Mapping[str, Any], title: str) -> str:
+  """The whole text."""
+  done, total = len(a["events"]), a["of_events"]
+  seeds = "seed " + ", ".join(map(str, a["seeds"])) if len(a["seeds"]) == 1 else f"mean over {len(a['seeds'])} seeds"
+  state = "finished" if done == total else f"interrupted: {done} of {total} events are done"
+  parts = [f"{title} on {a['stream']}, {seeds}; {state}"]
+  parts += [f"note: {n}" for n in a["notes"]]
+  if len(a["moments"]) < done:
+    parts.append(f"Classes, layers and representation are looked at after {len(a['moments'])} of the {done} events.")
+  if not a["tasks"]:
+    return "\n".join([*parts, "No task has been learned yet, so there is nothing to say.", ""])
+  sections = {
+    "Accuracy": _accuracy(a),
+    "Asked to forget": _forgotten(a),
+    "Inside the tasks": _gaps(a),
+    "Classes": _classes(a),
+    "Layers": _layers(a),
+    "Representation": _drift(a),
+  }
+  for heading, lines in sections.items():
+    parts += ["", heading, *(f"  {line}" for line in lines)] if lines else []
+  return "\n".join([*parts, ""])
+
+
+def _accuracy(a) -> list[str]:
+  tasks = a["tasks"]
+  final = np.asarray([t["now"] for t in tasks])
+  lines = [f"Over the {_count(len(tasks), 'task')} learned, the accuracy is now {percent(final.mean())}."]
+  if a["never"]:
+    rest = np.mean([a["accuracy"][-1][t] for t in a["never"]])
+    lines.append(
+      f"On the test rows of task {', '.join(map(str, a['never']))}, never learned as such, it is {percent(rest)}."
+    )
+  last = a["events"][-1]
+  old = [t for t in tasks if not (last["kind"] == "learn" and t["task"] == last["task"])]
+  if old:
+    then, now = (np.mean([t[k] for t in old]) for k in ("then", "now"))
+    lines.append(
+      f"Tasks before the last stood at {percent(then)} when they were last learned and stand at {percent(now)} now: "
+      f"{points(now - then)} points."
+    )
+    lost = sorted(old, key=lambda t: t["now"] - t["then"])
+    named = [f"task {t['task']} ({percent(t['then'])} -> {percent(t['now'])})" for t in lost if t["now"] < t["then"]]
+    if named:
+      lines.append(f"Lost most: {', '.join(named[:NAMED])}.")
+    gained = [f"task {t['task']} ({percent(t['then'])} -> {percent(t['now'])})" for t in lost[::-1]
+              if t["now"] > t["then"] + 0.005]  # fmt: skip
+    if gained:
+      lines.append(f"Better now than when learned: {', '.join(gained[:NAMED])}.")
+  again = _relearned(a)
+  if again:
+    lines += again
+  if not a["task_id_given"]:
+    hidden = np.mean([a["task_accuracy"][-1][t["task"]] for t in tasks])
+    if hidden > final.mean() + 0.02:
+      lines.append(
+        f"With the choice narrowed to each task's own classes it is {percent(hidden)}: "
+        f"{100 * (hidden - final.mean()):.1f} points are lost between tasks, not within them."
+      )
+  events = [(i, e["task"]) for i, e in enumerate(a["events"]) if e["kind"] == "learn"]
+  if len(events) >= 10:
+    fresh = np.asarray([a["accuracy"][i + 1][t] for i, t in events])
+    few = max(1, len(fresh) // 10)
+    early, late = fresh[:few].mean(), fresh[-few:].mean()
+    lines.append(
+      f"Right after it is learned, a task stands at {percent(early)} over the first {_count(few, 'event')} and at "
+      f"{percent(late)} over the last {few}: the network learns "
+      + ("as well as at first." if abs(late - early) <= 0.02 else "worse than at first." if late < early
+         else "better than at first.")
+    )  # fmt: skip
+  return lines
+
+
+def _relearned(a) -> list[str]:
+  """Tasks that came back: what was left of them, and where learning them again took them."""
+  left, after, seen = [], [], set()
+  for i, e in enumerate(a["events"]):
+    if e["kind"] == "learn":
+      if e["task"] in seen:
+        left.append(a["accuracy"][i][e["task"]])
+        after.append(a["accuracy"][i + 1][e["task"]])
+      seen.add(e["task"])
+  if not left:
+    return []
+  return [
+    f"{_count(len(left), 'event')} came back to a task: {percent(np.mean(left))} was left of it, and learning it again "
+    f"took it to {percent(np.mean(after))}."
+  ]
+
+
+def _forgotten(a) -> list[str]:
+  return [
+    f"Event {f['event']}, {_count(f['rows'], 'row')}: right after it {percent(f['forget'])} of them were still "
+    f"classified right, and {percent(f['retain'])} of the rows that were kept."
+    for f in a["forgotten"]
+  ]
+
+
+def _gaps(a) -> list[str]:
+  if not a["curves"]:
+    return ["Not evaluated inside tasks; run with --config.eval.every=1 to see how old tasks fall and come back."]
+  if not a["gaps"]:
+    return []
+  depth, back = (np.mean([g[k] for g in a["gaps"]]) for k in ("depth", "recovered"))
+  deep = max(a["gaps"], key=lambda g: g["worst_depth"])
+  lines = [
+    f"While a new task is learned, old tasks fall by {100 * depth:.1f} points below where they stood and regain "
+    f"{100 * back:.1f} of them by its end."
+  ]
+  if deep["worst_depth"] > 0:
+    lines.append(
+      f"Deepest: task {deep['worst']} fell by {100 * deep['worst_depth']:.1f} points while task {deep['task']} was "
+      f"learned (event {deep['event']}) and regained {100 * deep['worst_recovered']:.1f}."
+    )
+  if back > 0.5 * depth > 0.01:
+    lines.append("Most of that fall is a stability gap: it is made up for before the task ends.")
+  elif depth > 0.02:
+    lines.append("Most of that fall stays: it is forgetting, not a stability gap.")
+  return lines
+
+
+def _classes(a) -> list[str]:
+  if "classes" not in a:
+    return []
+  names, lines = [f"class {n}" if n.isdigit() else n for n in a["class_names"]], []
+  forgotten, accuracy = np.asarray(a["classes"]["forgetting"]), np.asarray(a["classes"]["accuracy"])
+  known = [c for c in np.argsort(-np.nan_to_num(forgotten, nan=-np.inf)) if not np.isnan(forgotten[c])]
+  over = ", over the rows of all tasks met" if a["shared_classes"] else ""
+  most = [c for c in known if forgotten[c] > 0.005][:NAMED]
+  if most:
+    asked = lambda c: ", as asked" if c in a["asked"] else ""
+    named = [
+      f"{names[c]} ({percent(accuracy[-1][c] + forgotten[c])} -> {percent(accuracy[-1][c])}{asked(c)})" for c in most
+    ]
+    lines.append(f"Most forgotten, from their best to now{over}: {', '.join(named)}.")
+  elif known:
+    lines.append("No class is known worse now than before.")
+  share = a["classes"]["recency"][-1]
+  if not np.isnan(share):
+    lines.append(f"Of the errors on earlier classes, {percent(share)} name a class of the task learned last.")
+  counts = np.asarray(a["confusion"])[-1] * (1 - np.eye(len(names)))
+  if counts.sum():
+    mixed = np.argsort(-counts, axis=None)[:NAMED]
+    pairs = [(i // len(names), i % len(names)) for i in mixed if counts.flat[i] > 0]
+    lines.append("Taken for another most often: " + ", ".join(f"{names[x]} for {names[y]}" for x, y in pairs) + ".")
+  return lines
+
+
+def _layers(a) -> list[str]:
+  if "modules" not in a:
+    return []
+  names, moved, lines = a["modules"], np.asarray(a["moved"]), []
+  if len(moved):
+    mean = moved.mean(0)
+    order = np.argsort(-mean)
+    lines.append(
+      f"Between the events looked at, weights moved most in {names[order[0]]} ({mean[order[0]]:.2g} each) and least in "
+      f"{names[order[-1]]} ({mean[order[-1]]:.2g})."
+    )
+  r = a["resets"]
+  if not r["tasks"]:
+    return lines
+  then, now, restored, damaged = (np.asarray(r[k]).mean(0) for k in ("then", "now", "restored", "damaged"))
+  best, worst = int(np.argmax(restored)), int(np.argmin(damaged))
+  of = f"task{'s' * (len(r['tasks']) > 1)} {', '.join(map(str, r['tasks']))}"
+  lines.append(
+    f"One module at a time, accuracy on {of}: put back into the last network, {r['modules'][best]} alone takes it from "
+    f"{percent(now)} to {percent(restored[best])} (it stood at {percent(then)})."
+  )
+  lines.append(
+    f"The other way round, the last {r['modules'][worst]} alone takes the networks of then from {percent(then)} to "
+    f"{percent(damaged[worst])}."
+  )
+  if then - now > 0.02:
+    if restored[best] - now > 0.5 * (then - now):
+      lines.append(f"So {r['modules'][best]} is where most of it was forgotten.")
+    elif restored[best] - now < 0.1 * (then - now):
+      lines.append("So no single module holds what was forgotten: it went with all of them together.")
+  return lines
+
+
+def _drift(a) -> list[str]:
+  if "drift" not in a or len(a["drift"]) < 2:
+    return []
+  last = np.asarray(a["drift"])[-1]
+  if np.isnan(last).all():
+    return []
+  top, low = int(np.nanargmax(last)), int(np.nanargmin(last))
+  return [
+    f"Since event {a['moments'][0]}, {a['layers'][top]} drifted most ({last[top]:.2f}) and {a['layers'][low]} least "
+    f"({last[low]:.2f}): 1 - CKA on {a['probe']} test rows, 0 for the same up to rotation and scale, 1 for unrelated."
+  ]
+
+
+def _count(n: int, noun: str) -> str:
+  return f"{n} {noun}" + "s" * (n != 1)

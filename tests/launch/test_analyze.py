@@ -1,0 +1,187 @@
+"""The analysis of a real run, its numbers against NumPy: parameters and rows in, nothing of the code under test."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import cljax
+from cljax import data
+from launch import analyze, train
+
+LAST = 5
+
+
+@pytest.fixture(scope="module")
+def workdir(command, tmp_path_factory):
+  """A finished run of two seeds, evaluated inside tasks; each event has a checkpoint."""
+  path = tmp_path_factory.mktemp("analyze") / "run"
+  assert train.main(command("--seeds=2", "--config.eval.every=2", f"--workdir={path}")) == 0
+  return path
+
+
+@pytest.fixture(scope="module")
+def analysed(workdir):
+  """``(text, numbers, result.json, parameters by (event, seed))``."""
+  assert analyze.main(["launch", str(workdir), "--compilation_cache="]) == 0
+  folder = workdir / "analysis"
+  numbers = json.loads((folder / "analysis.json").read_text())
+  kept = [cljax.load(workdir, number=n + 1).params for n in range(LAST)]
+  params = [[{k: {n: np.asarray(w[s]) for n, w in v.items()} for k, v in p.items()} for s in range(2)] for p in kept]
+  return (folder / "analysis.txt").read_text(), numbers, json.loads((workdir / "result.json").read_text()), params
+
+
+def forward(p):
+  """``(hidden, logits)`` of the small network on all test digits."""
+  digits = data.load("digits")
+  x = digits.test.x.reshape(len(digits.test.y), -1) * np.float32(digits.scale)
+  hidden = np.maximum(x @ p["hidden_0"]["kernel"] + p["hidden_0"]["bias"], 0)
+  return hidden, hidden @ p["head"]["kernel"] + p["head"]["bias"]
+
+
+def labels():
+  return data.load("digits").test.y
+
+
+def hit(p, task) -> float:
+  mine = labels() // 2 == task
+  return np.mean(forward(p)[1][mine].argmax(-1) == labels()[mine])
+
+
+def percent(value) -> str:
+  return f"{100 * value:.1f} %"
+
+
+def test_accuracies_and_gaps_are_those_of_the_run(analysed):
+  text, numbers, result, _ = analysed
+  R = np.mean(result["accuracy_matrix"], 0)
+  np.testing.assert_allclose(numbers["accuracy"], R)
+  np.testing.assert_allclose([t["then"] for t in numbers["tasks"]], np.diagonal(R[1:]))
+  np.testing.assert_allclose([t["now"] for t in numbers["tasks"]], R[-1])
+  assert f"the accuracy is now {percent(R[-1].mean())}" in text
+  then, now = np.diagonal(R[1:])[:-1].mean(), R[-1, :-1].mean()
+  assert f"stood at {percent(then)} when they were last learned and stand at {percent(now)} now" in text
+  depth = []
+  for event in range(1, LAST):
+    inside = [np.mean(c["accuracy"], 0)[:event] for c in result["curves"] if c["event"] == event]
+    low = np.min(inside, 0)
+    depth.append(np.mean(R[event, :event] - low))
+  np.testing.assert_allclose([g["depth"] for g in numbers["gaps"]], depth)
+  assert f"old tasks fall by {100 * np.mean(depth):.1f} points" in text
+
+
+def test_classes_and_confusions_are_counted_right(analysed):
+  text, numbers, _, params = analysed
+  for moment in (0, LAST - 1):
+    met = labels() // 2 <= moment
+    want = np.zeros((2, 10, 10))
+    for s in range(2):
+      np.add.at(want[s], (labels()[met], forward(params[moment][s])[1][met].argmax(-1)), 1)
+    np.testing.assert_allclose(numbers["confusion"][moment], want.mean(0))
+  final = want.mean(0)
+  wrong = final[:8] - np.diag(np.diagonal(final))[:8]
+  assert f"Of the errors on earlier classes, {percent(wrong[:, 8:].sum() / wrong.sum())} name" in text
+  best = np.zeros(10)
+  for moment in range(LAST - 1):
+    for c in range(2 * moment + 2):
+      rows = labels() == c
+      share = np.mean([np.mean(forward(params[moment][s])[1][rows].argmax(-1) == c) for s in range(2)])
+      best[c] = max(best[c], share)
+  now = np.diagonal(final) / final.sum(1)
+  lost = (best - now)[:8]
+  np.testing.assert_allclose(numbers["classes"]["forgetting"][:8], lost, atol=1e-12)
+  assert numbers["classes"]["forgetting"][8:] == [None, None], "the last classes had no moment before"
+  worst = int(np.argmax(lost))
+  assert f"class {worst} ({percent(best[worst])} -> {percent(now[worst])})" in text
+
+
+def test_layers_moved_and_put_back(analysed):
+  text, numbers, _, params = analysed
+  assert numbers["modules"] == ["hidden_0", "head"]
+  for i, name in enumerate(numbers["modules"]):
+    for event in range(LAST - 1):
+      a, b = params[event], params[event + 1]
+      change = [np.concatenate([np.abs(b[s][name][w] - a[s][name][w]).ravel() for w in ("bias", "kernel")]).mean()
+                for s in range(2)]  # fmt: skip
+      np.testing.assert_allclose(numbers["moved"][event][i], np.mean(change), rtol=1e-5)
+  resets = numbers["resets"]
+  tasks = resets["tasks"]
+  assert tasks == [t["task"] for t in numbers["tasks"] if t["now"] < t["then"]]
+  assert len(tasks) >= 2
+  table = np.zeros((4, len(tasks)))
+  for k, task in enumerate(tasks):
+    for s in range(2):
+      old, last = params[task][s], params[-1][s]
+      swapped = ({**last, "head": old["head"]}, {**old, "head": last["head"]})
+      table[:, k] += [hit(p, task) / 2 for p in (old, last, *swapped)]
+  np.testing.assert_allclose(resets["then"], table[0])
+  np.testing.assert_allclose(resets["now"], table[1])
+  np.testing.assert_allclose(np.asarray(resets["restored"])[:, 1], table[2])
+  np.testing.assert_allclose(np.asarray(resets["damaged"])[:, 1], table[3])
+  restored = np.mean(resets["restored"], 0)
+  best = int(np.argmax(restored))
+  assert (
+    f"{resets['modules'][best]} alone takes it from {percent(table[1].mean())} to {percent(restored[best])}" in text
+  )
+
+
+def test_drift_is_one_minus_cka_of_the_probe(analysed):
+  _, numbers, _, params = analysed
+  # The probe: the same number of rows of each task, evenly spaced among all of its test rows.
+  rows = np.concatenate([
+    mine[np.linspace(0, len(mine) - 1, min(51, len(mine))).astype(int)]
+    for mine in (np.flatnonzero(labels() // 2 == t) for t in range(5))
+  ])  # fmt: skip
+  assert numbers["layers"] == ["hidden 0", "logits"]
+  assert numbers["probe"] == len(rows)
+  centre = np.eye(len(rows)) - 1 / len(rows)
+
+  def similarity(a, b):  # by Gram matrices, where the code takes features
+    K, L = (centre @ (f.astype(np.float64) @ f.T) @ centre for f in (a, b))
+    return np.sum(K * L) / np.sqrt(np.sum(K * K) * np.sum(L * L))
+
+  for moment in (1, LAST - 1):
+    for layer in (0, 1):
+      drift = [1 - similarity(*(forward(params[m][s])[layer][rows] for m in (0, moment))) for s in range(2)]
+      np.testing.assert_allclose(numbers["drift"][moment][layer], np.mean(drift), atol=1e-5)
+
+
+def test_pictures_are_drawn(analysed, workdir):
+  for name in ("accuracy", "classes", "confusion", "layers", "drift"):
+    assert (workdir / "analysis" / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_an_interrupted_and_damaged_run_is_said_to_be_so(analysed, workdir, tmp_path, capsys):
+  copy = tmp_path / "run"
+  shutil.copytree(workdir, copy)
+  (copy / "result.json").unlink()
+  shutil.rmtree(copy / "checkpoints" / "5")
+  shutil.rmtree(copy / "checkpoints" / "2" / "meta")
+  assert analyze.main(["launch", f"--workdir={copy}", "--compilation_cache="]) == 0
+  text = capsys.readouterr().out
+  assert "interrupted: 4 of 5 events are done" in text
+  assert "passed over: checkpoint 2" in text
+  numbers = json.loads((copy / "analysis" / "analysis.json").read_text())
+  assert numbers["moments"] == [0, 2, 3]
+  np.testing.assert_allclose(numbers["accuracy"], analysed[1]["accuracy"][:5])
+  np.testing.assert_allclose(numbers["drift"][-1], analysed[1]["drift"][3], atol=0.05)
+
+
+@pytest.mark.parametrize(
+  ("given", "said"),
+  [
+    ([], "workdir: not given"),
+    (["nowhere"], "workdir: no folder nowhere"),
+    (["."], "workdir: . holds no checkpoints"),
+    ([".", "--rows=0"], "--rows"),
+  ],
+)
+def test_wrong_arguments_are_one_line(tmp_path, monkeypatch, capsys, given, said):
+  monkeypatch.chdir(tmp_path)
+  assert analyze.main(["launch", *given]) == 2
+  error = capsys.readouterr().err
+  assert said in error.replace("flag --rows", "--rows")
+  assert len(error.splitlines()) == 1
