@@ -58,7 +58,7 @@ def vcl(model, spec: Spec, *, strength, deviation, prior_deviation, natural: boo
 
   ``q_old`` is the posterior after the last task, ``N(0, prior_deviation^2)`` in the first; N the rows of the largest
   task; ``strength`` 1 is the bound itself. ``natural``: steps along the natural gradient of the bound (natural-gradient
-  VCL), for which SGD with a rate below about 0.05 is meant. Without coresets. Predicts with the means, or with
+  VCL), for which SGD with a rate of about 0.01 is meant. Without coresets. Predicts with the means, or with
   ``samples`` draws. Deviations move slowly under SGD: Adam, as in the paper, or ``natural``. Spec 3.1; Nguyen et al.,
   2018; Tseran et al., 2018.
   """
