@@ -214,7 +214,7 @@ def _member(look: Look, values, moments, learners, order, tasks, chosen) -> dict
       labels, found = _predicted(look, values, learner, task)
       counts += metrics.confusion(labels, found, look.stream.num_classes)
     confusions.append(counts)
-  moved, names = _moved(learners), metrics.modules(learners[0].params)
+  moved, names = _moved(learners), metrics.module_names(learners[0].params)
   return {
     "confusion": np.asarray(confusions),
     "modules": names,
@@ -230,7 +230,7 @@ def _moved(learners) -> list[dict[str, float]]:
 
 def _most_moved(learners) -> list[str]:
   """The modules that are put back, in their order: all, or those that moved most."""
-  names, moved = metrics.modules(learners[0].params), _moved(learners)
+  names, moved = metrics.module_names(learners[0].params), _moved(learners)
   total = {n: sum(m.get(n, 0.0) for m in moved) for n in names}
   most = sorted(names, key=lambda n: -total[n])[:RESET_MODULES]
   return [n for n in names if n in most]

@@ -44,7 +44,7 @@ from cljax.metrics.mechanism import (
   mean_curvature,
   sharpness,
 )
-from cljax.metrics.modules import module_sensitivity, modules, with_module
+from cljax.metrics.modules import module_names, module_sensitivity, with_module
 from cljax.metrics.recurring import Gap, event_gap, over_events
 from cljax.metrics.stability_gap import (
   feature_drift,
@@ -93,8 +93,8 @@ __all__ = [
   "mean_curvature",
   "minimum_accuracy",
   "model_size_efficiency",
+  "module_names",
   "module_sensitivity",
-  "modules",
   "netscore",
   "over_events",
   "per_class_accuracy",

@@ -18,7 +18,7 @@ def module_of(path: str) -> str:
   return path.rpartition("/")[0] or path
 
 
-def modules(params) -> list[str]:
+def module_names(params) -> list[str]:
   """The modules of a parameter tree, numbers in their natural order and the head last."""
   names = {module_of(p) for p in tree.paths(params)}
   natural = lambda name: [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in _parts(name)]
@@ -36,7 +36,7 @@ def module_sensitivity(before, after) -> dict[str, float]:
   then finetune only the most sensitive modules). Raises UsageError where the trees differ.
   """
   tree.match(after, before, "after")
-  total = dict.fromkeys(modules(before), 0.0)
+  total = dict.fromkeys(module_names(before), 0.0)
   size = dict.fromkeys(total, 0)
   for path, a, b in zip(tree.paths(before), jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -52,6 +52,6 @@ def with_module(params, source, module: str) -> Any:
   """
   tree.match(source, params, "source")
   if module not in {module_of(p) for p in tree.paths(params)}:
-    raise UsageError(f"module: no {module!r}; there are {', '.join(modules(params))}")
+    raise UsageError(f"module: no {module!r}; there are {', '.join(module_names(params))}")
   pick: Callable = lambda path, a, b: b if module_of(tree.path_name(path)) == module else a
   return jax.tree_util.tree_map_with_path(pick, params, source)

@@ -53,7 +53,7 @@ def parameters(seed):
 
 
 def test_modules_are_in_their_natural_order():
-  assert metrics.modules(parameters(0)) == ["block_2", "block_2/out", "block_10", "block_10/out", "scale", "head"]
+  assert metrics.module_names(parameters(0)) == ["block_2", "block_2/out", "block_10", "block_10/out", "scale", "head"]
 
 
 def test_sensitivity_is_the_mean_change_of_a_module():
@@ -62,7 +62,7 @@ def test_sensitivity_is_the_mean_change_of_a_module():
   head = sum(np.abs(np.asarray(b["head"][k]) - np.asarray(a["head"][k])).sum() for k in ("kernel", "bias")) / 9
   assert got["head"] == pytest.approx(head, rel=1e-6)
   assert got["block_10"] == pytest.approx(np.abs(np.asarray(b["block_10"]["norm"] - a["block_10"]["norm"])).mean())
-  assert list(got) == metrics.modules(a)
+  assert list(got) == metrics.module_names(a)
   assert set(metrics.module_sensitivity(a, a).values()) == {0.0}
 
 
@@ -73,7 +73,7 @@ def test_one_module_of_another_time():
   np.testing.assert_array_equal(got["head"]["bias"], b["head"]["bias"])
   assert set(n for n, v in metrics.module_sensitivity(a, got).items() if v) == {"head"}
   whole = a
-  for name in metrics.modules(a):
+  for name in metrics.module_names(a):
     whole = metrics.with_module(whole, b, name)
   assert set(metrics.module_sensitivity(whole, b).values()) == {0.0}
 
