@@ -147,7 +147,8 @@ def prepare(
   make_optimizer, optimizer_values = optimizer_of(optimizer, dict(optimizer_options or {}))
   values = {**hyper_values, **optimizer_values}
   members = list(population) if population is not None else [Member(s) for s in _seeds(seeds)]
-  built = setup(stream, model, make_method, make_optimizer, values, members, training, options, devices)
+  name = method if isinstance(method, str) else getattr(method, "__name__", "method")
+  built = setup(stream, model, make_method, make_optimizer, values, members, training, options, devices, name)
   if config is None:
     config = _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values)
   config = {**config, "members": [[m.seed, dict(m.hyper)] for m in members]}

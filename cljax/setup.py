@@ -92,9 +92,10 @@ def setup(
   recipe: Recipe,
   options: Options,
   devices=None,
+  name: str = "method",
 ) -> Setup:
   """Builds the programs. ``make_method(model, spec, values)`` and ``make_optimizer(values)`` get the dict of traced
-  values."""
+  values; ``name`` is what errors call the method."""
   if not population:
     raise UsageError("seeds: got none; expected at least one")
   split = stream.dataset.train
@@ -116,7 +117,7 @@ def setup(
 
   def parts_of(values):
     method = make_method(model, spec, values)
-    return build("method", method, model, spec, make_optimizer(values), recipe, stream.view.apply, augment)
+    return build(name, method, model, spec, make_optimizer(values), recipe, stream.view.apply, augment)
 
   probe = parts_of(dict(hyper))
   made = prog.make(parts_of, probe, stream.view.apply, spec, members, clock)
