@@ -19,6 +19,7 @@ from cljax.engine import event_record
 
 CHECKPOINTS = 25  # at most so many moments are looked at
 MEMBERS = 3  # of a population
+STATE = "model state"
 RESET_TASKS, RESET_MODULES = 8, 12  # of those that lost and moved most
 
 
@@ -70,6 +71,11 @@ def analyse(history: loading.History, members: Sequence[int], rows: int) -> dict
     "moments": [m.done - 1 for m in moments],
   }
   out["tasks"] = _tasks(out["accuracy"], done)
+  if out["curves"] and order and order == list(range(len(order))) and stream.num_tasks > 1:
+    whole = [c for c in out["curves"] if c["event"] < len(done)]
+    curve, current = (np.asarray([c[k] for c in whole]) for k in ("accuracy", "task"))
+    out["worst_case"] = metrics.worst_case_accuracy(curve, current)
+    out["minimum"] = metrics.minimum_accuracy(curve, current)
   out["gaps"] = _gaps(out["curves"], out["accuracy"], done)
   if moments:
     look = _look(history, rows, order)
@@ -146,7 +152,9 @@ def _gaps(curves, accuracy, done) -> list[dict]:
     inside = [c["accuracy"] for c in curves if c["event"] == at]
     old = [t for t in met if t != event["task"]]
     if old and len(inside) > 1:
-      gap = metrics.event_gap(accuracy[at][old], np.asarray(inside)[:, old])
+      # From the evaluation before, where there was one: with eval.limit it saw the same rows as those inside.
+      prior = [c["accuracy"] for c in curves if c["event"] == at - 1]
+      gap = metrics.event_gap((prior or [accuracy[at]])[-1][old], np.asarray(inside)[:, old])
       worst = int(np.argmax(gap.depth))
       out.append({
         "event": at, "task": event["task"], "depth": gap.depth.mean(), "recovered": gap.recovered.mean(),
@@ -207,16 +215,25 @@ def _accuracy(look: Look, values, learner, task: int) -> float:
 def _member(look: Look, values, moments, learners, order, tasks, chosen) -> dict[str, Any]:
   """What costs forward passes, for one member."""
   learned = np.cumsum([isinstance(e, Learn) for e in look.stream.events])
-  confusions = []
+  confusions, right, shown = [], [], []
   for event, learner in zip(moments, learners, strict=True):
     counts = np.zeros((look.stream.num_classes,) * 2, np.int64)
-    for task in dict.fromkeys(order[: learned[event - 1]]):
+    hits = {t: np.zeros(len(look.rows[t]), bool) for t in dict.fromkeys(order)}
+    met = set(order[: learned[event - 1]])
+    for task in met:
       labels, found = _predicted(look, values, learner, task)
       counts += metrics.confusion(labels, found, look.stream.num_classes)
+      hits[task] = labels == found
     confusions.append(counts)
+    right.append(np.concatenate(list(hits.values())))
+    shown.append(np.concatenate([np.full(len(h), t in met) for t, h in hits.items()]))
+  rows = metrics.forgetting_events(right, shown)
+  seen = rows.presentations > 0
   moved, names = _moved(learners), metrics.module_names(learners[0].params)
   return {
     "confusion": np.asarray(confusions),
+    "rows_kept": np.mean(rows.unforgettable[seen], keepdims=True),
+    "rows_lost": np.mean(rows.forgetting[seen] > 0, keepdims=True),
     "modules": names,
     "moved": np.asarray([[m.get(name, 0.0) for name in names] for m in moved]).reshape(-1, len(names)),
     **_drift(look, values, learners),
@@ -233,7 +250,7 @@ def _most_moved(learners) -> list[str]:
   names, moved = metrics.module_names(learners[0].params), _moved(learners)
   total = {n: sum(m.get(n, 0.0) for m in moved) for n in names}
   most = sorted(names, key=lambda n: -total[n])[:RESET_MODULES]
-  return [n for n in names if n in most]
+  return [n for n in names if n in most] + [STATE] * bool(jax.tree.leaves(learners[0].model_state))
 
 
 def _drift(look: Look, values, learners) -> dict[str, Any]:
@@ -255,7 +272,6 @@ def _resets(look: Look, values, moments, learners, tasks, chosen) -> dict[str, A
   lost = [t for t in tasks if t["learned"] + 1 in at and t["now"] < t["then"]]
   lost = sorted(sorted(lost, key=lambda t: t["now"] - t["then"])[:RESET_TASKS], key=lambda t: t["task"])
   table: dict[str, list] = {"then": [], "now": [], "restored": [], "damaged": []}
-  swap = lambda a, b, name: a._replace(params=metrics.with_module(a.params, b.params, name))
   last = learners[-1]
   for record in lost:
     old, task = learners[at[record["learned"] + 1]], record["task"]
@@ -264,6 +280,13 @@ def _resets(look: Look, values, moments, learners, tasks, chosen) -> dict[str, A
     table["restored"].append([_accuracy(look, values, swap(last, old, n), task) for n in chosen])
     table["damaged"].append([_accuracy(look, values, swap(old, last, n), task) for n in chosen])
   return {"tasks": [t["task"] for t in lost], "modules": chosen, **{k: np.asarray(v) for k, v in table.items()}}
+
+
+def swap(learner, source, module: str):
+  """``learner`` with one module of ``source``; :data:`STATE` is all that is not trained (BatchNorm's statistics)."""
+  if module == STATE:
+    return learner._replace(model_state=source.model_state)
+  return learner._replace(params=metrics.with_module(learner.params, source.params, module))
 
 
 def _classes(confusions, stream, done, moments) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def describe(a: Mapping[str, Any], title: str) -> str:
     "Accuracy": _accuracy(a),
     "Asked to forget": _forgotten(a),
     "Inside the tasks": _gaps(a),
-    "Classes": _classes(a),
+    "Classes and rows": _classes(a),
     "Layers": _layers(a),
     "Representation": _drift(a),
   }
@@ -133,6 +133,11 @@ def _gaps(a) -> list[str]:
       f"Deepest: task {deep['worst']} fell by {100 * deep['worst_depth']:.1f} points while task {deep['task']} was "
       f"learned (event {deep['event']}) and regained {100 * deep['worst_recovered']:.1f}."
     )
+  if not np.isnan(a.get("minimum", np.nan)):
+    lines.append(
+      f"At their worst since they were learned, old tasks stood at {percent(a['minimum'])} (min-ACC); with the current "
+      f"task as it is now, {percent(a['worst_case'])} (WC-ACC)."
+    )
   if back > 0.5 * depth > 0.01:
     lines.append("Most of that fall is a stability gap: it is made up for before the task ends.")
   elif depth > 0.02:
@@ -156,6 +161,12 @@ def _classes(a) -> list[str]:
     lines.append(f"Most forgotten, from their best to now{over}: {', '.join(named)}.")
   elif known:
     lines.append("No class is known worse now than before.")
+  if len(a["moments"]) > 1:
+    kept, lost = a["rows_kept"][0], a["rows_lost"][0]
+    lines.append(
+      f"Of the test rows looked at, {percent(kept)} were learned and never lost from one moment to the next, "
+      f"{percent(lost)} were lost at least once and {percent(1 - kept - lost)} were never right."
+    )
   share = a["classes"]["recency"][-1]
   if not np.isnan(share):
     lines.append(f"Of the errors on earlier classes, {percent(share)} name a class of the task learned last.")

@@ -10,7 +10,7 @@ import pytest
 
 import cljax
 from cljax import data
-from launch import analyze, train
+from launch import _analysis, analyze, train
 
 LAST = 5
 
@@ -185,3 +185,29 @@ def test_wrong_arguments_are_one_line(tmp_path, monkeypatch, capsys, given, said
   error = capsys.readouterr().err
   assert said in error.replace("flag --rows", "--rows")
   assert len(error.splitlines()) == 1
+
+
+def test_the_worst_moments_and_what_happened_to_single_rows(analysed):
+  text, numbers, result, params = analysed
+  curve = np.asarray([np.mean(c["accuracy"], 0) for c in result["curves"]])
+  current = np.asarray([c["task"] for c in result["curves"]])
+  low = np.mean([curve[current > i, i].min() for i in range(LAST - 1)])
+  assert f"old tasks stood at {percent(low)} (min-ACC)" in text
+  assert f"{percent(curve[-1, -1] / LAST + (1 - 1 / LAST) * low)} (WC-ACC)" in text
+  kept, lost = [], []
+  for s in range(2):
+    right = np.asarray([forward(p[s])[1].argmax(-1) == labels() for p in params])
+    since = [right[y // 2 :, i] for i, y in enumerate(labels())]
+    drops = np.asarray([(~r[1:] & r[:-1]).any() for r in since])
+    kept.append(np.mean([r.any() and not d for r, d in zip(since, drops, strict=True)]))
+    lost.append(drops.mean())
+  np.testing.assert_allclose([numbers["rows_kept"][0], numbers["rows_lost"][0]], [np.mean(kept), np.mean(lost)])
+  assert f"{percent(np.mean(kept))} were learned and never lost" in text
+
+
+def test_the_state_that_is_not_trained_is_a_module_of_its_own():
+  one, other = (cljax.Learner(0, 0, {"head": {"w": np.full(2, v)}}, {"mean": v}, (), ()) for v in (1.0, 2.0))
+  assert _analysis.swap(one, other, _analysis.STATE) == one._replace(model_state={"mean": 2.0})
+  swapped = _analysis.swap(one, other, "head")
+  assert swapped.model_state == {"mean": 1.0}
+  assert swapped.params["head"]["w"].tolist() == [2.0, 2.0]

@@ -1,6 +1,7 @@
 """Blurry, recurring and timed streams, and what the three scenarios show: the invariants of their papers."""
 
 import itertools
+import json
 from collections import Counter
 
 import hypothesis.strategies as st
@@ -13,6 +14,7 @@ import cljax
 from cljax import results, streams
 from cljax.setup import spec_of
 from cljax.types import Forget, Learn, UsageError
+from launch import _config
 
 TRAIN = cljax.Recipe(batch_size=8, epochs=2)
 
@@ -274,3 +276,26 @@ def test_a_blurry_run_is_measured_on_what_its_tasks_hold(make_blobs, small_model
   hit = np.asarray(result.predict(data.test.x)).argmax(-1) == data.test.y
   np.testing.assert_allclose(result.accuracy[0, -1], [hit[rows].mean() for rows in s.test])
   assert result.steps == 2 * sum(-(-len(t) // 8) for t in s.train)
+
+
+@pytest.mark.parametrize(
+  ("given", "expected"),
+  [
+    ({"kind": "si_blurry", "tasks": "2", "disjoint": "0", "blurry": "20"}, {"disjoint": 0, "blurry": 20}),
+    ({"kind": "scole", "tasks": "9", "classes_per_task": "3", "class_weights": "[1,1,2,2]"}, {"classes_per_task": 3}),
+    ({"kind": "label_random", "tasks": "3", "rows": "12"}, {"rows": 12}),
+    ({"kind": "class", "tasks": "2", "order": "[0,1,0]", "label_noise": "0.2"}, {"label_noise": 0.2}),
+    ({"kind": "task", "tasks": "2", "input_noise": "0.1,0.3", "label_noise": "[0,0.5]"}, {"label_noise": (0, 0.5)}),
+  ],
+)
+def test_scenarios_come_from_a_configuration(dataset, given, expected):
+  file = _config.File({"data": {"name": "digits"}}, {}, None)
+  config = _config.resolve(file, [_config.Override(f"stream.{k}", v, True) for k, v in given.items()])
+  assert {k: config["stream"][k] for k in expected} == expected
+  stream = streams.build(dataset, **config["stream"])
+  plain = json.loads(json.dumps(config["stream"]))  # as a checkpoint keeps it
+  again = streams.build(dataset, **plain)
+  assert again.events == stream.events
+  assert again.dataset.digest == stream.dataset.digest
+  for a, b in zip(stream.train, again.train, strict=True):
+    np.testing.assert_array_equal(a, b)
