@@ -165,7 +165,7 @@ def _gaps(curves, accuracy, done) -> list[dict]:
 
 
 def _look(history: loading.History, rows: int, order: Sequence[int]) -> Look:
-  stream, tables = history.stream, history.stream.view.tables
+  stream, tables = history.stream, jax.tree.map(jnp.asarray, history.stream.view.tables)
   chosen = np.random.default_rng(0)
   mine = [np.sort(chosen.permutation(np.asarray(t))[:rows]) for t in stream.test]
   size = max(len(t) for t in mine)
@@ -266,17 +266,19 @@ def _drift(look: Look, values, learners) -> dict[str, Any]:
 def _resets(look: Look, values, moments, learners, tasks, chosen) -> dict[str, Any]:
   """One module at a time put back into the last model (``restored``), or the last one's put into the old (``damaged``).
 
-  For tasks that lost accuracy; the old model is that of the moment right after the task was last learned.
+  ``together`` puts all of them back, so that what is left is what the method keeps beside the model. For tasks that
+  lost accuracy; the old model is that of the moment right after the task was last learned.
   """
   at = {event: i for i, event in enumerate(moments)}
   lost = [t for t in tasks if t["learned"] + 1 in at and t["now"] < t["then"]]
   lost = sorted(sorted(lost, key=lambda t: t["now"] - t["then"])[:RESET_TASKS], key=lambda t: t["task"])
-  table: dict[str, list] = {"then": [], "now": [], "restored": [], "damaged": []}
+  table: dict[str, list] = {"then": [], "now": [], "together": [], "restored": [], "damaged": []}
   last = learners[-1]
   for record in lost:
     old, task = learners[at[record["learned"] + 1]], record["task"]
     table["then"].append(_accuracy(look, values, old, task))
     table["now"].append(_accuracy(look, values, last, task))
+    table["together"].append(_accuracy(look, values, swap(last._replace(params=old.params), old, STATE), task))
     table["restored"].append([_accuracy(look, values, swap(last, old, n), task) for n in chosen])
     table["damaged"].append([_accuracy(look, values, swap(old, last, n), task) for n in chosen])
   return {"tasks": [t["task"] for t in lost], "modules": chosen, **{k: np.asarray(v) for k, v in table.items()}}

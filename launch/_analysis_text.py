@@ -192,22 +192,26 @@ def _layers(a) -> list[str]:
   r = a["resets"]
   if not r["tasks"]:
     return lines
-  then, now, restored, damaged = (np.asarray(r[k]).mean(0) for k in ("then", "now", "restored", "damaged"))
+  keys = ("then", "now", "together", "restored", "damaged")
+  then, now, together, restored, damaged = (np.asarray(r[k]).mean(0) for k in keys)
   best, worst = int(np.argmax(restored)), int(np.argmin(damaged))
   of = f"task{'s' * (len(r['tasks']) > 1)} {', '.join(map(str, r['tasks']))}"
   lines.append(
-    f"One module at a time, accuracy on {of}: put back into the last network, {r['modules'][best]} alone takes it from "
-    f"{percent(now)} to {percent(restored[best])} (it stood at {percent(then)})."
+    f"Accuracy on {of} was {percent(then)} and is {percent(now)}. With all modules put back into the last network it "
+    f"is {percent(together)}, with one alone at most {percent(restored[best])} ({r['modules'][best]})."
   )
   lines.append(
-    f"The other way round, the last {r['modules'][worst]} alone takes the networks of then from {percent(then)} to "
-    f"{percent(damaged[worst])}."
+    f"The other way round, one module of the last network takes the networks of then from {percent(then)} to as little "
+    f"as {percent(damaged[worst])} ({r['modules'][worst]})."
   )
-  if then - now > 0.02:
-    if restored[best] - now > 0.5 * (then - now):
-      lines.append(f"So {r['modules'][best]} is where most of it was forgotten.")
-    elif restored[best] - now < 0.1 * (then - now):
-      lines.append("So no single module holds what was forgotten: it went with all of them together.")
+  if then - now <= 0.02:
+    return lines
+  if together - now < 0.1 * (then - now):
+    lines.append("So what was lost is not in the weights but in what the method keeps beside them.")
+  elif restored[best] - now > 0.5 * (then - now):
+    lines.append(f"So {r['modules'][best]} is where most of it was forgotten.")
+  elif restored[best] - now < 0.1 * (then - now):
+    lines.append("So no single module holds what was forgotten: it went with several of them together.")
   return lines
 
 
@@ -218,6 +222,8 @@ def _drift(a) -> list[str]:
   if np.isnan(last).all():
     return []
   top, low = int(np.nanargmax(last)), int(np.nanargmin(last))
+  if last[top] < 0.005:
+    return [f"No layer drifted since event {a['moments'][0]} (1 - CKA on {a['probe']} test rows)."]
   return [
     f"Since event {a['moments'][0]}, {a['layers'][top]} drifted most ({last[top]:.2f}) and {a['layers'][low]} least "
     f"({last[low]:.2f}): 1 - CKA on {a['probe']} test rows, 0 for the same up to rotation and scale, 1 for unrelated."

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 import cljax
-from cljax import data
+from cljax import data, loading, models, streams
 from launch import _analysis, analyze, train
 
 LAST = 5
@@ -121,11 +122,13 @@ def test_layers_moved_and_put_back(analysed):
   np.testing.assert_allclose(resets["now"], table[1])
   np.testing.assert_allclose(np.asarray(resets["restored"])[:, 1], table[2])
   np.testing.assert_allclose(np.asarray(resets["damaged"])[:, 1], table[3])
-  restored = np.mean(resets["restored"], 0)
-  best = int(np.argmax(restored))
-  assert (
-    f"{resets['modules'][best]} alone takes it from {percent(table[1].mean())} to {percent(restored[best])}" in text
-  )
+  np.testing.assert_allclose(resets["together"], table[0])
+  then, now = table[:2].mean(1)
+  assert f"was {percent(then)} and is {percent(now)}. With all modules put back into the last network it is" in text
+  restored, damaged = np.mean(resets["restored"], 0), np.mean(resets["damaged"], 0)
+  best, worst = resets["modules"][int(np.argmax(restored))], resets["modules"][int(np.argmin(damaged))]
+  assert f"{percent(then)}, with one alone at most {percent(restored.max())} ({best})" in text
+  assert f"from {percent(then)} to as little as {percent(damaged.min())} ({worst})" in text
 
 
 def test_drift_is_one_minus_cka_of_the_probe(analysed):
@@ -211,3 +214,25 @@ def test_the_state_that_is_not_trained_is_a_module_of_its_own():
   swapped = _analysis.swap(one, other, "head")
   assert swapped.model_state == {"mean": 1.0}
   assert swapped.params["head"]["w"].tolist() == [2.0, 2.0]
+
+
+def test_rows_are_looked_at_as_their_task_shows_and_labels_them(dataset):
+  """Two tasks that permute the pixels, with a network that was never trained."""
+  stream = streams.build(dataset, "permuted", tasks=2, seed=1)
+  model = models.mlp((4, 4, 1), 4, hidden=(8,))
+  _, parts, values, _ = loading._rebuild({"members": [[0, {}]]}, stream=stream, model=model)
+  history = loading.History([], {}, stream, model, values, parts, lambda number: None)
+  params, _ = model.init(jax.random.key(0))
+  learner = cljax.Learner(0, jax.random.key(0), params, {}, (), ())
+  look, one = _analysis._look(history, 1000, [0, 1]), {k: v[0] for k, v in values.items()}
+  for task in (0, 1):
+    x = dataset.test.x.reshape(-1, 16)[:, stream.view.tables[0][task]]
+    hidden = np.maximum(x @ params["hidden_0"]["kernel"] + params["hidden_0"]["bias"], 0)
+    logits = hidden @ params["head"]["kernel"] + params["head"]["bias"]
+    labels, found = _analysis._predicted(look, one, learner, task)
+    np.testing.assert_array_equal(found, np.asarray(logits).argmax(-1))
+    np.testing.assert_array_equal(labels, dataset.test.y)
+  layers = look.layers(one, learner, dataset.test.x[look.probe[0]], look.probe[1])
+  np.testing.assert_allclose(
+    layers["hidden 0"][look.probe[1] == 1], hidden[look.probe[0][look.probe[1] == 1]], atol=1e-5
+  )
