@@ -76,7 +76,7 @@ def test_lcia_ends_a_task_at_its_average(class_stream, small_model, plain, balan
   bench = Bench("lcia", class_stream, small_model, {"balance": balance})
   first = steps(bench, bench.start(), 0, 3)
   assert_near(first[-1].params, steps(plain, plain.start(), 0, 3)[-1].params)
-  anchor = bench.boundary(bench.parts.end_task, first[-1], 0)
+  anchor = bench.boundary("end_task", first[-1], 0)
   assert_same(anchor.params, first[-1].params)  # the first task trains plainly
   trail = steps(bench, anchor, 1, 4)
   mean, last = leaves(anchor.params), {k: 0 * v for k, v in leaves(anchor.params).items()}
@@ -92,7 +92,7 @@ def test_lcia_ends_a_task_at_its_average(class_stream, small_model, plain, balan
       mean[k] = share * mean[k] + (1 - share) * new[k]
     last = g
   assert inside >= 3 or balance == "released"  # which falls back on tensors as small as these
-  ended = bench.boundary(bench.parts.end_task, trail[-1], 1)
+  ended = bench.boundary("end_task", trail[-1], 1)
   for name, value in leaves(ended.params).items():
     np.testing.assert_allclose(value, mean[name], atol=2e-4, err_msg=name)
   assert any(np.abs(v - leaves(trail[-1].params)[k]).max() > 1e-3 for k, v in leaves(ended.params).items())
@@ -156,10 +156,10 @@ def test_freeze_holds_layers_from_the_second_task_on(class_stream, small_model):
 def test_lines_scales_the_change_by_depth(class_stream, small_model):
   bench = Bench("lines", class_stream, small_model, {"alpha": 0.25})
   first = steps(bench, bench.start(), 0, 2)[-1]
-  before = bench.boundary(bench.parts.end_task, first, 0)
+  before = bench.boundary("end_task", first, 0)
   assert_same(before.params, first.params)  # nothing to go back to
   tuned = steps(bench, before, 1, 3)[-1]
-  ended = bench.boundary(bench.parts.end_task, tuned, 1)
+  ended = bench.boundary("end_task", tuned, 1)
   assert_same(ended.params["head"], tuned.params["head"])
   half = jax.tree.map(lambda a, b: a + 0.25 * (b - a), before.params["hidden_0"], tuned.params["hidden_0"])
   assert_near(ended.params["hidden_0"], half, 1e-6)
@@ -171,7 +171,7 @@ def test_heterogeneous_averaging_keeps_the_mean_ratio_and_beats_equal_ones(class
   bench = Bench("heterogeneous_averaging", class_stream, small_model, options)
   before = bench.train(steps=6, tasks=(0,))
   tuned = steps(bench, before, 1, 6)[-1]
-  ended = bench.boundary(bench.parts.end_task, tuned, 1)
+  ended = bench.boundary("end_task", tuned, 1)
   old, new, mixed = (leaves(v.params) for v in (before, tuned, ended))
   ratios = {}
   for k in mixed:
@@ -259,7 +259,7 @@ def test_clnp_keeps_what_a_task_answers_to_the_bit(task_stream, small_model):
   margin = 0.05
   bench = Bench("clnp", task_stream, small_model, {"margin": margin, "samples": 48})
   tuned = steps(bench, bench.start(), 0, 6)[-1]
-  first = bench.boundary(bench.parts.end_task, tuned, 0)
+  first = bench.boundary("end_task", tuned, 0)
   state = optimizers.clnp_state(first.opt_state)
   owned = np.asarray(state.owned[0])
   assert 0 < owned.sum() < 8
@@ -275,7 +275,7 @@ def test_clnp_keeps_what_a_task_answers_to_the_bit(task_stream, small_model):
   assert (
     np.abs(leaves(second.params)["hidden_0/kernel"] - leaves(first.params)["hidden_0/kernel"])[:, ~owned].max() > 1e-4
   )
-  ended = bench.boundary(bench.parts.end_task, second, 1)
+  ended = bench.boundary("end_task", second, 1)
   np.testing.assert_array_equal(logits(ended), logits(first))
   assert np.all(np.asarray(optimizers.clnp_state(ended.opt_state).owned[0])[owned])
 
