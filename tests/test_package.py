@@ -18,7 +18,7 @@ FLOORS = [
   {"setup"},
   {"loop"},
   {"engine", "results", "writers"},
-  {"loading"},
+  {"cost", "loading"},
 ]
 
 

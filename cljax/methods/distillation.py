@@ -32,7 +32,9 @@ def lwf(model, spec: Spec, *, strength, temperature) -> Method:
 
   def end_task(key, learner, task):
     del key
-    teacher = Teacher(tree.copy(learner.params), tree.copy(learner.model_state), task.id + 1)
+    # A task that comes back does not undo the later ones.
+    tasks = jnp.maximum(learner.method_state.tasks, task.id + 1)
+    teacher = Teacher(tree.copy(learner.params), tree.copy(learner.model_state), tasks)
     return learner._replace(method_state=teacher)
 
   def term(key, params, learner, batch, outputs):
