@@ -45,7 +45,7 @@ def test_hierarchical_integrates_the_path_and_weighs_layers(class_stream, small_
   omega = {p: path[p] / ((star[p] - first[p]) ** 2 + damping) for p in path}
   norms = {m: np.sqrt(sum((v**2).sum() for p, v in omega.items() if p.startswith(m))) for m in ("head", "hidden_0")}
   share = {m: np.exp(n) / sum(np.exp(v) for v in norms.values()) for m, n in norms.items()}
-  anchor = bench.boundary(bench.parts.end_task, learner, 0)
+  anchor = bench.boundary("end_task", learner, 0)
   away, _, _ = bench.step(anchor, *bench.arguments(1, 0))
   after, _, _ = bench.step(away, *bench.arguments(1, 1))
   x, y = batch_of(bench, 1, 1)
