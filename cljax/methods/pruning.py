@@ -42,7 +42,7 @@ def clnp(model, spec: Spec, *, strength, margin, thresholds: int = 100, samples:
     apply = lambda params: model.apply(params, learner.model_state, batch.x, train=False, key=key, task=None, mask=None)
     outputs, _ = apply(learner.params)
     activity = [mean_activation(outputs.hidden[u.hidden], batch.weight) for u in model.units]
-    kept = lambda threshold: tuple((a > threshold) | o for a, o in zip(activity, state.owned, strict=True))
+    kept = lambda threshold: tuple(a > threshold for a in activity)
 
     def accuracy(threshold):
       params, _ = optimizers.clnp_end_task(learner.params, state, model.units, kept(threshold), classes)
