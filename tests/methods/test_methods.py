@@ -244,7 +244,7 @@ def test_ncm_takes_the_nearest_mean_of_all_rows(make_blobs, small_model):
     learner, _, _ = bench.step(learner, *bench.arguments(task, 0))
     h, _ = logits_of(bench, learner.params, split.x[stream.train[task]])
     means.append([(h[split.y[stream.train[task]] == c]).sum(0) for c in range(4)])
-    learner = bench.boundary(bench.parts.end_task, learner, task)
+    learner = bench.boundary("end_task", learner, task)
   counts = [[(split.y[rows] == c).sum() for c in range(4)] for rows in stream.train]
   want = np.sum(means, 0) / np.sum(counts, 0)[:, None]
   np.testing.assert_allclose(learner.method_state.means, want, atol=1e-4)
