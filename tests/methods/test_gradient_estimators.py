@@ -78,7 +78,7 @@ def test_conserve_never_raises_the_loss_of_the_batch(plain, class_stream, small_
   assert 0 < sum(changed) < 8
 
 
-@pytest.mark.parametrize("estimator", ["two_point", "one_sided", "forward"])
+@pytest.mark.parametrize("estimator", ["two_point", "forward"])
 def test_one_query_moves_along_its_own_direction_by_the_slope(estimator, plain, class_stream, small_model):
   """``step = -r (g.z) z``: it never climbs, and ``|step|^2 = r |z|^2 (step . -g)`` with ``|z|^2`` near its mean d."""
   (pair,), _ = steps(variant("zeroth_order", class_stream, small_model, estimator=estimator, epsilon=1e-3), 1)
