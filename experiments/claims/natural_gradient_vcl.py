@@ -13,7 +13,7 @@ CLAIM = Claim(
   sentence="Natural-gradient variational inference learns faster than gradients by Adam and ends more accurate.",
   protocol="Permuted digits, 5 tasks, MLP 64-50-10, batch 32, 5 epochs; final accuracy of vcl with natural=True under "
   "SGD minus that of vcl under Adam 0.001, in points. The natural rate is the largest of 0.003, 0.01, 0.03 under which "
-  "no run diverges over the stream. A first measurement, with layers of 100 and the rate chosen by the first task alone, "
+  "no run diverges over the stream. An earlier one, with layers of 100 and the rate chosen by the first task alone, "
   "lost 2 of 5 runs to divergence on later tasks and did not hold.",
 )
 
