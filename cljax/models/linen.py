@@ -63,8 +63,8 @@ def from_linen(module: nn.Module, input_shape, *, init=None, units=(), with_acti
   and ``mask`` where it takes them. With ``mask``, every ``nn.BatchNorm`` inside leaves the masked rows out of its
   statistics, and a batch without any row leaves ``model_state`` as it was. Values sown as ``features`` and ``hidden``
   into ``intermediates`` reach ``Outputs``. ``init(shapes, key) -> variables`` replaces the module's initialisers (the
-  zoo uses :func:`flat_init`, which compiles far faster). ``units`` and ``with_activation`` go into the Model. Raises UsageError where the output is neither logits nor
-  Outputs.
+  zoo uses :func:`flat_init`, which compiles far faster). ``units`` and ``with_activation`` go into the Model. Raises
+  UsageError where the output is neither logits nor Outputs.
   """
   keywords = calling(type(module))
   dummy = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)

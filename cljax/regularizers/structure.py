@@ -131,7 +131,7 @@ def _sorted(leaf):
 
 
 def _order_keys(x):
-  """Integers that sort as the floats of ``x`` do: XLA's CPU sort of floats takes 7 times as long as that of integers."""
+  """Integers that sort as the floats of ``x`` do: XLA on CPU sorts floats in 7 times the time of integers."""
   kind = jnp.dtype(f"int{8 * x.dtype.itemsize}")
   bits = jax.lax.bitcast_convert_type(x, kind)
   return jnp.where(bits < 0, bits ^ jnp.iinfo(kind).max, bits)

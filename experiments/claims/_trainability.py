@@ -34,7 +34,7 @@ def compare(method: str, others: tuple[str, ...], tasks: int, seeds: int, width:
   effects = {"finetune: first ten tasks - last ten": first("finetune") - last("finetune")}
   effects[f"{method}: last ten tasks - first ten, + 10"] = last(method) - first(method) + 10
   effects |= {f"last ten tasks: {method} - {other}": last(method) - last(other) for other in others}
-  figures = {}
+  figures: dict = {}
   for name in (*others, method):
     figures |= {f"{name}: first ten tasks": first(name), f"{name}: last ten tasks": last(name)}
   return Measured(effects, figures)

@@ -15,7 +15,8 @@ CLAIM = Claim(
 
 
 def measure(seeds):
-  effects, figures = {}, {}
+  effects: dict = {}
+  figures: dict = {}
   for kind in ("class", "task"):
     stream = digits(kind)
     (base, _), (mine, _) = (worst(stream, m, seeds) for m in (replay_only, "er_agem"))
