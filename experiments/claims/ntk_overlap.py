@@ -23,7 +23,8 @@ CLAIM = Claim(
 def errors(seed):
   (x_s, y_s), (x_t, y_t) = tasks(seed, 2, 12)
   w = descend(NONE, (), jnp.zeros(64), x_s, y_s, 100_000)
-  state = projectors.pca_ogd_extend(basis(4).init({"w": w}), {"w": x_s}, 4)
+  extend = jax.jit(projectors.pca_ogd_extend, static_argnums=2)  # compiled once for all seeds
+  state = extend(basis(4).init({"w": w}), {"w": x_s}, 4)
   left = x_t - x_t @ state.basis["w"].T @ state.basis["w"]
   out = []
   for transform, held, features in ((NONE, (), x_t), (basis(4), state, left)):
