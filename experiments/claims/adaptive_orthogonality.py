@@ -10,8 +10,8 @@ CLAIM = Claim(
   protocol="Digits, all classes learned (MLP 64-100-100-10, SGD 0.05, batch 32, 10 epochs), then class 3 forgotten by "
   "50 steps on 0.95 L_retain - a L_forget + strength AO at rate 0.05, a from 1/64 to 2, strength 1 (the default) and "
   "0; best accuracy on the retained training rows among the settings that leave at most 10% on the forgotten ones, in "
-  "points. A first measurement with a from 0.25 to 16, where every setting that forgot had collapsed to one class, gave "
-  "no difference and did not hold.",
+  "points. A first measurement with a from 0.25 to 16, where every setting that forgot had collapsed to one class, "
+  "gave no difference and did not hold.",
 )
 
 

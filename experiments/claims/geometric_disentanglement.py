@@ -11,8 +11,8 @@ CLAIM = Claim(
   protocol="Digits, all classes learned (MLP 64-100-100-10, SGD 0.05, batch 32, 10 epochs), then class 3 forgotten by "
   "50 steps of pure gradient ascent (retain weight 0) at rate 0.05 times 1/64 to 2; with the projection (descent, "
   "history 8) and without; best accuracy on the retained training rows among the settings that leave at most 10% on "
-  "the forgotten ones, in points. A first measurement at 0.25 to 16 times, where every setting that forgot had collapsed "
-  "to one class, gave no difference and did not hold.",
+  "the forgotten ones, in points. A first measurement at 0.25 to 16 times, where every setting that forgot had "
+  "collapsed to one class, gave no difference and did not hold.",
 )
 
 
