@@ -7,6 +7,8 @@ import os
 import sys
 
 _DEVICES = "--xla_force_host_platform_device_count"
+# XLA aborts the process where one device's thread reaches a collective 40 s after another's, as a busy machine lets it.
+_PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"
 
 
 def processors() -> int:
@@ -27,8 +29,13 @@ def prepare(module: str) -> None:
     return
   flags = os.environ.get("XLA_FLAGS", "")
   if _DEVICES not in flags:
-    os.environ["XLA_FLAGS"] = f"{flags} {_DEVICES}={processors()}".strip()
+    flags = f"{flags} {_DEVICES}={processors()}".strip()
+  if _PATIENCE not in flags:
+    flags = f"{flags} {_PATIENCE}=1200"
+  os.environ["XLA_FLAGS"] = flags
   os.environ.setdefault("NPROC", str(processors()))
+  # LAPACK's own threads beside XLA's: on two busy cores a step with small SVDs took 26 times as long.
+  os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("GLOG_minloglevel", "3")
 

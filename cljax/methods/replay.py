@@ -12,7 +12,7 @@ from cljax import memory as memories
 from cljax.method import Method
 from cljax.methods.registry import Entry, Option, register
 from cljax.tree import fold
-from cljax.types import Access, Batch, Spec
+from cljax.types import Access, Batch, Spec, UsageError
 
 POLICIES = ("reservoir", "ring", "class_balanced")
 ACCESS = Access(stores_data=True)
@@ -71,7 +71,14 @@ def drawn(spec: Spec, rows, weight, current_task, coefficient=None) -> Batch:
 
 
 def append(batch: Batch, more: Batch) -> Batch:
-  """Rows of ``more`` behind those of ``batch``; ``extra`` stays that of ``batch``."""
+  """Rows of ``more`` behind those of ``batch``; ``extra`` stays that of ``batch``.
+
+  Raises UsageError where only one of the two has coefficients: their losses would not add up.
+  """
+  if (batch.coefficient is None) != (more.coefficient is None):
+    raise UsageError(
+      "compose: a replay method that averages stands behind one that weighs its rows; write the averaging one first"
+    )
   join = lambda a, b: None if a is None else jnp.concatenate([a, b.astype(a.dtype)])
   return batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f != "extra"})
 

@@ -44,8 +44,9 @@ def test_a_part_keeps_its_state_and_randomness(class_stream, small_model):
   [
     (("ncm", "supsup"), "ncm and supsup both define predict"),
     (("ssd", "graddiff"), "ssd and graddiff both define forget"),
+    (("derpp", "er"), "write the averaging one first"),
   ],
 )
-def test_two_owners_are_refused(class_stream, small_model, names, said):
+def test_parts_that_do_not_go_together_are_refused(class_stream, small_model, names, said):
   with pytest.raises(UsageError, match=said):
     cljax.run(class_stream, small_model, hybrid(*names), training=TRAIN)
