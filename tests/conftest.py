@@ -78,3 +78,33 @@ def compilation(tmp_path_factory):
   jax.config.update("jax_compilation_cache_dir", str(root / "jax_cache"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_modifyitems(items):
+  """Contract tests of one method follow one another, so that its programs can be dropped when the next one begins."""
+  at = [i for i, item in enumerate(items) if item.path.name == "test_contract.py"]
+  ordered = sorted((items[i] for i in at), key=lambda item: item.callspec.params["name"])
+  for i, item in zip(at, ordered, strict=True):
+    items[i] = item
+
+
+MAPS = "/proc/self/maps"
+MOST_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True)
+def few_programs(request):
+  """Every compiled program keeps memory maps of its own, and a process may have 65,530: past that XLA crashes."""
+  yield
+  request.config.tests_since = getattr(request.config, "tests_since", 0) + 1
+  if request.config.tests_since % 10 or not os.path.exists(MAPS):
+    return
+  with open(MAPS) as lines:
+    count = sum(1 for _ in lines)
+  if count > MOST_MAPS:
+    import gc
+
+    import jax
+
+    jax.clear_caches()
+    gc.collect()

@@ -37,43 +37,42 @@ def prepare(name, stream, model, **kwargs):
 
 
 @pytest.fixture(scope="module")
-def bench(request, small_model):
-  """Benches by method and arguments, built once each."""
+def built():
+  """What was built for one method at a time, and for finetune: a process can hold only so many programs."""
   made = {}
+
+  def get(name, key, make):
+    if name != "finetune":
+      for other in [k for k in made if k[0] not in (name, "finetune")]:
+        del made[other]
+    if (name, key) not in made:
+      made[name, key] = make()
+    return made[name, key]
+
+  return get
+
+
+@pytest.fixture(scope="module")
+def bench(request, built, small_model):
+  """Benches by method and arguments, built once each."""
 
   def get(name, **kwargs):
-    key = (name, repr(kwargs))
-    if key not in made:
-      made[key] = Bench(name, stream_for(name, request), small_model, **{"fuse": False, **kwargs})
-    return made[key]
+    make = lambda: Bench(name, stream_for(name, request), small_model, **{"fuse": False, **kwargs})
+    return built(name, repr(kwargs), make)
 
   return get
 
 
 @pytest.fixture(scope="module")
-def prepared(request, small_model):
+def prepared(request, built, small_model):
   """Two-seed runs by method name, compiled once each."""
-  made = {}
-
-  def get(name):
-    if name not in made:
-      made[name] = prepare(name, stream_for(name, request), small_model, seeds=2)
-    return made[name]
-
-  return get
+  return lambda name: built(name, "prepared", lambda: prepare(name, stream_for(name, request), small_model, seeds=2))
 
 
 @pytest.fixture(scope="module")
-def finished(prepared):
+def finished(built, prepared):
   """Their results, run once each."""
-  made = {}
-
-  def get(name):
-    if name not in made:
-      made[name] = prepared(name).run()
-    return made[name]
-
-  return get
+  return lambda name: built(name, "finished", lambda: prepared(name).run())
 
 
 @each(LEARN)
