@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a worker a core is enough; LAPACK's threads would fight over them
@@ -82,7 +83,7 @@ def compilation(tmp_path_factory):
 
 def pytest_collection_modifyitems(items):
   """Contract tests of one method follow one another, so that its programs can be dropped when the next one begins."""
-  at = [i for i, item in enumerate(items) if item.path.name == "test_contract.py"]
+  at = [i for i, item in enumerate(items) if item.path == pathlib.Path(__file__).parent / "test_contract.py"]
   ordered = sorted((items[i] for i in at), key=lambda item: item.callspec.params["name"])
   for i, item in zip(at, ordered, strict=True):
     items[i] = item
