@@ -109,6 +109,32 @@ def trainer(name: str, kind: str, stream, model):
   return lambda: run(learner), tree.nbytes(kept(learner))
 
 
+def plot(rows: list[dict[str, Any]], path: str) -> None:
+  """Growth with the number of stored tasks: step time over plain SGD above, bytes kept below, one column a model."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  kinds = list(dict.fromkeys(row["model"] for row in rows))
+  figure, axes = pyplot.subplots(2, len(kinds), figsize=(5 * len(kinds), 7), squeeze=False, sharex=True)
+  for column, kind in enumerate(kinds):
+    for name in NAMES[1:]:
+      mine = [row for row in rows if row["model"] == kind and row["method"] == name]
+      for axis, key in zip(axes[:, column], ("ratio", "state MB"), strict=True):
+        axis.plot([row["tasks"] for row in mine], [row[key] for row in mine], marker="o", label=name)
+    axes[0, column].set(title=kind, yscale="log")
+    axes[1, column].set(xlabel="tasks stored", yscale="log")
+  axes[0, 0].set_ylabel("step time over plain SGD")
+  axes[1, 0].set_ylabel("bytes kept (MB)")
+  axes[0, -1].legend(fontsize=8)
+  for axis in axes.flat:
+    axis.grid(alpha=0.3)
+  figure.tight_layout()
+  figure.savefig(path, dpi=100)
+  pyplot.close(figure)
+
+
 def suite(report, repeats: int, kinds=("mlp", "cnn"), tasks=TASKS, shape=(28, 28, 1), hidden=(256, 256)) -> Table:
   rows: list[dict[str, Any]] = []
   for kind in kinds:
@@ -123,6 +149,7 @@ def suite(report, repeats: int, kinds=("mlp", "cnn"), tasks=TASKS, shape=(28, 28
         row: dict[str, Any] = {"model": f"{kind} ({size:,})", "tasks": count, "method": name}
         row["step ms"] = 1e3 * stats[name].median / STEPS[kind]
         row["ratio [quartiles]"] = shown(ratio(stats[name], stats["finetune"])) if name != "finetune" else ""
+        row["ratio"] = ratio(stats[name], stats["finetune"])[0]
         row["state MB"] = nbytes / 1e6
         rows.append(row)
   notes = [
@@ -131,4 +158,4 @@ def suite(report, repeats: int, kinds=("mlp", "cnn"), tasks=TASKS, shape=(28, 28
     f"agem and gem store {STORED} rows of each task; ogd and pca_ogd {DIRECTIONS} directions of each.",
     "gpm, cuber and coso at their defaults, but gpm and cuber look at 16 rows of a task for the CNN.",
   ]
-  return Table("Cost of a projector by the number of stored tasks", rows, notes)
+  return Table("Cost of a projector by the number of stored tasks", rows, notes, lambda path: plot(rows, path))
