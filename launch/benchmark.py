@@ -52,12 +52,14 @@ def _benchmark(argv: Sequence[str], stop: _cli.Stop) -> int:
   absl_flags.DEFINE_list("suite", [], f"Suites to run, of: {known}.", flag_values=values)
   absl_flags.DEFINE_integer("repeats", 15, "Rounds of each paired comparison.", flag_values=values)
   absl_flags.DEFINE_string("out", "experiments/results/benchmarks", "Folder of the records.", flag_values=values)
+  absl_flags.DEFINE_string("compilation_cache", _cli.CACHE, "Folder of compiled programs.", flag_values=values)
   _cli.parse(argv, values, __doc__ or "")
   unknown = [name for name in values.suite if name not in benchmarks.names()]
   if unknown or not values.suite:
     raise UsageError(f"suite: {f'unknown {unknown[0]!r}' if unknown else 'not given'}; allowed: {known}")
   if values.repeats < 3:
     raise UsageError(f"repeats: got {values.repeats}; expected at least 3")
+  _environment.use_compilation_cache(values.compilation_cache)
   for name in values.suite:
     record(name, values.repeats, values.out, lambda line: print(line, flush=True))
     if stop():

@@ -135,7 +135,7 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
   pyplot.close(figure)
 
 
-def suite(report, repeats: int, kinds=("mlp", "cnn"), tasks=TASKS, shape=(28, 28, 1), hidden=(256, 256)) -> Table:
+def suite(report, repeats: int, kinds=("mlp",), tasks=TASKS, shape=(28, 28, 1), hidden=(256, 256)) -> Table:
   rows: list[dict[str, Any]] = []
   for kind in kinds:
     model = models.mlp(shape, 10, hidden=hidden) if kind == "mlp" else models.cnn(shape, 10)

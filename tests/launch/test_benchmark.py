@@ -33,7 +33,7 @@ def test_a_suite_leaves_its_record(tmp_path, monkeypatch, capsys):
       return benchmarks.Table("A title", [{"what": "one", "seconds": stats["one"].median}], ["A remark."])
 
   monkeypatch.setattr(benchmarks, "load", lambda name: Suite)
-  arguments = ["benchmark", "--suite=transforms", "--repeats=3", f"--out={tmp_path}"]
+  arguments = ["benchmark", "--suite=transforms", "--repeats=3", f"--out={tmp_path}", "--compilation_cache="]
   assert benchmark.main(arguments) == 0
   record = json.loads((tmp_path / "transforms.json").read_text())
   assert record["rows"][0]["seconds"] > 0
