@@ -283,7 +283,8 @@ def event_record(event) -> dict:
   if isinstance(event, Learn):
     return {"kind": "learn", "task": event.task}
   assert isinstance(event, Forget)
-  return {"kind": "forget", **{k: list(v) for k, v in event._asdict().items() if v}}
+  named = {k: list(v) for k, v in event._asdict().items() if v and k != "match"}
+  return {"kind": "forget", **named, **({} if event.match == "any" else {"match": event.match})}
 
 
 def _result(built: Setup, state: State, stream, model, make_method, make_optimizer, training) -> RunResult:

@@ -277,18 +277,19 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
   capacity = setup.spec.total_rows
   rows = lambda which: _padded(pairs.index[which], pairs.task[which], capacity)
   labels = np.zeros(setup.spec.num_classes, bool)
-  for c in event.classes:
+  for c in event.classes if event.match == "any" or not (event.ids or event.tasks or event.groups) else ():
     labels[np.unique(stream.labels[:, c][stream.labels[:, c] >= 0])] = True
   if setup.replays:
     learner, alive = _retrain(setup, state, hooks)
   else:
     learner, alive = state.learner, state.alive
-    ids, classes = prog.replicate((jnp.asarray(mask), jnp.asarray(labels)), setup.members)
+    groups = jnp.asarray(np.asarray(stream.dataset.train.group), jnp.int32)
+    ids, classes, groups = prog.replicate((jnp.asarray(mask), jnp.asarray(labels), groups), setup.members)
     if programs.scrub is not None:
       learner = _wait(programs.scrub(setup.hyper, learner, (), (ids, classes)), hooks, state)
     as_int = lambda v: jnp.asarray(v, jnp.int32)
     where = Where(as_int(tasks[-1]), as_int(state.total), as_int(1), as_int(setup.total_steps))
-    shared = prog.replicate((where, rows(target), rows(keep), ids, classes), setup.members)
+    shared = prog.replicate((where, rows(target), rows(keep), ids, classes, groups), setup.members)
     assert programs.forget is not None
     with setup.clock.timed("train"):
       learner = _wait(programs.forget(setup.hyper, learner, (), (setup.train, *shared)), hooks, state)

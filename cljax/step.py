@@ -289,7 +289,7 @@ def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe
 
     return Tools(gradient, train, reset_optimizer)
 
-  def forget(learner, data, where, forget_rows, retain_rows, ids, classes):
+  def forget(learner, data, where, forget_rows, retain_rows, ids, classes, groups):
     """``forget_rows`` and ``retain_rows`` are ``(index, row_task, count)``; undeclared data is withheld."""
     assert method.forget is not None
     key = tree.fold(jax.random.fold_in(learner.key, learner.step), "forget")
@@ -300,7 +300,7 @@ def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe
     ):
       hidden = Withheld(f"Request.{label} (Access.{label}_data)")
       seen.append(rows_of(data, rows[0], rows[1], rows[2], where.task) if allowed else hidden)
-    return method.forget(key, learner, Request(seen[0], seen[1], ids, classes), tools_for(where.task))
+    return method.forget(key, learner, Request(seen[0], seen[1], ids, classes, groups), tools_for(where.task))
 
   def scrub(learner, ids, classes):
     assert method.scrub is not None

@@ -137,10 +137,11 @@ class Learn(NamedTuple):
 
 
 class Forget(NamedTuple):
-  """A stream event: forget rows by class, by row id, by task or by group; fields are combined by union.
+  """A stream event: forget rows by class, by row id, by task or by group.
 
-  ``holds`` says what the operator still has: any of ``'forget'``, ``'retain'``, ``'prefix'`` (all past data and
-  events).
+  Fields are combined by union; ``match='all'`` takes the rows that every given field names instead, such as a group of
+  one class (a sub-class). ``holds`` says what the operator still has: any of ``'forget'``, ``'retain'``, ``'prefix'``
+  (all past data and events).
   """
 
   classes: tuple = ()
@@ -148,6 +149,7 @@ class Forget(NamedTuple):
   tasks: tuple = ()
   groups: tuple = ()
   holds: tuple = ("forget", "retain", "prefix")
+  match: str = "any"
 
 
 class Request(NamedTuple):
@@ -157,6 +159,7 @@ class Request(NamedTuple):
   retain: Any  # Rows, or WITHHELD
   ids: Any  # [N] bool over row ids: true where the row is to be forgotten
   classes: Any  # [C] bool: classes that are forgotten whole
+  groups: Any = None  # [N] int32: the group of each row id
 
 
 class Access(NamedTuple):

@@ -47,7 +47,7 @@ class Bench:
       many = lambda values, learner, *args: jax.vmap(lambda l: one(values, l, *args))(learner)
       return jax.jit(many if members else one, compiler_options=UNFUSED if part == "step" and not fuse else {})
 
-    self.programs = {p: program(p) for p in ("init", "start_task", "step", "end_task")}
+    self.programs = {p: program(p) for p in ("init", "start_task", "step", "end_task", "forget")}
 
   def call(self, part, learner, *args, **hyper):
     values = {**self.hyper, **{f"method.{k}": jnp.float32(v) for k, v in hyper.items()}}
@@ -74,6 +74,21 @@ class Bench:
     index = np.pad(rows, (0, self.spec.task_rows - len(rows)))
     args = (jnp.asarray(index), jnp.full(len(index), task, jnp.int32), jnp.int32(len(rows)))
     return self.call(hook, learner, self.data, self.where(task), *args, **hyper)
+
+  def request(self, gone, held):
+    """The arguments of ``forget`` for the rows ``gone`` and ``held`` of task 0; both are ``[n]`` row numbers."""
+    size = self.spec.total_rows
+    pack = lambda r: (jnp.asarray(np.pad(r, (0, size - len(r))), jnp.int32), jnp.zeros(size, jnp.int32), len(r))
+    split = self.stream.dataset.train
+    ids = jnp.zeros(self.spec.num_rows, bool).at[gone].set(True)
+    whole = [c not in split.y[held] and c in split.y[gone] for c in range(self.spec.num_classes)]
+    return self.data, self.where(0), pack(gone), pack(held), ids, jnp.asarray(whole), jnp.asarray(split.group)
+
+  def forget_class(self, learner, label=0, **hyper):
+    """The learner after forgetting class ``label`` of task 0; and the rows forgotten and kept."""
+    rows, y = np.asarray(self.stream.train[0], np.int32), self.stream.dataset.train.y
+    sides = rows[y[rows] == label], rows[y[rows] != label]
+    return self.call("forget", learner, *self.request(*sides), **hyper), sides
 
   def arguments(self, task, k=0, weight=None):
     return self.data, self.where(task), jnp.asarray(True), *self.rows(task, k, weight)

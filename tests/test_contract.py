@@ -11,10 +11,20 @@ from bench import BATCH, Bench, assert_near, assert_same
 
 import cljax
 from cljax import engine, methods, streams
+from cljax.setup import spec_of
 
 NAMES = sorted(methods.METHODS)
-LEARN = [n for n in NAMES if not methods.METHODS[n].access.prefix]
 FORGET = [n for n in NAMES if methods.METHODS[n].access.forgets]
+
+
+def only_forgets(access: cljax.Access) -> bool:
+  """An unlearning method that takes no part in training."""
+  shown = {"forgets", "forget_data", "retain_data", "prefix"}
+  return access.forgets and not any(v is True for k, v in access._asdict().items() if k not in shown)
+
+
+EDITS = [n for n in FORGET if only_forgets(methods.METHODS[n].access) and not methods.METHODS[n].access.prefix]
+LEARN = [n for n in NAMES if not methods.METHODS[n].access.prefix and n not in EDITS]
 
 
 def each(names):
@@ -75,7 +85,7 @@ def finished(built, prepared):
   return lambda name: built(name, "finished", lambda: prepared(name).run())
 
 
-@each(LEARN)
+@each(LEARN + EDITS)
 def test_entry_is_documented(name):
   entry = methods.METHODS[name]
   assert entry.reference
@@ -244,6 +254,37 @@ def test_scrub_erases_every_stored_row(name, bench):
   scrubbed = jax.jit(bench.parts.scrub)(learner, jnp.asarray(gone), jnp.zeros(bench.spec.num_classes, bool))
   assert holders(scrubbed, np.flatnonzero(gone)) == set()
   assert holders(scrubbed, np.arange(len(x))) == set(stored) - set(np.flatnonzero(gone).tolist())
+
+
+@each(EDITS)
+def test_an_edit_trains_as_finetune(name, class_stream, small_model):
+  """What only answers Forget events has no part in training, so the laws of training need no test of their own."""
+  spec = spec_of(class_stream, BATCH)
+  method = methods.make(name, small_model, spec, **methods.METHODS[name].test)
+  assert method.forget is not None
+  # It may keep something from the first parameters.
+  assert method._replace(forget=None, init=cljax.Method().init, access=cljax.Access()) == cljax.Method()
+
+
+@each(EDITS)
+def test_an_edit_keeps_shapes_and_maps_over_members(name, bench):
+  """As on an accelerator, where members are vmapped: traced, not compiled."""
+  bench = bench(name)
+  learner = jax.eval_shape(lambda: jax.vmap(bench.parts.init)(jax.vmap(jax.random.key)(jnp.arange(2))))
+  rows = np.asarray(bench.stream.train[0], np.int32)
+  after = jax.eval_shape(jax.vmap(lambda l: bench.parts.forget(l, *bench.request(rows[:3], rows[3:]))), learner)
+  assert [(a.shape, a.dtype) for a in jax.tree.leaves(after)] == [(a.shape, a.dtype) for a in jax.tree.leaves(learner)]
+
+
+@each([n for n in EDITS if methods.METHODS[n].neutral is not None])
+def test_an_edit_of_no_strength_is_the_identity(name, bench):
+  """At neutral values every parameter keeps its bits."""
+  neutral = methods.METHODS[name].neutral
+  static = {k: v for k, v in neutral.items() if not isinstance(v, float)}
+  bench = bench(name, hyper=static) if static else bench(name)
+  learner = bench.train(2, (0,))
+  after, _ = bench.forget_class(learner, **{k: v for k, v in neutral.items() if k not in static})
+  assert_same(after.params, learner.params)
 
 
 @each(FORGET)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = [
-  {"types", "tree"},
+  {"types", "tree", "rows"},
   {"losses", "regularizers", "projectors", "optimizers", "memory", "estimators", "models", "data", "metrics", "method"}
   | {"theory"},
   {"streams", "recipe", "unlearning"},
@@ -17,7 +17,7 @@ FLOORS = [
   {"programs"},
   {"setup"},
   {"loop"},
-  {"engine", "results", "writers"},
+  {"engine", "results", "selection", "writers"},
   {"cost", "loading"},
 ]
 

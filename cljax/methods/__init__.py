@@ -18,7 +18,6 @@ from cljax.methods import (
   references,
   replay,
   replay_projection,
-  retain_projection,
   schedules,
   subspaces,
   unified,
@@ -31,5 +30,5 @@ __all__ = [
   "METHODS", "Entry", "Option", "Plan", "anchors", "averaging", "check_options", "decay", "distillation", "edits",
   "forgetting", "gradient_estimators", "lifecycle", "lookup", "make", "masks", "penalties", "plan", "plasticity",
   "projection", "prototypes", "pruning", "references", "refresh", "register", "replay", "replay_projection",
-  "retain_projection", "schedules", "subspaces", "unified", "variational",
+  "schedules", "subspaces", "unified", "variational",
 ]  # fmt: skip

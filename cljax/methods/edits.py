@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from cljax import losses, optimizers, tree
+from cljax import rows as picking
 from cljax.method import Method
-from cljax.methods import rows as picking
 from cljax.methods.registry import Entry, Option, register
 from cljax.types import Access, Spec, UsageError
 

@@ -1,21 +1,62 @@
-"""Methods that answer Forget events. They train as finetune does; compose them with a learner through the forget
-section."""
+"""Methods that answer Forget events by editing a trained model. They train as finetune does; compose them with a
+learner through the forget section."""
 
 from __future__ import annotations
 
-import jax
+import inspect
 
-from cljax import estimators, losses, unlearning
+import optax
+
+from cljax import estimators, unlearning
 from cljax.method import Method
-from cljax.methods import rows as picking
 from cljax.methods.registry import Entry, Option, register
 from cljax.tree import fold
-from cljax.types import Access, Spec
+from cljax.types import Access
+from cljax.unlearning._common import cross_entropy
 
 EDITS = Access(forgets=True, forget_data=True, retain_data=True)
+FORGET_ONLY = Access(forgets=True, forget_data=True)
 
 
-def retrain(model, spec: Spec) -> Method:
+def viewed(model, learner, key):
+  """``apply_fn(params, batch) -> Outputs`` of the learner's model at eval mode, statistics of BatchNorm as they are."""
+
+  def apply_fn(params, batch):
+    state, mask = learner.model_state, batch.weight
+    return model.apply(params, state, batch.x, train=False, key=fold(key, "model"), task=None, mask=mask)[0]
+
+  return apply_fn
+
+
+def edit(call, optimizer=optax.sgd):
+  """A registry factory from a pure call of ``cljax.unlearning``.
+
+  Its first argument is named ``apply_fn`` or ``loss_fn`` and is given the learner's model or its cross-entropy; it gets
+  the rows that it names, ``optimizer(learning_rate)`` for the option ``learning_rate`` where it takes an optimizer, and
+  where it takes ``groups`` or ``classes`` those of the request.
+  """
+  parameters = inspect.signature(call).parameters
+
+  def factory(model, spec, **options):
+    del spec
+    if "optimizer" in parameters:
+      options["optimizer"] = optimizer(options.pop("learning_rate"))
+
+    def forget(key, learner, request, tools):
+      del tools
+      function = viewed(model, learner, key)
+      if "loss_fn" in parameters:
+        function = cross_entropy(function)
+      given = {name: getattr(request, name) for name in ("forget", "retain", "groups", "classes") if name in parameters}
+      return learner._replace(params=call(function, learner.params, key=key, **given, **options))
+
+    return Method(forget=forget)
+
+  factory.__doc__, factory.__name__ = call.__doc__, call.__name__
+  return factory
+
+
+def retrain(model, spec) -> Method:
   """Exact retraining: the events so far are replayed from initialisation with the deleted rows at weight 0. Spec A1.
 
   With nothing deleted it gives the original learner to the bit: same seed, same batches.
@@ -24,64 +65,43 @@ def retrain(model, spec: Spec) -> Method:
   return Method()
 
 
-def ssd(model, spec: Spec, *, alpha, dampening, importance: str = "empirical", importance_batch: int = 64) -> Method:
-  """Selective synaptic dampening: ``theta_i *= min(dampening I_D/I_f, 1)`` where ``I_f > alpha I_D``; no training.
+def ssd(model, spec, *, alpha, dampening, importance: str = "empirical", importance_batch: int = 64) -> Method:
+  """Selective synaptic dampening, :func:`cljax.unlearning.ssd`, with the estimators' fast importance.
 
-  Importance is the per-sample empirical Fisher, as the paper defines it. The released code squares the gradient of a
-  mini-batch mean (64 for D, 128 for D_f in one script), which couples alpha to the batch size:
-  ``importance='batched'``. I_D is over all rows learned and not deleted before, the forget rows included: where these
-  are a share s of them, ``I_f <= I_D / s``, so an alpha of 1/s or more selects nothing. Spec B1; Foster et al., 2024.
+  ``importance='batched'`` squares the gradient of a mini-batch mean, as the released code does (64 for D, 128 for D_f
+  in one script), which couples alpha to the batch size. Spec B1; Foster et al., 2024.
   """
   del spec
 
   def forget(key, learner, request, tools):
     del tools
-    fisher = lambda rows, label: estimators.fisher_diagonal(
-      model,
-      learner.params,
-      learner.model_state,
-      rows,
-      kind=importance,
-      key=fold(key, label),
-      batch_size=importance_batch,
-    )
-    of_forget, of_retain = fisher(request.forget, "forget"), fisher(request.retain, "retain")
-    share = request.forget.count / (request.forget.count + request.retain.count)
-    of_all = jax.tree.map(lambda f, r: share * f + (1 - share) * r, of_forget, of_retain)
-    params = unlearning.dampen(learner.params, of_forget, of_all, alpha=alpha, dampening=dampening)
+    options = {"kind": importance, "key": fold(key, "importance"), "batch_size": importance_batch}
+    fisher = lambda params, rows: estimators.fisher_diagonal(model, params, learner.model_state, rows, **options)
+    params = unlearning.ssd(
+      None, learner.params, forget=request.forget, retain=request.retain, alpha=alpha, dampening=dampening,
+      importance=fisher,
+    )  # fmt: skip
     return learner._replace(params=params)
 
   return Method(forget=forget)
 
 
-def graddiff(
-  model, spec: Spec, *, forget_weight, retain_weight, learning_rate, steps: int = 50, batch: int = 64
-) -> Method:
-  """GradDiff: SGD on ``retain_weight L_retain - forget_weight L_forget``, random batches of each. Spec A4.
+# What graddiff has, and what is built upon it.
+DIFFERENCE = {
+  "forget_weight": Option(0.05, 0),
+  "retain_weight": Option(0.95, 0),
+  "learning_rate": Option(0.05, 0),
+  "steps": Option(50, 0),
+  "batch": Option(64, 1),
+}
 
-  The defaults are NegGrad+'s weights, 0.05 and 0.95; GradDiff has 1 and 1. The model is in eval mode (BatchNorm
-  frozen), as in the SCRUB notebook. The ascent term has no fixed point: large weights or many steps destroy the model.
-  """
-  del spec
 
-  def forget(key, learner, request, tools):
-    del key
-
-    def objective(key, params, learner, step):
-      del step
-
-      def mean_loss(name, rows):
-        chosen = picking.random(fold(key, name), rows, batch)
-        outputs, _ = model.apply(params, learner.model_state, chosen.x, train=False, key=key, task=None, mask=None)
-        per_row = losses.cross_entropy(outputs.logits, chosen.y, chosen.class_mask)
-        return losses.reduce(per_row, chosen.weight)
-
-      value = retain_weight * mean_loss("retain", request.retain) - forget_weight * mean_loss("forget", request.forget)
-      return value, learner.model_state
-
-    return tools.train(fold(learner.key, "graddiff"), learner, objective, steps, learning_rate)
-
-  return Method(forget=forget)
+def approximate(name: str, call, options, reference: str, optimizer=optax.sgd, access=EDITS, **entry) -> Entry:
+  """Registers an approximate edit. The contract suite takes 3 steps of it, and 0 for its neutral value."""
+  steps = {"steps": 3} if "steps" in options else {}
+  neutral = {"steps": 0} if steps else None
+  entry = {"test": steps, "neutral": neutral, **entry}
+  return register(name, Entry(edit(call, optimizer), options, access, reference, exactness="approximate", **entry))
 
 
 register("retrain", Entry(retrain, {}, Access(forgets=True, prefix=True), "spec A1", exactness="exact"))
@@ -98,22 +118,19 @@ register(
     EDITS,
     "Foster et al. 2024",
     exactness="approximate",
+    neutral={"alpha": 1e30},
   ),
 )
-register(
-  "graddiff",
-  Entry(
-    graddiff,
-    {
-      "forget_weight": Option(0.05, 0),
-      "retain_weight": Option(0.95, 0),
-      "learning_rate": Option(0.05, 0),
-      "steps": Option(50, 0),
-      "batch": Option(64, 1),
-    },
-    EDITS,
-    "Liu et al. 2022; NegGrad+ of Kurmanji et al. 2023",
-    test={"steps": 3},
-    exactness="approximate",
-  ),
+approximate("graddiff", unlearning.graddiff, DIFFERENCE, "Liu et al. 2022; NegGrad+ of Kurmanji et al. 2023")
+approximate(
+  "geometric_disentanglement",
+  unlearning.geometric_disentanglement,
+  {**DIFFERENCE, "constraint": Option("descent", choices=("descent", "orthogonal")), "history": Option(8, 0)},
+  "arXiv 2511.17100",
+)
+approximate(
+  "adaptive_orthogonality",
+  unlearning.adaptive_orthogonality,
+  {**DIFFERENCE, "strength": Option(1.0, 0), "gamma": Option(1.0, 0)},
+  "arXiv 2602.01703",
 )

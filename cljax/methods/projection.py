@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from cljax import estimators, memory, projectors
+from cljax import rows as picking
 from cljax.method import Method, Reference
-from cljax.methods import rows as picking
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import drawn, example_row
 from cljax.tree import fold

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from cljax import losses, optimizers
+from cljax import rows as picking
 from cljax.method import Method
-from cljax.methods import rows as picking
 from cljax.methods.registry import Entry, Option, register
 from cljax.types import Access, Spec, UsageError
 

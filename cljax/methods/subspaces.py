@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from cljax import losses, projectors
+from cljax import rows as picking
 from cljax.method import Method
-from cljax.methods import rows as picking
 from cljax.methods.projection import layer_rows, skipping
 from cljax.methods.registry import Entry, Option, register
 from cljax.projectors.gpm import kernels

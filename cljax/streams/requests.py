@@ -22,7 +22,8 @@ def parse_forget(text: str) -> list[tuple[int, Forget]]:
   """Parses ``'2:class=3; 4:ids=17,20-39'`` into ``[(after_task, Forget), ...]``: forget once that many tasks were
   learned.
 
-  Several selections in one request are joined by ``+``: ``'3:class=1+ids=5,6'``. Raises UsageError on anything else.
+  Several selections in one request are joined by ``+`` (their union) or by ``&`` (the rows that all of them name):
+  ``'3:class=1+ids=5,6'``, ``'3:class=1&group=2'``. Raises UsageError on anything else.
   """
   events = []
   for part in filter(None, (p.strip() for p in text.split(";"))):
@@ -36,13 +37,15 @@ def parse_forget(text: str) -> list[tuple[int, Forget]]:
 def parse_request(text: str) -> Forget:
   """Parses one request such as ``'class=3'`` or ``'ids=17,20-39+task=0'``."""
   chosen: dict[str, tuple[int, ...]] = {}
-  for selection in text.split("+"):
+  if "+" in text and "&" in text:
+    raise UsageError(f"forget request: {text!r} mixes + and &; expected one of them")
+  for selection in text.replace("&", "+").split("+"):
     key, _, values = selection.partition("=")
     field = _FIELDS.get(key.strip())
     if field is None:
       raise UsageError(f"forget request: unknown selector {key.strip()!r}; allowed: class, ids, task, group")
     chosen[field] = chosen.get(field, ()) + _integers(values, text)
-  return Forget(**chosen)
+  return Forget(**chosen, match="all" if "&" in text else "any")
 
 
 def _integers(values: str, text: str) -> tuple[int, ...]:
@@ -58,25 +61,32 @@ def _integers(values: str, text: str) -> tuple[int, ...]:
 def resolve(request: Forget, split, tasks, num_classes: int) -> np.ndarray:
   """The ``[N] bool`` mask over the training rows that a request names. Unknown ids, classes, tasks, groups:
   UsageError."""
-  mask = np.zeros(len(split.y), bool)
+  if request.match not in ("any", "all"):
+    raise UsageError(f"forget request: match {request.match!r}; allowed: any, all")
+  named = []
   for c in request.classes:
     if not 0 <= c < num_classes:
       raise UsageError(f"forget request: class {c} does not exist; classes are 0..{num_classes - 1}")
-    mask |= split.y == c
+  if request.classes:
+    named.append(np.isin(split.y, request.classes))
   if request.ids:
     wanted = np.asarray(request.ids)
     missing = wanted[~np.isin(wanted, split.id)]
     if len(missing):
       raise UsageError(f"forget request: row id {missing[0]} is not in the training data ({len(split.id)} rows)")
-    mask |= np.isin(split.id, wanted)
+    named.append(np.isin(split.id, wanted))
   for t in request.tasks:
     if not 0 <= t < len(tasks):
       raise UsageError(f"forget request: task {t} does not exist; tasks are 0..{len(tasks) - 1}")
-    mask[tasks[t]] = True
+  if request.tasks:
+    named.append(np.isin(np.arange(len(split.y)), np.concatenate([tasks[t] for t in request.tasks])))
   for g in request.groups:
     if not (split.group == g).any():
       raise UsageError(f"forget request: group {g} has no training rows; groups are {np.unique(split.group).tolist()}")
-    mask |= split.group == g
+  if request.groups:
+    named.append(np.isin(split.group, request.groups))
+  combine = np.logical_and if request.match == "all" else np.logical_or
+  mask = combine.reduce(named) if named else np.zeros(len(split.y), bool)
   if not mask.any():
     raise UsageError("forget request: names no rows; give class=, ids=, task= or group=")
   return mask

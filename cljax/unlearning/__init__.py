@@ -1,5 +1,19 @@
-"""Forget edits and forget loops, as pure functions."""
+"""Forgetting as pure calls, ``method(loss_fn, params, forget=..., retain=...) -> params``: for any model, no Learner.
 
-from cljax.unlearning.dampening import dampen
+``loss_fn(params, batch) -> [B]`` gives losses; methods that look at predictions take ``apply_fn(params, batch)``,
+which gives logits ``[B, K]`` or :class:`cljax.Outputs`. Rows are ``(x, y)``, a dict of arrays (x, y, id, weight), or
+Rows. All may be jitted and vmapped; every continuous hyper-parameter may be traced.
+"""
 
-__all__ = ["dampen"]
+from cljax.unlearning.dampening import dampen, squared_gradients, ssd
+from cljax.unlearning.descent import graddiff
+from cljax.unlearning.retain_projection import adaptive_orthogonality, geometric_disentanglement
+
+__all__ = [
+  "adaptive_orthogonality",
+  "dampen",
+  "geometric_disentanglement",
+  "graddiff",
+  "squared_gradients",
+  "ssd",
+]

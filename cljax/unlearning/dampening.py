@@ -6,6 +6,53 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax.estimators.per_sample import sum_over_batches
+from cljax.rows import as_rows
+
+
+def squared_gradients(loss_fn, params, rows, *, batch: int = 64):
+  """``sum_n w_n (d loss_n / d theta)^2 / sum_n w_n``, a tree like ``params``: the empirical Fisher's diagonal.
+
+  ``loss_fn(params, batch) -> [B]``; rows as in :func:`ssd`. It holds one gradient for each of ``batch`` rows at a time;
+  ``cljax.estimators.fisher_diagonal`` does without, for a model that it can look into.
+  """
+  rows = as_rows("rows", rows)
+
+  def one(params, row):
+    return loss_fn(params, jax.tree.map(lambda a: a[None], row))[0]
+
+  def squares(rows_, start):
+    del start
+    grads = jax.vmap(jax.grad(one), in_axes=(None, 0))(params, rows_)
+    there = lambda g: jnp.where((rows_.weight > 0).reshape(-1, *(1,) * (g.ndim - 1)), g, 0.0)
+    total = jax.tree.map(lambda g: jnp.tensordot(rows_.weight.astype(g.dtype), jnp.square(there(g)), 1), grads)
+    return total, rows_.weight.sum()
+
+  total, count = sum_over_batches(rows, batch, (params, jnp.zeros(())), squares)
+  return tree.scale(1.0 / jnp.maximum(count, 1e-30), total)
+
+
+def ssd(
+  loss_fn, params, *, forget, retain=None, full_importance=None, alpha=10.0, dampening=1.0, batch=64, importance=None
+):
+  """Selective synaptic dampening: ``theta_i *= min(dampening I_D/I_f, 1)`` where ``I_f > alpha I_D``; no training.
+
+  ``loss_fn(params, batch) -> [B]`` losses; ``forget`` and ``retain`` are ``(x, y)``, a dict of arrays, or Rows.
+  ``full_importance``, a tree like ``params``, is I_D over all rows, where it was stored before; else it is taken over
+  ``retain`` and ``forget`` together. Importance is the per-sample empirical Fisher (:func:`squared_gradients`), as the
+  paper defines it, or ``importance(params, rows) -> tree`` of your own; the released code squares the gradient of a
+  mini-batch mean, which couples ``alpha`` to the batch size. Where the forget rows are a share s of all rows,
+  ``I_f <= I_D / s``, so an ``alpha`` of 1/s or more selects nothing. Spec B1; Foster et al., AAAI 2024.
+  """
+  measure = importance or (lambda params, rows: squared_gradients(loss_fn, params, rows, batch=batch))
+  forget = as_rows("forget", forget)
+  of_forget = measure(params, forget)
+  if full_importance is None:
+    retain = as_rows("retain", retain)
+    share = forget.count / (forget.count + retain.count)
+    mix = lambda f, r: (share * f + (1 - share) * r).astype(f.dtype)
+    full_importance = jax.tree.map(mix, of_forget, measure(params, retain))
+  return dampen(params, of_forget, full_importance, alpha=alpha, dampening=dampening)
 
 
 def dampen(params, forget_importance, full_importance, *, alpha, dampening):

@@ -259,13 +259,7 @@ def forget_once(name, stream, model, hyper):
   """A trained learner, the learner after forgetting class 0, and the rows on both sides."""
   bench = Bench(name, stream, model, hyper)
   learner = bench.train(steps=6, tasks=(0,))
-  split, rows = stream.dataset.train, np.asarray(stream.train[0], np.int32)
-  sides = [rows[split.y[rows] == 0], rows[split.y[rows] != 0]]
-  pad = lambda r: np.pad(r, (0, bench.spec.total_rows - len(r)))
-  packed = [(jnp.asarray(pad(r)), jnp.zeros(bench.spec.total_rows, jnp.int32), jnp.int32(len(r))) for r in sides]
-  ids = jnp.zeros(bench.spec.num_rows, bool).at[sides[0]].set(True)
-  classes = jnp.arange(4) == 0
-  after = jax.jit(bench.parts.forget)(learner, bench.data, bench.where(0), *packed, ids, classes)
+  after, sides = bench.forget_class(learner)
   return bench, learner, after, sides
 
 

@@ -1,0 +1,55 @@
+"""What the pure calls share: descent on an objective, and the mean loss of a batch."""
+
+from __future__ import annotations
+
+import jax
+import optax
+
+from cljax import losses
+from cljax import rows as picking
+from cljax.tree import fold
+from cljax.types import Outputs
+
+
+def key_of(key, name: str):
+  """The caller's key (0 where there is none), folded with the method's name."""
+  return fold(jax.random.key(0) if key is None else key, name)
+
+
+def outputs_of(apply_fn, params, batch) -> Outputs:
+  """What ``apply_fn(params, batch)`` gives, logits or :class:`Outputs`, as Outputs."""
+  out = apply_fn(params, batch)
+  return out if isinstance(out, Outputs) else Outputs(out)
+
+
+def mean_loss(loss_fn, params, batch):
+  """``sum_b weight_b loss_fn(params, batch)_b / sum_b weight_b``, and 0 where all weights are 0."""
+  return losses.reduce(loss_fn(params, batch), batch.weight)
+
+
+def cross_entropy(apply_fn):
+  """``loss_fn(params, batch) -> [B]``: the cross-entropy of what ``apply_fn`` gives."""
+  return lambda params, batch: losses.cross_entropy(
+    outputs_of(apply_fn, params, batch).logits, batch.y, batch.class_mask
+  )
+
+
+def drawn(key, size: int, **sets):
+  """A random batch of ``size`` rows of each set, in the order given; each has noise of its own."""
+  return tuple(picking.random(fold(key, name), rows, size) for name, rows in sets.items())
+
+
+def minimize(key, objective, params, *, steps, optimizer):
+  """``steps`` optimizer steps on ``objective(key, params, step) -> scalar`` from ``params``; returns parameters.
+
+  ``optimizer`` is any optax transformation, started afresh; 0 steps give ``params`` to the bit.
+  """
+  optimizer = optax.with_extra_args_support(optimizer)
+
+  def body(i, carry):
+    params, state = carry
+    value, grads = jax.value_and_grad(lambda p: objective(jax.random.fold_in(key, i), p, i))(params)
+    updates, state = optimizer.update(grads, state, params, value=value)
+    return optax.apply_updates(params, updates), state
+
+  return jax.lax.fori_loop(0, steps, body, (params, optimizer.init(params)))[0]
