@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from cljax import checkpoint, metrics
+from cljax import checkpoint, metrics, selection
 from cljax.writers import dumps, write_text
 
 # Key in "metrics" -> (heading in tables, what it is). Task-masked accuracy is there for class-incremental streams only.
@@ -73,8 +73,8 @@ def describe(
   """The content of ``result.json`` for the given ``members`` of a :class:`cljax.RunResult` (default: all).
 
   Accuracies are fractions; ``accuracy_matrix [S][E][T]`` has one row before the first event. ``kind`` is the stream's:
-  for ``'class'`` the matrix over each task's own classes comes beside it. ``seconds`` are those of the
-  whole population, of ``population`` members.
+  for ``'class'`` the matrix over each task's own classes comes beside it, and ``validation_matrix`` where the stream
+  holds rows out. ``seconds`` are those of the whole population, of ``population`` members.
   """
   who = list(range(len(result.accuracy))) if members is None else list(members)
   accuracy = result.accuracy[who]
@@ -92,6 +92,7 @@ def describe(
     out["task_accuracy_matrix"] = masked
     out["task_metrics"] = matrix_metrics(masked, result.events)
   if result.validation is not None:
+    out["validation_matrix"] = result.validation[who]
     out["validation_metrics"] = matrix_metrics(result.validation[who], result.events)
   out.update(
     events=result.events,
@@ -233,15 +234,9 @@ def best_by_validation(results: Sequence[Mapping[str, Any]]) -> set[int]:
   None without validation rows, and none where there are Forget events: accuracy prefers what did not forget. Runs in
   which a seed diverged are passed over.
   """
-  best: dict[str, int] = {}
-  score = lambda i: results[i]["validation_metrics"]["acc"]["mean"]
-  for i, result in enumerate(results):
-    if "validation_metrics" not in result or result["forgotten"] or diverged(result):
-      continue
-    name = title(result)
-    if name not in best or score(i) > score(best[name]):
-      best[name] = i
-  return set(best.values())
+  passed = lambda r: "validation_metrics" not in r or bool(r["forgotten"]) or bool(diverged(r))
+  scores = [None if passed(r) else r["validation_metrics"]["acc"]["mean"] for r in results]
+  return selection.best([title(r) for r in results], scores)
 
 
 def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
