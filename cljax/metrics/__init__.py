@@ -1,5 +1,6 @@
 """Metrics as pure functions, from accuracies, losses, features and gradients to numbers."""
 
+from cljax.metrics import unlearning
 from cljax.metrics.beyond_forgetting import (
   average_over_all,
   cl_score,
@@ -109,6 +110,7 @@ __all__ = [
   "summarize",
   "transfer_before_learning",
   "triangle_accuracy",
+  "unlearning",
   "windowed_forgetting",
   "windowed_plasticity",
   "with_module",

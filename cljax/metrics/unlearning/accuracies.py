@@ -1,0 +1,110 @@
+"""Accuracy on the forgotten, the kept and the test rows, and how far it is from the retrained reference.
+
+The target is the retrained model, not zero: "lower forget accuracy is better" is wrong wherever the retained rows
+teach the forgotten ones (random forgetting), and an accuracy below the retrained model's gives membership away.
+Conventions of the unlearning literature, read in code (spec E1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cljax.metrics.unlearning._inputs import as_labels, as_logits
+from cljax.types import UsageError
+
+
+class Accuracies(NamedTuple):
+  """Fractions: ``forget`` (FA), ``retain`` (RA) and ``test`` (TA); ``[...]`` each."""
+
+  forget: Any
+  retain: Any
+  test: Any
+
+
+def accuracy(logits, y, where=None) -> np.ndarray:
+  """``mean_n [argmax_k z_nk = y_n]`` of logits ``[..., N, K]`` and labels ``[N]``: a fraction for each leading index.
+
+  ``where [N]`` bool chooses rows, such as those of the forgotten classes in the test set (``np.isin(y, classes)``),
+  which class forgetting reports apart from the others; NaN where it chooses none.
+  """
+  z = as_logits(logits, population=True)
+  y = as_labels(y, z)
+  right = z.argmax(-1) == y
+  if where is None:
+    return right.mean(-1)
+  where = np.asarray(where)
+  if where.shape != y.shape or where.dtype != bool:
+    raise UsageError(f"where: has shape {where.shape}, dtype {where.dtype}; expected bool of shape {y.shape}")
+  return right[..., where].mean(-1) if where.any() else np.full(right.shape[:-1], np.nan)[()]
+
+
+def accuracies(forget, retain, test) -> Accuracies:
+  """The three accuracies; each argument is a pair ``(logits [..., N, K], y [N])``."""
+  return Accuracies(*(accuracy(*pair) for pair in (forget, retain, test)))
+
+
+def unlearning_accuracy(forget_accuracy):
+  """``UA = 1 - FA`` of a fraction. Some papers print FA under this name: state which one a table holds."""
+  return 1.0 - _fractions(np.asarray(forget_accuracy, np.float64), "forget_accuracy")
+
+
+def average_gap(ours, reference):
+  """``mean_m |m(ours) - m(reference)|`` over the chosen metrics, in their units; 0 for the reference itself.
+
+  Both are sequences with the metrics along the first axis (``Accuracies`` is one) or dicts of the same names; each
+  metric is a number or ``[...]``, such as one for each seed, and so is the result.
+  """
+  a, b = _metrics(ours, reference)
+  return np.abs(a - b).mean(0)
+
+
+def tug_of_war(ours, reference):
+  """``ToW = prod_S (1 - |acc_S(ours) - acc_S(reference)|)`` over the row sets S, in ``[0, 1]``; 1 for the reference.
+
+  Of fractions; ``ours`` and ``reference`` as in :func:`average_gap`, usually ``Accuracies``. UsageError for percents.
+  """
+  a, b = _metrics(ours, reference)
+  return (1.0 - np.abs(_fractions(a, "ours") - _fractions(b, "reference"))).prod(0)
+
+
+def h_mean(before, after, retain):
+  """``H = 2 Drop RA / (Drop + RA)``, ``Drop = max(FA before - FA after, 0)``; in the units given.
+
+  0 where nothing was forgotten or nothing kept. GS-LoRA (Zhao et al. 2024, arXiv 2403.11530; read in code, spec B6),
+  where a forget accuracy that grew makes H negative and, near ``-RA``, unbounded: here it counts as no drop.
+  """
+  before, after, retain = (np.asarray(v, np.float64) for v in (before, after, retain))
+  drop = np.maximum(before - after, 0.0)
+  total = drop + retain
+  return (2.0 * drop * retain / np.where(total > 0, total, 1.0))[()]
+
+
+def over_forgetting(forget_accuracy, reference):
+  """True where the forget accuracy lies below that of every retrained model: a leak, as high accuracy is one.
+
+  ``reference`` is one model's accuracy or ``[M]``, several seeds', so that seed noise alone does not warn.
+  """
+  low = np.min(np.asarray(reference, np.float64))
+  return (np.asarray(forget_accuracy, np.float64) < low)[()]
+
+
+def _metrics(ours, reference) -> tuple[np.ndarray, np.ndarray]:
+  if isinstance(ours, Mapping) or isinstance(reference, Mapping):
+    if not (isinstance(ours, Mapping) and isinstance(reference, Mapping)) or set(ours) != set(reference):
+      raise UsageError(f"reference: names {list(reference)}; ours names {list(ours)}")
+    ours, reference = list(ours.values()), [reference[name] for name in ours]
+  a, b = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
+  if not a.ndim or not len(a) or len(a) != len(b):
+    raise UsageError(f"reference: has shape {b.shape}; ours has {a.shape}; expected the metrics along the first axis")
+  # Seeds are trailing axes: one reference for several of them must not be broadcast along the metrics.
+  a, b = (v.reshape(v.shape + (1,) * (max(a.ndim, b.ndim) - v.ndim)) for v in (a, b))
+  return a, b
+
+
+def _fractions(values: np.ndarray, name: str) -> np.ndarray:
+  if (values < 0).any() or (values > 1).any():
+    raise UsageError(f"{name}: spans {values.min()}..{values.max()}; expected fractions in 0..1")
+  return values
