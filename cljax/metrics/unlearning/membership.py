@@ -75,8 +75,9 @@ def loss_attack(forget, forget_y, test, test_y, *, seed: int = 0) -> float:
 
   Logits ``[N, K]`` and labels ``[N]`` of one model; losses are clipped to ``+-100`` nats. Mean over 5 stratified
   splits that hold out a tenth; ideal 0.5. SCRUB's attack (Kurmanji et al. 2023, arXiv 2302.09880; spec E3), whose
-  balanced subsample is drawn here class by class, so that the mix of classes tells nothing. UsageError where fewer
-  than 4 rows a side are left.
+  balanced subsample is drawn here class by class, so that the mix of classes tells nothing. Even clipped, a few
+  diverged losses pull the fit away and make it see nothing; ``auc(-cross_entropy(forget, ..), -cross_entropy(test,
+  ..))`` does not suffer so. UsageError where fewer than 4 rows a side are left.
   """
   from sklearn.linear_model import LogisticRegression
   from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score

@@ -33,8 +33,9 @@ def relearn(
   """Fine-tunes on the forget rows by plain SGD: ``samples // batch_size`` steps an epoch, rows drawn with replacement.
 
   ``loss_fn(params, rows) -> scalar`` is the mean loss; ``forget`` is a pytree of arrays ``[N, ...]`` (a ``Batch``, a
-  pair), and ``rows`` some of it or all. SCRUB's relearn time (Kurmanji et al. 2023; spec E3), which uses lr 0.1 by
-  default and 1e-3 in its runs. The count of epochs follows by :func:`relearn_time`.
+  pair) of rows that exist (one of weight 0 would be drawn too), and ``rows`` is some of it or all. SCRUB's relearn
+  time (Kurmanji et al. 2023; spec E3), with lr 0.1 by default there and 1e-3 in its runs. The batch size is not from
+  the spec. The count of epochs follows by :func:`relearn_time`.
   """
   _positive(epochs=epochs, samples=samples, batch_size=batch_size)
   if samples < batch_size:
@@ -130,7 +131,7 @@ def _descend(loss_fn, params, rows, learning_rate):
 
 
 def _take(rows, at):
-  return jax.tree.map(lambda v: v[at], rows)
+  return jax.tree.map(lambda v: jnp.asarray(v)[at], rows)
 
 
 def _length(rows, name: str) -> int:
