@@ -242,10 +242,15 @@ def blocks(slots, block: int = 256, length: int = 0) -> Blocks:
   return Blocks(pack(index), pack(weight), pack(task), pack(slot), totals, np.int32(count))
 
 
+def on_device(blocks: Blocks, members: Members) -> Blocks:
+  """Blocks that are used again and again, on the device; what only the host reads stays there."""
+  return Blocks(*replicate(tuple(blocks), members))._replace(totals=blocks.totals)
+
+
 def replicate(tree, members: Members):
   """Puts shared arrays on every device of the population's mesh."""
   if members.mesh is None:
-    return jax.tree.map(jnp.asarray, tree)
+    return jax.tree.map(lambda a: a if isinstance(a, jax.Array) else jnp.asarray(a), tree)
   return jax.device_put(tree, NamedSharding(members.mesh, PartitionSpec()))
 
 

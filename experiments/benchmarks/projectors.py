@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from cljax import methods, models, projectors, recipe, streams, tree
 from cljax.data import Dataset, Split
@@ -37,6 +38,8 @@ def hyper(name: str, kind: str, tasks: int) -> dict[str, Any]:
 
 
 NAMES = ("finetune", "agem", "gem", "gpm", "ogd", "pca_ogd", "coso", "cuber")
+# gem's gradients without its program, and gpm once its bases are full; beside the others, not in the plot.
+PARTS = {"gem gradients": "gem", "gpm full rank": "gpm"}
 
 
 def dataset(shape) -> Dataset:
@@ -66,10 +69,36 @@ def filled(state):
   return jax.tree.map(fill, state, is_leaf=lambda s: isinstance(s, projectors.OGDState))
 
 
+def full_rank(state):
+  """GPM bases that span their whole space."""
+
+  def fill(s):
+    if not isinstance(s, projectors.GPMState):
+      return s
+    bases = {path: jnp.eye(b.shape[0], b.shape[1], dtype=b.dtype) for path, b in s.bases.items()}
+    return s._replace(bases=bases, ranks={path: jnp.int32(b.shape[1]) for path, b in bases.items()})
+
+  return jax.tree.map(fill, state, is_leaf=lambda s: isinstance(s, projectors.GPMState))
+
+
+def only_gradients() -> optax.GradientTransformationExtraArgs:
+  """Takes the reference gradients and does next to nothing with them."""
+
+  def update(updates, state, params=None, *, references, **extra):
+    del params, extra
+    (given,) = references.values()
+    return jax.tree.map(lambda u, g: u + 0.0 * g[0], updates, given), state
+
+  return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
 def trainer(name: str, kind: str, stream, model):
   """``(run, bytes)``: a function of no arguments that takes steps with every task of the stream stored."""
   spec = spec_of(stream, BATCH)
+  label, name = name, PARTS.get(name, name)
   method = methods.make(name, model, spec, **hyper(name, kind, spec.num_tasks))
+  if label == "gem gradients":
+    method = method._replace(transform=only_gradients())
   optimizer = recipe.make_optimizer("sgd", learning_rate=1e-4)
   parts = build(
     name,
@@ -100,6 +129,8 @@ def trainer(name: str, kind: str, stream, model):
     if parts.end_task is not None and "ogd" not in name:
       learner = hooks[parts.end_task](learner, *args)
   learner = learner._replace(opt_state=filled(learner.opt_state))
+  if label == "gpm full rank":
+    learner = learner._replace(opt_state=full_rank(learner.opt_state))
   index, last = jnp.asarray(stream.train[-1][:BATCH], jnp.int32), where(spec.num_tasks - 1)
 
   @jax.jit
@@ -127,7 +158,7 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
     axes[1, column].set(xlabel="tasks stored", yscale="log")
   axes[0, 0].set_ylabel("step time over plain SGD")
   axes[1, 0].set_ylabel("bytes kept (MB)")
-  axes[0, -1].legend(fontsize=8)
+  axes[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
   for axis in axes.flat:
     axis.grid(alpha=0.3)
   figure.tight_layout()
@@ -142,8 +173,8 @@ def suite(report, repeats: int, kinds=("mlp",), tasks=TASKS, shape=(28, 28, 1), 
     size = tree.size(jax.eval_shape(model.init, jax.random.key(0))[0])
     for count in tasks:
       stream = streams.build(dataset(shape), "permuted", tasks=count, validation=0.0)
-      report(f"{kind}, {count} tasks stored: {len(NAMES)} programs, {repeats} rounds")
-      made = {name: trainer(name, kind, stream, model) for name in NAMES}
+      report(f"{kind}, {count} tasks stored: {len(NAMES + tuple(PARTS))} programs, {repeats} rounds")
+      made = {name: trainer(name, kind, stream, model) for name in (*NAMES, *PARTS)}
       stats = paired({name: run for name, (run, _) in made.items()}, repeats)
       for name, (_, nbytes) in made.items():
         row: dict[str, Any] = {"model": f"{kind} ({size:,})", "tasks": count, "method": name}
@@ -156,6 +187,7 @@ def suite(report, repeats: int, kinds=("mlp",), tasks=TASKS, shape=(28, 28, 1), 
     f"ratio: a training step over one of finetune (plain SGD), batch {BATCH}, paired by round.",
     "Data: noise of 40 factors, its inputs permuted by each task.",
     f"agem and gem store {STORED} rows of each task; ogd and pca_ogd {DIRECTIONS} directions of each.",
+    "gem gradients: gem without its quadratic program. gpm full rank: its bases span their whole space.",
     "gpm, cuber and coso at their defaults, but gpm and cuber look at 16 rows of a task for the CNN.",
   ]
   return Table("Cost of a projector by the number of stored tasks", rows, notes, lambda path: plot(rows, path))
