@@ -54,6 +54,8 @@ class Method(NamedTuple):
   end_task    (key, learner, task: Task) -> learner: consolidate, store, merge; flush pending rows
   forget      (key, learner, request: Request, tools) -> learner
   scrub       (learner, request) -> learner: erase the request's rows from what the method stores
+  after_forget (learner, before) -> learner: what is kept as a copy of the parameters follows an edit of them;
+              ``before`` are the parameters before it (anchors of ``cljax.regularizers`` follow by themselves)
   predict     (key, learner, x, task) -> logits; None: the model's
   """
 
@@ -71,6 +73,7 @@ class Method(NamedTuple):
   end_task: Callable = _keep
   forget: Callable | None = None
   scrub: Callable | None = None
+  after_forget: Callable | None = None
   predict: Callable | None = None
   access: Access = Access()
 
@@ -141,6 +144,12 @@ def compose(**methods: Method) -> Method:
         learner = back(n, learner, m.scrub(view(n, learner), request))
     return learner
 
+  def after_forget(learner, before):
+    for n, m in methods.items():
+      if m.after_forget is not None:
+        learner = back(n, learner, m.after_forget(view(n, learner), before))
+    return learner
+
   def transforms(field):
     parts = [(n, getattr(m, field)) for n, m in methods.items() if getattr(m, field) is not None]
     return optax.named_chain(*parts) if parts else None
@@ -181,6 +190,7 @@ def compose(**methods: Method) -> Method:
     end_task=chained("end_task"),
     forget=owned("forget"),
     scrub=scrub if any(m.scrub is not None for m in methods.values()) else None,
+    after_forget=after_forget if any(m.after_forget is not None for m in methods.values()) else None,
     predict=owned("predict"),
     access=union_access(m.access for m in methods.values()),
   )

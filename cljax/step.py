@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses, tree
+from cljax import losses, regularizers, tree
 from cljax.method import Method, _keep, _keep_batch
 from cljax.types import (
   AccessError,
@@ -300,7 +300,11 @@ def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe
     ):
       hidden = Withheld(f"Request.{label} (Access.{label}_data)")
       seen.append(rows_of(data, rows[0], rows[1], rows[2], where.task) if allowed else hidden)
-    return method.forget(key, learner, Request(seen[0], seen[1], ids, classes, groups), tools_for(where.task))
+    before = learner.params
+    learner = method.forget(key, learner, Request(seen[0], seen[1], ids, classes, groups), tools_for(where.task))
+    kept = regularizers.follow_edit((learner.opt_state, learner.method_state), before, learner.params)
+    learner = learner._replace(opt_state=kept[0], method_state=kept[1])
+    return method.after_forget(learner, before) if method.after_forget is not None else learner
 
   def scrub(learner, ids, classes):
     assert method.scrub is not None

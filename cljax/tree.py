@@ -45,6 +45,13 @@ def copy(a, dtype=None):
   return jax.tree.map(lambda x: jnp.array(x, dtype=dtype, copy=True), a)
 
 
+def follow(kept, before, after):
+  """``kept + (after - before)``: a kept copy of parameters moves as an edit moved them; where it was the same, to the
+  bit."""
+  moved = lambda k, b, a: jnp.where(k == b.astype(k.dtype), a.astype(k.dtype), k + (a - b).astype(k.dtype))
+  return jax.tree.map(moved, kept, before, after)
+
+
 def size(a) -> int:
   """Number of scalars."""
   return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(a))

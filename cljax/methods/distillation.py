@@ -37,6 +37,11 @@ def lwf(model, spec: Spec, *, strength, temperature) -> Method:
     teacher = Teacher(tree.copy(learner.params), tree.copy(learner.model_state), tasks)
     return learner._replace(method_state=teacher)
 
+  def after_forget(learner, before):
+    teacher = learner.method_state
+    followed = tree.follow(teacher.params, before, learner.params)
+    return learner._replace(method_state=teacher._replace(params=followed))
+
   def term(key, params, learner, batch, outputs):
     del params
     teacher = learner.method_state
@@ -54,6 +59,7 @@ def lwf(model, spec: Spec, *, strength, temperature) -> Method:
     init=lambda key, learner: Teacher(tree.copy(learner.params), tree.copy(learner.model_state), jnp.int32(0)),
     terms={"distillation": term},
     end_task=end_task,
+    after_forget=after_forget,
   )
 
 

@@ -63,6 +63,7 @@ def refresh(
   if method.gradient is not None:
     raise UsageError("refresh: the method owns its gradient; wrap one that leaves it to backpropagation")
   network, scrub, predict = method.model or model, method.scrub, method.predict
+  follows = method.after_forget
 
   def inside(learner):
     return learner._replace(method_state=learner.method_state.inner)
@@ -160,6 +161,7 @@ def refresh(
     end_task=end_task,
     forget=method.forget and lifted(method.forget),
     scrub=scrub and (lambda learner, request: back(learner, scrub(inside(learner), request))),
+    after_forget=follows and (lambda learner, before: back(learner, follows(inside(learner), before))),
     predict=predict and (lambda key, learner, x, task: predict(key, inside(learner), x, task)),
     access=union_access([method.access, Access(task_boundaries=True, boundary_data=True)]),
   )

@@ -136,6 +136,10 @@ def unified(
     inner = replay.scrub_memory(memory)(learner._replace(method_state=state.memory), request)
     return inner._replace(method_state=state._replace(memory=inner.method_state))
 
+  def after_forget(learner, before):
+    state = learner.method_state
+    return learner._replace(method_state=state._replace(old=tree.follow(state.old, before, learner.params)))
+
   terms = {"output": output_term} if output in ("logits", "uniform") else {}
   terms.update({"parameter": parameter_term} if parameter != "none" else {})
   # A hook is defined only where it acts: the engine leaves out what keeps its default.
@@ -144,6 +148,7 @@ def unified(
   if parameter == "gaussian":
     hooks["model"] = variational.gaussian(model, deviation)
     hooks["transform"] = optimizers.natural_gradient(spec.task_rows) if natural else None
+    hooks["after_forget"] = after_forget
   return Method(init=init, terms=terms, scrub=scrub, **hooks)
 
 

@@ -53,6 +53,11 @@ def averaged(model: Model, samples: int):
   return predict if samples else None
 
 
+def follow_posterior(learner, before):
+  """``after_forget`` of a method whose state is the last posterior, the next prior."""
+  return learner._replace(method_state=tree.follow(learner.method_state, before, learner.params))
+
+
 def vcl(model, spec: Spec, *, strength, deviation, prior_deviation, natural: bool = False, samples: int = 0) -> Method:
   """Variational continual learning: ``mean E_q[-log p(y | x, theta)] + strength KL(q || q_old) / N``, q mean-field.
 
@@ -73,6 +78,7 @@ def vcl(model, spec: Spec, *, strength, deviation, prior_deviation, natural: boo
     terms={"kl": term},
     transform=optimizers.natural_gradient(spec.task_rows) if natural else None,
     end_task=lambda key, learner, task: learner._replace(method_state=tree.copy(learner.params)),
+    after_forget=follow_posterior,
     predict=averaged(model, samples),
   )
 
@@ -164,9 +170,15 @@ def claw(model, spec: Spec, *, strength, deviation, prior_deviation, probability
     params = learner.params._replace(posterior=posterior, amount=tree.zeros_like(learner.params.amount))
     return learner._replace(params=params, method_state=ClawState(tree.copy(posterior), tree.copy(params.odds)))
 
+  def after_forget(learner, before):
+    state, after = learner.method_state, learner.params
+    prior = tree.follow(state.prior, before.posterior, after.posterior)
+    return learner._replace(method_state=ClawState(prior, tree.follow(state.odds, before.odds, after.odds)))
+
   return Method(
-    model=claw_model(model, deviation, probability, limit), init=init, terms={"kl": term}, end_task=end_task
-  )
+    model=claw_model(model, deviation, probability, limit), init=init, terms={"kl": term}, end_task=end_task,
+    after_forget=after_forget,
+  )  # fmt: skip
 
 
 GAUSSIAN = {"strength": Option(1.0, 0), "deviation": Option(0.05, 1e-6), "prior_deviation": Option(1.0, 1e-6)}

@@ -1,6 +1,6 @@
 """Parameter-only penalties: pure functions, and optax transforms that add their gradients."""
 
-from cljax.regularizers.boundary import attach, consolidate, export_state, find, import_state, state_bytes
+from cljax.regularizers.boundary import attach, consolidate, export_state, find, follow_edit, import_state, state_bytes
 from cljax.regularizers.bregman import bregman_penalty, fisher_potential, gaussian_log_partition
 from cljax.regularizers.path import HierarchicalState, SiState, hierarchical, layer_weights, si
 from cljax.regularizers.penalties import ewc_penalty, hierarchical_penalty, importance_penalty, l2_penalty
@@ -44,6 +44,7 @@ __all__ = [
   "export_state",
   "find",
   "fisher_potential",
+  "follow_edit",
   "gaussian_log_partition",
   "hierarchical",
   "hierarchical_penalty",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cljax.regularizers import path, quadratic, structure
 from cljax.regularizers._state import align, by_path, check_importance, name_of
-from cljax.tree import nbytes
+from cljax.tree import follow, nbytes
 from cljax.types import UsageError
 
 # state type: (consolidation, how it treats importance: 'needs', 'takes' or 'none')
@@ -105,6 +105,25 @@ def consolidate(opt_state, params, *, importance=None, name: str | None = None):
     return fn(state, jax.tree.map(jnp.asarray, own_params), own_importance)
 
   return _replace_states(opt_state, end)
+
+
+def follow_edit(state, before, after):
+  """Any tree that holds regularizer states, with the anchors at past parameters moved as an edit moved the parameters.
+
+  ``anchor += after - before`` (to the bit where the anchor was ``before``): else the penalty would pull back what was
+  forgotten. Anchors at the initial parameters stay, and so do importances, which no edit can take a row out of. A tree
+  without such states comes back as it is.
+  """
+
+  def move(state):
+    if type(state) not in _BOUNDARY:
+      return state
+    owner = name_of(state)
+    ends = align(before, state.anchor, owner, "before"), align(after, state.anchor, owner, "after")
+    fields = [f for f in ("anchor", "last_params") if f in state._fields]
+    return state._replace(**{f: follow(getattr(state, f), *ends) for f in fields})
+
+  return _replace_states(state, move)
 
 
 def attach(tx, old_opt_state, params):
