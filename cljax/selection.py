@@ -51,6 +51,8 @@ def reported_accuracy(accuracy, events: Sequence[Mapping[str, Any]], first_tasks
 
   All tasks learned for ``first_tasks=None``; those after the first ``k`` else. ``accuracy [S, E+1, T]``, fractions.
   """
+  if first_tasks is not None:
+    moment(events, first_tasks)  # refuses a count that leaves no task
   row, tasks = moment(events)
   return _matrix(accuracy, events, "accuracy")[:, row, tasks[first_tasks or 0 :]].mean(-1)
 

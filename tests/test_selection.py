@@ -37,7 +37,7 @@ def test_scores_against_a_loop(order, k, seed):
       assert selection.reported_accuracy(values, events, k)[s] == pytest.approx(later)
   else:
     with pytest.raises(UsageError, match="first_tasks: got"):
-      selection.moment(events, k)
+      selection.reported_accuracy(values, events, k)
 
 
 def test_the_first_tasks_are_all_that_the_early_choice_sees():
