@@ -21,6 +21,7 @@ from cljax.methods import (
   schedules,
   subspaces,
   unified,
+  unlearning_edits,
   variational,
 )
 from cljax.methods.refresh import refresh
@@ -30,5 +31,5 @@ __all__ = [
   "METHODS", "Entry", "Option", "Plan", "anchors", "averaging", "check_options", "decay", "distillation", "edits",
   "forgetting", "gradient_estimators", "lifecycle", "lookup", "make", "masks", "penalties", "plan", "plasticity",
   "projection", "prototypes", "pruning", "references", "refresh", "register", "replay", "replay_projection",
-  "schedules", "subspaces", "unified", "variational",
+  "schedules", "subspaces", "unified", "unlearning_edits", "variational",
 ]  # fmt: skip

@@ -7,13 +7,22 @@ Rows. All may be jitted and vmapped; every continuous hyper-parameter may be tra
 
 from cljax.unlearning.dampening import dampen, squared_gradients, ssd
 from cljax.unlearning.descent import graddiff
+from cljax.unlearning.gradient_steps import iau, pareto_front, slug
+from cljax.unlearning.noise import fisher_forgetting
 from cljax.unlearning.retain_projection import adaptive_orthogonality, geometric_disentanglement
+from cljax.unlearning.tangent import fast_ntk, ntk
 
 __all__ = [
   "adaptive_orthogonality",
   "dampen",
+  "fast_ntk",
+  "fisher_forgetting",
   "geometric_disentanglement",
   "graddiff",
+  "iau",
+  "ntk",
+  "pareto_front",
+  "slug",
   "squared_gradients",
   "ssd",
 ]

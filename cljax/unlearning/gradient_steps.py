@@ -1,0 +1,117 @@
+"""Forgetting by one step along gradients that are taken once: influence approximation, and one layer alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax import rows as picking
+from cljax import tree
+from cljax.rows import as_rows
+from cljax.types import UsageError
+from cljax.unlearning._common import cross_entropy
+from cljax.unlearning._gradients import accuracy, mean_gradient, total_gradient
+
+VARIANTS = ("paper", "released")
+
+
+def iau(loss_fn, params, *, forget, retain, key=None, learning_rate=1e-3, variant: str = "paper", batch: int = 64):
+  """Influence approximation: ``theta + rate [sum_f grad - sum_r grad]`` in one step; no Hessian.
+
+  ``loss_fn(params, batch) -> [B]``; rows as everywhere here. The sum over the retain rows is the gradient correction.
+  ``variant='released'`` is the published code's step, the first of a fresh Adam on ``mean_r grad - mean_f grad``: so
+  ``rate * sign``, whatever the number of rows. A request without rows changes nothing. The rate is the released one;
+  which rate the paper's sums need is unverified. The paper's other half, training under a penalty on the gradient's
+  norm, is left out. Spec B2; arXiv 2507.23257. Raises UsageError for another variant.
+  """
+  del key
+  _check_variant("iau", variant)
+  forget, retain = as_rows("forget", forget), as_rows("retain", retain)
+  (of_forget, count), (of_retain, kept) = (total_gradient(loss_fn, params, r, batch) for r in (forget, retain))
+  if variant == "paper":
+    step = tree.scale(learning_rate, tree.axpy(-1.0, of_retain, of_forget))
+  else:
+    means = tree.scale(1.0 / _some(count), of_forget), tree.scale(1.0 / _some(kept), of_retain)
+    adam = optax.adam(learning_rate)
+    step, _ = adam.update(tree.axpy(-1.0, *means), adam.init(params), params)
+  return jax.tree.map(lambda p, s: jnp.where(count > 0, p + s.astype(p.dtype), p), params, step)
+
+
+def slug(
+  apply_fn,
+  params,
+  *,
+  forget,
+  retain,
+  key=None,
+  validation=None,
+  first_step=0.1,
+  search: int = 10,
+  batch: int = 64,
+  rows: int = 256,
+):
+  """Single layer, single gradient: ``theta_l + r g_f`` for one tensor l, g_f of the mean CE on the forget rows.
+
+  Layers are tensors of two axes or more (no biases). Those on the Pareto front of importance ``|g_f| / |theta|`` (high)
+  and ``|cos(g_f, g_r)|`` (low) are tried: r starts at ``first_step |theta_l| / |g_f|`` and is doubled, then bisected,
+  ``search`` times, always from the first parameters, towards the least r at which no row of ``validation`` (default:
+  the forget rows) is right. Of the layers that get there (of all, at the largest r tried, where none does) the one with
+  the best retain accuracy is changed; no other bit is. Accuracies are over ``rows`` rows, evenly spread. The criterion
+  is top-1 (release, CLIP: top-5); the release keeps the last r tried where this keeps the least that forgot. Spec B3;
+  arXiv 2407.11867. Raises UsageError where no parameter has two axes.
+  """
+  forget, retain = as_rows("forget", forget), as_rows("retain", retain)
+  del key
+  judged = forget if validation is None else as_rows("validation", validation)
+  leaves, structure = jax.tree.flatten(params)
+  layers = [i for i, p in enumerate(leaves) if jnp.ndim(p) >= 2]
+  if not layers:
+    raise UsageError("params: slug changes one tensor of two axes or more; there is none")
+  loss_fn = cross_entropy(apply_fn)
+  of_forget, of_retain = (jax.tree.leaves(mean_gradient(loss_fn, params, r, batch)) for r in (forget, retain))
+  sizes = jnp.stack([tree.norm(leaves[i]) for i in layers])
+  steepness = jnp.stack([tree.norm(of_forget[i]) for i in layers])
+  shared = jnp.stack([tree.dot(of_forget[i], of_retain[i]) / _some(tree.norm(of_retain[i])) for i in layers])
+  front = pareto_front(steepness / _some(sizes), jnp.abs(shared) / _some(steepness))
+  to_forget, to_keep = picking.spread(judged, rows), picking.spread(retain, rows)
+
+  def moved(layer, r):
+    new = list(leaves)
+    for j, i in enumerate(layers):
+      new[i] = jnp.where((layer == j) & (r > 0), leaves[i] + (r * of_forget[i]).astype(leaves[i].dtype), leaves[i])
+    return jax.tree.unflatten(structure, new)
+
+  def searched(layer):
+    start = jnp.where(steepness[layer] > 0, first_step * sizes[layer] / _some(steepness[layer]), 0.0)
+
+    def body(i, carry):
+      del i
+      r, low, high, found = carry
+      gone = accuracy(apply_fn, moved(layer, r), to_forget) <= 0
+      low, high, found = jnp.where(gone, low, r), jnp.where(gone, r, high), found | gone
+      return jnp.where(found, (low + high) / 2, 2 * r), low, high, found
+
+    zero = jnp.zeros_like(start)
+    _, low, high, found = jax.lax.fori_loop(0, search, body, (start, zero, zero, jnp.asarray(False)))
+    r = jnp.where(found, high, low)
+    return r, found + accuracy(apply_fn, moved(layer, r), to_keep)
+
+  step, score = jax.lax.map(searched, jnp.arange(len(layers)))
+  best = jnp.argmax(jnp.where(front, score, -1.0))
+  return moved(best, step[best])
+
+
+def pareto_front(importance, alignment):
+  """``[L]`` bool: no other layer has strictly higher importance and strictly lower alignment; never empty."""
+  beats = (importance[None] > importance[:, None]) & (alignment[None] < alignment[:, None])
+  return ~beats.any(1)
+
+
+def _some(value):
+  return jnp.where(value > 0, value, 1.0)
+
+
+def _check_variant(owner: str, variant: str) -> None:
+  if variant not in VARIANTS:
+    raise UsageError(f"{owner}: variant: got {variant!r}; allowed: {', '.join(VARIANTS)}")

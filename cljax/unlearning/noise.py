@@ -1,0 +1,51 @@
+"""Forgetting by noise that is large where the retain rows do not constrain the parameters."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from cljax import rows as picking
+from cljax.rows import as_rows
+from cljax.tree import fold, match, path_name
+from cljax.unlearning._common import key_of, outputs_of
+from cljax.unlearning._gradients import exact_fisher
+from cljax.unlearning.gradient_steps import _check_variant
+
+
+def fisher_forgetting(
+  apply_fn, params, *, retain, key=None, alpha=1e-6, classes=None, variant: str = "paper", importance=None
+):
+  """Fisher forgetting: ``theta + sqrt(v) eps``, ``v = alpha min(1 / (F + 1e-8), 1e3)``, eps standard normal.
+
+  F is the exact diagonal Fisher over the retain rows (:func:`exact_fisher`, row by row), or ``importance(params, rows)
+  -> tree`` of your own. The rows to forget take no part. Noise differs by ``key``: average over several.
+  ``variant='released'`` adds the code's heuristics, which its results rest upon: v averaged over each unit's inputs,
+  10-fold for tensors of one axis and for those whose last axis has a class each (capped at 1e2), and there, for
+  ``classes [C]`` bool forgotten whole, a column of mean 0 and variance 1e-3. It finds the head by its shape, as the
+  code does, so an unrelated layer as wide is taken for it. alpha = 0 is the identity, but for such columns. Spec A10;
+  Golatkar et al., 2020, as in the SSD repository (the first paper has ``F^(-1/4)``).
+  """
+  _check_variant("fisher_forgetting", variant)
+  retain, key = as_rows("retain", retain), key_of(key, "fisher_forgetting")
+  fisher = (importance or (lambda p, rows: exact_fisher(apply_fn, p, rows)))(params, retain)
+  match(fisher, params, "importance")
+  width = jax.eval_shape(lambda p: outputs_of(apply_fn, p, picking.spread(retain, 1)).logits, params).shape[-1]
+  gone = jnp.zeros(width, bool) if classes is None else jnp.asarray(classes)
+
+  def one(path, p, f):
+    mean, variance = p, jnp.minimum(1.0 / (f + 1e-8), 1e3)
+    if variant == "released":
+      head = p.shape[-1:] == (width,)
+      variance = alpha * (jnp.minimum(variance, 1e2) if head else variance)
+      if p.ndim > 1:
+        variance = jnp.broadcast_to(variance.mean(-2, keepdims=True), p.shape)
+      if head:
+        mean, variance = jnp.where(gone, 0.0, p), jnp.where(gone, 1e-4, variance)
+      variance = variance * (10.0 if head or p.ndim == 1 else 1.0)
+    else:
+      variance = alpha * variance
+    noise = jax.random.normal(fold(key, path_name(path)), p.shape, p.dtype)
+    return (mean + jnp.sqrt(variance) * noise).astype(p.dtype)
+
+  return jax.tree_util.tree_map_with_path(one, params, fisher)

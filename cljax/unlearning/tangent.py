@@ -1,0 +1,119 @@
+"""Forgetting by the difference of two linearised trainings: neural tangent kernels, all parameters or some leaves."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+
+from cljax import losses, tree
+from cljax import rows as picking
+from cljax.rows import as_rows
+from cljax.types import Batch, UsageError
+from cljax.unlearning._common import outputs_of
+from cljax.unlearning.gradient_steps import _check_variant
+
+LOSSES = ("cross_entropy", "squared")
+
+
+def ntk(
+  apply_fn,
+  params,
+  *,
+  initial,
+  forget,
+  retain,
+  scale=1.0,
+  weight_decay=0.1,
+  rows: int = 32,
+  loss: str = "cross_entropy",
+  variant: str = "paper",
+):
+  """NTK forgetting: ``theta + scale (w_r - w_D)``, ``w_S = -G_S (G_S^T G_S + n_S weight_decay I)^-1 e_S``.
+
+  G_S is the Jacobian of the logits and e_S the loss's gradient by logits (``softmax - onehot``, or ``z - onehot`` for
+  ``loss='squared'``), both at ``initial``, the parameters before training: at the trained ones, as in a published copy,
+  e is almost 0 and so is the step. S is all rows D, or the retain rows. At most ``rows`` rows of each side are used,
+  evenly spread; the kernel has ``2 rows C`` rows and the Jacobian is held whole. Exact for a linear model, squared loss
+  and all rows used, trained to the ridge optimum from ``initial``. ``variant='released'`` multiplies the step by
+  ``1 + 2 |cos(w_r - w_D, E)| |E| / |w_r - w_D|``, ``E = theta - initial - w_r``. Spec A10; Golatkar et al., 2020.
+  """
+  options = {"scale": scale, "weight_decay": weight_decay, "rows": rows, "loss": loss, "variant": variant}
+  return fast_ntk(apply_fn, params, initial=initial, forget=forget, retain=retain, leaves="", **options)
+
+
+def fast_ntk(
+  apply_fn,
+  params,
+  *,
+  initial,
+  forget,
+  retain,
+  leaves: str = "norm|bias",
+  scale=1.0,
+  weight_decay=0.1,
+  rows: int = 32,
+  loss: str = "cross_entropy",
+  variant: str = "paper",
+):
+  """Fast NTK: :func:`ntk` over the leaves whose path the regular expression ``leaves`` matches; no other bit changes.
+
+  ``initial``, like ``params``, is read at those leaves alone; the others stand at their present values, as if they had
+  never been trained. That holds where a frozen backbone that never saw the rows was tuned in these leaves; else what
+  the backbone learned from them stays. Exact for a model linear in these leaves. The paper tunes norm scales and biases
+  or prompts; its linearisation point, its weight decay and its numbers of rows are unverified. Spec B12; arXiv
+  2312.14923. Raises UsageError where no leaf matches.
+  """
+  _check_variant("ntk", variant)
+  if loss not in LOSSES:
+    raise UsageError(f"ntk: loss: got {loss!r}; allowed: {', '.join(LOSSES)}")
+  first, now = chosen_leaves(initial, leaves), chosen_leaves(params, leaves)
+  tree.match(first, now, "initial")
+  sides = [picking.spread(as_rows(name, r), rows) for name, r in (("forget", forget), ("retain", retain))]
+  batch: Batch = jax.tree.map(lambda f, r: jnp.concatenate([f, r]), *sides)
+
+  def logits(at, some):
+    return outputs_of(apply_fn, with_leaves(params, at), some).logits
+
+  def jacobian(row):
+    return jax.jacrev(lambda at: logits(at, jax.tree.map(lambda a: a[None], row))[0])(first)
+
+  z, pull = jax.vjp(lambda at: logits(at, batch), first)
+  each = jax.lax.map(jacobian, batch)
+  kernel = sum(jnp.tensordot(j, j, [list(range(2, j.ndim))] * 2) for j in jax.tree.leaves(each))
+  count, classes = z.shape
+  size = count * classes
+  p = z if loss == "squared" else jnp.exp(losses.masked_log_softmax(z, batch.class_mask))
+  error = p - jax.nn.one_hot(batch.y, classes)
+  if batch.class_mask is not None:
+    error = jnp.where(batch.class_mask, error, 0.0)
+
+  def solved(there):
+    n, mask = jnp.maximum(there.sum(), 1.0), jnp.repeat(there, classes)
+    matrix = mask[:, None] * jnp.reshape(kernel, (size, size)) * mask + n * weight_decay * jnp.eye(size)
+    return jax.scipy.linalg.solve(matrix, mask * error.reshape(size), assume_a="pos").reshape(z.shape)
+
+  there = (batch.weight > 0).astype(z.dtype)
+  of_all, of_retain = solved(there), solved(there * (jnp.arange(count) >= count // 2))
+  (step,) = pull((of_all - of_retain).astype(z.dtype))
+  if variant == "released":
+    (w_r,) = pull(-of_retain.astype(z.dtype))
+    rest = jax.tree.map(lambda t, t0, w: t - t0 - w, now, first, w_r)
+    square = tree.dot(step, step)
+    scale = scale * (1.0 + 2.0 * jnp.abs(tree.dot(step, rest)) / jnp.where(square > 0, square, 1.0))
+  return with_leaves(params, tree.axpy(scale, step, now))
+
+
+def chosen_leaves(params, leaves: str) -> dict:
+  """``{path: leaf}`` of the leaves whose path the regular expression matches; UsageError where none does."""
+  named = {tree.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+  found = {name: leaf for name, leaf in named.items() if re.search(leaves, name)}
+  if not found:
+    raise UsageError(f"leaves: {leaves!r} matches no parameter; there are {', '.join(named)}")
+  return found
+
+
+def with_leaves(params, found: dict):
+  """``params`` with the leaves of ``{path: leaf}`` in their places."""
+  return jax.tree_util.tree_map_with_path(lambda path, leaf: found.get(tree.path_name(path), leaf), params)
