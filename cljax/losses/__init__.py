@@ -10,17 +10,31 @@ from cljax.losses.distillation import (
   update_centers,
 )
 from cljax.losses.supervised import binary_cross_entropy, cross_entropy, masked_log_softmax, reduce
+from cljax.losses.unlearning import (
+  contrast,
+  contrast_within,
+  group_lasso,
+  kl_divergence,
+  safe_norm,
+  uniform_cross_entropy,
+)
 
 __all__ = [
   "binary_cross_entropy",
   "bregman",
   "center_loss",
+  "contrast",
+  "contrast_within",
   "cross_entropy",
   "distillation",
+  "group_lasso",
+  "kl_divergence",
   "logit_mse",
   "masked_log_softmax",
   "negative_entropy",
   "reduce",
+  "safe_norm",
   "squared_norm",
+  "uniform_cross_entropy",
   "update_centers",
 ]

@@ -21,6 +21,7 @@ from cljax.methods import (
   schedules,
   subspaces,
   unified,
+  unlearning_descent,
   unlearning_edits,
   variational,
 )
@@ -31,5 +32,5 @@ __all__ = [
   "METHODS", "Entry", "Option", "Plan", "anchors", "averaging", "check_options", "decay", "distillation", "edits",
   "forgetting", "gradient_estimators", "lifecycle", "lookup", "make", "masks", "penalties", "plan", "plasticity",
   "projection", "prototypes", "pruning", "references", "refresh", "register", "replay", "replay_projection",
-  "schedules", "subspaces", "unified", "unlearning_edits", "variational",
+  "schedules", "subspaces", "unified", "unlearning_descent", "unlearning_edits", "variational",
 ]  # fmt: skip

@@ -43,12 +43,16 @@ def edit(call, optimizer=optax.sgd):
       options["optimizer"] = optimizer(options.pop("learning_rate"))
 
     def forget(key, learner, request, tools):
-      del tools
-      function = viewed(model, learner, key)
-      if "loss_fn" in parameters:
-        function = cross_entropy(function)
+      apply_fn = viewed(model, learner, key)
+      function = cross_entropy(apply_fn) if "loss_fn" in parameters else apply_fn
       given = {name: getattr(request, name) for name in ("forget", "retain", "groups", "classes") if name in parameters}
-      return learner._replace(params=call(function, learner.params, key=key, **given, **options))
+      if "loss_fn" in parameters and "apply_fn" in parameters:
+        given["apply_fn"] = apply_fn
+      if "init_fn" in parameters:
+        given["init_fn"] = lambda key: model.init(key)[0]
+      params = call(function, learner.params, key=key, **given, **options)
+      # Momentum holds gradients of the rows that are gone.
+      return tools.reset_optimizer(learner._replace(params=params))
 
     return Method(forget=forget)
 
@@ -74,14 +78,13 @@ def ssd(model, spec, *, alpha, dampening, importance: str = "empirical", importa
   del spec
 
   def forget(key, learner, request, tools):
-    del tools
     options = {"kind": importance, "key": fold(key, "importance"), "batch_size": importance_batch}
     fisher = lambda params, rows: estimators.fisher_diagonal(model, params, learner.model_state, rows, **options)
     params = unlearning.ssd(
       None, learner.params, forget=request.forget, retain=request.retain, alpha=alpha, dampening=dampening,
       importance=fisher,
     )  # fmt: skip
-    return learner._replace(params=params)
+    return tools.reset_optimizer(learner._replace(params=params))
 
   return Method(forget=forget)
 
@@ -121,7 +124,12 @@ register(
     neutral={"alpha": 1e30},
   ),
 )
-approximate("graddiff", unlearning.graddiff, DIFFERENCE, "Liu et al. 2022; NegGrad+ of Kurmanji et al. 2023")
+approximate(
+  "graddiff",
+  unlearning.graddiff,
+  {**DIFFERENCE, "retain_loss": Option("ce", choices=("ce", "kl"))},
+  "Liu et al. 2022; NegGrad+ of Kurmanji et al. 2023",
+)
 approximate(
   "geometric_disentanglement",
   unlearning.geometric_disentanglement,

@@ -6,23 +6,45 @@ Rows. All may be jitted and vmapped; every continuous hyper-parameter may be tra
 """
 
 from cljax.unlearning.dampening import dampen, squared_gradients, ssd
-from cljax.unlearning.descent import graddiff
+from cljax.unlearning.descent import (
+  famr,
+  finetune_retain,
+  graddiff,
+  gradient_ascent,
+  one_point_contraction,
+  random_labels,
+)
+from cljax.unlearning.erase_at_the_core import erase_at_the_core
 from cljax.unlearning.gradient_steps import iau, pareto_front, slug
 from cljax.unlearning.noise import fisher_forgetting
+from cljax.unlearning.gs_lora import gs_lora
 from cljax.unlearning.retain_projection import adaptive_orthogonality, geometric_disentanglement
 from cljax.unlearning.tangent import fast_ntk, ntk
+from cljax.unlearning.teachers import bad_teacher, scrub, stochastic_teacher
+from cljax.unlearning.unsir import unsir
 
 __all__ = [
   "adaptive_orthogonality",
+  "bad_teacher",
   "dampen",
+  "erase_at_the_core",
+  "famr",
   "fast_ntk",
+  "finetune_retain",
   "fisher_forgetting",
   "geometric_disentanglement",
   "graddiff",
+  "gradient_ascent",
+  "gs_lora",
   "iau",
   "ntk",
+  "one_point_contraction",
   "pareto_front",
+  "random_labels",
+  "scrub",
   "slug",
   "squared_gradients",
   "ssd",
+  "stochastic_teacher",
+  "unsir",
 ]

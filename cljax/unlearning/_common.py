@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cljax import losses
@@ -34,16 +35,18 @@ def cross_entropy(apply_fn):
   )
 
 
+def share_of(forget, retain, fraction=1.0):
+  """The share of the forget rows in ``forget`` together with ``fraction`` of ``retain``."""
+  return forget.count / jnp.maximum(forget.count + fraction * retain.count, 1)
+
+
 def drawn(key, size: int, **sets):
   """A random batch of ``size`` rows of each set, in the order given; each has noise of its own."""
   return tuple(picking.random(fold(key, name), rows, size) for name, rows in sets.items())
 
 
-def minimize(key, objective, params, *, steps, optimizer):
-  """``steps`` optimizer steps on ``objective(key, params, step) -> scalar`` from ``params``; returns parameters.
-
-  ``optimizer`` is any optax transformation, started afresh; 0 steps give ``params`` to the bit.
-  """
+def descent(key, objective, optimizer):
+  """``(init, body)`` of optimizer steps on ``objective(key, params, step) -> scalar``; the carry is (params, state)."""
   optimizer = optax.with_extra_args_support(optimizer)
 
   def body(i, carry):
@@ -52,4 +55,13 @@ def minimize(key, objective, params, *, steps, optimizer):
     updates, state = optimizer.update(grads, state, params, value=value)
     return optax.apply_updates(params, updates), state
 
-  return jax.lax.fori_loop(0, steps, body, (params, optimizer.init(params)))[0]
+  return lambda params: (params, optimizer.init(params)), body
+
+
+def minimize(key, objective, params, *, steps, optimizer):
+  """``steps`` optimizer steps on ``objective(key, params, step) -> scalar`` from ``params``; returns parameters.
+
+  ``optimizer`` is any optax transformation, started afresh; 0 steps give ``params`` to the bit.
+  """
+  init, body = descent(key, objective, optimizer)
+  return jax.lax.fori_loop(0, steps, body, init(params))[0]

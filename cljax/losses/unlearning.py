@@ -1,0 +1,95 @@
+"""Losses of unlearning: towards or away from a teacher, towards uniform predictions, towards rows of other classes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from cljax.losses.distillation import distillation
+from cljax.losses.supervised import masked_log_softmax
+
+
+@jax.custom_jvp
+def _divergence(logits, teacher_logits, class_mask):
+  return distillation(logits, teacher_logits, 1.0, class_mask)
+
+
+@_divergence.defjvp
+def _divergence_jvp(primals, tangents):
+  logits, teacher_logits, class_mask = primals
+  p, q = (_softmax(z, class_mask) for z in (logits, teacher_logits))
+  return _divergence(*primals), jnp.sum((p - q) * tangents[0], axis=-1)
+
+
+def _softmax(logits, class_mask):
+  p = jnp.exp(masked_log_softmax(logits, class_mask))
+  return p if class_mask is None else jnp.where(class_mask, p, 0.0)
+
+
+def kl_divergence(logits, teacher_logits, temperature=1.0, class_mask=None):
+  """``T^2 KL(softmax(teacher / T) || softmax(logits / T))`` per example, ``[B]``, with gradient ``T (p - q)``.
+
+  :func:`distillation` up to rounding; here equal logits have gradient 0 to the bit, where rounding would leave 1e-8,
+  which Adam turns into whole steps. No gradient goes to the teacher. Raises UsageError where the shapes differ.
+  """
+  teacher_logits = jax.lax.stop_gradient(teacher_logits)
+  return temperature**2 * _divergence(logits / temperature, teacher_logits / temperature, class_mask)
+
+
+def uniform_cross_entropy(logits, class_mask=None):
+  """``-1/K sum_k log p_k`` per example, ``[B]``, over the classes of the mask; its least value is ln K. Spec B8."""
+  log_p = masked_log_softmax(logits, class_mask)
+  if class_mask is None:
+    return -jnp.mean(log_p, axis=-1)
+  count = jnp.broadcast_to(class_mask, logits.shape).sum(-1)
+  return -jnp.sum(log_p, axis=-1) / jnp.maximum(count, 1)
+
+
+def safe_norm(x, axis=None):
+  """``||x||_2`` over ``axis`` (default: all), with gradient 0 where it is 0, not NaN."""
+  square = jnp.sum(jnp.square(x), axis=axis)
+  some = square > 0
+  return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
+
+
+def group_lasso(groups):
+  """``sum_g ||g||_2`` over a list of trees, each one group; the gradient of a group that is exactly 0 is 0."""
+  return sum(safe_norm(jnp.stack([safe_norm(leaf) for leaf in jax.tree.leaves(g)])) for g in groups)
+
+
+def contrast(anchors, y, others, other_y, weight, other_weight, temperature=1.0):
+  """``-1/|P_i| sum_{p in P_i} log(e^{s_ip / T} / sum_{a in A_i} e^{s_ia / T})`` per anchor i, ``[B]``; s: cosine.
+
+  Anchors ``[B, D]`` of labels ``y [B]`` are rows to forget, ``others [N, D]`` rows to keep. P_i: others of another
+  class, which pull; A_i: P_i, others of the anchor's class, and the other anchors of its class, which push. No gradient
+  goes to ``others``. Rows of weight 0 take no part; an anchor without P_i gives 0. After contrastive unlearning, arXiv
+  2401.10458; its exact form is UNVERIFIED, and that anchors of one class push each other is ours: once a whole class is
+  forgotten, no row that is kept shares it.
+  """
+  a, o = _unit(anchors), jax.lax.stop_gradient(_unit(others))
+  kept = jnp.broadcast_to(other_weight > 0, (len(y), len(other_y)))
+  pull = (y[:, None] != other_y) & kept
+  mates = (y[:, None] == y) & ~jnp.eye(len(y), dtype=bool) & (weight > 0)
+  similarity = jnp.concatenate([a @ o.T, a @ a.T], 1) / temperature
+  return _mean_negative_log(similarity, jnp.concatenate([kept, mates], 1), pull)
+
+
+def contrast_within(anchors, y, weight, temperature=1.0):
+  """As :func:`contrast`, but P_i is the anchors of other classes and A_i all anchors, i included, ``[B]``.
+
+  As the UUEF code has it: identically 0 where all anchors are of one class. Spec B4.
+  """
+  a = _unit(anchors)
+  there = jnp.broadcast_to(weight > 0, (len(y), len(y)))
+  return _mean_negative_log(a @ a.T / temperature, there, (y[:, None] != y) & there)
+
+
+def _unit(x):
+  x = x.reshape(len(x), -1)
+  return x / jnp.maximum(safe_norm(x, -1), 1e-8)[:, None]
+
+
+def _mean_negative_log(similarity, taken, pull):
+  """Over the first columns, which ``pull`` names: the mean of ``-log softmax`` over the columns ``taken``."""
+  log_p = masked_log_softmax(similarity, taken)[:, : pull.shape[1]]
+  return -jnp.sum(jnp.where(pull, log_p, 0.0), 1) / jnp.maximum(pull.sum(1), 1)
