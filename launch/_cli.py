@@ -35,26 +35,33 @@ class Help(Exception):
 def parse(argv: Sequence[str], values: flags.FlagValues, about: str = "") -> list[Override]:
   """Fills ``values`` from ``argv`` (program name first) and returns the ``--config.*`` overrides, in order.
 
+  Behind them come, with their prefix, the ``--slurm.*`` options of a launcher that has an ``--executor``.
+
   Raises UsageError, and Help with ``about`` and the list of flags where ``--help`` is among them.
   """
   if {"--help", "-h", "--helpfull", "-help"} & set(argv[1:]):
     known = [f"  --{n}: {values[n].help} (default: {values[n].default!r})" for n in values]
     if "config" in values:
       known.append("  --config.SECTION.FIELD=VALUE: a field of the configuration, such as --config.method.name=er")
+    if "executor" in values:
+      known.append("  --slurm.OPTION=VALUE: an option of sbatch, such as --slurm.partition=gpu --slurm.time=60")
     raise Help("\n".join([about.strip(), "", *known]))
-  rest, overrides = [argv[0]], []
+  prefixes = tuple(p for p, flag in (("config.", "config"), ("slurm.", "executor")) if flag in values)
+  rest: list[str] = [argv[0]]
+  overrides: list[Override] = []
+  options: list[Override] = []
   tokens = list(argv[1:])
   while tokens:
     token = tokens.pop(0)
     bare = token.lstrip("-")
-    if not token.startswith("-") or not bare.startswith("config.") or "config" not in values:
+    if not token.startswith("-") or not bare.startswith(prefixes or ("\0",)):
       rest.append(token)
       continue
     key, equals, value = bare.removeprefix("config.").partition("=")
     if not equals:
       # '--config.a.b VALUE', or a switch.
       value = tokens.pop(0) if tokens and not tokens[0].startswith("--") else "true"
-    overrides.append(Override(key, value, True))
+    (options if key.startswith("slurm.") else overrides).append(Override(key, value, True))
   try:
     left = values(rest)
   except flags.Error as error:
@@ -63,7 +70,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues, about: str = "") -> lis
     raise UsageError(f"arguments: got {left[1]!r}; expected flags only, such as --{next(iter(values))}=VALUE")
   if "workdir" in values and not values.workdir:
     raise UsageError("workdir: not given; expected --workdir=DIR, a folder for results and checkpoints")
-  return overrides
+  return overrides + options
 
 
 def _flag_error(error: Exception, values: flags.FlagValues) -> str:
@@ -75,8 +82,14 @@ def _flag_error(error: Exception, values: flags.FlagValues) -> str:
   return text
 
 
+def stop_signals() -> tuple[int, ...]:
+  """SIGTERM and SIGINT; in a SLURM job also the signals that announce the end of its time."""
+  more = (signal.SIGUSR1, signal.SIGUSR2) if "SLURM_JOB_ID" in os.environ else ()
+  return (signal.SIGTERM, signal.SIGINT, *more)
+
+
 class Stop:
-  """Set by SIGTERM or SIGINT; asked by the engine between chunks. A second SIGINT interrupts at once."""
+  """Set by a stop signal; asked by the engine between chunks. A second SIGINT interrupts at once."""
 
   def __init__(self):
     self.signal = 0
@@ -92,7 +105,7 @@ class Stop:
 
   def __enter__(self):
     self._before = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
       # Elsewhere than in the main thread, whoever runs us handles signals.
       with contextlib.suppress(ValueError):
         self._before[number] = signal.signal(number, self._receive)

@@ -242,3 +242,28 @@ def identity(config: Mapping[str, Mapping[str, Any]], digest: str) -> dict[str, 
   del kept["data"]["data_dir"]
   kept["data"]["digest"] = digest
   return json.loads(json.dumps(kept))
+
+
+def essence(identity: Mapping[str, Any]) -> dict[str, Any]:
+  """An identity without the keys that have their default values, so that a key that comes new changes nothing.
+
+  What is not a section with known fields stays as it is.
+  """
+  out: dict[str, Any] = {}
+  for section, fields in identity.items():
+    out[section] = fields
+    if section not in SECTIONS or not isinstance(fields, Mapping):
+      continue
+    try:
+      usual = json.loads(json.dumps(defaults(section, fields.get("name", ""))))
+    except UsageError:
+      continue  # a method or a data set that is no more
+    out[section] = {k: v for k, v in fields.items() if k == "name" or k not in usual or usual[k] != v}
+  return out
+
+
+def from_identity(identity: Mapping[str, Mapping[str, Any]], more: Mapping[str, Mapping[str, Any]]) -> dict:
+  """The whole configuration again: ``identity`` and, by section, ``more`` that is no part of it (where data lies)."""
+  merged = {s: {**identity.get(s, {}), **more.get(s, {})} for s in SECTIONS}
+  merged["data"].pop("digest", None)
+  return resolve(File(merged, {}, ModuleType("identity")))

@@ -9,13 +9,16 @@ import sys
 _DEVICES = "--xla_force_host_platform_device_count"
 # XLA aborts the process where one device's thread reaches a collective 40 s after another's, as a busy machine lets it.
 _PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"
+# As they were before this process set them: what it starts begins with these.
+_FOUND = {name: os.environ.get(name) for name in ("NPROC", "XLA_FLAGS")}
 
 
 def processors() -> int:
-  """``$NPROC`` where it is set (cluster jobs set it), else the cores that this process may use."""
-  given = os.environ.get("NPROC", "")
-  if given.isdigit() and int(given):
-    return int(given)
+  """``$NPROC``, else the cores that SLURM gave each task, else the cores that this process may use."""
+  for name in ("NPROC", "SLURM_CPUS_PER_TASK"):
+    given = os.environ.get(name, "")
+    if given.isdigit() and int(given):
+      return int(given)
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -40,6 +43,22 @@ def prepare(module: str) -> None:
   os.environ.setdefault("GLOG_minloglevel", "3")
 
 
+def of_worker(workers: int) -> dict[str, str]:
+  """The environment of one of ``workers`` processes on this machine: an equal share of the cores, where the user has
+  not set ``NPROC``."""
+  kept = {k: v for k, v in os.environ.items() if k not in _FOUND}
+  kept.update({k: v for k, v in _FOUND.items() if v is not None})
+  kept.setdefault("NPROC", str(max(1, processors() // workers)))
+  return kept
+
+
+def cluster() -> str:
+  """The scheduler or machine that this process runs under: 'slurm', 'tpu', or '' for neither."""
+  if "SLURM_JOB_ID" in os.environ:
+    return "slurm"
+  return "tpu" if {"TPU_WORKER_ID", "TPU_NAME", "CLOUD_TPU_TASK_ID"} & set(os.environ) else ""
+
+
 def quiet() -> None:
   """Libraries stay silent: what goes wrong in their threads is raised in ours, and told there once."""
   for name in ("jax", "etils"):
@@ -61,4 +80,5 @@ def use_compilation_cache(directory: str) -> None:
 
 def describe() -> dict[str, str]:
   """What bit-equality depends on beside versions; recorded with each result."""
-  return {"NPROC": str(processors()), "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+  out = {"NPROC": str(processors()), "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+  return {**out, "cluster": cluster()} if cluster() else out

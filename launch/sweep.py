@@ -2,15 +2,16 @@
 
 ``python -m launch.sweep --config=FILE --grid='method.strength=[1,10,100]' --seeds=5 --workdir=DIR``
 
-Configurations that differ only in float hyper-parameters become one population: one compilation, one run.
+Configurations that differ only in float hyper-parameters become one population: one compilation, one run. Run it again
+with more seeds or a larger grid, and only what is new runs. ``--dry_run`` shows the plan; ``--executor=local
+--workers=4`` trains in worker processes, ``--executor=slurm --slurm.partition=NAME`` in jobs of a cluster.
 """
 
 from __future__ import annotations
 
-import hashlib
+import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 from launch import _environment
 
@@ -19,161 +20,143 @@ _environment.prepare(__name__)
 from absl import flags as absl_flags  # noqa: E402
 from etils import epath  # noqa: E402
 
-from cljax import Member, UsageError, results, writers  # noqa: E402
-from launch import _build, _cli, _config, _grid, _plots, _workdir  # noqa: E402
-from launch._progress import Log, Progress  # noqa: E402
+from cljax import UsageError, results  # noqa: E402
+from launch import _cli, _config, _executors, _grid, _plan, _plots, _slurm, _units, _workdir  # noqa: E402
+from launch._plan import Run, Unit  # noqa: E402
 
-LEFT = ("sweep.json", "rows.jsonl", "comparison.png", "runs", "groups")
-
-
-class Run(NamedTuple):
-  """One configuration of a sweep: its place on disk, its label in tables, and what varies inside its program."""
-
-  label: str
-  folder: str
-  point: Mapping[str, Any]
-  built: _build.Built
-  traced: dict[str, float]
+LEFT = ("sweep.json", "rows.jsonl", "comparison.png", "runs", "groups", "slurm", "code")
+EXECUTORS = ("process", "local", "slurm")
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {f"{k}i": 1024 ** (i + 1) for i, k in enumerate("KMGT")}
 
 
-def plan(file: _config.File, overrides: Sequence[_config.Override], grid: Sequence[_grid.Point]) -> list[Run]:
-  """Resolves every point before anything runs, so that a mistake in the last one costs nothing."""
-  cache: dict = {}
-  varied = [k for k in dict.fromkeys(k for p in grid for k in p) if len({repr(p.get(k)) for p in grid}) > 1]
-  given = {o.key for o in overrides}
-  if "train.on_divergence" not in given and "on_divergence" not in file.sections.get("train", {}):
-    # One bad value must not end the others that share its program.
-    overrides = [_config.Override("train.on_divergence", "freeze"), *overrides]
-  runs: list[Run] = []
-  for point in grid:
-    clash = sorted(given & set(point))
-    if clash:
-      raise UsageError(f"grid: {clash[0]} is also given as --config.{clash[0]}; give it once")
-    config = _config.resolve(file, [*overrides, *(_config.Override(k, v) for k, v in point.items())])
-    built = _build.build(config, cache)
-    method = config["method"]["name"]
-    folder = f"{method}-{fingerprint(built.identity)}"
-    if any(r.folder == folder for r in runs):
-      raise UsageError(f"grid: the point {point} stands twice")
-    runs.append(
-      Run(_grid.label(point, method, config["forget"]["name"], varied), folder, point, built, _build.traced(config))
-    )
-  return runs
-
-
-def fingerprint(value) -> str:
-  return hashlib.sha256(writers.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def static_part(run: Run) -> str:
-  """What must agree for runs to share a program: the configuration less the values of its traced floats."""
-  identity = {s: {k: v for k, v in fields.items()} for s, fields in run.built.identity.items()}
-  for key in run.traced:
-    section, field = key.split(".", 1)
-    identity[section][field] = "traced"
-  return writers.dumps(identity, sort_keys=True)
-
-
-def groups(runs: Sequence[Run]) -> list[list[Run]]:
-  """Runs that share a program, in the order of the first of each."""
-  out: dict[str, list[Run]] = {}
-  for run in runs:
-    out.setdefault(static_part(run), []).append(run)
-  return list(out.values())
-
-
-def group_folder(group: Sequence[Run], seeds: Sequence[int]) -> str:
-  method = group[0].built.arguments["method"]
-  return f"{method}-{fingerprint([[r.folder for r in group], list(seeds)])}"
-
-
-def run_group(group: Sequence[Run], seeds: Sequence[int], workdir: epath.Path, stop: _cli.Stop, label: str) -> None:
-  """Runs one population, or resumes it, and writes a ``result.json`` for each of its configurations."""
-  folder = workdir / "groups" / group_folder(group, seeds)
-  population = [Member(s, r.traced) for r in group for s in seeds]
-  built = group[0].built
-  progress = Progress(label, len(built.stream.events))
-  log = Log(folder / "metrics.jsonl")
-
-  def report(message: dict) -> None:
-    log(message)
-    progress(message)
-
+def parse_bytes(text: str) -> int:
+  """``'2e9'``, ``'500MB'`` or ``'4GiB'`` as a number of bytes. Raises UsageError."""
+  found = re.fullmatch(r"\s*([0-9.]+(?:[eE]\+?[0-9]+)?)\s*([KMGT]i?)?B?\s*", text)
   try:
-    outcome = _build.execute(built, population, folder, report, stop)
-  finally:
-    log.close()
-    progress.clear()
-  for i, run in enumerate(group):
-    result = results.describe(
-      outcome,
-      config=run.built.identity,
-      method=run.built.arguments["method"],
-      stream=run.built.stream.name,
-      kind=run.built.identity["stream"]["kind"],
-      seeds=seeds,
-      members=range(i * len(seeds), (i + 1) * len(seeds)),
-      environment=_environment.describe(),
-    )
-    results.write(workdir / "runs" / run.folder / "result.json", result)
+    count = int(float(found[1]) * _UNITS[found[2] or ""]) if found else 0
+  except ValueError:
+    count = 0
+  if count < 1:
+    raise UsageError(f"max_bytes: got {text!r}; expected a number of bytes such as 500MB, 4GiB or 2e9")
+  return count
 
 
-def collect(runs: Sequence[Run], workdir: epath.Path) -> tuple[list[Run], list[dict[str, Any]]]:
-  """The runs that have finished, and their results."""
-  found = [(r, results.read(workdir / "runs" / r.folder / "result.json")) for r in runs]
+def _flags() -> absl_flags.FlagValues:
+  flags = _cli.common_flags()
+  absl_flags.DEFINE_multi_string("grid", [], "KEY=[VALUE,...]; several make a product.", flag_values=flags)
+  absl_flags.DEFINE_list("methods", [], "Short for --grid='method.name=[...]'.", flag_values=flags)
+  absl_flags.DEFINE_bool("dry_run", False, "Print what would be trained, and its memory; train nothing.", flags)
+  absl_flags.DEFINE_string(
+    "max_bytes", "", "Cut populations so that their states fit, such as 4GiB.", flag_values=flags
+  )
+  absl_flags.DEFINE_enum(
+    "executor", "process", EXECUTORS, "This process, local processes, or SLURM.", flag_values=flags
+  )
+  absl_flags.DEFINE_integer("workers", 0, "Processes of --executor=local (0: one a core).", 0, flag_values=flags)
+  return flags
+
+
+def collect(runs: Sequence[Run], workdir: epath.Path) -> tuple[list[Run], list[dict]]:
+  """The runs that have finished for some seed, and their results."""
+  found = [(r, _workdir.read_json(workdir / "runs" / r.folder / "result.json")) for r in runs]
   done = [(r, result) for r, result in found if result is not None]
   return [r for r, _ in done], [result for _, result in done]
 
 
-def write_rows(workdir: epath.Path, runs: Sequence[Run], found: Sequence[dict[str, Any]]) -> None:
-  """Rewrites ``rows.jsonl`` whole: one row a (configuration, seed); rows of earlier grids in this workdir stay."""
-  path = workdir / "rows.jsonl"
-  now = {r.folder for r in runs}
-  kept = [row for row in writers.read_lines(path) if row.get("run") not in now]
-  fresh = [
-    row for r, result in zip(runs, found, strict=True) for row in results.rows(result, run=r.folder, point=r.point)
-  ]
-  writers.write_text(path, "".join(writers.dumps(row) + "\n" for row in kept + fresh))
-
-
 def _sweep(argv: Sequence[str], stop: _cli.Stop) -> int:
   """The program, with errors as exceptions; returns the exit code."""
-  flags = _cli.common_flags()
-  absl_flags.DEFINE_multi_string("grid", [], "KEY=[VALUE,...]; several make a product.", flag_values=flags)
-  absl_flags.DEFINE_list("methods", [], "Short for --grid='method.name=[...]'.", flag_values=flags)
-  overrides = _cli.parse(argv, flags, __doc__ or "")
+  flags = _flags()
+  given = _cli.parse(argv, flags, __doc__ or "")
+  overrides = [o for o in given if not o.key.startswith("slurm.")]
+  options = [o for o in given if o.key.startswith("slurm.")]
   seeds = _config.parse_seeds(flags.seeds)
-  file = _config.read_file(flags.config)
-  runs = plan(file, overrides, _grid.points(flags.grid, flags.methods, file.module))
+  most = parse_bytes(flags.max_bytes) if flags.max_bytes else 0
   workdir = epath.Path(flags.workdir).expanduser()
-  passing = ("checkpoint.", "data.data_dir")  # where data lies and how often is saved makes no other sweep
-  kept = {o.key: o.value for o in overrides if not o.key.startswith(passing)}
-  base = {"config": flags.config, "overrides": kept, "seeds": seeds}
-  base["data"] = runs[0].built.identity["data"]["digest"]
-  _workdir.claim(workdir, "sweep.json", base, flags.overwrite, LEFT)
+  _check(flags, options, workdir)
+  file = _config.read_file(flags.config)
+  runs = _plan.plan(file, overrides, _grid.points(flags.grid, flags.methods, file.module))
+  sizes: dict[str, _plan.Size] = {}
+
+  def size(folder: str) -> _plan.Size:
+    if folder not in sizes:
+      sizes[folder] = _plan.size(next(r for r in runs if r.folder == folder))
+    return sizes[folder]
+
+  fit = (lambda group: _plan.capacity(group[0].label, size(group[0].folder), most)) if most else None
+  begun = lambda folder: _plan.has_begun(folder, _slurm.submitted)
   _environment.quiet()
+  if flags.dry_run:
+    todo = _plan.units(runs, seeds, workdir, begun, fit)
+    # The runs of a unit have states of one shape.
+    known = {r.folder for r in runs}
+    print(
+      _plan.table(runs, seeds, workdir, todo, [size(next(f for f in u.content["runs"] if f in known)) for u in todo])
+    )
+    return 0
+  _claim(workdir, flags, overrides, runs)
   _environment.use_compilation_cache(flags.compilation_cache)
-  todo = groups(runs)
-  for n, group in enumerate(todo):
-    if not (workdir / "groups" / group_folder(group, seeds)).exists():
-      # A grid that grew: what has finished is kept, only the new points run.
-      group = [r for r in group if not (workdir / "runs" / r.folder / "result.json").exists()]
-    if len(collect(group, workdir)[0]) < len(group):
-      run_group(group, seeds, workdir, stop, f"[{n + 1}/{len(todo)}] {group[0].built.arguments['method']}")
-      write_rows(workdir, *collect(runs, workdir))
+  with _workdir.exclusive(workdir):
+    todo = _plan.units(runs, seeds, workdir, begun, fit)
+    _plan.settle(workdir, todo, begun)
+    _units.rebuild_rows(workdir)
+  failed = _train(flags, workdir, todo, options, stop)
+  with _workdir.exclusive(workdir):
+    _units.rebuild_rows(workdir)
   finished, found = collect(runs, workdir)
-  write_rows(workdir, finished, found)
+  if found:
+    _show(workdir, finished, found)
+  if failed:
+    _units.say(
+      f"error: {failed} of {len(todo)} populations did not finish; run the same command again to try them anew"
+    )
+  return 1 if failed else 0
+
+
+def _check(flags, options: Sequence[_config.Override], workdir: epath.Path) -> None:
+  if flags.workers and flags.executor != "local":
+    raise UsageError(f"workers: got {flags.workers} with --executor={flags.executor}; expected --executor=local")
+  if options and flags.executor != "slurm":
+    raise UsageError(f"--{options[0].key}: got it with --executor={flags.executor}; expected --executor=slurm")
+  if flags.executor != "process" and not _workdir.is_local(workdir):
+    raise UsageError(
+      f"workdir: {workdir} has no exclusive files; expected a folder of a file system for several processes"
+    )
+
+
+def _claim(workdir: epath.Path, flags, overrides: Sequence[_config.Override], runs: Sequence[Run]) -> None:
+  # Where data lies and how often is saved makes no other sweep.
+  passing = ("checkpoint.", "data.data_dir")
+  kept = {o.key: o.value for o in overrides if not o.key.startswith(passing)}
+  base = {"config": flags.config, "overrides": kept, "data": runs[0].built.identity["data"]["digest"]}
+  without_seeds = lambda held: {k: v for k, v in held.items() if k != "seeds"}
+  _workdir.claim(workdir, "sweep.json", base, flags.overwrite, LEFT, without_seeds)
+
+
+def _train(flags, workdir: epath.Path, todo: Sequence[Unit], options, stop: Callable[[], bool]) -> int:
+  """Runs the units by the executor that was asked for; returns how many did not finish and nobody holds."""
+  held: dict[str, str] = {}
+  if not todo:
+    return 0
+  if flags.executor == "local":
+    workers = flags.workers or _environment.processors()
+    _executors.local(workdir, todo, workers, flags.compilation_cache, stop)
+  elif flags.executor == "slurm":
+    _slurm.run(workdir, todo, flags.config, flags.compilation_cache, options, stop)
+  else:
+    _, held = _units.work(workdir, todo, stop, live=True)
+  return _executors.outcome(workdir, todo, held)
+
+
+def _show(workdir: epath.Path, finished: Sequence[Run], found: Sequence[dict]) -> None:
+  """Draws the pictures and prints the table."""
   for run, result in zip(finished, found, strict=True):
-    _draw(workdir / "runs" / run.folder / "accuracy_matrix.png", lambda path, r=result: _plots.accuracy_matrix(r, path))
+    path = workdir / "runs" / run.folder / "accuracy_matrix.png"
+    if not path.exists():
+      _plots.accuracy_matrix(result, path)
   labels = [r.label for r in finished]
   _plots.comparison(found, labels, workdir / "comparison.png")
   print(results.table(found, labels))
-  return 0
-
-
-def _draw(path: epath.Path, draw) -> None:
-  if not path.exists():
-    draw(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,7 +34,9 @@ def run(argv: Sequence[str], stop: _cli.Stop) -> int:
   file = _config.read_file(flags.config)
   built = _build.build(_config.resolve(file, overrides))
   workdir = epath.Path(flags.workdir).expanduser()
-  _workdir.claim(workdir, "config.json", {**built.identity, "seeds": seeds}, flags.overwrite, LEFT)
+  mine = {**built.identity, "seeds": seeds}
+  held = _workdir.claim(workdir, "config.json", mine, flags.overwrite, LEFT, _config.essence)
+  built = built._replace(identity={k: v for k, v in held.items() if k != "seeds"})  # as its checkpoints have it
   result = results.read(workdir / "result.json")
   if result is None:
     _environment.quiet()

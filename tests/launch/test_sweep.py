@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from cljax import results
-from launch import _build, _config, _grid, sweep
+from cljax import checkpoint, results
+from launch import _build, _config, _grid, _owner, _plan, _units, sweep
 
 
 def rows(workdir) -> list[dict]:
@@ -93,9 +93,130 @@ def test_a_workdir_of_another_sweep_is_refused(swept, capsys):
   workdir, given = swept
   assert sweep.main([*given, "--config.train.epochs=1"]) == 2
   assert 'differing keys: overrides.train.epochs: absent -> "1"' in capsys.readouterr().err
-  assert sweep.main([*given, "--seeds=3"]) == 2
-  assert "seeds: [0, 1] -> [0, 1, 2]" in capsys.readouterr().err
   assert len(rows(workdir)) >= 6
+
+
+def test_more_seeds_run_alone_and_to_the_bits_of_a_larger_population(swept, command, tmp_path, monkeypatch, capsys):
+  workdir, _ = swept
+  only = command("--methods=si", "--grid=method.strength=[0.0,1.0]")
+  assert (
+    sweep.main([*command("--methods=si", "--grid=method.strength=[1.0]"), "--seeds=4", f"--workdir={tmp_path}"]) == 0
+  )
+  whole = {(r["run"], r["seed"]): r for r in rows(tmp_path)}
+  ran = []
+  execute = _build.execute
+
+  def counted(built, population, *rest):
+    ran.append([m.seed for m in population])
+    return execute(built, population, *rest)
+
+  monkeypatch.setattr(_build, "execute", counted)
+  before = {(r["run"], r["seed"]): r["params_sha256"] for r in rows(workdir)}
+  assert sweep.main([*only, "--seeds=4", f"--workdir={workdir}"]) == 0
+  assert ran == [[2, 3, 2, 3]], "one population of what is new"
+  found = {(r["run"], r["seed"]): r for r in rows(workdir)}
+  assert len(found) == len(rows(workdir)) == len(before) + 4
+  assert all(found[k]["params_sha256"] == digest for k, digest in before.items())
+  for key, row in whole.items():
+    for name in ("params_sha256", "acc", "task_acc", "validation_acc", "forgetting", "alive", "config"):
+      assert found[key][name] == row[name], name
+  for run in {run for run, _ in whole}:
+    merged, single = (json.loads((w / "runs" / run / "result.json").read_text()) for w in (workdir, tmp_path))
+    assert merged["seeds"] == single["seeds"] == [0, 1, 2, 3]
+    for name in ("accuracy_matrix", "metrics", "task_metrics", "validation_metrics", "curves"):
+      assert merged[name] == single[name], name
+  capsys.readouterr()
+
+
+def test_a_merged_result_counts_each_configurations_share_of_the_time():
+  def part(seeds, seconds, population):
+    result = {"seeds": seeds, "seconds": {"train": seconds}, "population": population, "forgotten": [], "curves": []}
+    summary = {"acc": {"mean": 0.0, "stderr": None, "values": [None if s == 3 else s / 10 for s in seeds]}}
+    return {**result, "metrics": summary, "params_sha256": [str(s) for s in seeds]}
+
+  merged = _units.merge(part([0, 2], 8.0, 4), part([3, 1, 2], 6.0, 3))
+  assert merged["seeds"] == [0, 1, 2, 3]
+  assert merged["params_sha256"] == ["0", "1", "2", "3"]
+  assert merged["metrics"]["acc"]["values"][:3] == [0.0, 0.1, 0.2]
+  assert results.share_of_seconds(merged) == 8.0 / 4 + 6.0
+
+
+def test_a_key_that_comes_new_with_its_default_changes_no_identity(config, monkeypatch):
+  identity = _plan.plan(_config.read_file(str(config)), [], [{"method.name": "si"}])[0].built.identity
+  usual = _config.defaults
+  more: dict[str, dict] = {"train": {"novelty": 0.0}, "method": {"novelty": (1, 2)}}
+  monkeypatch.setattr(_config, "defaults", lambda s, name="": {**usual(s, name), **more.get(s, {})})
+  now = {s: {**fields, **json.loads(json.dumps(more.get(s, {})))} for s, fields in identity.items()}
+  assert now != identity
+  assert _config.essence(now) == _config.essence(identity)
+  assert _config.essence(identity)["train"] == {"epochs": 2, "chunk_steps": 4, "on_divergence": "freeze"}
+  now["train"]["novelty"] = 1.0
+  assert checkpoint.differences(_config.essence(identity), _config.essence(now)) == ["train.novelty: absent -> 1.0"]
+
+
+def test_damaged_rows_are_told_in_one_line_and_made_anew(swept, monkeypatch, capsys):
+  workdir, given = swept
+  monkeypatch.setattr(_build, "execute", lambda *a, **k: pytest.fail("it ran again"))
+  assert sweep.main(given) == 0
+  path = workdir / "rows.jsonl"
+  sound = path.read_bytes()
+  lines = sound.splitlines(keepends=True)
+  path.write_bytes(lines[0] + b"\xff\x00 not a row\n" + b"".join(lines[2:-1]) + b'{"run": "x"}\n' + lines[-1][:20])
+  capsys.readouterr()
+  assert sweep.main(given) == 0
+  assert path.read_bytes() == sound
+  error = capsys.readouterr().err
+  assert len(error.splitlines()) == 1
+  assert "rows.jsonl has 3 damaged lines; made anew from the results" in error
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(command, tmp_path, capsys):
+  given = command("--seeds=3", f"--workdir={tmp_path}/run", "--dry_run")
+  assert sweep.main(given) == 0
+  out = capsys.readouterr().out.splitlines()
+  assert out[0] == "9 runs (3 configurations x 3 seeds), 0 finished; 2 to train:"
+  assert [line.split()[:3] for line in out[2:4]] == [["finetune", "1", "3"], ["si", "2", "6"]]
+  assert sweep.main([*given, "--max_bytes=190KB"]) == 0
+  cut = capsys.readouterr().out.splitlines()
+  assert [line.split()[:4] for line in cut[3:5]] == [["si", "1/2", "1", "3"], ["si", "2/2", "1", "3"]]
+  assert sweep.main([*given, "--max_bytes=1000"]) == 2
+  error = capsys.readouterr().err
+  assert len(error.splitlines()) == 1
+  assert "max_bytes: one member of finetune takes 2,452 bytes beside" in error
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_population_that_fails_does_not_sink_the_others(command, tmp_path, monkeypatch, capsys):
+  execute = _build.execute
+
+  def broken(built, *rest):
+    if built.arguments["method"] == "si":
+      raise ZeroDivisionError("this was\nunforeseen")
+    return execute(built, *rest)
+
+  monkeypatch.setattr(_build, "execute", broken)
+  given = command("--methods=si,finetune", "--seeds=2", f"--workdir={tmp_path}")
+  assert sweep.main(given) == 1
+  error = capsys.readouterr().err.splitlines()
+  assert error == [
+    "failed: [1/2] si: ZeroDivisionError: this was",
+    "error: 1 of 2 populations did not finish; run the same command again to try them anew",
+  ]
+  assert [r["method"] for r in rows(tmp_path)] == ["finetune"] * 2
+  (folder,) = (tmp_path / "groups").glob("si-*")
+  assert "unforeseen" in (folder / "error.txt").read_text()
+  assert [o["left"] for o in _owner.history(folder)] == ["failed"]
+  monkeypatch.setattr(_build, "execute", execute)
+  assert sweep.main(given) == 0, "what failed is tried anew"
+  assert [r["method"] for r in rows(tmp_path)] == ["finetune"] * 2 + ["si"] * 2
+
+
+def test_a_frozen_member_is_told_and_the_others_go_on(command, tmp_path, capsys):
+  given = command("--methods=finetune", "--grid=optimizer.learning_rate=[0.1,1e20]", f"--workdir={tmp_path}")
+  assert sweep.main(given) == 0
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == "diverged: finetune learning_rate=1e+20: seeds 0 became NaN or infinite and were frozen"
+  assert sorted(r["alive"] for r in rows(tmp_path)) == [False, True]
 
 
 def test_what_is_not_a_traced_float_makes_another_program(config):
@@ -105,7 +226,7 @@ def test_what_is_not_a_traced_float_makes_another_program(config):
     _grid.sweep("optimizer.learning_rate", [0.1, 0.2]),
     _grid.sweep("train.batch_size", [16, 32]),
   ])  # fmt: skip
-  groups = sweep.groups(sweep.plan(file, [], grid))
+  groups = _plan.groups(_plan.plan(file, [], grid))
   assert sorted(len(g) for g in groups) == [2, 2, 4, 4]
 
 
@@ -121,6 +242,10 @@ BAD = [
   (["--methods=ewc", "--grid=method.strength=['a']"], "method.strength: got 'a'; expected a number"),
   (["--methods=ewc,ewcc"], "method.name: unknown 'ewcc'"),
   (["--grid=train.epochs=[1]", "--grid=train.epochs=[2]"], "grid: train.epochs is varied twice"),
+  (["--methods=ewc", "--max_bytes=lots"], "max_bytes: got 'lots'; expected a number of bytes"),
+  (["--methods=ewc", "--workers=2"], "workers: got 2 with --executor=process"),
+  (["--methods=ewc", "--executor=magic"], "flag --executor=magic: value should be one of <process|local|slurm>"),
+  (["--methods=ewc", "--slurm.time=3"], "--slurm.time: got it with --executor=process; expected --executor=slurm"),
   (["--grid=train.epochs=[1]", "--config.train.epochs=2"], "grid: train.epochs is also given as --config.train.epochs"),
 ]
 
@@ -156,5 +281,15 @@ def test_selection_is_by_validation_and_passes_over_diverged_runs():
 def test_help_names_every_flag(capsys):
   assert sweep.main(["launch", "--help"]) == 0
   out = capsys.readouterr().out
-  for name in ("config", "workdir", "seeds", "overwrite", "compilation_cache", "grid", "methods"):
+  for name in (
+    "config",
+    "workdir",
+    "seeds",
+    "overwrite",
+    "compilation_cache",
+    "grid",
+    "methods",
+    "executor",
+    "workers",
+  ):
     assert f"--{name}: " in out

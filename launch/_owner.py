@@ -1,0 +1,193 @@
+"""Who works on a folder: a file that exactly one process can create, and how to tell that its maker is gone.
+
+A folder's owners are ``owner.1.json``, ``owner.2.json``, ...; the last one counts. Taking over from a dead owner is
+creating the next number, which succeeds for one process only, so there is no moment at which two believe they hold it.
+The files stay: they are the folder's history.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+# States in which a SLURM job has processes; a requeued job that waits has none.
+_WITHOUT = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
+_ENDED = (
+  "CANCELLED",
+  "COMPLETED",
+  "FAILED",
+  "TIMEOUT",
+  "PREEMPTED",
+  "NODE_FAIL",
+  "BOOT_FAIL",
+  "DEADLINE",
+  "OUT_OF_MEM",
+)
+
+
+class Owner(NamedTuple):
+  """A folder that this process holds: its file and what the file says."""
+
+  path: pathlib.Path
+  record: dict[str, Any]
+
+  def leave(self, how: str, **more) -> None:
+    """Gives the folder up; ``how`` is 'finished', 'stopped' or 'failed'."""
+    text = json.dumps({**self.record, "left": how, "until": _now(), **more})
+    temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+    try:
+      temporary.write_text(text)
+      temporary.replace(self.path)
+    except OSError:
+      # On a full disk the file stays as it is, and this process will be found dead.
+      temporary.unlink(missing_ok=True)
+
+
+class Held(NamedTuple):
+  """A folder that a live process holds."""
+
+  record: Mapping[str, Any]
+
+  def __str__(self) -> str:
+    job = self.record.get("array") or self.record.get("job")
+    who = f"SLURM job {job} on" if job else f"process {self.record.get('pid')} on"
+    return f"{who} {self.record.get('host')} since {self.record.get('since')}"
+
+
+def take(folder) -> Owner | Held:
+  """Makes this process the folder's owner, in the place of a dead one, or says who it is that lives."""
+  folder = pathlib.Path(folder)
+  number, record = latest(folder)
+  if record is not None and lives(record):
+    return Held(record)
+  path = folder / f"owner.{number + 1}.json"
+  mine = myself()
+  try:
+    _create(path, json.dumps(mine))
+  except FileExistsError:
+    return Held(latest(folder)[1] or {})
+  return Owner(path, mine)
+
+
+def latest(folder) -> tuple[int, dict[str, Any] | None]:
+  """``(number, record)`` of the newest owner, ``(0, None)`` where there is none; an unreadable record is empty."""
+  numbers = [int(p.name.split(".")[1]) for p in pathlib.Path(folder).glob("owner.*.json")]
+  if not numbers:
+    return 0, None
+  return max(numbers), _read(pathlib.Path(folder) / f"owner.{max(numbers)}.json")
+
+
+def history(folder) -> list[dict[str, Any]]:
+  """The records of all owners, oldest first."""
+  paths = sorted(pathlib.Path(folder).glob("owner.*.json"), key=lambda p: int(p.name.split(".")[1]))
+  return [_read(p) for p in paths]
+
+
+def holder(folder) -> Held | None:
+  """The live process that holds the folder, or None."""
+  record = latest(folder)[1]
+  return Held(record) if record is not None and lives(record) else None
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    record = json.loads(path.read_text())
+  except (OSError, ValueError):
+    return {}
+  return record if isinstance(record, dict) else {}
+
+
+def _create(path: pathlib.Path, text: str) -> None:
+  """Creates the file, whole at once; FileExistsError where there is one."""
+  temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+  try:
+    temporary.write_text(text)
+    try:
+      os.link(temporary, path)
+    except OSError as error:
+      if error.errno not in _NO_LINKS:
+        raise
+      handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+      try:
+        os.write(handle, text.encode())
+      finally:
+        os.close(handle)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _now() -> str:
+  return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def myself() -> dict[str, Any]:
+  """This process as it stands in an owner's file."""
+  record: dict[str, Any] = {
+    "host": socket.gethostname(),
+    "pid": os.getpid(),
+    "start": started(os.getpid()),
+    "since": _now(),
+  }
+  if "SLURM_JOB_ID" in os.environ:
+    record["job"] = os.environ["SLURM_JOB_ID"]
+    record["restart"] = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+      record["array"] = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+  return record
+
+
+def started(pid: int) -> str:
+  """When a process of this machine was started, in a form to compare; '' where there is no such process.
+
+  A number alone does not name a process: it is given out again, and begins anew when the machine does.
+  """
+  try:
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    # Field 3 is the state: a zombie has ended; field 22 the start time in clock ticks since the machine's start.
+    return "" if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+  except FileNotFoundError:
+    if os.path.isdir("/proc/self"):
+      return ""
+  except OSError:
+    return ""
+  found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+  return found.stdout.strip()
+
+
+def lives(record: Mapping[str, Any]) -> bool:
+  """Whether the process of a record still runs; where that cannot be told (another machine, no scheduler), True."""
+  if not record or record.get("left"):
+    return False
+  if record.get("host") == socket.gethostname():
+    return bool(record.get("start")) and started(int(record["pid"])) == record["start"]
+  job = record.get("job")
+  if not job:
+    return True
+  if job == os.environ.get("SLURM_JOB_ID") and record.get("restart") != int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+    return False
+  state = job_state(str(job))
+  return state is None or (state[0] not in ("", *_WITHOUT) and state[1] <= int(record.get("restart", 0)))
+
+
+def job_state(job: str) -> tuple[str, int] | None:
+  """``(state, restarts)`` of a SLURM job by ``squeue``; state '' where it has left the queue, None: cannot be told."""
+  command = ["squeue", "--noheader", f"--jobs={job}", "--states=all", "--Format=State:30,RestartCnt:10"]
+  try:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  if done.returncode:
+    return ("", 0) if "Invalid job id" in done.stderr else None
+  words = done.stdout.split()
+  if not words or words[0].startswith(_ENDED):
+    return "", 0
+  return words[0], int(words[1]) if len(words) > 1 and words[1].isdigit() else 0

@@ -1,0 +1,45 @@
+"""One process of a sweep: takes units of a workdir, one after the other, until none is left that nobody works on.
+
+``python -m launch._worker --workdir=DIR --units=NAME,NAME``; started by ``launch.sweep``, here or on a cluster.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from launch import _environment
+
+_environment.prepare(__name__)
+
+from absl import flags as absl_flags  # noqa: E402
+from etils import epath  # noqa: E402
+
+from cljax import UsageError  # noqa: E402
+from launch import _cli, _plan, _units  # noqa: E402
+
+
+def _work(argv: Sequence[str], stop: _cli.Stop) -> int:
+  flags = absl_flags.FlagValues()
+  absl_flags.DEFINE_string("workdir", "", "The workdir of a sweep.", flag_values=flags)
+  absl_flags.DEFINE_list("units", [], "Names of the units to work on.", flag_values=flags)
+  absl_flags.DEFINE_string("compilation_cache", _cli.CACHE, "Folder of compiled programs.", flag_values=flags)
+  _cli.parse(argv, flags, __doc__ or "")
+  workdir = epath.Path(flags.workdir).expanduser()
+  found = {u.name: u for u in _plan.on_disk(workdir)}
+  missing = [name for name in flags.units if name not in found]
+  if missing:
+    raise UsageError(f"units: {workdir} has no unit {missing[0]!r}")
+  _environment.quiet()
+  _environment.use_compilation_cache(flags.compilation_cache)
+  failed, _ = _units.work(workdir, [found[name] for name in flags.units], stop, live=False)
+  return 1 if failed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs with the given arguments (program name first; default ``sys.argv``) and returns the exit code."""
+  return _cli.guarded(_work, list(sys.argv if argv is None else argv))
+
+
+if __name__ == "__main__":
+  sys.exit(main())
