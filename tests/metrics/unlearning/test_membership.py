@@ -112,6 +112,10 @@ def test_svc_attacks(sets):
   right = unlearning.correctness(*sets["forgotten"])
   assert forgotten.correctness == pytest.approx(1 - right.mean())  # it can only say: right, so a member
   assert all(share > 0.6 for share in attack("forgotten", most=40))
+  # Nine members for each non-member, all alike: what is more frequent must not win.
+  same = unlearning.svc_attacks(*answers(900, 1, 5), *answers(100, 1, 6), *answers(500, 1, 7))
+  assert 0.2 < same.confidence < 0.8
+  assert 0.2 < same.entropy < 0.8
 
 
 def test_uniform_answers_fool_these_attacks(sets):
