@@ -57,7 +57,7 @@ def from_result(result: Mapping[str, Any]) -> Run:
   """A run from the content of its ``result.json``; raises LookupError, TypeError or ValueError for anything else."""
   seeds = tuple(int(s) for s in result["seeds"])
   count, events = len(seeds), result["events"]
-  array = lambda key: _shaped(result[key], (count, len(events) + 1, None), key) if key in result else None
+  array = lambda key: _fitting(result, key, (count, len(events) + 1, None))
   matrix = _shaped(result["accuracy_matrix"], (count, len(events) + 1, None), "accuracy_matrix")
   values = {k: m["values"] for k, m in result["metrics"].items()}
   values.update({f"task_{k}": m["values"] for k, m in result.get("task_metrics", {}).items() if k == "acc"})
@@ -66,10 +66,10 @@ def from_result(result: Mapping[str, Any]) -> Run:
   for record in result["forgotten"]:
     values.update({f"{k} {record['event']}": record[k] for k in ("forget", "retain")})
   curves = None
-  if result["curves"]:
-    curve = result["curves"]
-    accuracy = _shaped([c["accuracy"] for c in curve], (len(curve), count, matrix.shape[2]), "curves").swapaxes(0, 1)
-    curves = Curves(np.asarray([c["event"] for c in curve]), np.asarray([c["total"] for c in curve]), accuracy)
+  evaluated = [c.get("accuracy") for c in result["curves"]]
+  if evaluated and (inside := _fitting({"curves": evaluated}, "curves", (None, count, matrix.shape[2]))) is not None:
+    at = [np.asarray([c[k] for c in result["curves"]]) for k in ("event", "total")]
+    curves = Curves(at[0], at[1], inside.swapaxes(0, 1))
     values.update(_stability(curves, events))
   spent, population = result["seconds"], int(result["population"])
   return _run(
@@ -127,8 +127,8 @@ def from_rows(rows: Sequence[Mapping[str, Any]]) -> Run:
 
 def _run(source: Mapping[str, Any], seeds, values, alive, digests, **more) -> Run:
   config = source["config"]
-  if not isinstance(config, Mapping) or not isinstance(config.get("method"), Mapping):
-    raise TypeError("config is not that of a launcher")
+  if not isinstance(config, Mapping):
+    raise TypeError("config is not a mapping")
   if not seeds or len(set(seeds)) < len(seeds):
     raise ValueError("seeds are missing or stand twice")
   name = title({**source, "config": config})
@@ -153,6 +153,14 @@ def _shaped(values, shape: tuple, name: str) -> np.ndarray:
   if out.ndim != len(shape) or any(want is not None and have != want for have, want in zip(out.shape, shape)):  # noqa: B905
     raise ValueError(f"{name} has shape {out.shape}")
   return out
+
+
+def _fitting(source: Mapping[str, Any], key: str, shape: tuple) -> np.ndarray | None:
+  """An array that a report can do without: None where it is missing or does not fit the seeds."""
+  try:
+    return _shaped(source[key], shape, key) if key in source else None
+  except (TypeError, ValueError):
+    return None
 
 
 def _json(path: epath.Path) -> Any:
@@ -201,7 +209,11 @@ def _one(path: epath.Path) -> tuple[Run | None, str]:
   try:
     if not path.exists():
       return None, "not there, the run has not finished"
-    return from_result(_json(path)), ""
+    result = _json(path)
+    run = from_result(result)
+    have = {"task_accuracy_matrix": run.task_matrix, "validation_matrix": run.validation, "curves": run.curves}
+    unfit = [k for k, v in have.items() if result.get(k) and v is None]
+    return run, f"{', '.join(unfit)}: not used, of another shape than the accuracy matrix" if unfit else ""
   except UnicodeDecodeError:
     return None, "not text"
   except json.JSONDecodeError as error:

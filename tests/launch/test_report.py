@@ -218,6 +218,18 @@ def test_damage_is_one_line_each_and_the_rest_goes_on(swept, tmp_path, capsys):
   assert "lwf" not in out.out
 
 
+def test_parts_that_do_not_fit_are_not_used(tmp_path):
+  rng = np.random.default_rng(8)
+  bad = result("er", 0.5, rng=rng, validation=0.5)
+  bad["validation_matrix"] = bad["validation_matrix"][:1]
+  bad["curves"][3]["accuracy"] = [[0.1]]
+  (run,), notes = _report_data.read(write(tmp_path, [bad]))
+  assert run.validation is None
+  assert run.curves is None
+  assert run.matrix.shape == (3, TASKS + 1, TASKS)
+  assert notes[0].endswith("validation_matrix, curves: not used, of another shape than the accuracy matrix")
+
+
 def test_bad_input_is_one_line(swept, tmp_path, capsys):
   (tmp_path / "empty" / "runs").mkdir(parents=True)
   (tmp_path / "file").write_text("")
