@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from cljax.writers import JsonLines
+from cljax.writers import JsonLines, Writer
 
 
 class Progress:
@@ -81,14 +81,21 @@ class Progress:
 
 
 class Log:
-  """Writes messages to ``metrics.jsonl``: each evaluation, event and chunk once, however often the run is resumed."""
+  """Writes messages to ``metrics.jsonl``: each evaluation, event and chunk once, however often the run is resumed.
 
-  def __init__(self, path):
+  ``more`` writers get the same messages, and ``resumed`` as well.
+  """
+
+  def __init__(self, path, more: Sequence[Writer] = ()):
     self._writer = JsonLines(path)
+    self._more = list(more)
     self._begun = False
 
   def __call__(self, message: Mapping[str, Any]) -> None:
     kind = message["kind"]
+    if kind not in ("note", "replay"):
+      for writer in self._more:
+        writer.write(message)
     if kind == "resumed":
       at, total = (message["event"], message["step"]), message["total"]
       self._writer.keep(lambda row: row["step"] < total if row["kind"] == "diverged" else self._place(row) <= at)
@@ -111,4 +118,5 @@ class Log:
     return row["event"], row.get("step", 0)
 
   def close(self) -> None:
-    self._writer.close()
+    for writer in (self._writer, *self._more):
+      writer.close()
