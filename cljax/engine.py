@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cljax import checkpoint, methods, recipe, tree
+from cljax import checkpoint, ledger, methods, recipe, tree
 from cljax import programs as prog
 from cljax.loop import Hooks, State, all_alive, begin, execute, init_arguments
 from cljax.setup import Member, Options, Setup, setup
@@ -110,13 +110,17 @@ class Prepared(NamedTuple):
   setup: Setup
   config: Mapping[str, Any]
   result: Callable  # State -> RunResult
+  answers: str = ""  # the method that answers Forget events
 
   def run(self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None) -> RunResult:
     report = report or (lambda message: None)
     writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
     state = _resume(self.setup, writer, self.config, report) if writer else None
+    if state is not None and self.setup.options.checkpoint_purge_before_deletion:
+      _purge(self.setup, writer, workdir, state.event)
     state = begin(self.setup) if state is None else state
-    hooks = Hooks(_saver(self.setup, writer, self.config), report, stop or (lambda: False))
+    deleted = _recorder(self.setup, workdir, self.answers)
+    hooks = Hooks(_saver(self.setup, writer, self.config, workdir), report, stop or (lambda: False), deleted)
     try:
       state = execute(self.setup, state, hooks)
     finally:
@@ -152,9 +156,8 @@ def prepare(
   if config is None:
     config = _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values)
   config = {**config, "members": [[m.seed, dict(m.hyper)] for m in members]}
-  return Prepared(
-    built, config, lambda state: _result(built, state, stream, model, make_method, make_optimizer, training)
-  )
+  finish = lambda state: _result(built, state, stream, model, make_method, make_optimizer, training)
+  return Prepared(built, config, finish, forget or name)
 
 
 def _seeds(seeds) -> list[int]:
@@ -241,7 +244,45 @@ def _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_
 _SAVED = ("event", "step", "ended", "total", "accuracy", "forgotten", "curves")
 
 
-def _saver(built: Setup, writer, config):
+def _recorder(built: Setup, workdir, method: str) -> Callable:
+  """``deleted`` of the loop's hooks: a record of each Forget event in the workdir's ledger."""
+  if not workdir:
+    return lambda *_: None
+  entry = methods.METHODS.get(method)
+
+  def deleted(at: int, rows, before, after, evidence) -> None:
+    params = [prog.unpad(p, built.members) for p in (before, after)]
+    ledger.record(
+      workdir, at, built.stream.events[at], built.stream.dataset.train, rows, method=method,
+      exactness=entry.exactness if entry else "", seeds=[m.seed for m in built.population],
+      parameters_changed=ledger.changes(*params), evidence=evidence, versions=checkpoint.versions(),
+    )  # fmt: skip
+
+  return deleted
+
+
+def _last_deletion(built: Setup, upto: int) -> int:
+  """The number of the last Forget event before ``upto``; -1 where there is none."""
+  return max((i for i, e in enumerate(built.stream.events[:upto]) if isinstance(e, Forget)), default=-1)
+
+
+def _purge(built: Setup, writer, workdir, upto: int) -> None:
+  """Drops the checkpoints of states that had not yet forgotten what the last Forget event before ``upto`` names."""
+  last = _last_deletion(built, upto)
+  gone = []
+  for number in checkpoint.numbers(writer.directory) if last >= 0 else ():
+    try:
+      before = checkpoint.read_meta(writer.directory, number)["position"]["event"] <= last
+    except checkpoint.DamagedError:
+      before = True  # what cannot be read may hold anything
+    if before:
+      writer.drop(number)
+      gone.append(number)
+  if gone:
+    ledger.update(workdir, last, checkpoints_purged=gone)
+
+
+def _saver(built: Setup, writer, config, workdir):
   """``save(state)``: the next number; of the checkpoints inside a task only the newest two stay."""
   if writer is None:
     return lambda state: None
@@ -257,6 +298,8 @@ def _saver(built: Setup, writer, config):
       inside.append(number)
     while len(inside) > 2:
       writer.drop(inside.pop(0))
+    if built.options.checkpoint_purge_before_deletion and _last_deletion(built, state.event) == state.event - 1 >= 0:
+      _purge(built, writer, workdir, state.event)
 
   return save
 

@@ -44,11 +44,13 @@ class State:
 
 
 class Hooks(NamedTuple):
-  """What the loop tells and asks: ``save(state)``, ``report(dict)``, ``stop() -> bool``."""
+  """What the loop tells and asks: ``save(state)``, ``report(dict)``, ``stop() -> bool``; and for each Forget event
+  ``deleted(event number, rows [n], parameters before, parameters after, evidence)``."""
 
   save: Callable
   report: Callable
   stop: Callable
+  deleted: Callable = lambda *_: None
 
 
 class _Replay(NamedTuple):
@@ -301,11 +303,10 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
   whole, _ = count_correct(setup, state, hooks, learner, setup.train, blocks)
   half = setup.spec.num_tasks
   share = lambda part: (whole[:, part].sum(1) / max(1, blocks.totals[part].sum())).tolist()
+  evidence = {"forget": share(slice(0, half)), "retain": share(slice(half, None))}
+  hooks.deleted(state.event, np.unique(pairs.index[target]), state.learner.params, learner.params, evidence)
   state.learner, state.alive = learner, alive
-  state.forgotten.append({
-    "event": state.event, "rows": int(target.sum()), "forget": share(slice(0, half)), "retain": share(slice(half,
-    None)),
-  })  # fmt: skip
+  state.forgotten.append({"event": state.event, "rows": int(target.sum()), **evidence})
 
 
 def _retrain(setup: Setup, state: State, hooks: Hooks):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cljax.step import Parts, gather_rows
+from cljax.step import Parts, gather_rows, without_absent
 from cljax.types import UsageError
 
 AXIS = "population"
@@ -152,7 +152,7 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
       learner, alive, loss = carry
       batch = jax.tree.map(lambda a: a[i], batches)
       x = view_apply(tables, batch.x, batch.task)
-      batch = batch._replace(x=x, class_mask=spec.class_mask(batch.task, where.task))
+      batch = without_absent(batch._replace(x=x, class_mask=spec.class_mask(batch.task, where.task)))
       learner, alive, value = parts.step_on_batch(learner, where, alive, batch)
       return learner, alive, loss.at[i].set(value)
 

@@ -33,6 +33,7 @@ class Options(NamedTuple):
   boundary_limit: int = 4096  # with grain: rows of a task that a boundary pass sees
   chunk_steps: int = 512  # longest scan
   checkpoint_every: int = 0  # steps between checkpoints inside a task (0: after events only)
+  checkpoint_purge_before_deletion: bool = False  # after a Forget event no checkpoint from before it stays
   max_interval_s: float = 60.0  # a scan is cut so that it takes at most about this long
   on_divergence: str = "stop"  # 'stop' or 'freeze'
 

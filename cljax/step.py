@@ -74,6 +74,13 @@ def gather_rows(data: Data, index, row_task, view_apply):
   return view_apply(data.tables, data.x[index], row_task), data.labels[row_task, data.y[index]]
 
 
+def without_absent(batch: Batch) -> Batch:
+  """Zero inputs where the weight is 0: a deleted row, or the row that pads a batch, must not reach anything that a
+  method stores."""
+  there = (batch.weight > 0).reshape(-1, *(1,) * (batch.x.ndim - 1))
+  return batch._replace(x=jnp.where(there, batch.x, jnp.zeros((), batch.x.dtype)))
+
+
 def rescaled(model: Model, scale: float) -> Model:
   """The model on raw inputs: ``apply(x) = model.apply(float32(x) * scale)``, so that memories may hold the stored
   dtype."""
@@ -150,7 +157,7 @@ def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe
   def gather(data: Data, index, row_task, weight, current) -> Batch:
     x, y = gather_rows(data, index, row_task, view_apply)
     mask = spec.class_mask(row_task, current)
-    return Batch(x, y, weight.astype(jnp.float32), data.id[index], row_task, mask)
+    return without_absent(Batch(x, y, weight.astype(jnp.float32), data.id[index], row_task, mask))
 
   def guarded(batch: Batch) -> Batch:
     if access.stores_data:

@@ -17,7 +17,9 @@ FLOORS = [
   {"programs"},
   {"setup"},
   {"loop"},
-  {"engine", "results", "selection", "writers"},
+  {"writers"},
+  {"ledger"},
+  {"engine", "results", "selection"},
   {"cost", "loading"},
 ]
 
