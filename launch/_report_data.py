@@ -15,6 +15,7 @@ from etils import epath
 from cljax import UsageError, metrics
 from cljax.results import title
 from cljax.writers import dumps
+from launch import _config
 
 
 class Curves(NamedTuple):
@@ -132,7 +133,7 @@ def _run(source: Mapping[str, Any], seeds, values, alive, digests, **more) -> Ru
   if not seeds or len(set(seeds)) < len(seeds):
     raise ValueError("seeds are missing or stand twice")
   name = title({**source, "config": config})
-  stream = dict(config.get("stream", {}))
+  stream = _config.essence(config).get("stream", {})
   return Run(
     title=name,
     label=name,
@@ -247,10 +248,10 @@ def _rows(path: epath.Path, notes: list[str]) -> dict[str, list[dict[str, Any]]]
 
 
 def identity(run: Run) -> str:
-  """What makes two results the same configuration: all that shapes what is learned."""
+  """What makes two results the same configuration: all that shapes what is learned, without keys at their default."""
   kept = {
     section: {k: v for k, v in fields.items() if (section, k) not in IGNORED_FIELDS}
-    for section, fields in run.config.items()
+    for section, fields in _config.essence(run.config).items()
     if section not in IGNORED and isinstance(fields, Mapping)
   }
   return dumps([run.block, run.title, kept], sort_keys=True)
@@ -299,8 +300,8 @@ def _labelled(runs: list[Run]) -> list[Run]:
   """Names each configuration by what sets it apart from the others of its method on its stream."""
   out = []
   for run in runs:
-    peers = [_flat(r) for r in runs if (r.block, r.title) == (run.block, run.title)]
-    own = _flat(run)
+    peers = [_flat(_config.essence(r.config)) for r in runs if (r.block, r.title) == (run.block, run.title)]
+    own = _flat(run.config)
     keys = [k for k in sorted({k for p in peers for k in p}) if len({dumps(p.get(k)) for p in peers}) > 1]
     fields = [k.partition(".")[2] for k in keys]
     short = [k if fields.count(f) > 1 else f for k, f in zip(keys, fields, strict=True)]
@@ -309,10 +310,10 @@ def _labelled(runs: list[Run]) -> list[Run]:
   return out
 
 
-def _flat(run: Run) -> dict[str, Any]:
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
   return {
     f"{section}.{k}": v
-    for section, fields in run.config.items()
+    for section, fields in config.items()
     if section not in (*IGNORED, "stream", "data") and isinstance(fields, Mapping)
     for k, v in fields.items()
     if (section, k) not in IGNORED_FIELDS

@@ -12,7 +12,7 @@ import pytest
 from made_sweeps import TASKS, result, write
 from scipy import stats
 
-from cljax import UsageError
+from cljax import UsageError, methods
 from launch import _report_data, _report_page, _report_svg, _report_table, report, sweep
 
 
@@ -153,6 +153,21 @@ def test_seeds_of_several_sweeps_are_joined(tmp_path):
   assert er.test.pairs == 3
   assert er.test.p == pytest.approx(shared.pvalue)
   assert er.run.matrix.shape == (4, TASKS + 1, TASKS)
+
+
+def test_a_key_at_its_default_makes_no_other_configuration(tmp_path):
+  rng = np.random.default_rng(9)
+  old = result("ewc", 0.5, rng=rng, seeds=(0, 1))
+  new = result("ewc", 0.5, rng=rng, seeds=(2,))
+  default = methods.lookup("ewc").options["strength"].default
+  new["config"]["method"]["strength"] = default
+  other = result("ewc", 0.5, rng=rng, seeds=(0, 1), strength=default + 1)
+  runs, _ = zip(
+    *(_report_data.read(write(tmp_path / str(i), [r])) for i, r in enumerate((old, new, other))), strict=True
+  )
+  merged = _report_data.merge([r for found in runs for r in found], [])
+  assert [r.seeds for r in merged] == [(0, 1, 2), (0, 1)]
+  assert merged[1].label == f"ewc strength={default + 1:g}"
 
 
 def test_ranks_over_streams(tmp_path):
