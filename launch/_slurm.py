@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
 import os
 import pathlib
 import shutil
@@ -120,7 +122,8 @@ def submit(
       part = new[at : at + limit]
       work = [Job(_executors.command(place, [u.name], cache)[1:], str(code)) for u in part]
       try:
-        with executor.batch():
+        # submitit shows what sbatch says; ours is the one line.
+        with contextlib.redirect_stderr(io.TextIOWrapper(io.BytesIO())), executor.batch():
           jobs = [executor.submit(job) for job in work]
       except Exception as error:
         text = " ".join(str(error).split())
