@@ -59,7 +59,7 @@ def columns(block: Block, protocol: Protocol, every: bool) -> list[Column]:
   out = [
     Column(protocol.score_name, text.score_meaning(protocol, block.scenario), lambda x: _number(x.score), 1),
     Column("against baseline", "difference to the baseline in points; corrected p-value, see below", _tested(every)),
-    Column("s a seed", "training and evaluation of one seed, its share of the population that ran together",
+    Column("time a seed", "training and evaluation of one seed, its share of the population that ran together",
            lambda x: _cost(x.run.seconds, text.seconds(x.run.seconds)), -1, False),
     Column("kept", "bytes the method keeps between tasks, beside the model",
            lambda x: _cost(x.run.state_bytes, text.kept(x.run.state_bytes)), -1, False),
@@ -83,7 +83,7 @@ def columns(block: Block, protocol: Protocol, every: bool) -> list[Column]:
     more.insert(0, ("acc", "ACC all tasks", "test accuracy after the last task, over all tasks", 1))
   meaning = {"forget": "accuracy on the rows to forget, after that event", "retain": "accuracy on the rows kept"}
   asked = [(k, k.split(" ")) for k in sorted(known) if " " in k]
-  more += [(k, f"{what}, event {at}", meaning[what], 0) for k, (what, at) in asked]
+  more = [(k, f"{what}, event {at}", meaning[what], 0) for k, (what, at) in asked] + more
   out += [_metric(*m) for m in more if m[0] in known]
   if any(not math.isnan(x.validation.mean) for x in block.lines):
     when = "" if protocol.first_tasks is None else f" after {protocol.first_tasks}"
@@ -127,7 +127,11 @@ def table(block: Block, protocol: Protocol, every: bool) -> str:
   lines = block.lines if every else block.shown
   spec = columns(block, protocol, every)
   cells = [[c.cell(x) for c in spec] for x in lines]
-  best = [_best([row[i] for row in cells], lines, c.better, every) if c.bold else set() for i, c in enumerate(spec)]
+  forgets = any(x.run.forgets for x in lines)  # then no accuracy alone says who is best
+  best = [
+    _best([row[i] for row in cells], lines, c.better, every) if c.bold and not forgets else set()
+    for i, c in enumerate(spec)
+  ]
   body = []
   for n, (line, row) in enumerate(zip(lines, cells, strict=True)):
     tags = " ".join(
@@ -148,7 +152,9 @@ def table(block: Block, protocol: Protocol, every: bool) -> str:
     body.append(f'<tr data-name="{name}"><th scope="row" data-value="{name}">{name} {tags}</th>{"".join(tds)}</tr>')
   names = [("configuration" if every else "method", "name and what sets it apart", "ascending")]
   names += [(c.heading, c.hint, "ascending" if c.better < 0 else "descending") for c in spec]
-  caption = "Accuracies in %, mean ± standard error over seeds; the best of a column is bold."
+  caption = "Accuracies in %, mean ± standard error over seeds" + (
+    "." if forgets else "; the best of a column is bold."
+  )
   if every:
     caption += " P-values are corrected over all configurations of this table."
   inner = f"{_head(names, 1, 'descending')}<tbody>{''.join(body)}</tbody>"

@@ -25,6 +25,9 @@ class Report(NamedTuple):
   notes: list[str]
 
 
+NOTES = 4  # so many stand open
+
+
 def title(report: Report) -> str:
   if len(report.blocks) == 1:
     return f"Sweep report: {report.blocks[0].name}"
@@ -48,7 +51,12 @@ def page(report: Report) -> str:
   body = [f'<h1>{name}</h1><section class="headline" aria-label="Result">{lead}</section>']
   if notes:
     items = "".join(f"<li>{escape(n)}</li>" for n in notes)
-    body.append(f'<section aria-label="Notes"><h2>Please note</h2><ul class="notes">{items}</ul></section>')
+    opened = " open" if len(notes) <= NOTES else ""
+    what = "1 note" if len(notes) == 1 else f"{len(notes)} notes"
+    body.append(
+      f"<details{opened}><summary>{what} on what was read and what could be said</summary>"
+      f'<ul class="notes">{items}</ul></details>'
+    )
   body.append(
     '<div class="filter"><label for="filter">Filter by method or setting</label>'
     '<input id="filter" type="search" placeholder="such as ewc" autocomplete="off">'
@@ -113,7 +121,7 @@ def _definitions(report: Report) -> str:
 SPECIAL = {
   "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
   "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-  "|": r"\textbar{}", '"': r"\textquotedbl{}",
+  "|": r"\textbar{}", '"': "''",
 }  # fmt: skip
 
 
@@ -143,7 +151,7 @@ def _tex_block(block: Block, report: Report) -> str:
   lines = block.shown
   used = [m for m in TEX_METRICS if any(m[0] in x.run.values for x in lines)]
   value = lambda x, key: parts.summarize(x.run.values[key]) if key in x.run.values else None
-  able = [x for x in lines if all(x.run.alive) and x.selected]
+  able = [x for x in lines if all(x.run.alive) and x.selected and not x.run.forgets]
   top: dict[str, float] = {"score": max((x.score.mean for x in able), default=math.nan)}
   for key, _, sign in used:
     held = [v.mean for x in able if (v := value(x, key)) is not None and not math.isnan(v.mean)]
@@ -225,8 +233,9 @@ def picture(report: Report, path) -> None:
         continue
       values = 100 * so_far(x.run)
       spread = None if len(values) < 2 else values.std(0, ddof=1) / math.sqrt(len(values))
+      style = ("-", "--", ":", "-.")[n // len(COLORS) % 4]
       curve.errorbar(range(values.shape[1]), values.mean(0), yerr=spread, color=colors[n], marker="o", markersize=3,
-                     capsize=2, label=x.run.label)  # fmt: skip
+                     linestyle=style, capsize=2, label=x.run.label)  # fmt: skip
     names = _event_names(lines[0].run.events)[1:]
     shown = range(0, len(names), max(1, -(-len(names) // 26)))
     curve.set_xticks(shown, [names[i] for i in shown], fontsize=8)
@@ -252,7 +261,7 @@ def plain(report: Report) -> str:
       report.protocol.score_name: text.percent(x.score),
       "against baseline": "baseline" if x.baseline else text.against(x.test),
       "kept": text.kept(x.run.state_bytes),
-      "s a seed": text.seconds(x.run.seconds),
+      "time a seed": text.seconds(x.run.seconds),
       "seeds": text.seeds(x),
     }
     for block in report.blocks

@@ -11,6 +11,7 @@ h3 { font-size: 15px; margin: 20px 0 6px; }
 p { margin: 6px 0; max-width: 95ch; } .soft, figcaption { color: var(--soft); font-size: 13.5px; }
 .headline { border-left: 5px solid var(--mark); background: var(--wash); padding: 12px 16px; margin: 12px 0; }
 .headline p { font-size: 17px; } .headline p + p { font-size: 15px; }
+.notes { margin: 0; padding: 2px 12px 10px 32px; }
 .notes li { overflow-wrap: anywhere; }
 .filter { display: flex; flex-wrap: wrap; gap: 8px 12px; align-items: center; margin: 14px 0 6px; }
 .filter input { font: inherit; padding: 4px 8px; border: 1px solid #6b7885; border-radius: 4px; width: 260px; }

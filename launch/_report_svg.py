@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -89,13 +90,32 @@ def _axes(at_x, x_ticks, y_range, x_label: str, y_label: str) -> _Axes:
   for value, text in x_ticks:
     x = at_x(value)
     parts.append(f'<line class="tick" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
-    parts.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{escape(text)}</text>')
+    parts.append(f'<text x="{_inside(x, text):.1f}" y="{bottom + 17}" text-anchor="middle">{escape(text)}</text>')
   parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
   middle = (LEFT + WIDTH - RIGHT) / 2
   parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
   turn = f'transform="translate(13 {(TOP + bottom) / 2}) rotate(-90)"'
   parts.append(f'<text class="label" {turn} text-anchor="middle">{escape(y_label)}</text>')
   return _Axes(at_x, at_y, parts)
+
+
+LETTER = 7.0  # width of a letter, about
+
+
+def _inside(x: float, text: str) -> float:
+  """The middle of a label that is to stand at x, moved so far that none of it is cut off."""
+  half = LETTER * len(text) / 2
+  return max(half, min(WIDTH - half, x))
+
+
+def _apart(places: Sequence[float], names: Sequence[str]) -> range:
+  """As many labels, evenly taken, as stand beside each other."""
+  for step in range(1, len(names)):
+    shown = range(0, len(names), step)
+    spans = [(_inside(places[i], names[i]), LETTER * (len(names[i]) + 1) / 2) for i in shown]
+    if all(b[0] - a[0] >= a[1] + b[1] for a, b in itertools.pairwise(spans)):
+      return shown
+  return range(0, len(names), max(1, len(names)))
 
 
 def _nice(low: float, high: float) -> list[float]:
@@ -121,9 +141,7 @@ def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, name
   low, high = low - pad, high + pad
   at_x = lambda v: LEFT + (v - low) / (high - low) * (WIDTH - RIGHT - LEFT)
   if names:
-    longest = max(map(len, names))
-    step = -(-len(names) * (longest + 2) // 72)
-    ticks = [(float(i), names[i]) for i in range(0, len(names), max(1, step))]
+    ticks = [(float(i), names[i]) for i in _apart([at_x(i) for i in range(len(names))], names)]
   else:
     ticks = [(v, f"{v:g}") for v in _nice(low + pad, high - pad)]
   axes = _axes(at_x, ticks, (0, 102), x_label, y_label)

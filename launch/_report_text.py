@@ -79,13 +79,15 @@ def headline(block: Block, protocol: Protocol) -> list[str]:
   w = block.winner
   if w is None:
     return [f"No winner is named on {block.name}: {block.why_none}."]
-  out = [f"Winner on {block.name}: {w.run.label}, {percent(w.score)} % {protocol.score_name}, {_costs(w)}."]
+  alone = len(block.lines) == 1
+  what = "Result" if alone else "Winner"
+  out = [f"{what} on {block.name}: {w.run.label}, {percent(w.score)} % {protocol.score_name}, {_costs(w)}."]
   more = []
   if w.test is not None:
     base = next(x.run.label for x in block.lines if x.baseline)
     sure = p_value(w.test.holm) if w.test.significant else f"not significant, {p_value(w.test.holm)}"
     more.append(f"Against the baseline {base}: {points(w.test.difference)} points ({sure}).")
-  elif w.baseline:
+  elif w.baseline and not alone:
     more.append("It is the baseline itself.")
   if block.second is not None and not (block.second.baseline and w.test is not None):
     text = f"Next is {block.second.run.label} with {percent(block.second.score)} %"

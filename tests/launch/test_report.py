@@ -135,6 +135,7 @@ def test_with_forget_events_nobody_wins(tmp_path):
   page = _report_page.page(made)
   assert "No winner is named" in page
   assert "forget, event 4" in page
+  assert 'class="best"' not in page
 
 
 def test_seeds_of_several_sweeps_are_joined(tmp_path):
@@ -152,7 +153,8 @@ def test_seeds_of_several_sweeps_are_joined(tmp_path):
   shared = stats.ttest_rel(expected[[0, 1, 3]], final(base)[[2, 1, 0]])
   assert er.test.pairs == 3
   assert er.test.p == pytest.approx(shared.pvalue)
-  assert er.run.matrix.shape == (4, TASKS + 1, TASKS)
+  whole = np.concatenate([a["accuracy_matrix"], np.asarray(b["accuracy_matrix"])[1:]])
+  np.testing.assert_array_equal(er.run.matrix, whole)
 
 
 def test_a_key_at_its_default_makes_no_other_configuration(tmp_path):
@@ -192,6 +194,12 @@ def test_ranks_over_streams(tmp_path):
   assert "Over all streams" in page
   assert "equal means share the mean of their places" in page
   assert "Average rank" in tex
+
+
+def test_holm_never_lets_a_larger_p_pass_before_a_smaller_one():
+  made = [None if p is None else _report_table.Test(0.1, p, p, 3) for p in (0.01, 0.034, None, 0.03, 0.2, 0.01)]
+  got = [None if t is None else round(t.holm, 10) for t in _report_table.holm(made)]
+  assert got == [0.05, 0.09, None, 0.09, 0.2, 0.05]  # 5 and 4 times 0.01; 3 times 0.03; 2 times 0.034 is less than that
 
 
 def test_equal_means_share_their_places():
