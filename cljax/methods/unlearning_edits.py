@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
+
+import jax
+import optax
+
 from cljax import estimators, tree, unlearning
 from cljax.method import Method
-from cljax.methods.forgetting import EDITS, approximate, viewed
+from cljax.methods.forgetting import EDITS, FORGET_ONLY, approximate, viewed
 from cljax.methods.registry import Entry, Option, register
-from cljax.types import Access
+from cljax.types import Access, UsageError
+from cljax.unlearning.class_statistics import empty_statistics
 from cljax.unlearning.tangent import chosen_leaves, with_leaves
 
 VARIANT = Option("paper", choices=("paper", "released"))
@@ -51,6 +58,73 @@ def tangent(call, every: bool):
 
   factory.__doc__, factory.__name__ = call.__doc__, call.__name__
   return factory
+
+
+def modhifi_u(model, spec, *, share, kernels: str = "", batch: int = 64) -> Method:
+  del spec
+  readers = "|".join(f"^{re.escape(u.out_kernel)}$" for u in model.units)
+  if not (kernels or readers):
+    raise UsageError("kernels: the model does not name its hidden units; give a regular expression over kernel paths")
+
+  def forget(key, learner, request, tools):
+    del key
+    inputs = lambda params, some: estimators.layer_inputs(model, params, learner.model_state, some.x)
+    given = {"kernels": kernels or readers, "share": share, "batch": batch}
+    params = unlearning.modhifi_u(inputs, learner.params, forget=request.forget, **given)
+    return tools.reset_optimizer(learner._replace(params=params))
+
+  return Method(forget=forget)
+
+
+modhifi_u.__doc__ = (unlearning.modhifi_u.__doc__ or "") + "\n  Without ``kernels``: those that read hidden units."
+
+
+def head_of(model, params, model_state, x):
+  """``head_fn(params, features) -> logits`` of a model's last layer: the last captured one of the logits' shape."""
+  if model.capture is None:
+    raise UsageError("model: has no capture, so its head is unknown; use from_linen or a zoo model")
+  logits, calls = model.capture(params, model_state, x, None)
+  fits = [c for c in calls.values() if c.output is not None and c.output.shape == logits.shape]
+  if not fits:
+    raise UsageError("model: no layer gives the logits, so its head is unknown")
+  spec = fits[-1].spec
+
+  def head_fn(params, features):
+    leaves = {tree.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    return spec.local({name: leaves[path] for name, path in spec.leaves.items()}, features)
+
+  return head_fn
+
+
+def streaming(model, spec, *, learning_rate, stay_weight, steps: int = 20, batch: int = 64) -> Method:
+  def init(key, learner):
+    row = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
+    apply = lambda x: model.apply(learner.params, learner.model_state, x, train=False, key=key, task=None, mask=None)
+    features = jax.eval_shape(apply, row)[0].features
+    if features is None:
+      raise UsageError("method.name: 'streaming' needs a model that returns features (Outputs.features is None)")
+    return empty_statistics(spec.num_classes, math.prod(features.shape[1:]))
+
+  def end_task(key, learner, task):
+    apply_fn = viewed(model, learner, key)
+    new = unlearning.feature_statistics(apply_fn, learner.params, task.rows, spec.num_classes, batch=batch)
+    return learner._replace(method_state=tree.add(learner.method_state, new))
+
+  def forget(key, learner, request, tools):
+    head_fn = head_of(model, learner.params, learner.model_state, request.forget.batch(0, 1).x)
+    given = {"statistics": learner.method_state, "stay_weight": stay_weight, "steps": steps, "batch": batch}
+    params, statistics = unlearning.streaming(
+      viewed(model, learner, key), head_fn, learner.params, forget=request.forget, key=key,
+      optimizer=optax.sgd(learning_rate), **given,
+    )  # fmt: skip
+    return tools.reset_optimizer(learner._replace(params=params, method_state=statistics))
+
+  return Method(init=init, end_task=end_task, forget=forget)
+
+
+streaming.__doc__ = (unlearning.streaming.__doc__ or "") + (
+  "\n  Statistics are taken when a task ends, under the parameters of then; they are not refreshed."
+)
 
 
 approximate(
@@ -102,3 +176,91 @@ for _name, _call, _more in (
       neutral={"scale": 0.0},
     ),
   )
+
+register(
+  "modhifi_u",
+  Entry(
+    modhifi_u,
+    {"share": Option(0.05, 0, 1), "kernels": Option(""), "batch": Option(64, 1)},
+    FORGET_ONLY,
+    "arXiv 2511.19566",
+    exactness="approximate",
+    test={"share": 0.3},
+    neutral={"share": 0.0},
+  ),
+)
+
+
+def steps_of(learning_rate: float, **options):
+  """The options of an edit that descends, and its own."""
+  return {"learning_rate": Option(learning_rate, 0), "steps": Option(50, 0), "batch": Option(64, 1), **options}
+
+
+MATCHING = {
+  "oracle_steps": Option(200, 0),
+  "oracle_learning_rate": Option(0.1, 0),
+  "rows": Option(64, 1),
+  "weight_decay": Option(0.0, 0),
+}
+approximate(
+  "oracle_matching",
+  unlearning.oracle_matching,
+  steps_of(5e-4, oracles=Option(10, 1), **MATCHING),
+  "arXiv 2410.23232",
+  optax.adam,
+  test={"oracles": 2, "oracle_steps": 2, "steps": 3},
+)
+approximate(
+  "datamodel_matching",
+  unlearning.datamodel_matching,
+  steps_of(
+    5e-4,
+    oracles=Option(100, 2),
+    inclusion=Option(0.5, 0, 1),
+    ridge=Option(1.0, 1e-6),
+    multiplier=Option(1.0, 0),
+    **MATCHING,
+  ),
+  "arXiv 2410.23232",
+  optax.adam,
+  test={"oracles": 3, "oracle_steps": 2, "steps": 3},
+)
+register(
+  "streaming",
+  Entry(
+    streaming,
+    {"learning_rate": Option(0.05, 0), "stay_weight": Option(1.0, 0), "steps": Option(20, 0), "batch": Option(64, 1)},
+    Access(task_boundaries=True, boundary_data=True, forgets=True, forget_data=True),
+    "arXiv 2507.15280 (a reconstruction)",
+    exactness="approximate",
+    test={"steps": 3},
+  ),
+)
+approximate("group_reweight", unlearning.group_reweight, steps_of(0.05), "arXiv 2503.09330")
+approximate(
+  "miu",
+  unlearning.miu,
+  steps_of(
+    0.05,
+    calibration=Option(1.0, 0),
+    num_groups=Option(2, 1),
+    hidden=Option(512, 1),
+    critic_warmup=Option(100, 0),
+    critic_steps=Option(1, 0),
+    critic_learning_rate=Option(0.01, 0),
+  ),
+  "arXiv 2503.09330",
+  test={"hidden": 8, "critic_warmup": 2, "steps": 3},
+)
+approximate(
+  "upcore",
+  unlearning.upcore,
+  steps_of(
+    0.05,
+    contamination=Option(0.1, 0, 0.5),
+    random_state=Option(42, 0),
+    forget_weight=Option(0.05, 0),
+    retain_weight=Option(0.95, 0),
+  ),
+  "arXiv 2502.15082",
+)

@@ -5,6 +5,8 @@ which gives logits ``[B, K]`` or :class:`cljax.Outputs`. Rows are ``(x, y)``, a 
 Rows. All may be jitted and vmapped; every continuous hyper-parameter may be traced.
 """
 
+from cljax.unlearning.class_statistics import feature_statistics, streaming
+from cljax.unlearning.coreset import core_rows, inliers, upcore
 from cljax.unlearning.dampening import dampen, squared_gradients, ssd
 from cljax.unlearning.descent import (
   famr,
@@ -16,9 +18,12 @@ from cljax.unlearning.descent import (
 )
 from cljax.unlearning.erase_at_the_core import erase_at_the_core
 from cljax.unlearning.gradient_steps import iau, pareto_front, slug
-from cljax.unlearning.noise import fisher_forgetting
+from cljax.unlearning.groups import donsker_varadhan, group_reweight, group_weights, miu
 from cljax.unlearning.gs_lora import gs_lora
+from cljax.unlearning.matching import datamodel_effect, datamodel_matching, oracle_matching
+from cljax.unlearning.noise import fisher_forgetting
 from cljax.unlearning.retain_projection import adaptive_orthogonality, geometric_disentanglement
+from cljax.unlearning.subset_fidelity import fidelity, fidelity_sums, modhifi_u
 from cljax.unlearning.tangent import fast_ntk, ntk
 from cljax.unlearning.teachers import bad_teacher, scrub, stochastic_teacher
 from cljax.unlearning.unsir import unsir
@@ -26,19 +31,32 @@ from cljax.unlearning.unsir import unsir
 __all__ = [
   "adaptive_orthogonality",
   "bad_teacher",
+  "core_rows",
   "dampen",
+  "datamodel_effect",
+  "datamodel_matching",
+  "donsker_varadhan",
   "erase_at_the_core",
   "famr",
   "fast_ntk",
+  "feature_statistics",
+  "fidelity",
+  "fidelity_sums",
   "finetune_retain",
   "fisher_forgetting",
   "geometric_disentanglement",
   "graddiff",
   "gradient_ascent",
+  "group_reweight",
+  "group_weights",
   "gs_lora",
   "iau",
+  "inliers",
+  "miu",
+  "modhifi_u",
   "ntk",
   "one_point_contraction",
+  "oracle_matching",
   "pareto_front",
   "random_labels",
   "scrub",
@@ -46,5 +64,7 @@ __all__ = [
   "squared_gradients",
   "ssd",
   "stochastic_teacher",
+  "streaming",
   "unsir",
+  "upcore",
 ]

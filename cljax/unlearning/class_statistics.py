@@ -1,0 +1,112 @@
+"""Forgetting without the data: the past is kept as class statistics of features, and replayed from Gaussians."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax import losses, tree
+from cljax.estimators.per_sample import sum_over_batches
+from cljax.rows import as_rows
+from cljax.types import UsageError
+from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, outputs_of
+
+
+class FeatureStatistics(NamedTuple):
+  """Sufficient statistics of the features h of each class's rows: ``count [C]``, ``sum h [C, D]``, ``sum h h^T``."""
+
+  count: Any
+  total: Any
+  outer: Any
+
+
+def feature_statistics(apply_fn, params, rows, num_classes: int, *, batch: int = 64) -> FeatureStatistics:
+  """The statistics of ``rows`` under ``params``; ``apply_fn(params, batch)`` gives Outputs with ``features [B, D]``."""
+  rows = as_rows("rows", rows)
+
+  def features(some):
+    found = outputs_of(apply_fn, params, some).features
+    if found is None:
+      raise UsageError("apply_fn: class statistics need the features of rows; return cljax.Outputs with features")
+    return found.reshape(found.shape[0], -1)
+
+  def part(some, start):
+    del start
+    of_class = jax.nn.one_hot(some.y, num_classes) * some.weight[:, None]
+    h = jnp.where((some.weight > 0)[:, None], features(some), 0.0)
+    return FeatureStatistics(of_class.sum(0), of_class.T @ h, jnp.einsum("bc,bi,bj->cij", of_class, h, h))
+
+  width = jax.eval_shape(lambda: features(rows.batch(0, 1))).shape[-1]
+  return sum_over_batches(rows, batch, empty_statistics(num_classes, width), part)
+
+
+def empty_statistics(num_classes: int, width: int) -> FeatureStatistics:
+  shape = num_classes, width
+  return FeatureStatistics(jnp.zeros(num_classes), jnp.zeros(shape), jnp.zeros((*shape, width)))
+
+
+def without(statistics: FeatureStatistics, gone: FeatureStatistics) -> FeatureStatistics:
+  """The statistics of what is left; a class of which less than half a row is left is cleared."""
+  left = tree.axpy(-1.0, gone, statistics)
+  stays = left.count > 0.5
+  clear = lambda a: jnp.where(stays.reshape(-1, *(1,) * (a.ndim - 1)), a, 0.0)
+  return FeatureStatistics(*map(clear, left))
+
+
+def streaming(
+  apply_fn,
+  head_fn,
+  params,
+  *,
+  forget,
+  statistics: FeatureStatistics,
+  key=None,
+  stay_weight=1.0,
+  steps: int = 20,
+  batch: int = 64,
+  optimizer=None,
+):
+  """Streaming forgetting, a reconstruction: ``min -rho L_F + CE(head(h), c) + stay KL(head0(h) || head(h))``.
+
+  Returns ``(params, statistics)``: those of the forget rows are taken out first, then ``(h, c)`` are drawn from the
+  Gaussians of what is left and rho is the forget rows' share of what there was. ``head_fn(params, h [B, D]) -> logits``
+  and ``apply_fn(params, batch)`` gives Outputs with those features. No retain row is touched; no rows, no change. The
+  features of the rows that go are taken under ``params``: where these have moved since the statistics were, what is
+  left is off by that drift. The default optimizer is SGD at 0.05. Only the paper's abstract was read: the update, its
+  weights and rates are not the paper's. Spec B7; arXiv 2507.15280.
+  """
+  forget, key = as_rows("forget", forget), key_of(key, "streaming")
+  before = statistics.count.sum()
+  gone = feature_statistics(apply_fn, params, forget, statistics.count.shape[0], batch=batch)
+  statistics = without(statistics, gone)
+  share = gone.count.sum() / jnp.maximum(before, 1.0)
+  means, roots = gaussians(statistics)
+  some = (statistics.count.sum() > 0).astype(jnp.float32)
+  loss_fn, original = cross_entropy(apply_fn), params
+
+  def objective(key, params, step):
+    del step
+    (rows,) = drawn(key, batch, forget=forget)
+    label = jax.random.categorical(tree.fold(key, "label"), jnp.log(statistics.count + 1e-30), shape=(batch,))
+    noise = jax.random.normal(tree.fold(key, "feature"), (batch, means.shape[-1]))
+    h = means[label] + jnp.einsum("bij,bj->bi", roots[label], noise)
+    log_p = losses.masked_log_softmax(head_fn(params, h))
+    old = losses.masked_log_softmax(head_fn(original, h))
+    past = -jnp.take_along_axis(log_p, label[:, None], 1)[:, 0]
+    stay = jnp.sum(jnp.exp(old) * (old - log_p), -1)
+    return -share * mean_loss(loss_fn, params, rows) + some * (past + stay_weight * stay).mean()
+
+  taken = jnp.where(gone.count.sum() > 0, steps, 0)
+  return minimize(key, objective, params, steps=taken, optimizer=optimizer or optax.sgd(0.05)), statistics
+
+
+def gaussians(statistics: FeatureStatistics):
+  """``(means [C, D], roots [C, D, D])`` with ``roots roots^T`` the covariances, negative eigenvalues cut to 0."""
+  count = jnp.maximum(statistics.count, 1.0)
+  means = statistics.total / count[:, None]
+  covariance = statistics.outer / count[:, None, None] - means[:, :, None] * means[:, None]
+  values, vectors = jnp.linalg.eigh(covariance)
+  return means, vectors * jnp.sqrt(jnp.maximum(values, 0.0))[:, None]

@@ -1,0 +1,181 @@
+"""Forgetting by matching outputs: those of models that never saw the rows, or a linear datamodel's guess of them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax import rows as picking
+from cljax.rows import as_rows
+from cljax.tree import dot, fold
+from cljax.types import Batch, Rows
+from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, outputs_of
+from cljax.unlearning.groups import rows_with_ids
+
+
+def oracle_matching(
+  apply_fn,
+  params,
+  *,
+  forget,
+  retain,
+  init_fn=None,
+  key=None,
+  oracle_params=None,
+  oracles: int = 10,
+  oracle_steps: int = 200,
+  oracle_learning_rate=0.1,
+  rows: int = 64,
+  weight_decay=0.0,
+  steps: int = 50,
+  batch: int = 64,
+  optimizer=None,
+):
+  """Oracle matching: ``min E_x |z_theta(x) - t(x)|^2 + weight_decay |theta - theta0|^2``, t the oracles' mean logits.
+
+  x runs over at most ``rows`` forget rows and 3 times as many retain rows, evenly spread, in random batches (the
+  release does not shuffle). Oracles are trained here, from ``init_fn(key) -> params``, by ``oracle_steps`` of SGD on
+  random retain batches; or given as ``oracle_params``, a tree like ``params`` with a leading axis. A shift of
+  a row's logits changes no prediction: t has the row mean of theta0's. The default optimizer is Adam at 5e-4. A request
+  without rows changes nothing. Spec B9; arXiv 2410.23232.
+  """
+  forget, retain, key = as_rows("forget", forget), as_rows("retain", retain), key_of(key, "oracle_matching")
+  pool = matching_pool(forget, retain, rows)
+  if oracle_params is None:
+    train = lambda i: _trained(
+      fold(jax.random.fold_in(key, i), "oracle"), apply_fn, init_fn, retain, oracle_steps, batch, oracle_learning_rate
+    )
+    found = jax.lax.map(lambda i: _logits(apply_fn, train(i), pool), jnp.arange(oracles))
+  else:
+    found = jax.lax.map(lambda p: _logits(apply_fn, p, pool), oracle_params)
+  own = _logits(apply_fn, params, pool)
+  targets = own + centred(found.mean(0) - own, pool.class_mask)
+  given = {"weight_decay": weight_decay, "optimizer": optimizer, "batch": batch}
+  return fit_logits(apply_fn, params, pool, targets, key=key, steps=_unless_empty(steps, pool, rows), **given)
+
+
+def datamodel_matching(
+  apply_fn,
+  params,
+  *,
+  forget,
+  retain,
+  init_fn,
+  key=None,
+  oracles: int = 100,
+  oracle_steps: int = 200,
+  oracle_learning_rate=0.1,
+  inclusion=0.5,
+  ridge=1.0,
+  multiplier=1.0,
+  rows: int = 64,
+  weight_decay=0.0,
+  steps: int = 50,
+  batch: int = 64,
+  optimizer=None,
+):
+  """Datamodel matching: as :func:`oracle_matching` with ``t(x) = z_theta0(x) - multiplier sum_{i in D_f} tau_i(x)``.
+
+  tau is a ridge regression of the (centred) logits of ``oracles`` nets on which rows each was trained on; a row is in
+  with probability ``inclusion``, decided by its id, so both sides must carry ids of their own. No net needs to have
+  missed all forget rows. Few nets or a large ``ridge`` shrink tau towards 0. Spec B9; arXiv 2410.23232.
+  """
+  forget, retain, key = rows_with_ids("forget", forget), rows_with_ids("retain", retain), key_of(key, "datamodel")
+  pool, everything = matching_pool(forget, retain, rows), joined(forget, retain)
+  first, second = forget.batch(0, forget.capacity), retain.batch(0, retain.capacity)
+  ids, there = (jnp.concatenate([getattr(first, f), getattr(second, f)]) for f in ("id", "weight"))
+  gone = jnp.concatenate([first.weight > 0, jnp.zeros(second.weight.shape, bool)])
+
+  def one(i):
+    own = jax.random.fold_in(key, i)
+    inside = lambda ids: jax.vmap(lambda j: jax.random.uniform(jax.random.fold_in(fold(own, "subset"), j)))(ids)
+    chosen = lambda ids: (inside(ids) < inclusion).astype(jnp.float32)
+    subset = everything._replace(batch=lambda start, size: _thinned(everything.batch(start, size), chosen))
+    net = _trained(fold(own, "net"), apply_fn, init_fn, subset, oracle_steps, batch, oracle_learning_rate)
+    return centred(_logits(apply_fn, net, pool), pool.class_mask), chosen(ids) * (there > 0)
+
+  outputs, included = jax.lax.map(one, jnp.arange(oracles))
+  targets = _logits(apply_fn, params, pool) - multiplier * datamodel_effect(outputs, included, gone, ridge)
+  given = {"weight_decay": weight_decay, "optimizer": optimizer, "batch": batch}
+  return fit_logits(apply_fn, params, pool, targets, key=key, steps=_unless_empty(steps, pool, rows), **given)
+
+
+def datamodel_effect(outputs, included, gone, ridge):
+  """``sum_{i in gone} tau_i``, shape ``[...]``: what a linear datamodel says the rows ``gone [N]`` add to an output.
+
+  ``outputs [M, ...]`` of M models, ``included [M, N]`` 0/1; ``tau = A^T (A A^T + ridge I)^-1 Z``, both centred over
+  models. Exact for additive outputs and ``ridge`` to 0, where the models tell the rows apart.
+  """
+  a = included - included.mean(0)
+  z = (outputs - outputs.mean(0)).reshape(outputs.shape[0], -1)
+  dual = jax.scipy.linalg.solve(a @ a.T + ridge * jnp.eye(a.shape[0], dtype=a.dtype), z, assume_a="pos")
+  return ((a @ gone.astype(a.dtype)) @ dual).reshape(outputs.shape[1:])
+
+
+def fit_logits(apply_fn, params, pool: Batch, targets, *, key, steps, batch: int, weight_decay=0.0, optimizer=None):
+  """``steps`` on ``mean_b sum_c (z - t)^2 + weight_decay |theta - theta0|^2``, on random batches of ``pool``.
+
+  ``targets [P, C]`` belong to the rows of ``pool`` by place; classes outside a row's mask do not count.
+  """
+  original = params
+
+  def objective(key, params, step):
+    del step
+    # By weight: rows that are not there are not drawn.
+    at = jax.random.categorical(key, jnp.log(pool.weight), shape=(batch,))
+    some = jax.tree.map(lambda a: a[at], pool)
+    off = outputs_of(apply_fn, params, some).logits - targets[at]
+    off = off if some.class_mask is None else jnp.where(some.class_mask, off, 0.0)
+    drift = jax.tree.map(lambda p, q: p - q, params, original)
+    return jnp.square(off).sum(-1).mean() + weight_decay * dot(drift, drift)
+
+  return minimize(key, objective, params, steps=steps, optimizer=optimizer or optax.adam(5e-4))
+
+
+def matching_pool(forget: Rows, retain: Rows, rows: int) -> Batch:
+  """At most ``rows`` forget rows and 3 times as many retain rows, evenly spread."""
+  parts = picking.spread(forget, rows), picking.spread(retain, 3 * rows)
+  return jax.tree.map(lambda f, r: jnp.concatenate([f, r]), *parts)
+
+
+def joined(first: Rows, second: Rows) -> Rows:
+  """The rows of both sets, one behind the other."""
+
+  def one(at):
+    a, b = first.batch(at, 1), second.batch(jnp.maximum(at - first.count, 0), 1)
+    return jax.tree.map(lambda u, v: jnp.where(at < first.count, u, v)[0], a, b)
+
+  def batch(start, size):
+    return jax.vmap(one)(start + jnp.arange(size))
+
+  return Rows(first.capacity + second.capacity, first.count + second.count, batch)
+
+
+def centred(logits, class_mask=None):
+  """Logits less their mean over the classes that take part; 0 at the others."""
+  if class_mask is None:
+    return logits - logits.mean(-1, keepdims=True)
+  mean = jnp.sum(logits, -1, keepdims=True, where=class_mask) / jnp.maximum(class_mask.sum(-1, keepdims=True), 1)
+  return jnp.where(class_mask, logits - mean, 0.0)
+
+
+def _thinned(batch: Batch, chosen) -> Batch:
+  return batch._replace(weight=batch.weight * chosen(batch.id))
+
+
+def _trained(key, apply_fn, init_fn, rows: Rows, steps, batch, learning_rate):
+  """A net from ``init_fn``, after SGD on random batches of ``rows``."""
+  loss_fn = cross_entropy(apply_fn)
+  objective = lambda key, params, step: mean_loss(loss_fn, params, *drawn(key, batch, rows=rows))
+  return minimize(
+    fold(key, "order"), objective, init_fn(fold(key, "init")), steps=steps, optimizer=optax.sgd(learning_rate)
+  )
+
+
+def _logits(apply_fn, params, pool: Batch):
+  return outputs_of(apply_fn, params, pool).logits
+
+
+def _unless_empty(steps: int, pool: Batch, rows: int):
+  return jnp.where(pool.weight[:rows].sum() > 0, steps, 0)

@@ -1,0 +1,77 @@
+"""Forgetting without gradients: zero the units that carry a layer's response to the rows to forget."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.estimators.per_sample import sum_over_batches
+from cljax.rows import as_rows
+from cljax.types import UsageError
+
+
+def fidelity_sums(inputs, kernel, weight):
+  """``(sum w <Y, A_i>, sum w |A_i|^2, sum w |Y|^2)``: ``[units]`` twice and a scalar; ``Y = sum_i A_i``.
+
+  ``inputs [n, d_in]`` are the rows that ``kernel [..., units, d_out]`` multiplies (its leading axes are a patch's
+  positions), ``A_i`` is what unit i adds to the output, ``weight [n]``.
+  """
+  units = kernel.shape[-2]
+  matrix = kernel.reshape(-1, units, kernel.shape[-1])
+  r = inputs.reshape(inputs.shape[0], -1, units)
+  y = jnp.einsum("nsu,suo->no", r, matrix)
+  with_output = jnp.einsum("n,nsu,nsu->u", weight, r, jnp.einsum("no,suo->nsu", y, matrix))
+  second, gram = jnp.einsum("n,nsu,ntu->stu", weight, r, r), jnp.einsum("suo,tuo->stu", matrix, matrix)
+  return with_output, (second * gram).sum((0, 1)), jnp.sum(weight[:, None] * jnp.square(y))
+
+
+def fidelity(sums):
+  """Singleton fidelity ``s_i = <Y, A_i>^2 / (E|A_i|^2 E|Y|^2)``, ``[units]`` in [0, 1], of :func:`fidelity_sums`.
+
+  It is ``1 - E|Y - d_i A_i|^2 / E|Y|^2`` at the best ``d_i``; 0 for a silent unit.
+  """
+  with_output, own, whole = sums
+  energy = own * whole
+  return jnp.where(energy > 0, jnp.square(with_output) / jnp.where(energy > 0, energy, 1.0), 0.0)
+
+
+def modhifi_u(inputs_fn, params, *, forget, key=None, kernels: str = "", share=0.05, batch: int = 64):
+  """ModHiFi-U: in each layer, zeroes the ``share`` of input units of highest :func:`fidelity` on the forget rows.
+
+  ``inputs_fn(params, batch) -> {kernel path: [n, d_in]}`` gives what each kernel multiplies, as
+  ``cljax.estimators.layer_inputs`` does (n a multiple of the batch); ``kernels`` is a regular expression over these
+  paths. A unit is zeroed where it is read: ``kernel[..., i, :] = 0``; ``round(share units)`` of them in each layer, no
+  other bit changes. No gradients, no retain rows: units that other classes share go too. Spec D4; arXiv 2511.19566.
+  Read in summary only: how the paper chooses the share and compares layers is unverified. Raises UsageError where no
+  kernel matches.
+  """
+  del key
+  forget = as_rows("forget", forget)
+  leaves = {tree.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+  def part(some, start):
+    del start
+    sums = {}
+    for name, inputs in inputs_fn(params, some).items():
+      if re.search(kernels, name):
+        weight = jnp.repeat(some.weight, inputs.shape[0] // some.weight.shape[0])
+        sums[name] = fidelity_sums(inputs.astype(weight.dtype), leaves[name].astype(weight.dtype), weight)
+    return sums
+
+  like = jax.eval_shape(lambda: part(forget.batch(0, batch), 0))
+  if not like:
+    raise UsageError(f"kernels: {kernels!r} matches no layer whose inputs are known")
+  found = {name: fidelity(sums) for name, sums in sum_over_batches(forget, batch, like, part).items()}
+
+  def edit(path, leaf):
+    score = found.get(tree.path_name(path))
+    if score is None:
+      return leaf
+    rank = jnp.argsort(jnp.argsort(-score))
+    gone = (rank < jnp.round(share * score.shape[0])) & (score > 0)
+    return jnp.where(gone[:, None], jnp.zeros_like(leaf), leaf)
+
+  return jax.tree_util.tree_map_with_path(edit, params)
