@@ -32,6 +32,8 @@ def attempt(workdir: epath.Path, unit: Unit, label: str, stop: Callable[[], bool
   """
   folder = workdir / "groups" / unit.name
   local = _workdir.is_local(workdir)
+  if _plan.finished(workdir, unit):
+    return "finished"
   try:
     with _workdir.exclusive(workdir):
       if not (folder / "unit.json").exists():

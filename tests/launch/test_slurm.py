@@ -61,10 +61,7 @@ def get_config():
   return config
 
 def get_hyper(h):
-  return h.product([
-    h.fixed("method.name", "si"), h.sweep("method.strength", [0.1, 1.0, 10.0]),
-    h.sweep("optimizer.learning_rate", [0.05, 0.1]),
-  ])
+  return h.product([h.fixed("method.name", "si"), h.sweep("method.strength", [0.1, 1.0])])
 """
 
 
@@ -162,7 +159,7 @@ class _Wait:
 
 def test_twelve_runs_through_slurm_and_a_job_requeued_twice(cluster, tmp_path):
   (tmp_path / "grid.py").write_text(GRID)
-  common = [f"--config={tmp_path}/grid.py", "--seeds=2", "--max_bytes=205KB", f"--compilation_cache={tmp_path}/cache"]
+  common = [f"--config={tmp_path}/grid.py", "--seeds=6", "--max_bytes=205KB", f"--compilation_cache={tmp_path}/cache"]
   command = [sys.executable, "-m", "launch.sweep", *common]
   environment = {**os.environ, "NPROC": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}  # it compiles in half the time
   local = [*command, f"--workdir={tmp_path}/local", "--executor=local", "--workers=1"]
@@ -196,7 +193,7 @@ def test_twelve_runs_through_slurm_and_a_job_requeued_twice(cluster, tmp_path):
     launcher.kill()
     _ask("scancel", "--user=root")
   assert launcher.returncode == 0, errors
-  assert "si strength=10.0 learning_rate=0.1" in out
+  assert "si strength=1.0" in out
   told = errors.splitlines()
   assert told[0].startswith("submitted: 3 jobs, "), told
   assert sorted(told[1:]) == [f"finished: si {n}/3" for n in (1, 2, 3)]
