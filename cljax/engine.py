@@ -104,7 +104,8 @@ class Prepared(NamedTuple):
   """A run whose data is on the device; its programs are compiled as they are first needed, and kept.
 
   ``run(workdir=None, report=None, stop=None) -> RunResult`` runs it from its beginning, or from what ``workdir`` holds;
-  as often as one likes, to the same bits.
+  as often as one likes, to the same bits. ``start``, a :class:`cljax.loop.State` such as :func:`continued` makes,
+  stands in for the beginning.
   """
 
   setup: Setup
@@ -112,13 +113,16 @@ class Prepared(NamedTuple):
   result: Callable  # State -> RunResult
   answers: str = ""  # the method that answers Forget events
 
-  def run(self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None) -> RunResult:
+  def run(
+    self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None,
+    start: State | None = None,
+  ) -> RunResult:  # fmt: skip
     report = report or (lambda message: None)
     writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
     state = _resume(self.setup, writer, self.config, report) if writer else None
     if state is not None and self.setup.options.checkpoint_purge_before_deletion:
       _purge(self.setup, writer, workdir, state.event)
-    state = begin(self.setup) if state is None else state
+    state = (start or begin(self.setup)) if state is None else state
     deleted = _recorder(self.setup, workdir, self.answers)
     hooks = Hooks(_saver(self.setup, writer, self.config, workdir), report, stop or (lambda: False), deleted)
     try:
@@ -127,6 +131,33 @@ class Prepared(NamedTuple):
       if writer:
         writer.close()
     return self.result(state)
+
+
+def continued(built: Prepared, result: RunResult) -> State:
+  """Where ``result``'s run ended, as a state that ``built`` can go on from: its stream begins with the same events.
+
+  Several ways to forget can so start from one trained population. Raises UsageError where the learners or the members
+  are not the same.
+  """
+  members = built.setup.members
+  shapes = lambda t: [(a.shape, a.dtype) for a in jax.tree.leaves(t)]
+  given = {"learner": result.learner, "alive": jnp.asarray(result.alive)}
+  wanted = jax.eval_shape(
+    lambda t: prog.unpad(t, members), {"learner": built.setup.programs.init.shape(*init_arguments(built.setup)),
+                                       "alive": all_alive(built.setup)}
+  )  # fmt: skip
+  events = [event_record(e) for e in built.setup.stream.events[: len(result.events)]]
+  if shapes(given) != shapes(wanted) or events != result.events:
+    raise UsageError("result: its learners or its events are not those that this run begins with")
+  # A composed method keeps its parts' states by name; where they hold no arrays only the tree differs.
+  arrays = prog.spread(jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(given)), members)
+  rows = lambda a: None if a is None else np.asarray(a).swapaxes(0, 1).tolist()
+  parts = {"test": rows(result.accuracy), "task": rows(result.task_accuracy), "validation": rows(result.validation)}
+  table = [{k: v[r] for k, v in parts.items() if v is not None} for r in range(len(result.events) + 1)]
+  return State(
+    arrays["learner"], arrays["alive"], event=len(result.events), total=result.steps, accuracy=table,
+    forgotten=list(result.forgotten), curves=list(result.curves),
+  )  # fmt: skip
 
 
 def prepare(
@@ -375,4 +406,4 @@ def predictor(stream, model, spec, make_method, make_optimizer, training, values
   return predict
 
 
-__all__ = ["Member", "Options", "Prepared", "RunResult", "prepare", "run"]
+__all__ = ["Member", "Options", "Prepared", "RunResult", "continued", "prepare", "run"]

@@ -17,10 +17,10 @@ FLOORS = [
   {"programs"},
   {"setup"},
   {"loop"},
-  {"writers"},
+  {"writers", "writers_tracking"},
   {"ledger"},
   {"engine", "results", "selection"},
-  {"cost", "loading"},
+  {"cost", "evidence", "loading"},
 ]
 
 

@@ -3,7 +3,7 @@
 from cljax.streams.blurry import blurry_rows
 from cljax.streams.build import KINDS, Stream, build, from_tasks
 from cljax.streams.recurring import drawn_subsets
-from cljax.streams.requests import parse_forget, resolve
+from cljax.streams.requests import parse_forget, parse_request, resolve
 from cljax.streams.timestamps import from_timestamps
 from cljax.streams.views import View, identity, permuted, rotated
 
@@ -18,6 +18,7 @@ __all__ = [
   "from_timestamps",
   "identity",
   "parse_forget",
+  "parse_request",
   "permuted",
   "resolve",
   "rotated",

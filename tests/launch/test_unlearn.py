@@ -1,0 +1,63 @@
+"""``launch.unlearn`` on real digits, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from launch import unlearn
+
+FAST = ["--config=experiments/unlearn_digits.py", "--config.train.epochs=1", "--config.model.hidden=(16,)"]
+
+
+def run(tmp_path, *more):
+  return unlearn.main(["unlearn", *FAST, f"--workdir={tmp_path}", "--compilation_cache=", *more])
+
+
+def test_a_class_is_forgotten_beside_retraining(tmp_path, capsys):
+  asked = ["--methods=ssd,graddiff", "--request=class=3", "--seeds=2", "--oracles=8"]
+  assert run(tmp_path, *asked) == 0
+  told = capsys.readouterr()
+  assert "evidence: 16 trainings" in told.err  # said before it is spent
+  lines = told.out.splitlines()
+  assert [line.split()[0] for line in lines[4:8]] == ["original", "retrained", "ssd", "graddiff"]
+  result = json.loads((tmp_path / "unlearn.json").read_text())
+  assert set(result["values"]) == {"original", "retrained", "ssd", "graddiff"}
+  assert result["about"]["ssd"]["exactness"] == "approximate"
+  assert result["about"]["ssd"]["needs"] == "forget and retain"
+  retrained = result["values"]["retrained"]
+  assert max(retrained["forget_accuracy"]) == 0.0  # it never saw the class
+  assert result["values"]["original"]["forget_accuracy"][0] > 0.2
+  assert (tmp_path / "unlearn.md").read_text().startswith("# Forgetting `class=3`")
+  ledger = [json.loads(line) for line in (tmp_path / "methods" / "ssd" / "deletions.jsonl").read_text().splitlines()]
+  assert len(ledger) == 1
+  assert ledger[0]["rows"] == result["context"]["rows_to_forget"]
+  assert run(tmp_path, *asked) == 0  # again: everything is read back
+  again = json.loads((tmp_path / "unlearn.json").read_text())
+  assert again["values"] == result["values"]
+
+
+def test_a_stream_of_requests(tmp_path, capsys):
+  split = ["--config.stream.tasks=5", "--methods=ssd", "--seeds=2"]
+  assert run(tmp_path, *split, "--request=1:class=0; 2:ids=5-9; 5:class=3") == 0
+  assert "retrain repeats its steps" in capsys.readouterr().err
+  result = json.loads((tmp_path / "unlearn.json").read_text())
+  assert set(result["values"]) == {"retrained", "ssd"}
+  assert result["context"]["requests"] == 3
+
+
+@pytest.mark.parametrize(
+  ("more", "text"),
+  [
+    (["--methods=ssd"], "request: not given"),
+    (["--methods=ssd", "--request=colour=3"], "unknown selector 'colour'"),
+    (["--methods=ewc", "--request=class=3"], "methods: 'ewc' answers no deletion request"),
+    (["--methods=ssd,ssd", "--request=class=3"], "expected each once"),
+    (["--methods=ssd", "--request=9:class=3"], "request: position 9; expected 1 to 1"),
+  ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, more, text):
+  assert run(tmp_path, *more) == 2
+  error = capsys.readouterr().err.strip().splitlines()
+  assert text in error[-1]

@@ -1,0 +1,107 @@
+"""Evidence of forgetting on trained populations: fixed points of the metrics, the bank of oracles, going on from a
+population."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from bench import assert_same
+
+import cljax
+from cljax import engine, evidence, streams
+
+REQUEST = cljax.Forget(classes=(2,))
+TRAINING = {"training": cljax.Recipe(batch_size=8, epochs=2), "options": cljax.Options(chunk_steps=4)}
+
+
+@pytest.fixture(scope="module")
+def stream(make_blobs):
+  return streams.build(make_blobs(rows=16), "class", tasks=1)
+
+
+@pytest.fixture(scope="module")
+def trained(stream, small_model):
+  made = engine.prepare(stream, small_model, seeds=3, **TRAINING)
+  return made, made.run()
+
+
+@pytest.fixture(scope="module")
+def rows(stream):
+  return evidence.sides(stream, REQUEST, most=20)
+
+
+@pytest.fixture(scope="module")
+def answers(trained, rows):
+  made, result = trained
+  return evidence.answers(made.setup, result.learner, rows)
+
+
+def test_sides_are_the_rows_named(stream, rows):
+  split, test = stream.dataset.train, stream.dataset.test
+  np.testing.assert_array_equal(rows.x["forget"], split.x[stream.train[0]][split.y[stream.train[0]] == 2])
+  assert set(rows.y["retain"]) == {0, 1, 3}
+  assert len(rows.y["retain"]) == 20
+  assert set(rows.y["test"]) == {0, 1, 3}
+  assert set(rows.y["forgotten_test"]) == {2}
+  assert len(rows.y["test"]) + len(rows.y["forgotten_test"]) == len(test.y)
+  with pytest.raises(cljax.UsageError, match="others to keep"):
+    evidence.sides(stream, cljax.Forget(tasks=(0,)))
+
+
+def test_answers_are_the_models_own(trained, rows, answers):
+  _, result = trained
+  for member in range(3):
+    np.testing.assert_allclose(
+      answers.logits["test"][member], result.predict(rows.x["test"], member), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_fixed_points(answers, rows, small_model):
+  """A model measured against itself; and the original against itself."""
+  values = evidence.measure(answers, answers, answers, rows, small_model, relearning_epochs=3)
+  assert set(values) == {k for k in evidence.METRICS if not k.startswith("klom")}
+  assert all(v.shape == (3,) and np.isfinite(v).all() for v in values.values())
+  np.testing.assert_allclose(values["activation_distance"], 0, atol=1e-7)
+  np.testing.assert_allclose(values["js_divergence"], 0, atol=1e-9)
+  np.testing.assert_allclose(values["completeness"], 1)
+  np.testing.assert_allclose(values["cka"], 1, atol=1e-6)
+  np.testing.assert_allclose(values["feature_mapping"], values["forget_accuracy"], atol=0.1)
+  spread = values["forget_accuracy"].std() + values["retain_accuracy"].std() + values["test_accuracy"].std()
+  assert values["average_gap"].max() <= 3 * spread + 1e-6  # against the mean over members
+  assert evidence.outside(values, values) == []
+  worse = {**values, "forget_accuracy": values["forget_accuracy"] - 0.5 + 0.01 * np.arange(3)}
+  assert evidence.outside(worse, values) == ["forget_accuracy"]
+
+
+def test_oracles_never_see_the_rows(stream, small_model, rows):
+  gone = streams.resolve(REQUEST, stream.dataset.train, stream.train, 4)
+  without = evidence.without_rows(stream, gone)
+  assert set(stream.dataset.train.y[np.concatenate(without.train)]) == {0, 1, 3}
+  made = engine.prepare(without, small_model, seeds=[10, 11], **TRAINING)
+  poisoned = stream.dataset.train._replace(x=np.where(gone[:, None, None, None], np.nan, stream.dataset.train.x))
+  without = without._replace(dataset=stream.dataset._replace(train=poisoned))
+  blind = engine.prepare(without, small_model, seeds=[10, 11], **TRAINING)
+  assert made.run().params_sha256 == blind.run().params_sha256
+  with pytest.raises(cljax.UsageError, match="nothing is left"):
+    evidence.without_rows(stream, np.ones_like(gone))
+
+
+def test_forgetting_goes_on_from_a_trained_population(stream, small_model, trained):
+  """To the bits of a run that trains and forgets in one."""
+  made, result = trained
+  both = stream._replace(events=(*stream.events, REQUEST))
+  edit = engine.prepare(both, small_model, forget="ssd", forget_hyper={"alpha": 1.5}, seeds=3, **TRAINING)
+  short, whole = edit.run(start=engine.continued(edit, result)), edit.run()
+  assert short.params_sha256 == whole.params_sha256
+  assert short.forgotten == whole.forgotten
+  np.testing.assert_array_equal(short.accuracy, whole.accuracy)
+  assert short.steps == result.steps
+  assert_same(result.learner.params, made.run().learner.params)
+  other = engine.prepare(both, small_model, "er", {"capacity": 8}, forget="ssd", seeds=3, **TRAINING)
+  with pytest.raises(cljax.UsageError, match="not those that this run begins with"):
+    engine.continued(other, result)
+
+
+def test_cost_is_said_in_one_line():
+  line = evidence.cost([("originals", 5), ("oracles", 20)], 300)
+  assert line == "evidence: 25 trainings of 300 steps each (5 originals, 20 oracles)"
