@@ -174,12 +174,13 @@ def _path(path):
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
-  """A sweep by two workers, the first of which is killed by itself while it writes; and the same in one process."""
+  """Two populations of one configuration, by two workers, of which the first to write a result dies over it; and all
+  four seeds as one population."""
   root = tmp_path_factory.mktemp("workers")
   config = root / "config.py"
   text = (ROOT / "tests/launch/conftest.py").read_text().split('CONFIG = """')[1].split('"""')[0]
   config.write_text(text)
-  common = [sys.executable, "-m", "launch.sweep", f"--config={config}", "--seeds=2", "--methods=finetune,si"]
+  common = [sys.executable, "-m", "launch.sweep", f"--config={config}", "--seeds=4", "--methods=finetune"]
   common += [f"--compilation_cache={root}/cache", "--config.checkpoint.every=8"]
   environment = {**os.environ, "NPROC": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
   run = lambda *more, **env: subprocess.run(
@@ -188,8 +189,9 @@ def workers(tmp_path_factory):
   # Python imports this module at its start: a worker that writes its first result dies half-way, once.
   (root / "sitecustomize.py").write_text(DIES)
   killed = run(
-    f"--workdir={root}/killed", "--executor=local", "--workers=2", PYTHONPATH=f"{root}:{ROOT}", DIES=str(root / "died")
-  )
+    f"--workdir={root}/killed", "--max_bytes=145KB", "--executor=local", "--workers=2",
+    PYTHONPATH=f"{root}:{ROOT}", DIES=str(root / "died"),
+  )  # fmt: skip
   return root, killed, run(f"--workdir={root}/whole")
 
 
@@ -228,7 +230,10 @@ def test_a_worker_that_dies_while_it_writes_sinks_nothing(workers):
   (death,) = [line for line in told if line.startswith("died: ")]
   assert "by signal SIGKILL in " in death
   assert death.endswith(", which goes on from its last checkpoint")
-  assert sorted(line.split("] ")[1] for line in told if line.startswith("finished: ")) == ["finetune", "si"]
+  assert sorted(line.split("] ")[1] for line in told if line.startswith("finished: ")) == [
+    "finetune 1/2",
+    "finetune 2/2",
+  ]
   a, b = ({(r["run"], r["seed"]): r for r in rows(root / name)} for name in ("killed", "whole"))
   assert len(rows(root / "killed")) == len(a) == 4
   assert {k: (r["params_sha256"], r["acc"]) for k, r in a.items()} == {
