@@ -23,6 +23,7 @@ from cljax.methods import (
   unified,
   unlearning_descent,
   unlearning_edits,
+  unlearning_structures,
   variational,
 )
 from cljax.methods.refresh import refresh
@@ -32,5 +33,5 @@ __all__ = [
   "METHODS", "Entry", "Option", "Plan", "anchors", "averaging", "check_options", "decay", "distillation", "edits",
   "forgetting", "gradient_estimators", "lifecycle", "lookup", "make", "masks", "penalties", "plan", "plasticity",
   "projection", "prototypes", "pruning", "references", "refresh", "register", "replay", "replay_projection",
-  "schedules", "subspaces", "unified", "unlearning_descent", "unlearning_edits", "variational",
+  "schedules", "subspaces", "unified", "unlearning_descent", "unlearning_edits", "unlearning_structures", "variational",
 ]  # fmt: skip

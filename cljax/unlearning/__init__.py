@@ -23,6 +23,7 @@ from cljax.unlearning.gs_lora import gs_lora
 from cljax.unlearning.matching import datamodel_effect, datamodel_matching, oracle_matching
 from cljax.unlearning.noise import fisher_forgetting
 from cljax.unlearning.retain_projection import adaptive_orthogonality, geometric_disentanglement
+from cljax.unlearning.sharding import shard_of, sisa_cost
 from cljax.unlearning.subset_fidelity import fidelity, fidelity_sums, modhifi_u
 from cljax.unlearning.tangent import fast_ntk, ntk
 from cljax.unlearning.teachers import bad_teacher, scrub, stochastic_teacher
@@ -60,6 +61,8 @@ __all__ = [
   "pareto_front",
   "random_labels",
   "scrub",
+  "shard_of",
+  "sisa_cost",
   "slug",
   "squared_gradients",
   "ssd",

@@ -1,0 +1,261 @@
+"""Learners whose structure makes forgetting exact: shards of their own models, side networks that can be dropped."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax import losses, tree
+from cljax import memory as memories
+from cljax.method import Method
+from cljax.methods.registry import Entry, Option, register
+from cljax.methods.replay import example_row, rows_of
+from cljax.types import Access, Model, Outputs, Spec, UsageError
+from cljax.unlearning.sharding import shard_of
+
+
+def sisa(model: Model, spec: Spec, *, shards: int = 4) -> Method:
+  """SISA without slices: ``shards`` models, each trained on the rows whose id hashes to it; predicts by mean softmax.
+
+  A shard's loss is the mean over its own rows of the batch, so no gradient crosses shards (clipping by a global norm
+  would couple them). A request replays the past without its rows: shards that lose none end with the very bits they
+  had. The replay here recomputes all shards, each of which also sees (at weight 0) the others' rows;
+  ``cljax.unlearning.sisa_cost`` predicts the cost of retraining only those that a request touches. Slices, which save
+  a part of that, are left out. Raises UsageError for a model with statistics of batches (BatchNorm): they mix shards.
+  Bourtoule et al., 2021.
+  """
+  del spec
+  if jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))[1]):
+    raise UsageError("model: sisa needs one without BatchNorm, whose statistics mix the rows of all shards")
+  each = jnp.arange(shards)
+
+  def init(key):
+    return jax.vmap(lambda i: model.init(jax.random.fold_in(key, i)))(each)
+
+  def apply(params, model_state, x, *, train, key, task=None, mask=None):
+    def one(p, i):
+      own = None if key is None else jax.random.fold_in(key, i)
+      return model.apply(p, model_state, x, train=train, key=own, task=task, mask=mask)[0].logits
+
+    logits = jax.vmap(one, out_axes=1)(params, each)
+    vote = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - jnp.log(float(shards))
+    return Outputs(vote, None, (logits,)), model_state
+
+  def prepare(key, learner, batch):
+    del key
+    return learner, batch._replace(coefficient=jnp.zeros_like(batch.weight))  # the shards' losses stand for it
+
+  def loss(key, params, learner, batch, outputs):
+    del key, params, learner
+
+    def one(logits, own):
+      return losses.reduce(losses.cross_entropy(logits, batch.y, batch.class_mask), batch.weight * own)
+
+    own = shard_of(batch.id, shards)[None] == each[:, None]
+    return jax.vmap(one, in_axes=(1, 0))(outputs.hidden[0], own).sum()
+
+  return Method(model=Model(init, apply), prepare=prepare, terms={"shards": loss})
+
+
+class SideNetworks(NamedTuple):
+  """What CLPU-DER++ keeps beside its networks."""
+
+  memory: Any  # a reservoir for each task, leading axis T
+  alive: Any  # [temporary] bool: the side network is in use
+  steps: Any  # [T] int32: steps taken on each task; noise depends on these alone
+  first: Any  # the optimizer's first state, for a side network to start from
+  parked: Any  # the main network's optimizer state while a side network is trained
+
+
+def clpu_derpp(
+  model: Model, spec: Spec, *, alpha, beta, temporary: tuple = (), capacity: int = 200, replay_batch: int = 32
+) -> Method:
+  """CLPU-DER++: tasks in ``temporary`` are learned in networks of their own, so forgetting them is dropping those.
+
+  Other tasks: ``CE + 1/|prev| sum_prev [alpha MSE(z, z_mem) + beta CE]`` on the main network, a reservoir of
+  ``capacity`` rows (x, y, z) for each task, ``replay_batch`` rows split over the tasks, MSE over the task's own
+  classes. A temporary task starts a fresh network and a fresh optimizer, trains by CE alone, and stores no row. A
+  request that names any row of a temporary task drops its whole network (to zeros) and hands the task to the main one,
+  which never saw it: with or without such a task, the main network has the same bits, as long as batches are the same
+  and the model draws no noise of its own (dropout follows the step). A request for a row of any other task is refused:
+  an error when the program runs, for it sees the request only then. Needs the task at test.
+
+  Deviations: a temporary task cannot be made permanent later (the release merges it from its memory alone), so its
+  rows are not stored; reservoirs are unbiased (the release overwrites the last slot); side networks are in eval mode
+  at test. Spec B10; Liu et al., 2022 (2203.12817). Raises UsageError for a task that the stream does not have.
+  """
+  wrong = [t for t in temporary if not isinstance(t, int) or not 0 <= t < spec.num_tasks]
+  if wrong or len(set(temporary)) < len(temporary):
+    raise UsageError(f"temporary: got {temporary}; expected different tasks from 0 to {spec.num_tasks - 1}")
+  slots = jnp.full(spec.num_tasks, -1, jnp.int32).at[jnp.asarray(temporary, jnp.int32)].set(jnp.arange(len(temporary)))
+  every, own_classes = jnp.arange(spec.num_tasks), jnp.asarray(spec.classes_of_task)
+  memory = memories.reservoir(capacity)
+  share = min(capacity, max(1, replay_batch // max(1, spec.num_tasks - len(temporary) - 1)))
+
+  def slot_of(task):
+    return jnp.int32(-1) if task is None or not temporary else slots[task]
+
+  def network(pair, slot):
+    """The main one (slot -1) or a side network, out of ``{"main": ..., "side": [temporary, ...]}``."""
+    if not temporary:
+      return pair["main"]
+    return jax.tree.map(lambda m, s: jnp.where(slot < 0, m, s[jnp.maximum(slot, 0)]), pair["main"], pair["side"])
+
+  def only(pair, slot, other):
+    """``pair`` in the network of ``slot``, ``other`` in the rest."""
+    mine = lambda a: (jnp.arange(len(temporary)) == slot).reshape(-1, *(1,) * (a.ndim - 1))
+    side = jax.tree.map(lambda a, b: jnp.where(mine(a), a, b), pair["side"], other["side"])
+    main = jax.tree.map(lambda a, b: jnp.where(slot < 0, a, b), pair["main"], other["main"])
+    return {"main": main, "side": side}
+
+  def init_model(key):
+    side = jax.vmap(lambda t: model.init(jax.random.fold_in(key, t)))
+    main, own = model.init(key), side(jnp.asarray(temporary, jnp.int32)) if temporary else ({}, {})
+    return tuple({"main": m, "side": s} for m, s in zip(main, own, strict=True))
+
+  def apply(params, model_state, x, *, task=None, **given):
+    slot = slot_of(task)
+    out, new = model.apply(network(params, slot), network(model_state, slot), x, task=task, **given)
+    spread = jax.tree.map(lambda a, s: jnp.broadcast_to(a, s.shape), new, model_state["side"]) if temporary else {}
+    return out, only({"main": new, "side": spread}, slot, model_state)
+
+  def init(key, learner):
+    del key
+    row = example_row(spec, z=jnp.zeros(spec.num_classes))
+    stacked = jax.tree.map(lambda a: jnp.stack([a] * spec.num_tasks), memory.init(row))
+    first = tree.copy(learner.opt_state.optimizer)
+    count = jnp.zeros(spec.num_tasks, jnp.int32)
+    return SideNetworks(stacked, jnp.zeros(len(temporary), bool), count, first, tree.copy(first))
+
+  def with_optimizer(learner, state):
+    return learner._replace(opt_state=learner.opt_state._replace(optimizer=state))
+
+  def start_task(key, learner, task):
+    del key
+    slot, state = slot_of(task.id), learner.method_state
+    now = learner.opt_state.optimizer
+    pick = lambda a, b: jax.tree.map(lambda u, v: jnp.where(slot >= 0, u, v), a, b)
+    alive = state.alive | (jnp.arange(len(temporary)) == slot)
+    learner = learner._replace(method_state=state._replace(alive=alive, parked=pick(now, state.parked)))
+    return with_optimizer(learner, pick(state.first, now))
+
+  def end_task(key, learner, task):
+    del key
+    slot, state = slot_of(task.id), learner.method_state
+    pick = lambda a, b: jax.tree.map(lambda u, v: jnp.where(slot >= 0, u, v), a, b)
+    learner = with_optimizer(learner, pick(state.parked, learner.opt_state.optimizer))
+    return learner._replace(method_state=state._replace(parked=pick(state.first, state.parked)))
+
+  def noise(learner, task, name):
+    key = jax.random.fold_in(tree.fold(learner.key, "clpu_derpp"), task)
+    return tree.fold(jax.random.fold_in(key, learner.method_state.steps[task]), name)
+
+  def replayed(key, params, learner, batch, outputs):
+    del key, outputs
+    state, current = learner.method_state, batch.task[0]
+    keys = jax.vmap(lambda t: jax.random.fold_in(noise(learner, current, "sample"), t))(every)
+    rows, weight = jax.vmap(lambda k, s: memory.sample(k, s, share))(keys, state.memory)
+    before = (every != current) & (weight.sum(1) > 0) & (slot_of(current) < 0)
+    flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
+    weight = (weight * before[:, None]).reshape(-1)
+    given = {"train": True, "key": noise(learner, current, "model"), "task": None, "mask": weight}
+    z = model.apply(params["main"], learner.model_state["main"], flat["x"], **given)[0].logits
+    inside = own_classes[flat["task"]]
+    off = jnp.sum(jnp.where(inside, jnp.square(z - flat["z"]), 0.0), -1) / jnp.maximum(inside.sum(-1), 1)
+    per_row = alpha * off + beta * losses.cross_entropy(z, flat["y"], spec.class_mask(flat["task"], current))
+    each = jax.vmap(losses.reduce)(per_row.reshape(-1, share), weight.reshape(-1, share))
+    return losses.reduce(each, before.astype(each.dtype))
+
+  def after_step(key, learner, info):
+    del key
+    state, current = learner.method_state, info.batch.task[0]
+    rows = rows_of(spec, info.batch, z=info.outputs.logits[: spec.batch_size].astype(jnp.float32))
+    weight = info.batch.weight[: spec.batch_size] * (slot_of(current) < 0)
+    own = jax.tree.map(lambda a: a[current], state.memory)
+    own = memory.add(noise(learner, current, "add"), own, rows, weight)
+    stored = jax.tree.map(lambda a, b: a.at[current].set(b), state.memory, own)
+    state = state._replace(memory=stored, steps=state.steps.at[current].add(1))
+    return learner._replace(method_state=state)
+
+  def still(updates, state, params=None, *, task, **extra):
+    """The network of the task alone moves, whatever momentum or decay the optimizer has."""
+    del params, extra
+    return only(updates, slot_of(task), tree.zeros_like(updates)), state
+
+  def forget(key, learner, request, tools):
+    del key
+    rows = request.forget.batch(0, request.forget.capacity)
+    touched = jnp.zeros(spec.num_tasks, bool).at[rows.task].max(rows.weight > 0)
+    refused = jax.pure_callback(
+      _refuse, jax.ShapeDtypeStruct((), jnp.bool_), touched & (slots < 0), vmap_method="sequential"
+    )
+    if not temporary:
+      return learner._replace(step=jnp.where(refused, 0, learner.step))
+    gone = touched[jnp.asarray(temporary, jnp.int32)] | refused
+    clear = lambda a: jnp.where(gone.reshape(-1, *(1,) * (a.ndim - 1)), jnp.zeros_like(a), a)
+    # Weight decay brings a side network's weights into its moments while others are trained.
+    side = lambda path: next((k.key for k in path if getattr(k, "key", "") in ("main", "side")), "") == "side"
+    dropped = lambda tree_: jax.tree_util.tree_map_with_path(lambda path, a: clear(a) if side(path) else a, tree_)
+    state = learner.method_state._replace(alive=learner.method_state.alive & ~gone)
+    learner = learner._replace(params=dropped(learner.params), model_state=dropped(learner.model_state))
+    return with_optimizer(learner._replace(method_state=state), dropped(learner.opt_state.optimizer))
+
+  def scrub(learner, request):
+    state = learner.method_state
+    kept = jax.vmap(lambda s: memory.remove(s, lambda rows: request.ids[rows["id"]]))(state.memory)
+    return learner._replace(method_state=state._replace(memory=kept))
+
+  def predict(key, learner, x, task):
+    slot = slot_of(task)
+    if temporary:
+      slot = jnp.where(learner.method_state.alive[jnp.maximum(slot, 0)], slot, -1)
+    params, state = network(learner.params, slot), network(learner.model_state, slot)
+    return model.apply(params, state, x, train=False, key=key, task=None, mask=None)[0].logits
+
+  return Method(
+    model=Model(init_model, apply), init=init, start_task=start_task, end_task=end_task, after_step=after_step,
+    terms={"replayed": replayed}, forget=forget, scrub=scrub, predict=predict,
+    finalize=optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), still),
+  )  # fmt: skip
+
+
+def _refuse(tasks):
+  """Raises where a request names a row of a task (``[T]`` bool) that is not temporary."""
+  if tasks.any():
+    named = ", ".join(str(t) for t in tasks.nonzero()[0])
+    raise UsageError(f"forget: clpu_derpp forgets tasks in 'temporary' only; the request names rows of task {named}")
+  return tasks.any()
+
+
+register(
+  "sisa",
+  Entry(
+    sisa,
+    {"shards": Option(4, 1)},
+    Access(forgets=True, prefix=True),
+    "Bourtoule et al. 2021",
+    exactness="exact",
+    test={"shards": 2},
+  ),
+)
+register(
+  "clpu_derpp",
+  Entry(
+    clpu_derpp,
+    {
+      "alpha": Option(0.5, 0),
+      "beta": Option(1.0, 0),
+      "temporary": Option(()),
+      "capacity": Option(200, 1),
+      "replay_batch": Option(32, 1),
+    },
+    Access(stores_data=True, task_boundaries=True, task_id_at_test=True, forgets=True, forget_data=True),
+    "Liu et al. 2022",
+    exactness="exact",
+    test={"temporary": (1,), "capacity": 20, "replay_batch": 8},
+    first_task_plain=False,
+  ),
+)
