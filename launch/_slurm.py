@@ -99,6 +99,7 @@ def _executor(workdir: epath.Path, code: pathlib.Path, options: Sequence[Overrid
     else:
       given[name] = int(text) if text.isdigit() else True if text == "true" else text
   given.setdefault("cpus_per_task", 1)
+  given.setdefault("time", 60)  # minutes; submitit's own 5 would spend most of them starting
   given["additional_parameters"] = extra
   given["setup"] = [f"export PYTHONPATH={code}", *given.get("setup", [])]
   try:
