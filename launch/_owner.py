@@ -47,8 +47,9 @@ class Owner(NamedTuple):
       temporary.write_text(text)
       temporary.replace(self.path)
     except OSError:
-      # On a full disk the file stays as it is, and this process will be found dead.
+      # A full disk has no room for why, but the folder is given up all the same.
       temporary.unlink(missing_ok=True)
+      self.path.unlink(missing_ok=True)
 
 
 class Held(NamedTuple):

@@ -49,6 +49,20 @@ def test_a_folder_has_one_owner_and_a_dead_one_is_followed(tmp_path):
   assert [p for p in tmp_path.iterdir() if not p.name.startswith("owner.")] == [], "nothing is left behind"
 
 
+def test_on_a_full_disk_a_folder_is_given_up_all_the_same(tmp_path, monkeypatch):
+  owner = _owner.take(tmp_path)
+  assert isinstance(owner, _owner.Owner)
+
+  def full(*_):
+    raise OSError(28, "No space left on device")
+
+  with monkeypatch.context() as patched:
+    patched.setattr(pathlib.Path, "write_text", full)
+    owner.leave("failed")
+  assert _owner.holder(tmp_path) is None
+  assert isinstance(_owner.take(tmp_path), _owner.Owner)
+
+
 def test_a_zombie_is_dead_and_another_machine_cannot_be_told(tmp_path):
   child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
   assert child.stdin is not None
