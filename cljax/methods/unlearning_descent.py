@@ -25,7 +25,7 @@ adam = functools.partial(approximate, optimizer=optax.adam)
 approximate(
   "finetune_retain", unlearning.finetune_retain, trained(100, 0.02), "fine-tuning on what is kept", access=RETAIN_ONLY
 )
-approximate("gradient_ascent", unlearning.gradient_ascent, trained(20, 0.02), "gradient ascent", access=FORGET_ONLY)
+approximate("gradient_ascent", unlearning.gradient_ascent, trained(20, 0.005), "gradient ascent", access=FORGET_ONLY)
 adam("random_labels", unlearning.random_labels, trained(50, 1e-3), "Graves et al. 2021")
 adam(
   "bad_teacher",
@@ -49,7 +49,7 @@ adam(
     5e-4,
     max_steps=Option(3, 0),
     min_steps=Option(7, 0),
-    max_rounds=Option(3, 0),
+    max_rounds=Option(5, 0),
     ce_weight=Option(1.0, 0),
     kl_weight=Option(0.5, 0),
     temperature=Option(2.0, 1e-6),

@@ -34,7 +34,7 @@ def gradient_ascent(loss_fn, params, *, forget, key=None, steps: int = 20, batch
   """Ascent on ``L_forget``: one step of SGD raises it by ``rate ||g_f||^2`` to first order.
 
   ``loss_fn(params, batch) -> [B]`` losses; ``forget`` is ``(x, y)``, a dict of arrays, or Rows; no other row is seen.
-  The loss has no upper bound and the ascent no fixed point: stop early. The default optimizer is SGD at 0.02, within
+  The loss has no upper bound and the ascent no fixed point: stop early. The default optimizer is SGD at 0.005, within
   the range that a release searches for image classifiers. Spec A3.
   """
   forget = as_rows("forget", forget)
@@ -44,7 +44,7 @@ def gradient_ascent(loss_fn, params, *, forget, key=None, steps: int = 20, batch
     return -mean_loss(loss_fn, params, *drawn(key, batch, forget=forget))
 
   return minimize(
-    key_of(key, "gradient_ascent"), objective, params, steps=steps, optimizer=optimizer or optax.sgd(0.02)
+    key_of(key, "gradient_ascent"), objective, params, steps=steps, optimizer=optimizer or optax.sgd(0.005)
   )
 
 

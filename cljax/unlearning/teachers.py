@@ -130,7 +130,7 @@ def scrub(
   key=None,
   max_steps: int = 3,
   min_steps: int = 7,
-  max_rounds: int = 3,
+  max_rounds: int = 5,
   ce_weight=1.0,
   kl_weight=0.5,
   temperature=2.0,
@@ -144,7 +144,8 @@ def scrub(
   ``ce_weight CE + kl_weight T^2 KL_T(p_before || p)`` of retain rows; and again.
 
   ``apply_fn(params, batch)`` gives logits or Outputs. ``steps`` count both kinds; a round of ``max_steps + min_steps``
-  stands for an epoch of the release, which has 10 of them and ascends in the first ``max_rounds`` (msteps) only. At the
+  stands for an epoch of the release, which has 10 of them and ascends in the first ``max_rounds`` (msteps) only: 5
+  where the release has 3, whose epochs are longer; after 3 short rounds the rest brings a class back. At the
   parameters it starts from the ascent has gradient exactly 0, so that the first round's moves nothing. Adam at 5e-4;
   without the release's weight decay and its rate drops.
 

@@ -48,8 +48,9 @@ def unsir(
   ``-loss + noise_penalty mean sum n^2``; ``x = mean + std n`` with the mean and the standard deviation over all entries
   of up to 256 retain rows, so that scale and penalty do not depend on the units of x (the release has n for x). (2)
   ``steps`` on batches of retain rows and all the noise, as labelled; (3) ``steps`` on retain rows alone; Adam at 1e-3
-  throughout, where the release has 1e-4. Where no class is named or no row is kept, parameters are unchanged. Spec A12;
-  Tarun et al., TNNLS 2023. Raises UsageError for inputs that are not floats, or classes that are not ``[K]`` bool.
+  throughout, where the release has 1e-4. Where no class is named or no row is kept, parameters are unchanged. Integer
+  inputs, such as raw images, are taken as float32, so the model must accept that: no tokens. Spec A12; Tarun et al.,
+  TNNLS 2023. Raises UsageError for classes that are not ``[K]`` bool.
   """
   retain, classes = as_rows("retain", retain), jnp.asarray(classes)
   if classes.dtype != bool or classes.ndim != 1:
@@ -57,9 +58,8 @@ def unsir(
       f"classes: got {classes.dtype}{list(classes.shape)}; expected bool [K], true where to be forgotten"
     )
   key = key_of(key, "unsir")
-  some = picking.spread(retain, max(256, noise_rows))
-  if not jnp.issubdtype(some.x.dtype, jnp.floating):
-    raise UsageError(f"retain: x is {some.x.dtype}; noise needs inputs that are floats")
+  real = lambda rows: rows._replace(x=rows.x.astype(jnp.promote_types(rows.x.dtype, jnp.float32)))
+  some = real(picking.spread(retain, max(256, noise_rows)))
   there = jnp.broadcast_to((some.weight > 0).reshape(-1, *(1,) * (some.x.ndim - 1)), some.x.shape)
   mean, std = jnp.mean(some.x, where=there), jnp.std(some.x, where=there)
 
@@ -71,12 +71,14 @@ def unsir(
 
   template = masked(jax.tree.map(lambda a: a[:noise_rows], some))
   template = template._replace(y=wanted.astype(template.y.dtype), weight=jnp.ones(noise_rows))
-  noise = learn_noise(loss_fn, params, template, key=key, mean=mean, std=std, steps=noise_steps, penalty=noise_penalty)
+  noise = learn_noise(
+    loss_fn, params, template, key=tree.fold(key, "noise"), mean=mean, std=std, steps=noise_steps, penalty=noise_penalty
+  )
 
   def objective(key, params, step):
     (rows,) = drawn(key, batch, retain=retain)
     impair = noise._replace(weight=jnp.where(step < steps, noise.weight, 0.0))
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)]), masked(rows), impair)
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)]), masked(real(rows)), impair)
     return mean_loss(loss_fn, params, both)
 
   after = minimize(tree.fold(key, "steps"), objective, params, steps=2 * steps, optimizer=optimizer or optax.adam(1e-3))
