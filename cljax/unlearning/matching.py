@@ -89,9 +89,7 @@ def datamodel_matching(
 
   def one(i):
     own = jax.random.fold_in(key, i)
-    inside = lambda ids: jax.vmap(lambda j: jax.random.uniform(jax.random.fold_in(fold(own, "subset"), j)))(ids)
-    chosen = lambda ids: (inside(ids) < inclusion).astype(jnp.float32)
-    subset = everything._replace(batch=lambda start, size: _thinned(everything.batch(start, size), chosen))
+    subset, chosen = random_subset(fold(own, "subset"), everything, inclusion)
     net = _trained(fold(own, "net"), apply_fn, init_fn, subset, oracle_steps, batch, oracle_learning_rate)
     return centred(_logits(apply_fn, net, pool), pool.class_mask), chosen(ids) * (there > 0)
 
@@ -160,8 +158,18 @@ def centred(logits, class_mask=None):
   return jnp.where(class_mask, logits - mean, 0.0)
 
 
-def _thinned(batch: Batch, chosen) -> Batch:
-  return batch._replace(weight=batch.weight * chosen(batch.id))
+def random_subset(key, rows: Rows, inclusion):
+  """``(rows with weight 0 for those left out, chosen(ids) -> 0/1)``: each row is in by its id, with one probability."""
+
+  def chosen(ids):
+    draws = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(ids)
+    return (draws < inclusion).astype(jnp.float32)
+
+  def batch(start, size):
+    some = rows.batch(start, size)
+    return some._replace(weight=some.weight * chosen(some.id))
+
+  return Rows(rows.capacity, rows.count, batch), chosen
 
 
 def _trained(key, apply_fn, init_fn, rows: Rows, steps, batch, learning_rate):

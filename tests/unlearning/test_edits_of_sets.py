@@ -12,7 +12,7 @@ from bench import assert_near
 import cljax
 from cljax import unlearning
 from cljax.unlearning.class_statistics import gaussians, without
-from cljax.unlearning.matching import joined
+from cljax.unlearning.matching import joined, random_subset
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 5)).astype(np.float32)
@@ -131,19 +131,31 @@ def test_oracles_never_see_a_forget_row_and_the_nets_of_a_datamodel_do():
   options = {"retain": RETAIN, "init_fn": init_fn, "oracles": 3, "oracle_steps": 3, "steps": 2, "rows": 4, "batch": 16}
 
   def reads_labels(method):
-    call = jax.jit(lambda forget: method(apply_fn, PARAMS, forget=forget, **options))
-    assert not same(call(FORGET), PARAMS)
-    return not same(call(FORGET), call(other))
+    call = jax.jit(lambda forget, traced: method(apply_fn, PARAMS, forget=forget, **options, **traced))
+    return lambda **traced: not same(call(FORGET, traced), call(other, traced))
 
-  assert not reads_labels(unlearning.oracle_matching)
-  assert reads_labels(unlearning.datamodel_matching)
+  assert not reads_labels(unlearning.oracle_matching)()
+  by_datamodel = reads_labels(unlearning.datamodel_matching)
+  assert by_datamodel(inclusion=0.9)
+  assert not by_datamodel(inclusion=0.0)  # then no net is trained on any row
   with pytest.raises(cljax.UsageError, match="forget: rows are told apart by id"):
     unlearning.datamodel_matching(apply_fn, PARAMS, forget=(X, Y), retain=RETAIN, init_fn=init_fn)
 
 
-def test_two_sets_joined_are_read_one_behind_the_other():
+def test_two_sets_are_joined_and_thinned_by_id():
   sides = [cljax.types.rows_from_arrays(r["x"], r["y"], ids=r["id"]) for r in (FORGET, RETAIN)]
-  batch = jax.jit(lambda: joined(*sides).batch(0, 48))()
+
+  @jax.jit
+  def read(key):
+    both = joined(*sides)
+    some, chosen = random_subset(key, both, 0.7)
+    return both.batch(0, 48), some.batch(0, 48).weight, chosen(IDS), chosen(IDS[::-1])
+
+  batch, weight, chosen, backwards = read(jax.random.key(0))
+  np.testing.assert_array_equal(weight[:40], chosen)
+  np.testing.assert_array_equal(backwards, chosen[::-1])
+  assert 0.5 < chosen.mean() < 0.9
+  assert (read(jax.random.key(1))[1] != weight).any()
   np.testing.assert_array_equal(batch.id[:40], IDS)
   np.testing.assert_array_equal(batch.x[:40], X)
   np.testing.assert_array_equal(batch.weight, np.arange(48) < 40)
@@ -157,8 +169,8 @@ def test_statistics_without_rows_are_those_of_the_rest():
   means, roots = gaussians(left)
   np.testing.assert_allclose(means[1], hidden.mean(0), atol=1e-5)
   np.testing.assert_allclose(roots[1] @ roots[1].T, np.cov(hidden.T, bias=True), atol=1e-5)
-  gone = without(of(rows(Y == 2)), of(rows(Y == 2)))
-  assert not any(np.asarray(a).any() for a in gone)
+  last = of(rows(Y == 2))
+  assert not any(np.asarray(a).any() for a in without(last, last._replace(total=0.9 * last.total)))
 
 
 def test_streaming_forgets_a_class_by_statistics_alone():
