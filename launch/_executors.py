@@ -87,11 +87,12 @@ def outcome(workdir: epath.Path, units: Sequence[Unit], held: Mapping[str, str])
   for unit in units:
     if _plan.finished(workdir, unit):
       continue
-    holder = held.get(unit.name) or _owner.holder(workdir / "groups" / unit.name)
-    if holder and holder != "gone":
-      _units.say(f"skipped: {unit.label}: held by {holder}; run the same command again to collect it")
-    elif holder == "gone":
+    folder = workdir / "groups" / unit.name
+    holder = held.get(unit.name) or _owner.holder(folder)
+    if not (folder / "unit.json").exists():
       _units.say(f"skipped: {unit.label}: another process has planned its runs anew")
+    elif holder:
+      _units.say(f"skipped: {unit.label}: held by {holder}; run the same command again to collect it")
     else:
       failed += 1
   return failed

@@ -27,12 +27,13 @@ def _work(argv: Sequence[str], stop: _cli.Stop) -> int:
   _cli.parse(argv, flags, __doc__ or "")
   workdir = epath.Path(flags.workdir).expanduser()
   found = {u.name: u for u in _plan.on_disk(workdir)}
-  missing = [name for name in flags.units if name not in found]
-  if missing:
-    raise UsageError(f"units: {workdir} has no unit {missing[0]!r}")
+  if not flags.units:
+    raise UsageError("units: not given; expected names of folders in groups/ of the workdir")
   _environment.quiet()
   _environment.use_compilation_cache(flags.compilation_cache)
-  failed, _ = _units.work(workdir, [found[name] for name in flags.units], stop, live=False)
+  # Others may have planned anew meanwhile, and have taken units away.
+  units = [found[name] for name in flags.units if name in found]
+  failed, _ = _units.work(workdir, units, stop, live=False)
   return 1 if failed else 0
 
 
