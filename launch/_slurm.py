@@ -192,7 +192,7 @@ def queued(jobs: Sequence[str]) -> set[str] | None:
 def _last_line(log: epath.Path) -> str:
   """What a failed worker said last: its own line, before those of submitit about it."""
   try:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_bytes().decode(errors="replace").splitlines() if line.strip()]
   except OSError:
     return "ended without a log"
   told = [line for line in lines if line.startswith(("failed: ", "error: ", "stopped: ", "slurmstepd: "))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -14,10 +15,13 @@ import tempfile
 import time
 
 import pytest
+from etils import epath
 
-from cljax import UsageError
-from launch import _owner, _slurm, sweep
+from cljax import UsageError, writers
+from launch import _executors, _owner, _plan, _slurm, sweep
 from launch._config import Override
+
+pytestmark = pytest.mark.xdist_group("slurm")  # one cluster is enough
 
 ROOT = pathlib.Path(__file__).parents[2]
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
@@ -240,6 +244,38 @@ def test_what_slurm_knows_of_jobs(cluster, monkeypatch):
     time.sleep(0.1)
   assert _slurm.queued([f"{job}_0", f"{job}_1"]) == set()
   assert not _owner.lives(elsewhere)
+
+
+def test_a_job_that_fails_is_one_line_and_the_rest_is_waited_for(cluster, command, tmp_path, capsys):
+  config = command()[1].removeprefix("--config=")
+  workdir = epath.Path(tmp_path)
+  units = []
+  for name, identity in (("bad", {"method": {"name": "ewcc"}, "data": {"digest": ""}}), ("done", {})):
+    content = {"label": name, "identity": identity, "more": {}, "members": [{"run": name, "seed": 0, "hyper": {}}]}
+    units.append(_plan.Unit(name, {**content, "runs": {name: {}}}))
+    writers.write_text(workdir / "groups" / name / "unit.json", writers.dumps(units[-1].content))
+  writers.write_text(workdir / "runs" / "done" / "result.json", '{"seeds": [0]}')
+  _slurm.run(workdir, units, config, "", [Override("slurm.cpus-per-task", "1", True)], lambda: False)
+  told = capsys.readouterr().err.splitlines()
+  assert len(told) == 3
+  assert told[1] == "finished: done"
+  assert re.match(
+    r"failed: bad: job \d+_0: failed: \[1/1\] bad: method.name: unknown 'ewcc'.*; see .*_0_log.err$", told[2]
+  )
+  assert _executors.outcome(workdir, units, {}) == 1
+
+
+def test_the_code_of_the_first_submission_stays(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(_slurm, "PACKAGES", ("launch",))
+  (tmp_path / "c.py").write_text("x = 1")
+  code = _slurm.snapshot(epath.Path(tmp_path), f"{tmp_path}/c.py:argument")
+  assert (code / "config.py").read_text() == "x = 1"
+  assert _slurm.snapshot(epath.Path(tmp_path), f"{tmp_path}/c.py") == code
+  assert capsys.readouterr().err == ""
+  (code / "launch" / "sweep.py").write_text("x = 2")
+  assert _slurm.snapshot(epath.Path(tmp_path), f"{tmp_path}/c.py") == code
+  assert "in which launch/sweep.py is older; remove that folder" in capsys.readouterr().err
+  assert (code / "launch" / "sweep.py").read_text() == "x = 2"
 
 
 def test_wrong_options_are_one_line(cluster, command, tmp_path, capsys):
