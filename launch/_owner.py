@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 # States in which a SLURM job has processes; a requeued job that waits has none.
 _WITHOUT = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
-_ENDED = (
+ENDED = (
   "CANCELLED",
   "COMPLETED",
   "FAILED",
@@ -189,6 +189,6 @@ def job_state(job: str) -> tuple[str, int] | None:
   if done.returncode:
     return ("", 0) if "Invalid job id" in done.stderr else None
   words = done.stdout.split()
-  if not words or words[0].startswith(_ENDED):
+  if not words or words[0].startswith(ENDED):
     return "", 0
   return words[0], int(words[1]) if len(words) > 1 and words[1].isdigit() else 0

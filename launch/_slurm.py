@@ -155,6 +155,7 @@ def run(
   if len(new) < len(units):
     _units.say(f"in the queue from before: {len(units) - len(new)} jobs")
   left, pause = list(units), 0.5
+  absent: set[str] = set()
   while left:
     if stop():
       raise Stopped("stopped waiting; the jobs go on (scancel ends them)")
@@ -162,7 +163,11 @@ def run(
     finished = [u for u in left if _plan.finished(workdir, u)]
     for unit in finished:
       _units.say(f"finished: {unit.label}")
-    lost = [u for u in left if u not in finished and waiting is not None and jobs[u.name] not in waiting]
+    away = {u.name for u in left if u not in finished and waiting is not None and jobs[u.name] not in waiting}
+    # Once may be a moment between two states.
+    lost = [u for u in left if u.name in away & absent]
+    absent = away
+    pause = max(pause, 2.0) if away else pause
     for unit in lost:
       log = workdir / "slurm" / f"{jobs[unit.name]}_0_log.err"
       _units.say(f"failed: {unit.label}: job {jobs[unit.name]}: {_last_line(log)}; see {log}")
@@ -178,15 +183,18 @@ def queued(jobs: Sequence[str]) -> set[str] | None:
   main = sorted({j.partition("_")[0] for j in jobs if j})
   if not main:
     return set()
-  command = ["squeue", "--noheader", "--array", f"--jobs={','.join(main)}", "--Format=ArrayJobID:20,ArrayTaskID:20"]
+  # All states: by its own choice squeue leaves out a job that is just being requeued.
+  command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(main)}"]
+  command.append("--Format=ArrayJobID:20,ArrayTaskID:20,State:30")
   try:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
   except (OSError, subprocess.TimeoutExpired):
     return None
   if done.returncode:
     return set() if "Invalid job id" in done.stderr else None
-  found = [line.split() for line in done.stdout.splitlines()]
-  return {words[0] if len(words) < 2 or words[1] == "N/A" else f"{words[0]}_{words[1]}" for words in found if words}
+  rows = [line.split() for line in done.stdout.splitlines()]
+  live = [row for row in rows if len(row) > 2 and not row[2].startswith(_owner.ENDED)]
+  return {row[0] if row[1] == "N/A" else f"{row[0]}_{row[1]}" for row in live}
 
 
 def _last_line(log: epath.Path) -> str:
