@@ -78,8 +78,9 @@ def datamodel_matching(
   """Datamodel matching: as :func:`oracle_matching` with ``t(x) = z_theta0(x) - multiplier sum_{i in D_f} tau_i(x)``.
 
   tau is a ridge regression of the (centred) logits of ``oracles`` nets on which rows each was trained on; a row is in
-  with probability ``inclusion``, decided by its id, so both sides must carry ids of their own. No net needs to have
-  missed all forget rows. Few nets or a large ``ridge`` shrink tau towards 0. Spec B9; arXiv 2410.23232.
+  with probability ``inclusion``, decided by its id, so both sides must carry ids of their own. Fewer nets
+  than rows, or a large ``ridge``, shrink tau: to about their ratio. It extrapolates linearly from random subsets, none
+  of which lacks all of a large forget set: expect little of it for a whole class. Spec B9; arXiv 2410.23232.
   """
   forget, retain, key = rows_with_ids("forget", forget), rows_with_ids("retain", retain), key_of(key, "datamodel")
   pool, everything = matching_pool(forget, retain, rows), joined(forget, retain)
