@@ -6,7 +6,7 @@ Rows. All may be jitted and vmapped; every continuous hyper-parameter may be tra
 """
 
 from cljax.unlearning.class_statistics import feature_statistics, streaming
-from cljax.unlearning.coreset import core_rows, inliers, upcore
+from cljax.unlearning.coreset import core_rows, inliers, path_lengths, upcore
 from cljax.unlearning.dampening import dampen, squared_gradients, ssd
 from cljax.unlearning.descent import (
   famr,
@@ -58,6 +58,7 @@ __all__ = [
   "ntk",
   "one_point_contraction",
   "oracle_matching",
+  "path_lengths",
   "pareto_front",
   "random_labels",
   "scrub",

@@ -274,6 +274,19 @@ def test_the_core_is_nine_in_ten_the_same_each_time_and_without_outliers():
     unlearning.inliers(features, weight, 0.7)
 
 
+def test_path_lengths_are_those_of_an_isolation_forest():
+  """Against scikit-learn's forest: the same lengths up to the noise of a hundred random trees, the same order."""
+  from sklearn.ensemble import IsolationForest
+
+  features = np.r_[RNG.normal(size=(90, 4)), 4 + 3 * RNG.normal(size=(10, 4))].astype(np.float32)
+  ours = np.asarray(unlearning.path_lengths(features, np.ones(100), jax.random.key(0)))
+  n = 100
+  unit = 2 * (np.log(n - 1) + np.euler_gamma) - 2 * (n - 1) / n
+  theirs = -np.log2(-IsolationForest(n_estimators=300, random_state=0).fit(features).score_samples(features)) * unit
+  assert np.abs(ours - theirs).max() < 1.5
+  assert np.corrcoef(ours, theirs)[0, 1] > 0.95
+
+
 def test_upcore_descends_on_the_core_alone():
   far = {**FORGET, "x": FORGET["x"].copy()}
   far["x"][3] = 30.0
