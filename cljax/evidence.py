@@ -5,6 +5,7 @@ The reference of every metric is the model that never saw the rows. No number he
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -99,19 +100,34 @@ def sides(stream, request: Forget, most: int = 2000) -> Sides:
   return Sides(x, y)
 
 
-def answers(built: Setup, learner, rows: Sides) -> Answers:
-  """Logits and features of each member of ``learner`` (leading axis S) on each side; features are the model's own."""
-  model = built.parts.method.model or built.model
+def answers(built: Setup, learner, rows: Sides, model=None) -> Answers:
+  """Logits and features of each member of ``learner`` (leading axis S) on each side; features are the model's own.
 
-  def one(learner, x):
-    logits = built.parts.predict(learner, x, jnp.int32(0))
-    out, _ = model.apply(learner.params, learner.model_state, x, train=False, key=learner.key, task=None, mask=None)
-    return logits, logits if out.features is None else out.features
-
-  program = jax.jit(lambda learner, x: jax.lax.map(lambda l: one(l, x), learner))
+  ``model`` (on raw inputs) lets runs of one model share a program, where the method neither predicts nor wraps it.
+  """
+  method = built.parts.method
+  own = method.predict is not None or method.model is not None
+  program = _program(built.parts.predict, method.model or built.model) if own or model is None else _plain(model)
   both = {side: jax.tree.map(np.asarray, program(learner, x)) for side, x in rows.x.items()}
   logits, features = ({side: pair[i] for side, pair in both.items()} for i in (0, 1))
   return Answers(logits, features, learner.params, learner.model_state)
+
+
+def _program(predict, model):
+  """``(learner [S], x) -> (logits [S, N, K], features [S, N, D])``, jitted."""
+
+  def one(learner, x):
+    out, _ = model.apply(learner.params, learner.model_state, x, train=False, key=learner.key, task=None, mask=None)
+    logits = out.logits if predict is None else predict(learner, x, jnp.int32(0))
+    return logits, logits if out.features is None else out.features
+
+  return jax.jit(lambda learner, x: jax.lax.map(lambda l: one(l, x), learner))
+
+
+@functools.lru_cache(maxsize=4)
+def _plain(model):
+  whole = _program(None, model)
+  return lambda learner, x: whole(learner._replace(opt_state=(), method_state=()), x)
 
 
 def first(given: Answers, count: int, start: int = 0) -> Answers:
@@ -176,20 +192,22 @@ def _relearn(ours: Answers, rows: Sides, model, rate: float, epochs: int):
   twentieth of them."""
   x, y = rows.x["forget"], jnp.asarray(rows.y["forget"])
   few, held = metrics.split_forget(len(y)) if len(y) > 1 else (np.zeros(1, int), np.zeros(1, int))
+  return _relearner(model, rate, epochs)((ours.params, ours.model_state), (x, y), (x[few], y[few]), (x[held], y[held]))
 
+
+@functools.lru_cache(maxsize=4)
+def _relearner(model, rate: float, epochs: int):
   def logits(params, state, x):
     return model.apply(params, state, x, train=False, key=jax.random.key(0), task=None, mask=None)[0].logits
 
-  def one(args):
-    params, state = args
+  def one(params, state, rows, few, held):
     loss = lambda p, r: jnp.mean(losses.cross_entropy(logits(p, state, r[0]), r[1]))
     right = lambda p, r: jnp.mean(jnp.argmax(logits(p, state, r[0]), -1) == r[1])
-    key, at = jax.random.key(0), lambda which: (x[which], y[which])
-    curve = metrics.relearn(loss, params, (x, y), key, learning_rate=rate, epochs=epochs, samples=100).losses
-    attack = metrics.relearning_attack(loss, right, params, at(few), at(held), key, learning_rate=rate)
-    return curve, attack[-1]
+    key = jax.random.key(0)
+    curve = metrics.relearn(loss, params, rows, key, learning_rate=rate, epochs=epochs, samples=100).losses
+    return curve, metrics.relearning_attack(loss, right, params, few, held, key, learning_rate=rate)[-1]
 
-  return jax.jit(lambda args: jax.lax.map(one, args))((ours.params, ours.model_state))
+  return jax.jit(lambda members, *rows: jax.lax.map(lambda m: one(*m, *rows), members))
 
 
 def population(ours: Answers, oracles: Answers, rows: Sides) -> dict[str, float]:

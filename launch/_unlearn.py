@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -78,8 +78,8 @@ def compare(job: Job) -> Compared:
   retrained = run(bank, "oracles")
   model = original.setup.model
   first = lambda a, start=0: evidence.first(a, count, start)
-  before = evidence.answers(original.setup, trained.learner, rows)
-  oracles = evidence.answers(bank.setup, retrained.learner, rows)
+  before = evidence.answers(original.setup, trained.learner, rows, model)
+  oracles = evidence.answers(bank.setup, retrained.learner, rows, model)
   measured = lambda a: evidence.measure(a, first(oracles), first(before), rows, model)
   kloms = lambda a: evidence.population(a, oracles, rows) if population >= 8 else {}
   values = {"original": {**measured(first(before)), **kloms(before)}}
@@ -98,36 +98,29 @@ def compare(job: Job) -> Compared:
   }
   with_request = stream._replace(events=(*stream.events, job.request))
   for name in job.methods:
-    job.report(f"{name}")
+    since = time.perf_counter()
     made = prepared(plan[name], with_request, seeds)
-    start = engine.continued(made, trained) if reuses[name] else None
-    result = run(made, f"methods/{name}", start)
-    alive = np.asarray(result.alive) & np.asarray([np.isfinite(d).all() for d in _rows_of(result)])
     entry = methods.lookup(name)
+    about[name] = {"exactness": entry.exactness, "needs": _needs(entry.access), "epochs": float("nan"), "alive": 0}
+    values[name] = {}
+    try:
+      result = run(made, f"methods/{name}", engine.continued(made, trained) if reuses[name] else None)
+    except UsageError as error:  # one that cannot answer this request does not sink the others
+      about[name]["refused"] = str(error)
+      job.report(f"{name}: {error}")
+      continue
     seconds = result.seconds["train"] - (0.0 if reuses[name] else trained.seconds["train"])
-    about[name] = {
-      "exactness": entry.exactness, "needs": _needs(entry.access), "alive": int(alive[:count].sum()),
-      "epochs": max(0.0, seconds) / epoch if epoch else float("nan"),
-    }  # fmt: skip
-    if not alive.all():
-      values[name] = {}
-      continue
-    after = evidence.answers(made.setup, result.learner, rows)
-    if not all(np.isfinite(z).all() for z in after.logits.values()):
-      values[name], about[name]["alive"] = {}, 0
-      continue
-    values[name] = {**measured(first(after)), **kloms(after)}
-    about[name]["over_forgets"] = bool(_below(after, oracles, rows))
-  steps = {"steps": original.setup.total_steps, "rows_to_forget": int(gone.sum()), "epoch_seconds": epoch}
-  return Compared(
-    values, about, {**steps, "population": population, "seeds": list(job.seeds), "oracles": len(oracle_seeds)}
-  )
-
-
-def _rows_of(result):
-  """Parameters of each member as one array, to look for NaN in."""
-  leaves = [np.asarray(a).reshape(len(result.alive), -1) for a in jax.tree.leaves(result.learner.params)]
-  return np.concatenate(leaves, 1)
+    about[name]["epochs"] = max(0.0, seconds) / epoch
+    after = evidence.answers(made.setup, result.learner, rows, model)
+    sound = np.all([np.isfinite(z).all((1, 2)) for z in after.logits.values()], 0) & np.asarray(result.alive)
+    about[name]["alive"] = int(sound[:count].sum())
+    if sound.all():
+      values[name] = {**measured(first(after)), **kloms(after)}
+      about[name]["over_forgets"] = _below(after, oracles, rows)
+    job.report(f"{name}: {time.perf_counter() - since:.0f} s")
+  context = {"steps": original.setup.total_steps, "rows_to_forget": int(gone.sum()), "epoch_seconds": epoch}
+  context |= {"population": population, "seeds": list(job.seeds), "oracles": len(oracle_seeds)}
+  return Compared(values, about, context)
 
 
 def _below(after, oracles, rows) -> bool:

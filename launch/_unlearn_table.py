@@ -37,7 +37,8 @@ def rows(compared, stream: bool) -> tuple[list[str], list[list[str]]]:
   for name, values in compared.values.items():
     about = compared.about[name]
     if not values:
-      body.append([name, *("diverged" for _ in used), "-", _epochs(about), about["exactness"], about["needs"]])
+      why = "refused" if "refused" in about else "diverged"
+      body.append([name, *(why for _ in used), "-", _epochs(about), about["exactness"], about["needs"]])
       continue
     spread = {k: v for k, v in values.items() if np.ndim(v)}  # KLoM has a floor, but no spread
     beyond = [] if name == "retrained" else evidence.outside(spread, floor)
@@ -48,7 +49,7 @@ def rows(compared, stream: bool) -> tuple[list[str], list[list[str]]]:
 
 
 def _epochs(about: dict[str, Any]) -> str:
-  return f"{about['epochs']:.2f}"
+  return f"{about['epochs']:.2f}" if np.isfinite(about["epochs"]) else "-"
 
 
 def notes(compared, stream: bool) -> list[str]:
@@ -66,6 +67,7 @@ def notes(compared, stream: bool) -> list[str]:
       "(half of the oracles against the other half). FM and HR: training-free recovery of the forgotten labels. "
       "Relearn attack: accuracy on held-out forget rows after 20 steps on a twentieth of them."
     )
+  out += [f"{n} refused: {a['refused']}." for n, a in compared.about.items() if "refused" in a]
   leaks = [n for n, a in compared.about.items() if a.get("over_forgets")]
   if leaks:
     out.append(
