@@ -80,8 +80,9 @@ def clpu_derpp(
   classes. A temporary task starts a fresh network and a fresh optimizer, trains by CE alone, and stores no row. A
   request that names any row of a temporary task drops its whole network (to zeros) and hands the task to the main one,
   which never saw it: with or without such a task, the main network has the same bits, as long as batches are the same
-  and the model draws no noise of its own (dropout follows the step). A request for a row of any other task is refused:
-  an error when the program runs, for it sees the request only then. Needs the task at test.
+  and the model draws no noise of its own (dropout follows the step). A request for a row of any other task is refused
+  when the program runs, for it sees the request only then: by an error on one device; on several, where a callback to
+  the host can block, the main network becomes NaN, which the next loss reports. Needs the task at test.
 
   Deviations: a temporary task cannot be made permanent later (the release merges it from its memory alone), so its
   rows are not stored; reservoirs are unbiased (the release overwrites the last slot); side networks are in eval mode
@@ -189,12 +190,15 @@ def clpu_derpp(
     del key
     rows = request.forget.batch(0, request.forget.capacity)
     touched = jnp.zeros(spec.num_tasks, bool).at[rows.task].max(rows.weight > 0)
-    refused = jax.pure_callback(
-      _refuse, jax.ShapeDtypeStruct((), jnp.bool_), touched & (slots < 0), vmap_method="sequential"
-    )
+    refused = touched & (slots < 0)
+    if jax.local_device_count() == 1:  # inside a program over several devices a callback can block
+      shape = jax.ShapeDtypeStruct(refused.shape, refused.dtype)
+      refused = jax.pure_callback(_refuse, shape, refused, vmap_method="sequential")
+    spoil = lambda a: jnp.where(refused.any(), jnp.asarray(jnp.nan, a.dtype), a)
+    learner = learner._replace(params={**learner.params, "main": jax.tree.map(spoil, learner.params["main"])})
     if not temporary:
-      return learner._replace(step=jnp.where(refused, 0, learner.step))
-    gone = touched[jnp.asarray(temporary, jnp.int32)] | refused
+      return learner
+    gone = touched[jnp.asarray(temporary, jnp.int32)]
     clear = lambda a: jnp.where(gone.reshape(-1, *(1,) * (a.ndim - 1)), jnp.zeros_like(a), a)
     # Weight decay brings a side network's weights into its moments while others are trained.
     side = lambda path: next((k.key for k in path if getattr(k, "key", "") in ("main", "side")), "") == "side"
@@ -227,7 +231,7 @@ def _refuse(tasks):
   if tasks.any():
     named = ", ".join(str(t) for t in tasks.nonzero()[0])
     raise UsageError(f"forget: clpu_derpp forgets tasks in 'temporary' only; the request names rows of task {named}")
-  return tasks.any()
+  return tasks
 
 
 register(

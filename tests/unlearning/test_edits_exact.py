@@ -175,6 +175,15 @@ def test_a_request_for_another_task_is_refused(private, story):
     jax.block_until_ready(private.call("forget", story[1], *request(private, 0)))
 
 
+def test_a_request_for_another_task_spoils_a_program_over_devices(private, story, monkeypatch):
+  """Where no error can be raised, what is left must not pass for a model that has forgotten."""
+  monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+  forget = jax.jit(private.parts.forget)
+  for task, spoilt in ((0, True), (1, False)):
+    after = forget(story[1], *request(private, task))
+    assert np.isnan(after.params["main"]["head"]["kernel"]).all() == spoilt
+
+
 def test_temporary_tasks_are_checked(private):
   make = lambda temporary: methods.make("clpu_derpp", models.mlp((4, 4, 1), 6), private.spec, temporary=temporary)
   for wrong in ((3,), (1, 1)):
