@@ -112,6 +112,10 @@ def cluster():
     _until(lambda: _ask("sinfo", "--noheader", "--format=%T") == "idle", 30, at)
     yield at
   finally:
+    _ask("scancel", "--user=root")  # no job outlives its cluster
+    end = time.time() + 10
+    while _ask("squeue", "--noheader") and time.time() < end:
+      time.sleep(0.1)
     for daemon in reversed(daemons):
       daemon.terminate()
     for daemon in daemons:
