@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
     "numpy": np.__version__,
     "device": device.device_kind,
     "platform": device.platform,
-    "devices": str(jax.local_device_count()),
+    "devices": str(jax.device_count()),
     "machine": platform.machine(),
   }
 

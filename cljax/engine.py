@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from cljax import checkpoint, ledger, methods, recipe, tree
+from cljax import mesh as meshes
 from cljax import programs as prog
 from cljax.loop import Hooks, State, all_alive, begin, execute, init_arguments
 from cljax.setup import Member, Options, Setup, setup
@@ -63,6 +64,7 @@ def run(
   report: Callable[[dict], None] | None = None,
   stop: Callable[[], bool] | None = None,
   devices=None,
+  mesh: Mapping[str, int] | None = None,
 ) -> RunResult:
   """Runs a method over a stream and evaluates it on every task after every event.
 
@@ -75,6 +77,9 @@ def run(
   ``{"method.strength": 10.0}``.
   ``workdir``: where checkpoints go; run again with the same arguments to resume, to the same bits.
   ``report`` is called with a dict after every chunk and event; ``stop`` is asked between them.
+  ``mesh``: devices for each axis of :mod:`cljax.mesh`, such as ``{"data": 2}``: each batch is cut over two. After
+  ``jax.distributed.initialize`` these are the devices of all processes, which call this with the same arguments and a
+  ``workdir`` that all of them see; process 0 alone reports and writes the ledger, and a stop in one stops all.
 
   Raises UsageError on wrong arguments, DivergedError where the loss becomes NaN, Stopped where ``stop`` said so.
 
@@ -95,7 +100,7 @@ def run(
   prepared = prepare(
     stream, model, method, hyper, forget=forget, forget_hyper=forget_hyper, optimizer=optimizer,
     optimizer_options=optimizer_options, training=training, options=options, seeds=seeds, population=population,
-    config=config, devices=devices,
+    config=config, devices=devices, mesh=mesh,
   )  # fmt: skip
   return prepared.run(workdir, report, stop)
 
@@ -117,14 +122,19 @@ class Prepared(NamedTuple):
     self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None,
     start: State | None = None,
   ) -> RunResult:  # fmt: skip
-    report = report or (lambda message: None)
+    mesh = self.setup.members.mesh
+    report = report if report and meshes.leads(mesh) else lambda message: None
+    asked = stop or (lambda: False)
     writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
     state = _resume(self.setup, writer, self.config, report) if writer else None
     if state is not None and self.setup.options.checkpoint_purge_before_deletion:
       _purge(self.setup, writer, workdir, state.event)
     state = (start or begin(self.setup)) if state is None else state
     deleted = _recorder(self.setup, workdir, self.answers)
-    hooks = Hooks(_saver(self.setup, writer, self.config, workdir), report, stop or (lambda: False), deleted)
+    meshes.agree("workdir: what it holds", [state.event, state.step, int(state.ended), state.total], mesh)
+    waiting = (lambda: False) if meshes.several(mesh) else asked
+    save = _saver(self.setup, writer, self.config, workdir)
+    hooks = Hooks(save, report, lambda: meshes.anywhere(asked(), mesh), deleted, waiting)
     try:
       state = execute(self.setup, state, hooks)
     finally:
@@ -176,14 +186,15 @@ def prepare(
   population: Sequence[Member] | None = None,
   config: Mapping[str, Any] | None = None,
   devices=None,
+  mesh: Mapping[str, int] | None = None,
 ) -> Prepared:
   """All that :func:`run` does before its first step, with the same arguments: for runs that are repeated or timed."""
   make_method, hyper_values = method_of(method, hyper or {}, forget, forget_hyper or {})
-  make_optimizer, optimizer_values = optimizer_of(optimizer, dict(optimizer_options or {}))
+  make_optimizer, optimizer_values = recipe.optimizer_of(optimizer, dict(optimizer_options or {}))
   values = {**hyper_values, **optimizer_values}
   members = list(population) if population is not None else [Member(s) for s in _seeds(seeds)]
   name = method if isinstance(method, str) else getattr(method, "__name__", "method")
-  built = setup(stream, model, make_method, make_optimizer, values, members, training, options, devices, name)
+  built = setup(stream, model, make_method, make_optimizer, values, members, training, options, devices, name, mesh)
   if config is None:
     config = _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values)
   config = {**config, "members": [[m.seed, dict(m.hyper)] for m in members]}
@@ -229,31 +240,6 @@ def method_of(method, hyper, forget, forget_hyper):
   return make, traced
 
 
-def optimizer_of(optimizer, given):
-  """``(make_optimizer(values), {name: traced default})``."""
-  if not isinstance(optimizer, str):
-    if given:
-      raise UsageError("optimizer_options: only for an optimizer given by name")
-    if callable(optimizer) and not isinstance(optimizer, tuple):
-      return (lambda values: optax.with_extra_args_support(optimizer())), {}
-    return (lambda values: optax.with_extra_args_support(optimizer)), {}
-  allowed = set(inspect.signature(recipe.make_optimizer).parameters) - {"name"}
-  for key in given:
-    if key not in allowed:
-      raise UsageError(f"optimizer.{key}: no such option; allowed: {', '.join(sorted(allowed))}")
-  given = {"learning_rate": 0.1, **given}
-  recipe.make_optimizer(optimizer, **given)
-  names = ("learning_rate", "momentum", "weight_decay")
-  traced = {f"optimizer.{k}": float(given[k]) for k in names if k in given and (k != "weight_decay" or given[k])}
-  static = {k: v for k, v in given.items() if f"optimizer.{k}" not in traced}
-  static.pop("weight_decay", None)
-
-  def make(values):
-    return recipe.make_optimizer(optimizer, **static, **{k.split(".", 1)[1]: values[k] for k in traced})
-
-  return make, traced
-
-
 def _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values) -> dict:
   """A configuration for the checkpoint of a run that was not started from one."""
   name = method if isinstance(method, str) else f"{method.__module__}.{method.__qualname__}"
@@ -282,7 +268,9 @@ def _recorder(built: Setup, workdir, method: str) -> Callable:
   entry = methods.METHODS.get(method)
 
   def deleted(at: int, rows, before, after, evidence) -> None:
-    params = [prog.unpad(p, built.members) for p in (before, after)]
+    params = [prog.fetch(p, built.members) for p in (before, after)]
+    if not meshes.leads(built.members.mesh):
+      return
     ledger.record(
       workdir, at, built.stream.events[at], built.stream.dataset.train, rows, method=method,
       exactness=entry.exactness if entry else "", seeds=[m.seed for m in built.population],
@@ -309,7 +297,7 @@ def _purge(built: Setup, writer, workdir, upto: int) -> None:
     if before:
       writer.drop(number)
       gone.append(number)
-  if gone:
+  if gone and meshes.leads(built.members.mesh):
     ledger.update(workdir, last, checkpoints_purged=gone)
 
 
@@ -321,8 +309,8 @@ def _saver(built: Setup, writer, config, workdir):
 
   def save(state: State) -> None:
     existing = checkpoint.numbers(writer.directory)
-    number = existing[-1] + 1 if existing else 1
-    arrays = prog.unpad({"learner": state.learner, "alive": state.alive}, built.members)
+    number = int(meshes.first(existing[-1] + 1 if existing else 1, built.members.mesh))
+    arrays = prog.gather({"learner": state.learner, "alive": state.alive}, built.members)
     meta = {"config": config, "position": {k: getattr(state, k) for k in _SAVED}, "seconds": built.clock.seconds}
     writer.save(number, arrays, meta)
     if state.step:
@@ -363,14 +351,14 @@ def event_record(event) -> dict:
 
 def _result(built: Setup, state: State, stream, model, make_method, make_optimizer, training) -> RunResult:
   members = built.members
-  learner = prog.unpad(state.learner, members)
+  learner = prog.fetch(state.learner, members)
   stack = lambda key: np.asarray([row[key] for row in state.accuracy]).swapaxes(0, 1)
   params = jax.tree.map(np.asarray, learner.params)
   count = len(built.population)
   digests = [tree.digest(jax.tree.map(lambda a, i=i: a[i], params)) for i in range(count)]
   one = jax.eval_shape(lambda t: jax.tree.map(lambda a: a[0], t), learner)
   names = [n for n in built.programs._fields if getattr(built.programs, n) is not None]
-  values = prog.unpad(built.hyper, members)
+  values = prog.fetch(built.hyper, members)
   return RunResult(
     accuracy=stack("test"),
     task_accuracy=stack("task"),

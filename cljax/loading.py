@@ -129,7 +129,7 @@ def _rebuild(
 ):  # fmt: skip
   """``(abstract state, values -> parts, values [S], learner -> predict)``."""
   make_method, traced = engine.method_of(method, hyper or {}, forget, forget_hyper or {})
-  make_optimizer, also = engine.optimizer_of(optimizer, dict(optimizer_options or {}))
+  make_optimizer, also = recipe.optimizer_of(optimizer, dict(optimizer_options or {}))
   defaults = {**traced, **also}
   members = [dict(hyper) for _, hyper in config["members"]]
   values = {k: jnp.asarray([m.get(k, v) for m in members], jnp.float32) for k, v in defaults.items()}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import feed as feeding
+from cljax import mesh as meshes
 from cljax import programs as prog
 from cljax.setup import Setup, device_data
 from cljax.step import Where
@@ -45,12 +46,16 @@ class State:
 
 class Hooks(NamedTuple):
   """What the loop tells and asks: ``save(state)``, ``report(dict)``, ``stop() -> bool``; and for each Forget event
-  ``deleted(event number, rows [n], parameters before, parameters after, evidence)``."""
+  ``deleted(event number, rows [n], parameters before, parameters after, evidence)``.
+
+  ``waiting() -> bool`` is asked at any moment; of several processes no one may stop by itself then.
+  """
 
   save: Callable
   report: Callable
   stop: Callable
   deleted: Callable = lambda *_: None
+  waiting: Callable = lambda: False
 
 
 class _Replay(NamedTuple):
@@ -143,7 +148,8 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
     with setup.clock.timed("train"):
       learner, alive, loss = _chunk(setup, deleted, plan, where, learner, alive, done, count, capacity)
       loss = np.asarray(loss)[: len(setup.population), :count]
-    state.seconds_per_step = (time.perf_counter() - since - setup.clock.seconds["compile"] + compiled) / count
+    spent = time.perf_counter() - since - setup.clock.seconds["compile"] + compiled
+    state.seconds_per_step = meshes.first(spent / count, setup.members.mesh)
     done += count
     if replay is None:
       state.learner, state.alive, state.step, state.total = learner, alive, done, state.total + count
@@ -326,7 +332,7 @@ def _wait(tree, hooks: Hooks, state: State):
   leaves = [a for a in jax.tree.leaves(tree) if hasattr(a, "is_ready")]
   since = time.perf_counter()
   while not all(a.is_ready() for a in leaves):
-    if hooks.stop():
+    if hooks.waiting():
       hooks.save(state)
       raise Stopped(f"stopped at event {state.event}, after {state.step} of its steps")
     # By a fiftieth of what was waited so far, so that looking at the flag adds no more than that.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cljax import mesh as meshes
 from cljax.step import Parts, gather_rows, without_absent
 from cljax.types import UsageError
 
-AXIS = "population"
+AXIS = meshes.POPULATION
 
 
 class Members(NamedTuple):
@@ -25,10 +27,20 @@ class Members(NamedTuple):
   padded: int
   mesh: Mesh | None
   vectorize: bool  # vmap on accelerators; lax.map on CPU, where vmap gains nothing
+  placed: Mesh | None = None  # ``mesh`` where it was asked for, with axes beside the population's
 
 
-def layout(size: int, devices=None) -> Members:
-  """Shards members over all local devices; padding repeats the last member, and is dropped from every result."""
+def layout(size: int, devices=None, axes: Mapping[str, int] | None = None) -> Members:
+  """Shards members over all local devices; padding repeats the last member, and is dropped from every result.
+
+  With ``axes`` over a mesh of those sizes, of the devices of all processes.
+  """
+  if axes:
+    mesh = meshes.make(axes, devices)
+    used = mesh.shape[AXIS]
+    if used > size:
+      raise UsageError(f"mesh.population: got {used} for {size} members; expected at most one device a member")
+    return Members(size, -(-size // used) * used, mesh, mesh.devices.flat[0].platform != "cpu", placed=mesh)
   devices = list(devices or jax.local_devices())
   vectorize = devices[0].platform != "cpu"
   used = min(len(devices), size)
@@ -81,20 +93,25 @@ class Program:
         return jax.tree.map(lambda a: jnp.asarray(a)[None], out)
       return jax.lax.map(one, args)
 
-    if members.mesh is not None:
+    if members.mesh is not None and members.mesh.shape[AXIS] > 1:
       split, whole = PartitionSpec(AXIS), PartitionSpec()
+      only: dict[str, Any] = {} if members.placed is None else {"axis_names": {AXIS}}
       mapped = jax.shard_map(
-        mapped, mesh=members.mesh, in_specs=(split, split, split, whole), out_specs=split, check_vma=False
+        mapped, mesh=members.mesh, in_specs=(split, split, split, whole), out_specs=split, check_vma=False, **only
       )
     self._members = members
-    self._jitted = jax.jit(mapped, donate_argnums=(1,) if donate else ())
+    self._jit = functools.partial(jax.jit, mapped, donate_argnums=(1,) if donate else ())
+    self._jitted = self._jit()
 
   def __call__(self, hyper, state, member, shared):
     args = (hyper, state, member, shared)
     key = tuple((a.shape, a.dtype) for a in jax.tree.leaves(args))
     if key not in self._compiled:
       since = time.perf_counter()
-      self._compiled[key] = self._jitted.lower(*args).compile()
+      jitted = self._jitted
+      if self._members.placed is not None:
+        jitted = self._jit(out_shardings=meshes.shardings(self.shape(*args), self._members.placed))
+      self._compiled[key] = jitted.lower(*args).compile()
       self._clock.seconds["compile"] += time.perf_counter() - since
     return self._compiled[key](*args)
 
@@ -122,6 +139,8 @@ class Programs(NamedTuple):
 
 def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, members: Members, clock: Clock) -> Programs:
   """Builds the programs. ``probe`` (a Parts built with concrete defaults) says which hooks exist."""
+
+  place = meshes.placement(members.placed) if members.placed is not None else None
 
   def init(hyper, state, seed, shared):
     del state, shared
@@ -175,6 +194,7 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
     def body(i, carry):
       task, slot = block_task[i], block_slot[i]
       x, y = gather_rows(data, index[i], jnp.full(index.shape[1:], task), view_apply)
+      x = x if place is None else place.rows(x)
       logits = parts.predict(learner, x, task)
       hit = lambda z: jnp.sum((jnp.argmax(z, -1) == y) * weight[i])
       masked = hit(jnp.where(own[task], logits, -jnp.inf))
@@ -251,6 +271,9 @@ def replicate(tree, members: Members):
   """Puts shared arrays on every device of the population's mesh."""
   if members.mesh is None:
     return jax.tree.map(lambda a: a if isinstance(a, jax.Array) else jnp.asarray(a), tree)
+  if members.placed is not None:
+    place = NamedSharding(members.placed, PartitionSpec())
+    return meshes.put(tree, jax.tree.map(lambda _: place, tree))
   return jax.device_put(tree, NamedSharding(members.mesh, PartitionSpec()))
 
 
@@ -259,7 +282,20 @@ def spread(tree, members: Members):
   tree = pad_members(jax.tree.map(jnp.asarray, tree), members)
   if members.mesh is None:
     return tree
+  if members.placed is not None:
+    return meshes.put(tree, meshes.shardings(tree, members.placed))
   return jax.device_put(tree, NamedSharding(members.mesh, PartitionSpec(AXIS)))
+
+
+def gather(tree, members: Members):
+  """As ``unpad``; over a mesh that was asked for, whole on every device. Every process must call it."""
+  return unpad(meshes.whole(tree, members.placed) if members.placed is not None else tree, members)
+
+
+def fetch(tree, members: Members):
+  """As ``gather``, this process's own copy."""
+  tree = gather(tree, members)
+  return meshes.local(tree) if members.placed is not None else tree
 
 
 def unpad(tree, members: Members):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -102,6 +103,31 @@ def make_optimizer(
   if decays:
     parts.insert(1 if name == "adamw" else 0, optax.add_decayed_weights(weight_decay))
   return optax.with_extra_args_support(optax.chain(*parts))
+
+
+def optimizer_of(optimizer, given):
+  """``(make_optimizer(values), {name: traced default})``."""
+  if not isinstance(optimizer, str):
+    if given:
+      raise UsageError("optimizer_options: only for an optimizer given by name")
+    if callable(optimizer) and not isinstance(optimizer, tuple):
+      return (lambda values: optax.with_extra_args_support(optimizer())), {}
+    return (lambda values: optax.with_extra_args_support(optimizer)), {}
+  allowed = set(inspect.signature(make_optimizer).parameters) - {"name"}
+  for key in given:
+    if key not in allowed:
+      raise UsageError(f"optimizer.{key}: no such option; allowed: {', '.join(sorted(allowed))}")
+  given = {"learning_rate": 0.1, **given}
+  make_optimizer(optimizer, **given)
+  names = ("learning_rate", "momentum", "weight_decay")
+  traced = {f"optimizer.{k}": float(given[k]) for k in names if k in given and (k != "weight_decay" or given[k])}
+  static = {k: v for k, v in given.items() if f"optimizer.{k}" not in traced}
+  static.pop("weight_decay", None)
+
+  def make(values):
+    return make_optimizer(optimizer, **static, **{k.split(".", 1)[1]: values[k] for k in traced})
+
+  return make, traced
 
 
 def make_augment(kind: str, pad: int = 4) -> Callable:

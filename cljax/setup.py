@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import feed as feeding
+from cljax import mesh as meshes
 from cljax import programs as prog
 from cljax.recipe import Recipe, check_recipe, make_augment
 from cljax.step import Data, Parts, build, rescaled
@@ -94,6 +95,7 @@ def setup(
   options: Options,
   devices=None,
   name: str = "method",
+  axes: Mapping[str, int] | None = None,
 ) -> Setup:
   """Builds the programs. ``make_method(model, spec, values)`` and ``make_optimizer(values)`` get the dict of traced
   values; ``name`` is what errors call the method."""
@@ -105,7 +107,12 @@ def setup(
   spec = spec_of(stream, recipe.batch_size)
   model = rescaled(model, stream.dataset.scale)
   _check_model(model, spec)
-  members = prog.layout(len(population), devices)
+  members = prog.layout(len(population), devices, axes)
+  place: meshes.Placement | None = None
+  if members.placed is not None:
+    place, over = meshes.placement(members.placed), meshes.rows_over(members.placed)
+    if recipe.batch_size % over:
+      raise UsageError(f"train.batch_size: got {recipe.batch_size}; expected a multiple of the mesh's {over} shares")
   clock = prog.Clock()
   augment = make_augment(recipe.augment)
   for member in population:
@@ -118,7 +125,7 @@ def setup(
 
   def parts_of(values):
     method = make_method(model, spec, values)
-    return build(name, method, model, spec, make_optimizer(values), recipe, stream.view.apply, augment)
+    return build(name, method, model, spec, make_optimizer(values), recipe, stream.view.apply, augment, place)
 
   probe = parts_of(dict(hyper))
   made = prog.make(parts_of, probe, stream.view.apply, spec, members, clock)

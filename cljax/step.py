@@ -147,8 +147,13 @@ def chain(method: Method, optimizer) -> optax.GradientTransformationExtraArgs:
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe, view_apply, augment) -> Parts:
-  """Assembles the pure functions of one learner. ``model`` is the one given to the factory; ``method.model`` wins."""
+def build(
+  name: str, method: Method, model: Model, spec: Spec, optimizer, recipe, view_apply, augment, place=None
+) -> Parts:
+  """Assembles the pure functions of one learner. ``model`` is the one given to the factory; ``method.model`` wins.
+
+  ``place``, a :class:`cljax.mesh.Placement`, lays the rows of each batch and the learner over a mesh.
+  """
   check_access(name, method, spec)
   model = method.model or model
   access = method.access
@@ -184,6 +189,7 @@ def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe
       batch = ref.batch(ref_key, learner)
 
       def one(batch, ref=ref, ref_key=ref_key):
+        batch = batch if place is None else place.rows(batch)
         batch = batch._replace(x=augment(tree.fold(ref_key, "augment"), batch.x))
         loss = ref.loss or (lambda k, p, lrn, b: task_loss(k, p, lrn, b, current)[0])
         return jax.grad(lambda p: loss(ref_key, p, learner, batch))(learner.params)
@@ -205,7 +211,8 @@ def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe
         x=batch.x if isinstance(ready.x, Withheld) else ready.x,
         id=batch.id if isinstance(ready.id, Withheld) else ready.id,
       )
-    shown = batch._replace(x=augment(tree.fold(key, "augment"), batch.x))
+    shown = batch if place is None else place.rows(batch)
+    shown = shown._replace(x=augment(tree.fold(key, "augment"), shown.x))
 
     def loss_fn(params):
       loss, outputs, model_state = task_loss(key, params, learner, shown, where.task)
@@ -231,7 +238,7 @@ def build(name: str, method: Method, model: Model, spec: Spec, optimizer, recipe
     if method.after_step is not _keep:
       info = StepInfo(guarded(batch), outputs, grads, updates, loss)
       learner = method.after_step(tree.fold(key, "after_step"), learner, info)
-    return learner, alive, loss
+    return learner if place is None else place.learner(learner), alive, loss
 
   def init(key) -> Learner:
     params, model_state = model.init(tree.fold(key, "model"))

@@ -13,7 +13,7 @@ FLOORS = [
   {"losses", "regularizers", "projectors", "optimizers", "memory", "estimators", "models", "data", "metrics", "method"}
   | {"theory"},
   {"streams", "recipe", "unlearning"},
-  {"methods", "step", "feed", "checkpoint"},
+  {"methods", "step", "feed", "checkpoint", "mesh"},
   {"programs"},
   {"setup"},
   {"loop"},

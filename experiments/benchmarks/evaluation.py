@@ -10,8 +10,9 @@ import numpy as np
 
 import cljax
 from cljax import data, models, streams
-from cljax.engine import method_of, optimizer_of
+from cljax.engine import method_of
 from cljax.loop import Hooks, begin, count_correct
+from cljax.recipe import optimizer_of
 from cljax.setup import setup
 from experiments.benchmarks import Table, paired, ratio, shown
 
