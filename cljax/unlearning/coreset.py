@@ -21,8 +21,8 @@ def path_lengths(features, weight, key, trees: int = TREES, subsample: int = SUB
 
   Each tree splits ``subsample`` of the rows of positive weight, drawn without replacement, at a uniform place between
   the ends of a random feature that still varies, ``ceil(log2(subsample))`` levels deep; a leaf of n rows adds the
-  mean depth ``c(n)`` of an unsuccessful search, ``2 (ln(n - 1) + 0.5772) - 2 (n - 1) / n``. Liu, Ting and Zhou, 2008. Rows
-  of weight 0 take no part. In JAX, because a callback to the host inside a sharded program can block for ever.
+  mean depth ``c(n)`` of an unsuccessful search, ``2 (ln(n - 1) + 0.5772) - 2 (n - 1) / n``. Rows of weight 0 take no
+  part. Liu, Ting and Zhou, 2008. In JAX, because a callback to the host inside a sharded program can block for ever.
   """
   rows = features.shape[0]
   size = min(subsample, rows)
