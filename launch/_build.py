@@ -80,9 +80,10 @@ def execute(
   workdir,
   report: Callable[[dict], None],
   stop: Callable[[], bool],
+  mesh: Mapping[str, int] | None = None,
 ) -> cljax.RunResult:
   """Runs or resumes."""
   return cljax.run(
     built.stream, built.model, population=population, workdir=str(workdir), config=built.identity, report=report,
-    stop=stop, **built.arguments,
+    stop=stop, mesh=mesh, **built.arguments,
   )  # fmt: skip

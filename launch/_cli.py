@@ -28,6 +28,17 @@ def common_flags() -> flags.FlagValues:
   return values
 
 
+def mesh_flags(values: flags.FlagValues) -> None:
+  """Adds the flags of a launcher that trains one learner on several devices or machines."""
+  flags.DEFINE_string("mesh", "", "Devices for each axis, such as population:1,data:2,fsdp:1.", flag_values=values)
+  flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, or 'auto': as JAX finds out; tasks of a SLURM step need neither.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.", flag_values=values)
+  flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.", flag_values=values)
+
+
 class Help(Exception):
   """``--help`` was asked for; the text."""
 

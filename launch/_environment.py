@@ -5,12 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
+T = TypeVar("T")
 _DEVICES = "--xla_force_host_platform_device_count"
 # XLA aborts the process where one device's thread reaches a collective 40 s after another's, as a busy machine lets it.
 _PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"
 # As they were before this process set them: what it starts begins with these.
 _FOUND = {name: os.environ.get(name) for name in ("NPROC", "XLA_FLAGS")}
+
+
+# Which libraries get the metrics of a sweep beside metrics.jsonl, for worker processes and jobs.
+LOG_TO = "CLJAX_LOG_TO"
 
 
 def processors() -> int:
@@ -57,6 +64,77 @@ def cluster() -> str:
   if "SLURM_JOB_ID" in os.environ:
     return "slurm"
   return "tpu" if {"TPU_WORKER_ID", "TPU_NAME", "CLOUD_TPU_TASK_ID"} & set(os.environ) else ""
+
+
+def found_processes() -> bool:
+  """Whether the environment says that several processes of one program were started: a step of SLURM with several
+  tasks, or a TPU pod whose hosts are named."""
+  number = lambda name: int(os.environ.get(name) or 0)
+  if cluster() == "slurm":
+    step = {"SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= set(os.environ)
+    return step and number("SLURM_NTASKS") > 1 and number("SLURM_STEP_NUM_TASKS") > 1
+  hosts = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES") or ""
+  return cluster() == "tpu" and "," in hosts
+
+
+def distribute(coordinator: str = "", num_processes: int | None = None, process_id: int | None = None) -> bool:
+  """Joins the processes of one run, by ``jax.distributed``; must come before JAX's first computation.
+
+  Given nothing, asks the environment (:func:`found_processes`); ``coordinator='auto'`` leaves all to JAX's own
+  detection. Returns whether there are several. Raises UsageError, and CljaxError where they do not find each other.
+  """
+  from cljax import CljaxError, UsageError
+
+  given = {"num_processes": num_processes, "process_id": process_id}
+  if coordinator in ("", "auto"):
+    extra = [name for name, value in given.items() if value is not None]
+    if extra:
+      raise UsageError(f"{extra[0]}: given without --coordinator=HOST:PORT")
+    if not coordinator and not found_processes():
+      return False
+    arguments: dict[str, object] = {}
+  else:
+    host, colon, port = coordinator.rpartition(":")
+    if not host or not colon or not port.isdigit():
+      raise UsageError(f"coordinator: got {coordinator!r}; expected HOST:PORT of process 0, or auto")
+    if num_processes is None or num_processes < 1:
+      raise UsageError(f"num_processes: got {num_processes}; expected at least 1 with --coordinator")
+    if process_id is None or not 0 <= process_id < num_processes:
+      raise UsageError(f"process_id: got {process_id}; expected 0 to {num_processes - 1} with --coordinator")
+    arguments = {"coordinator_address": coordinator, **given, "cluster_detection_method": "deactivate"}
+  import jax
+
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  # Its handler of SIGTERM would take the place of ours.
+  jax.config.update("jax_enable_preemption_service", False)
+  try:
+    jax.distributed.initialize(**arguments)  # type: ignore[arg-type]
+  except (RuntimeError, ValueError) as error:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise CljaxError(f"coordinator: the processes did not find each other: {text}") from error
+  return jax.process_count() > 1
+
+
+def in_turn(action: Callable[[bool], T], several: bool) -> T:
+  """``action(leads)``, in process 0 first, then in the others; where it raised in one, all raise."""
+  if not several:
+    return action(True)
+  import jax
+  import numpy as np
+  from jax.experimental import multihost_utils
+
+  from cljax import CljaxError
+
+  leads, out, failed = jax.process_index() == 0, [], None
+  for turn in (True, False):
+    if turn == leads:
+      try:
+        out.append(action(leads))
+      except (CljaxError, OSError) as error:
+        failed = error
+    if multihost_utils.process_allgather(np.int32(failed is not None)).any():
+      raise failed or CljaxError("another process of this run failed, and says why")
+  return out[0]
 
 
 def quiet() -> None:

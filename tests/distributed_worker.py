@@ -1,4 +1,4 @@
-"""One process of ``tests/test_distributed.py``: ``python distributed_worker.py PORT PROCESSES PROCESS FOLDER``."""
+"""One process of ``tests/test_distributed.py``: ``main()`` with arguments PORT PROCESSES PROCESS FOLDER."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ from typing import Any
 
 import numpy as np
 
-METHODS: dict[str, dict[str, Any]] = {"finetune": {}, "ewc": {"strength": 10.0}, "er": {"capacity": 12}}
+
+def replay_and_penalty(model, spec):
+  """Experience replay and EWC in one program: a memory, rows of it in the batch, and a Fisher after each task."""
+  import cljax
+  from cljax import methods
+
+  def build(name, **hyper):
+    entry = methods.lookup(name)
+    return entry.factory(model, spec, **hyper)._replace(access=entry.access)
+
+  return cljax.compose(ewc=build("ewc", strength=10.0), er=build("er", capacity=12))
+
+
+METHODS: dict[str, Any] = {"finetune": "finetune", "er_ewc": replay_and_penalty}
 
 
 class StopAfter:
@@ -34,7 +47,7 @@ def prepared(method: str, mesh=None):
   stream = streams.build(blobs(), "class", tasks=2, validation=0.125)
   model = models.mlp((4, 4, 1), 4, hidden=(8,))
   return engine.prepare(
-    stream, model, method, METHODS[method], optimizer="momentum", training=cljax.Recipe(batch_size=8, epochs=2),
+    stream, model, METHODS[method], optimizer="momentum", training=cljax.Recipe(batch_size=8, epochs=2),
     options=cljax.Options(chunk_steps=5), mesh=mesh,
   )  # fmt: skip
 
@@ -58,15 +71,13 @@ def main() -> None:
   jax.distributed.initialize(f"localhost:{port}", count, process)
   import cljax
 
-  built = {method: prepared(method, {"data": count}) for method in METHODS}
-  results = {method: made.run() for method, made in built.items()}
-  built["resumed"] = prepared("finetune", {"fsdp": count})
-  results["resumed"] = built["resumed"].run(str(folder / "one_then_two"))
+  built = {"er_ewc": prepared("er_ewc", {"data": count}), "finetune": prepared("finetune", {"fsdp": count})}
+  results = {"er_ewc": built["er_ewc"].run(), "finetune": built["finetune"].run(str(folder / "one_then_two"))}
   stop = StopAfter()
   stopped = False
   try:
     # Process 0 reports, so it alone asks; both must stop.
-    built["er"].run(str(folder / "two_then_one"), stop.report, stop)
+    built["er_ewc"].run(str(folder / "two_then_one"), stop.report, stop)
   except cljax.Stopped:
     stopped = True
   for name, made in built.items():
@@ -76,7 +87,3 @@ def main() -> None:
     about: dict[str, Any] = {"stopped": stopped, "reduces": "all-reduce" in step.as_text(), "specs": specs}
     about |= {"accuracy": results[name].accuracy, **params(results[name])}
     np.savez(folder / f"{name}-{process}.npz", allow_pickle=False, **about)
-
-
-if __name__ == "__main__":
-  main()
