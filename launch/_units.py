@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from cljax import CljaxError, Member, Stopped, UsageError, metrics, results, writers
+from cljax import CljaxError, Member, Stopped, UsageError, metrics, results, writers, writers_tracking
 from launch import _build, _cli, _config, _environment, _owner, _plan, _workdir
 from launch._plan import Unit
 from launch._progress import Log, Progress
@@ -89,7 +90,13 @@ def _run(workdir: epath.Path, unit: Unit, label: str, stop, live: bool, cache: d
   # Where several processes share a terminal, none rewrites its line.
   plain = SimpleNamespace(isatty=lambda: False, write=sys.stderr.write, flush=sys.stderr.flush)
   progress = Progress(label, len(built.stream.events), None if live else plain)
-  log = Log(folder / "metrics.jsonl")
+  members = [f"{m['run']} seed {m['seed']}" for m in content["members"]]
+  log_to = os.environ.get(_environment.LOG_TO, "")  # workers and jobs inherit it
+  more = writers_tracking.open_writers(
+    log_to.split(",") if log_to else [], folder, members=members, identity=[content["identity"], unit.name],
+    name=unit.name, config=content["identity"],
+  )  # fmt: skip
+  log = Log(folder / "metrics.jsonl", more)
 
   def report(message: dict) -> None:
     log(message)
@@ -149,7 +156,7 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     return [both[i] for i in order]
 
   out = {**b, "seeds": joined(a["seeds"], b["seeds"])}
-  for key in ("accuracy_matrix", "task_accuracy_matrix", "alive", "params_sha256"):
+  for key in ("accuracy_matrix", "task_accuracy_matrix", "validation_matrix", "alive", "params_sha256"):
     if key in a and key in b:
       out[key] = joined(a[key], b[key])
   number = lambda v: float("nan") if v is None else v
@@ -162,6 +169,8 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
   if len(a["curves"]) == len(b["curves"]):
     pairs = zip(a["curves"], b["curves"], strict=True)
     out["curves"] = [{**y, "accuracy": joined(x["accuracy"], y["accuracy"])} for x, y in pairs]
+  else:  # evaluated at other steps: curves of some seeds only would pass for those of all
+    out["curves"] = []
   share = lambda r, k, n: r["seconds"].get(k, 0.0) * n / r["population"]
   out["seconds"] = {k: share(a, k, len(keep)) + share(b, k, len(b["seeds"])) for k in b["seconds"]}
   out["population"] = len(seeds)

@@ -9,6 +9,7 @@ with more seeds or a larger grid, and only what is new runs. ``--dry_run`` shows
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ _environment.prepare(__name__)
 from absl import flags as absl_flags  # noqa: E402
 from etils import epath  # noqa: E402
 
-from cljax import UsageError, results  # noqa: E402
+from cljax import UsageError, results, writers_tracking  # noqa: E402
 from launch import _cli, _config, _executors, _grid, _plan, _plots, _slurm, _units, _workdir  # noqa: E402
 from launch._plan import Run, Unit  # noqa: E402
 
@@ -53,6 +54,7 @@ def _flags() -> absl_flags.FlagValues:
   absl_flags.DEFINE_enum(
     "executor", "process", EXECUTORS, "This process, local processes, or SLURM.", flag_values=flags
   )
+  absl_flags.DEFINE_list("log_to", [], "Metrics also to: tensorboard, wandb.", flag_values=flags)
   absl_flags.DEFINE_integer("workers", 0, "Processes of --executor=local (0: one a core).", 0, flag_values=flags)
   return flags
 
@@ -74,6 +76,7 @@ def _sweep(argv: Sequence[str], stop: _cli.Stop) -> int:
   most = parse_bytes(flags.max_bytes) if flags.max_bytes else 0
   workdir = epath.Path(flags.workdir).expanduser()
   _check(flags, options, workdir)
+  os.environ[_environment.LOG_TO] = ",".join(writers_tracking.check(flags.log_to))
   file = _config.read_file(flags.config)
   runs = _plan.plan(file, overrides, _grid.points(flags.grid, flags.methods, file.module))
   sizes: dict[str, _plan.Size] = {}

@@ -123,7 +123,7 @@ def test_more_seeds_run_alone_and_to_the_bits_of_a_larger_population(swept, comm
   for run in {run for run, _ in whole}:
     merged, single = (json.loads((w / "runs" / run / "result.json").read_text()) for w in (workdir, tmp_path))
     assert merged["seeds"] == single["seeds"] == [0, 1, 2, 3]
-    for name in ("accuracy_matrix", "metrics", "task_metrics", "validation_metrics", "curves"):
+    for name in ("accuracy_matrix", "validation_matrix", "metrics", "task_metrics", "validation_metrics", "curves"):
       assert merged[name] == single[name], name
   capsys.readouterr()
 
@@ -134,6 +134,8 @@ def test_a_merged_result_counts_each_configurations_share_of_the_time():
     summary = {"acc": {"mean": 0.0, "stderr": None, "values": [None if s == 3 else s / 10 for s in seeds]}}
     return {**result, "metrics": summary, "params_sha256": [str(s) for s in seeds]}
 
+  curved = {**part([3, 1, 2], 6.0, 3), "curves": [{"step": 1, "accuracy": [[0.0]] * 3}]}
+  assert _units.merge(part([0, 2], 8.0, 4), curved)["curves"] == []  # not those of some seeds for those of all
   merged = _units.merge(part([0, 2], 8.0, 4), part([3, 1, 2], 6.0, 3))
   assert merged["seeds"] == [0, 1, 2, 3]
   assert merged["params_sha256"] == ["0", "1", "2", "3"]
