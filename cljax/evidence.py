@@ -39,6 +39,8 @@ METRICS = {
   "relearning_attack": "relearn attack %",
   "klom_forget": "KLoM forget",
   "klom_retain": "KLoM retain",
+  "u_lira": "U-LiRA AUC",
+  "u_lira_accuracy": "U-LiRA accuracy",
 }
 
 
@@ -146,14 +148,14 @@ def measure(
   ours: Answers, reference: Answers, original: Answers, rows: Sides, model, *, relearning_rate: float = 0.05,
   relearning_epochs: int = 30,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-  """Each metric of METRICS but KLoM for each member: ``{name: [S]}``; member i is compared with reference member i.
+  """Each metric of METRICS but KLoM and U-LiRA: ``{name: [S]}``, member i compared with reference member i.
 
   ``ours`` may hold at most as many members as ``reference`` and ``original``. Recovery attacks fit on test rows (all
   classes) and answer on the rows to forget. The rate of relearning is the same for all. ``model`` takes raw inputs.
   """
   y, count = rows.y, len(ours.logits["forget"])
   mean_reference = [np.mean(metrics.accuracy(reference.logits[s], y[s])) for s in SIDES]
-  out: dict[str, list] = {name: [] for name in METRICS if not name.startswith("klom")}
+  out: dict[str, list] = {name: [] for name in METRICS if not name.startswith(("klom", "u_lira"))}
   curves = _relearn(ours, rows, model, relearning_rate, relearning_epochs)
   first_loss = np.mean([metrics.cross_entropy(z, y["forget"]).mean() for z in original.logits["forget"]])
   # Fitted on what is left of the forgotten classes too, where the test rows were cut by class.

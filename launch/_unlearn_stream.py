@@ -6,19 +6,19 @@ import numpy as np
 
 import cljax
 from cljax import evidence, methods
-from launch import _unlearn
+from launch._unlearn_job import ORACLE_SEED, Compared, Job, built_for, check, needs, prepared
 
 
-def compare(job: _unlearn.Job) -> _unlearn.Compared:
+def compare(job: Job) -> Compared:
   """As :func:`launch._unlearn.compare`, with gaps to the retrained models averaged over the requests.
 
   The reference is ``retrain`` on the same seeds, the floor ``retrain`` on as many others.
   """
   cache: dict = {}
   names = [n for n in job.methods if n != "retrain"]
-  plan = {name: _unlearn.built_for(job, name, cache) for name in ["retrain", *names]}
+  plan = {name: built_for(job, name, cache) for name in ["retrain", *names]}
   base = plan["retrain"]
-  _unlearn._check(job, base)
+  check(job, base)
   learns = [e for e in base.stream.events if isinstance(e, cljax.Learn)]
   events: list = []
   for at in range(len(learns) + 1):
@@ -31,14 +31,14 @@ def compare(job: _unlearn.Job) -> _unlearn.Compared:
     )
   stream = base.stream._replace(events=tuple(events))
   count = len(job.seeds)
-  others = [_unlearn.ORACLE_SEED + s for s in range(count)]
+  others = [ORACLE_SEED + s for s in range(count)]
   runs = {"reference": ("retrain", job.seeds), "retrained": ("retrain", others), **{n: (n, job.seeds) for n in names}}
-  steps = _unlearn.prepared(base, stream, job.seeds).setup.total_steps
+  steps = prepared(base, stream, job.seeds).setup.total_steps
   job.report(evidence.cost([(what, count) for what in runs], steps) + "; retrain repeats its steps at each request")
   results = {}
   for label, (name, seeds) in runs.items():
     job.report(label)
-    made = _unlearn.prepared(plan[name], stream, seeds)
+    made = prepared(plan[name], stream, seeds)
     results[label] = made.run(str(job.workdir / "methods" / label), stop=job.stop)
   reference = results.pop("reference")
   rows_after = [i + 1 for i, e in enumerate(stream.events) if isinstance(e, cljax.Forget)]
@@ -50,8 +50,7 @@ def compare(job: _unlearn.Job) -> _unlearn.Compared:
     entry = methods.lookup(runs[label][0])
     alive = int(np.asarray(result.alive).sum())
     seconds = result.seconds["train"]
-    needs = _unlearn._needs(entry.access)
-    about[label] = {"exactness": entry.exactness, "needs": needs, "alive": alive, "epochs": seconds}
+    about[label] = {"exactness": entry.exactness, "needs": needs(entry.access), "alive": alive, "epochs": seconds}
     values[label] = {}
     if alive < count:
       continue
@@ -71,7 +70,7 @@ def compare(job: _unlearn.Job) -> _unlearn.Compared:
     "requests": len(rows_after),
     "epoch_seconds": float("nan"),
   }
-  return _unlearn.Compared({n: values[n] for n in order}, {n: about[n] for n in order}, context)
+  return Compared({n: values[n] for n in order}, {n: about[n] for n in order}, context)
 
 
 def _seen(accuracy, stream, row: int):

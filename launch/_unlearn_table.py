@@ -66,6 +66,7 @@ def notes(compared, stream: bool) -> list[str]:
       "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
       "(half of the oracles against the other half). FM and HR: training-free recovery of the forgotten labels. "
       "Relearn attack: accuracy on held-out forget rows after 20 steps on a twentieth of them."
+      + (f" U-LiRA on {context['shadows']} shadow models; 0.5 is exact." if context["shadows"] else "")
     )
   out += [f"{n} refused: {a['refused']}." for n, a in compared.about.items() if "refused" in a]
   leaks = [n for n, a in compared.about.items() if a.get("over_forgets")]

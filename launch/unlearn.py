@@ -21,9 +21,9 @@ from absl import flags as absl_flags  # noqa: E402
 from etils import epath  # noqa: E402
 
 from cljax import UsageError, checkpoint, methods, streams, writers  # noqa: E402
-from launch import _cli, _config, _unlearn, _unlearn_stream, _unlearn_table, _workdir  # noqa: E402
+from launch import _cli, _config, _unlearn, _unlearn_job, _unlearn_stream, _unlearn_table, _workdir  # noqa: E402
 
-LEFT = ("unlearn.request.json", "unlearn.json", "unlearn.md", "original", "oracles", "methods")
+LEFT = ("unlearn.request.json", "unlearn.json", "unlearn.md", "original", "oracles", "shadows", "methods")
 
 
 def _unlearning(argv: Sequence[str], stop: _cli.Stop) -> int:
@@ -33,6 +33,7 @@ def _unlearning(argv: Sequence[str], stop: _cli.Stop) -> int:
   absl_flags.DEFINE_list("method", [], "The same, for one.", flag_values=flags)
   absl_flags.DEFINE_string("request", "", "What to forget: 'class=3', 'ids=1-9', 'group=2&class=3'.", flag_values=flags)
   absl_flags.DEFINE_integer("oracles", 20, "Retrained models in the bank.", lower_bound=0, flag_values=flags)
+  absl_flags.DEFINE_integer("shadows", 0, "Shadow models for U-LiRA; 0 for none.", lower_bound=0, flag_values=flags)
   overrides = _cli.parse(argv, flags, __doc__ or "")
   seeds = _config.parse_seeds(flags.seeds)
   file = _config.read_file(flags.config)
@@ -50,13 +51,14 @@ def _unlearning(argv: Sequence[str], stop: _cli.Stop) -> int:
     "request": flags.request,
     "oracles": flags.oracles,
   }
+  asked |= {"shadows": flags.shadows} if flags.shadows else {}
   whole = ":" in flags.request
   request = streams.parse_forget(flags.request) if whole else streams.parse_request(flags.request)
   _workdir.claim(workdir, LEFT[0], asked, flags.overwrite, LEFT)
   _environment.quiet()
   _environment.use_compilation_cache(flags.compilation_cache)
   say = lambda text: print(text, file=sys.stderr, flush=True)
-  job = _unlearn.Job(file, overrides, names, request, seeds, flags.oracles, workdir, say, stop)
+  job = _unlearn_job.Job(file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop)
   compared = (_unlearn_stream if whole else _unlearn).compare(job)
   text = _unlearn_table.render(compared, flags.request, stream=whole)
   command = "python -m launch.unlearn " + " ".join(a for a in argv[1:] if not a.startswith("--workdir"))

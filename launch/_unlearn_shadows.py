@@ -1,0 +1,86 @@
+"""U-LiRA: shadow models that learned half of a pool of the rows and unlearned it again, beside those that never did."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import cljax
+from cljax import engine, evidence, streams
+from cljax.metrics import unlearning as metrics
+from launch._unlearn_job import ORACLE_SEED, Job, prepared
+
+POOL, GROUPS = 40, 4
+# Which groups learned a row of each pattern: every row is learned by two of the four, and each pair of groups alike.
+_PATTERNS = np.asarray([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0]], bool)
+
+
+class Shadows(NamedTuple):
+  """The populations of the groups, trained once for all methods; ``members [GROUPS, P]``: who learned which row."""
+
+  streams: list  # with the request to forget
+  setups: list  # of the training before it
+  trained: list
+  members: np.ndarray
+  rows: evidence.Sides
+  seeds: list[int]
+  positions: np.ndarray
+
+
+def train(job: Job, base, stream, gone: np.ndarray, count: int) -> Shadows:
+  """``count`` models in four groups. Each learns what is kept and its half of up to 40 of the rows to forget."""
+  learned = np.unique(np.concatenate([np.asarray(rows) for rows in stream.train]))
+  named = learned[gone[learned]]
+  pool = named[np.linspace(0, len(named) - 1, min(POOL, len(named))).astype(int)]
+  if len(pool) < len(_PATTERNS):
+    raise cljax.UsageError(f"shadows: the request names {len(pool)} rows; expected at least {len(_PATTERNS)}")
+  split = stream.dataset.train
+  members = _PATTERNS[np.arange(len(pool)) % len(_PATTERNS)].T
+  seeds = list(range(ORACLE_SEED * 2, ORACLE_SEED * 2 + max(2, count // GROUPS)))
+  made: list = []
+  setups: list = []
+  trained: list = []
+  for group in range(GROUPS):
+    absent = gone.copy()
+    absent[pool[members[group]]] = False
+    own = evidence.without_rows(stream, absent)
+    ids = tuple(int(i) for i in np.asarray(split.id)[pool[members[group]]])
+    made.append(own._replace(events=(*own.events, cljax.Forget(ids=ids))))
+    plain = prepared(base, own, seeds)
+    setups.append(plain.setup)
+    trained.append(plain.run(str(job.workdir / "shadows" / str(group)), stop=job.stop))
+  asked = cljax.Forget(ids=tuple(int(i) for i in np.asarray(split.id)[pool]))
+  rows = evidence.sides(stream, asked)
+  mask = streams.resolve(asked, split, stream.train, stream.dataset.num_classes)
+  order = [i for task in stream.train for i in np.asarray(task) if mask[i]]  # as evidence.sides lists them
+  return Shadows(made, setups, trained, members, rows, seeds, np.searchsorted(pool, order))
+
+
+def scores(job: Job, shadows: Shadows, name: str, built, reuses: bool, model) -> dict[str, float]:
+  """``u_lira`` (AUC) and ``u_lira_accuracy`` (mean over rows) of a method; of the trained shadows where ``name`` is
+  empty. 0.5 is exact unlearning, within the noise of as many models."""
+  margins: list[Any] = []
+  for group, (stream, trained) in enumerate(zip(shadows.streams, shadows.trained, strict=True)):
+    setup = shadows.setups[group]
+    if name:
+      made = prepared(built, stream, shadows.seeds)
+      setup = made.setup
+      folder = job.workdir / "methods" / name / "shadows" / str(group)
+      trained = made.run(str(folder), stop=job.stop, start=engine.continued(made, trained) if reuses else None)
+    margins.append(margins_of(evidence.answers(setup, trained.learner, shadows.rows, model), shadows.rows))
+  return attacked(np.stack(margins), shadows.members[:, shadows.positions])
+
+
+def margins_of(answers: evidence.Answers, rows: evidence.Sides) -> np.ndarray:
+  return metrics.logit_margin(answers.logits["forget"], rows.y["forget"])
+
+
+def attacked(margins: np.ndarray, members: np.ndarray) -> dict[str, float]:
+  """``margins [GROUPS, S, P]`` of unlearned models and who had learned which row, ``members [GROUPS, P]``."""
+  if not np.isfinite(margins).all():
+    return {}
+  flat = margins.reshape(-1, margins.shape[-1])
+  inside = np.repeat(members, margins.shape[1], 0)
+  found = metrics.attack(*metrics.u_lira(np.where(inside, flat, np.nan), np.where(inside, np.nan, flat)))
+  return {"u_lira": float(found.auc), "u_lira_accuracy": float(found.accuracy)}
