@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("method", ["er", "gpm"])
+@pytest.mark.parametrize("method", ["er"])
 def test_killed_runs_end_with_the_same_bits(method):
   command = [sys.executable, "-m", "experiments.kill_and_resume", f"--methods={method}", "--kills=2", "--every=5"]
   command += ["--seed=1", "--set=train.epochs=2"]
