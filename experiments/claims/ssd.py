@@ -13,12 +13,11 @@ CLAIM = Claim(
   paper="Foster et al. 2024",
   sentence="Selective synaptic dampening is competitive with methods that train, at a fraction of the cost.",
   protocol=(
-    "Digits as one task (MLP 64-100-100-10, SGD 0.05, batch 32, 20 epochs), then class 3 forgotten: ssd (alpha 2, since "
+    "Digits as one task (MLP 64-100-100-10, SGD 0.05, batch 32, 20 epochs), then class 3 forgotten: ssd (alpha 2, for "
     "the class is a tenth of the data; one pass of gradients over all rows, no step) against finetune_retain and "
-    "graddiff at their defaults (50 steps). Effect: the average gap of forget, retain and test accuracy to the mean of 10 "
-    "models retrained without the class, in points: the smaller of the two trained methods' + 2 (the margin of "
-    "'competitive') - ssd's. Written before the first run; the unlearning table had shown ssd's loss of retain accuracy "
-    "at another stopping point of the work."
+    "graddiff at their defaults (50 steps). Effect: the average gap of forget, retain and test accuracy to the mean of "
+    "10 models retrained without the class, in points: the smaller of the two trained methods' + 2 (the margin of "
+    "'competitive') - ssd's. Written before its first run; a table seen before had shown what ssd costs here."
   ),
 )
 
