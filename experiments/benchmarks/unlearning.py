@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ def suite(report, repeats: int, oracles: int = ORACLES, epochs: int = EPOCHS) ->
   }
   report(f"{len(calls)} programs, {repeats} rounds")
   compiled = {name: jax.jit(call).lower(params).compile() for name, call in calls.items()}
-  stats = paired({name: (lambda c=c: c(params)) for name, c in compiled.items()}, repeats)
+  stats = paired({name: functools.partial(c, params) for name, c in compiled.items()}, repeats)
   rows: list[dict[str, Any]] = []
   for name in calls:
     row: dict[str, Any] = {"what": name, "ms": 1e3 * stats[name].median}

@@ -1,5 +1,7 @@
 """Dampening against training: which comes closer to the retrained model."""
 
+from typing import Any
+
 import numpy as np
 
 import cljax
@@ -25,7 +27,10 @@ CLAIM = Claim(
 def measure(seeds):
   stream, request = digits("class", 1), cljax.Forget(classes=(3,))
   stream = stream._replace(events=tuple(e for e in stream.events if isinstance(e, cljax.Learn)))
-  shared = {"optimizer_options": {"learning_rate": 0.05}, "training": cljax.Recipe(batch_size=32, epochs=20)}
+  shared: dict[str, Any] = {
+    "optimizer_options": {"learning_rate": 0.05},
+    "training": cljax.Recipe(batch_size=32, epochs=20),
+  }
   rows = evidence.sides(stream, request)
   gone = streams.resolve(request, stream.dataset.train, stream.train, stream.dataset.num_classes)
   original = engine.prepare(stream, mlp(stream), seeds=seeds, **shared)
@@ -38,7 +43,8 @@ def measure(seeds):
 
   reference = [np.mean(a) for a in accuracies(bank, bank.run().learner)]
   asked = stream._replace(events=(*stream.events, request))
-  gaps, figures = {}, {}
+  gaps: dict[str, np.ndarray] = {}
+  figures: dict[str, np.ndarray] = {}
   for name, hyper in (("ssd", {"alpha": 2.0}), ("finetune_retain", {}), ("graddiff", {})):
     made = engine.prepare(asked, mlp(stream), forget=name, forget_hyper=hyper, seeds=seeds, **shared)
     found = accuracies(made, made.run(start=engine.continued(made, trained)).learner)
