@@ -31,7 +31,14 @@ def rows(compared, stream: bool) -> tuple[list[str], list[list[str]]]:
   """Head and body; ``*`` marks a value outside the noise floor."""
   headings = STREAM if stream else evidence.METRICS
   used = [k for k in headings if any(k in v for v in compared.values.values())]
-  head = ["method", *(headings[k] for k in used), "outside", "cost, epochs", "exactness", "needs"]
+  head = [
+    "method",
+    *(headings[k] for k in used),
+    "outside",
+    "training s" if stream else "cost, epochs",
+    "exactness",
+    "needs",
+  ]
   floor = compared.values["retrained"]
   body = []
   for name, values in compared.values.items():
@@ -58,15 +65,23 @@ def notes(compared, stream: bool) -> list[str]:
     "mean ± standard error over seeds; * outside the noise floor: further from the retrained models of other seeds "
     "(row retrained) than twice both standard errors. Within it, a method is not told from retraining by that number "
     "at this size; that is no proof of privacy.",
-    f"{context['population']} models unlearn, {context['oracles']} were retrained without the rows; "
-    f"{context['rows_to_forget']} rows to forget; one epoch of one population took {context['epoch_seconds']:.2f} s.",
   ]
-  if not stream:
+  rows = f"{context['rows_to_forget']} rows to forget"
+  if stream:
+    out.append(
+      f"Gaps are to retraining after the same request (mean over {len(context['seeds'])} seeds), averaged over "
+      f"{context['requests']} requests, {rows} in all. Training s: of all seeds, learning and forgetting together."
+    )
+  else:
+    out.append(
+      f"{context['population']} models unlearn, {context['oracles']} were retrained without the rows; {rows}; an "
+      f"epoch of one population took {context['epoch_seconds']:.2f} s."
+    )
     out.append(
       "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
       "(half of the oracles against the other half). FM and HR: training-free recovery of the forgotten labels. "
       "Relearn attack: accuracy on held-out forget rows after 20 steps on a twentieth of them."
-      + (f" U-LiRA on {context['shadows']} shadow models; 0.5 is exact." if context["shadows"] else "")
+      + (f" U-LiRA on {context['shadows']} shadow models; 0.5 is exact." if context.get("shadows") else "")
     )
   out += [f"{n} refused: {a['refused']}." for n, a in compared.about.items() if "refused" in a]
   leaks = [n for n, a in compared.about.items() if a.get("over_forgets")]
