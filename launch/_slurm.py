@@ -134,6 +134,9 @@ def submit(
   return new
 
 
+_REQUEUE_S = 45.0  # SLURM gives the steps of a requeued job up to KillWait (30 s) to end
+
+
 def run(
   workdir: epath.Path,
   units: Sequence[Unit],
@@ -155,7 +158,7 @@ def run(
   if len(new) < len(units):
     _units.say(f"in the queue from before: {len(units) - len(new)} jobs")
   left, pause = list(units), 0.5
-  absent: set[str] = set()
+  absent: dict[str, float] = {}  # since when the queue lacks a job
   while left:
     if stop():
       raise Stopped("stopped waiting; the jobs go on (scancel ends them)")
@@ -164,9 +167,11 @@ def run(
     for unit in finished:
       _units.say(f"finished: {unit.label}")
     away = {u.name for u in left if u not in finished and waiting is not None and jobs[u.name] not in waiting}
-    # Once may be a moment between two states.
-    lost = [u for u in left if u.name in away & absent]
-    absent = away
+    # A job that is being requeued may be out of the queue until its steps have ended; one that failed says so at once.
+    now = time.monotonic()
+    said = lambda u: (workdir / "slurm" / f"{jobs[u.name]}_0_result.pkl").exists()
+    lost = [u for u in left if u.name in away and u.name in absent and (said(u) or now - absent[u.name] > _REQUEUE_S)]
+    absent = {name: absent.get(name, now) for name in away}
     pause = max(pause, 2.0) if away else pause
     for unit in lost:
       log = workdir / "slurm" / f"{jobs[unit.name]}_0_log.err"
