@@ -24,7 +24,7 @@ class Shadows(NamedTuple):
   trained: list
   members: np.ndarray
   rows: evidence.Sides
-  seeds: list[int]
+  seeds: list[list[int]]  # of each group; no two groups share one, or its noise would stand on both sides
   positions: np.ndarray
 
 
@@ -37,7 +37,8 @@ def train(job: Job, base, stream, gone: np.ndarray, count: int) -> Shadows:
     raise cljax.UsageError(f"shadows: the request names {len(pool)} rows; expected at least {len(_PATTERNS)}")
   split = stream.dataset.train
   members = _PATTERNS[np.arange(len(pool)) % len(_PATTERNS)].T
-  seeds = list(range(ORACLE_SEED * 2, ORACLE_SEED * 2 + max(2, count // GROUPS)))
+  size = max(2, count // GROUPS)
+  seeds = [list(range(first, first + size)) for first in range(2 * ORACLE_SEED, 2 * ORACLE_SEED + GROUPS * size, size)]
   made: list = []
   setups: list = []
   trained: list = []
@@ -47,7 +48,7 @@ def train(job: Job, base, stream, gone: np.ndarray, count: int) -> Shadows:
     own = evidence.without_rows(stream, absent)
     ids = tuple(int(i) for i in np.asarray(split.id)[pool[members[group]]])
     made.append(own._replace(events=(*own.events, cljax.Forget(ids=ids))))
-    plain = prepared(base, own, seeds)
+    plain = prepared(base, own, seeds[group])
     setups.append(plain.setup)
     trained.append(plain.run(str(job.workdir / "shadows" / str(group)), stop=job.stop))
   asked = cljax.Forget(ids=tuple(int(i) for i in np.asarray(split.id)[pool]))
@@ -64,7 +65,7 @@ def scores(job: Job, shadows: Shadows, name: str, built, reuses: bool, model) ->
   for group, (stream, trained) in enumerate(zip(shadows.streams, shadows.trained, strict=True)):
     setup = shadows.setups[group]
     if name:
-      made = prepared(built, stream, shadows.seeds)
+      made = prepared(built, stream, shadows.seeds[group])
       setup = made.setup
       folder = job.workdir / "methods" / name / "shadows" / str(group)
       trained = made.run(str(folder), stop=job.stop, start=engine.continued(made, trained) if reuses else None)
@@ -80,7 +81,10 @@ def attacked(margins: np.ndarray, members: np.ndarray) -> dict[str, float]:
   """``margins [GROUPS, S, P]`` of unlearned models and who had learned which row, ``members [GROUPS, P]``."""
   if not np.isfinite(margins).all():
     return {}
-  flat = margins.reshape(-1, margins.shape[-1])
-  inside = np.repeat(members, margins.shape[1], 0)
-  found = metrics.attack(*metrics.u_lira(np.where(inside, flat, np.nan), np.where(inside, np.nan, flat)))
+  order = np.argsort(~members, axis=0, kind="stable")  # for each row the two groups that learned it, then the others
+  sorted_ = np.take_along_axis(margins, order[:, None], 0)
+  half = len(sorted_) // 2
+  # Model i of both sides is left out together: else the side that lost one would look further away.
+  inside, outside = (part.reshape(-1, margins.shape[-1]) for part in (sorted_[:half], sorted_[half:]))
+  found = metrics.attack(*metrics.u_lira(inside, outside))
   return {"u_lira": float(found.auc), "u_lira_accuracy": float(found.accuracy)}
