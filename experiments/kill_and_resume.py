@@ -10,16 +10,15 @@ Exits with code 1 where any digest differs.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import random
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 from absl import app, flags
+
+from experiments._kill import kill_after
 
 _METHODS = flags.DEFINE_list("methods", ["ewc", "er", "derpp", "gpm", "supsup"], "methods to kill")
 _KILLS = flags.DEFINE_integer("kills", 20, "kills for each method", lower_bound=1)
@@ -54,13 +53,8 @@ def finish(method: str, workdir: str) -> dict:
 def kill_once(method: str, workdir: str, at_line: int, delay: float) -> str:
   """Starts a run, kills it ``delay`` seconds after it has written ``at_line`` lines, and says how far it had come."""
   process = start(method, workdir)
-  while process.poll() is None and lines(workdir) < at_line:
-    time.sleep(0.002)
-  time.sleep(delay)
-  if process.poll() is not None:
+  if not kill_after(process, lambda: lines(workdir), at_line, delay):
     return "finished before the kill"
-  os.killpg(process.pid, signal.SIGKILL)
-  process.communicate()
   return f"killed after {lines(workdir)} lines"
 
 

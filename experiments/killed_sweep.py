@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import collections
 import json
-import os
 import pathlib
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +20,8 @@ import time
 
 from absl import app, flags
 from ml_collections import ConfigDict
+
+from experiments._kill import kill_after
 
 STRENGTHS = {
   "method.strength": {
@@ -87,13 +87,8 @@ def finish(workdir: str, args) -> dict[tuple[str, int], dict]:
 def kill_once(workdir: str, args, at_line: int, delay: float) -> str:
   """Starts the sweep, kills its process group ``delay`` seconds after ``at_line`` lines, and says how far it was."""
   process = start(workdir, args)
-  while process.poll() is None and lines(workdir) < at_line:
-    time.sleep(0.005)
-  time.sleep(delay)
-  if process.poll() is not None:
+  if not kill_after(process, lambda: lines(workdir), at_line, delay):
     return "finished before the kill"
-  os.killpg(process.pid, signal.SIGKILL)
-  process.communicate()
   rows = pathlib.Path(workdir) / "rows.jsonl"
   return f"killed after {lines(workdir)} lines, {rows.read_bytes().count(bytes([10])) if rows.exists() else 0} rows"
 

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 _DEVICES = "--xla_force_host_platform_device_count"
@@ -92,7 +92,7 @@ def distribute(coordinator: str = "", num_processes: int | None = None, process_
       raise UsageError(f"{extra[0]}: given without --coordinator=HOST:PORT")
     if not coordinator and not found_processes():
       return False
-    arguments: dict[str, object] = {}
+    arguments: dict[str, Any] = {}
   else:
     host, colon, port = coordinator.rpartition(":")
     if not host or not colon or not port.isdigit():
@@ -108,7 +108,7 @@ def distribute(coordinator: str = "", num_processes: int | None = None, process_
   # Its handler of SIGTERM would take the place of ours.
   jax.config.update("jax_enable_preemption_service", False)
   try:
-    jax.distributed.initialize(**arguments)  # type: ignore[arg-type]
+    jax.distributed.initialize(**arguments)
   except (RuntimeError, ValueError) as error:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise CljaxError(f"coordinator: the processes did not find each other: {text}") from error

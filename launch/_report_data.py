@@ -151,7 +151,8 @@ def _run(source: Mapping[str, Any], seeds, values, alive, digests, **more) -> Ru
 
 def _shaped(values, shape: tuple, name: str) -> np.ndarray:
   out = np.asarray(values, np.float64)
-  if out.ndim != len(shape) or any(want is not None and have != want for have, want in zip(out.shape, shape)):  # noqa: B905
+  differs = lambda: any(w is not None and have != w for have, w in zip(out.shape, shape, strict=True))
+  if out.ndim != len(shape) or differs():
     raise ValueError(f"{name} has shape {out.shape}")
   return out
 
