@@ -167,9 +167,9 @@ def run(
     for unit in finished:
       _units.say(f"finished: {unit.label}")
     away = {u.name for u in left if u not in finished and waiting is not None and jobs[u.name] not in waiting}
-    # A job that is being requeued may be out of the queue until its steps have ended; one that failed says so at once.
+    # A job that is being requeued may be out of the queue until its steps have ended; a worker that failed said so.
     now = time.monotonic()
-    said = lambda u: (workdir / "slurm" / f"{jobs[u.name]}_0_result.pkl").exists()
+    said = lambda u: _failed(workdir / "groups" / u.name, jobs[u.name])
     lost = [u for u in left if u.name in away and u.name in absent and (said(u) or now - absent[u.name] > _REQUEUE_S)]
     absent = {name: absent.get(name, now) for name in away}
     pause = max(pause, 2.0) if away else pause
@@ -181,6 +181,16 @@ def run(
       if left and not stop():
         time.sleep(0.1)
     pause = min(2 * pause, 10.0)
+
+
+def _failed(folder: epath.Path, job: str) -> bool:
+  """Whether the last word about a unit is that its worker failed in this job.
+
+  submitit's result does not tell: the ``scontrol requeue`` that it starts inside the job ends with the job's steps,
+  and it then takes the requeue for an error.
+  """
+  record = _owner.latest(folder)[1] or {}
+  return record.get("left") == "failed" and job in (record.get("array"), record.get("job"))
 
 
 def queued(jobs: Sequence[str]) -> set[str] | None:

@@ -152,14 +152,15 @@ def written(folder: pathlib.Path) -> int:
 class _Wait:
   """Polls, for at most five minutes in all (a busy machine); a launcher that has ended meanwhile is an error."""
 
-  def __init__(self, launcher: subprocess.Popen):
-    self.launcher = launcher
+  def __init__(self, launcher: subprocess.Popen, logs: pathlib.Path):
+    self.launcher, self.logs = launcher, logs
     self.end = time.time() + 300
 
   def __call__(self, what: str, true) -> None:
     while not true():
       if self.launcher.poll() is not None:
-        pytest.fail(f"{what}: the launcher ended: {self.launcher.communicate()[1]}")
+        logs = "".join(f"\n{p.name}:\n{p.read_text(errors='replace')}" for p in sorted(self.logs.glob("*_log.*")))
+        pytest.fail(f"{what}: the launcher ended: {self.launcher.communicate()[1]}{logs}")
       if time.time() > self.end:
         pytest.fail(f"{what}: not after five minutes; queue: {_ask('squeue')}")
       time.sleep(0.05)
@@ -179,7 +180,7 @@ def test_twelve_runs_through_slurm_and_a_job_requeued_twice(cluster, tmp_path):
   launcher = subprocess.Popen(
     given, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )
-  wait = _Wait(launcher)
+  wait = _Wait(launcher, workdir / "slurm")
   try:
     wait("submission", lambda: len(list(workdir.glob("groups/*/job.json"))) == 3)
     long = next(p for p in sorted(workdir.glob("groups/si-*")))
