@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cljax import models, tree
-from cljax.estimators import class_means, fisher_diagonal, layer_inputs, mas_importance
+from cljax.estimators import class_means, fisher, fisher_diagonal, layer_inputs, mas_importance
 from cljax.types import Batch, Rows, UsageError, rows_from_arrays
 
 CLASSES = 3
@@ -105,6 +105,16 @@ def test_sampled_kind_is_unbiased_for_the_exact_one(data):
   for w, mean, std in pairs:
     assert (np.abs(mean - w) <= 5 * np.asarray(std) / np.sqrt(1500) + 1e-7).all()
     assert std.max() > 0
+
+
+def test_batches_passed_over_together_draw_the_labels_they_draw_alone(data, monkeypatch):
+  params, state, x, y = data
+  run = lambda: fisher_diagonal(MODEL, params, state, rows_from_arrays(x, y), kind="sampled", key=key, batch_size=2)
+  key = jax.random.key(4)
+  assert fisher.batches_together(MODEL, params, state, rows_from_arrays(x, y), 2) == 4
+  together = run()
+  monkeypatch.setattr(fisher, "batches_together", lambda *_: 1)
+  assert_trees_close(together, run())
 
 
 def test_class_mask_restricts_the_softmax_of_its_row(data):
