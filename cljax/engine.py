@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cljax import ahead as compiling
 from cljax import checkpoint, ledger, methods, recipe, tree
 from cljax import mesh as meshes
 from cljax import programs as prog
@@ -110,13 +111,16 @@ class Prepared(NamedTuple):
 
   ``run(workdir=None, report=None, stop=None) -> RunResult`` runs it from its beginning, or from what ``workdir`` holds;
   as often as one likes, to the same bits. ``start``, a :class:`cljax.loop.State` such as :func:`continued` makes,
-  stands in for the beginning.
+  stands in for the beginning. ``ahead(submit)`` lets other threads compile them before (:mod:`cljax.ahead`).
   """
 
   setup: Setup
   config: Mapping[str, Any]
   result: Callable  # State -> RunResult
   answers: str = ""  # the method that answers Forget events
+
+  def ahead(self, submit: Callable[[Callable[[], object]], object]) -> None:
+    compiling.ahead(self.setup, submit)
 
   def run(
     self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None,

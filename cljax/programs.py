@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -75,12 +77,14 @@ class Clock:
 class Program:
   """A function of one member, mapped over the population, compiled once for each argument shape, donated on request.
 
-  ``fn(hyper, member_args, shared_args)``; the first two have a leading population axis.
+  ``fn(hyper, member_args, shared_args)``; the first two have a leading population axis. Threads may share it: what one
+  compiles (:meth:`ahead`) the others wait for. The clock counts what a call waited.
   """
 
   def __init__(self, fn: Callable, members: Members, clock: Clock, donate: bool = False):
     self._clock = clock
-    self._compiled: dict[Any, Any] = {}
+    self._compiled: dict[Any, Future] = {}
+    self._lock = threading.Lock()
 
     def mapped(hyper, state, member, shared):
       one = lambda args: fn(*args, shared)
@@ -105,15 +109,32 @@ class Program:
 
   def __call__(self, hyper, state, member, shared):
     args = (hyper, state, member, shared)
-    key = tuple((a.shape, a.dtype) for a in jax.tree.leaves(args))
-    if key not in self._compiled:
+    compiled = self._compiled.get(_shapes(args))
+    if compiled is None or not compiled.done():
       since = time.perf_counter()
+      compiled = self.ahead(*args)
+      compiled.exception()
+      self._clock.seconds["compile"] += time.perf_counter() - since
+    return compiled.result()(*args)
+
+  def ahead(self, *args) -> Future:
+    """Compiles for arguments of these shapes and shardings, abstract or not, unless another thread does or has."""
+    key = _shapes(args)
+    with self._lock:
+      compiled = self._compiled.get(key)
+      if compiled is not None:
+        return compiled
+      compiled = self._compiled[key] = Future()
+    try:
       jitted = self._jitted
       if self._members.placed is not None:
         jitted = self._jit(out_shardings=meshes.shardings(self.shape(*args), self._members.placed))
-      self._compiled[key] = jitted.lower(*args).compile()
-      self._clock.seconds["compile"] += time.perf_counter() - since
-    return self._compiled[key](*args)
+      compiled.set_result(jitted.lower(*args).compile())
+    except BaseException as error:
+      with self._lock:
+        del self._compiled[key]
+      compiled.set_exception(error)
+    return compiled
 
   def shape(self, *args):
     """The shapes and dtypes of the result, without compiling."""
@@ -122,6 +143,10 @@ class Program:
   @property
   def compilations(self) -> int:
     return len(self._compiled)
+
+
+def _shapes(args) -> tuple:
+  return tuple((a.shape, a.dtype) for a in jax.tree.leaves(args))
 
 
 class Programs(NamedTuple):

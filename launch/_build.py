@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cljax
-from cljax import data, methods, models, streams
+from cljax import data, engine, methods, models, streams
 from launch import _config
 
 _OPTIMIZER_TRACED = ("learning_rate", "momentum", "weight_decay")
@@ -74,6 +74,13 @@ def traced(config: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
   return out
 
 
+def prepare(built: Built, population: Sequence[cljax.Member], mesh: Mapping[str, int] | None = None) -> engine.Prepared:
+  """All before the first step."""
+  return engine.prepare(
+    built.stream, built.model, population=population, config=built.identity, mesh=mesh, **built.arguments
+  )
+
+
 def execute(
   built: Built,
   population: Sequence[cljax.Member],
@@ -81,9 +88,8 @@ def execute(
   report: Callable[[dict], None],
   stop: Callable[[], bool],
   mesh: Mapping[str, int] | None = None,
+  prepared: engine.Prepared | None = None,
 ) -> cljax.RunResult:
-  """Runs or resumes."""
-  return cljax.run(
-    built.stream, built.model, population=population, workdir=str(workdir), config=built.identity, report=report,
-    stop=stop, mesh=mesh, **built.arguments,
-  )  # fmt: skip
+  """Runs or resumes; ``prepared`` is what :func:`prepare` gave for the same arguments."""
+  prepared = prepared or prepare(built, population, mesh)
+  return prepared.run(str(workdir), report, stop)

@@ -13,8 +13,8 @@ from typing import Any
 
 from etils import epath
 
-from cljax import CljaxError, Member, Stopped, UsageError, metrics, results, writers, writers_tracking
-from launch import _build, _cli, _config, _environment, _owner, _plan, _workdir
+from cljax import CljaxError, Stopped, metrics, results, writers, writers_tracking
+from launch import _ahead, _build, _cli, _environment, _owner, _plan, _workdir
 from launch._plan import Unit
 from launch._progress import Log, Progress
 
@@ -25,7 +25,9 @@ def say(text: str) -> None:
   sys.stderr.flush()
 
 
-def attempt(workdir: epath.Path, unit: Unit, label: str, stop: Callable[[], bool], live: bool, cache: dict) -> str:
+def attempt(
+  workdir: epath.Path, unit: Unit, label: str, stop: Callable[[], bool], live: bool, take: _ahead.Take
+) -> str:
   """Runs or resumes a unit where nobody else does.
 
   Returns 'finished', 'failed' (told in one line), 'held: WHO' or 'gone' (the sweep was planned anew meanwhile). Raises
@@ -50,7 +52,7 @@ def attempt(workdir: epath.Path, unit: Unit, label: str, stop: Callable[[], bool
     how = "idle"
     if not _plan.finished(workdir, unit):
       how = "stopped"
-      _run(workdir, unit, label, stop, live, cache)
+      _run(workdir, unit, label, stop, live, take)
       how = "finished"
   except Stopped:
     raise
@@ -80,13 +82,9 @@ def _keep_traceback(folder: epath.Path) -> None:
     writers.write_text(folder / "error.txt", traceback.format_exc())
 
 
-def _run(workdir: epath.Path, unit: Unit, label: str, stop, live: bool, cache: dict) -> None:
+def _run(workdir: epath.Path, unit: Unit, label: str, stop, live: bool, take: _ahead.Take) -> None:
   folder, content = workdir / "groups" / unit.name, unit.content
-  built = _build.build(_config.from_identity(content["identity"], content["more"]), cache)
-  if built.identity["data"]["digest"] != content["identity"]["data"]["digest"]:
-    raise UsageError(f"data: {built.identity['data']['name']} is not the data of this sweep; its digest differs")
-  built = built._replace(identity=content["identity"])  # as its checkpoints have it
-  population = [Member(m["seed"], m["hyper"]) for m in content["members"]]
+  built, population, prepared = take(unit)
   # Where several processes share a terminal, none rewrites its line.
   plain = SimpleNamespace(isatty=lambda: False, write=sys.stderr.write, flush=sys.stderr.flush)
   progress = Progress(label, len(built.stream.events), None if live else plain)
@@ -103,7 +101,7 @@ def _run(workdir: epath.Path, unit: Unit, label: str, stop, live: bool, cache: d
     progress(message)
 
   try:
-    outcome = _build.execute(built, population, folder, report, stop)
+    outcome = _build.execute(built, population, folder, report, stop, None, prepared)
   finally:
     log.close()
     progress.clear()
@@ -234,8 +232,20 @@ def _write_rows(path: epath.Path, rows: Sequence[dict[str, Any]]) -> None:
 def work(
   workdir: epath.Path, units: Sequence[Unit], stop: Callable[[], bool], live: bool, of: int = 0
 ) -> tuple[list[str], dict[str, str]]:
-  """Passes over the units until none is left to take: ``(failed names, {name: who holds it})``."""
-  cache: dict = {}
+  """Passes over the units until none is left to take: ``(failed names, {name: who holds it})``.
+
+  ``live``: this process runs them all, so it makes the next ones ready meanwhile.
+  """
+  if not live:
+    return _work(workdir, units, stop, live, of, _ahead.none({}))
+  made = _ahead.Ahead(units, {})
+  try:
+    return _work(workdir, units, stop, live, of, made.take)
+  finally:
+    made.close()
+
+
+def _work(workdir: epath.Path, units: Sequence[Unit], stop: Callable[[], bool], live: bool, of: int, take: _ahead.Take):
   failed: list[str] = []
   held: dict[str, str] = {}
   numbers = {u.name: n + 1 for n, u in enumerate(units)}
@@ -245,7 +255,7 @@ def work(
     for unit in left:
       if stop():
         raise Stopped("stopped between two populations")
-      how = attempt(workdir, unit, f"[{numbers[unit.name]}/{of or len(units)}] {unit.label}", stop, live, cache)
+      how = attempt(workdir, unit, f"[{numbers[unit.name]}/{of or len(units)}] {unit.label}", stop, live, take)
       if how == "failed":
         failed.append(unit.name)
       elif how != "finished":

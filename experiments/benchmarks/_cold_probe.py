@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 PARTS = {
@@ -25,7 +26,8 @@ PARTS = {
   "lower": "lower to HLO",
   "compile": "XLA, and writing its cache",
   "read": "read of cached programs",
-  "train": "training, and waiting for it",
+  "wait": "wait for other threads to compile",
+  "train": "training",
   "eval": "evaluation",
   "checkpoint": "checkpoints",
   "results": "result.json, rows.jsonl",
@@ -163,6 +165,7 @@ def main(argv: list[str]) -> int:
     _watch(cljax.checkpoint.Writer, name, "checkpoint")
   for owner, name, kind in (
     (cljax.results, "write", "results"), (_units, "_write_rows", "results"),
+    (Future, "exception", "wait"), (Future, "result", "wait"),
     (_plots, "accuracy_matrix", "pictures"), (_plots, "comparison", "pictures"),
   ):  # fmt: skip
     _watch(owner, name, kind)

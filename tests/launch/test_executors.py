@@ -14,7 +14,7 @@ import time
 import pytest
 
 from cljax import UsageError, writers
-from launch import _build, _cli, _environment, _executors, _owner, _plan, _units, _workdir, sweep
+from launch import _ahead, _build, _cli, _environment, _executors, _owner, _plan, _units, _workdir, sweep
 from launch._config import Override
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -176,7 +176,7 @@ def test_populations_that_were_never_begun_are_planned_anew(command, tmp_path, m
   # A process that has the old plan in hand finds its populations gone.
   members = [{"run": "r", "seed": 0}]
   unit = _plan.Unit(first.pop(), {"label": "x", "members": members, "runs": {"r": {}}})
-  assert _units.attempt(_path(tmp_path), unit, "x", lambda: False, True, {}) == "gone"
+  assert _units.attempt(_path(tmp_path), unit, "x", lambda: False, True, _ahead.none({})) == "gone"
   capsys.readouterr()
 
 

@@ -1,0 +1,54 @@
+"""Compiles the programs of a run before it needs them, in other threads: XLA lets them work side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from cljax import loop
+from cljax import programs as prog
+from cljax.setup import Setup
+from cljax.step import Where
+from cljax.types import Learn
+
+
+def ahead(setup: Setup, submit: Callable[[Callable[[], object]], object]) -> None:
+  """Has ``submit(function)`` called once for each program that learning takes, in the order in which they are needed.
+
+  Nothing for a mesh that was asked for or batches from the host: what these programs are called with is known late.
+  What a thread's own JAX configuration says (``jax.default_matmul_precision`` as a context, say) is not known to
+  others: only for whoever sets none.
+  """
+  events = setup.stream.events
+  if setup.members.placed is not None or setup.options.feed != "device" or not isinstance(events[0], Learn):
+    return
+  programs, hyper, start = setup.programs, setup.hyper, loop.init_arguments(setup)
+  submit(lambda: programs.init.ahead(*start))
+  learner = _split(programs.init.shape(*start), setup)
+  slots = np.zeros(len(setup.blocks.totals), np.int8)
+  b = setup.blocks
+  arrays = prog.replicate((slots, b.index, b.weight, b.task, b.slot, b.count), setup.members)
+  submit(lambda: programs.evaluate.ahead(hyper, learner, (), (setup.evaluation, *arrays)))
+  where = prog.replicate(Where(*np.zeros(4, np.int32)), setup.members)
+  none_deleted = np.zeros(setup.spec.num_rows, bool)
+  shared = loop._boundary(setup, none_deleted, events[0].task, where)
+  capacity = min(setup.options.chunk_steps, max(setup.total_steps, 1))
+  rows = [jax.ShapeDtypeStruct((setup.members.padded, capacity, setup.spec.batch_size), jnp.int32)] * 3
+  state = (learner, loop.all_alive(setup))
+  boundary = lambda program: submit(lambda: program.ahead(hyper, learner, (), shared)) if program else None
+  boundary(programs.start_task)
+  packed, count = _split(tuple(rows), setup), prog.replicate(np.int32(0), setup.members)
+  submit(lambda: programs.chunk.ahead(hyper, state, packed, (setup.train, where, count)))
+  boundary(programs.end_task)
+
+
+def _split(tree, setup: Setup):
+  """Shapes as programs return and take them: members over the mesh."""
+  if setup.members.mesh is None:
+    return tree
+  over = NamedSharding(setup.members.mesh, PartitionSpec(prog.AXIS))
+  return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=over, weak_type=a.weak_type), tree)
