@@ -80,6 +80,13 @@ def exclusive(intervals: Iterable[Interval]) -> dict[str, float]:
   return seconds
 
 
+def _apart(intervals: list[Interval]) -> list[Interval]:
+  """Without the waits inside a checkpoint: they are its own."""
+  saves = [i for i in intervals if i.kind == "checkpoint"]
+  own = lambda w: w.kind == "wait" and any(s.start <= w.start and w.end <= s.end for s in saves)
+  return [i for i in intervals if not own(i)]
+
+
 _found: dict[int, list[Interval]] = {}
 _importing = threading.local()
 
@@ -172,11 +179,11 @@ def main(argv: list[str]) -> int:
   code = sweep.main([argv[0], *argv[2:]])
   wall = time.time() - begun
   here = threading.get_ident()
-  main_thread = exclusive(_found.pop(here, ()))
+  main_thread = exclusive(_apart(_found.pop(here, [])))
   main_thread["rest"] = wall - sum(main_thread.values())
   others: dict[str, float] = {}
   for intervals in _found.values():
-    for kind, seconds in exclusive(intervals).items():
+    for kind, seconds in exclusive(_apart(intervals)).items():
       others[kind] = others.get(kind, 0.0) + seconds
   usage = resource.getrusage(resource.RUSAGE_SELF)
   content = {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "main": main_thread, "others": others, "code": code}
