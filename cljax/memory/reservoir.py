@@ -19,6 +19,17 @@ class ReservoirState(NamedTuple):
   seen: Any  # int32, rows seen; after a removal, the length of stream that the keeping rate stands for
 
 
+PAIRS = 1024  # up to so many rows in a call, each is compared with each; beyond it a table of the slots is cheaper
+
+
+def _last_of_its_slot(slot, order, capacity: int):
+  """Whether no later row of the call goes to the same slot; at a cost that does not grow with the capacity."""
+  if order.shape[0] <= PAIRS:
+    return ~jnp.any((order[None, :] > order[:, None]) & (slot[None, :] == slot[:, None]), axis=1)
+  last = jnp.full(capacity, -1, jnp.int32).at[slot].max(order, mode="drop")
+  return last.at[slot].get(mode="fill", fill_value=-1) == order
+
+
 def reservoir(capacity: int) -> Memory:
   """Vitter's algorithm R: row ``n`` (from 0) takes slot ``n`` if ``n < M``, else slot ``r ~ U{0..n}`` if ``r < M``.
 
@@ -54,9 +65,7 @@ def reservoir(capacity: int) -> Memory:
     slot = jnp.where(full, (bits % (n + 1).astype(jnp.uint32)).astype(jnp.int32), free)
     wanted = jnp.where(full, slot < capacity, admitted)
     # The last writer wins. Losers are dropped: a scatter with duplicates has no defined order.
-    slot = jnp.where(wanted, slot, capacity)
-    last = jnp.full(capacity, -1, jnp.int32).at[slot].max(order, mode="drop")
-    wins = wanted & (last.at[slot].get(mode="fill", fill_value=-1) == order)
+    wins = wanted & _last_of_its_slot(jnp.where(wanted, slot, capacity), order, capacity)
     slot = jnp.where(wins, slot, capacity + order)
     count = jnp.minimum(state.count + admitted.sum(), capacity).astype(jnp.int32)
     seen = (jnp.maximum(state.seen, count) + full.sum()).astype(jnp.int32)

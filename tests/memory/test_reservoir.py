@@ -64,6 +64,13 @@ def test_equals_the_sequential_algorithm(seed, real):
 ADD = {m: jax.jit(reservoir(m).add) for m in (4, 7)}
 
 
+def test_a_call_of_very_many_rows_equals_the_sequential_algorithm():
+  memory, key, ids = reservoir(50), jax.random.key(3), 1 + np.arange(1500)
+  state = memory.add(key, memory.init(EXAMPLE), rows_of(ids), jnp.ones(1500))
+  bits = np.asarray(jax.random.bits(key, (1500,), jnp.uint32))
+  assert state.rows["id"].tolist() == algorithm_r([0] * 50, 0, 0, 50, bits, ids, np.ones(1500))[0]
+
+
 def test_every_row_is_stored_with_probability_m_over_n():
   """60 rows, capacity 10: 1/6 each, within 4.5 standard errors, also where batches cross the moment of filling."""
   trials, n, capacity = 4000, 60, 10
