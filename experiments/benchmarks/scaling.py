@@ -15,9 +15,9 @@ METHODS = ("finetune", "ewc", "online_ewc", "si", "er", "derpp", "agem", "gpm", 
 STORING = ("er", "derpp", "agem")
 AXES: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
   "tasks": ((5, 50, 500), METHODS),
-  "classes": ((10, 100, 1000), ("finetune", "ewc", "er", "lwf")),
-  "memory": ((100, 1000, 10000), STORING),
-  "width": ((32, 128, 512), ("finetune", "ewc", "si", "agem", "gpm")),
+  "classes": ((10, 100, 1000), ("ewc", "er", "lwf")),
+  "memory": ((100, 1000, 10000), ("er", "agem")),
+  "width": ((32, 128, 512), ("ewc", "si", "agem", "gpm")),
 }
 QUANTITIES = ("step", "boundary", "evaluation", "host", "setup", "compile", "save", "state bytes", "checkpoint bytes")
 # The exponent that a quantity may have along an axis; 0 where none is named. Over width: of the parameters.
