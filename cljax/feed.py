@@ -66,15 +66,17 @@ def rows(plan: Schedule, seed: int, start: int, count: int, capacity: int, delet
   """
   size, batch = len(plan.pairs.index), plan.batch_size
   each = -(-size // batch)
-  out = np.zeros((3, capacity, batch), np.int32)
-  for k in range(count):
-    epoch, at = divmod(start + k, each)
-    order = _order(seed, plan.event, epoch, size)[at * batch : (at + 1) * batch]
+  out = np.zeros((3, capacity * batch), np.int32)
+  step = start
+  while step < start + count:  # a pass at a time
+    epoch, at = divmod(step, each)
+    steps = min(each - at, start + count - step)
+    order = _order(seed, plan.event, epoch, size)[at * batch : (at + steps) * batch]
+    place = slice((step - start) * batch, (step - start) * batch + len(order))
     index = plan.pairs.index[order]
-    out[0, k, : len(order)] = index
-    out[1, k, : len(order)] = plan.pairs.task[order]
-    out[2, k, : len(order)] = ~deleted[index]
-  return out[0], out[1], out[2]
+    out[0, place], out[1, place], out[2, place] = index, plan.pairs.task[order], ~deleted[index]
+    step += steps
+  return tuple(out.reshape(3, capacity, batch))
 
 
 def read(split, labels, index, task, weight) -> Batch:
