@@ -152,14 +152,14 @@ def _train(flags, workdir: epath.Path, todo: Sequence[Unit], options, stop: Call
 
 
 def _show(workdir: epath.Path, finished: Sequence[Run], found: Sequence[dict]) -> None:
-  """Draws the pictures and prints the table."""
+  """Prints the table, then draws the pictures: nobody waits for those."""
+  labels = [r.label for r in finished]
+  print(results.table(found, labels), flush=True)
   for run, result in zip(finished, found, strict=True):
     path = workdir / "runs" / run.folder / "accuracy_matrix.png"
     if not path.exists():
       _plots.accuracy_matrix(result, path)
-  labels = [r.label for r in finished]
   _plots.comparison(found, labels, workdir / "comparison.png")
-  print(results.table(found, labels))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
