@@ -53,11 +53,13 @@ def layout(size: int, devices=None, axes: Mapping[str, int] | None = None) -> Me
 
 
 def pad_members(tree, members: Members):
-  """Repeats the last member of each leaf up to the padded size."""
+  """Repeats the last member of each leaf up to the padded size; NumPy's arrays stay on the host, where that compiles
+  nothing."""
   extra = members.padded - members.size
   if not extra:
     return tree
-  return jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], extra, axis=0)]), tree)
+  of = lambda a: np if isinstance(a, np.ndarray) else jnp
+  return jax.tree.map(lambda a: of(a).concatenate([a, of(a).repeat(a[-1:], extra, axis=0)]), tree)
 
 
 class Clock:
@@ -304,7 +306,9 @@ def replicate(tree, members: Members):
 
 def spread(tree, members: Members):
   """Puts member arrays (leading population axis, unpadded) on the mesh, one share a device."""
-  tree = pad_members(jax.tree.map(jnp.asarray, tree), members)
+  tree = pad_members(tree, members)
+  if members.mesh is None or members.placed is not None:
+    tree = jax.tree.map(jnp.asarray, tree)
   if members.mesh is None:
     return tree
   if members.placed is not None:
@@ -324,4 +328,14 @@ def fetch(tree, members: Members):
 
 
 def unpad(tree, members: Members):
-  return jax.tree.map(lambda a: a[: members.size], tree)
+  if members.size == members.padded:
+    return _first(tree, members.size)
+  return _first_jitted(tree, members.size)
+
+
+def _first(tree, count: int):
+  return jax.tree.map(lambda a: a[:count], tree)
+
+
+# One program for a tree, where leaf by leaf it were one for each of their shapes.
+_first_jitted = jax.jit(_first, static_argnums=1)

@@ -121,7 +121,7 @@ def setup(
       raise UsageError(
         f"hyper: unknown {sorted(unknown)[0]!r}; a grid may vary {', '.join(sorted(hyper)) or 'nothing'}"
       )
-  values = {name: jnp.asarray([m.hyper.get(name, v) for m in population], jnp.float32) for name, v in hyper.items()}
+  values = {name: np.asarray([m.hyper.get(name, v) for m in population], np.float32) for name, v in hyper.items()}
 
   def parts_of(values):
     method = make_method(model, spec, values)
