@@ -93,6 +93,7 @@ class Writer:
   def __init__(self, directory):
     self.directory = _absolute(directory)
     self._checkpointer = None
+    self._pending = None
 
   def _open(self):
     if self._checkpointer is None:
@@ -103,20 +104,38 @@ class Writer:
         raise UsageError(f"workdir: cannot write checkpoints to {self.directory}: {error.strerror or error}") from error
     return self._checkpointer
 
-  def save(self, number: int, state, meta: dict) -> None:
-    """Writes and commits checkpoint ``number``; a reader sees all of it or nothing."""
+  def save(self, number: int, state, meta: dict, wait: bool = True) -> None:
+    """Writes and commits checkpoint ``number``; a reader sees all of it or nothing.
+
+    Without ``wait`` another thread writes what was copied here; the next call of a method waits for it, and raises what
+    it met.
+    """
     flat = _leaves(_plain(state))
     meta = {**meta, "digest": tree.digest(flat), "leaves": _describe(flat), "versions": versions()}
-    self._open().save_checkpointables(number, {"state": flat, "meta": {"json": json.dumps(meta)}}, overwrite=True)
+    self.wait()
+    items = {"state": flat, "meta": {"json": json.dumps(meta)}}
+    self._pending = self._open().save_checkpointables_async(number, items, overwrite=True)
+    if wait:
+      self.wait()
+
+  def wait(self) -> None:
+    """Until all that was saved is committed."""
+    pending, self._pending = self._pending, None
+    if pending is not None:
+      pending.result()
 
   def drop(self, number: int) -> None:
+    self.wait()
     if number in numbers(self.directory):
       self._open().delete(number)
 
   def close(self) -> None:
-    if self._checkpointer is not None:
-      self._checkpointer.close()
-      self._checkpointer = None
+    try:
+      self.wait()
+    finally:
+      if self._checkpointer is not None:
+        self._checkpointer.close()
+        self._checkpointer = None
 
 
 def _describe(flat) -> dict[str, str]:

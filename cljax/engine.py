@@ -262,6 +262,7 @@ def _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_
   }
 
 
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 _SAVED = ("event", "step", "ended", "total", "accuracy", "forgotten", "curves")
 
 
@@ -312,11 +313,16 @@ def _saver(built: Setup, writer, config, workdir):
   inside: list[int] = []
 
   def save(state: State) -> None:
+    writer.wait()  # for the one before, which was written while this event ran
     existing = checkpoint.numbers(writer.directory)
     number = int(meshes.first(existing[-1] + 1 if existing else 1, built.members.mesh))
     arrays = prog.gather({"learner": state.learner, "alive": state.alive}, built.members)
     meta = {"config": config, "position": {k: getattr(state, k) for k in _SAVED}, "seconds": built.clock.seconds}
-    writer.save(number, arrays, meta)
+    alone = not meshes.several(built.members.mesh)
+    if alone and built.members.size == built.members.padded:
+      arrays = _copied(arrays)  # else they may be those that the next chunk is donated
+    # Of several processes none runs ahead of the others' files.
+    writer.save(number, arrays, meta, wait=not alone)
     if state.step:
       inside.append(number)
     while len(inside) > 2:

@@ -1,5 +1,7 @@
 """Checkpoints on disk: what was saved comes back, and what was not is noticed."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,3 +151,22 @@ def test_nothing_on_disk_is_a_pickle(tmp_path):
   for path in tmp_path.rglob("*"):
     if path.is_file():
       assert not path.read_bytes().startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")), path
+
+
+def test_what_is_not_waited_for_is_committed_by_the_next_call_which_raises_what_went_wrong(tmp_path):
+  writer = checkpoint.Writer(tmp_path)
+  for number in (1, 2):
+    writer.save(number, state(number), {"config": {}}, wait=False)
+    assert checkpoint.numbers(tmp_path) in (list(range(1, number)), list(range(1, number + 1)))
+  writer.drop(1)
+  assert checkpoint.numbers(tmp_path) == [2]
+  meta = checkpoint.read_meta(tmp_path, 2)
+  checkpoint.read_state(tmp_path, 2, meta)  # compares the digest
+
+  def full():
+    raise OSError(28, "No space left on device")
+
+  writer._pending = types.SimpleNamespace(result=full)
+  with pytest.raises(OSError, match="No space"):
+    writer.close()
+  assert writer._checkpointer is None, "closed all the same"
