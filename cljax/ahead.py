@@ -29,10 +29,7 @@ def ahead(setup: Setup, submit: Callable[[Callable[[], object]], object]) -> Non
   programs, hyper, start = setup.programs, setup.hyper, loop.init_arguments(setup)
   submit(lambda: programs.init.ahead(*start))
   learner = _split(programs.init.shape(*start), setup)
-  slots = np.zeros(len(setup.blocks.totals), np.int8)
-  b = setup.blocks
-  arrays = prog.replicate((slots, b.index, b.weight, b.task, b.slot, b.count), setup.members)
-  submit(lambda: programs.evaluate.ahead(hyper, learner, (), (setup.evaluation, *arrays)))
+  submit(lambda: programs.evaluate.ahead(hyper, learner, (), (setup.evaluation, setup.blocks.arguments)))
   where = prog.replicate(Where(*np.zeros(4, np.int32)), setup.members)
   none_deleted = np.zeros(setup.spec.num_rows, bool)
   shared = loop._boundary(setup, none_deleted, events[0].task, where)

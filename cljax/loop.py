@@ -261,11 +261,8 @@ def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -
 
 def count_correct(setup: Setup, state: State, hooks: Hooks, learner, data, blocks):
   """Correct predictions of each member of ``learner`` in each slot of ``blocks``: two ``[S, slots]`` counts."""
-  slots = np.zeros(len(blocks.totals), np.int8)
-  arrays = (slots, blocks.index, blocks.weight, blocks.task, blocks.slot, blocks.count)
   with setup.clock.timed("eval"):
-    shared = (data, *prog.replicate(arrays, setup.members))
-    counts = _wait(setup.programs.evaluate(setup.hyper, learner, (), shared), hooks, state)
+    counts = _wait(setup.programs.evaluate(setup.hyper, learner, (), (data, blocks.arguments)), hooks, state)
   return tuple(np.asarray(c)[: len(setup.population)] for c in counts)
 
 
@@ -305,7 +302,8 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
   for which in (target, keep):
     slots += [(t, pairs.index[which & (pairs.task == t)]) for t in range(setup.spec.num_tasks)]
   size = setup.options.eval_block
-  blocks = prog.blocks(slots, size, length=setup.spec.total_rows // size + len(slots))  # one shape for every request
+  blocks = prog.blocks(slots, size, length=setup.spec.total_rows // size + len(slots))
+  blocks = prog.on_device(blocks, setup.members)  # of one shape for every request
   whole, _ = count_correct(setup, state, hooks, learner, setup.train, blocks)
   half = setup.spec.num_tasks
   share = lambda part: (whole[:, part].sum(1) / max(1, blocks.totals[part].sum())).tolist()

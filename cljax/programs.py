@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax import mesh as meshes
-from cljax.step import Parts, gather_rows, without_absent
+from cljax.step import Parts, shown_rows, without_absent
 from cljax.types import UsageError
 
 AXIS = meshes.POPULATION
@@ -215,12 +215,16 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
     """Correct predictions in each slot, over all classes and over the task's own classes: two ``[slots]`` counts."""
     del member
     parts = parts_of(hyper)
-    data, slots, index, weight, block_task, block_slot, count = shared
+    data, (zeros, index, weight, block_task, block_slot, count) = shared
     own = jnp.asarray(spec.classes_of_task)
+
+    def rows(a, at):
+      return a[at] if at.ndim else jax.lax.dynamic_slice_in_dim(a, at, weight.shape[1])
 
     def body(i, carry):
       task, slot = block_task[i], block_slot[i]
-      x, y = gather_rows(data, index[i], jnp.full(index.shape[1:], task), view_apply)
+      row_task = jnp.full(weight.shape[1:], task)
+      x, y = shown_rows(data, rows(data.x, index[i]), rows(data.y, index[i]), row_task, view_apply)
       x = x if place is None else place.rows(x)
       logits = parts.predict(learner, x, task)
       hit = lambda z: jnp.sum((jnp.argmax(z, -1) == y) * weight[i])
@@ -228,7 +232,6 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
       whole = masked if spec.task_id_given else hit(logits)
       return carry[0].at[slot].add(whole), carry[1].at[slot].add(masked)
 
-    zeros = jnp.zeros(slots.shape[0], jnp.int32)
     return jax.lax.fori_loop(0, count, body, (zeros, zeros))
 
   def forget(hyper, learner, member, shared):
@@ -258,25 +261,35 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
 class Blocks(NamedTuple):
   """Evaluation rows cut into blocks of one slot each.
 
-  ``index, weight [n, block]``, ``task, slot [n]``, ``totals [slots]``. A slot is a set of rows with an accuracy of its
-  own (a task's test rows, say); ``count`` blocks are real.
+  ``index, weight [n, block]``, ``task, slot [n]``, ``totals, zeros [slots]``. A slot is a set of rows with an accuracy
+  of its own (a task's test rows, say); ``count`` blocks are real. Where rows lie in order, ``index [n]`` has the first
+  of each block: cutting them out is cheaper than gathering.
   """
 
   index: Any
-  weight: np.ndarray
-  task: np.ndarray
-  slot: np.ndarray
+  weight: Any
+  task: Any
+  slot: Any
   totals: np.ndarray
+  zeros: Any
   count: Any
 
+  @property
+  def arguments(self) -> tuple:
+    """What the ``evaluate`` program takes of them."""
+    return self.zeros, self.index, self.weight, self.task, self.slot, self.count
 
-def blocks(slots, block: int = 256, length: int = 0) -> Blocks:
-  """Cuts ``slots``, a list of ``(task, row indices)``, into blocks; pads to ``length`` blocks, to share a shape."""
+
+def blocks(slots, block: int = 256, length: int = 0, ordered: bool = False) -> Blocks:
+  """Cuts ``slots``, a list of ``(task, row indices)``, into blocks; pads to ``length`` blocks, to share a shape.
+
+  ``ordered``: the rows of a slot follow one another in the data, with ``block`` rows of padding behind the last.
+  """
   index, weight, task, slot = [], [], [], []
   for s, (t, rows) in enumerate(slots):
     for at in range(0, len(rows), block):
       part = rows[at : at + block]
-      index.append(np.pad(part, (0, block - len(part))))
+      index.append(part[0] if ordered else np.pad(part, (0, block - len(part))))
       weight.append(np.pad(np.ones(len(part)), (0, block - len(part))))
       task.append(t)
       slot.append(s)
@@ -286,7 +299,25 @@ def blocks(slots, block: int = 256, length: int = 0) -> Blocks:
   pad = max(0, length - count)
   pack = lambda a: np.pad(np.asarray(a, np.int32), ((0, pad),) + ((0, 0),) * (np.ndim(a) - 1))
   totals = np.asarray([len(rows) for _, rows in slots], np.int32)
-  return Blocks(pack(index), pack(weight), pack(task), pack(slot), totals, np.int32(count))
+  return Blocks(
+    pack(index), pack(weight), pack(task), pack(slot), totals, np.zeros(len(totals), np.int32), np.int32(count)
+  )
+
+
+def in_order(slots) -> tuple[np.ndarray | None, list]:
+  """``(order, slots)``: an order of the rows in which those of every slot follow one another, and the slots in it.
+
+  Slots may share all their rows or none (the views of a set, the parts of one); the order of others is None.
+  """
+  order = np.concatenate([np.asarray(rows, int) for _, rows in slots])
+  _, first = np.unique(order, return_index=True)
+  order = order[np.sort(first)]
+  place = np.zeros(order.max(initial=-1) + 1, int)
+  place[order] = np.arange(len(order))
+  moved = [(t, place[np.asarray(rows, int)]) for t, rows in slots]
+  if all((np.diff(rows) == 1).all() for _, rows in moved):
+    return order, moved
+  return None, slots
 
 
 def on_device(blocks: Blocks, members: Members) -> Blocks:

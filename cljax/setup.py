@@ -227,12 +227,17 @@ def _data(stream, x, y, ids) -> Data:
 def _evaluation(stream, options: Options):
   """Test rows and, behind them, validation rows as one array; the blocks of a full and of a partial evaluation."""
   test, train = stream.dataset.test, stream.dataset.train
-  slots = list(enumerate(stream.test))
+  slots, block = list(enumerate(stream.test)), options.eval_block
   x, y = np.asarray(test.x), np.asarray(test.y)
   if all(len(rows) for rows in stream.validation):
     held = np.unique(np.concatenate(stream.validation))
     slots += [(t, len(y) + np.searchsorted(held, rows)) for t, rows in enumerate(stream.validation)]
     x, y = np.concatenate([x, np.stack([train.x[r] for r in held])]), np.concatenate([y, train.y[held]])
-  whole = prog.blocks(slots, options.eval_block)
+  order, slots = prog.in_order(slots)
+  if order is not None:
+    behind = lambda a: np.concatenate([a[order], np.zeros((block, *a.shape[1:]), a.dtype)])
+    x, y = behind(x), behind(y)
+  cut = lambda slots, length=0: prog.blocks(slots, block, length, ordered=order is not None)
+  whole = cut(slots)
   few = [(t, rows[: options.eval_limit or None] if s < stream.num_tasks else []) for s, (t, rows) in enumerate(slots)]
-  return _data(stream, x, y, np.arange(len(y))), whole, prog.blocks(few, options.eval_block, length=len(whole.task))
+  return _data(stream, x, y, np.arange(len(y))), whole, cut(few, len(whole.task))

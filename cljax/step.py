@@ -69,9 +69,9 @@ class Parts(NamedTuple):
   method: Method
 
 
-def gather_rows(data: Data, index, row_task, view_apply):
-  """``(x, y)`` of rows ``index [B]`` as their tasks ``row_task [B]`` show and label them."""
-  return view_apply(data.tables, data.x[index], row_task), data.labels[row_task, data.y[index]]
+def shown_rows(data: Data, x, y, row_task, view_apply):
+  """Stored rows ``x, y [B]`` as their tasks ``row_task [B]`` show and label them."""
+  return view_apply(data.tables, x, row_task), data.labels[row_task, y]
 
 
 def without_absent(batch: Batch) -> Batch:
@@ -160,7 +160,7 @@ def build(
   tx = chain(method, optimizer)
 
   def gather(data: Data, index, row_task, weight, current) -> Batch:
-    x, y = gather_rows(data, index, row_task, view_apply)
+    x, y = shown_rows(data, data.x[index], data.y[index], row_task, view_apply)
     mask = spec.class_mask(row_task, current)
     return without_absent(Batch(x, y, weight.astype(jnp.float32), data.id[index], row_task, mask))
 
