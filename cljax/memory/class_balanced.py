@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax.memory import slots
 from cljax.types import Memory
+
+_NEVER = np.uint32(0xFFFFFFFF)  # above every key that is compared
+_CHUNKS, _LARGE = 32, 2048
 
 
 class ClassBalancedState(NamedTuple):
@@ -20,6 +25,21 @@ class ClassBalancedState(NamedTuple):
   group: Any  # [capacity] int32, class of the row in each slot; num_classes where the slot is free
   count: Any  # int32, rows stored
   floor: Any  # [num_classes] uint32, the largest key evicted from each class; below it a row may not enter
+
+
+def _least(keys, size: int):
+  """The least key at places ``i``, ``i + size``, ...: ``[size]``.
+
+  A loop along memory; XLA's own reduction on CPU is a scalar one. The barrier keeps it from being made anew for each
+  that reads it.
+  """
+  chunks = [keys[i * size : (i + 1) * size] for i in range(_CHUNKS)]
+  return jax.lax.optimization_barrier(functools.reduce(jnp.minimum, chunks))
+
+
+def _first(hit):
+  """The first place where ``hit [n]`` holds; argmax is a scalar loop on CPU."""
+  return jnp.min(jnp.where(hit, jnp.arange(hit.shape[0]), hit.shape[0] - 1))
 
 
 def class_balanced(capacity: int, num_classes: int, group: Callable | None = None) -> Memory:
@@ -57,8 +77,10 @@ def _balanced(capacity: int, num_classes: int, group: Callable | None, redraw: b
   capacity, num_classes = slots.positive("capacity", capacity), slots.positive("num_classes", num_classes)
   group = group or (lambda rows: slots.field(rows, "y"))
 
+  fine = capacity // _CHUNKS if capacity >= _LARGE else 0  # of a small buffer all is the rest
+
   def counts_of(which):
-    return jnp.zeros(num_classes, jnp.int32).at[which].add(1, mode="drop")
+    return jnp.sum(which == jnp.arange(num_classes)[:, None], axis=1, dtype=jnp.int32)  # a scatter is a scalar loop
 
   def init(row):
     return ClassBalancedState(
@@ -76,31 +98,41 @@ def _balanced(capacity: int, num_classes: int, group: Callable | None, redraw: b
     bits = jax.random.bits(key, (capacity + size if redraw else size,), jnp.uint32)
     fresh = bits[-size:]
     enters = slots.mask(weight, rows) & known & (fresh >= state.floor[jnp.where(known, which, 0)])
-    keys = bits if redraw else jnp.concatenate([state.key, fresh])
-    groups = jnp.concatenate([state.group, jnp.where(enters, which, num_classes)])
+    keys, fresh_keys = (jnp.minimum(k, _NEVER - 1) for k in (bits[:capacity] if redraw else state.key, fresh))
     total = state.count + enters.sum()
-    places = jnp.arange(capacity + size, dtype=jnp.int32)
+    rest_keys = jnp.concatenate([keys[_CHUNKS * fine :], fresh_keys])
 
     def crowded(carry):
       return carry[0] < total - capacity
 
     def evict(carry):
-      step, groups, counts, floor, victims = carry
+      step, groups, fresh_groups, counts, floor, victims = carry
       largest = num_classes - 1 - jnp.argmax(counts[::-1])
-      member = groups == largest
-      least = jnp.min(jnp.where(member, keys, jnp.uint32(0xFFFFFFFF)))
-      at = jnp.min(jnp.where(member & (keys == least), places, places[-1]))  # argmax is a scalar loop on CPU
+      rest_groups = jnp.concatenate([groups[_CHUNKS * fine :], fresh_groups])
+      rest = jnp.where(rest_groups == largest, rest_keys, _NEVER)
+      least = jnp.min(rest)
+      at = _CHUNKS * fine + _first(rest == least)
+      if fine:
+        columns = _least(jnp.where(groups == largest, keys, _NEVER), fine)
+        lower = jnp.min(columns)
+        places = _first(columns == lower) + fine * jnp.arange(_CHUNKS)
+        chunk = _first((groups[places] == largest) & (keys[places] == lower))
+        at = jnp.where(lower <= least, places[chunk], at)
+        least = jnp.minimum(lower, least)
       return (
         step + 1,
-        groups.at[at].set(num_classes),
+        groups.at[at].set(num_classes, mode="drop"),
+        fresh_groups.at[jnp.where(at < capacity, size, at - capacity)].set(num_classes, mode="drop"),
         counts.at[largest].add(-1),
         floor if redraw else floor.at[largest].max(least),
         victims.at[step].set(at),
       )
 
-    start = (jnp.int32(0), groups, counts_of(groups), state.floor, jnp.full(size, capacity, jnp.int32))
-    _, groups, _, floor, victims = jax.lax.while_loop(crowded, evict, start)
-    stays = groups[capacity:] < num_classes
+    fresh_groups = jnp.where(enters, which, num_classes)
+    counts = counts_of(state.group) + counts_of(fresh_groups)
+    start = (jnp.int32(0), state.group, fresh_groups, counts, state.floor, jnp.full(size, capacity, jnp.int32))
+    _, groups, fresh_groups, _, floor, victims = jax.lax.while_loop(crowded, evict, start)
+    stays = fresh_groups < num_classes
     # Those that stay take the free slots in order, then the slots of the evicted rows.
     order = jnp.cumsum(stays) - stays
     free = jnp.maximum(capacity - state.count, 0)
@@ -115,7 +147,7 @@ def _balanced(capacity: int, num_classes: int, group: Callable | None, redraw: b
     return ClassBalancedState(
       slots.write(state.rows, rows, slot),
       slots.write(state.key, fresh, slot),
-      slots.write(groups[:capacity], which, slot),
+      slots.write(groups, which, slot),
       jnp.minimum(total, capacity).astype(jnp.int32),
       floor,
     )

@@ -65,6 +65,21 @@ def test_a_batch_equals_row_by_row(items, seed, removed_at):
     assert state.floor.tolist() == floor
 
 
+def test_a_large_buffer_equals_row_by_row():
+  """Its least keys are looked for in chunks, and in what no chunk holds."""
+  capacity, rng = 2077, np.random.default_rng(0)
+  memory = class_balanced(capacity, 4)
+  add, state, held, floor = jax.jit(memory.add), memory.init(EXAMPLE), [], [0] * 4
+  for step in range(6):
+    ids, y = 1 + 500 * step + np.arange(500), rng.choice(4, 500, p=[0.6, 0.2, 0.1, 0.1])
+    key = jax.random.key(step)
+    state = add(key, state, make(ids, y), jnp.ones(500))
+    row_by_row(held, floor, capacity, np.asarray(jax.random.bits(key, (500,), jnp.uint32)), ids, y, np.ones(500))
+  got = zip(state.rows["id"].tolist(), state.rows["y"].tolist(), state.key.tolist(), strict=True)
+  assert sorted(got) == sorted(held)
+  assert state.floor.tolist() == floor
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 3), min_size=48, max_size=48))
 def test_sizes_are_the_quotas(classes):
