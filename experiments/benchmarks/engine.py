@@ -44,8 +44,8 @@ CASES = (
   Case("mlp", 10, 1280, 512, 128),
   Case("mlp", 32, 1280, 240, 80),
   Case("mlp", 128, 1280, 120, 40),
-  Case("vit", 32, 512, 16, 8, FEW),
-  Case("resnet", 32, 128, 4, 4, FEW),
+  Case("vit", 32, 256, 8, 4, FEW),
+  Case("resnet", 32, 96, 3, 3, FEW),
 )
 CROWD = Case("mlp", 10, 1280, 256, 0, tuple(TARGET_SEED))
 
@@ -266,8 +266,8 @@ def suite(
   rates = measured or _limit.rates()
   rows: list[dict[str, Any]] = []
   for case in cases:
-    # The ResNet's rounds are long and differ little.
-    turns = repeats if case.model != "resnet" else max(3, repeats // 2)
+    # The rounds of the larger models are long.
+    turns = repeats if case.model == "mlp" else max(3, repeats // 2)
     report(f"{case.model}, batch {case.batch}: {', '.join(case.methods)}; {turns} rounds")
     rows += measure(case, rates, turns, shape, hidden, first)
   if group is not None:
