@@ -53,6 +53,12 @@ def rows_of(spec: Spec, batch: Batch, **more):
   return {"x": batch.x[own], "y": batch.y[own], "id": batch.id[own], "task": batch.task[own], **more}
 
 
+def share(weight):
+  """The coefficients of a mean over rows of weight ``weight [B]``; zeros where there are none."""
+  total = weight.sum()
+  return weight / jnp.where(total == 0, 1.0, total)
+
+
 def start(memory, spec: Spec, row) -> Replay:
   pending = jax.tree.map(lambda a: jnp.zeros((spec.batch_size, *a.shape), a.dtype), row)
   return Replay(memory.init(row), pending, jnp.zeros(spec.batch_size))
@@ -141,18 +147,14 @@ def derpp(model, spec: Spec, *, alpha, beta, capacity: int, policy: str = "reser
   own = slice(0, spec.batch_size)
   first = slice(spec.batch_size, spec.batch_size + size)
 
-  def mean_share(weight):
-    total = weight.sum()
-    return weight / jnp.where(total == 0, 1.0, total)
-
   def prepare(key, learner, batch):
     state = insert(key, memory, learner.method_state)
-    batch = batch._replace(coefficient=mean_share(batch.weight))
+    batch = batch._replace(coefficient=share(batch.weight))
     current = batch.task[0]
     one, seen_one = memory.sample(fold(key, "logits"), state.memory, size)
     two, seen_two = memory.sample(fold(key, "labels"), state.memory, size)
     batch = append(batch, drawn(spec, one, seen_one, current, jnp.zeros(size)))
-    batch = append(batch, drawn(spec, two, seen_two, current, beta * mean_share(seen_two)))
+    batch = append(batch, drawn(spec, two, seen_two, current, beta * share(seen_two)))
     batch = batch._replace(extra={**batch.extra, "derpp": (one["logits"], seen_one)})
     return learner._replace(method_state=state), batch
 

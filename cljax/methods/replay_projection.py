@@ -9,7 +9,7 @@ from cljax import losses, projectors
 from cljax.method import Method, Reference
 from cljax.methods.projection import EPISODIC, episodic
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import append, drawn, example_row
+from cljax.methods.replay import append, drawn, example_row, share
 from cljax.tree import fold
 from cljax.types import Spec
 
@@ -29,7 +29,6 @@ def mixed(spec: Spec, ring, size: int, name: str):
     rows, weight = replayed(learner)
     task = batch.task[0]
     new = jnp.where(weight.sum() > 0, projectors.current_weight(task), 1.0)
-    share = lambda w: w / jnp.maximum(w.sum(), 1.0)
     own = share(batch.weight) if batch.coefficient is None else batch.coefficient
     batch = batch._replace(coefficient=new * own)
     return learner, append(batch, drawn(spec, rows, weight, task, (1 - new) * share(weight)))

@@ -56,11 +56,6 @@ def parameter_divergence(parameter: str, params, old):
   return regularizers.bregman_penalty(regularizers.gaussian_log_partition, natural(old), natural(params))
 
 
-def _share(weight):
-  total = weight.sum()
-  return weight / jnp.where(total == 0, 1.0, total)
-
-
 def unified(
   model, spec: Spec, *, alpha, beta, deviation, prior_deviation, output: str = "logits", parameter: str = "fisher",
   natural: bool = False, capacity: int = 200, policy: str = "reservoir", replay_batch: int = 0, fisher: str = "exact",
@@ -93,9 +88,9 @@ def unified(
     state = learner.method_state
     filled = replay.insert(key, memory, state.memory)
     rows, weight = memory.sample(tree.fold(key, output), filled.memory, size)
-    share = alpha * _share(weight) if output == "labels" else jnp.zeros(size)
-    batch = batch._replace(coefficient=_share(batch.weight))
-    batch = replay.append(batch, replay.drawn(spec, rows, weight, batch.task[0], share))
+    coefficient = alpha * replay.share(weight) if output == "labels" else jnp.zeros(size)
+    batch = batch._replace(coefficient=replay.share(batch.weight))
+    batch = replay.append(batch, replay.drawn(spec, rows, weight, batch.task[0], coefficient))
     if output == "logits":
       batch = batch._replace(extra={**batch.extra, "unified": (rows["logits"], weight)})
     return learner._replace(method_state=state._replace(memory=filled)), batch
