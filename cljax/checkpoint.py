@@ -7,10 +7,12 @@ because orbax loads flipped bytes and other dtypes silently. Nothing is pickled.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
 import platform
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -113,7 +115,7 @@ class Writer:
     flat = _leaves(_plain(state))
     meta = {**meta, "digest": tree.digest(flat), "leaves": _describe(flat), "versions": versions()}
     self.wait()
-    items = {"state": flat, "meta": {"json": json.dumps(meta)}}
+    items = {"state": flat, "meta": _packed(json.dumps(meta))}
     self._pending = self._open().save_checkpointables_async(number, items, overwrite=True)
     if wait:
       self.wait()
@@ -138,6 +140,18 @@ class Writer:
         self._checkpointer = None
 
 
+def _packed(text: str) -> dict[str, str]:
+  """The accuracies of a run of hundreds of tasks are megabytes of repetitive text in each of hundreds of checkpoints;
+  of others the text stays legible."""
+  if len(text) < 1 << 16:
+    return {"json": text}
+  return {"deflated": base64.b64encode(zlib.compress(text.encode())).decode()}
+
+
+def _unpacked(item: dict[str, str]) -> str:
+  return item["json"] if "json" in item else zlib.decompress(base64.b64decode(item["deflated"])).decode()
+
+
 def _describe(flat) -> dict[str, str]:
   return {path: f"{np.dtype(a.dtype).name}{list(a.shape)}" for path, a in flat.items()}
 
@@ -146,7 +160,7 @@ def read_meta(directory, number: int) -> dict:
   """The meta of one checkpoint; DamagedError where it cannot be read."""
   try:
     out = _ocp().load_checkpointables(_path(directory, number), {"meta": None})
-    return json.loads(out["meta"]["json"])
+    return json.loads(_unpacked(out["meta"]))
   except Exception as error:
     raise DamagedError(f"checkpoint {number}: meta cannot be read ({_first_line(error)})") from error
 

@@ -170,3 +170,12 @@ def test_what_is_not_waited_for_is_committed_by_the_next_call_which_raises_what_
   with pytest.raises(OSError, match="No space"):
     writer.close()
   assert writer._checkpointer is None, "closed all the same"
+
+
+def test_a_long_history_is_kept_small(tmp_path):
+  rows = [[k / 7 % 1 for _ in range(100)] for k in range(200)]
+  writer = checkpoint.Writer(tmp_path)
+  writer.save(1, state(1), {"config": {}, "position": {"accuracy": rows}})
+  writer.close()
+  assert checkpoint.read_meta(tmp_path, 1)["position"]["accuracy"] == rows
+  assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < len(str(rows)) / 5
