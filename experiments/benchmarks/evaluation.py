@@ -71,7 +71,10 @@ def suite(report, repeats: int) -> Table:
     one = jax.tree.map(lambda a: a[0], (state.learner.params, state.learner.model_state))
     functions = {
       "forward passes": forward_alone(stream, model, *one),
-      "evaluation": lambda b=built, s=state: count_correct(b, s, hooks, s.learner, b.evaluation, b.partial),
+      # As a run does once it has seen that they are brief.
+      "evaluation": lambda b=built, s=state, brief=kind == "mlp": count_correct(
+        b, s, hooks, s.learner, b.evaluation, b.partial, brief
+      ),
     }
     report(f"{kind}: {len(functions)} programs, {repeats} rounds")
     stats = paired(functions, repeats)
@@ -93,7 +96,7 @@ def suite(report, repeats: int) -> Table:
       "over the forward passes [quartiles]": f"{each / forward:.2f}",
     })  # fmt: skip
   notes = [
-    f"An evaluation is {TASKS} tasks of {ROWS} rows in blocks of {ROWS}, of one seed; it gathers the rows, masks the "
+    f"An evaluation is {TASKS} tasks of {ROWS} rows in blocks of {ROWS}, of one seed; it cuts out the rows, masks the "
     "classes, counts with and without the task's classes and brings the counts to the host.",
     "Forward passes: scaling and the network on the same blocks, in one jitted program; ratios are paired by round.",
     "In a run: what cljax.run booked as evaluation, its mean over the median of the forward passes.",
