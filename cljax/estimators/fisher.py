@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.estimators.per_sample import batches_together, check_batch_size, per_sample_sums, sum_over_batches, thinned
+from cljax.estimators.per_sample import check_batch_size, per_sample_sums, rows_at_once, sum_over_batches, thinned
 from cljax.types import Batch, Model, Rows, UsageError
 
 KINDS = ("exact", "sampled", "empirical", "batched")
@@ -35,9 +35,8 @@ def fisher_diagonal(
                    weight: what several code bases call Fisher. It depends on ``batch_size`` and the order of rows.
   ``rows.count`` may be traced. Rows of weight 0 are as if absent (for ``batched``: they keep their place in the cut
   into batches). ``class_mask`` restricts a row's softmax. ``samples`` uses at most so many rows, evenly strided. Apart
-  from ``batched``, ``batch_size`` changes speed and memory only, and which labels ``sampled`` draws; batches are passed
-  over up to 256 rows at once where no row's gradient is made (:func:`batches_together`). No row of positive weight
-  gives zeros.
+  from ``batched``, ``batch_size`` changes speed and memory only, and which labels ``sampled`` draws; how many
+  rows are passed over at once is chosen by the layers (:func:`rows_at_once`). No row of positive weight gives zeros.
 
   Kirkpatrick et al. 2017 (EWC); kinds as in GMvandeVen/continual-learning, whose mean divides by n - 1; here by n.
   Raises UsageError for an unknown kind, a bad ``batch_size`` or ``samples``, and ``sampled`` without ``key``.
@@ -60,16 +59,21 @@ def fisher_diagonal(
       y = jnp.minimum(below.sum(-1), p.shape[-1] - 1)
     return jnp.ones((1, p.shape[0]), p.dtype), _toward(y, p, batch)[None]
 
-  one_label = kind in ("sampled", "empirical")
-  together = batches_together(model, params, model_state, rows, batch_size) if one_label else 1
-
-  def uniform(i):
-    """One number a row; a batch has those that it has by itself."""
-    one = lambda j: jax.random.uniform(jax.random.fold_in(key, i * together + j), (batch_size,))
-    return jax.vmap(one)(jnp.arange(together)).reshape(-1)
+  size = batch_size
+  if kind != "batched":
+    size = rows_at_once(model, params, model_state, rows, batch_size, many=kind == "exact")
+  if kind == "sampled":
+    # one number a row, those that its batch has by itself, however many rows are passed over at once
+    of_batch = lambda i: jax.random.uniform(jax.random.fold_in(key, i), (batch_size,))
+    numbers = jax.vmap(of_batch)(jnp.arange(-(-(rows.capacity + size) // batch_size))).reshape(-1)
+  else:
+    numbers = None
 
   def per_sample(batch, i):
-    batch = batch._replace(extra={"uniform": uniform(i) if kind == "sampled" else batch.weight})
+    if numbers is not None:
+      batch = batch._replace(extra={"uniform": jax.lax.dynamic_slice(numbers, (i * size,), (size,))})
+    else:
+      batch = batch._replace(extra={})
 
     def weighted(logits, batch):
       w, cotangent = cotangents(logits, batch)
@@ -89,5 +93,5 @@ def fisher_diagonal(
     return jax.tree.map(jnp.square, jax.grad(loss)(params)), (batch.weight.sum() > 0).astype(jnp.float32)
 
   like = (params, jnp.zeros(()))
-  total, weight = sum_over_batches(rows, batch_size * together, like, batched if kind == "batched" else per_sample)
+  total, weight = sum_over_batches(rows, size, like, batched if kind == "batched" else per_sample)
   return tree.scale(1.0 / jnp.where(weight > 0, weight, 1.0), total)

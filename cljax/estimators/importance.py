@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.estimators.per_sample import batches_together, check_batch_size, per_sample_sums, sum_over_batches, thinned
+from cljax.estimators.per_sample import check_batch_size, per_sample_sums, rows_at_once, sum_over_batches, thinned
 from cljax.types import Model, Rows
 
 
@@ -46,6 +46,6 @@ def mas_importance(
     return jax.tree.map(jnp.abs, jax.grad(loss)(params)), batch.weight.sum()
 
   like = (params, jnp.zeros(()))
-  together = 1 if batched else batches_together(model, params, model_state, rows, batch_size)
-  total, weight = sum_over_batches(rows, batch_size * together, like, by_batch if batched else per_sample)
+  size = batch_size if batched else rows_at_once(model, params, model_state, rows, batch_size)
+  total, weight = sum_over_batches(rows, size, like, by_batch if batched else per_sample)
   return tree.scale(1.0 / jnp.where(weight > 0, weight, 1.0), total)

@@ -107,14 +107,15 @@ def test_sampled_kind_is_unbiased_for_the_exact_one(data):
     assert std.max() > 0
 
 
-def test_batches_passed_over_together_draw_the_labels_they_draw_alone(data, monkeypatch):
+def test_rows_draw_the_labels_of_their_batch_however_many_are_passed_over_at_once(data, monkeypatch):
   params, state, x, y = data
   run = lambda: fisher_diagonal(MODEL, params, state, rows_from_arrays(x, y), kind="sampled", key=key, batch_size=2)
   key = jax.random.key(4)
-  assert fisher.batches_together(MODEL, params, state, rows_from_arrays(x, y), 2) == 4
+  assert fisher.rows_at_once(MODEL, params, state, rows_from_arrays(x, y), 2) == 8
   together = run()
-  monkeypatch.setattr(fisher, "batches_together", lambda *_: 1)
-  assert_trees_close(together, run())
+  for size in (2, 3):  # batch by batch, and across their borders
+    monkeypatch.setattr(fisher, "rows_at_once", lambda *_, size=size, **__: size)
+    assert_trees_close(together, run())
 
 
 def test_class_mask_restricts_the_softmax_of_its_row(data):
