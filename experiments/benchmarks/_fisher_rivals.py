@@ -142,11 +142,40 @@ def vmapped(work: Workload, rows: int):
   return lambda: run(work.params, work.x[:rows], work.y[:rows])
 
 
-def operations(work: Workload, kind: str = "empirical") -> float:
-  """Floating-point operations of a row on a dense network: forward, gradients of the layers' outputs, squares.
+def inner_products(jaxpr) -> float:
+  """Floating-point operations of the products without a parameter, which have batch axes: attention's two."""
+  total = 0.0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == "dot_general":
+      (contracted, _), (batched, _) = eqn.params["dimension_numbers"]
+      if batched:
+        total += 2.0 * eqn.outvars[0].aval.size * float(np.prod([eqn.invars[0].aval.shape[i] for i in contracted]))
+    elif eqn.primitive.name in ("jit", "pjit", "custom_jvp_call", "custom_vjp_call"):
+      inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+      total += inner_products(getattr(inner, "jaxpr", inner))
+  return total
 
-  Two for each multiply-add of a kernel. A training step's are the empirical kind's, with gradients for squares.
+
+def operations(work: Workload, kind: str = "empirical") -> float:
+  """Floating-point operations of the matrix products of a row: the arithmetic floor of a kind, or of an ``epoch``.
+
+  Forward, gradients of the layers' outputs (the first layer's input needs none), and the squares: one product a kernel,
+  but for layers with positions one for each backward pass, of which the exact kind has C - 1. A training step has
+  gradients for squares. Elementwise work, unfolding and norms are not counted.
   """
-  sizes = [v.size for v in jax.tree.leaves(work.params) if v.ndim == 2]
-  first = work.x[0].size * work.params["hidden_0"]["bias"].size  # its input needs no gradient
-  return 4.0 * sum(sizes) + 2.0 * (sum(sizes) - first) * (CLASSES if kind == "exact" else 1)
+  capture = work.model.capture
+  assert capture is not None
+  passes = CLASSES - 1 if kind == "exact" else 1
+  each: list[tuple[float, bool]] = []  # operations and whether there are positions, by layer as they are called
+
+  def forward(params, x):
+    logits, calls = capture(params, work.state, x, None)
+    for call in calls.values():
+      if "kernel" in call.params:
+        kernel = call.params["kernel"]
+        each.append((2.0 * call.output.size * kernel.size / kernel.shape[-1], call.output.ndim > 2))
+    return logits
+
+  inner = inner_products(jax.make_jaxpr(forward)(work.params, work.x[:1]).jaxpr)
+  squares = sum(n * (passes if positions else 1) for n, positions in each)
+  return sum(n for n, _ in each) + inner + passes * (sum(n for n, _ in each[1:]) + 2 * inner) + squares

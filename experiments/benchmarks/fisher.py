@@ -15,7 +15,16 @@ import cljax
 from cljax import engine, streams
 from cljax.data import Dataset, Split
 from experiments.benchmarks import Stats, Table, paired, population, ratio, shown
-from experiments.benchmarks._fisher_rivals import BATCH, Workload, epoch, fisher, one_at_a_time, operations, vmapped
+from experiments.benchmarks._fisher_rivals import (
+  BATCH,
+  CLASSES,
+  Workload,
+  epoch,
+  fisher,
+  one_at_a_time,
+  operations,
+  vmapped,
+)
 from experiments.benchmarks._fisher_rivals import workload as make
 
 KINDS = ("empirical", "sampled", "exact", "batched")
@@ -88,6 +97,7 @@ def by_layer(report, repeats: int, rows: dict[str, int], few: dict[str, int], ma
       row: dict[str, Any] = {"layers": f"{layers} ({work.size:,})", "rows": count, "what": name}
       row["ms"], row["epochs"] = 1e3 * seconds.median, ratio(seconds, stats["epoch"])[0]
       row["epochs [quartiles]"] = shown(ratio(seconds, stats["epoch"]))
+      row["floor"] = operations(work, name) / operations(work, "epoch") if name in ("epoch", *KINDS) else ""
       row["target"] = TARGETS.get(name, "") if layers == "dense" else ""
       row["timed on"] = plain[name][1] if name in plain else count
       if layers == "dense" and name in ("epoch", "epoch, engine", *KINDS):
@@ -175,6 +185,8 @@ def suite(report, repeats: int, rows=ROWS, few=RIVALS, counts=(736, 1504, 3008, 
     "vmap of grad, all rows' gradients at once.",
     "dense: MLP 784-256-256-10; norm: the same with LayerNorm and BatchNorm; conv: three 3x3 layers; attention: ViT of "
     "width 64, depth 2, patches of 4; inputs 28x28.",
+    f"floor: multiply-adds of the kind's matrix products over those of an epoch. exact takes C - 1 = {CLASSES - 1} "
+    "backward passes; a dense layer's squares are one product for all of them, of one with positions one for each.",
     f"of matmul rate: multiply-adds of the kernels over {rate / 1e9:.0f} GFLOP/s, measured on a 1024x1024 product.",
     f"Exponent of time in rows: {told('rows')}.",
     f"Exponent in parameters ({min(sizes):,} to {max(sizes):,}): {told('width')}.",
