@@ -119,7 +119,8 @@ def rows_at_once(model: Model, params, model_state, rows: Rows, batch_size: int,
   x = jax.eval_shape(lambda: rows.batch(0, 1).x)
   sound, outer = _judged(model, params, model_state, x)
   if sound and not outer and jax.default_backend() == "cpu":
-    return min(16, batch_size)
+    calls = jax.eval_shape(lambda x: _capture(model, params, model_state, x, None)[1], x)
+    return min(16, batch_size) if any(c.output.ndim > 2 for c in calls.values()) else batch_size
   return batch_size * max(1, min(256, rows.capacity) // batch_size) if outer and not many else batch_size
 
 

@@ -38,9 +38,15 @@ def test_rows_keep_the_main_thread_and_the_others_apart():
   start = cold.Start(2.0, 3.0, 4.0)
   part = {"main": {"compile": 1.0, "rest": 0.5}, "others": {"compile": 0.25}}
   rows = {
-    r["what"].strip(): r for r in cold.rows_of([{"empty": start, "warm": start}], [{"empty": part, "warm": part}])
+    r["what"].strip(): r
+    for r in cold.rows_of(
+      [{"empty": start, "warm": start}],
+      [{"empty": start, "warm": start._replace(table=1.0)}],
+      [{"empty": part, "warm": part}],
+    )
   }
   assert rows["start to table, s"]["empty cache"] == 2
   assert rows["start to table, s"]["warm target"] == "6"
+  assert rows["start to table, s, two workers"]["warm cache"] == 1
   found = rows[_cold_probe.PARTS["compile"]]
   assert (found["warm cache"], found["warm [quartiles]"]) == (1.0, "+ 0.25 beside")
