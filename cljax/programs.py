@@ -280,17 +280,20 @@ class Blocks(NamedTuple):
     return self.zeros, self.index, self.weight, self.task, self.slot, self.count
 
 
-def blocks(slots, block: int = 256, length: int = 0, ordered: bool = False) -> Blocks:
+def blocks(slots, block: int = 256, length: int = 0, ordered: int = 0) -> Blocks:
   """Cuts ``slots``, a list of ``(task, row indices)``, into blocks; pads to ``length`` blocks, to share a shape.
 
-  ``ordered``: the rows of a slot follow one another in the data, with ``block`` rows of padding behind the last.
+  ``ordered``: the number of rows in the data, at least ``block``, where those of each slot follow one another (0: they
+  do not). A block at the end of the data begins earlier, with weight 0 for the rows before its own.
   """
   index, weight, task, slot = [], [], [], []
   for s, (t, rows) in enumerate(slots):
     for at in range(0, len(rows), block):
       part = rows[at : at + block]
-      index.append(part[0] if ordered else np.pad(part, (0, block - len(part))))
-      weight.append(np.pad(np.ones(len(part)), (0, block - len(part))))
+      first = min(part[0], ordered - block) if ordered else 0
+      index.append(first if ordered else np.pad(part, (0, block - len(part))))
+      before = part[0] - first if ordered else 0
+      weight.append(np.pad(np.ones(len(part)), (before, block - before - len(part))))
       task.append(t)
       slot.append(s)
   if not index:

@@ -235,9 +235,9 @@ def _evaluation(stream, options: Options):
     x, y = np.concatenate([x, np.stack([train.x[r] for r in held])]), np.concatenate([y, train.y[held]])
   order, slots = prog.in_order(slots)
   if order is not None:
-    behind = lambda a: np.concatenate([a[order], np.zeros((block, *a.shape[1:]), a.dtype)])
-    x, y = behind(x), behind(y)
-  cut = lambda slots, length=0: prog.blocks(slots, block, length, ordered=order is not None)
+    least = lambda a: np.concatenate([a[order], np.zeros((max(0, block - len(order)), *a.shape[1:]), a.dtype)])
+    x, y = least(x), least(y)
+  cut = lambda slots, length=0: prog.blocks(slots, block, length, ordered=0 if order is None else len(y))
   whole = cut(slots)
   few = [(t, rows[: options.eval_limit or None] if s < stream.num_tasks else []) for s, (t, rows) in enumerate(slots)]
   return _data(stream, x, y, np.arange(len(y))), whole, cut(few, len(whole.task))

@@ -81,7 +81,7 @@ def main() -> None:
   except cljax.Stopped:
     stopped = True
   for name, made in built.items():
-    (step,) = made.setup.programs.chunk._compiled.values()
+    (step,) = (found.result() for found in made.setup.programs.chunk._compiled.values())
     learner, _, _ = step.output_shardings
     specs = [str(s.spec) for s in jax.tree.leaves(learner.params)]
     about: dict[str, Any] = {"stopped": stopped, "reduces": "all-reduce" in step.as_text(), "specs": specs}

@@ -20,11 +20,12 @@ def test_blocks_cover_each_slot_once(sizes, block, shared):
   order, moved = programs.in_order(slots)
   assert order is not None
   assert len(order) == len(np.unique(np.concatenate([r for _, r in slots])))
-  made = programs.blocks(moved, block, length=40, ordered=True)
-  data = np.concatenate([order, np.full(block, -1)])
+  data = np.concatenate([order, np.full(max(0, block - len(order)), -1)])
+  made = programs.blocks(moved, block, length=40, ordered=len(data))
   for s, (t, expected) in enumerate(slots):
     mine = [i for i in range(int(made.count)) if made.slot[i] == s]
     assert all(made.task[i] == t for i in mine)
+    assert all(0 <= made.index[i] <= len(data) - block for i in mine)
     cut = [data[made.index[i] : made.index[i] + block][made.weight[i] > 0] for i in mine]
     np.testing.assert_array_equal(np.concatenate(cut), expected)
   np.testing.assert_array_equal(made.totals, [len(r) for _, r in slots])

@@ -17,6 +17,7 @@ FLOORS = [
   {"programs"},
   {"setup"},
   {"loop"},
+  {"ahead"},
   {"writers", "writers_tracking"},
   {"ledger"},
   {"engine", "results", "selection"},
