@@ -131,7 +131,8 @@ def plot(found: Sequence[Mapping[str, Any]], path: str) -> None:
       panel.tick_params(labelsize=7)
       if at == len(kinds) - 1:
         panel.set_xlabel("parameters" if axis == "width" else axis, fontsize=8)
-  grid[0][0].legend(fontsize=6)
+  handles, labels = grid[0][0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside upper center", ncols=max(1, len(names)), fontsize=7)
   figure.savefig(path, dpi=90)
   pyplot.close(figure)
 
