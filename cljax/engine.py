@@ -262,7 +262,7 @@ def _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_
   }
 
 
-_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+_copied = jax.jit(tree.copy)
 _SAVED = ("event", "step", "ended", "total", "accuracy", "forgotten", "curves")
 
 

@@ -341,13 +341,10 @@ def replicate(tree, members: Members):
 def spread(tree, members: Members):
   """Puts member arrays (leading population axis, unpadded) on the mesh, one share a device."""
   tree = pad_members(tree, members)
-  if members.mesh is None or members.placed is not None:
-    tree = jax.tree.map(jnp.asarray, tree)
-  if members.mesh is None:
-    return tree
-  if members.placed is not None:
-    return meshes.put(tree, meshes.shardings(tree, members.placed))
-  return jax.device_put(tree, NamedSharding(members.mesh, PartitionSpec(AXIS)))
+  if members.mesh is not None and members.placed is None:
+    return jax.device_put(tree, NamedSharding(members.mesh, PartitionSpec(AXIS)))
+  tree = jax.tree.map(jnp.asarray, tree)
+  return tree if members.placed is None else meshes.put(tree, meshes.shardings(tree, members.placed))
 
 
 def gather(tree, members: Members):

@@ -43,23 +43,41 @@ class Table(NamedTuple):
   plot: Callable[[str], None] | None = None  # plot(path) draws the suite's picture
 
 
-def paired(functions: Mapping[str, Callable[[], Any]], repeats: int = 15, warmup: int = 2) -> dict[str, Stats]:
-  """Times every function once a round, in an order that rotates, so that a busy machine slows all alike.
+def clocked(function: Callable[[], Any]) -> Callable[[], float]:
+  """``function`` as a timer: its seconds until what it returned is ready."""
 
-  Each function returns what it computed; the clock stops when that is ready. ``warmup`` rounds are not counted: they
-  compile.
+  def run() -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - start
+
+  return run
+
+
+def rounds(timers: Mapping[Any, Callable[[], float]], repeats: int, warmup: int = 1) -> dict[Any, Stats]:
+  """Calls every timer once a round, in an order that rotates, so that a busy machine slows all alike.
+
+  Each returns its seconds. ``warmup`` rounds are not counted: they compile.
   """
-  names = list(functions)
-  seconds: dict[str, list[float]] = {name: [] for name in names}
+  names = list(timers)
+  seconds: dict[Any, list[float]] = {name: [] for name in names}
   for turn in range(-warmup, repeats):
     first = turn % len(names)
     for name in names[first:] + names[:first]:
-      start = time.perf_counter()
-      jax.block_until_ready(functions[name]())
-      elapsed = time.perf_counter() - start
+      elapsed = timers[name]()
       if turn >= 0:
         seconds[name].append(elapsed)
   return {name: Stats(np.array(values)) for name, values in seconds.items()}
+
+
+def paired(functions: Mapping[str, Callable[[], Any]], repeats: int = 15, warmup: int = 2) -> dict[str, Stats]:
+  """:func:`rounds` of functions, each by the clock until what it computed is ready."""
+  return rounds({name: clocked(function) for name, function in functions.items()}, repeats, warmup)
+
+
+def exponent(sizes, values) -> float:
+  """The slope of ``log(values)`` in ``log(sizes)``, by least squares."""
+  return float(np.polyfit(np.log(np.asarray(sizes, float)), np.log(np.asarray(values, float)), 1)[0])
 
 
 def ratio(mine: Stats, base: Stats) -> tuple[float, float, float]:

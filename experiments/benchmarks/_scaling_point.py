@@ -120,7 +120,7 @@ def _step(built, learner, task: int, repeats: int) -> float:
   rows = feeding.rows(plan, 0, 0, min(2, plan.steps), 64, np.zeros(built.spec.num_rows, bool))
   packed = prog.spread(tuple(np.stack([part]) for part in rows), built.members)
   where, alive = _where(built, task), loop.all_alive(built)
-  copied = jax.jit(lambda t: jax.tree.map(jnp.copy, t))
+  copied = jax.jit(tree.copy)
 
   def scan(steps: int) -> float:
     given = jax.block_until_ready(copied((learner, alive)))

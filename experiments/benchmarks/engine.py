@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ import cljax
 from cljax import engine, feed, loop, methods, models, streams, tree
 from cljax.data import Dataset
 from cljax.loop import Stopped
-from experiments.benchmarks import Stats, Table, _limit, _scan, _torch, population, ratio, shown
+from experiments.benchmarks import Stats, Table, _limit, _scan, _torch, clocked, population, ratio, rounds, shown
 
 METHODS = ("finetune", "ewc", "si", "er", "derpp", "agem", "gpm", "lwf")
 FEW = ("finetune", "er", "ewc")
@@ -142,28 +141,6 @@ def eager(name: str, case: Case, stream, learner, rate: float = RATE, **hyper) -
   return _torch.trainer(name, _torch.NETWORKS[case.model], learner, x, y, rate, options_of(name, **hyper), old)
 
 
-def clocked(function: Callable) -> Callable[[], float]:
-  def run() -> float:
-    since = time.perf_counter()
-    jax.block_until_ready(function())
-    return time.perf_counter() - since
-
-  return run
-
-
-def rounds(timers: Mapping[str, Callable[[], float]], repeats: int, warmup: int = 1) -> dict[str, Stats]:
-  """As ``paired``, of functions that return their own seconds."""
-  names = list(timers)
-  seconds: dict[str, list[float]] = {name: [] for name in names}
-  for turn in range(-warmup, repeats):
-    first = turn % len(names)
-    for name in names[first:] + names[:first]:
-      elapsed = timers[name]()
-      if turn >= 0:
-        seconds[name].append(elapsed)
-  return {name: Stats(np.array(values)) for name, values in seconds.items()}
-
-
 def measure(case: Case, rates: _limit.Rates, repeats: int, shape, hidden, first: int = FIRST) -> list[dict[str, Any]]:
   """The rows of one model at one batch size."""
   stream, model = stream_of(case, shape, first), network(case.model, shape, hidden)
@@ -183,7 +160,11 @@ def measure(case: Case, rates: _limit.Rates, repeats: int, shape, hidden, first:
   for name, run in runs.items():
     timers[name] = run.seconds
     loop_of = eager(name, case, stream, run.learner)
-    timers["torch " + name] = clocked(lambda train=loop_of: (train(index[: case.eager]), None)[1])
+
+    def some_steps(train=loop_of) -> None:
+      train(index[: case.eager])
+
+    timers["torch " + name] = clocked(some_steps)
   stats = rounds(timers, repeats)
   each = {
     name: Stats(s.samples / (case.eager if name.startswith("torch") else case.steps)) for name, s in stats.items()

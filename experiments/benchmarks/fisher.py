@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,7 +12,7 @@ import numpy as np
 import cljax
 from cljax import engine, streams
 from cljax.data import Dataset, Split
-from experiments.benchmarks import Stats, Table, paired, population, ratio, shown
+from experiments.benchmarks import Stats, Table, clocked, exponent, paired, population, ratio, rounds, shown
 from experiments.benchmarks._fisher_rivals import (
   BATCH,
   CLASSES,
@@ -42,27 +40,15 @@ def rivals(work: Workload, rows: int, exact: bool) -> dict[str, Any]:
   return found
 
 
-def prepared(work: Workload):
-  """The engine's finetune over the same rows for one epoch, and a row or two to evaluate on."""
+def engine_epoch(work: Workload):
+  """The engine's finetune over the same rows for one epoch, as a timer; and a row or two to evaluate on."""
   x, y = np.asarray(work.x), np.asarray(work.y)
   split = lambda n: Split(x[:n], y[:n], np.arange(n, dtype=np.int32), np.zeros(n, np.int32))
   dataset = Dataset("noise", split(len(y)), split(20), 10, tuple(map(str, range(10))), ("all",), 1.0, "noise")
   stream = streams.build(dataset, "class", tasks=1, validation=0.0)
   training, options = cljax.Recipe(batch_size=BATCH), cljax.Options(max_interval_s=1e9)
   given: dict[str, Any] = {"optimizer_options": {"learning_rate": 1e-4}, "training": training, "options": options}
-  return engine.prepare(stream, work.model, **given)
-
-
-def timed(function):
-  """``function`` in the shape in which :func:`population.rounds` reads the engine's own clock."""
-  clock = SimpleNamespace(seconds={"train": 0.0})
-
-  def run():
-    start = time.perf_counter()
-    jax.block_until_ready(function())
-    clock.seconds["train"] += time.perf_counter() - start
-
-  return SimpleNamespace(setup=SimpleNamespace(clock=clock), run=run)
+  return population.trained(engine.prepare(stream, work.model, **given))
 
 
 def matmul_rate(repeats: int, size: int = 1024) -> float:
@@ -70,11 +56,6 @@ def matmul_rate(repeats: int, size: int = 1024) -> float:
   a = jax.random.normal(jax.random.key(0), (size, size))
   product = jax.jit(jnp.matmul)
   return 2.0 * size**3 / paired({"product": lambda: product(a, a)}, repeats)["product"].median
-
-
-def exponent(sizes, seconds) -> float:
-  """The slope of ``log(seconds)`` in ``log(sizes)``, by least squares."""
-  return float(np.polyfit(np.log(np.asarray(sizes, float)), np.log(np.asarray(seconds, float)), 1)[0])
 
 
 def by_layer(report, repeats: int, rows: dict[str, int], few: dict[str, int], make=make) -> list[dict[str, Any]]:
@@ -86,11 +67,11 @@ def by_layer(report, repeats: int, rows: dict[str, int], few: dict[str, int], ma
     over = {"epoch": train} | {kind: fisher(work, kind) for kind in KINDS}
     functions: dict[str, Any] = {name: functools.partial(f, count) for name, f in over.items()}
     functions |= {name: f for name, (f, _) in plain.items()}
-    runs: dict[Any, Any] = {name: timed(f) for name, f in functions.items()}
+    runs = {name: clocked(f) for name, f in functions.items()}
     if layers == "dense":
-      runs["epoch, engine"] = prepared(work)
+      runs["epoch, engine"] = engine_epoch(work)
     report(f"{layers}, {count} rows: {len(runs)} programs, {repeats} rounds")
-    stats: dict[Any, Stats] = population.rounds(runs, repeats, warmup=2)
+    stats = rounds(runs, repeats, warmup=2)
     for name in runs:
       scale = count / plain[name][1] if name in plain else 1.0
       seconds = Stats(stats[name].samples * scale)

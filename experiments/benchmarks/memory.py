@@ -10,7 +10,7 @@ import numpy as np
 import cljax
 from cljax import engine, models, streams, tree
 from cljax.data import Dataset, Split
-from experiments.benchmarks import Stats, Table, paired, population, ratio, shown
+from experiments.benchmarks import Stats, Table, exponent, paired, population, ratio, shown
 from experiments.benchmarks import _memory_programs as programs
 
 CAPACITIES = {
@@ -21,11 +21,6 @@ ENGINE = (200, 10_000, 100_000)  # capacities of er under the engine
 STEPS = {"reservoir": 100, "ring": 100, "class_balanced": 20}  # a timed call is one scan of so many steps
 LONG = 100_000  # from this capacity on, a tenth of the steps for class_balanced
 TARGET = 0.15  # of the project: reservoir add and sample over a training step, at capacity 10,000
-
-
-def exponent(sizes, seconds) -> float:
-  """The slope of ``log(seconds)`` in ``log(sizes)``, by least squares."""
-  return float(np.polyfit(np.log(np.asarray(sizes, float)), np.log(np.asarray(seconds, float)), 1)[0])
 
 
 def by_capacity(report, repeats: int, capacities, steps=STEPS, hidden=(256, 256)) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import cljax
 from cljax import engine, models, streams, tree
 from cljax.data import Dataset, Split
+from experiments import benchmarks
 from experiments.benchmarks import Stats, Table, ratio, shown
 
 SEEDS = (1, 2, 4, 8, 16, 64)
@@ -30,19 +32,21 @@ def dataset(rows: int, shape) -> Dataset:
   return Dataset("noise", split(rows), split(20), 10, tuple(map(str, range(10))), ("all",), 1.0, "noise")
 
 
-def rounds(runs: dict[int, engine.Prepared], repeats: int, warmup: int = 1) -> dict[int, Stats]:
-  """Seconds that each run trained, by round, in an order that rotates; compiling and evaluating are not in them."""
-  names = list(runs)
-  seconds: dict[int, list[float]] = {name: [] for name in names}
-  for turn in range(-warmup, repeats):
-    first = turn % len(names)
-    for name in names[first:] + names[:first]:
-      clock = runs[name].setup.clock.seconds
-      before = clock["train"]
-      runs[name].run()
-      if turn >= 0:
-        seconds[name].append(clock["train"] - before)
-  return {name: Stats(np.array(values)) for name, values in seconds.items()}
+def trained(run: engine.Prepared) -> Callable[[], float]:
+  """A run as a timer: the seconds that it trained; compiling and evaluating are not in them."""
+
+  def timer() -> float:
+    clock = run.setup.clock.seconds
+    before = clock["train"]
+    run.run()
+    return clock["train"] - before
+
+  return timer
+
+
+def rounds(runs: Mapping[Any, engine.Prepared], repeats: int, warmup: int = 1) -> dict[Any, Stats]:
+  """Seconds that each run trained, by round."""
+  return benchmarks.rounds({name: trained(run) for name, run in runs.items()}, repeats, warmup)
 
 
 def plot(rows: list[dict[str, Any]], path: str) -> None:

@@ -67,7 +67,7 @@ def test_a_tiny_table(tmp_path, monkeypatch):
   monkeypatch.setattr(fisher, "KINDS", ("empirical",))
   monkeypatch.setattr(fisher, "growth", grown)
   monkeypatch.setattr(fisher, "rivals", lambda work, rows, exact: {"batch-1 loop": (lambda: work.x + 0, 16)})
-  monkeypatch.setattr(fisher, "prepared", lambda work: fisher.timed(lambda: work.x + 0))
+  monkeypatch.setattr(fisher, "engine_epoch", lambda work: fisher.clocked(lambda: work.x + 0))
   table = fisher.suite(lambda line: None, 3, {"dense": 64}, {"dense": 16}, make=sized)
   found = {row["what"]: row for row in table.rows}
   assert list(found) == ["epoch", "empirical", "batch-1 loop", "epoch, engine"]
