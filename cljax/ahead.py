@@ -12,7 +12,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cljax import loop
 from cljax import programs as prog
 from cljax.setup import Setup
-from cljax.step import Where
 from cljax.types import Learn
 
 
@@ -29,14 +28,16 @@ def ahead(setup: Setup, submit: Callable[[Callable[[], object]], object]) -> Non
   programs, hyper, start = setup.programs, setup.hyper, loop.init_arguments(setup)
   submit(lambda: programs.init.ahead(*start))
   learner = _split(programs.init.shape(*start), setup)
-  submit(lambda: programs.evaluate.ahead(hyper, learner, (), (setup.evaluation, setup.blocks.arguments)))
-  where = prog.replicate(Where(*np.zeros(4, np.int32)), setup.members)
+  alive = loop.all_alive(setup)
+  evaluated = (setup.evaluation, loop.judged(setup, loop.State(learner, alive)), setup.blocks.arguments)
+  submit(lambda: programs.evaluate.ahead(hyper, learner, (), evaluated))
+  where = loop.where_in_stream(setup, 0, 0, 1)
   none_deleted = np.zeros(setup.spec.num_rows, bool)
   shared = loop._boundary(setup, none_deleted, events[0].task, where)
   capacity = min(setup.options.chunk_steps, max(setup.total_steps, 1))
   rows = [jax.ShapeDtypeStruct((setup.members.padded, capacity, setup.spec.batch_size), jnp.int32)] * 3
-  state = (learner, loop.all_alive(setup))
-  boundary = lambda program: submit(lambda: program.ahead(hyper, learner, (), shared)) if program else None
+  state = (learner, alive)
+  boundary = lambda program: submit(lambda: program.ahead(hyper, learner, alive, shared)) if program else None
   boundary(programs.start_task)
   packed, count = _split(tuple(rows), setup), prog.replicate(np.int32(0), setup.members)
   submit(lambda: programs.chunk.ahead(hyper, state, packed, (setup.train, where, count)))

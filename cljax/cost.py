@@ -11,7 +11,7 @@ import numpy as np
 from cljax import feed, losses, metrics, tree
 from cljax.engine import Prepared, RunResult
 from cljax.step import Where
-from cljax.types import Learn
+from cljax.types import Learn, Visit
 
 
 class Cost(NamedTuple):
@@ -39,7 +39,8 @@ def cost(prepared: Prepared) -> Cost:
   spec, parts, stream = built.spec, built.parts, built.stream
   learner = jax.eval_shape(parts.init, jax.random.key(0))
   data = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), built.train)
-  place = Where(*(jax.ShapeDtypeStruct((), jnp.int32) for _ in Where._fields))
+  number, tasks = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((spec.num_tasks,), bool)
+  place = Where(Visit(number, tasks, tasks), number, number, number)
   ints = jax.ShapeDtypeStruct((spec.batch_size,), jnp.int32)
   alive = jax.ShapeDtypeStruct((), bool)
   step = _flops(parts.step, learner, data, place, alive, ints, ints, ints)

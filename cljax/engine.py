@@ -15,9 +15,11 @@ from cljax import ahead as compiling
 from cljax import checkpoint, ledger, methods, recipe, tree
 from cljax import mesh as meshes
 from cljax import programs as prog
+from cljax.judging import judged_classes
 from cljax.loop import Hooks, State, all_alive, begin, execute, init_arguments
+from cljax.method import Method
 from cljax.setup import Member, Options, Setup, setup
-from cljax.step import build, kept, rescaled
+from cljax.step import kept
 from cljax.types import Forget, Learn, Learner, Model, UsageError
 
 
@@ -31,7 +33,7 @@ class RunResult(NamedTuple):
   curves: list  # evaluations inside tasks: {"event", "task", "step", "total", "accuracy" [S][T]}
   events: list  # what happened, in order
   learner: Learner  # leading axis S
-  predict: Callable  # predict(x, member=0, task=0) -> logits
+  predict: Callable  # predict(x, member=0, task=None) -> logits, as they were judged last
   params_sha256: list[str]
   state_bytes: int  # bytes a member keeps between tasks, beside parameters and optimizer
   steps: int
@@ -202,8 +204,7 @@ def prepare(
   if config is None:
     config = _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values)
   config = {**config, "members": [[m.seed, dict(m.hyper)] for m in members]}
-  finish = lambda state: _result(built, state, stream, model, make_method, make_optimizer, training)
-  return Prepared(built, config, finish, forget or name)
+  return Prepared(built, config, lambda state: _result(built, state), forget or name)
 
 
 def _seeds(seeds) -> list[int]:
@@ -359,9 +360,10 @@ def event_record(event) -> dict:
   return {"kind": "forget", **named, **({} if event.match == "any" else {"match": event.match})}
 
 
-def _result(built: Setup, state: State, stream, model, make_method, make_optimizer, training) -> RunResult:
-  members = built.members
+def _result(built: Setup, state: State) -> RunResult:
+  members, stream = built.members, built.stream
   learner = prog.fetch(state.learner, members)
+  judged = judged_at(stream, built.trains_on, {k: getattr(state, k) for k in _SAVED})
   stack = lambda key: np.asarray([row[key] for row in state.accuracy]).swapaxes(0, 1)
   params = jax.tree.map(np.asarray, learner.params)
   count = len(built.population)
@@ -377,7 +379,7 @@ def _result(built: Setup, state: State, stream, model, make_method, make_optimiz
     curves=state.curves,
     events=[event_record(e) for e in stream.events],
     learner=learner,
-    predict=predictor(stream, model, built.spec, make_method, make_optimizer, training, values, learner),
+    predict=predictor(stream, built.parts_of, built.parts.method, judged, values, learner),
     params_sha256=digests,
     state_bytes=tree.nbytes(kept(one)),
     steps=state.total,
@@ -387,19 +389,41 @@ def _result(built: Setup, state: State, stream, model, make_method, make_optimiz
   )
 
 
-def predictor(stream, model, spec, make_method, make_optimizer, training, values, learner) -> Callable:
-  """``predict(x, member=0, task=0) -> logits`` of learners and hyper-parameter values with a leading member axis."""
-  raw = rescaled(model, stream.dataset.scale)
+def judged_at(stream, trains_on: str, position: Mapping[str, Any]) -> np.ndarray:
+  """The classes that compete where a run stands, by the ``position`` of its state (:mod:`cljax.judging`)."""
+  begun = position["event"] + (1 if position["step"] or position["ended"] else 0)
+  learned = [e.task for e in stream.events[:begun] if isinstance(e, Learn)]
+  return judged_classes(stream, learned, trains_on)
+
+
+def predictor(stream, parts_of: Callable, method: Method, judged, values, learner) -> Callable:
+  """``predict(x, member=0, task=None) -> logits`` of learners and hyper-parameter values with a leading member axis.
+
+  ``parts_of(values)`` builds the pure functions that the run evaluates with; ``judged [T, C]``: what competes.
+  """
+  needs = [
+    *(["the inputs depend on the task"] if stream.view.tables else []),
+    *(["the stream tells the task at test"] if stream.task_id_given else []),
+    *(["the method is told the task"] if method.access.task_id_at_test else []),
+  ]
+  classes = jnp.asarray(judged)
+  every = jnp.asarray(np.asarray(judged)[np.asarray(judged).sum(1).argmin()])
 
   @jax.jit
-  def logits(values, learner, x, task):
-    method = make_method(raw, spec, values)
-    return build("method", method, raw, spec, make_optimizer(values), training, None, None).predict(learner, x, task)
+  def logits(values, learner, x, task, open_classes):
+    shown = stream.view.apply(stream.view.tables, x, jnp.full(x.shape[0], task))
+    return jnp.where(open_classes, parts_of(values).predict(learner, shown, task), -jnp.inf)
 
-  def predict(x, member: int = 0, task: int = 0):
-    """Logits ``[B, C]`` of one member for raw inputs ``x``; ``task`` is used only by methods that are told the task."""
+  def predict(x, member: int = 0, task: int | None = None):
+    """Logits ``[B, C]`` of one member for stored inputs ``x``, shown as ``task`` shows them; -inf for classes that do
+    not compete there. UsageError without ``task`` where the answer depends on it."""
+    if task is None and needs:
+      raise UsageError(f"task: got none, but {needs[0]}; expected one of 0..{stream.num_tasks - 1}")
+    if task is not None and not 0 <= task < stream.num_tasks:
+      raise UsageError(f"task: got {task}; expected one of 0..{stream.num_tasks - 1}")
     pick = lambda t: jax.tree.map(lambda a: a[member], t)
-    return logits(pick(values), pick(learner), jnp.asarray(x), jnp.asarray(task, jnp.int32))
+    competing = every if task is None else classes[task]
+    return logits(pick(values), pick(learner), jnp.asarray(x), jnp.asarray(task or 0, jnp.int32), competing)
 
   return predict
 

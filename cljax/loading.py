@@ -15,10 +15,12 @@ from cljax.types import CljaxError, Learner, Model, UsageError
 
 
 class Loaded(NamedTuple):
-  """A run read back. ``params`` and ``learner`` have a leading member axis; ``position`` says how far it had come."""
+  """A run read back. ``params`` and ``learner`` have a leading member axis; ``position`` says how far it had come.
+
+  ``params`` are those to judge by, which are not those of ``learner`` under an optimizer such as schedule_free."""
 
   params: Any
-  predict: Callable  # predict(x, member=0, task=0) -> logits
+  predict: Callable  # predict(x, member=0, task=None) -> logits, as they were judged there
   learner: Learner
   config: dict
   position: dict
@@ -65,7 +67,8 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
       notes.append(f"{error}; trying the one before it")
       continue
     learner = state["learner"]
-    return Loaded(learner.params, rebuild(learner), learner, meta["config"], meta["position"], tuple(notes))
+    params, predict = rebuild(learner, meta["position"])
+    return Loaded(params, predict, learner, meta["config"], meta["position"], tuple(notes))
   raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))
 
 
@@ -127,7 +130,7 @@ def _rebuild(
   config, *, stream, model, method="finetune", hyper=None, forget="", forget_hyper=None, optimizer="sgd",
   optimizer_options=None, training: recipe.Recipe = recipe.Recipe(),
 ):  # fmt: skip
-  """``(abstract state, values -> parts, values [S], learner -> predict)``."""
+  """``(abstract state, values -> parts, values [S], (learner, position) -> (parameters to judge by, predict))``."""
   make_method, traced = engine.method_of(method, hyper or {}, forget, forget_hyper or {})
   make_optimizer, also = recipe.optimizer_of(optimizer, dict(optimizer_options or {}))
   defaults = {**traced, **also}
@@ -140,12 +143,14 @@ def _rebuild(
     method = make_method(raw, spec, values)
     return build("method", method, raw, spec, make_optimizer(values), training, stream.view.apply, None)
 
+  probe = parts(defaults)
   wide = lambda a: jax.ShapeDtypeStruct((len(members), *a.shape), a.dtype)
-  learner = jax.tree.map(wide, jax.eval_shape(parts(defaults).init, jax.random.key(0)))
+  learner = jax.tree.map(wide, jax.eval_shape(probe.init, jax.random.key(0)))
   like = {"learner": learner, "alive": jax.ShapeDtypeStruct((len(members),), jnp.bool_)}
-  return (
-    like,
-    parts,
-    values,
-    lambda learner: engine.predictor(stream, model, spec, make_method, make_optimizer, training, values, learner),
-  )
+
+  def rebuild(learner, position):
+    judged = engine.judged_at(stream, probe.method.access.trains_on, position)
+    predict = engine.predictor(stream, parts, probe.method, judged, values, learner)
+    return jax.vmap(probe.evaluated)(learner).params, predict
+
+  return like, parts, values, rebuild

@@ -17,10 +17,11 @@ import numpy as np
 from cljax import feed as feeding
 from cljax import mesh as meshes
 from cljax import programs as prog
+from cljax.judging import judged_classes
 from cljax.setup import Setup, device_data
 from cljax.step import Where
 from cljax.streams.requests import resolve
-from cljax.types import Batch, CljaxError, Forget, Learn, UsageError
+from cljax.types import Batch, CljaxError, Forget, Learn, UsageError, Visit
 
 _BRIEF_S = 0.1
 
@@ -131,6 +132,23 @@ def _learned(setup: Setup, upto: int) -> list[int]:
   return [e.task for e in setup.stream.events[:upto] if isinstance(e, Learn)]
 
 
+def judged(setup: Setup, state: State):
+  """``[T, C]`` on the device: the classes that compete where ``state`` stands (:mod:`cljax.judging`)."""
+  learned = _learned(setup, state.event + (1 if state.step or state.ended else 0))
+  return prog.replicate(jnp.asarray(judged_classes(setup.stream, learned, setup.trains_on)), setup.members)
+
+
+def where_in_stream(setup: Setup, at: int, start: int, steps: int) -> Where:
+  """Where event ``at``, of ``steps`` steps from step ``start`` on, stands; a Forget event stands at the task before."""
+  event, learned = setup.stream.events[at], _learned(setup, at)
+  task = event.task if isinstance(event, Learn) else learned[-1]
+  every = [e.task for e in setup.stream.events if isinstance(e, Learn)]
+  of = lambda tasks: jnp.asarray(np.isin(np.arange(setup.spec.num_tasks), tasks))
+  visit = Visit(jnp.int32(task), of(learned), of(every if setup.trains_on == "all" else [*learned, task]))
+  place = Where(visit, *(jnp.int32(v) for v in (start, steps, setup.total_steps)))
+  return prog.replicate(place, setup.members)
+
+
 def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | None = None):
   """One Learn event; returns ``(learner, alive)``. Unless it replays, it advances ``state``, evaluates and saves."""
   event, options, programs = setup.stream.events[at], setup.options, setup.programs
@@ -140,17 +158,17 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
   else:
     learner, alive, done, first = replay.learner, replay.alive, 0, replay.start
   deleted = deleted_rows(setup, at if replay is None else replay.upto)
-  place = jnp.asarray([event.task, first, plan.steps, setup.total_steps], jnp.int32)
-  where = prog.replicate(Where(*place), setup.members)
+  where = where_in_stream(setup, at, first, plan.steps)
   rows = _boundary(setup, deleted, event.task, where)
   if done == 0 and programs.start_task is not None:
-    learner = _wait(programs.start_task(setup.hyper, learner, (), rows), hooks, state)
+    learner = _wait(programs.start_task(setup.hyper, learner, alive, rows), hooks, state)
   capacity = min(options.chunk_steps, max(setup.total_steps, 1))
   if replay is None and done:
     _curve(setup, state, hooks, plan)  # a stop may have come between a chunk and its evaluation
   while done < plan.steps:
     count = _next_count(options, state, plan.steps, done, capacity, inside=replay is None)
     since, compiled = time.perf_counter(), setup.clock.seconds["compile"]
+    lived = np.asarray(alive)[: len(setup.population)]
     with setup.clock.timed("train"):
       learner, alive, loss = _chunk(setup, deleted, plan, where, learner, alive, done, count, capacity)
       loss = np.asarray(loss)[: len(setup.population), :count]
@@ -159,10 +177,12 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
     done += count
     if replay is None:
       state.learner, state.alive, state.step, state.total = learner, alive, done, state.total + count
-    _check_loss(setup, state, hooks, loss, first, done - count, event.task)
+    living = np.asarray(alive)[: len(setup.population)]
+    _report_deaths(setup, state, hooks, loss, lived & ~living, first, done - count, event.task)
     hooks.report({
       "kind": "chunk" if replay is None else "replay", "event": state.event, "task": event.task, "step": done,
-      "steps": plan.steps, "total": first + done, "of": setup.total_steps, "loss": float(loss[:, -1].mean()),
+      "steps": plan.steps, "total": first + done, "of": setup.total_steps,
+      "loss": float(loss[living, -1].mean()) if living.any() else math.nan, "living": int(living.sum()),
       "seconds_per_step": state.seconds_per_step,
     })  # fmt: skip
     if replay is None:
@@ -175,7 +195,7 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
       hooks.save(state)
   if programs.end_task is not None:
     with setup.clock.timed("train"):
-      learner = _wait(programs.end_task(setup.hyper, learner, (), rows), hooks, state)
+      learner = _wait(programs.end_task(setup.hyper, learner, alive, rows), hooks, state)
   return learner, alive
 
 
@@ -218,17 +238,17 @@ def _chunk(setup, deleted, plan, where, learner, alive, done, count, capacity):
   return setup.programs.feed(setup.hyper, (learner, alive), prog.spread(stacked, setup.members), (views, where, count))
 
 
-def _check_loss(setup: Setup, state: State, hooks: Hooks, loss, first: int, before: int, task: int) -> None:
-  bad = ~np.isfinite(loss)
-  if not bad.any():
-    return
-  step, who = min((int(np.argmax(row)), member) for member, row in enumerate(bad) if row.any())
-  seed, at = setup.population[who].seed, before + step
-  text = f"loss became {loss[who, step]} at step {first + at} (step {at} of task {task}), seed {seed}"
-  hooks.report({"kind": "diverged", "seed": seed, "step": first + at, "task": task, "text": text})
-  if setup.options.on_divergence == "stop":
+def _report_deaths(setup: Setup, state: State, hooks: Hooks, loss, died, first: int, before: int, task: int) -> None:
+  """One message for each member ``died [S]`` in the chunk; raises DivergedError where the run is to stop then."""
+  texts = []
+  for step, who in sorted((int(np.argmin(np.isfinite(loss[i]))), int(i)) for i in np.flatnonzero(died)):
+    seed, at = setup.population[who].seed, before + step
+    text = f"loss became {loss[who, step]} at step {first + at} (step {at} of task {task}), seed {seed}"
+    hooks.report({"kind": "diverged", "seed": seed, "step": first + at, "task": task, "text": text})
+    texts.append(text)
+  if texts and setup.options.on_divergence == "stop":
     hooks.save(state)
-    raise DivergedError(f"{text}; a lower learning rate or penalty strength may be stable")
+    raise DivergedError(f"{texts[0]}; a lower learning rate or penalty strength may be stable")
 
 
 def _boundary(setup: Setup, deleted, task: int, where):
@@ -274,7 +294,7 @@ def count_correct(setup: Setup, state: State, hooks: Hooks, learner, data, block
   A ``brief`` one is waited for without a look at the stop flag, which costs more than it is worth.
   """
   with setup.clock.timed("eval"):
-    counts = setup.programs.evaluate(setup.hyper, learner, (), (data, blocks.arguments))
+    counts = setup.programs.evaluate(setup.hyper, learner, (), (data, judged(setup, state), blocks.arguments))
     counts = counts if brief else _wait(counts, hooks, state)
     return tuple(np.asarray(c)[: len(setup.population)] for c in counts)
 
@@ -305,12 +325,14 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
     ids, classes, groups = prog.replicate((jnp.asarray(mask), jnp.asarray(labels), groups), setup.members)
     if programs.scrub is not None:
       learner = _wait(programs.scrub(setup.hyper, learner, (), (ids, classes)), hooks, state)
-    as_int = lambda v: jnp.asarray(v, jnp.int32)
-    where = Where(as_int(tasks[-1]), as_int(state.total), as_int(1), as_int(setup.total_steps))
-    shared = prog.replicate((where, rows(target), rows(keep), ids, classes, groups), setup.members)
+    where = where_in_stream(setup, state.event, state.total, 1)
+    shared = prog.replicate((rows(target), rows(keep), ids, classes, groups), setup.members)
     assert programs.forget is not None
     with setup.clock.timed("train"):
-      learner = _wait(programs.forget(setup.hyper, learner, (), (setup.train, *shared)), hooks, state)
+      answer = programs.forget(setup.hyper, learner, (), (setup.train, where, *shared))
+      learner, permitted = _wait(answer, hooks, state)
+    if not np.asarray(permitted).all():
+      raise UsageError(f"forget: {setup.parts.method.refusal or 'the method cannot answer this request'}")
   slots = []
   for which in (target, keep):
     slots += [(t, pairs.index[which & (pairs.task == t)]) for t in range(setup.spec.num_tasks)]
@@ -319,7 +341,9 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
   blocks = prog.on_device(blocks, setup.members)  # of one shape for every request
   whole, _ = count_correct(setup, state, hooks, learner, setup.train, blocks)
   half = setup.spec.num_tasks
-  share = lambda part: (whole[:, part].sum(1) / max(1, blocks.totals[part].sum())).tolist()
+  count = lambda part: int(blocks.totals[part].sum())
+  # Of no rows there is no accuracy.
+  share = lambda part: (whole[:, part].sum(1) / count(part)).tolist() if count(part) else [None] * len(whole)
   evidence = {"forget": share(slice(0, half)), "retain": share(slice(half, None))}
   hooks.deleted(state.event, np.unique(pairs.index[target]), state.learner.params, learner.params, evidence)
   state.learner, state.alive = learner, alive

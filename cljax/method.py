@@ -14,7 +14,8 @@ from cljax.types import Access, Learner, Model, UsageError
 class Reference(NamedTuple):
   """An extra gradient for projectors: of ``loss`` (default: the task loss) on ``batch(key, learner) -> Batch``.
 
-  The batch may carry a leading axis ``K``: then the gradient has it too, one constraint each. Rows of weight 0 make no
+  The batch holds rows as they were read; where it has no ``class_mask`` its rows get the one that the task loss uses.
+  It may carry a leading axis ``K``: then the gradient has it too, one constraint each. Rows of weight 0 make no
   gradient, so a reference whose rows all have weight 0 is the zero tree.
   """
 
@@ -53,6 +54,8 @@ class Method(NamedTuple):
   after_step  (key, learner, info: StepInfo) -> learner
   end_task    (key, learner, task: Task) -> learner: consolidate, store, merge; flush pending rows
   forget      (key, learner, request: Request, tools) -> learner
+  permits     (learner, request) -> bool: whether ``forget`` can answer the request; where not, the run ends with a
+              UsageError that says ``refusal``; None: any
   scrub       (learner, request) -> learner: erase the request's rows from what the method stores
   after_forget (learner, before) -> learner: what is kept as a copy of the parameters follows an edit of them;
               ``before`` are the parameters before it (anchors of ``cljax.regularizers`` follow by themselves)
@@ -72,6 +75,8 @@ class Method(NamedTuple):
   after_step: Callable = _keep
   end_task: Callable = _keep
   forget: Callable | None = None
+  permits: Callable | None = None
+  refusal: str = ""
   scrub: Callable | None = None
   after_forget: Callable | None = None
   predict: Callable | None = None
@@ -136,7 +141,9 @@ def compose(**methods: Method) -> Method:
     return lambda key, params, learner, batch, outputs: fn(key, params, view(name, learner), batch, outputs)
 
   def reference(name, ref):
-    return ref._replace(batch=lambda key, learner: ref.batch(key, view(name, learner)))
+    loss = ref.loss
+    own = None if loss is None else lambda key, params, learner, batch: loss(key, params, view(name, learner), batch)
+    return Reference(lambda key, learner: ref.batch(key, view(name, learner)), own)
 
   def scrub(learner, request):
     for n, m in methods.items():
@@ -166,6 +173,8 @@ def compose(**methods: Method) -> Method:
       fn = getattr(m, field)
       if fn is None:
         continue
+      if field == "permits":
+        return lambda learner, request, n=n, fn=fn: fn(view(n, learner), request)
       if field == "predict":
         return lambda key, learner, x, task, n=n, fn=fn: fn(key, view(n, learner), x, task)
       if field == "forget":
@@ -189,6 +198,8 @@ def compose(**methods: Method) -> Method:
     after_step=chained("after_step"),
     end_task=chained("end_task"),
     forget=owned("forget"),
+    permits=owned("permits"),
+    refusal=next((m.refusal for m in methods.values() if m.refusal), ""),
     scrub=scrub if any(m.scrub is not None for m in methods.values()) else None,
     after_forget=after_forget if any(m.after_forget is not None for m in methods.values()) else None,
     predict=owned("predict"),

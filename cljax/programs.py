@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax import mesh as meshes
-from cljax.step import Parts, shown_rows, without_absent
+from cljax.step import Parts, shown_rows, weighed
 from cljax.types import UsageError
 
 AXIS = meshes.POPULATION
@@ -174,21 +174,22 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
     return parts_of(hyper).init(jax.random.key(seed))
 
   def chunk(hyper, state, rows, shared):
-    """Up to K steps: ``rows = (index, row_task, weight) [K, B]``; runs ``count`` of them."""
+    """Up to K steps: ``rows = (index, row_task, offered) [K, B]``; runs ``count`` of them."""
     learner, alive = state
     data, where, count = shared
     parts = parts_of(hyper)
-    index, row_task, weight = rows
+    index, row_task, offered = rows
 
     def body(i, carry):
       learner, alive, loss = carry
-      learner, alive, value = parts.step(learner, data, where, alive, index[i], row_task[i], weight[i])
+      learner, alive, value = parts.step(learner, data, where, alive, index[i], row_task[i], offered[i])
       return learner, alive, loss.at[i].set(value)
 
     return jax.lax.fori_loop(0, count, body, (learner, alive, jnp.zeros(index.shape[0], jnp.float32)))
 
   def feed(hyper, state, batches, shared):
-    """As ``chunk``, on batches that came from the host: a Batch with leading axes ``[K, B]``, not yet viewed."""
+    """As ``chunk``, on batches that came from the host: a Batch with leading axes ``[K, B]``, its weight as in
+    :func:`cljax.step.weighed`."""
     learner, alive = state
     tables, where, count = shared
     parts = parts_of(hyper)
@@ -197,25 +198,23 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
     def body(i, carry):
       learner, alive, loss = carry
       batch = jax.tree.map(lambda a: a[i], batches)
-      x = view_apply(tables, batch.x, batch.task)
-      batch = without_absent(batch._replace(x=x, class_mask=spec.class_mask(batch.task, where.task)))
-      learner, alive, value = parts.step_on_batch(learner, where, alive, batch)
+      batch = weighed(batch._replace(class_mask=spec.class_mask(batch.task, where.visit.trained)), batch.weight)
+      learner, alive, value = parts.step_on_batch(learner, where, alive, batch, tables)
       return learner, alive, loss.at[i].set(value)
 
     return jax.lax.fori_loop(0, count, body, (learner, alive, jnp.zeros(length, jnp.float32)))
 
   def boundary(field):
-    def run(hyper, learner, member, shared):
-      del member
-      return getattr(parts_of(hyper), field)(learner, *shared)
+    def run(hyper, learner, alive, shared):
+      return getattr(parts_of(hyper), field)(learner, alive, *shared)
 
     return Program(run, members, clock) if getattr(probe, field) is not None else None
 
   def evaluate(hyper, learner, member, shared):
-    """Correct predictions in each slot, over all classes and over the task's own classes: two ``[slots]`` counts."""
+    """Correct predictions in each slot, over the judged classes and over the task's own: two ``[slots]`` counts."""
     del member
     parts = parts_of(hyper)
-    data, (zeros, index, weight, block_task, block_slot, count) = shared
+    data, judged, (zeros, index, weight, block_task, block_slot, count) = shared
     own = jnp.asarray(spec.classes_of_task)
 
     def rows(a, at):
@@ -227,9 +226,9 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
       x, y = shown_rows(data, rows(data.x, index[i]), rows(data.y, index[i]), row_task, view_apply)
       x = x if place is None else place.rows(x)
       logits = parts.predict(learner, x, task)
-      hit = lambda z: jnp.sum((jnp.argmax(z, -1) == y) * weight[i])
-      masked = hit(jnp.where(own[task], logits, -jnp.inf))
-      whole = masked if spec.task_id_given else hit(logits)
+      hit = lambda classes: jnp.sum((jnp.argmax(jnp.where(classes[task], logits, -jnp.inf), -1) == y) * weight[i])
+      masked = hit(own)
+      whole = masked if spec.task_id_given else hit(judged)
       return carry[0].at[slot].add(whole), carry[1].at[slot].add(masked)
 
     return jax.lax.fori_loop(0, count, body, (zeros, zeros))

@@ -48,6 +48,7 @@ class Setup(NamedTuple):
   population: tuple[Member, ...]
   model: Model  # on raw inputs, before the method wraps it
   parts: Parts  # the learner's pure functions at the run's own hyper-parameters
+  parts_of: Callable  # the same at other values, without placement on a mesh
   programs: prog.Programs
   hyper: Any
   train: Data
@@ -81,6 +82,9 @@ def spec_of(stream, batch_size: int) -> Spec:
     classes_of_task=stream.classes_of_task,
     active=stream.active,
     task_id_given=stream.task_id_given,
+    row_shape=tuple(split.x.shape[1:]),
+    row_dtype=split.x.dtype,
+    view=lambda x, row_task: stream.view.apply(stream.view.tables, x, row_task),
   )
 
 
@@ -123,7 +127,7 @@ def setup(
       )
   values = {name: np.asarray([m.hyper.get(name, v) for m in population], np.float32) for name, v in hyper.items()}
 
-  def parts_of(values):
+  def parts_of(values, place=place):
     method = make_method(model, spec, values)
     return build(name, method, model, spec, make_optimizer(values), recipe, stream.view.apply, augment, place)
 
@@ -149,6 +153,7 @@ def setup(
     population=tuple(population),
     model=model,
     parts=probe,
+    parts_of=lambda values: parts_of(values, None),
     programs=made,
     hyper=prog.spread(values, members),
     train=prog.replicate(train, members),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses, regularizers, tree
+from cljax import evaluation_parameters, losses, memory, regularizers, tree
 from cljax.method import Method, _keep, _keep_batch
 from cljax.types import (
   AccessError,
@@ -23,6 +23,7 @@ from cljax.types import (
   Task,
   Tools,
   UsageError,
+  Visit,
   Withheld,
 )
 
@@ -38,9 +39,9 @@ class Data(NamedTuple):
 
 
 class Where(NamedTuple):
-  """Where in the stream a step stands, all traced: the task, its first step, its number of steps, and the stream's."""
+  """Where in the stream a step stands, all traced: the visit, its first step, its number of steps, and the stream's."""
 
-  task: Any
+  visit: Visit
   start: Any
   steps: Any
   total: Any
@@ -67,6 +68,7 @@ class Parts(NamedTuple):
   forget: Callable | None
   scrub: Callable | None
   method: Method
+  evaluated: Callable = lambda learner: learner  # the learner with the parameters that evaluation uses
 
 
 def shown_rows(data: Data, x, y, row_task, view_apply):
@@ -79,6 +81,15 @@ def without_absent(batch: Batch) -> Batch:
   method stores."""
   there = (batch.weight > 0).reshape(-1, *(1,) * (batch.x.ndim - 1))
   return batch._replace(x=jnp.where(there, batch.x, jnp.zeros((), batch.x.dtype)))
+
+
+# What the host says of a row of a step: whether it is there, and whether the run offers it for the first time.
+ABSENT, FRESH, AGAIN = 0, 1, 2
+
+
+def weighed(batch: Batch, offered) -> Batch:
+  """The batch with ``weight`` and ``fresh`` from ``offered [B]``: ABSENT, FRESH or AGAIN."""
+  return batch._replace(weight=(offered != ABSENT).astype(jnp.float32), fresh=(offered == FRESH).astype(jnp.float32))
 
 
 def rescaled(model: Model, scale: float) -> Model:
@@ -157,65 +168,78 @@ def build(
   check_access(name, method, spec)
   model = method.model or model
   access = method.access
+  optimizer = evaluation_parameters.adapted(optimizer)
   tx = chain(method, optimizer)
 
-  def gather(data: Data, index, row_task, weight, current) -> Batch:
-    x, y = shown_rows(data, data.x[index], data.y[index], row_task, view_apply)
-    mask = spec.class_mask(row_task, current)
-    return without_absent(Batch(x, y, weight.astype(jnp.float32), data.id[index], row_task, mask))
+  def gather(data: Data, index, row_task, weight, visit) -> Batch:
+    """Rows as they were read."""
+    mask = spec.class_mask(row_task, visit.trained)
+    y = data.labels[row_task, data.y[index]]
+    return Batch(data.x[index], y, weight.astype(jnp.float32), data.id[index], row_task, mask)
+
+  def viewed(tables, batch: Batch) -> Batch:
+    return batch._replace(x=view_apply(tables, batch.x, batch.task))
 
   def guarded(batch: Batch) -> Batch:
     if access.stores_data:
       return batch
     return batch._replace(x=Withheld("Batch.x (Access.stores_data)"), id=Withheld("Batch.id (Access.stores_data)"))
 
-  def task_loss(key, params, learner, batch, current, train=True):
+  def task_loss(key, params, learner, batch, visit, train=True):
     outputs, model_state = model.apply(
       params,
       learner.model_state,
       batch.x,
       train=train,
       key=tree.fold(key, "model"),
-      task=current if access.task_boundaries else None,
+      task=visit.task if access.task_boundaries else None,
       mask=(batch.weight > 0).astype(jnp.float32),
     )
     per_row = losses.cross_entropy(outputs.logits, batch.y, batch.class_mask)
     return losses.reduce(per_row, batch.weight, batch.coefficient), outputs, model_state
 
-  def reference_gradients(key, learner, current):
+  def reference_gradients(key, learner, visit, tables):
     grads = {}
     for ref_name, ref in method.references.items():
       ref_key = tree.fold(key, "reference/" + ref_name)
       batch = ref.batch(ref_key, learner)
+      if batch.class_mask is None:
+        batch = batch._replace(class_mask=spec.class_mask(batch.task, visit.trained))
 
       def one(batch, ref=ref, ref_key=ref_key):
         batch = batch if place is None else place.rows(batch)
-        batch = batch._replace(x=augment(tree.fold(ref_key, "augment"), batch.x))
-        loss = ref.loss or (lambda k, p, lrn, b: task_loss(k, p, lrn, b, current)[0])
+        batch = viewed(tables, batch._replace(x=augment(tree.fold(ref_key, "augment"), batch.x)))
+        loss = ref.loss or (lambda k, p, lrn, b: task_loss(k, p, lrn, b, visit)[0])
         return jax.grad(lambda p: loss(ref_key, p, learner, batch))(learner.params)
 
       stacked = batch.y.ndim == 2
       grads[ref_name] = jax.lax.map(one, batch) if stacked else one(batch)
     return grads
 
-  def step(learner: Learner, data: Data, where: Where, alive, index, row_task, weight):
-    """One step on rows ``index [B]``; returns ``(learner, alive, loss)``. A dead member gets zero gradients."""
-    batch = gather(data, index, row_task, weight, where.task)
-    return step_on_batch(learner, where, alive, batch)
+  def step(learner: Learner, data: Data, where: Where, alive, index, row_task, offered):
+    """One step on rows ``index [B]``, ``offered [B]`` as in :func:`weighed`; returns ``(learner, alive, loss)``."""
+    batch = weighed(gather(data, index, row_task, offered, where.visit), offered)
+    return step_on_batch(learner, where, alive, batch, data.tables)
 
-  def step_on_batch(learner, where, alive, batch):
+  def step_on_batch(learner, where, alive, batch, tables):
+    """A member that is dead stays as it is: its rows are absent, so that its memories take none, and all else is held.
+    The loss that killed it is returned once; after that NaN."""
+    before, was_alive, visit = learner, alive, where.visit
+    there = jnp.where(alive, batch.weight, 0.0)
+    batch = without_absent(batch._replace(weight=there, fresh=batch.fresh * there))
     key = jax.random.fold_in(learner.key, learner.step)
     if method.prepare is not _keep_batch:
-      learner, ready = method.prepare(tree.fold(key, "prepare"), learner, guarded(batch))
+      learner, ready = method.prepare(tree.fold(key, "prepare"), learner, guarded(batch._replace(visit=visit)))
       batch = ready._replace(
         x=batch.x if isinstance(ready.x, Withheld) else ready.x,
         id=batch.id if isinstance(ready.id, Withheld) else ready.id,
       )
-    shown = batch if place is None else place.rows(batch)
-    shown = shown._replace(x=augment(tree.fold(key, "augment"), shown.x))
+    prepared = batch._replace(visit=None)
+    shown = prepared if place is None else place.rows(prepared)
+    shown = viewed(tables, shown._replace(x=augment(tree.fold(key, "augment"), shown.x)))._replace(visit=visit)
 
     def loss_fn(params):
-      loss, outputs, model_state = task_loss(key, params, learner, shown, where.task)
+      loss, outputs, model_state = task_loss(key, params, learner, shown, visit)
       for term_name, term in method.terms.items():
         loss = loss + term(tree.fold(key, term_name), params, learner, shown, outputs)
       return loss, (outputs, model_state)
@@ -229,15 +253,17 @@ def build(
     grads = jax.tree.map(lambda g: jnp.where(alive, g, jnp.zeros_like(g)), grads)
     extra: dict[str, Any] = {"value": loss, "progress": _progress(learner.step, where, recipe)}
     if access.task_boundaries:
-      extra["task"] = where.task
+      extra["task"], extra["visit"] = visit.task, visit
     if method.references:
-      extra["references"] = reference_gradients(key, learner, where.task)
+      extra["references"] = reference_gradients(key, learner, visit, tables)
     updates, opt_state = tx.update(grads, learner.opt_state, learner.params, **extra)
     params = optax.apply_updates(learner.params, updates)
     learner = learner._replace(step=learner.step + 1, params=params, model_state=model_state, opt_state=opt_state)
     if method.after_step is not _keep:
-      info = StepInfo(guarded(batch), outputs, grads, updates, loss)
+      info = StepInfo(guarded(batch._replace(visit=visit)), outputs, grads, updates, loss)
       learner = method.after_step(tree.fold(key, "after_step"), learner, info)
+    learner = held(alive, learner, before)
+    loss = jnp.where(was_alive, loss, jnp.nan)
     return learner if place is None else place.learner(learner), alive, loss
 
   def init(key) -> Learner:
@@ -245,26 +271,39 @@ def build(
     learner = Learner(jnp.zeros((), jnp.int32), tree.fold(key, "learner"), params, model_state, tx.init(params), ())
     return learner._replace(method_state=method.init(tree.fold(key, "method"), learner))
 
-  def rows_of(data, index, row_task, count, current) -> Rows:
+  def rows_of(data, index, row_task, count, visit) -> Rows:
     capacity = index.shape[0]
 
-    def batch(start, size):
+    def read(start, size):
       at = start + jnp.arange(size)
       inside = at < count
       at = jnp.minimum(at, capacity - 1)
-      return gather(data, index[at], row_task[at], inside, current)
+      return without_absent(gather(data, index[at], row_task[at], inside, visit))
 
-    return Rows(capacity, count, batch)
+    return Rows(capacity, count, lambda start, size: without_absent(viewed(data.tables, read(start, size))), read)
 
   def boundary(hook, label):
-    def run(learner, data, where: Where, index, row_task, count):
+    def run(learner, alive, data, where: Where, index, row_task, count):
+      """``hook`` on a living member, whose evaluated parameters it sees; a dead one stays as it is."""
       key = tree.fold(jax.random.fold_in(learner.key, learner.step), label)
       rows: Any = Withheld("Task.rows (Access.boundary_data)")
       if access.boundary_data:
-        rows = rows_of(data, index, row_task, count, where.task)
-      return hook(key, learner, Task(where.task, rows))
+        rows = rows_of(data, index, row_task, count, where.visit)
+      new = at_evaluated(learner, lambda inner: hook(key, inner, Task(where.visit, rows)))
+      return select(alive, new, learner)
 
     return run
+
+  def evaluated(learner: Learner) -> Learner:
+    return learner._replace(params=evaluation_parameters.of(learner.opt_state.optimizer, learner.params))
+
+  def at_evaluated(learner: Learner, hook) -> Learner:
+    """``hook`` on the learner with its evaluated parameters; what it changes in them moves the trained ones too."""
+    if not evaluation_parameters.differ(learner.opt_state.optimizer):
+      return hook(learner)
+    shown = evaluated(learner)
+    new = hook(shown)
+    return new._replace(**evaluation_parameters.moved(learner, new, shown.params))
 
   def start(key, learner, task):
     if recipe.reset_per_task:
@@ -275,6 +314,7 @@ def build(
     return learner._replace(opt_state=learner.opt_state._replace(optimizer=optimizer.init(learner.params)))
 
   def predict(learner, x, task):
+    learner = evaluated(learner)
     key = tree.fold(learner.key, "predict")
     if method.predict is not None:
       shown = task if access.task_id_at_test else Withheld("task (Access.task_id_at_test)")
@@ -283,9 +323,9 @@ def build(
     outputs, _ = model.apply(learner.params, learner.model_state, x, train=False, key=key, task=told, mask=None)
     return outputs.logits
 
-  def tools_for(current) -> Tools:
+  def tools_for(visit) -> Tools:
     def gradient(key, params, learner, batch):
-      return jax.grad(lambda p: task_loss(key, p, learner, batch, current, train=False)[0])(params)
+      return jax.grad(lambda p: task_loss(key, p, learner, batch, visit, train=False)[0])(params)
 
     def train(key, learner, objective, steps, learning_rate=None):
       opt = optimizer if learning_rate is None else optax.with_extra_args_support(optax.sgd(learning_rate))
@@ -299,12 +339,16 @@ def build(
         params = optax.apply_updates(learner.params, updates)
         return learner._replace(params=params, model_state=model_state), state
 
-      return jax.lax.fori_loop(0, steps, body, (learner, opt.init(learner.params)))[0]
+      trained, state = jax.lax.fori_loop(0, steps, body, (learner, opt.init(learner.params)))
+      return trained._replace(params=evaluation_parameters.of(state, trained.params))
 
     return Tools(gradient, train, reset_optimizer)
 
   def forget(learner, data, where, forget_rows, retain_rows, ids, classes, groups):
-    """``forget_rows`` and ``retain_rows`` are ``(index, row_task, count)``; undeclared data is withheld."""
+    """``forget_rows`` and ``retain_rows`` are ``(index, row_task, count)``; undeclared data is withheld.
+
+    Returns ``(learner, permitted)``: whether the method may answer the request (``Method.permits``).
+    """
     assert method.forget is not None
     key = tree.fold(jax.random.fold_in(learner.key, learner.step), "forget")
     seen: list[Any] = []
@@ -313,12 +357,18 @@ def build(
       (retain_rows, access.retain_data, "retain"),
     ):
       hidden = Withheld(f"Request.{label} (Access.{label}_data)")
-      seen.append(rows_of(data, rows[0], rows[1], rows[2], where.task) if allowed else hidden)
-    before = learner.params
-    learner = method.forget(key, learner, Request(seen[0], seen[1], ids, classes, groups), tools_for(where.task))
-    kept = regularizers.follow_edit((learner.opt_state, learner.method_state), before, learner.params)
-    learner = learner._replace(opt_state=kept[0], method_state=kept[1])
-    return method.after_forget(learner, before) if method.after_forget is not None else learner
+      seen.append(rows_of(data, rows[0], rows[1], rows[2], where.visit) if allowed else hidden)
+    request = Request(seen[0], seen[1], ids, classes, groups)
+    permitted = jnp.asarray(True) if method.permits is None else method.permits(learner, request)
+
+    def edit(learner):
+      before = learner.params
+      learner = method.forget(key, learner, request, tools_for(where.visit))
+      kept = regularizers.follow_edit((learner.opt_state, learner.method_state), before, learner.params)
+      learner = learner._replace(opt_state=kept[0], method_state=kept[1])
+      return method.after_forget(learner, before) if method.after_forget is not None else learner
+
+    return at_evaluated(learner, edit), permitted
 
   def scrub(learner, ids, classes):
     assert method.scrub is not None
@@ -336,7 +386,29 @@ def build(
     forget=forget if method.forget is not None else None,
     scrub=scrub if method.scrub is not None else None,
     method=method,
+    evaluated=evaluated,
   )
+
+
+_MEMORIES = (memory.ClassBalancedState, memory.ReservoirState, memory.RingState)
+
+
+def _holds_memory(node) -> bool:
+  """A memory's state, or a tuple with one as its own field (which then holds the rows that wait for it, too)."""
+  return isinstance(node, _MEMORIES) or (hasattr(node, "_fields") and any(isinstance(n, _MEMORIES) for n in node))
+
+
+def select(alive, new, old):
+  return jax.tree.map(lambda n, o: jnp.where(alive, n, o), new, old)
+
+
+def held(alive, new: Learner, old: Learner) -> Learner:
+  """``new`` where the member lives, ``old`` where it died, but for memories: a select over one copies all of it in each
+  step, and rows of weight 0 leave it as it is."""
+  keep = lambda n, o: n if _holds_memory(n) else select(alive, n, o)
+  state = jax.tree.map(keep, new.method_state, old.method_state, is_leaf=_holds_memory)
+  rest = select(alive, new._replace(method_state=()), old._replace(method_state=()))
+  return rest._replace(method_state=state)
 
 
 def _progress(step, where: Where, recipe):

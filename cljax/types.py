@@ -36,6 +36,10 @@ class Batch(NamedTuple):
 
   A row of weight 0 is as if absent. ``coefficient`` overrides the weighted mean of the task loss: where it is given,
   the loss is ``sum(coefficient * loss)``; rows of coefficient 0 still take part in the forward pass and BatchNorm.
+
+  Where a method gets the rows of a step (``prepare``, ``after_step``, a Reference), ``x`` is as it was read: what is
+  stored is augmented and shown as its task shows it (``Spec.view``) each time it is used. In ``terms``, and in
+  :class:`Rows`, ``x`` is what the model sees.
   """
 
   x: Any  # [B, ...] inputs
@@ -46,6 +50,37 @@ class Batch(NamedTuple):
   class_mask: Any = None  # [B, C] bool, the classes that take part in the row's softmax; None for all
   coefficient: Any = None  # [B] float32 or None
   extra: Any = {}  # what a method carries beside each row, keyed by the method's own names
+  fresh: Any = None  # [B] float32: 1 where the run offers this row of this task for the first time
+  visit: Any = None  # Visit, the same for all rows; None outside a step
+
+
+class Visit(NamedTuple):
+  """Where in the stream a learner stands, all traced. A task's number says nothing of when it was met; this does."""
+
+  task: Any  # int32, the task that is learned
+  met: Any  # [T] bool: tasks of earlier Learn events; the current one among them where it comes back
+  trained: Any  # [T] bool: tasks whose rows this event or one before it trains on; with ``trains_on='all'`` every one
+
+  @classmethod
+  def in_order(cls, task, num_tasks: int) -> Visit:
+    """The first visit of a task where each comes once, in the order of their numbers."""
+    number = jnp.arange(num_tasks)
+    return cls(jnp.asarray(task, jnp.int32), number < task, number <= task)
+
+  @property
+  def first(self):
+    """Whether the current task is met for the first time."""
+    return ~self.met[self.task]
+
+  @property
+  def others(self):
+    """int32: how many other tasks were met before."""
+    return (self.met & (jnp.arange(self.met.shape[0]) != self.task)).sum(dtype=jnp.int32)
+
+  @property
+  def seen(self):
+    """[T] bool: tasks met before, and the current one."""
+    return self.met | (jnp.arange(self.met.shape[0]) == self.task)
 
 
 class Outputs(NamedTuple):
@@ -115,19 +150,29 @@ class StepInfo(NamedTuple):
 class Rows(NamedTuple):
   """A set of data rows inside a trace: ``batch(start, size) -> Batch`` reads rows ``start..start+size``.
 
-  ``capacity`` (static) bounds ``count`` (traced). Rows past the count come back with weight 0.
+  ``capacity`` (static) bounds ``count`` (traced). Rows past the count come back with weight 0. ``batch`` gives them as
+  the model sees them, ``as_read()`` the same set as a memory stores them.
   """
 
   capacity: int
   count: Any
   batch: Callable[[Any, int], Batch]
+  read: Callable[[Any, int], Batch] | None = None
+
+  def as_read(self) -> Rows:
+    return self if self.read is None else self._replace(batch=self.read)
 
 
 class Task(NamedTuple):
-  """A task at its boundary: ``id`` (traced int32) and its rows (withheld unless ``Access.boundary_data``)."""
+  """A task at its boundary: where the stream stands, and the task's rows (withheld unless ``Access.boundary_data``)."""
 
-  id: Any
+  visit: Visit
   rows: Any
+
+  @property
+  def id(self):
+    """int32: the task's number, to look things up by; for "how far we are" use ``visit``."""
+    return self.visit.task
 
 
 class Learn(NamedTuple):
@@ -191,16 +236,21 @@ class Spec(NamedTuple):
   classes_of_task: np.ndarray  # [T, C] bool
   active: str = "all"  # 'all', 'seen' or 'task': classes in a training row's softmax
   task_id_given: bool = False  # the scenario tells the task at test time
+  row_shape: tuple = ()  # of one stored row, before its task's view
+  row_dtype: Any = None
+  view: Callable = lambda x, row_task: x  # (x [B, *row_shape], row_task [B]) -> [B, *input_shape]
 
-  def class_mask(self, row_task, current_task):
-    """The ``[B, C]`` mask of classes in each row's softmax, or None where all take part."""
+  def class_mask(self, row_task, trained):
+    """The ``[*row_task.shape, C]`` mask of classes in each row's softmax, or None where all take part.
+
+    ``trained [T] bool``: the tasks whose classes count as seen (``Visit.trained``).
+    """
     if self.active == "all":
       return None
     table = jnp.asarray(self.classes_of_task)
     if self.active == "task":
       return table[row_task]
-    seen = (jnp.arange(self.num_tasks)[:, None] <= current_task) & table
-    return jnp.broadcast_to(seen.any(0), (row_task.shape[0], self.num_classes))
+    return jnp.broadcast_to((trained[:, None] & table).any(0), (*row_task.shape, self.num_classes))
 
 
 class Tools(NamedTuple):

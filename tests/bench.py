@@ -9,6 +9,7 @@ import numpy as np
 from cljax import methods, recipe, tree
 from cljax.setup import spec_of
 from cljax.step import Data, Where, build
+from cljax.types import Visit
 
 BATCH = 8
 
@@ -58,7 +59,8 @@ class Bench:
     return self.call("step", learner, *args, **hyper)
 
   def where(self, task):
-    return Where(*(jnp.asarray(v, jnp.int32) for v in (task, 0, 10, 20)))
+    """Task ``task`` as the stream's order has it, after those of smaller numbers."""
+    return Where(Visit.in_order(task, self.spec.num_tasks), *(jnp.asarray(v, jnp.int32) for v in (0, 10, 20)))
 
   def rows(self, task, k, weight=None):
     pool = np.asarray(self.stream.train[task])
@@ -73,7 +75,7 @@ class Bench:
     rows = np.asarray(self.stream.train[task], np.int32)
     index = np.pad(rows, (0, self.spec.task_rows - len(rows)))
     args = (jnp.asarray(index), jnp.full(len(index), task, jnp.int32), jnp.int32(len(rows)))
-    return self.call(hook, learner, self.data, self.where(task), *args, **hyper)
+    return self.call(hook, learner, jnp.asarray(True), self.data, self.where(task), *args, **hyper)
 
   def request(self, gone, held):
     """The arguments of ``forget`` for the rows ``gone`` and ``held`` of task 0; both are ``[n]`` row numbers."""
@@ -88,7 +90,7 @@ class Bench:
     """The learner after forgetting class ``label`` of task 0; and the rows forgotten and kept."""
     rows, y = np.asarray(self.stream.train[0], np.int32), self.stream.dataset.train.y
     sides = rows[y[rows] == label], rows[y[rows] != label]
-    return self.call("forget", learner, *self.request(*sides), **hyper), sides
+    return self.call("forget", learner, *self.request(*sides), **hyper)[0], sides
 
   def arguments(self, task, k=0, weight=None):
     return self.data, self.where(task), jnp.asarray(True), *self.rows(task, k, weight)

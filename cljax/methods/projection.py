@@ -29,7 +29,7 @@ def episodic(spec: Spec, capacity: int):
   ring = memory.ring(capacity, spec.num_tasks)
 
   def end_task(key, learner, task):
-    kept = picking.spread(task.rows, share)
+    kept = picking.spread(task.rows.as_read(), share)
     stored = {"x": kept.x, "y": kept.y, "id": kept.id, "task": kept.task}
     return learner._replace(method_state=ring.add(fold(key, "add"), learner.method_state, stored, kept.weight))
 
@@ -52,7 +52,7 @@ def agem(model, spec: Spec, *, capacity: int, reference_batch: int = 0) -> Metho
 
   def batch(key, learner):
     stored, weight = ring.sample(fold(key, "sample"), learner.method_state, size)
-    return drawn(spec, stored, weight, spec.num_tasks)
+    return drawn(spec, stored, weight)
 
   return Method(
     init=lambda key, learner: ring.init(example_row(spec)),
@@ -75,7 +75,7 @@ def gem(model, spec: Spec, *, margin, ridge, capacity: int) -> Method:
   def batch(key, learner):
     del key
     stored, weight = ring.contents(learner.method_state)
-    flat = drawn(spec, stored, weight, spec.num_tasks)
+    flat = drawn(spec, stored, weight)
     return jax.tree.map(lambda a: a.reshape(spec.num_tasks, -1, *a.shape[1:]), flat)
 
   return Method(
@@ -118,7 +118,7 @@ def gpm(model, spec: Spec, *, threshold, threshold_step, samples: int = 125, max
   def end_task(key, learner, task):
     del key
     inputs = layer_rows(model, learner, picking.spread(task.rows, samples))
-    level = jnp.minimum(threshold + threshold_step * task.id, 1.0)
+    level = jnp.minimum(threshold + threshold_step * task.visit.others, 1.0)
     return learner._replace(opt_state=projectors.gpm_extend(learner.opt_state, inputs, level))
 
   return Method(transform=projectors.gpm(max_rank or None, skipping(skip)), end_task=end_task)

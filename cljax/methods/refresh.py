@@ -75,7 +75,7 @@ def refresh(
     return lambda key, learner, *rest: back(learner, hook(key, inside(learner), *rest))
 
   def init(key, learner):
-    mask = spec.class_mask(jnp.zeros(spec.batch_size, jnp.int32), 0)
+    mask = spec.class_mask(jnp.zeros(spec.batch_size, jnp.int32), jnp.zeros(spec.num_tasks, bool))
     labels = (jnp.zeros(spec.batch_size, jnp.int32), jnp.zeros(spec.batch_size), mask) if released else ()
     return RefreshState(method.init(key, learner), tree.zeros_like(learner.params, jnp.float32), labels)
 

@@ -44,7 +44,7 @@ def make_memory(spec: Spec, capacity: int, policy: str):
 def example_row(spec: Spec, **more):
   """One row as the memory stores it: the input as it was read, its label, id and task, and what the method adds."""
   integer = jnp.zeros((), jnp.int32)
-  return {"x": jnp.zeros(spec.input_shape, spec.input_dtype), "y": integer, "id": integer, "task": integer, **more}
+  return {"x": jnp.zeros(spec.row_shape, spec.row_dtype), "y": integer, "id": integer, "task": integer, **more}
 
 
 def rows_of(spec: Spec, batch: Batch, **more):
@@ -70,9 +70,12 @@ def insert(key, memory, state: Replay) -> Replay:
   return state._replace(memory=filled, weight=jnp.zeros_like(state.weight))
 
 
-def drawn(spec: Spec, rows, weight, current_task, coefficient=None) -> Batch:
-  """Stored rows as a batch, with the class mask that each row's own task has."""
-  mask = spec.class_mask(rows["task"], current_task)
+def drawn(spec: Spec, rows, weight, visit=None, coefficient=None) -> Batch:
+  """Stored rows as a batch, under the class mask that the loss of a step at ``visit`` uses for rows of their tasks.
+
+  Without a visit the mask is left open, as a Reference's is.
+  """
+  mask = None if visit is None else spec.class_mask(rows["task"], visit.trained)
   return Batch(rows["x"], rows["y"], weight, rows["id"], rows["task"], mask, coefficient)
 
 
@@ -86,7 +89,10 @@ def append(batch: Batch, more: Batch) -> Batch:
       "compose: a replay method that averages stands behind one that weighs its rows; write the averaging one first"
     )
   join = lambda a, b: None if a is None else jnp.concatenate([a, b.astype(a.dtype)])
-  return batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f != "extra"})
+  if more.fresh is None:
+    more = more._replace(fresh=jnp.zeros_like(more.weight))  # stored rows were offered before
+  whole = ("extra", "visit")
+  return batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f not in whole})
 
 
 def scrub_memory(memory):
@@ -117,8 +123,7 @@ def er(model, spec: Spec, *, capacity: int, policy: str = "reservoir", replay_ba
   def prepare(key, learner, batch):
     state = insert(key, memory, learner.method_state)
     rows, weight = memory.sample(fold(key, "sample"), state.memory, min(size, capacity))
-    current = batch.task[0]
-    return learner._replace(method_state=state), append(batch, drawn(spec, rows, weight, current))
+    return learner._replace(method_state=state), append(batch, drawn(spec, rows, weight, batch.visit))
 
   def after_step(key, learner, info):
     del key
@@ -150,11 +155,10 @@ def derpp(model, spec: Spec, *, alpha, beta, capacity: int, policy: str = "reser
   def prepare(key, learner, batch):
     state = insert(key, memory, learner.method_state)
     batch = batch._replace(coefficient=share(batch.weight))
-    current = batch.task[0]
     one, seen_one = memory.sample(fold(key, "logits"), state.memory, size)
     two, seen_two = memory.sample(fold(key, "labels"), state.memory, size)
-    batch = append(batch, drawn(spec, one, seen_one, current, jnp.zeros(size)))
-    batch = append(batch, drawn(spec, two, seen_two, current, beta * share(seen_two)))
+    batch = append(batch, drawn(spec, one, seen_one, batch.visit, jnp.zeros(size)))
+    batch = append(batch, drawn(spec, two, seen_two, batch.visit, beta * share(seen_two)))
     batch = batch._replace(extra={**batch.extra, "derpp": (one["logits"], seen_one)})
     return learner._replace(method_state=state), batch
 

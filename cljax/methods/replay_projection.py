@@ -27,11 +27,10 @@ def mixed(spec: Spec, ring, size: int, name: str):
   def prepare(key, learner, batch):
     del key
     rows, weight = replayed(learner)
-    task = batch.task[0]
-    new = jnp.where(weight.sum() > 0, projectors.current_weight(task), 1.0)
+    new = jnp.where(weight.sum() > 0, projectors.current_weight(batch.visit.others), 1.0)
     own = share(batch.weight) if batch.coefficient is None else batch.coefficient
     batch = batch._replace(coefficient=new * own)
-    return learner, append(batch, drawn(spec, rows, weight, task, (1 - new) * share(weight)))
+    return learner, append(batch, drawn(spec, rows, weight, batch.visit, (1 - new) * share(weight)))
 
   return prepare, replayed
 
@@ -61,7 +60,7 @@ def er_agem(model, spec: Spec, *, capacity: int, replay_batch: int = 0) -> Metho
   def batch(key, learner):
     del key
     rows, weight = replayed(learner)
-    return drawn(spec, rows, weight, spec.num_tasks)
+    return drawn(spec, rows, weight)
 
   return Method(
     init=lambda key, learner: ring.init(example_row(spec)),
@@ -91,7 +90,7 @@ def er_gem(
     place = jax.random.uniform(key, (spec.num_tasks, weight.shape[0] // spec.num_tasks))
     at = jax.lax.top_k(place + weight.reshape(place.shape), size)[1]  # rows that exist come first
     at = at + jnp.arange(spec.num_tasks)[:, None] * place.shape[1]
-    return jax.tree.map(lambda a: a[at], drawn(spec, stored, weight, spec.num_tasks))
+    return jax.tree.map(lambda a: a[at], drawn(spec, stored, weight))
 
   return Method(
     init=lambda key, learner: ring.init(example_row(spec)),

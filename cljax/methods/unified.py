@@ -90,7 +90,7 @@ def unified(
     rows, weight = memory.sample(tree.fold(key, output), filled.memory, size)
     coefficient = alpha * replay.share(weight) if output == "labels" else jnp.zeros(size)
     batch = batch._replace(coefficient=replay.share(batch.weight))
-    batch = replay.append(batch, replay.drawn(spec, rows, weight, batch.task[0], coefficient))
+    batch = replay.append(batch, replay.drawn(spec, rows, weight, batch.visit, coefficient))
     if output == "logits":
       batch = batch._replace(extra={**batch.extra, "unified": (rows["logits"], weight)})
     return learner._replace(method_state=state._replace(memory=filled)), batch

@@ -156,23 +156,26 @@ def clpu_derpp(
 
   def replayed(key, params, learner, batch, outputs):
     del key, outputs
-    state, current = learner.method_state, batch.task[0]
+    state, current = learner.method_state, batch.visit.task
     keys = jax.vmap(lambda t: jax.random.fold_in(noise(learner, current, "sample"), t))(every)
     rows, weight = jax.vmap(lambda k, s: memory.sample(k, s, share))(keys, state.memory)
     before = (every != current) & (weight.sum(1) > 0) & (slot_of(current) < 0)
     flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
     weight = (weight * before[:, None]).reshape(-1)
     given = {"train": True, "key": noise(learner, current, "model"), "task": None, "mask": weight}
-    z = model.apply(params["main"], learner.model_state["main"], flat["x"], **given)[0].logits
+    x = spec.view(flat["x"], flat["task"])
+    z = model.apply(params["main"], learner.model_state["main"], x, **given)[0].logits
     inside = own_classes[flat["task"]]
     off = jnp.sum(jnp.where(inside, jnp.square(z - flat["z"]), 0.0), -1) / jnp.maximum(inside.sum(-1), 1)
-    per_row = alpha * off + beta * losses.cross_entropy(z, flat["y"], spec.class_mask(flat["task"], current))
+    per_row = alpha * off + beta * losses.cross_entropy(
+      z, flat["y"], spec.class_mask(flat["task"], batch.visit.trained)
+    )
     each = jax.vmap(losses.reduce)(per_row.reshape(-1, share), weight.reshape(-1, share))
     return losses.reduce(each, before.astype(each.dtype))
 
   def after_step(key, learner, info):
     del key
-    state, current = learner.method_state, info.batch.task[0]
+    state, current = learner.method_state, info.batch.visit.task
     rows = rows_of(spec, info.batch, z=info.outputs.logits[: spec.batch_size].astype(jnp.float32))
     weight = info.batch.weight[: spec.batch_size] * (slot_of(current) < 0)
     own = jax.tree.map(lambda a: a[current], state.memory)
@@ -186,16 +189,17 @@ def clpu_derpp(
     del params, extra
     return only(updates, slot_of(task), tree.zeros_like(updates)), state
 
+  def touched_by(request):
+    rows = request.forget.batch(0, request.forget.capacity)
+    return jnp.zeros(spec.num_tasks, bool).at[rows.task].max(rows.weight > 0)
+
+  def permits(learner, request):
+    del learner
+    return ~(touched_by(request) & (slots < 0)).any()
+
   def forget(key, learner, request, tools):
     del key
-    rows = request.forget.batch(0, request.forget.capacity)
-    touched = jnp.zeros(spec.num_tasks, bool).at[rows.task].max(rows.weight > 0)
-    refused = touched & (slots < 0)
-    if jax.local_device_count() == 1:  # inside a program over several devices a callback can block
-      shape = jax.ShapeDtypeStruct(refused.shape, refused.dtype)
-      refused = jax.pure_callback(_refuse, shape, refused, vmap_method="sequential")
-    spoil = lambda a: jnp.where(refused.any(), jnp.asarray(jnp.nan, a.dtype), a)
-    learner = learner._replace(params={**learner.params, "main": jax.tree.map(spoil, learner.params["main"])})
+    touched = touched_by(request)
     if not temporary:
       return learner
     gone = touched[jnp.asarray(temporary, jnp.int32)]
@@ -221,17 +225,10 @@ def clpu_derpp(
 
   return Method(
     model=Model(init_model, apply), init=init, start_task=start_task, end_task=end_task, after_step=after_step,
-    terms={"replayed": replayed}, forget=forget, scrub=scrub, predict=predict,
+    terms={"replayed": replayed}, forget=forget, permits=permits, scrub=scrub, predict=predict,
+    refusal="clpu_derpp forgets tasks in 'temporary' only; the request names rows of a task that was learned for good",
     finalize=optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), still),
   )  # fmt: skip
-
-
-def _refuse(tasks):
-  """Raises where a request names a row of a task (``[T]`` bool) that is not temporary."""
-  if tasks.any():
-    named = ", ".join(str(t) for t in tasks.nonzero()[0])
-    raise UsageError(f"forget: clpu_derpp forgets tasks in 'temporary' only; the request names rows of task {named}")
-  return tasks
 
 
 register(

@@ -18,6 +18,7 @@ from cljax import feed as feeding
 from cljax import programs as prog
 from cljax.data import Dataset, Split
 from cljax.step import Where, kept
+from cljax.types import Visit
 
 BATCH, INPUTS = 8, 16
 TRAIN, TEST = 16, 4  # rows of a task
@@ -96,7 +97,8 @@ def measured(method: str, size: Size, repeats: int, hyper: Mapping[str, Any] | N
 
 
 def _where(built, task: int):
-  return prog.replicate(Where(*jnp.asarray([task, 2 * task, 2, built.total_steps], jnp.int32)), built.members)
+  steps = (jnp.int32(v) for v in (2 * task, 2, built.total_steps))
+  return prog.replicate(Where(Visit.in_order(task, built.spec.num_tasks), *steps), built.members)
 
 
 def _all_boundaries(built, learner):
@@ -108,7 +110,7 @@ def _all_boundaries(built, learner):
     start, compiled = time.perf_counter(), built.clock.seconds["compile"]
     for program in hooks:
       if program is not None:
-        learner = jax.block_until_ready(program(built.hyper, learner, (), rows))
+        learner = jax.block_until_ready(program(built.hyper, learner, loop.all_alive(built), rows))
     found.append(time.perf_counter() - start - (built.clock.seconds["compile"] - compiled))
   tail = found[-max(3, len(found) // 10) :]
   return learner, float(np.median(tail)) if any(hooks) else 0.0

@@ -13,6 +13,7 @@ from cljax import methods, models, projectors, recipe, streams, tree
 from cljax.data import Dataset, Split
 from cljax.setup import spec_of
 from cljax.step import Data, Where, build, kept
+from cljax.types import Visit
 from experiments.benchmarks import Table, paired, ratio, shown
 
 TASKS = (1, 5, 10, 20)
@@ -113,21 +114,21 @@ def trainer(name: str, kind: str, stream, model):
   split = stream.dataset.train
   x, y, ids, labels = map(jnp.asarray, (split.x, split.y, split.id, stream.labels))
   data = Data(x, y, ids, labels, jax.tree.map(jnp.asarray, stream.view.tables))
-  where = lambda task: Where(*(jnp.int32(v) for v in (task, 0, 10, 20)))
+  where = lambda task: Where(Visit.in_order(task, spec.num_tasks), *(jnp.int32(v) for v in (0, 10, 20)))
   learner = jax.jit(parts.init)(jax.random.key(0))
   step = lambda learner, where, index: parts.step(
-    learner, data, where, jnp.asarray(True), index, jnp.full(BATCH, where.task), jnp.ones(BATCH, jnp.int32)
+    learner, data, where, jnp.asarray(True), index, jnp.full(BATCH, where.visit.task), jnp.ones(BATCH, jnp.int32)
   )[0]
   one, hooks = jax.jit(step), {h: jax.jit(h) for h in (parts.start_task, parts.end_task) if h is not None}
   for task, rows in enumerate(stream.train):
     index = jnp.asarray(rows, jnp.int32)
     args = data, where(task), index, jnp.full_like(index, task), jnp.int32(len(index))
     if parts.start_task is not None:
-      learner = hooks[parts.start_task](learner, *args)
+      learner = hooks[parts.start_task](learner, jnp.asarray(True), *args)
     if name == "coso":  # its sketch is of the gradients
       learner = one(learner, where(task), index[:BATCH])
     if parts.end_task is not None and "ogd" not in name:
-      learner = hooks[parts.end_task](learner, *args)
+      learner = hooks[parts.end_task](learner, jnp.asarray(True), *args)
   learner = learner._replace(opt_state=filled(learner.opt_state))
   if label == "gpm full rank":
     learner = learner._replace(opt_state=full_rank(learner.opt_state))

@@ -11,7 +11,7 @@ import cljax
 from cljax import methods, projectors, recipe, tree
 from cljax.setup import spec_of
 from cljax.step import Data, Where, build
-from cljax.types import UsageError
+from cljax.types import UsageError, Visit
 
 BATCH = 8
 POLICIES = ("reservoir", "ring", "class_balanced")
@@ -40,7 +40,7 @@ class Composed:
     }
 
   def where(self, task):
-    return Where(*(jnp.asarray(v, jnp.int32) for v in (task, 0, 10, 20)))
+    return Where(Visit.in_order(task, self.spec.num_tasks), *(jnp.asarray(v, jnp.int32) for v in (0, 10, 20)))
 
   def rows(self, task, k):
     pool = self.stream.train[task]
@@ -59,7 +59,9 @@ class Composed:
       return learner
     rows = np.asarray(self.stream.train[task], np.int32)
     index = jnp.asarray(np.pad(rows, (0, self.spec.task_rows - len(rows))))
-    return self.call[hook](learner, self.data, self.where(task), index, jnp.full_like(index, task), len(rows))
+    return self.call[hook](
+      learner, jnp.asarray(True), self.data, self.where(task), index, jnp.full_like(index, task), len(rows)
+    )
 
 
 @pytest.fixture(scope="module")
