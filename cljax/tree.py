@@ -14,9 +14,16 @@ import numpy as np
 from cljax.types import UsageError
 
 
+def product(x, y):
+  """``x * y`` elementwise; of complex numbers ``Re(conj(x) y)``, whose sum is their inner product as pairs of reals."""
+  if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
+    return jnp.real(x) * jnp.real(y) + jnp.imag(x) * jnp.imag(y)
+  return x * y
+
+
 def dot(a, b):
-  """Inner product over all leaves, as sums of ``a * b`` (``vdot`` reshapes, which fails on sharded leaves)."""
-  return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+  """Real inner product over all leaves, as sums of :func:`product` (``vdot`` reshapes: it fails on sharded leaves)."""
+  return sum(jnp.sum(product(x, y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def norm(a):
@@ -111,7 +118,7 @@ def by_path(a) -> dict:
 
 
 def map_named(fn: Callable, a, *rest):
-  """``fn(name, leaf, *leaves of rest)`` over the leaves of ``a``, in its structure; ``rest`` have the same structure."""
+  """``fn(name, leaf, *leaves of rest)`` over the leaves of ``a``, in its structure, which ``rest`` must share."""
   leaves, treedef = jax.tree.flatten(a)
   others = [treedef.flatten_up_to(r) for r in rest]
   return treedef.unflatten([fn(*v) for v in zip(paths(a), leaves, *others, strict=True)])
@@ -129,6 +136,24 @@ def unboxed(a):
 def boxed(a, like):
   """``a``, an :func:`unboxed` tree, back in the boxes of ``like``, whose leaves correspond one to one."""
   return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(a))
+
+
+def edit_nodes(a, kind: type | tuple[type, ...], edit: Callable):
+  """``(a with edit applied to every node of this kind, their number)``, wherever they are nested.
+
+  ``edit`` sees a node without boxes; what it returns gets those of the node back, leaf by leaf: so one edit serves an
+  optax state and an ``nnx.Optimizer``'s.
+  """
+  found = 0
+
+  def visit(node):
+    nonlocal found
+    if not isinstance(node, kind):
+      return node
+    found += 1
+    return boxed(edit(unboxed(node)), node)
+
+  return jax.tree.map(visit, a, is_leaf=lambda x: isinstance(x, kind)), found
 
 
 def is_placeholder(params) -> bool:
