@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import zlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,16 @@ import numpy as np
 from cljax.types import UsageError
 
 
+def product(x, y):
+  """``x * y`` elementwise; of complex numbers ``Re(conj(x) y)``, whose sum is their inner product as pairs of reals."""
+  if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
+    return jnp.real(x) * jnp.real(y) + jnp.imag(x) * jnp.imag(y)
+  return x * y
+
+
 def dot(a, b):
-  """Inner product over all leaves, as sums of ``a * b`` (``vdot`` reshapes, which fails on sharded leaves)."""
-  return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+  """Real inner product over all leaves, as sums of :func:`product` (``vdot`` reshapes: it fails on sharded leaves)."""
+  return sum(jnp.sum(product(x, y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def norm(a):
@@ -67,32 +76,118 @@ def nbytes(a) -> int:
   return total
 
 
-def paths(a) -> list[str]:
-  """The path of each leaf, such as ``params/Dense_0/kernel``."""
-  return [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(a)]
+def _is_box(x) -> bool:
+  """An NNX Variable, or a Linen box of metadata: its one field ``value`` is no part of a leaf's name."""
+  for module, kind in (("flax.nnx", "Variable"), ("flax.core.meta", "AxisMetadata")):
+    boxes = getattr(sys.modules.get(module), kind, None)
+    if boxes is not None and isinstance(x, boxes):
+      return True
+  return False
 
 
 def path_name(path) -> str:
+  """A key path in one string. To name the leaves of a tree use :func:`paths`, which knows what only wraps them."""
   return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def paths(a) -> list[str]:
+  """The name of each leaf, such as ``params/Dense_0/kernel``: its path, in dicts, tuples, dataclasses, Linen, Equinox
+  and NNX.
+
+  This is the one place where leaves get their names. A State of NNX Variables, as ``init`` gets it, names its leaves as
+  the pure State does that ``update`` gets.
+  """
+  out = []
+  for path, node in jax.tree_util.tree_leaves_with_path(a, is_leaf=_is_box):
+    if _is_box(node):
+      inner = [p for p, _ in jax.tree_util.tree_leaves_with_path(node)]
+      out += [path_name((*path, *(p[1:] if p and path_name(p[:1]) == "value" else p))) for p in inner]
+    else:
+      out.append(path_name(path))
+  return out
+
+
+def by_path(a) -> dict:
+  """``{name: leaf}``, the names as :func:`paths` gives them. Raises UsageError where two leaves share a name."""
+  names, leaves = paths(a), jax.tree.leaves(a)
+  out = dict(zip(names, leaves, strict=True))
+  if len(out) < len(names):
+    twice = next(n for i, n in enumerate(names) if n in names[:i])
+    raise UsageError(f"parameters: two leaves are called {twice!r}; rename one")
+  return out
+
+
+def map_named(fn: Callable, a, *rest):
+  """``fn(name, leaf, *leaves of rest)`` over the leaves of ``a``, in its structure, which ``rest`` must share."""
+  leaves, treedef = jax.tree.flatten(a)
+  others = [treedef.flatten_up_to(r) for r in rest]
+  return treedef.unflatten([fn(*v) for v in zip(paths(a), leaves, *others, strict=True)])
+
+
+def unboxed(a):
+  """``a`` with NNX Variables and Linen's boxes replaced by what they hold."""
+
+  def open_box(x):
+    return jax.tree.leaves(x)[0] if _is_box(x) else x  # a Variable may refuse attribute access inside a trace
+
+  return jax.tree.map(open_box, a, is_leaf=_is_box)
+
+
+def boxed(a, like):
+  """``a``, an :func:`unboxed` tree, back in the boxes of ``like``, whose leaves correspond one to one."""
+  return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(a))
+
+
+def edit_nodes(a, kind: type | tuple[type, ...], edit: Callable):
+  """``(a with edit applied to every node of this kind, their number)``, wherever they are nested.
+
+  ``edit`` sees a node without boxes; what it returns gets those of the node back, leaf by leaf: so one edit serves an
+  optax state and an ``nnx.Optimizer``'s.
+  """
+  found = 0
+
+  def visit(node):
+    nonlocal found
+    if not isinstance(node, kind):
+      return node
+    found += 1
+    return boxed(edit(unboxed(node)), node)
+
+  return jax.tree.map(visit, a, is_leaf=lambda x: isinstance(x, kind)), found
+
+
+def is_placeholder(params) -> bool:
+  """What ``optax.tree.map_params`` gives to ``init`` in the parameters' place, to learn which parts of a state are like
+  them: a node without leaves."""
+  return type(params).__name__ == "_ParamsPlaceholder"
 
 
 def match(tree, like, name: str = "tree"):
   """Returns ``tree`` if it has the structure and leaf shapes of ``like``; else a UsageError names the leaf's path."""
-  got, want = jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree_util.tree_flatten_with_path(like)[0]
-  got_shapes = {path_name(p): jnp.shape(v) for p, v in got}
-  want_shapes = {path_name(p): jnp.shape(v) for p, v in want}
-  for path, shape in want_shapes.items():
-    if path not in got_shapes:
-      raise UsageError(f"{name}: leaf {path!r} is missing; expected shape {shape}")
-    if got_shapes[path] != shape:
-      raise UsageError(f"{name}: leaf {path!r} has shape {got_shapes[path]}; expected {shape}")
-  for path in got_shapes:
-    if path not in want_shapes:
-      raise UsageError(f"{name}: leaf {path!r} is unexpected; the parameters have no such leaf")
-  got_structure, want_structure = str(jax.tree.structure(tree)), str(jax.tree.structure(like))
-  if got_structure != want_structure:
-    raise UsageError(f"{name}: structure {got_structure} differs from {want_structure}")
+  fit(tree, like, name)
+  got, want = str(jax.tree.structure(tree)), str(jax.tree.structure(like))
+  if got != want:
+    raise UsageError(f"{name}: structure {got} differs from {want}")
   return tree
+
+
+def fit(tree, like, name: str = "tree", extra: bool = False):
+  """``tree`` in the structure of ``like``: leaves are found by name, so that an NNX State fits its pure form.
+
+  ``extra`` allows ``tree`` to hold more: the whole Equinox model, functions and all, for its gradients. Raises
+  UsageError with the leaf's path where a leaf is missing, of another shape, or unexpected.
+  """
+  got, want = by_path(tree), by_path(like)
+  for path, leaf in want.items():
+    shape = jnp.shape(leaf)
+    if path not in got:
+      raise UsageError(f"{name}: leaf {path!r} is missing; expected shape {shape}")
+    if jnp.shape(got[path]) != shape:
+      raise UsageError(f"{name}: leaf {path!r} has shape {jnp.shape(got[path])}; expected {shape}")
+  for path in got:
+    if path not in want and not extra:
+      raise UsageError(f"{name}: leaf {path!r} is unexpected; the parameters have no such leaf")
+  return jax.tree.unflatten(jax.tree.structure(like), [got[path] for path in want])
 
 
 def digest(a) -> str:

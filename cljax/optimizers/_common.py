@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from cljax.tree import path_name, paths
+from cljax.tree import edit_nodes, path_name, paths
 from cljax.types import UsageError
 
 
@@ -31,10 +31,10 @@ def check_choice(owner: str, argument: str, value, allowed):
 
 def edit_states(opt_state, kind: type, fn, owner: str):
   """``opt_state`` with ``fn`` applied to every state of type ``kind``; UsageError where there is none."""
-  is_state = lambda s: isinstance(s, kind)
-  if not any(map(is_state, jax.tree.leaves(opt_state, is_leaf=is_state))):
+  out, found = edit_nodes(opt_state, kind, fn)
+  if not found:
     raise UsageError(f"opt_state: no {owner} state in it; is {owner} in the chain?")
-  return jax.tree.map(lambda s: fn(s) if is_state(s) else s, opt_state, is_leaf=is_state)
+  return out
 
 
 MOMENTS = ("mu", "nu", "nu_max", "trace", "sum_of_squares", "velocity")

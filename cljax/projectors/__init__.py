@@ -5,12 +5,15 @@ All of them: ``update(grads, state, params, references={name: tree}, **extra)``.
 """
 
 from cljax.projectors.agem import AGEMState, agem, current_weight, er_agem
-from cljax.projectors.coso import CoSOKernel, CoSOState, coso, coso_end_task
+from cljax.projectors.coso import CoSOHistory, CoSOKernel, CoSOState, coso, coso_end_task, coso_projection
 from cljax.projectors.cuber import (
+  CUBERBlocked,
   CUBERKernel,
   CUBERState,
   cuber,
   cuber_end_task,
+  cuber_projection,
+  cuber_pull,
   cuber_start_task,
   scaled_projection,
 )
@@ -39,8 +42,10 @@ from cljax.projectors.update_space import on_update
 
 __all__ = [
   "AGEMState",
+  "CUBERBlocked",
   "CUBERKernel",
   "CUBERState",
+  "CoSOHistory",
   "CoSOKernel",
   "CoSOState",
   "GEMState",
@@ -54,8 +59,11 @@ __all__ = [
   "basis_bytes",
   "coso",
   "coso_end_task",
+  "coso_projection",
   "cuber",
   "cuber_end_task",
+  "cuber_projection",
+  "cuber_pull",
   "cuber_start_task",
   "current_weight",
   "er_agem",

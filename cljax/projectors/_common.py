@@ -124,23 +124,29 @@ def stack_combine(weights, stack):
   )
 
 
+def empty_like(x, dtype=None):
+  """Zeros that lie as ``x`` does, under ``jit`` too, where a constant would come out on every device."""
+  if not isinstance(x, jax.core.Tracer):
+    return jnp.zeros_like(x, dtype=dtype)
+  zero = jnp.zeros((), dtype or x.dtype)
+  return jnp.where(jnp.isnan(x), zero, zero)
+
+
 def zero_stack(a, k: int, dtype=None):
   """``k`` zero copies of ``a`` along a new leading axis, sharded as ``a`` is."""
-  return jax.tree.map(lambda x: jnp.zeros_like(jnp.broadcast_to(x, (k, *x.shape)), dtype=dtype), a)
+  return jax.tree.map(lambda x: empty_like(jnp.broadcast_to(x, (k, *x.shape)), dtype or x.dtype), a)
+
+
+def refuse_complex(owner: str, params) -> None:
+  """Where the theory is of real numbers: a complex leaf is an error."""
+  for name, x in tree.by_path(params).items():
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+      raise UsageError(f"{owner}: {name!r} is complex; give real parameters (optax.contrib.split_real_and_imaginary)")
 
 
 def edit_states(opt_state, kind: type, edit: Callable, what: str):
   """``opt_state`` with ``edit`` applied to every state of type ``kind``, wherever it is nested; none is an error."""
-  found = 0
-
-  def visit(node):
-    nonlocal found
-    if isinstance(node, kind):
-      found += 1
-      return edit(node)
-    return node
-
-  out = jax.tree.map(visit, opt_state, is_leaf=lambda x: isinstance(x, kind))
+  out, found = tree.edit_nodes(opt_state, kind, edit)
   if not found:
     raise UsageError(f"{what}: opt_state holds no {kind.__name__}; put the projector in the chain whose state this is")
   return out

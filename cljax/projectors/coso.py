@@ -10,12 +10,13 @@ import optax
 
 from cljax import tree
 from cljax.projectors import _common as common
+from cljax.projectors import _kernels
 from cljax.projectors.gpm import append, leading, remove_span
 from cljax.types import UsageError
 
 
 class CoSOKernel(NamedTuple):
-  """One kernel ``[in, out]``: all directions live on the output side."""
+  """One kernel, read as ``[in, out]``: all directions live on the output side."""
 
   history: Any  # [out, max_history] orthonormal columns of old tasks, then zeros
   rank: Any  # int32, columns of history in use
@@ -34,6 +35,12 @@ class CoSOState(NamedTuple):
   kernels: dict[str, CoSOKernel]
 
 
+class CoSOHistory(NamedTuple):
+  """The state of :func:`coso_projection`: old tasks' directions ``[out, max_history]`` by path."""
+
+  history: dict[str, Any]
+
+
 def _left(a):
   """Left singular vectors and values of ``a``, as many as the shorter side."""
   u, sigma, _ = jnp.linalg.svd(a, full_matrices=False)
@@ -47,37 +54,49 @@ def _shrink(u, sigma, rank: int):
 
 
 def coso(
-  rank: int, sketch_rank: int, every: int = 1, max_history: int | None = None, b1=0.9, b2=0.999, epsilon=1e-6, decay=1.0
+  rank: int,
+  sketch_rank: int,
+  every: int = 1,
+  max_history: int | None = None,
+  b1=0.9,
+  b2=0.999,
+  epsilon=1e-6,
+  decay=1.0,
+  layout: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """CoSO's direction ``P (m / (sqrt(v) + epsilon))``, Adam on ``R = P^T (I - M M^T) G``; chain ``optax.scale(-lr)``.
 
   For ``G`` as ``[out, in]``: ``M`` holds old tasks' directions, ``P`` the ``rank`` leading left singular vectors of the
   projected gradient, renewed every ``every`` steps, when the ``sketch_rank`` frequent directions of the task's
-  gradients grow too (``decay`` fades the sketch). Kernels are ``[in, out]`` here, so all of this stands on their right:
-  old tasks' outputs are preserved along M only (``dW M = 0``), not ``x dW = 0`` as in GPM; the paper's words go further
-  than that.
+  gradients grow too (``decay`` fades the sketch). Kernels are ``[in, out]`` here (``layout`` as for :func:`gpm`), so
+  all of this stands on their right: old tasks' outputs are preserved along M only (``dW M = 0``), not ``x dW = 0`` as
+  in GPM; the paper's words go further than that.
 
   Every leaf must have two axes and both at least ``max(rank, sketch_rank)``: give the rest to another optimizer by
-  ``optax.partition`` (the paper trains attention output projections and the head). Weight decay after it breaks
-  ``dW M = 0``. Moments are kept when P changes, as in the released code. ``max_history``: columns of M (default: all).
-  Paper's settings on ImageNet-R: rank 50, sketch 120, every 1. Cheng et al., NeurIPS 2025.
+  ``optax.partition`` (the paper trains attention output projections and the head). It is an optimizer itself; another
+  one behind it, or weight decay, breaks ``dW M = 0`` unless :func:`coso_projection` stands last. Moments are kept when
+  P changes, as in the released code. ``max_history``: columns of M (default: all). Raises UsageError: leaves of other
+  shapes, complex ones, none; updates whose kernels are not those of the state. Paper's settings on ImageNet-R: rank 50,
+  sketch 120, every 1. Cheng et al., NeurIPS 2025.
   """
   for name, value in (("rank", rank), ("sketch_rank", sketch_rank), ("every", every)):
     common.check(name, value, ">= 1", lambda v: v >= 1)
+  _kernels.check_layout("coso", layout)
 
   def init(params):
+    count = jnp.zeros((), jnp.int32)
+    if tree.is_placeholder(params):  # no part of the state is like the parameters
+      return CoSOState(count, jnp.zeros(()))  # type: ignore[arg-type]
     kernels = {}
-    for path, x in jax.tree_util.tree_leaves_with_path(params):
-      name = tree.path_name(path)
-      if x.ndim != 2 or min(x.shape) < max(rank, sketch_rank):
-        need = max(rank, sketch_rank)
-        raise UsageError(f"params: {name!r} has shape {x.shape}; allowed: [in, out], both at least {need}")
-      (rows, out), dtype = x.shape, common.wide(x)
+    for name, m in _matrices("coso", params, layout, max(rank, sketch_rank)).items():
+      out, dtype = m.shape[1], common.wide(m)
       used, dropped = (jnp.zeros((), jnp.int32) for _ in range(2))
-      moments = [jnp.zeros((rows, rank), dtype) for _ in range(2)]
-      history, axes, sketch = (jnp.zeros((out, k), dtype) for k in (min(out, max_history or out), rank, sketch_rank))
+      moments = [_kernels.zeros(m[:, :1], (m.shape[0], rank), dtype) for _ in range(2)]
+      history, axes, sketch = (
+        _kernels.zeros(m.T[:, :1], (out, k), dtype) for k in (min(out, max_history or out), rank, sketch_rank)
+      )
       kernels[name] = CoSOKernel(history, used, dropped, axes, sketch, jnp.zeros((), dtype), *moments)
-    return CoSOState(jnp.zeros((), jnp.int32), kernels)
+    return CoSOState(count, kernels)
 
   def one(g, state: CoSOKernel, count):
     a = remove_span(state.history, g.T.astype(state.axes.dtype))
@@ -86,7 +105,7 @@ def coso(
       u, sigma = _left(a)
       # A singular vector of a zero singular value is arbitrary, even inside M, and Adam would scale its noise up to 1.
       real = sigma[:rank] > max(a.shape) * jnp.finfo(a.dtype).eps * jnp.linalg.norm(g.astype(a.dtype))
-      axes = jnp.where(real, remove_span(state.history, u[:, :rank]), 0)
+      axes = jnp.where(real[None, :], remove_span(state.history, u[:, :rank]), 0)
       block, lost = _shrink(u, sigma, sketch_rank)
       merged = jnp.concatenate([jnp.sqrt(decay) * state.sketch, block], 1)
       u, sigma = _left(merged)
@@ -98,20 +117,60 @@ def coso(
     small = jnp.matmul(a.T, axes, precision=common.PRECISION)
     mu = b1 * state.mu + (1 - b1) * small
     nu = b2 * state.nu + (1 - b2) * small**2
-    step = (mu / (1 - b1 ** (count + 1))) / (jnp.sqrt(nu / (1 - b2 ** (count + 1))) + epsilon)
-    update = jnp.matmul(step, axes.T, precision=common.PRECISION).astype(g.dtype)
+    steps = (count + 1).astype(mu.dtype)
+    step = (mu / (1 - b1**steps)) / (jnp.sqrt(nu / (1 - b2**steps)) + epsilon)
+    update = jnp.matmul(step, axes.T, precision=common.PRECISION)
     return update, state._replace(axes=axes, sketch=sketch, shrinkage=shrinkage, mu=mu, nu=nu)
 
   def update(grads, state, params=None, **extra):
     del params, extra
+    _kernels.check_names("coso", grads, state.kernels, None)
     kernels = {}
 
-    def visit(path, g):
-      name = tree.path_name(path)
-      direction, kernels[name] = one(g, state.kernels[name], state.count)
-      return direction
+    def visit(name, g):
+      direction, kernels[name] = one(_kernels.matrix(g, layout), state.kernels[name], state.count)
+      return _kernels.unmatrix(direction, g, layout)
 
-    return jax.tree_util.tree_map_with_path(visit, grads), CoSOState(state.count + 1, kernels)
+    return tree.map_named(visit, grads), CoSOState(state.count + 1, kernels)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _matrices(owner: str, params, layout: str | None, least: int) -> dict:
+  """The leaves as ``[in, out]``; UsageError where one has other axes, or a side shorter than ``least``."""
+  for name, x in tree.by_path(params).items():
+    if x.ndim != 2 or min(x.shape) < least:
+      raise UsageError(f"params: {name!r} has shape {x.shape}; allowed: [in, out], both at least {least}")
+  return {name: _kernels.matrix(x, layout) for name, x in _kernels.chosen(owner, params, None, layout).items()}
+
+
+def coso_projection(max_history: int | None = None, layout: str | None = None) -> optax.GradientTransformationExtraArgs:
+  """CoSO's projection alone: ``U (I - M M^T)`` on the final update; stands last in a chain, weight decay included.
+
+  ``M`` comes from the state of :func:`coso` in the same optimizer state, at :func:`coso_end_task`; ``max_history`` and
+  ``layout`` are those of :func:`coso`, and so are the leaves. ``dW M = 0`` then holds behind any optimizer.
+  """
+  _kernels.check_layout("coso_projection", layout)
+
+  def init(params):
+    if tree.is_placeholder(params):
+      return CoSOHistory(jnp.zeros(()))  # type: ignore[arg-type]  # no part is like the parameters
+    room = {}
+    for name, m in _matrices("coso_projection", params, layout, 1).items():
+      out = m.shape[1]
+      room[name] = _kernels.zeros(m.T[:, :1], (out, min(out, max_history or out)), common.wide(m))
+    return CoSOHistory(room)
+
+  def update(updates, state, params=None, **extra):
+    del params, extra
+    _kernels.check_names("coso_projection", updates, state.history, None)
+
+    def one(name, u):
+      basis = state.history[name]
+      moved = remove_span(basis, _kernels.matrix(u, layout).T.astype(basis.dtype)).T
+      return jnp.where(jnp.any(basis != 0), _kernels.unmatrix(moved, u, layout), u)
+
+    return tree.map_named(one, updates), state
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -125,14 +184,24 @@ def coso_end_task(opt_state, threshold=0.98, rule: str = "reach"):
     raise UsageError(f"rule: got {rule!r}; allowed: 'reach', 'released'")
   common.check("threshold", threshold, "0 to 1", lambda v: (v >= 0) & (v <= 1))
 
+  histories: dict[str, Any] = {}  # for the states of coso_projection
+
   def end(state: CoSOState) -> CoSOState:
     kernels = {}
     for path, k in state.kernels.items():
       u, sigma = _left(k.sketch)
       wanted = leading(sigma**2, jnp.sum(sigma**2), threshold, rule == "released", k.sketch.shape[0])
-      history, rank, lost = append(k.history, k.rank, u * wanted, jnp.sum(wanted))
-      cleared = [jnp.zeros_like(x) for x in (k.axes, k.sketch, k.shrinkage, k.mu, k.nu)]
-      kernels[path] = CoSOKernel(history, rank, k.dropped + lost, *cleared)
+      kept = wanted.astype(u.dtype)[None, :]
+      histories[path], rank, lost = append(k.history, k.rank, u * kept, jnp.sum(wanted))
+      cleared = [common.empty_like(x) for x in (k.axes, k.sketch, k.shrinkage, k.mu, k.nu)]
+      kernels[path] = CoSOKernel(histories[path], rank, k.dropped + lost, *cleared)
     return CoSOState(jnp.zeros_like(state.count), kernels)
 
-  return common.edit_states(opt_state, CoSOState, end, "coso_end_task")
+  def follow(state: CoSOHistory) -> CoSOHistory:
+    for path, basis in state.history.items():
+      if path not in histories or histories[path].shape != basis.shape:
+        raise UsageError(f"coso_projection: no coso of its max_history holds {path!r}; give both one set of options")
+    return CoSOHistory({path: jnp.array(histories[path], copy=True) for path in state.history})
+
+  opt_state = common.edit_states(opt_state, CoSOState, end, "coso_end_task")
+  return tree.edit_nodes(opt_state, CoSOHistory, follow)[0]

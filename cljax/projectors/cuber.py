@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from cljax import tree
 from cljax.projectors import _common as common
-from cljax.projectors.gpm import extend_basis, fan_in, kernels, remove_span
+from cljax.projectors import _kernels
+from cljax.projectors._kernels import fan_in
+from cljax.projectors.gpm import extend_basis, remove_span
 from cljax.types import UsageError
 
 
@@ -21,15 +22,23 @@ class CUBERKernel(NamedTuple):
   spans: Any  # [T, d_in, max_rank] each task's input subspace
   gradients: Any  # [T, d_in, c_out] each task's gradient at its end
   regime: Any  # [T] int32: 1, 2 or 3 for old tasks, 0 for the rest
-  blocked: Any  # [d_in, min(d_in, T * max_rank)] basis of the spans in regimes 1 and 2
   anchor: Any  # [d_in, c_out] the weights at the start of the task
+  blocked: Any = None  # [d_in, min(d_in, T * max_rank)] basis of the spans in regimes 1 and 2; None in the pull's state
 
 
 class CUBERState(NamedTuple):
-  """``tasks``: int32 tasks stored; ``kernels``: :class:`CUBERKernel` by path."""
+  """``tasks``: int32 tasks stored; ``kernels``: :class:`CUBERKernel` by path; ``layout``: a name without leaves."""
 
   tasks: Any
   kernels: dict[str, CUBERKernel]
+  layout: Any
+
+
+class CUBERBlocked(NamedTuple):
+  """The state of :func:`cuber_projection`: ``blocked`` by path, and ``tasks``, as in the pull's state."""
+
+  tasks: Any
+  blocked: dict[str, Any]
 
 
 def cuber(
@@ -38,6 +47,7 @@ def cuber(
   strength=0.01,
   skip: Callable[[str], bool] | None = None,
   freeze_vectors: bool = True,
+  layout: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """CUBER: ``(I - B B^T)(G + 2 strength sum_{j in regime 3} S_j S_j^T (W - W_start))``.
 
@@ -47,62 +57,142 @@ def cuber(
   :func:`cuber_end_task`. In regime 2 the paper also learns a scaled projection of the weights for forward transfer:
   that is a reparameterisation, :func:`scaled_projection`.
 
-  ``skip`` and ``freeze_vectors`` are those of :func:`gpm`. Memory per kernel: ``T d_in (max_rank + c_out)`` numbers and
-  more. ``update`` needs ``params``. Where a direction lies in a regime-3 span and in a blocked one, blocked wins. Lin,
-  Yang, Fan & Zhang, NeurIPS 2022. UNVERIFIED: no code found, written from memory of the paper; ``strength`` is said to
-  be small, without a value.
+  The whole rule in one transform is for plain SGD; under other optimizers its two parts stand apart:
+  ``chain(cuber_pull(...), optimizer, cuber_projection(...))``.
+
+  ``skip``, ``freeze_vectors`` and ``layout`` are those of :func:`gpm`. Memory per kernel: ``T d_in (max_rank + c_out)``
+  numbers and more. ``update`` needs ``params``. Where a direction lies in a regime-3 span and in a blocked one, blocked
+  wins. Raises as :func:`gpm`. Lin, Yang, Fan & Zhang, NeurIPS 2022. UNVERIFIED: no code found, written from memory of
+  the paper; ``strength`` is said to be small, without a value.
   """
-  common.check("num_tasks", num_tasks, ">= 1", lambda v: v >= 1)
-  common.check("max_rank", max_rank, ">= 1", lambda v: v >= 1)
-  common.check("strength", strength, ">= 0", lambda v: v >= 0)
+  pull = _pull("cuber", num_tasks, max_rank, strength, skip, layout)
 
   def init(params):
-    out = {}
-    for path, x in kernels(params, skip).items():
-      d, c, dtype = fan_in(x.shape), x.shape[-1], common.wide(x)
-      r = min(d, max_rank)
-      zeros = lambda *shape, dtype=dtype: jnp.zeros(shape, dtype)
-      out[path] = CUBERKernel(
-        spans=zeros(num_tasks, d, r),
-        gradients=zeros(num_tasks, d, c),
-        regime=zeros(num_tasks, dtype=jnp.int32),
-        blocked=zeros(d, min(d, num_tasks * r)),
-        anchor=zeros(d, c),
-      )
-    return CUBERState(jnp.zeros((), jnp.int32), out)
+    state = pull.init(params)
+    if tree.is_placeholder(params):
+      return state
+    room = {name: _room(k.anchor, num_tasks, max_rank) for name, k in state.kernels.items()}
+    return state._replace(kernels={name: k._replace(blocked=room[name]) for name, k in state.kernels.items()})
 
   def update(grads, state, params=None, **extra):
-    del extra
-    if params is None:
-      raise UsageError("params: got None; cuber.update needs the parameters for its penalty")
-
-    def project(path, g, w):
-      path = tree.path_name(path)
-      if path in state.kernels:
-        k = state.kernels[path]
-        drift = w.reshape(k.anchor.shape).astype(k.anchor.dtype) - k.anchor
-        inside = jnp.einsum("tdr,dc->trc", k.spans, drift, precision=common.PRECISION)
-        pull = jnp.einsum("t,tdr,trc->dc", (k.regime == 3) * 1.0, k.spans, inside, precision=common.PRECISION)
-        moved = remove_span(k.blocked, g.reshape(k.anchor.shape).astype(k.anchor.dtype) + 2 * strength * pull)
-        return jnp.where(jnp.any(k.regime > 0), moved.reshape(g.shape).astype(g.dtype), g)
-      if freeze_vectors and g.ndim < 2 and not (skip and skip(path)):
-        return jnp.where(state.tasks > 0, jnp.zeros_like(g), g)
-      return g
-
-    return jax.tree_util.tree_map_with_path(project, grads, params), state
+    pulled, _ = pull.update(grads, state, params, **extra)
+    blocked = {name: k.blocked for name, k in state.kernels.items()}
+    return _project(pulled, blocked, state.tasks, skip, freeze_vectors, layout), state
 
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _by_path(a):
-  return {tree.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(a)}
+def cuber_pull(
+  num_tasks: int,
+  max_rank: int,
+  strength=0.01,
+  skip: Callable[[str], bool] | None = None,
+  layout: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """CUBER's penalty alone: ``G + 2 strength sum_{j in regime 3} S_j S_j^T (W - W_start)``; stands before the optimizer.
+
+  Its state is all that CUBER keeps but ``blocked``; :func:`cuber_projection`, behind the optimizer, holds that.
+  :func:`cuber_start_task` and :func:`cuber_end_task` edit both. Arguments as :func:`cuber`.
+  """
+  return _pull("cuber_pull", num_tasks, max_rank, strength, skip, layout)
 
 
-def _leaf(leaves, path: str, like, name: str):
-  if path not in leaves or leaves[path].size != like.size:
-    got = leaves[path].shape if path in leaves else "nothing"
-    raise UsageError(f"{name}: {path!r} is {got}; expected the {like.size} numbers of the kernel")
-  return leaves[path].reshape(like.shape).astype(like.dtype)
+def cuber_projection(
+  num_tasks: int,
+  max_rank: int,
+  skip: Callable[[str], bool] | None = None,
+  freeze_vectors: bool = True,
+  layout: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """CUBER's projection alone: ``(I - B B^T) U`` on the final update; stands last in a chain, weight decay included.
+
+  ``B`` comes from the state of :func:`cuber_pull` in the same optimizer state, at :func:`cuber_start_task`. Arguments
+  as :func:`cuber`, the same as the pull's. Old inputs in the blocked spans keep their pre-activations under any
+  optimizer.
+  """
+  _check("cuber_projection", num_tasks, max_rank, layout)
+
+  def init(params):
+    tasks = jnp.zeros((), jnp.int32)
+    if tree.is_placeholder(params):
+      return CUBERBlocked(tasks, jnp.zeros(()))  # type: ignore[arg-type]  # no part is like the parameters
+    found = _kernels.chosen("cuber_projection", params, skip, layout)
+    matrices = {name: _kernels.matrix(x, layout).astype(common.wide(x)) for name, x in found.items()}
+    return CUBERBlocked(tasks, {name: _room(m, num_tasks, max_rank) for name, m in matrices.items()})
+
+  def update(updates, state, params=None, **extra):
+    del params, extra
+    _kernels.check_names("cuber_projection", updates, state.blocked, skip)
+    return _project(updates, state.blocked, state.tasks, skip, freeze_vectors, layout), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check(owner: str, num_tasks, max_rank, layout) -> None:
+  common.check("num_tasks", num_tasks, ">= 1", lambda v: v >= 1)
+  common.check("max_rank", max_rank, ">= 1", lambda v: v >= 1)
+  _kernels.check_layout(owner, layout)
+
+
+def _room(m, num_tasks: int, max_rank: int):
+  """An empty basis of blocked directions for the kernel ``m [d_in, c_out]``."""
+  d = m.shape[0]
+  return _kernels.zeros(m[:, :1], (d, min(d, num_tasks * min(d, max_rank))), m.dtype)
+
+
+def _pull(owner: str, num_tasks: int, max_rank: int, strength, skip, layout) -> optax.GradientTransformationExtraArgs:
+  _check(owner, num_tasks, max_rank, layout)
+  common.check("strength", strength, ">= 0", lambda v: v >= 0)
+
+  def init(params):
+    tasks = jnp.zeros((), jnp.int32)
+    if tree.is_placeholder(params):
+      return CUBERState(tasks, jnp.zeros(()), _kernels.mark(layout))  # type: ignore[arg-type]
+    out = {}
+    for name, x in _kernels.chosen(owner, params, skip, layout).items():
+      d, dtype = fan_in(x.shape, layout), common.wide(x)
+      m = _kernels.matrix(x, layout)
+      out[name] = CUBERKernel(
+        spans=_kernels.zeros(m[:, :1], (num_tasks, d, min(d, max_rank)), dtype),
+        gradients=_kernels.zeros(m, (num_tasks, *m.shape), dtype),
+        regime=jnp.zeros(num_tasks, jnp.int32),
+        anchor=common.empty_like(m, dtype),
+      )
+    return CUBERState(tasks, out, _kernels.mark(layout))
+
+  def update(grads, state, params=None, **extra):
+    del extra
+    if params is None:
+      raise UsageError(f"params: got None; {owner}.update needs the parameters for its penalty")
+    _kernels.check_names(owner, grads, state.kernels, skip)
+
+    def one(name, g, w):
+      if name not in state.kernels:
+        return g
+      k = state.kernels[name]
+      drift = _kernels.matrix(w, layout).astype(k.anchor.dtype) - k.anchor
+      inside = jnp.einsum("tdr,dc->trc", k.spans, drift, precision=common.PRECISION)
+      open_spans = (k.regime == 3).astype(k.spans.dtype)
+      pull = jnp.einsum("t,tdr,trc->dc", open_spans, k.spans, inside, precision=common.PRECISION)
+      moved = _kernels.matrix(g, layout).astype(k.anchor.dtype) + 2 * strength * pull
+      return jnp.where(jnp.any(k.regime == 3), _kernels.unmatrix(moved, g, layout), g)
+
+    return tree.map_named(one, grads, tree.fit(params, grads, "params", extra=True)), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _project(updates, blocked: dict, tasks, skip, freeze_vectors: bool, layout):
+  """``(I - B B^T) U`` for the kernels; an empty B leaves its kernel alone to the bit."""
+
+  def one(name, u):
+    if name not in blocked:
+      return _kernels.hold(name, u, freeze_vectors, skip, tasks > 0)
+    basis = blocked[name]
+    moved = remove_span(basis, _kernels.matrix(u, layout).astype(basis.dtype))
+    return jnp.where(jnp.any(basis != 0), _kernels.unmatrix(moved, u, layout), u)
+
+  return tree.map_named(one, updates)
 
 
 def cuber_start_task(opt_state, params, grads, sufficient=0.5, positive=0.0):
@@ -111,47 +201,59 @@ def cuber_start_task(opt_state, params, grads, sufficient=0.5, positive=0.0):
   For each kernel and old task: sufficient when ``|S_j^T G| >= sufficient |G|``, positive when
   ``<G_j, G> >= positive |G_j| |G|``. ``sufficient`` above 1 never rewrites anything: GPM. Copies ``params``.
   """
+  weights, gradients = tree.by_path(params), tree.by_path(grads)
+  closed: dict[str, Any] = {}  # what is blocked from now on, for the states of cuber_projection
 
   def start(state: CUBERState) -> CUBERState:
-    weights, gradients, out = _by_path(params), _by_path(grads), {}
+    out, layout = {}, _kernels.marked(state.layout)
     for path, k in state.kernels.items():
-      w, g = _leaf(weights, path, k.anchor, "params"), _leaf(gradients, path, k.anchor, "grads")
+      w = _kernels.read(weights, path, k.anchor, layout, "params")
+      g = _kernels.read(gradients, path, k.anchor, layout, "grads")
       inside = jnp.einsum("tdr,dc->trc", k.spans, g, precision=common.PRECISION)
       length = jnp.linalg.norm(g)
       enough = jnp.sqrt(jnp.sum(inside**2, (1, 2))) >= sufficient * length
-      agree = jnp.sum(k.gradients * g, (1, 2)) >= positive * jnp.sqrt(jnp.sum(k.gradients**2, (1, 2))) * length
+      agree = jnp.sum(k.gradients * g[None], (1, 2)) >= positive * jnp.sqrt(jnp.sum(k.gradients**2, (1, 2))) * length
       regime = jnp.where(enough, jnp.where(agree, 3, 2), 1)
       regime = jnp.where(jnp.arange(len(regime)) < state.tasks, regime, 0).astype(jnp.int32)
-      closed = (regime == 1) | (regime == 2)
+      shut = ((regime == 1) | (regime == 2)).astype(k.spans.dtype)
       # One basis of the union: projecting off each span in turn would not be orthogonal to all of them.
-      union = (k.spans * closed[:, None, None]).transpose(0, 2, 1).reshape(-1, w.shape[0])
-      blocked, _, _ = extend_basis(jnp.zeros_like(k.blocked), jnp.zeros((), jnp.int32), union, 1.0)
-      out[path] = k._replace(regime=regime, blocked=blocked, anchor=jnp.array(w, copy=True))
-    return CUBERState(state.tasks, out)
+      union = (k.spans * shut[:, None, None]).transpose(0, 2, 1).reshape(-1, w.shape[0])
+      room = _room(k.anchor, len(regime), k.spans.shape[-1])
+      closed[path], _, _ = extend_basis(room, jnp.zeros((), jnp.int32), union, 1.0)
+      own = None if k.blocked is None else closed[path]
+      out[path] = k._replace(regime=regime, blocked=own, anchor=jnp.array(w, copy=True))
+    return state._replace(kernels=out)
 
-  return common.edit_states(opt_state, CUBERState, start, "cuber_start_task")
+  opt_state = common.edit_states(opt_state, CUBERState, start, "cuber_start_task")
+
+  def follow(state: CUBERBlocked) -> CUBERBlocked:
+    for path, basis in state.blocked.items():
+      if path not in closed or closed[path].shape != basis.shape:
+        raise UsageError(f"cuber_projection: no cuber_pull of its sizes holds {path!r}; give both one set of options")
+    return state._replace(blocked={path: jnp.array(closed[path], copy=True) for path in state.blocked})
+
+  return tree.edit_nodes(opt_state, CUBERBlocked, follow)[0]
 
 
 def cuber_end_task(opt_state, layer_inputs: dict[str, Any], grads, threshold=0.97):
   """Stores a finished task: a basis of ``threshold`` of ``layer_inputs[path] [n, d_in]``, and its gradient."""
   common.check("threshold", threshold, "0 to 1", lambda v: (v >= 0) & (v <= 1))
+  gradients = tree.by_path(grads)
 
   def end(state: CUBERState) -> CUBERState:
-    gradients, out = _by_path(grads), {}
+    out, layout = {}, _kernels.marked(state.layout)
     room = min((len(k.regime) for k in state.kernels.values()), default=0)
     common.check("num_tasks", state.tasks, f"fewer than {room} tasks stored before this one", lambda t: t < room)
     for path, k in state.kernels.items():
-      x = layer_inputs.get(path)
-      if x is None or x.ndim != 2 or x.shape[1] != k.anchor.shape[0]:
-        got = "missing" if x is None else f"of shape {x.shape}"
-        raise UsageError(f"layer_inputs: {path!r} is {got}; expected [n, {k.anchor.shape[0]}]")
+      x = _kernels.rows(layer_inputs, path, k.anchor.shape[0])
       span, _, _ = extend_basis(jnp.zeros_like(k.spans[0]), jnp.zeros((), jnp.int32), x, threshold)
-      g = _leaf(gradients, path, k.anchor, "grads")
+      g = _kernels.read(gradients, path, k.anchor, layout, "grads")
       spans, stored = (a.at[state.tasks].set(b, mode="drop") for a, b in ((k.spans, span), (k.gradients, g)))
       out[path] = k._replace(spans=spans, gradients=stored)
-    return CUBERState(state.tasks + 1, out)
+    return state._replace(tasks=state.tasks + 1, kernels=out)
 
-  return common.edit_states(opt_state, CUBERState, end, "cuber_end_task")
+  opt_state = common.edit_states(opt_state, CUBERState, end, "cuber_end_task")
+  return tree.edit_nodes(opt_state, CUBERBlocked, lambda s: s._replace(tasks=s.tasks + 1))[0]
 
 
 def scaled_projection(kernel, basis, scale):

@@ -12,6 +12,8 @@ import optax
 
 from cljax import tree
 from cljax.projectors import _common as common
+from cljax.projectors import _kernels
+from cljax.projectors._kernels import fan_in, kernels
 from cljax.types import UsageError
 
 
@@ -22,17 +24,6 @@ class GPMState(NamedTuple):
   ranks: dict[str, Any]
   dropped: dict[str, Any]  # directions that the threshold asked for and max_rank refused
   tasks: Any  # int32, extensions so far
-
-
-def fan_in(shape) -> int:
-  """``d_in`` of a kernel ``[..., c_in, c_out]``."""
-  return int(np.prod(shape[:-1]))
-
-
-def kernels(params, skip: Callable[[str], bool] | None):
-  """``{path: kernel}`` of the leaves with two or more axes that ``skip(path)`` does not exclude."""
-  leaves = [(tree.path_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(params)]
-  return {p: x for p, x in leaves if jnp.ndim(x) >= 2 and not (skip and skip(p))}
 
 
 def remove_span(basis, a):
@@ -56,7 +47,10 @@ def remove_leading(basis, rank, a):
 
 
 def gpm(
-  max_rank: int | None = None, skip: Callable[[str], bool] | None = None, freeze_vectors: bool = True
+  max_rank: int | None = None,
+  skip: Callable[[str], bool] | None = None,
+  freeze_vectors: bool = True,
+  layout: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """GPM: ``G - M M^T G`` for every kernel ``G [d_in, c_out]``, with M a basis of the layer's old inputs.
 
@@ -71,37 +65,43 @@ def gpm(
     freeze_vectors: after the first task the gradients of leaves with fewer than two axes become zero. The paper's
       networks have no biases and its code zeroes the BatchNorm parameters; a bias that moves changes old outputs, so
       without this the guarantee is of the matrix products only.
+    layout: 'in_out' (``[..., c_in, c_out]``, as Flax has it) or 'out_in' (``[c_out, c_in, ...]``, as Equinox and
+      PyTorch have it). None is 'in_out', and refuses an Equinox module, of which it must be said.
 
   A step costs ``4 d_in rank c_out`` operations a kernel: more than the gradient itself once the rank passes 1.5 batch
-  sizes. Linear: it survives SGD, and momentum whose trace starts empty at the boundary; not Adam or weight decay (use
-  :func:`on_update`). Saha et al., ICLR 2021.
+  sizes. Linear: before the optimizer it survives SGD, and momentum whose trace starts empty at the boundary; under Adam
+  or weight decay chain it last, as it is or by :func:`on_update`, which is the same. Reverse mode does not go through
+  an update (a loop of traced length). Raises UsageError: no kernel to project; complex parameters; updates whose
+  kernels are not those of the state. Saha et al., ICLR 2021.
   """
   if max_rank is not None:
     common.check("max_rank", max_rank, ">= 1 or None", lambda v: v >= 1)
+  _kernels.check_layout("gpm", layout)
 
   def init(params):
-    chosen = kernels(params, skip)
-    columns = {p: min(fan_in(x.shape), max_rank or fan_in(x.shape)) for p, x in chosen.items()}
-    ranks, dropped = (
-      {p: jnp.zeros((), jnp.int32) for p in chosen} for _ in range(2)
-    )  # donation wants no shared buffers
-    bases = {p: jnp.zeros((fan_in(x.shape), columns[p]), common.wide(x)) for p, x in chosen.items()}
-    return GPMState(bases, ranks, dropped, jnp.zeros((), jnp.int32))
+    zero = lambda: jnp.zeros((), jnp.int32)
+    if tree.is_placeholder(params):  # no part of the state is like the parameters
+      return GPMState(*(zero() for _ in range(4)))
+    bases, ranks, dropped = {}, {}, {}
+    for name, x in _kernels.chosen("gpm", params, skip, layout).items():
+      d = fan_in(x.shape, layout)
+      column = _kernels.matrix(x, layout)[:, :1]
+      bases[name] = _kernels.zeros(column, (d, min(d, max_rank or d)), common.wide(x))
+      ranks[name], dropped[name] = zero(), zero()  # donation wants no shared buffers
+    return GPMState(bases, ranks, dropped, zero())
 
   def update(grads, state, params=None, **extra):
     del params, extra
+    _kernels.check_names("gpm", grads, state.bases, skip)
 
-    def project(path, g):
-      path = tree.path_name(path)
-      if path in state.bases:
-        basis = state.bases[path]
-        moved = remove_leading(basis, state.ranks[path], g.reshape(-1, g.shape[-1]).astype(basis.dtype))
-        return moved.reshape(g.shape).astype(g.dtype)
-      if freeze_vectors and g.ndim < 2 and not (skip and skip(path)):
-        return jnp.where(state.tasks > 0, jnp.zeros_like(g), g)
-      return g
+    def project(name, g):
+      if name in state.bases:
+        basis = state.bases[name]
+        moved = remove_leading(basis, state.ranks[name], _kernels.matrix(g, layout).astype(basis.dtype))
+        return _kernels.unmatrix(moved, g, layout)
+      return _kernels.hold(name, g, freeze_vectors, skip, state.tasks > 0)
 
-    return jax.tree_util.tree_map_with_path(project, grads), state
+    return tree.map_named(project, grads), state
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -130,11 +130,7 @@ def gpm_extend(opt_state, layer_inputs: dict[str, Any], threshold=0.97, first_ta
   def extend(state: GPMState) -> GPMState:
     bases, ranks, dropped = {}, {}, {}
     for path, basis in state.bases.items():
-      if path not in layer_inputs:
-        raise UsageError(f"layer_inputs: {path!r} is missing; give it, or exclude the kernel by skip=")
-      x = jnp.asarray(layer_inputs[path])
-      if x.ndim != 2 or x.shape[1] != basis.shape[0]:
-        raise UsageError(f"layer_inputs: {path!r} has shape {x.shape}; expected [n, {basis.shape[0]}]")
+      x = _kernels.rows(layer_inputs, path, basis.shape[0])
       if isinstance(threshold, dict) and path not in threshold:
         raise UsageError(f"threshold: {path!r} is missing; give every projected kernel one")
       level = threshold[path] if isinstance(threshold, dict) else threshold
@@ -184,7 +180,9 @@ def append(basis, rank, directions, count):
   return basis, (rank + fits).astype(jnp.int32), (count - fits).astype(jnp.int32)
 
 
-def gpm_bytes(params, max_rank: int | None = None, skip: Callable[[str], bool] | None = None) -> int:
+def gpm_bytes(
+  params, max_rank: int | None = None, skip: Callable[[str], bool] | None = None, layout: str | None = None
+) -> int:
   """Bytes of all bases that :func:`gpm` keeps for ``params``."""
-  shapes = [(x.shape, common.wide(x)) for x in kernels(params, skip).values()]
-  return sum(fan_in(s) * min(fan_in(s), max_rank or fan_in(s)) * np.dtype(t).itemsize for s, t in shapes)
+  sizes = [(fan_in(x.shape, layout), common.wide(x)) for x in kernels(params, skip).values()]
+  return sum(d * min(d, max_rank or d) * np.dtype(t).itemsize for d, t in sizes)

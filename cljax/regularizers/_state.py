@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from cljax.tree import path_name
+from cljax.tree import by_path as named
 from cljax.types import UsageError
 
 
@@ -42,13 +42,8 @@ def check_covers(owner: str, params):
 
 
 def by_path(tree) -> dict:
-  """Leaves by path. The ``value`` attribute of an NNX Variable is dropped, so a State matches its pure form."""
-  out = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
-      path = path[:-1]
-    out[path_name(path)] = leaf
-  return out
+  """Leaves by the names that :func:`cljax.tree.paths` gives them: an NNX State matches its pure form."""
+  return named(tree)
 
 
 def align(tree, like, owner: str, argument: str):
