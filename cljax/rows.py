@@ -12,7 +12,7 @@ from cljax.types import Batch, Rows, UsageError, rows_from_arrays
 
 def spread(rows: Rows, size: int) -> Batch:
   """``size`` rows evenly spread over the set; where it has fewer, each once and weight 0 behind them."""
-  at = jnp.arange(size)
+  at = jnp.arange(size, dtype=jnp.int32)
   start = jnp.where(rows.count >= size, (at * jnp.maximum(rows.count, 1)) // size, at)
   return _at(rows, start)
 
@@ -20,6 +20,56 @@ def spread(rows: Rows, size: int) -> Batch:
 def random(key, rows: Rows, size: int) -> Batch:
   """``size`` rows drawn uniformly with replacement (weight 0 where the set is empty)."""
   return _at(rows, jax.random.randint(key, (size,), 0, jnp.maximum(rows.count, 1)))
+
+
+def sample(key, rows: Rows, size: int, by_class: bool = False) -> Batch:
+  """``size`` of the rows of positive weight, drawn uniformly without replacement, in their order in the set.
+
+  ``by_class`` draws in rounds, one row of each class that has any left and the last round's classes at random, so that
+  classes have equal shares as far as their rows go; within a class all rows are as likely. Where there are fewer rows
+  than ``size``, each once and weight 0 behind them. Sorts the whole set: meant for boundaries, not for steps.
+  """
+  return subset(key, rows, size, by_class).batch(0, size)
+
+
+def subset(key, rows: Rows, size: int, by_class: bool = False) -> Rows:
+  """:func:`sample` as Rows, of which ``count`` is the number of rows drawn."""
+  if size < 1:
+    raise UsageError(f"size: got {size}; must be at least 1")
+  everything = rows.batch(0, rows.capacity)
+  there = everything.weight > 0
+  # Two numbers a row: its place among its class (or in the set), and its class's in the last round.
+  noise = jax.random.bits(key, (rows.capacity, 2), jnp.uint32)
+  place = jnp.zeros(rows.capacity, jnp.int32)
+  if by_class:
+    if jnp.ndim(everything.y) != 1:
+      raise UsageError(f"rows: y has shape {jnp.shape(everything.y)}; sampling by class needs one label a row")
+    order = jnp.lexsort((noise[:, 0], everything.y, ~there))
+    label, i = jnp.asarray(everything.y)[order], jnp.arange(rows.capacity, dtype=jnp.int32)
+    begins = (label != jnp.roll(label, 1)) | (i == 0)
+    place = place.at[order].set(i - jax.lax.cummax(jnp.where(begins, i, 0)), unique_indices=True)
+  at = jnp.lexsort((noise[:, 1], place, ~there))[:size]
+  count = jnp.minimum(there.sum(dtype=jnp.int32), size)
+  at = jnp.sort(jnp.where(jnp.arange(at.shape[0], dtype=jnp.int32) < count, at, rows.capacity - 1))
+  return _through(rows, at, size, count)
+
+
+def present(rows: Rows) -> Rows:
+  """The rows of positive weight, in their order: what is left when a row of weight 0 is as if absent."""
+  there = rows.batch(0, rows.capacity).weight > 0
+  return _through(rows, jnp.argsort(~there, stable=True), rows.capacity, there.sum(dtype=jnp.int32))
+
+
+def _through(rows: Rows, at, capacity: int, count) -> Rows:
+  """The rows at the places ``at``, of which the first ``count`` are meant."""
+  at = at.astype(jnp.int32)  # sorting gives int64 under jax_enable_x64
+
+  def batch(start, size):
+    i = jnp.asarray(start, jnp.int32) + jnp.arange(size, dtype=jnp.int32)
+    read = _at(rows, at[jnp.minimum(i, at.shape[0] - 1)])
+    return read._replace(weight=jnp.where(i < count, read.weight, jnp.zeros_like(read.weight)))
+
+  return Rows(capacity, count, batch)
 
 
 def _at(rows: Rows, start) -> Batch:

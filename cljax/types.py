@@ -298,11 +298,11 @@ def rows_from_arrays(x, y, weight=None, ids=None, task=0) -> Rows:
   if x.shape[0] != y.shape[0]:
     raise UsageError(f"y: has {y.shape[0]} rows; x has {x.shape[0]}")
   n = x.shape[0]
-  weight = jnp.ones(n) if weight is None else jnp.asarray(weight, jnp.float32)
-  ids = jnp.arange(n) if ids is None else jnp.asarray(ids)
+  weight = jnp.ones(n, jnp.float32) if weight is None else jnp.asarray(weight, jnp.float32)
+  ids = jnp.arange(n, dtype=jnp.int32) if ids is None else jnp.asarray(ids)
 
   def batch(start, size):
-    at = start + jnp.arange(size)
+    at = jnp.asarray(start, jnp.int32) + jnp.arange(size, dtype=jnp.int32)
     inside = at < n
     at = jnp.minimum(at, n - 1)
     return Batch(x[at], y[at], jnp.where(inside, weight[at], 0.0), ids[at], jnp.full(size, task, jnp.int32))

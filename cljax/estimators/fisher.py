@@ -48,9 +48,10 @@ def fisher_diagonal(
     ``batched``    the label's, but the *mean gradient of a batch* is squared, and batches are averaged with equal
                    weight: what several code bases call Fisher. It depends on ``batch_size`` and the order of rows.
   ``rows.count`` may be traced. Rows of weight 0 are as if absent (for ``batched``: they keep their place in the cut
-  into batches). ``class_mask`` restricts a row's softmax. ``samples`` uses at most so many rows, evenly strided. Apart
-  from ``batched``, ``batch_size`` changes speed and memory only, and which labels ``sampled`` draws; how many
-  rows are passed over at once is chosen by the layers (:func:`rows_at_once`). No row of positive weight gives zeros.
+  into batches). ``class_mask`` restricts a row's softmax. ``samples`` uses at most so many rows of positive weight,
+  drawn with ``key`` (None: ``jax.random.key(0)``) without replacement. Apart from ``batched``, ``batch_size`` changes
+  speed and memory only, and which labels ``sampled`` draws; how many rows are passed over at once is chosen by the
+  layers (:func:`rows_at_once`). No row of positive weight gives zeros.
 
   Kirkpatrick et al. 2017 (EWC); kinds as in GMvandeVen/continual-learning, whose mean divides by n - 1; here by n.
   Raises UsageError for an unknown kind, a bad ``batch_size`` or ``samples``, and ``sampled`` without ``key``.
@@ -60,7 +61,7 @@ def fisher_diagonal(
   if kind == "sampled" and key is None:
     raise UsageError("key: kind='sampled' draws labels and needs a key; got None")
   check_batch_size(batch_size)
-  rows = thinned(rows, samples)
+  rows = thinned(rows, samples, key)
 
   def cotangents(logits, batch):
     p = jax.nn.softmax(_masked(logits, batch))

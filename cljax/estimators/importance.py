@@ -11,18 +11,18 @@ from cljax.types import Model, Rows
 
 
 def mas_importance(
-  model: Model, params, model_state, rows: Rows, *, batched: bool = False, batch_size: int = 64, samples=None
+  model: Model, params, model_state, rows: Rows, *, batched: bool = False, batch_size: int = 64, samples=None, key=None
 ):
   """``Omega = sum_n w_n |d ||f(x_n)||^2 / d theta| / sum_n w_n``, a tree like ``params``, at eval mode; uses no labels.
 
   ``f`` are the logits; those outside a row's ``class_mask`` do not count. ``batched=True`` takes the absolute value of
   each batch's (weighted) mean gradient instead and averages batches by their weight, as FACIL's code does (Avalanche's,
   with batches of equal weight): it underestimates, and depends on ``batch_size`` and the order of the rows.
-  ``samples`` and rows of weight 0 as in :func:`fisher_diagonal`. Aljundi et al. 2018. Raises UsageError for a bad
-  ``batch_size`` or ``samples``.
+  ``samples``, ``key`` and rows of weight 0 as in :func:`fisher_diagonal`. Aljundi et al. 2018. Raises UsageError for a
+  bad ``batch_size`` or ``samples``.
   """
   check_batch_size(batch_size)
-  rows = thinned(rows, samples)
+  rows = thinned(rows, samples, key)
 
   def counted(logits, batch):
     return logits if batch.class_mask is None else jnp.where(batch.class_mask, logits, 0.0)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cljax import rows as picking
 from cljax import tree
 from cljax.types import Batch, Model, Rows, UsageError
 
@@ -218,23 +219,16 @@ def sum_over_batches(rows: Rows, batch_size: int, like, fn):
   return jax.lax.fori_loop(0, batches, body, zero)
 
 
-def thinned(rows: Rows, samples: int | None) -> Rows:
-  """At most ``samples`` rows, evenly strided over the count; all of them where ``samples`` is None."""
+def thinned(rows: Rows, samples: int | None, key) -> Rows:
+  """At most ``samples`` rows, drawn without replacement; all of them where ``samples`` is None.
+
+  ``key`` None stands for ``jax.random.key(0)``. No stride over the rows: ordered data has periods of its own.
+  """
   if samples is None or samples >= rows.capacity:
     return rows
   if samples < 1:
     raise UsageError(f"samples: got {samples}; must be at least 1")
-  count = jnp.asarray(rows.count)
-  kept = jnp.minimum(count, samples)
-
-  def batch(start, size):
-    i = start + jnp.arange(size)
-    whole = jnp.maximum(kept, 1)
-    at = i * (count // whole) + (i * (count % whole)) // whole
-    read = jax.vmap(lambda r: jax.tree.map(lambda v: v[0], rows.batch(r, 1)))(jnp.clip(at, 0, rows.capacity - 1))
-    return read._replace(weight=jnp.where(i < kept, read.weight, 0.0))
-
-  return Rows(samples, kept, batch)
+  return picking.subset(tree.fold(jax.random.key(0) if key is None else key, "samples"), rows, samples)
 
 
 def check_batch_size(batch_size) -> None:

@@ -10,7 +10,7 @@ from cljax import rows as picking
 from cljax import tree
 from cljax.rows import as_rows
 from cljax.types import UsageError
-from cljax.unlearning._common import cross_entropy
+from cljax.unlearning._common import cross_entropy, key_of
 from cljax.unlearning._gradients import accuracy, mean_gradient, total_gradient
 
 VARIANTS = ("paper", "released")
@@ -57,12 +57,12 @@ def slug(
   and ``|cos(g_f, g_r)|`` (low) are tried: r starts at ``first_step |theta_l| / |g_f|`` and is doubled, then bisected,
   ``search`` times, always from the first parameters, towards the least r at which no row of ``validation`` (default:
   the forget rows) is right. Of the layers that get there (of all, at the largest r tried, where none does) the one with
-  the best retain accuracy is changed; no other bit is. Accuracies are over ``rows`` rows, evenly spread. The criterion
-  is top-1 (release, CLIP: top-5); the release keeps the last r tried where this keeps the least that forgot. Spec B3;
-  arXiv 2407.11867. Raises UsageError where no parameter has two axes.
+  the best retain accuracy is changed; no other bit is. Accuracies are over ``rows`` rows, drawn at random. The
+  criterion is top-1 (release, CLIP: top-5); the release keeps the last r tried where this keeps the least that forgot.
+  Spec B3; arXiv 2407.11867. Raises UsageError where no parameter has two axes.
   """
   forget, retain = as_rows("forget", forget), as_rows("retain", retain)
-  del key
+  key = key_of(key, "slug")
   judged = forget if validation is None else as_rows("validation", validation)
   leaves, structure = jax.tree.flatten(params)
   layers = [i for i, p in enumerate(leaves) if jnp.ndim(p) >= 2]
@@ -74,7 +74,8 @@ def slug(
   steepness = jnp.stack([tree.norm(of_forget[i]) for i in layers])
   shared = jnp.stack([tree.dot(of_forget[i], of_retain[i]) / _some(tree.norm(of_retain[i])) for i in layers])
   front = pareto_front(steepness / _some(sizes), jnp.abs(shared) / _some(steepness))
-  to_forget, to_keep = picking.spread(judged, rows), picking.spread(retain, rows)
+  to_forget = picking.sample(tree.fold(key, "judged"), judged, rows)
+  to_keep = picking.sample(tree.fold(key, "retain"), retain, rows)
 
   def moved(layer, r):
     new = list(leaves)

@@ -34,14 +34,14 @@ def oracle_matching(
 ):
   """Oracle matching: ``min E_x |z_theta(x) - t(x)|^2 + weight_decay |theta - theta0|^2``, t the oracles' mean logits.
 
-  x runs over at most ``rows`` forget rows and 3 times as many retain rows, evenly spread, in random batches (the
-  release does not shuffle). Oracles are trained here, from ``init_fn(key) -> params``, by ``oracle_steps`` of SGD on
-  random retain batches; or given as ``oracle_params``, a tree like ``params`` with a leading axis. A shift of
-  a row's logits changes no prediction: t has the row mean of theta0's. The default optimizer is Adam at 5e-4. A request
+  x runs over at most ``rows`` forget rows and 3 times as many retain rows, drawn without replacement, in random batches
+  (the release does not shuffle). Oracles are trained here, from ``init_fn(key) -> params``, by ``oracle_steps`` of SGD
+  on random retain batches; or given as ``oracle_params``, a tree like ``params`` with a leading axis. A shift of a
+  row's logits changes no prediction: t has the row mean of theta0's. The default optimizer is Adam at 5e-4. A request
   without rows changes nothing. Spec B9; arXiv 2410.23232.
   """
   forget, retain, key = as_rows("forget", forget), as_rows("retain", retain), key_of(key, "oracle_matching")
-  pool = matching_pool(forget, retain, rows)
+  pool = matching_pool(key, forget, retain, rows)
   if oracle_params is None:
     train = lambda i: _trained(
       fold(jax.random.fold_in(key, i), "oracle"), apply_fn, init_fn, retain, oracle_steps, batch, oracle_learning_rate
@@ -83,7 +83,7 @@ def datamodel_matching(
   of which lacks all of a large forget set: expect little of it for a whole class. Spec B9; arXiv 2410.23232.
   """
   forget, retain, key = rows_with_ids("forget", forget), rows_with_ids("retain", retain), key_of(key, "datamodel")
-  pool, everything = matching_pool(forget, retain, rows), joined(forget, retain)
+  pool, everything = matching_pool(key, forget, retain, rows), joined(forget, retain)
   first, second = forget.batch(0, forget.capacity), retain.batch(0, retain.capacity)
   ids, there = (jnp.concatenate([getattr(first, f), getattr(second, f)]) for f in ("id", "weight"))
   gone = jnp.concatenate([first.weight > 0, jnp.zeros(second.weight.shape, bool)])
@@ -132,9 +132,10 @@ def fit_logits(apply_fn, params, pool: Batch, targets, *, key, steps, batch: int
   return minimize(key, objective, params, steps=steps, optimizer=optimizer or optax.adam(5e-4))
 
 
-def matching_pool(forget: Rows, retain: Rows, rows: int) -> Batch:
-  """At most ``rows`` forget rows and 3 times as many retain rows, evenly spread."""
-  parts = picking.spread(forget, rows), picking.spread(retain, 3 * rows)
+def matching_pool(key, forget: Rows, retain: Rows, rows: int) -> Batch:
+  """At most ``rows`` forget rows and 3 times as many retain rows, drawn without replacement."""
+  sides = ("forget", forget, rows), ("retain", retain, 3 * rows)
+  parts = [picking.sample(fold(key, f"{name}_pool"), side, size) for name, side, size in sides]
   return jax.tree.map(lambda f, r: jnp.concatenate([f, r]), *parts)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax import rows as picking
 from cljax.rows import as_rows
 from cljax.tree import fold, match, path_name
 from cljax.unlearning._common import key_of, outputs_of
@@ -30,7 +29,7 @@ def fisher_forgetting(
   retain, key = as_rows("retain", retain), key_of(key, "fisher_forgetting")
   fisher = (importance or (lambda p, rows: exact_fisher(apply_fn, p, rows)))(params, retain)
   match(fisher, params, "importance")
-  width = jax.eval_shape(lambda p: outputs_of(apply_fn, p, picking.spread(retain, 1)).logits, params).shape[-1]
+  width = jax.eval_shape(lambda p: outputs_of(apply_fn, p, retain.batch(0, 1)).logits, params).shape[-1]
   gone = jnp.zeros(width, bool) if classes is None else jnp.asarray(classes)
 
   def one(path, p, f):

@@ -11,7 +11,7 @@ from cljax import losses, tree
 from cljax import rows as picking
 from cljax.rows import as_rows
 from cljax.types import Batch, UsageError
-from cljax.unlearning._common import outputs_of
+from cljax.unlearning._common import key_of, outputs_of
 from cljax.unlearning.gradient_steps import _check_variant
 
 LOSSES = ("cross_entropy", "squared")
@@ -24,6 +24,7 @@ def ntk(
   initial,
   forget,
   retain,
+  key=None,
   scale=1.0,
   weight_decay=0.1,
   rows: int = 32,
@@ -35,11 +36,13 @@ def ntk(
   G_S is the Jacobian of the logits and e_S the loss's gradient by logits (``softmax - onehot``, or ``z - onehot`` for
   ``loss='squared'``), both at ``initial``, the parameters before training: at the trained ones, as in a published copy,
   e is almost 0 and so is the step. S is all rows D, or the retain rows. At most ``rows`` rows of each side are used,
-  evenly spread; the kernel has ``2 rows C`` rows and the Jacobian is held whole. Exact for a linear model, squared loss
-  and all rows used, trained to the ridge optimum from ``initial``. ``variant='released'`` multiplies the step by
-  ``1 + 2 |cos(w_r - w_D, E)| |E| / |w_r - w_D|``, ``E = theta - initial - w_r``. Spec A10; Golatkar et al., 2020.
+  drawn with ``key`` without replacement; the kernel has ``2 rows C`` rows and the Jacobian is held whole. Exact for a
+  linear model, squared loss and all rows used, trained to the ridge optimum from ``initial``. ``variant='released'``
+  multiplies the step by ``1 + 2 |cos(w_r - w_D, E)| |E| / |w_r - w_D|``, ``E = theta - initial - w_r``. Spec A10;
+  Golatkar et al., 2020.
   """
   options = {"scale": scale, "weight_decay": weight_decay, "rows": rows, "loss": loss, "variant": variant}
+  options["key"] = key
   return fast_ntk(apply_fn, params, initial=initial, forget=forget, retain=retain, leaves="", **options)
 
 
@@ -50,6 +53,7 @@ def fast_ntk(
   initial,
   forget,
   retain,
+  key=None,
   leaves: str = "norm|bias",
   scale=1.0,
   weight_decay=0.1,
@@ -70,7 +74,9 @@ def fast_ntk(
     raise UsageError(f"ntk: loss: got {loss!r}; allowed: {', '.join(LOSSES)}")
   first, now = chosen_leaves(initial, leaves), chosen_leaves(params, leaves)
   tree.match(first, now, "initial")
-  sides = [picking.spread(as_rows(name, r), rows) for name, r in (("forget", forget), ("retain", retain))]
+  key = key_of(key, "ntk")
+  given = (("forget", forget), ("retain", retain))
+  sides = [picking.sample(tree.fold(key, name), as_rows(name, r), rows) for name, r in given]
   batch: Batch = jax.tree.map(lambda f, r: jnp.concatenate([f, r]), *sides)
 
   def logits(at, some):

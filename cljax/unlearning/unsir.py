@@ -59,7 +59,7 @@ def unsir(
     )
   key = key_of(key, "unsir")
   real = lambda rows: rows._replace(x=rows.x.astype(jnp.promote_types(rows.x.dtype, jnp.float32)))
-  some = real(picking.spread(retain, max(256, noise_rows)))
+  some = real(picking.sample(tree.fold(key, "statistics"), retain, max(256, noise_rows)))
   there = jnp.broadcast_to((some.weight > 0).reshape(-1, *(1,) * (some.x.ndim - 1)), some.x.shape)
   mean, std = jnp.mean(some.x, where=there), jnp.std(some.x, where=there)
 

@@ -1,6 +1,7 @@
 """Laws of the estimators over rows: absent rows, masks, traced counts, transformations, errors."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -154,12 +155,15 @@ def test_traced_count_under_vmap_reads_so_many_rows(data):
     assert_trees_close(jax.tree.map(lambda v, i=i: v[i], got), want)
 
 
-def test_samples_are_strided_over_the_rows(data):
+def test_samples_are_drawn_without_replacement(data):
   params, _, x, y = data
-  rows = rows_from_arrays(x, y)
-  got = fisher_diagonal(MODEL, params, {}, rows, samples=4, batch_size=3)
-  at = np.array([0, 2, 4, 6])
-  assert_trees_close(got, exact(params, x[at], y[at], jnp.ones(4)))
+  rows, key = rows_from_arrays(x, y), jax.random.key(4)
+  got = fisher_diagonal(MODEL, params, {}, rows, samples=4, batch_size=3, key=key)
+  ways = [exact(params, x[at], y[at], jnp.ones(4)) for at in map(np.array, itertools.combinations(range(9), 4))]
+  close = lambda want: all(
+    np.allclose(a, b, 1e-4, 1e-6) for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True)
+  )
+  assert sum(close(want) for want in ways) == 1
   assert_trees_close(
     fisher_diagonal(MODEL, params, {}, rows, samples=100, batch_size=4), exact(params, x, y, jnp.ones(9))
   )
