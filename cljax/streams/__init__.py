@@ -2,8 +2,18 @@
 
 from cljax.streams.blurry import blurry_rows
 from cljax.streams.build import KINDS, Stream, build, from_tasks
+from cljax.streams.class_names import class_places
 from cljax.streams.recurring import drawn_subsets
-from cljax.streams.requests import parse_forget, parse_request, resolve
+from cljax.streams.requests import (
+  deleted_pairs,
+  forgotten_classes,
+  learned_tasks,
+  pair_table,
+  parse_forget,
+  parse_request,
+  resolve,
+  resolve_pairs,
+)
 from cljax.streams.timestamps import from_timestamps
 from cljax.streams.views import View, identity, permuted, rotated
 
@@ -13,13 +23,19 @@ __all__ = [
   "View",
   "blurry_rows",
   "build",
+  "class_places",
+  "deleted_pairs",
   "drawn_subsets",
+  "forgotten_classes",
   "from_tasks",
   "from_timestamps",
   "identity",
+  "learned_tasks",
+  "pair_table",
   "parse_forget",
   "parse_request",
   "permuted",
   "resolve",
+  "resolve_pairs",
   "rotated",
 ]

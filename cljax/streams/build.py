@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cljax.streams.blurry import blurry_rows, occurring
+from cljax.streams.class_names import class_as_named, class_places
 from cljax.streams.noise import corrupt
 from cljax.streams.recurring import drawn_subsets
 from cljax.streams.relabel import permuted_labels, random_labels
-from cljax.streams.requests import parse_forget, resolve
+from cljax.streams.requests import parse_forget, resolve_pairs
 from cljax.streams.rows import balanced, check_edge, check_order, class_groups, held_rows, of_classes, thin
 from cljax.streams.views import View, identity, permuted, rotated
 from cljax.types import Forget, Learn, UsageError
@@ -151,11 +152,14 @@ def build(
     layout = _groups(dataset, pool, test_pool, tasks)
   else:
     layout = _shared(dataset, kind, pool, test_pool, tasks, angles, seed)
+  requests = parse_forget(forget) if isinstance(forget, str) else list(forget)
+  if kind == "label_random" and any(isinstance(r, Forget) and len(r.classes) for _, r in requests):
+    raise UsageError("stream.forget: class= names nothing where labels are random; give ids=, task= or group=")
   again = f" in {len(order)} events" if kind != "scole" and len(order) > tasks else ""
   return assemble(
-    f"{dataset.name}/{kind}/{tasks}{again}", layout, order, pool=pool, validation=validation, seed=seed, forget=forget,
-    active=active, task_id_given=kind == "task", task_fractions=task_fractions, label_noise=label_noise,
-    input_noise=input_noise,
+    f"{dataset.name}/{kind}/{tasks}{again}", layout, order, pool=pool, validation=validation, seed=seed,
+    forget=requests, active=active, task_id_given=kind == "task", task_fractions=task_fractions,
+    label_noise=label_noise, input_noise=input_noise,
   )  # fmt: skip
 
 
@@ -268,19 +272,20 @@ def with_forget(stream: Stream, forget) -> Stream:
     return stream
   order = [e.task for e in stream.events if isinstance(e, Learn)]
   events: list[Any] = []
-  for after, request in requests:
+  names = stream.dataset.class_names
+  for at, (after, request) in enumerate(requests):
     if not 1 <= after <= len(order):
       raise UsageError(f"stream.forget: after {after} tasks; the stream has 1..{len(order)}")
     if not isinstance(request, Forget):
       raise UsageError(f"stream.forget: got {request!r}; expected cljax.Forget")
-    if request.classes and stream.dataset.num_classes > stream.num_classes:
-      raise UsageError("stream.forget: class= names nothing where labels are random; give ids=, task= or group=")
-    mask = resolve(request, stream.dataset.train, stream.train, stream.dataset.num_classes)
-    learned = np.zeros_like(mask)
-    for t in order[:after]:
-      learned[stream.train[t]] = True
-    if not (mask & learned).any():
-      raise UsageError(f"stream.forget: request after {after} tasks names no row that was learned by then: {request}")
+    named = resolve_pairs(request, stream)
+    if not any(named[t].any() for t in set(order[:after])):
+      raise UsageError(
+        f"stream.forget: request after {after} tasks names no row that was learned by then: {str(request)[:200]}"
+      )
+    # By name: a place means nothing to whoever reads the ledger.
+    called = tuple(class_as_named(names, p) for p in class_places(names, request.classes, "stream.forget"))
+    requests[at] = (after, request._replace(classes=called))
   for event in stream.events:
     events.append(event)
     done = sum(isinstance(e, Learn) for e in events)

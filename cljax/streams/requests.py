@@ -1,10 +1,14 @@
-"""Forget requests: from text, and to rows."""
+"""Forget requests: from text, and to what they name: rows as tasks show them."""
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
 
-from cljax.types import Forget, UsageError
+from cljax.streams.class_names import class_places
+from cljax.types import Forget, Learn, UsageError
 
 _FIELDS = {
   "class": "classes",
@@ -22,13 +26,15 @@ def parse_forget(text: str) -> list[tuple[int, Forget]]:
   """Parses ``'2:class=3; 4:ids=17,20-39'`` into ``[(after_task, Forget), ...]``: forget once that many tasks were
   learned.
 
-  Several selections in one request are joined by ``+`` (their union) or by ``&`` (the rows that all of them name):
-  ``'3:class=1+ids=5,6'``, ``'3:class=1&group=2'``. Raises UsageError on anything else.
+  Several selections in one request are joined by ``+`` (their union) or by ``&`` (what all of them name):
+  ``'3:class=1+ids=5,6'``, ``'3:class=1&group=2'``. A class is given by its name, quoted where it holds ``, + & ;`` or
+  is a number, or by its place (:func:`class_places`): ``'2:class=cat,"1"'``. Raises UsageError on anything else.
   """
   events = []
-  for part in filter(None, (p.strip() for p in text.split(";"))):
+  for part in filter(None, (p.strip() for p in _cut(text, ";"))):
     where, _, what = part.partition(":")
-    if not where.strip().isdigit() or not what:
+    where = where.strip()
+    if not (where.isascii() and where.isdigit() and len(where) < 10) or not what:
       raise UsageError(f"stream.forget: got {part!r}; expected 'AFTER_TASKS:class=..|ids=..|task=..|group=..'")
     events.append((int(where), parse_request(what)))
   return events
@@ -36,57 +42,173 @@ def parse_forget(text: str) -> list[tuple[int, Forget]]:
 
 def parse_request(text: str) -> Forget:
   """Parses one request such as ``'class=3'`` or ``'ids=17,20-39+task=0'``."""
-  chosen: dict[str, tuple[int, ...]] = {}
-  if "+" in text and "&" in text:
+  chosen: dict[str, tuple[Any, ...]] = {}
+  every = len(_cut(text, "&")) > 1
+  if every and len(_cut(text, "+")) > 1:
     raise UsageError(f"forget request: {text!r} mixes + and &; expected one of them")
-  for selection in text.replace("&", "+").split("+"):
+  for selection in _cut(text, "+&"):
     key, _, values = selection.partition("=")
     field = _FIELDS.get(key.strip())
     if field is None:
       raise UsageError(f"forget request: unknown selector {key.strip()!r}; allowed: class, ids, task, group")
-    chosen[field] = chosen.get(field, ()) + _integers(values, text)
-  return Forget(**chosen, match="all" if "&" in text else "any")
+    chosen[field] = chosen.get(field, ()) + _values(values, text, names=field == "classes")
+  return Forget(**chosen, match="all" if every else "any")
 
 
-def _integers(values: str, text: str) -> tuple[int, ...]:
-  out: list[int] = []
-  for item in values.split(","):
-    low, dash, high = item.strip().partition("-")
-    if not low.isdigit() or (dash and not high.isdigit()):
+def _cut(text: str, marks: str) -> list[str]:
+  """``text`` cut at any of ``marks`` outside of quotes; a quote is one only where a value begins."""
+  parts, start = [], 0
+  for found in re.finditer(rf"(?<=[=,])\s*(?:'[^']*'|\"[^\"]*\")|([{re.escape(marks)}])", text):
+    if found[1]:
+      parts.append(text[start : found.start()])
+      start = found.end()
+  return [*parts, text[start:]]
+
+
+_MOST = 10_000_000  # of a range: more rows than an array of indices is worth
+
+
+def _values(values: str, text: str, names: bool) -> tuple:
+  """Whole numbers and ranges of them; other words too where they may be ``names``."""
+  out: list[Any] = []
+  for i, item in enumerate(_cut(f"={values}", ",")):  # a quote opens after = or a comma
+    item = (item if i else item[1:]).strip()
+    found = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", item)
+    if found is not None:
+      low, high = int(found[1]), int(found[2] or found[1])
+      if low > high or high - low >= _MOST:
+        raise UsageError(f"forget request: the range {item} in {text!r} must ascend and hold at most {_MOST} numbers")
+      out.extend(range(low, high + 1))
+    elif names and item:
+      out.append(item)
+    else:
       raise UsageError(f"forget request: {item!r} in {text!r} is not a non-negative integer or a range LOW-HIGH")
-    out.extend(range(int(low), int(high or low) + 1))
   return tuple(out)
 
 
-def resolve(request: Forget, split, tasks, num_classes: int) -> np.ndarray:
-  """The ``[N] bool`` mask over the training rows that a request names. Unknown ids, classes, tasks, groups:
-  UsageError."""
-  if request.match not in ("any", "all"):
-    raise UsageError(f"forget request: match {request.match!r}; allowed: any, all")
-  named = []
-  for c in request.classes:
-    if not 0 <= c < num_classes:
-      raise UsageError(f"forget request: class {c} does not exist; classes are 0..{num_classes - 1}")
-  if request.classes:
-    named.append(np.isin(split.y, request.classes))
-  if request.ids:
-    wanted = np.asarray(request.ids)
-    missing = wanted[~np.isin(wanted, split.id)]
-    if len(missing):
-      raise UsageError(f"forget request: row id {missing[0]} is not in the training data ({len(split.id)} rows)")
-    named.append(np.isin(split.id, wanted))
-  for t in request.tasks:
-    if not 0 <= t < len(tasks):
-      raise UsageError(f"forget request: task {t} does not exist; tasks are 0..{len(tasks) - 1}")
-  if request.tasks:
-    named.append(np.isin(np.arange(len(split.y)), np.concatenate([tasks[t] for t in request.tasks])))
-  for g in request.groups:
-    if not (split.group == g).any():
-      raise UsageError(f"forget request: group {g} has no training rows; groups are {np.unique(split.group).tolist()}")
-  if request.groups:
-    named.append(np.isin(split.group, request.groups))
+def resolve_pairs(request: Forget, stream) -> tuple[np.ndarray, ...]:
+  """Which rows a request names, as the tasks show them: for each task ``[len(stream.train[t])] bool``.
+
+  A request is about (task, row) pairs. ``tasks`` names the pairs of these tasks and no others, also where other tasks
+  show the same rows. ``classes`` (the data set's, by name or place), ``ids`` and ``groups`` name rows, in every task
+  that shows them, learned or yet to be. Selections are joined as ``request.match`` says. Tasks that share rows share
+  the mask where they can. Raises UsageError for what does not exist, and where no pair is named.
+  """
+  split = stream.dataset.train
+  rows, tasks = _selections(request, split, stream.num_tasks, stream.dataset.class_names)
+  every = request.match == "all"
+  combine = np.logical_and if every else np.logical_or
+  wanted = combine.reduce(rows) if rows else np.full(len(split.y), every)
+  made: dict[Any, np.ndarray] = {}
+
+  def named(t: int) -> np.ndarray:
+    mine = stream.train[t]
+    whole = None if tasks is None or (t in tasks) == every else not every
+    if whole is not None:
+      return np.broadcast_to(np.bool_(whole), len(mine))
+    if id(mine) not in made:
+      made[id(mine)] = wanted[mine]
+    return made[id(mine)]
+
+  out = tuple(named(t) for t in range(stream.num_tasks))
+  if not (rows or tasks) or not any(part.any() for part in out):
+    raise UsageError("forget request: names no rows; give class=, ids=, task= or group=")
+  return out
+
+
+def learned_tasks(events) -> list[int]:
+  """The tasks that events learn, each once, in the order first met."""
+  return list(dict.fromkeys(e.task for e in events if isinstance(e, Learn)))
+
+
+def deleted_pairs(stream, upto: int) -> tuple[np.ndarray, ...]:
+  """The pairs that the Forget events before event ``upto`` name, in the form of :func:`resolve_pairs`."""
+  gone = tuple(np.broadcast_to(np.bool_(False), len(rows)) for rows in stream.train)
+  for event in stream.events[:upto]:
+    if isinstance(event, Forget):
+      named = resolve_pairs(event, stream)
+      gone = tuple(b if not a.any() else a if not b.any() else a | b for a, b in zip(gone, named, strict=True))
+  return gone
+
+
+def forgotten_classes(stream, upto: int) -> np.ndarray:
+  """``[num_classes] bool``: labels that are forgotten whole after the first ``upto`` events.
+
+  Labels are the model's outputs (``stream.labels``), not the data set's classes. One is gone if some pair of a task
+  learned by then has it, and the requests by then name all of these: however a request spells the pairs, the answer is
+  the same, and a label that another task or class still uses stays. What the request at event ``e`` took whole is
+  ``forgotten_classes(stream, e + 1) & ~forgotten_classes(stream, e)``.
+  """
+  gone = deleted_pairs(stream, upto)
+  met, left = np.zeros((2, stream.num_classes), bool)
+  for t in learned_tasks(stream.events[:upto]):
+    label = stream.labels[t][stream.dataset.train.y[stream.train[t]]]
+    met[label] = True
+    left[label[~gone[t]]] = True
+  return met & ~left
+
+
+def pair_table(stream, named) -> np.ndarray:
+  """``[1, N]`` or ``[T, N]`` bool over rows of the training split: ``table[t % len(table), row]`` is whether the pair
+  is named.
+
+  One line where no two tasks of the stream share a row, so its shape depends on the stream alone.
+  """
+  alone = sum(map(len, stream.train)) == len(np.unique(np.concatenate(list({id(r): r for r in stream.train}.values()))))
+  table = np.zeros((1 if alone else stream.num_tasks, len(stream.dataset.train.y)), bool)
+  for t, (rows, mine) in enumerate(zip(stream.train, named, strict=True)):
+    table[t % len(table), rows[mine]] = True
+  return table
+
+
+def resolve(request: Forget, split, tasks, num_classes: int, names=None) -> np.ndarray:
+  """The ``[N] bool`` mask over the training rows that a request names in any task; see :func:`resolve_pairs`.
+
+  Rows that no task trains on (held out, of no task) are named by class, id and group too.
+  """
+  rows, chosen = _selections(request, split, len(tasks), names or [str(c) for c in range(num_classes)])
+  if chosen is not None:
+    rows.append(np.zeros(len(split.y), bool))
+    for t in chosen:
+      rows[-1][tasks[t]] = True
   combine = np.logical_and if request.match == "all" else np.logical_or
-  mask = combine.reduce(named) if named else np.zeros(len(split.y), bool)
+  mask = combine.reduce(rows) if rows else np.zeros(len(split.y), bool)
   if not mask.any():
     raise UsageError("forget request: names no rows; give class=, ids=, task= or group=")
   return mask
+
+
+def _selections(request: Forget, split, num_tasks: int, names) -> tuple[list[np.ndarray], set[int] | None]:
+  """``(masks over rows, tasks or None)`` of the fields that are given, checked."""
+  if request.match not in ("any", "all"):
+    raise UsageError(f"forget request: match {request.match!r}; allowed: any, all")
+  rows = []
+  if len(request.classes):
+    rows.append(np.isin(split.y, class_places(names, request.classes, "forget request")))
+  if len(request.ids):
+    wanted = _integers("row id", request.ids)
+    missing = wanted[~np.isin(wanted, split.id)]
+    if len(missing):
+      raise UsageError(f"forget request: row id {missing[0]} is not in the training data ({len(split.id)} rows)")
+    rows.append(np.isin(split.id, wanted))
+  if len(request.groups):
+    wanted = _integers("group", request.groups)
+    missing = wanted[~np.isin(wanted, split.group)]
+    if len(missing):
+      some = np.unique(split.group).tolist()
+      raise UsageError(f"forget request: group {missing[0]} has no training rows; groups are {some}")
+    rows.append(np.isin(split.group, wanted))
+  if not len(request.tasks):
+    return rows, None
+  tasks = _integers("task", request.tasks)
+  for t in tasks:
+    if not 0 <= t < num_tasks:
+      raise UsageError(f"forget request: task {t} does not exist; tasks are 0..{num_tasks - 1}")
+  return rows, set(tasks.tolist())
+
+
+def _integers(what: str, values) -> np.ndarray:
+  array = np.asarray(values)
+  if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+    raise UsageError(f"forget request: {what} {str(values)[:60]}; expected integers")
+  return array

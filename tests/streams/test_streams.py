@@ -85,8 +85,8 @@ def test_rotation_is_scipys(angle):
 def test_forget_events_stand_where_they_were_asked(dataset):
   s = streams.build(dataset, tasks=2, forget="1:class=0; 2:ids=1000-1002+class=3")
   assert [type(e) for e in s.events] == [Learn, Forget, Learn, Forget]
-  assert s.events[1] == Forget(classes=(0,))
-  assert s.events[3] == Forget(classes=(3,), ids=(1000, 1001, 1002))
+  assert s.events[1] == Forget(classes=("class0",)), "by name"
+  assert s.events[3] == Forget(classes=("class3",), ids=(1000, 1001, 1002))
 
 
 def test_resolve_names_rows(dataset):
@@ -118,7 +118,7 @@ def test_resolve_names_rows(dataset):
     ({"tasks": 2, "task_fractions": [0.5, 2.0]}, "expected 2 values in (0, 1]"),
     ({"tasks": 2, "forget": "class=3"}, "expected 'AFTER_TASKS:"),
     ({"tasks": 2, "forget": "1:color=3"}, "unknown selector 'color'"),
-    ({"tasks": 2, "forget": "1:class=x"}, "'x' in 'class=x' is not a non-negative integer"),
+    ({"tasks": 2, "forget": "1:class=x"}, "class 'x' does not exist; classes are class0, class1"),
     ({"tasks": 2, "forget": "1:class=9"}, "class 9 does not exist"),
     ({"tasks": 2, "forget": "1:ids=5"}, "row id 5 is not in the training data"),
     ({"tasks": 2, "forget": "3:class=1"}, "the stream has 1..2"),
