@@ -87,7 +87,7 @@ def dataset(classes: int, rows: int, seed: int) -> datasets.Dataset:
 def options_of(rng, name: str) -> dict[str, Any]:
   """The contract suite's options, small sizes, and now and then another value of one or two options."""
   entry = methods.lookup(name)
-  out = {k: v for k, v in SMALL.items() if k in entry.options}
+  out: dict[str, Any] = {k: v for k, v in SMALL.items() if k in entry.options}
   out.update(entry.test)
   for key, option in entry.options.items():
     if rng.random() > 0.25 or key in ("oracles", "population", "max_bytes"):

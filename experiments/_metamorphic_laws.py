@@ -106,7 +106,7 @@ def chunks(trial: Trial, rng) -> str | None:
 
 @law("evaluations", "looking at a run does not change it")
 def evaluations(trial: Trial, rng) -> str | None:
-  looked = {"eval_every": int(rng.integers(1, 5)), "eval_limit": int(rng.choice([0, 3]))}
+  looked: dict[str, Any] = {"eval_every": int(rng.integers(1, 5)), "eval_limit": int(rng.choice([0, 3]))}
   found = trial.same(trial.variant(options=trial.combination.options._replace(**looked)))
   if found:
     return f"{looked}: {found}"

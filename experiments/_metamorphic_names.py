@@ -10,7 +10,7 @@ from cljax.streams.build import with_forget
 from experiments import _metamorphic_draw as draws
 from experiments import _metamorphic_streams as told
 from experiments._metamorphic_laws import NO_FORGET, law
-from experiments._metamorphic_trial import RefusedError, Trial
+from experiments._metamorphic_trial import Trial
 
 # Their noise has the shape of the parameters or of the outputs, so other names for outputs are other noise.
 DRAWS_FOR_OUTPUTS = {
@@ -171,7 +171,4 @@ def by_name(trial: Trial, rng) -> str | None:
   del rng
   (part,) = trial.combination.all_parts
   make = lambda model, spec, **options: methods.make(part.name, model, spec, **options)
-  try:
-    return trial.same(trial.variant(factory=(make, part.options)))
-  except cljax.UsageError as error:
-    raise RefusedError(str(error)) from error
+  return trial.same(trial.variant(factory=(make, part.options)))

@@ -34,8 +34,8 @@ def _add(trial: Trial, part: draws.Part, first: bool) -> str | None:
   parts = draws.labelled(trial.combination)
   both = {"more": part, **parts} if first else {**parts, "more": part}
   with trial.refusable():
-    made = trial.prepare(parts=both)
-  return trial.close(trial.run(made))
+    result = trial.variant(parts=both)
+  return trial.close(result)
 
 
 @law("neutral part", "a part of strength 0 beside others adds nothing", weight=3, prepare=_composed)

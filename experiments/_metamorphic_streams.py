@@ -16,8 +16,8 @@ def own(stream, **changed) -> streams.Stream:
     f: changed.pop(f, getattr(stream, f))
     for f in ("validation", "labels", "events", "view", "num_classes", "active", "task_id_given")
   }
-  given = [changed.pop(f, getattr(stream, f)) for f in ("dataset", "train", "test")]
-  return streams.from_tasks(*given, **fields, **changed)
+  dataset, train, test = (changed.pop(f, getattr(stream, f)) for f in ("dataset", "train", "test"))
+  return streams.from_tasks(dataset, train, test, **fields, **changed)
 
 
 def _in_requests(events, field: str, number) -> tuple:
@@ -30,9 +30,9 @@ def tasks_renamed(stream, new: np.ndarray) -> streams.Stream:
   """Task ``t`` is task ``new[t]``; the events come in the same order."""
   old = np.argsort(new)
   view = stream.view._replace(tables=tuple(table[old] for table in stream.view.tables))
-  events = [cljax.Learn(int(new[e.task])) if isinstance(e, cljax.Learn) else e for e in stream.events]
+  learns = [cljax.Learn(int(new[e.task])) if isinstance(e, cljax.Learn) else e for e in stream.events]
   split = {f: tuple(getattr(stream, f)[t] for t in old) for f in ("train", "validation", "test")}
-  events = _in_requests(events, "tasks", lambda t: new[t])
+  events = _in_requests(learns, "tasks", lambda t: new[t])
   return own(stream, **split, labels=stream.labels[old], events=events, view=view)
 
 

@@ -241,7 +241,8 @@ def main(argv) -> None:
     raise app.UsageError("--workdir: missing; expected a folder for the results")
   folder = pathlib.Path(args.workdir)
   folder.mkdir(parents=True, exist_ok=True)
-  path, lock, numbers = folder / "results.jsonl", threading.Lock(), queue.SimpleQueue()
+  path, lock = folder / "results.jsonl", threading.Lock()
+  numbers: queue.SimpleQueue[int] = queue.SimpleQueue()
   results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
   results = [r for r in results if r["seed"] == args.seed and r["number"] < args.first + args.count]
   there = {r["number"] for r in results}
