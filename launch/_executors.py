@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
@@ -14,8 +15,6 @@ from etils import epath
 from cljax import Stopped
 from launch import _environment, _owner, _plan, _units
 from launch._plan import Unit
-
-_DEATHS = 2  # of processes that worked on a unit, after which it is given up for this launch
 
 
 def command(workdir: epath.Path, names: Sequence[str], cache: str) -> list[str]:
@@ -27,15 +26,16 @@ def command(workdir: epath.Path, names: Sequence[str], cache: str) -> list[str]:
 def local(workdir: epath.Path, units: Sequence[Unit], workers: int, cache: str, stop: Callable[[], bool]) -> None:
   """Runs units in ``workers`` processes, each with its share of the cores; the units' folders say how they ended.
 
-  A worker that dies is told and replaced. Raises Stopped after all have saved.
+  A worker that dies is told and replaced; a unit that failed or killed two of them is left alone for this launch, by
+  those that run already too. Raises Stopped after all have saved.
   """
-  environment = _environment.of_worker(workers)
-  deaths = dict.fromkeys((u.name for u in units), 0)
+  launch = uuid.uuid4().hex
+  environment = {**_environment.of_worker(workers), _owner.LAUNCH: launch}
   running: list[subprocess.Popen] = []
   told = False
 
   def start() -> None:
-    wanted = [name for name, count in deaths.items() if count < _DEATHS]
+    wanted = [u.name for u in units if not _owner.given_up(workdir / "groups" / u.name, launch)]
     running.append(subprocess.Popen(command(workdir, wanted, cache), env=environment, stdin=subprocess.DEVNULL))
 
   try:
@@ -51,8 +51,8 @@ def local(workdir: epath.Path, units: Sequence[Unit], workers: int, cache: str, 
         running.remove(process)
         if process.returncode in (0, 1, 2) or told:
           continue
-        _mourn(process, workdir, units, deaths)
-        if any(count < _DEATHS and not _ended(workdir, u) for u, count in zip(units, deaths.values(), strict=True)):
+        _mourn(process, workdir, units, launch)
+        if any(not _ended(workdir, u, launch) for u in units):
           start()
   finally:
     for process in running:
@@ -62,22 +62,23 @@ def local(workdir: epath.Path, units: Sequence[Unit], workers: int, cache: str, 
     raise Stopped("stopped all workers")
 
 
-def _ended(workdir: epath.Path, unit: Unit) -> bool:
-  record = _owner.latest(workdir / "groups" / unit.name)[1] or {}
-  return record.get("left") == "failed" or _plan.finished(workdir, unit)
+def _ended(workdir: epath.Path, unit: Unit, launch: str) -> bool:
+  return _owner.given_up(workdir / "groups" / unit.name, launch) or _plan.finished(workdir, unit)
 
 
-def _mourn(process: subprocess.Popen, workdir: epath.Path, units: Sequence[Unit], deaths: dict[str, int]) -> None:
-  """Tells of a worker's death, and counts it for the unit that it worked on."""
+def _mourn(process: subprocess.Popen, workdir: epath.Path, units: Sequence[Unit], launch: str) -> None:
+  """Tells of a worker's death, and of the unit that it worked on.
+
+  Another worker may have taken that unit over, or even finished it, since: the owners' history has it.
+  """
   code = process.returncode
   how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
   at = ""
   for unit in units:
-    record = _owner.latest(workdir / "groups" / unit.name)[1] or {}
-    if record.get("pid") == process.pid and not record.get("left"):
-      deaths[unit.name] += 1
-      rest = "given up" if deaths[unit.name] >= _DEATHS else "goes on from its last checkpoint"
-      at = f" in {unit.label}, which {rest if deaths[unit.name] < _DEATHS else 'is ' + rest}"
+    folder = workdir / "groups" / unit.name
+    if process.pid in _owner.deaths(folder, launch):
+      rest = "is given up" if _owner.given_up(folder, launch) else "goes on from its last checkpoint"
+      at = f" in {unit.label}, which {rest}"
   _units.say(f"died: worker {process.pid} {how}{at}")
 
 

@@ -11,12 +11,15 @@ import errno
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+LAUNCH = "CLJAX_LAUNCH"  # names the launcher that started this process, and stands in the owners' files
+DEATHS = 2  # of a launch's processes that worked on a folder, after which none of them takes it up again
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 # States in which a SLURM job has processes; a requeued job that waits has none.
 _WITHOUT = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
@@ -80,16 +83,35 @@ def take(folder) -> Owner | Held:
 
 def latest(folder) -> tuple[int, dict[str, Any] | None]:
   """``(number, record)`` of the newest owner, ``(0, None)`` where there is none; an unreadable record is empty."""
-  numbers = [int(p.name.split(".")[1]) for p in pathlib.Path(folder).glob("owner.*.json")]
+  numbers = _numbers(folder)
   if not numbers:
     return 0, None
-  return max(numbers), _read(pathlib.Path(folder) / f"owner.{max(numbers)}.json")
+  return numbers[-1], _read(pathlib.Path(folder) / f"owner.{numbers[-1]}.json")
 
 
 def history(folder) -> list[dict[str, Any]]:
   """The records of all owners, oldest first."""
-  paths = sorted(pathlib.Path(folder).glob("owner.*.json"), key=lambda p: int(p.name.split(".")[1]))
-  return [_read(p) for p in paths]
+  return [_read(pathlib.Path(folder) / f"owner.{n}.json") for n in _numbers(folder)]
+
+
+def deaths(folder, launch: str) -> list[int]:
+  """The numbers of the processes of a launch that died while they held the folder, oldest first.
+
+  Whoever took the folder over from one of them changes nothing: its own record stays.
+  """
+  mine = [r for r in history(folder) if launch and r.get("launch") == launch and not r.get("left")]
+  return [r["pid"] for r in mine if not lives(r)]
+
+
+def given_up(folder, launch: str) -> bool:
+  """Whether the processes of a launch let a folder be: it failed in one of them, or killed DEATHS of them."""
+  failed = any(launch and r.get("launch") == launch and r.get("left") == "failed" for r in history(folder))
+  return failed or len(deaths(folder, launch)) >= DEATHS
+
+
+def _numbers(folder) -> list[int]:
+  found = [re.fullmatch(r"owner\.([0-9]{1,9})\.json", p.name) for p in pathlib.Path(folder).glob("owner.*.json")]
+  return sorted(int(f[1]) for f in found if f)
 
 
 def holder(folder) -> Held | None:
@@ -101,9 +123,10 @@ def holder(folder) -> Held | None:
 def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
     record = json.loads(path.read_text())
-  except (OSError, ValueError):
+  except (OSError, ValueError, RecursionError):
     return {}
-  return record if isinstance(record, dict) else {}
+  whole = lambda name: isinstance(record.get(name, 0), int)
+  return record if isinstance(record, dict) and whole("pid") and whole("restart") else {}
 
 
 def _create(path: pathlib.Path, text: str) -> None:
@@ -137,6 +160,8 @@ def myself() -> dict[str, Any]:
     "start": started(os.getpid()),
     "since": _now(),
   }
+  if os.environ.get(LAUNCH):
+    record["launch"] = os.environ[LAUNCH]
   if "SLURM_JOB_ID" in os.environ:
     record["job"] = os.environ["SLURM_JOB_ID"]
     record["restart"] = int(os.environ.get("SLURM_RESTART_COUNT", 0))
@@ -169,14 +194,14 @@ def lives(record: Mapping[str, Any]) -> bool:
   if not record or record.get("left"):
     return False
   if record.get("host") == socket.gethostname():
-    return bool(record.get("start")) and started(int(record["pid"])) == record["start"]
+    return bool(record.get("start")) and started(record.get("pid", 0)) == record["start"]
   job = record.get("job")
   if not job:
     return True
   if job == os.environ.get("SLURM_JOB_ID") and record.get("restart") != int(os.environ.get("SLURM_RESTART_COUNT", 0)):
     return False
   state = job_state(str(job))
-  return state is None or (state[0] not in ("", *_WITHOUT) and state[1] <= int(record.get("restart", 0)))
+  return state is None or (state[0] not in ("", *_WITHOUT) and state[1] <= record.get("restart", 0))
 
 
 def job_state(job: str) -> tuple[str, int] | None:

@@ -30,8 +30,8 @@ def attempt(
 ) -> str:
   """Runs or resumes a unit where nobody else does.
 
-  Returns 'finished', 'failed' (told in one line), 'held: WHO' or 'gone' (the sweep was planned anew meanwhile). Raises
-  Stopped and KeyboardInterrupt.
+  Returns 'finished', 'failed' (told in one line), 'held: WHO', 'gone' (the sweep was planned anew meanwhile) or 'given
+  up' (it failed in another worker of this launch, or killed two). Raises Stopped and KeyboardInterrupt.
   """
   folder = workdir / "groups" / unit.name
   local = _workdir.is_local(workdir)
@@ -41,6 +41,8 @@ def attempt(
     with _workdir.exclusive(workdir):
       if not (folder / "unit.json").exists():
         return "gone"
+      if _owner.given_up(folder, os.environ.get(_owner.LAUNCH, "")):
+        return "given up"
       owner = _owner.take(folder) if local else None
   except OSError as error:
     say(f"failed: {label}: {told(error)}")
