@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cljax import loop
 from cljax import programs as prog
 from cljax.setup import Setup
+from cljax.streams.requests import deleted_pairs
 from cljax.types import Learn
 
 
@@ -32,8 +33,7 @@ def ahead(setup: Setup, submit: Callable[[Callable[[], object]], object]) -> Non
   evaluated = (setup.evaluation, loop.judged(setup, loop.State(learner, alive)), setup.blocks.arguments)
   submit(lambda: programs.evaluate.ahead(hyper, learner, (), evaluated))
   where = loop.where_in_stream(setup, 0, 0, 1)
-  none_deleted = np.zeros(setup.spec.num_rows, bool)
-  shared = loop._boundary(setup, none_deleted, events[0].task, where)
+  shared = loop._boundary(setup, deleted_pairs(setup.stream, 0), events[0].task, where)
   capacity = min(setup.options.chunk_steps, max(setup.total_steps, 1))
   rows = [jax.ShapeDtypeStruct((setup.members.padded, capacity, setup.spec.batch_size), jnp.int32)] * 3
   state = (learner, alive)

@@ -60,17 +60,17 @@ class Answers(NamedTuple):
   model_state: Any
 
 
-def without_rows(stream, gone: np.ndarray):
-  """The stream as if the rows ``gone [num_rows]`` had never been there: its Learn events alone, without them.
+def without_rows(stream, gone):
+  """The stream as if the pairs ``gone`` (of ``streams.resolve_pairs``) had never been there: Learn events alone.
 
   Tasks that lose all their rows are not learned. Retraining on it draws its batches from the rows that are left, where
   the ``retrain`` method keeps the batches and weighs deleted rows with 0: both are retraining from scratch.
   """
-  train = tuple(rows[~gone[rows]] for rows in stream.train)
+  train = tuple(rows[~mine] for rows, mine in zip(stream.train, gone, strict=True))
   events = tuple(e for e in stream.events if isinstance(e, Learn) and len(train[e.task]))
   if not events:
     raise UsageError("request: names all rows of all tasks; nothing is left to retrain on")
-  return stream._replace(train=train, events=events, name=f"{stream.name} without {int(gone.sum())} rows")
+  return stream._replace(train=train, events=events, name=f"{stream.name} without {sum(map(np.sum, gone))} rows")
 
 
 def sides(stream, request: Forget, most: int = 2000) -> Sides:
@@ -79,18 +79,21 @@ def sides(stream, request: Forget, most: int = 2000) -> Sides:
   Where whole classes are forgotten, ``test`` holds the other classes, and ``forgotten_test`` those.
   """
   split, test = stream.dataset.train, stream.dataset.test
-  gone = streams.resolve(request, split, stream.train, stream.dataset.num_classes)
-  learned = sorted({e.task for e in stream.events if isinstance(e, Learn)})
+  learned = streams.learned_tasks(stream.events)
+  named = streams.resolve_pairs(request, stream)
+  gone = np.concatenate([named[t] for t in learned])
   pairs = [
     np.stack([rows, np.full(len(rows), t)], 1) for t, rows in ((t, np.asarray(stream.train[t])) for t in learned)
   ]
   tests = [np.stack([rows, np.full(len(rows), t)], 1) for t, rows in ((t, np.asarray(stream.test[t])) for t in learned)]
   train_pairs, test_pairs = np.concatenate(pairs), np.concatenate(tests)
-  forget, retain = train_pairs[gone[train_pairs[:, 0]]], train_pairs[~gone[train_pairs[:, 0]]]
+  forget, retain = train_pairs[gone], train_pairs[~gone]
   if not len(forget) or not len(retain):
     raise UsageError("request: expected rows that were learned, and others to keep")
   retain = retain[np.linspace(0, len(retain) - 1, min(most, len(retain))).astype(int)]
-  whole = np.isin(np.asarray(test.y)[test_pairs[:, 0]], request.classes)
+  learning = tuple(e for e in stream.events if isinstance(e, Learn))
+  labels = streams.forgotten_classes(stream._replace(events=(*learning, request)), len(learning) + 1)
+  whole = labels[stream.labels[test_pairs[:, 1], np.asarray(test.y)[test_pairs[:, 0]]]]
   chosen = {"forget": (split, forget), "retain": (split, retain), "test": (test, test_pairs[~whole])}
   if whole.any() and not whole.all():
     chosen["forgotten_test"] = (test, test_pairs[whole])

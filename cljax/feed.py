@@ -13,10 +13,16 @@ from cljax.types import Batch, Learn
 
 
 class Pairs(NamedTuple):
-  """Rows as the tasks show them: ``index [N]`` into the training split and ``task [N]``."""
+  """Rows as the tasks show them: ``index [N]`` into the training split and ``task [N]``, one of ``tasks`` after the
+  other."""
 
   index: Any
   task: np.ndarray
+  tasks: tuple = ()
+
+  def select(self, masks) -> np.ndarray:
+    """``[N]`` bool out of one mask for each task of the stream, over its training rows."""
+    return np.concatenate([np.zeros(0, bool), *(masks[t] for t in self.tasks)])
 
 
 class Schedule(NamedTuple):
@@ -38,7 +44,7 @@ def pairs_of(stream, tasks) -> Pairs:
   task = [np.full(len(rows), t) for t, rows in zip(tasks, index, strict=True)]
   if not tasks:
     return Pairs(np.zeros(0, np.int32), np.zeros(0, np.int32))
-  return Pairs(np.concatenate(index).astype(np.int32), np.concatenate(task).astype(np.int32))
+  return Pairs(np.concatenate(index).astype(np.int32), np.concatenate(task).astype(np.int32), tuple(tasks))
 
 
 def schedule(stream, learned, event: int, task: int, trains_on: str, recipe) -> Schedule:
@@ -69,12 +75,12 @@ def _order(seed: int, event: int, epoch: int, size: int) -> np.ndarray:
   return np.random.default_rng(np.random.SeedSequence([seed, event, epoch, 0xB47C])).permutation(size).astype(np.int32)
 
 
-def rows(plan: Schedule, seed: int, start: int, count: int, capacity: int, deleted: np.ndarray):
+def rows(plan: Schedule, seed: int, start: int, count: int, capacity: int, gone: np.ndarray):
   """``(index, task, offered)``, each ``[capacity, B]``: steps ``start .. start+count`` of one seed; the rest padding.
 
-  Each pass is a fresh permutation by (seed, event, pass), so any step can be made without those before it. Deleted rows
-  keep their place as ABSENT: a replayed prefix sees the same batches less those rows. A row is FRESH in the first pass
-  over it in the run, AGAIN in others.
+  Each pass is a fresh permutation by (seed, event, pass), so any step can be made without those before it. Pairs that
+  are ``gone`` (``[len(pairs)]`` bool) keep their place as ABSENT: a replayed prefix sees the same batches less those
+  rows. A row is FRESH in the first pass over it in the run, AGAIN in others.
   """
   size, batch = len(plan.pairs.index), plan.batch_size
   each = plan.per_pass or -(-size // batch)
@@ -93,7 +99,7 @@ def rows(plan: Schedule, seed: int, start: int, count: int, capacity: int, delet
     place = np.repeat(first, np.diff(ends)) + np.arange(len(order))
     index = plan.pairs.index[order]
     again = known[order] if epoch == 0 else True
-    offered = np.where(deleted[index], ABSENT, np.where(again, AGAIN, FRESH))
+    offered = np.where(gone[order], ABSENT, np.where(again, AGAIN, FRESH))
     out[0, place], out[1, place], out[2, place] = index, plan.pairs.task[order], offered
     step += steps
   return tuple(out.reshape(3, capacity, batch))

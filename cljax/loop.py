@@ -20,7 +20,7 @@ from cljax import programs as prog
 from cljax.judging import judged_classes
 from cljax.setup import Setup, device_data
 from cljax.step import Where
-from cljax.streams.requests import resolve
+from cljax.streams.requests import deleted_pairs, forgotten_classes, learned_tasks, pair_table, resolve_pairs
 from cljax.types import Batch, CljaxError, Forget, Learn, UsageError, Visit
 
 _BRIEF_S = 0.1
@@ -87,15 +87,6 @@ def all_alive(setup: Setup):
   return prog.spread(np.ones(len(setup.population), bool), setup.members)
 
 
-def deleted_rows(setup: Setup, upto: int) -> np.ndarray:
-  """[num_rows] bool: rows that the Forget events before event ``upto`` named; derived, so it is never out of date."""
-  gone = np.zeros(setup.spec.num_rows, bool)
-  for event in setup.stream.events[:upto]:
-    if isinstance(event, Forget):
-      gone |= resolve(event, setup.stream.dataset.train, setup.stream.train, setup.stream.dataset.num_classes)
-  return gone
-
-
 def initial_learner(setup: Setup):
   return setup.programs.init(*init_arguments(setup))
 
@@ -157,7 +148,8 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
     learner, alive, done, first = state.learner, state.alive, state.step, state.total - state.step
   else:
     learner, alive, done, first = replay.learner, replay.alive, 0, replay.start
-  deleted = deleted_rows(setup, at if replay is None else replay.upto)
+  deleted = deleted_pairs(setup.stream, at if replay is None else replay.upto)
+  gone = plan.pairs.select(deleted)
   where = where_in_stream(setup, at, first, plan.steps)
   rows = _boundary(setup, deleted, event.task, where)
   if done == 0 and programs.start_task is not None:
@@ -170,7 +162,7 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
     since, compiled = time.perf_counter(), setup.clock.seconds["compile"]
     lived = np.asarray(alive)[: len(setup.population)]
     with setup.clock.timed("train"):
-      learner, alive, loss = _chunk(setup, deleted, plan, where, learner, alive, done, count, capacity)
+      learner, alive, loss = _chunk(setup, gone, plan, where, learner, alive, done, count, capacity)
       loss = np.asarray(loss)[: len(setup.population), :count]
     spent = time.perf_counter() - since - setup.clock.seconds["compile"] + compiled
     state.seconds_per_step = meshes.first(spent / count, setup.members.mesh)
@@ -224,8 +216,8 @@ def _curve(setup: Setup, state: State, hooks: Hooks, plan) -> None:
   hooks.report({"kind": "curve", **state.curves[-1]})
 
 
-def _chunk(setup, deleted, plan, where, learner, alive, done, count, capacity):
-  rows = [feeding.rows(plan, m.seed, done, count, capacity, deleted) for m in setup.population]
+def _chunk(setup, gone, plan, where, learner, alive, done, count, capacity):
+  rows = [feeding.rows(plan, m.seed, done, count, capacity, gone) for m in setup.population]
   count = prog.replicate(jnp.asarray(count, jnp.int32), setup.members)
   if setup.options.feed == "device":
     packed = prog.spread(tuple(np.stack(part) for part in zip(*rows, strict=True)), setup.members)
@@ -254,7 +246,7 @@ def _report_deaths(setup: Setup, state: State, hooks: Hooks, loss, died, first: 
 def _boundary(setup: Setup, deleted, task: int, where):
   """Shared arguments of start_task and end_task: the task's rows that are still there."""
   rows = np.asarray(setup.stream.train[task])
-  rows = rows[~deleted[rows]]
+  rows = rows[~deleted[task]]
   if setup.options.feed == "grain":
     rows = rows[:: max(1, -(-len(rows) // setup.options.boundary_limit))]
     data = prog.replicate(device_data(setup.stream, setup.options, rows), setup.members)
@@ -304,32 +296,29 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
   if setup.options.feed == "grain":
     raise UsageError("stream.forget: needs train.feed='device'; forgetting passes over rows on the device")
   stream, programs = setup.stream, setup.programs
-  mask = resolve(event, stream.dataset.train, stream.train, stream.dataset.num_classes)
-  tasks = _learned(setup, state.event)
-  pairs = feeding.pairs_of(stream, tasks)
-  gone_before = deleted_rows(setup, state.event)[pairs.index]
-  target = mask[pairs.index] & ~gone_before
+  named = resolve_pairs(event, stream)
+  pairs = feeding.pairs_of(stream, learned_tasks(stream.events[: state.event]))
+  mask, gone_before = pairs.select(named), pairs.select(deleted_pairs(stream, state.event))
+  target = mask & ~gone_before
   if not target.any():
     raise UsageError(f"forget request {event}: names no row that was learned and is still there")
-  keep = ~mask[pairs.index] & ~gone_before
+  keep = ~mask & ~gone_before
   capacity = setup.spec.total_rows
   rows = lambda which: _padded(pairs.index[which], pairs.task[which], capacity)
-  labels = np.zeros(setup.spec.num_classes, bool)
-  for c in event.classes if event.match == "any" or not (event.ids or event.tasks or event.groups) else ():
-    labels[np.unique(stream.labels[:, c][stream.labels[:, c] >= 0])] = True
+  whole = forgotten_classes(stream, state.event + 1) & ~forgotten_classes(stream, state.event)
   if setup.replays:
     learner, alive = _retrain(setup, state, hooks)
   else:
     learner, alive = state.learner, state.alive
-    groups = jnp.asarray(np.asarray(stream.dataset.train.group), jnp.int32)
-    ids, classes, groups = prog.replicate((jnp.asarray(mask), jnp.asarray(labels), groups), setup.members)
+    asked = (pair_table(stream, named), whole, np.asarray(stream.dataset.train.group, np.int32))
+    asked = prog.replicate(tuple(map(jnp.asarray, asked)), setup.members)
     if programs.scrub is not None:
-      learner = _wait(programs.scrub(setup.hyper, learner, (), (ids, classes)), hooks, state)
+      learner = _wait(programs.scrub(setup.hyper, learner, (), asked[:2]), hooks, state)
     where = where_in_stream(setup, state.event, state.total, 1)
-    shared = prog.replicate((rows(target), rows(keep), ids, classes, groups), setup.members)
+    sides = prog.replicate((rows(target), rows(keep)), setup.members)
     assert programs.forget is not None
     with setup.clock.timed("train"):
-      answer = programs.forget(setup.hyper, learner, (), (setup.train, where, *shared))
+      answer = programs.forget(setup.hyper, learner, (), (setup.train, where, *sides, *asked))
       learner, permitted = _wait(answer, hooks, state)
     if not np.asarray(permitted).all():
       raise UsageError(f"forget: {setup.parts.method.refusal or 'the method cannot answer this request'}")
@@ -339,11 +328,11 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
   size = setup.options.eval_block
   blocks = prog.blocks(slots, size, length=setup.spec.total_rows // size + len(slots))
   blocks = prog.on_device(blocks, setup.members)  # of one shape for every request
-  whole, _ = count_correct(setup, state, hooks, learner, setup.train, blocks)
+  correct, _ = count_correct(setup, state, hooks, learner, setup.train, blocks)
   half = setup.spec.num_tasks
   count = lambda part: int(blocks.totals[part].sum())
   # Of no rows there is no accuracy.
-  share = lambda part: (whole[:, part].sum(1) / count(part)).tolist() if count(part) else [None] * len(whole)
+  share = lambda part: (correct[:, part].sum(1) / count(part)).tolist() if count(part) else [None] * len(correct)
   evidence = {"forget": share(slice(0, half)), "retain": share(slice(half, None))}
   hooks.deleted(state.event, np.unique(pairs.index[target]), state.learner.params, learner.params, evidence)
   state.learner, state.alive = learner, alive

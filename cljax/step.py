@@ -344,12 +344,13 @@ def build(
 
     return Tools(gradient, train, reset_optimizer)
 
-  def forget(learner, data, where, forget_rows, retain_rows, ids, classes, groups):
+  def forget(learner, data, where, forget_rows, retain_rows, named, classes, groups):
     """``forget_rows`` and ``retain_rows`` are ``(index, row_task, count)``; undeclared data is withheld.
 
     Returns ``(learner, permitted)``: whether the method may answer the request (``Method.permits``).
     """
-    assert method.forget is not None
+    answer = method.forget
+    assert answer is not None
     key = tree.fold(jax.random.fold_in(learner.key, learner.step), "forget")
     seen: list[Any] = []
     for rows, allowed, label in (
@@ -358,22 +359,22 @@ def build(
     ):
       hidden = Withheld(f"Request.{label} (Access.{label}_data)")
       seen.append(rows_of(data, rows[0], rows[1], rows[2], where.visit) if allowed else hidden)
-    request = Request(seen[0], seen[1], ids, classes, groups)
+    request = Request(seen[0], seen[1], named, classes, groups)
     permitted = jnp.asarray(True) if method.permits is None else method.permits(learner, request)
 
     def edit(learner):
       before = learner.params
-      learner = method.forget(key, learner, request, tools_for(where.visit))
+      learner = answer(key, learner, request, tools_for(where.visit))
       kept = regularizers.follow_edit((learner.opt_state, learner.method_state), before, learner.params)
       learner = learner._replace(opt_state=kept[0], method_state=kept[1])
       return method.after_forget(learner, before) if method.after_forget is not None else learner
 
     return at_evaluated(learner, edit), permitted
 
-  def scrub(learner, ids, classes):
+  def scrub(learner, named, classes):
     assert method.scrub is not None
     unseen = Withheld("Request rows are not given to scrub")
-    return method.scrub(learner, Request(unseen, unseen, ids, classes))
+    return method.scrub(learner, Request(unseen, unseen, named, classes))
 
   needs_start = recipe.reset_per_task or method.start_task is not _keep
   return Parts(

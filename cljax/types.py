@@ -202,9 +202,14 @@ class Request(NamedTuple):
 
   forget: Any  # Rows, or WITHHELD
   retain: Any  # Rows, or WITHHELD
-  ids: Any  # [N] bool over row ids: true where the row is to be forgotten
-  classes: Any  # [C] bool: classes that are forgotten whole
+  named: Any  # [1 or T, N] bool over (task, row id): what is to be forgotten; one line where no tasks share rows
+  classes: Any  # [C] bool: labels that this request takes whole: no row with one is left, however it is spelled
   groups: Any = None  # [N] int32: the group of each row id
+
+  def names(self, row_id, row_task):
+    """Bool: whether the rows of these ids, as these tasks show them, are to be forgotten."""
+    named = jnp.atleast_2d(self.named)
+    return named[row_task % named.shape[0], row_id]
 
 
 class Access(NamedTuple):

@@ -22,7 +22,7 @@ def compare(job: Job) -> Compared:
   check(job, base)
   stream = base.stream._replace(events=tuple(e for e in base.stream.events if isinstance(e, cljax.Learn)))
   rows = evidence.sides(stream, job.request)
-  gone = streams.resolve(job.request, stream.dataset.train, stream.train, stream.dataset.num_classes)
+  gone = streams.resolve_pairs(job.request, stream)
   count = len(job.seeds)
   population = max(job.oracles, count)
   seeds = [*job.seeds, *(s for s in range(2 * population) if s not in job.seeds)][:population]
@@ -87,7 +87,11 @@ def compare(job: Job) -> Compared:
       values[name] = measured(after, oracles, name)
       about[name]["over_forgets"] = _below(after, oracles, rows)
     job.report(f"{name}: {time.perf_counter() - since:.0f} s")
-  context = {"steps": original.setup.total_steps, "rows_to_forget": int(gone.sum()), "epoch_seconds": epoch}
+  context = {
+    "steps": original.setup.total_steps,
+    "rows_to_forget": int(sum(mine.sum() for mine in gone)),
+    "epoch_seconds": epoch,
+  }
   context |= {"population": population, "seeds": list(job.seeds), "oracles": len(oracle_seeds)}
   context |= {"shadows": job.shadows, "oracle_seconds": bank_seconds, "oracle_parts": dict(retrained.seconds)}
   return Compared(values, about, context)

@@ -28,11 +28,10 @@ class Shadows(NamedTuple):
   positions: np.ndarray
 
 
-def train(job: Job, base, stream, gone: np.ndarray, count: int) -> Shadows:
+def train(job: Job, base, stream, gone, count: int) -> Shadows:
   """``count`` models in four groups. Each learns what is kept and its half of up to 40 of the rows to forget."""
-  learned = np.unique(np.concatenate([np.asarray(rows) for rows in stream.train]))
-  named = learned[gone[learned]]
-  pool = named[np.linspace(0, len(named) - 1, min(POOL, len(named))).astype(int)]
+  all_named = np.unique(np.concatenate([rows[mine] for rows, mine in zip(stream.train, gone, strict=True)]))
+  pool = all_named[np.linspace(0, len(all_named) - 1, min(POOL, len(all_named))).astype(int)]
   if len(pool) < len(_PATTERNS):
     raise cljax.UsageError(f"shadows: the request names {len(pool)} rows; expected at least {len(_PATTERNS)}")
   split = stream.dataset.train
@@ -43,8 +42,8 @@ def train(job: Job, base, stream, gone: np.ndarray, count: int) -> Shadows:
   setups: list = []
   trained: list = []
   for group in range(GROUPS):
-    absent = gone.copy()
-    absent[pool[members[group]]] = False
+    theirs = pool[members[group]]
+    absent = [mine & ~np.isin(rows, theirs) for rows, mine in zip(stream.train, gone, strict=True)]
     own = evidence.without_rows(stream, absent)
     ids = tuple(int(i) for i in np.asarray(split.id)[pool[members[group]]])
     made.append(own._replace(events=(*own.events, cljax.Forget(ids=ids))))
@@ -53,8 +52,9 @@ def train(job: Job, base, stream, gone: np.ndarray, count: int) -> Shadows:
     trained.append(plain.run(str(job.workdir / "shadows" / str(group)), stop=job.stop))
   asked = cljax.Forget(ids=tuple(int(i) for i in np.asarray(split.id)[pool]))
   rows = evidence.sides(stream, asked)
-  mask = streams.resolve(asked, split, stream.train, stream.dataset.num_classes)
-  order = [i for task in stream.train for i in np.asarray(task) if mask[i]]  # as evidence.sides lists them
+  named = streams.resolve_pairs(asked, stream)
+  tasks = streams.learned_tasks(stream.events)  # as evidence.sides lists them
+  order = np.concatenate([stream.train[t][named[t]] for t in tasks])
   return Shadows(made, setups, trained, members, rows, seeds, np.searchsorted(pool, order))
 
 

@@ -142,7 +142,7 @@ def test_retraining_is_training_without_the_rows(dataset, small_model):
   deleted_from_start = streams.build(dataset, tasks=2)
   plan = feed.schedule(deleted_from_start, [], 0, 0, "current", TRAIN)
   _, _, weight = feed.rows(plan, 0, 0, plan.steps, plan.steps, gone)
-  assert 0 < weight.sum() < weight.size
+  assert 0 < (weight > 0).sum() < weight.size
 
 
 def test_a_forgotten_row_never_comes_back(dataset, small_model):

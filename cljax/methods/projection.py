@@ -34,7 +34,9 @@ def episodic(spec: Spec, capacity: int):
     return learner._replace(method_state=ring.add(fold(key, "add"), learner.method_state, stored, kept.weight))
 
   def scrub(learner, request):
-    return learner._replace(method_state=ring.remove(learner.method_state, lambda rows: request.ids[rows["id"]]))
+    return learner._replace(
+      method_state=ring.remove(learner.method_state, lambda rows: request.names(rows["id"], rows["task"]))
+    )
 
   return ring, end_task, scrub
 

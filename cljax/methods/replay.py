@@ -100,8 +100,8 @@ def scrub_memory(memory):
 
   def scrub(learner, request):
     state = learner.method_state
-    kept = memory.remove(state.memory, lambda rows: request.ids[rows["id"]])
-    gone = request.ids[state.pending["id"]]
+    kept = memory.remove(state.memory, lambda rows: request.names(rows["id"], rows["task"]))
+    gone = request.names(state.pending["id"], state.pending["task"])
     clear = lambda a: jnp.where(gone.reshape((-1,) + (1,) * (a.ndim - 1)), jnp.zeros_like(a), a)
     pending = jax.tree.map(clear, state.pending)
     return learner._replace(method_state=Replay(kept, pending, jnp.where(gone, 0.0, state.weight)))

@@ -213,7 +213,7 @@ def clpu_derpp(
 
   def scrub(learner, request):
     state = learner.method_state
-    kept = jax.vmap(lambda s: memory.remove(s, lambda rows: request.ids[rows["id"]]))(state.memory)
+    kept = jax.vmap(lambda s: memory.remove(s, lambda rows: request.names(rows["id"], rows["task"])))(state.memory)
     return learner._replace(method_state=state._replace(memory=kept))
 
   def predict(key, learner, x, task):

@@ -18,6 +18,7 @@ from cljax import feed as feeding
 from cljax import programs as prog
 from cljax.data import Dataset, Split
 from cljax.step import Where, kept
+from cljax.streams.requests import deleted_pairs
 from cljax.types import Visit
 
 BATCH, INPUTS = 8, 16
@@ -104,7 +105,7 @@ def _where(built, task: int):
 def _all_boundaries(built, learner):
   """The learner after the boundaries of every task, and the seconds that those of the last tenth took, each."""
   found, hooks = [], (built.programs.start_task, built.programs.end_task)
-  deleted = np.zeros(built.spec.num_rows, bool)
+  deleted = deleted_pairs(built.stream, 0)
   for task in range(built.spec.num_tasks):
     rows = loop._boundary(built, deleted, task, _where(built, task))
     start, compiled = time.perf_counter(), built.clock.seconds["compile"]
@@ -119,7 +120,7 @@ def _all_boundaries(built, learner):
 def _step(built, learner, task: int, repeats: int) -> float:
   """Seconds of a step: a scan of 64 of them over one of none, on what the last task trains on."""
   plan = feeding.schedule(built.stream, list(range(task)), task, task, built.trains_on, built.recipe)
-  rows = feeding.rows(plan, 0, 0, min(2, plan.steps), 64, np.zeros(built.spec.num_rows, bool))
+  rows = feeding.rows(plan, 0, 0, min(2, plan.steps), 64, np.zeros(len(plan.pairs.index), bool))
   packed = prog.spread(tuple(np.stack([part]) for part in rows), built.members)
   where, alive = _where(built, task), loop.all_alive(built)
   copied = jax.jit(tree.copy)
@@ -140,8 +141,8 @@ def _host(built, event: int):
   """What the host does for one Learn event of one seed, beside waiting: its schedule, its rows, its boundary's rows."""
   task = built.stream.events[event].task
   plan = feeding.schedule(built.stream, loop._learned(built, event), event, task, built.trains_on, built.recipe)
-  deleted = loop.deleted_rows(built, event)
-  feeding.rows(plan, 0, 0, plan.steps, built.options.chunk_steps, deleted)
+  deleted = deleted_pairs(built.stream, event)
+  feeding.rows(plan, 0, 0, plan.steps, built.options.chunk_steps, plan.pairs.select(deleted))
   return loop._boundary(built, deleted, task, _where(built, task))
 
 

@@ -121,7 +121,7 @@ def at_second_task(stream, model, name: str, case: Case, seeds: int = 1, rate: f
 def rows_of(case: Case, stream, steps: int) -> np.ndarray:
   """``[K, B]``: the rows that the engine's first seed trains on in its first steps of the second task."""
   plan = feed.Schedule(feed.pairs_of(stream, [1]), case.steps, 1, case.batch)
-  return feed.rows(plan, 0, 0, steps, steps, np.zeros(len(stream.dataset.train.y), bool))[0]
+  return feed.rows(plan, 0, 0, steps, steps, np.zeros(len(plan.pairs.index), bool))[0]
 
 
 def options_of(name: str, **hyper) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def measure(seeds):
     "training": cljax.Recipe(batch_size=32, epochs=20),
   }
   rows = evidence.sides(stream, request)
-  gone = streams.resolve(request, stream.dataset.train, stream.train, stream.dataset.num_classes)
+  gone = streams.resolve_pairs(request, stream)
   original = engine.prepare(stream, mlp(stream), seeds=seeds, **shared)
   trained = original.run()
   bank = engine.prepare(evidence.without_rows(stream, gone), mlp(stream), seeds=range(1000, 1010), **shared)

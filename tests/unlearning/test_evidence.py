@@ -74,16 +74,17 @@ def test_fixed_points(answers, rows, small_model):
 
 
 def test_oracles_never_see_the_rows(stream, small_model, rows):
-  gone = streams.resolve(REQUEST, stream.dataset.train, stream.train, 4)
+  gone = streams.resolve_pairs(REQUEST, stream)
   without = evidence.without_rows(stream, gone)
   assert set(stream.dataset.train.y[np.concatenate(without.train)]) == {0, 1, 3}
   made = engine.prepare(without, small_model, seeds=[10, 11], **TRAINING)
-  poisoned = stream.dataset.train._replace(x=np.where(gone[:, None, None, None], np.nan, stream.dataset.train.x))
+  rows = streams.resolve(REQUEST, stream.dataset.train, stream.train, 4, stream.dataset.class_names)
+  poisoned = stream.dataset.train._replace(x=np.where(rows[:, None, None, None], np.nan, stream.dataset.train.x))
   without = without._replace(dataset=stream.dataset._replace(train=poisoned))
   blind = engine.prepare(without, small_model, seeds=[10, 11], **TRAINING)
   assert made.run().params_sha256 == blind.run().params_sha256
   with pytest.raises(cljax.UsageError, match="nothing is left"):
-    evidence.without_rows(stream, np.ones_like(gone))
+    evidence.without_rows(stream, [np.ones_like(mine) for mine in gone])
 
 
 def test_forgetting_goes_on_from_a_trained_population(stream, small_model, trained):
