@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cljax import tree
+from cljax import identity, tree
 from cljax.types import CljaxError, UsageError
 
 
@@ -261,7 +261,11 @@ def restore(directory, like_of, config: dict) -> Restored | None:
   for number in reversed(numbers(directory)):
     try:
       meta = read_meta(directory, number)
+      now, saved_with = versions(), meta["versions"]
+      changed = [f"{k} {saved_with.get(k)} -> {now[k]}" for k in now if saved_with.get(k) != now[k]]
       differing = differences(meta["config"], config)
+      if changed:  # then the same code may trace to other operations
+        differing = [d for d in differing if not identity.of_other_code(d)]
       if differing:
         raise UsageError(f"workdir: holds a run of another configuration; differing keys: {'; '.join(differing)}")
       like = like_of() if like is None else like
@@ -269,8 +273,6 @@ def restore(directory, like_of, config: dict) -> Restored | None:
     except DamagedError as error:
       notes.append(f"{error}; trying the one before it")
       continue
-    now = versions()
-    changed = [f"{k} {meta['versions'].get(k)} -> {now[k]}" for k in now if meta["versions"].get(k) != now[k]]
     if changed:
       notes.append(f"resuming on other hardware or versions, so bits may differ: {', '.join(changed)}")
     return Restored(state, meta, tuple(notes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,12 +13,11 @@ import numpy as np
 import optax
 
 from cljax import ahead as compiling
-from cljax import checkpoint, ledger, methods, recipe, tree
+from cljax import checkpoint, identity, ledger, methods, recipe, tree
 from cljax import mesh as meshes
 from cljax import programs as prog
-from cljax.judging import judged_classes
-from cljax.loop import Hooks, State, all_alive, begin, execute, init_arguments
-from cljax.method import Method
+from cljax.loop import Hooks, State, all_alive, begin, execute, init_arguments, where_in_stream
+from cljax.prediction import judged_at, predictor
 from cljax.setup import Member, Options, Setup, setup
 from cljax.step import kept
 from cljax.types import Forget, Learn, Learner, Model, UsageError
@@ -117,7 +117,7 @@ class Prepared(NamedTuple):
   """
 
   setup: Setup
-  config: Mapping[str, Any]
+  config: Callable  # () -> the configuration that checkpoints hold
   result: Callable  # State -> RunResult
   answers: str = ""  # the method that answers Forget events
 
@@ -132,14 +132,15 @@ class Prepared(NamedTuple):
     report = report if report and meshes.leads(mesh) else lambda message: None
     asked = stop or (lambda: False)
     writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
-    state = _resume(self.setup, writer, self.config, report) if writer else None
+    config = self.config() if writer else {}
+    state = _resume(self.setup, writer, config, report) if writer else None
     if state is not None and self.setup.options.checkpoint_purge_before_deletion:
       _purge(self.setup, writer, workdir, state.event)
     state = (start or begin(self.setup)) if state is None else state
     deleted = _recorder(self.setup, workdir, self.answers)
     meshes.agree("workdir: what it holds", [state.event, state.step, int(state.ended), state.total], mesh)
     waiting = (lambda: False) if meshes.several(mesh) else asked
-    save = _saver(self.setup, writer, self.config, workdir)
+    save = _saver(self.setup, writer, config, workdir)
     hooks = Hooks(save, report, lambda: meshes.anywhere(asked(), mesh), deleted, waiting)
     try:
       state = execute(self.setup, state, hooks)
@@ -201,10 +202,19 @@ def prepare(
   members = list(population) if population is not None else [Member(s) for s in _seeds(seeds)]
   name = method if isinstance(method, str) else getattr(method, "__name__", "method")
   built = setup(stream, model, make_method, make_optimizer, values, members, training, options, devices, name, mesh)
-  if config is None:
-    config = _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values)
-  config = {**config, "members": [[m.seed, dict(m.hyper)] for m in members]}
-  return Prepared(built, config, lambda state: _result(built, state), forget or name)
+
+  @functools.cache  # only checkpoints want it, and it traces the model
+  def described() -> Mapping[str, Any]:
+    whole = config
+    if whole is None:
+      whole = identity.describe(
+        stream, model, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values, options
+      )
+      if not isinstance(method, str) or not isinstance(optimizer, str):
+        whole["code"]["parts"] = _parts_digest(built)
+    return {**whole, "members": [[m.seed, dict(m.hyper)] for m in members]}
+
+  return Prepared(built, described, lambda state: _result(built, state), forget or name)
 
 
 def _seeds(seeds) -> list[int]:
@@ -245,22 +255,11 @@ def method_of(method, hyper, forget, forget_hyper):
   return make, traced
 
 
-def _describe(stream, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values) -> dict:
-  """A configuration for the checkpoint of a run that was not started from one."""
-  name = method if isinstance(method, str) else f"{method.__module__}.{method.__qualname__}"
-  return {
-    "stream": stream.name,
-    "data": stream.dataset.digest,
-    "events": [repr(e) for e in stream.events],
-    "method": name,
-    "hyper": {k: repr(v) for k, v in (hyper or {}).items()},
-    "forget": forget,
-    "forget_hyper": {k: repr(v) for k, v in (forget_hyper or {}).items()},
-    "optimizer": optimizer if isinstance(optimizer, str) else "custom",
-    "optimizer_options": {k: repr(v) for k, v in (optimizer_options or {}).items()},
-    "training": training._asdict(),
-    "values": values,
-  }
+def _parts_digest(built: Setup) -> str:
+  learner = jax.eval_shape(built.parts.init, jax.random.key(0))
+  abstract = lambda t: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), t)
+  where = abstract(where_in_stream(built, 0, 0, 1))
+  return identity.parts_digest(built.parts, learner, abstract(built.train), where, built.spec)
 
 
 _copied = jax.jit(tree.copy)
@@ -387,45 +386,6 @@ def _result(built: Setup, state: State) -> RunResult:
     compilations={n: getattr(built.programs, n).compilations for n in names},
     alive=np.asarray(state.alive)[:count],
   )
-
-
-def judged_at(stream, trains_on: str, position: Mapping[str, Any]) -> np.ndarray:
-  """The classes that compete where a run stands, by the ``position`` of its state (:mod:`cljax.judging`)."""
-  begun = position["event"] + (1 if position["step"] or position["ended"] else 0)
-  learned = [e.task for e in stream.events[:begun] if isinstance(e, Learn)]
-  return judged_classes(stream, learned, trains_on)
-
-
-def predictor(stream, parts_of: Callable, method: Method, judged, values, learner) -> Callable:
-  """``predict(x, member=0, task=None) -> logits`` of learners and hyper-parameter values with a leading member axis.
-
-  ``parts_of(values)`` builds the pure functions that the run evaluates with; ``judged [T, C]``: what competes.
-  """
-  needs = [
-    *(["the inputs depend on the task"] if stream.view.tables else []),
-    *(["the stream tells the task at test"] if stream.task_id_given else []),
-    *(["the method is told the task"] if method.access.task_id_at_test else []),
-  ]
-  classes = jnp.asarray(judged)
-  every = jnp.asarray(np.asarray(judged)[np.asarray(judged).sum(1).argmin()])
-
-  @jax.jit
-  def logits(values, learner, x, task, open_classes):
-    shown = stream.view.apply(stream.view.tables, x, jnp.full(x.shape[0], task))
-    return jnp.where(open_classes, parts_of(values).predict(learner, shown, task), -jnp.inf)
-
-  def predict(x, member: int = 0, task: int | None = None):
-    """Logits ``[B, C]`` of one member for stored inputs ``x``, shown as ``task`` shows them; -inf for classes that do
-    not compete there. UsageError without ``task`` where the answer depends on it."""
-    if task is None and needs:
-      raise UsageError(f"task: got none, but {needs[0]}; expected one of 0..{stream.num_tasks - 1}")
-    if task is not None and not 0 <= task < stream.num_tasks:
-      raise UsageError(f"task: got {task}; expected one of 0..{stream.num_tasks - 1}")
-    pick = lambda t: jax.tree.map(lambda a: a[member], t)
-    competing = every if task is None else classes[task]
-    return logits(pick(values), pick(learner), jnp.asarray(x), jnp.asarray(task or 0, jnp.int32), competing)
-
-  return predict
 
 
 __all__ = ["Member", "Options", "Prepared", "RunResult", "continued", "prepare", "run"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import checkpoint, data, engine, models, recipe, streams
+from cljax import checkpoint, data, engine, models, prediction, recipe, streams
 from cljax.setup import spec_of
 from cljax.step import build, rescaled
 from cljax.types import CljaxError, Learner, Model, UsageError
@@ -41,6 +41,7 @@ class History(NamedTuple):
   values: dict
   parts: Callable
   read: Callable
+  trains_on: str = "current"  # of the method's access
 
 
 def load(workdir, *, number: int | None = None, data_dir: str | None = None, **arguments) -> Loaded:
@@ -61,7 +62,7 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
     try:
       meta = checkpoint.read_meta(directory, candidate)
       given = arguments or _from_config(meta["config"], data_dir)
-      like, _, _, rebuild = _rebuild(meta["config"], **given)
+      like, *_, rebuild = _rebuild(meta["config"], **given)
       state = checkpoint.read_state(directory, candidate, meta, like)
     except checkpoint.DamagedError as error:
       notes.append(f"{error}; trying the one before it")
@@ -92,14 +93,14 @@ def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
   directory = f"{workdir}/checkpoints"
   found, config = checkpoint.numbers(directory), config_of(workdir)
   given = arguments or _from_config(config, data_dir)
-  like, parts, values, _ = _rebuild(config, **given)
+  like, parts, values, trains_on, _ = _rebuild(config, **given)
 
   def read(number: int):
     meta = checkpoint.read_meta(directory, number)
     return checkpoint.read_state(directory, number, meta, like)["learner"], meta["position"]
 
   raw = rescaled(given["model"], given["stream"].dataset.scale)
-  return History(found, config, given["stream"], raw, values, parts, read)
+  return History(found, config, given["stream"], raw, values, parts, read, trains_on)
 
 
 def _from_config(config: dict, data_dir) -> dict:
@@ -130,7 +131,8 @@ def _rebuild(
   config, *, stream, model, method="finetune", hyper=None, forget="", forget_hyper=None, optimizer="sgd",
   optimizer_options=None, training: recipe.Recipe = recipe.Recipe(),
 ):  # fmt: skip
-  """``(abstract state, values -> parts, values [S], (learner, position) -> (parameters to judge by, predict))``."""
+  """``(abstract state, values -> parts, values [S], trains_on, rebuild)`` with ``rebuild(learner, position) ->
+  (parameters to judge by, predict)``."""
   make_method, traced = engine.method_of(method, hyper or {}, forget, forget_hyper or {})
   make_optimizer, also = recipe.optimizer_of(optimizer, dict(optimizer_options or {}))
   defaults = {**traced, **also}
@@ -149,8 +151,8 @@ def _rebuild(
   like = {"learner": learner, "alive": jax.ShapeDtypeStruct((len(members),), jnp.bool_)}
 
   def rebuild(learner, position):
-    judged = engine.judged_at(stream, probe.method.access.trains_on, position)
-    predict = engine.predictor(stream, parts, probe.method, judged, values, learner)
+    judged = prediction.judged_at(stream, probe.method.access.trains_on, position)
+    predict = prediction.predictor(stream, parts, probe.method, judged, values, learner)
     return jax.vmap(probe.evaluated)(learner).params, predict
 
-  return like, parts, values, rebuild
+  return like, parts, values, probe.method.access.trains_on, rebuild

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import Learn, checkpoint, loading, metrics
+from cljax import Learn, checkpoint, loading, metrics, streams
 from cljax.engine import event_record
+from cljax.judging import judged_classes
 
 CHECKPOINTS = 25  # at most so many moments are looked at
 MEMBERS = 3  # of a population
@@ -169,7 +170,6 @@ def _look(history: loading.History, rows: int, order: Sequence[int]) -> Look:
   chosen = np.random.default_rng(0)
   mine = [np.sort(chosen.permutation(np.asarray(t))[:rows]) for t in stream.test]
   size = max(len(t) for t in mine)
-  own = jnp.asarray(stream.classes_of_task)
   met = list(dict.fromkeys(order))[:16]
   share = max(1, min(rows, 256) // max(1, len(met)))
   probe_rows, probe_tasks = [], []
@@ -179,14 +179,19 @@ def _look(history: loading.History, rows: int, order: Sequence[int]) -> Look:
     probe_tasks.append(np.full(len(take), t, np.int32))
 
   @jax.jit
-  def predict(values, learner, x, task):
+  def answer(values, learner, x, task, classes):
     shown = stream.view.apply(tables, x, jnp.full(x.shape[0], task))
-    logits = history.parts(values).predict(learner, shown, task)
-    return jnp.argmax(jnp.where(own[task], logits, -jnp.inf) if stream.task_id_given else logits, -1)
+    return jnp.argmax(jnp.where(classes, history.parts(values).predict(learner, shown, task), -jnp.inf), -1)
+
+  def predict(values, learner, x, task, event):
+    """Judged as the run judged it after ``event`` events."""
+    judged = judged_classes(stream, streams.learned_tasks(stream.events[:event]), history.trains_on)
+    return answer(values, learner, x, task, judged[task])
 
   @jax.jit
   def layers(values, learner, x, task):
-    model = history.parts(values).method.model or history.model
+    parts = history.parts(values)
+    model, learner = parts.method.model or history.model, parts.evaluated(learner)
     shown = stream.view.apply(tables, x, task)
     key = jax.random.key(0)
     out, _ = model.apply(learner.params, learner.model_state, shown, train=False, key=key, task=task[0], mask=None)
@@ -199,16 +204,16 @@ def _look(history: loading.History, rows: int, order: Sequence[int]) -> Look:
   return Look(stream, mine, probe, predict, layers, size)
 
 
-def _predicted(look: Look, values, learner, task: int):
-  """``(labels, predictions)`` on the chosen rows of one task."""
+def _predicted(look: Look, values, learner, task: int, event: int):
+  """``(labels, predictions)`` on the chosen rows of one task, of a learner after ``event`` events."""
   rows, data = look.rows[task], look.stream.dataset.test
   at = np.pad(rows, (0, look.size - len(rows)), mode="edge")  # one shape for all tasks: one program
-  found = np.asarray(look.predict(values, learner, np.stack([data.x[r] for r in at]), task))[: len(rows)]
+  found = np.asarray(look.predict(values, learner, np.stack([data.x[r] for r in at]), task, event))[: len(rows)]
   return look.stream.labels[task, data.y[rows]], found
 
 
-def _accuracy(look: Look, values, learner, task: int) -> float:
-  labels, found = _predicted(look, values, learner, task)
+def _accuracy(look: Look, values, learner, task: int, event: int) -> float:
+  labels, found = _predicted(look, values, learner, task, event)
   return float(np.mean(labels == found))
 
 
@@ -221,7 +226,7 @@ def _member(look: Look, values, moments, learners, order, tasks, chosen) -> dict
     hits = {t: np.zeros(len(look.rows[t]), bool) for t in dict.fromkeys(order)}
     met = set(order[: learned[event - 1]])
     for task in met:
-      labels, found = _predicted(look, values, learner, task)
+      labels, found = _predicted(look, values, learner, task, event)
       counts += metrics.confusion(labels, found, look.stream.num_classes)
       hits[task] = labels == found
     confusions.append(counts)
@@ -275,12 +280,15 @@ def _resets(look: Look, values, moments, learners, tasks, chosen) -> dict[str, A
   table: dict[str, list] = {"then": [], "now": [], "together": [], "restored": [], "damaged": []}
   last = learners[-1]
   for record in lost:
-    old, task = learners[at[record["learned"] + 1]], record["task"]
-    table["then"].append(_accuracy(look, values, old, task))
-    table["now"].append(_accuracy(look, values, last, task))
-    table["together"].append(_accuracy(look, values, swap(last._replace(params=old.params), old, STATE), task))
-    table["restored"].append([_accuracy(look, values, swap(last, old, n), task) for n in chosen])
-    table["damaged"].append([_accuracy(look, values, swap(old, last, n), task) for n in chosen])
+    moment, task = record["learned"] + 1, record["task"]
+    old = learners[at[moment]]
+    then = lambda learner, task=task, moment=moment: _accuracy(look, values, learner, task, moment)
+    now = lambda learner, task=task: _accuracy(look, values, learner, task, moments[-1])
+    table["then"].append(then(old))
+    table["now"].append(now(last))
+    table["together"].append(now(swap(last._replace(params=old.params), old, STATE)))
+    table["restored"].append([now(swap(last, old, n)) for n in chosen])
+    table["damaged"].append([then(swap(old, last, n)) for n in chosen])
   return {"tasks": [t["task"] for t in lost], "modules": chosen, **{k: np.asarray(v) for k, v in table.items()}}
 
 

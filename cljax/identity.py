@@ -1,0 +1,118 @@
+"""What makes a run that run, where no launcher's configuration says so: all that its result depends on.
+
+A workdir resumes only a run of the same identity. Data and row sets are hashed; code of the caller's own (model, view,
+method, optimizer) is known by the operations that it traces to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NEUTRAL = ("eval_block", "chunk_steps", "checkpoint_every", "checkpoint_purge_before_deletion", "max_interval_s")
+
+
+def describe(
+  stream, model, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values, options
+) -> dict[str, Any]:
+  """The configuration of a run of :func:`cljax.run`, for its checkpoints; ``code`` holds only under equal versions."""
+  name = method if isinstance(method, str) else f"{method.__module__}.{method.__qualname__}"
+  drop = NEUTRAL if options.feed == "grain" else (*NEUTRAL, "boundary_limit")
+  return {
+    "stream": stream.name,
+    "stream_digest": stream_digest(stream),
+    "data": stream.dataset.digest,
+    "events": [repr(e) for e in stream.events],
+    "method": name,
+    "hyper": {k: repr(v) for k, v in (hyper or {}).items()},
+    "forget": forget,
+    "forget_hyper": {k: repr(v) for k, v in (forget_hyper or {}).items()},
+    "optimizer": optimizer if isinstance(optimizer, str) else "custom",
+    "optimizer_options": {k: repr(v) for k, v in (optimizer_options or {}).items()},
+    "training": training._asdict(),
+    "values": values,
+    "options": {k: v for k, v in options._asdict().items() if k not in drop},
+    "code": {"model": model_digest(model, stream), "view": view_digest(stream)},
+  }
+
+
+def stream_digest(stream) -> str:
+  """SHA-256 of what a stream makes of its data set: the rows and labels of every task, events, classes and views."""
+  h = hashlib.sha256()
+  seen: dict[int, bytes] = {}
+
+  def add(array) -> None:
+    if id(array) not in seen:  # hundreds of tasks may share one array
+      a = np.ascontiguousarray(array)
+      seen[id(array)] = hashlib.sha256(f"{a.dtype}{a.shape}".encode() + a.tobytes()).digest()
+    h.update(seen[id(array)])
+
+  for split in (stream.train, stream.validation, stream.test):
+    h.update(b"|")
+    for rows in split:
+      add(rows)
+  for array in (stream.labels, *jax.tree.leaves(stream.view.tables)):
+    add(array)
+  whole = (stream.num_classes, stream.active, stream.task_id_given, stream.dataset.scale, *map(repr, stream.events))
+  h.update(repr(whole).encode())
+  h.update(repr([stream.dataset.digest, stream.dataset.class_names]).encode())
+  return h.hexdigest()
+
+
+def traced_digest(function: Callable, *arguments) -> str:
+  """SHA-256 of what ``function`` traces to on abstract arguments: its operations and the arrays that it closes over."""
+  closed, out = jax.make_jaxpr(function, return_shape=True)(*arguments)
+  # Addresses in what is printed differ between processes.
+  text = re.sub(r"0x[0-9a-f]+", "", f"{closed.jaxpr}{jax.tree.structure(out)}")
+  h = hashlib.sha256(text.encode())
+  for constant in closed.consts:
+    if jnp.issubdtype(jnp.asarray(constant).dtype, jax.dtypes.prng_key):
+      constant = jax.random.key_data(constant)
+    h.update(np.ascontiguousarray(constant).tobytes())
+  return h.hexdigest()
+
+
+def model_digest(model, stream) -> str:
+  """Of a model on inputs as the stream stores them."""
+  key, x = jax.random.key(0), jax.ShapeDtypeStruct((2, *stream.dataset.train.x.shape[1:]), jnp.float32)
+  params, state = jax.eval_shape(model.init, key)
+
+  def both(key, params, state, x):
+    each = [model.apply(params, state, x, train=train, key=key, task=0, mask=None) for train in (False, True)]
+    return model.init(key), each
+
+  return traced_digest(both, key, params, state, x)
+
+
+def view_digest(stream) -> str:
+  rows = stream.dataset.train.x
+  x, task = jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype), jax.ShapeDtypeStruct((2,), jnp.int32)
+  return traced_digest(stream.view.apply, stream.view.tables, x, task)
+
+
+def parts_digest(parts, learner, train, where, spec) -> str:
+  """Of a method or an optimizer of the caller's own: a training step and every hook of one learner."""
+  ints, flag = jax.ShapeDtypeStruct((spec.batch_size,), jnp.int32), jax.ShapeDtypeStruct((), bool)
+  rows = (jax.ShapeDtypeStruct((spec.task_rows,), jnp.int32),) * 2
+  count = jax.ShapeDtypeStruct((), jnp.int32)
+  x = jax.ShapeDtypeStruct((2, *spec.input_shape), spec.input_dtype)
+  found = [traced_digest(parts.init, jax.random.key(0))]
+  found.append(traced_digest(parts.step, learner, train, where, flag, ints, ints, ints))
+  for hook in (parts.start_task, parts.end_task):
+    found.append(traced_digest(hook, learner, flag, train, where, *rows, count) if hook is not None else "")
+  found.append(traced_digest(parts.predict, learner, x, count))
+  return hashlib.sha256("".join(found).encode()).hexdigest()
+
+
+def of_other_code(difference: str) -> bool:
+  """Whether a difference of configurations is one of traced code, which other versions of JAX trace otherwise."""
+  return difference.startswith("code.")
+
+
+__all__ = ["describe", "of_other_code", "parts_digest", "stream_digest", "traced_digest"]

@@ -1,0 +1,53 @@
+"""What a run predicts for raw inputs: the same as it was judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.judging import judged_classes
+from cljax.method import Method
+from cljax.types import Learn, UsageError
+
+
+def judged_at(stream, trains_on: str, position: Mapping[str, Any]) -> np.ndarray:
+  """The classes that compete where a run stands, by the ``position`` of its state (:mod:`cljax.judging`)."""
+  begun = position["event"] + (1 if position["step"] or position["ended"] else 0)
+  learned = [e.task for e in stream.events[:begun] if isinstance(e, Learn)]
+  return judged_classes(stream, learned, trains_on)
+
+
+def predictor(stream, parts_of: Callable, method: Method, judged, values, learner) -> Callable:
+  """``predict(x, member=0, task=None) -> logits`` of learners and hyper-parameter values with a leading member axis.
+
+  ``parts_of(values)`` builds the pure functions that the run evaluates with; ``judged [T, C]``: what competes.
+  """
+  needs = [
+    *(["the inputs depend on the task"] if stream.view.tables else []),
+    *(["the stream tells the task at test"] if stream.task_id_given else []),
+    *(["the method is told the task"] if method.access.task_id_at_test else []),
+  ]
+  classes = jnp.asarray(judged)
+  every = jnp.asarray(np.asarray(judged)[np.asarray(judged).sum(1).argmin()])
+
+  @jax.jit
+  def logits(values, learner, x, task, open_classes):
+    shown = stream.view.apply(stream.view.tables, x, jnp.full(x.shape[0], task))
+    return jnp.where(open_classes, parts_of(values).predict(learner, shown, task), -jnp.inf)
+
+  def predict(x, member: int = 0, task: int | None = None):
+    """Logits ``[B, C]`` of one member for stored inputs ``x``, shown as ``task`` shows them; -inf for classes that do
+    not compete there. UsageError without ``task`` where the answer depends on it."""
+    if task is None and needs:
+      raise UsageError(f"task: got none, but {needs[0]}; expected one of 0..{stream.num_tasks - 1}")
+    if task is not None and not 0 <= task < stream.num_tasks:
+      raise UsageError(f"task: got {task}; expected one of 0..{stream.num_tasks - 1}")
+    pick = lambda t: jax.tree.map(lambda a: a[member], t)
+    competing = every if task is None else classes[task]
+    return logits(pick(values), pick(learner), jnp.asarray(x), jnp.asarray(task or 0, jnp.int32), competing)
+
+  return predict
