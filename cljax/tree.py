@@ -6,10 +6,12 @@ import hashlib
 import sys
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 
 from cljax.types import UsageError
 
@@ -23,7 +25,19 @@ def product(x, y):
 
 def dot(a, b):
   """Real inner product over all leaves, as sums of :func:`product` (``vdot`` reshapes: it fails on sharded leaves)."""
-  return sum(jnp.sum(product(x, y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+  return total([jnp.sum(product(x, y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)])
+
+
+def total(terms):
+  """The sum of scalars or arrays of one shape, in the widest of their dtypes, whatever the setting of promotion."""
+  with jax.numpy_dtype_promotion("standard"):
+    return sum(terms)
+
+
+def wide(dtype):
+  """The dtype for sums over numbers of ``dtype``: at least float32, whatever the setting of promotion."""
+  with jax.numpy_dtype_promotion("standard"):
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def norm(a):
@@ -119,9 +133,9 @@ def by_path(a) -> dict:
 
 def map_named(fn: Callable, a, *rest):
   """``fn(name, leaf, *leaves of rest)`` over the leaves of ``a``, in its structure, which ``rest`` must share."""
-  leaves, treedef = jax.tree.flatten(a)
+  treedef: Any = jax.tree.structure(a)
   others = [treedef.flatten_up_to(r) for r in rest]
-  return treedef.unflatten([fn(*v) for v in zip(paths(a), leaves, *others, strict=True)])
+  return treedef.unflatten([fn(*v) for v in zip(paths(a), jax.tree.leaves(a), *others, strict=True)])
 
 
 def unboxed(a):
@@ -160,6 +174,17 @@ def is_placeholder(params) -> bool:
   """What ``optax.tree.map_params`` gives to ``init`` in the parameters' place, to learn which parts of a state are like
   them: a node without leaves."""
   return type(params).__name__ == "_ParamsPlaceholder"
+
+
+def refuse_explicit(owner: str, a) -> None:
+  """Raises UsageError where a leaf is cut over an explicit mesh axis: contractions and sorts of it would end in errors
+  of JAX's own."""
+  for name, x in by_path(a).items():
+    sharding = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
+    kinds = getattr(getattr(sharding, "mesh", None), "axis_types", None) or ()
+    if any(k == AxisType.Explicit for k in kinds) and any(axis is not None for axis in sharding.spec):
+      auto = "axis_types=(jax.sharding.AxisType.Auto,)" + (f" * {len(kinds)}" if len(kinds) > 1 else "")
+      raise UsageError(f"{owner}: {name!r} is cut over an explicit mesh axis; make the mesh with {auto}")
 
 
 def match(tree, like, name: str = "tree"):

@@ -28,7 +28,23 @@ def check(name: str, value, allowed: str, ok: Callable[[Any], bool]) -> None:
 
 def wide(x):
   """The dtype in which sums over ``x`` are taken: at least float32."""
-  return jnp.promote_types(x.dtype, jnp.float32)
+  return tree.wide(x.dtype)
+
+
+def real(dtype):
+  """The dtype of the real part."""
+  return jnp.finfo(dtype).dtype
+
+
+def sum_dtype(a):
+  """The real dtype of inner products over the tree ``a``."""
+  with jax.numpy_dtype_promotion("standard"):
+    return jnp.result_type(jnp.float32, *(real(wide(x)) for x in jax.tree.leaves(a)))
+
+
+def times(s, x):
+  """``s * x`` for a real scalar ``s``, in at least float32."""
+  return x.astype(wide(x)) * s.astype(real(wide(x)))
 
 
 def upcast(a):
@@ -49,16 +65,9 @@ def is_masked(x) -> bool:
   return isinstance(x, optax.MaskedNode)
 
 
-def prune(a, like):
-  """``a`` with the parts removed that ``optax.masked`` or ``optax.partition`` removed from ``like``."""
-  if not any(is_masked(x) for x in jax.tree.leaves(like, is_leaf=is_masked)):
-    return a
-  if any(is_masked(x) for x in jax.tree.leaves(a, is_leaf=is_masked)):
-    return a
-  try:
-    return jax.tree.map(lambda l, x: l if is_masked(l) else x, like, a, is_leaf=is_masked)
-  except (ValueError, KeyError, TypeError):
-    return a  # the structures differ: tree.match says where
+def has_holes(a) -> bool:
+  """Whether ``optax.masked`` or ``optax.partition`` took leaves out: then whole trees are cut to what is left."""
+  return any(is_masked(x) for x in jax.tree.leaves(a, is_leaf=is_masked))
 
 
 def stacked_like(a, k: int):
@@ -77,51 +86,54 @@ def lookup(references, name: str):
 
 def reference(references, name: str, grads):
   """The reference gradient ``references[name]``, of the structure and shapes of ``grads``."""
-  return tree.match(prune(lookup(references, name), grads), grads, f"references[{name!r}]")
+  return tree.fit(lookup(references, name), grads, f"references[{name!r}]", has_holes(grads))
 
 
 def match_stack(stack, like, name: str):
-  """``stack`` pruned to ``like`` and checked: every leaf is ``[K, *leaf.shape]`` with one K."""
-  stack = prune(stack, like)
+  """``stack`` in the structure of ``like`` and checked: every leaf is ``[K, *leaf.shape]`` with one K."""
   shape = next((jnp.shape(x) for x in jax.tree.leaves(stack)), None)
   if shape is not None and len(shape) == 0:
     raise UsageError(f"{name}: leaves need a leading axis K; got a scalar leaf")
-  return tree.match(stack, stacked_like(like, shape[0] if shape else 0), name)
+  return tree.fit(stack, stacked_like(like, shape[0] if shape else 0), name, has_holes(like))
 
 
 def reference_stack(references, name: str, grads):
   """The reference gradients as a stack ``[K, ...]``; a tree without the leading axis is one constraint."""
-  ref = prune(lookup(references, name), grads)
-  first = next(iter(jax.tree.leaves(ref)), None)
-  like = next(iter(jax.tree.leaves(grads)), None)
-  if first is not None and like is not None and jnp.ndim(first) == jnp.ndim(like):
-    return jax.tree.map(lambda x: x[None], tree.match(ref, grads, f"references[{name!r}]"))
-  return match_stack(ref, grads, f"references[{name!r}]")
+  ref, argument = lookup(references, name), f"references[{name!r}]"
+  got, want = tree.by_path(ref), tree.by_path(grads)
+  shared = next((p for p in want if p in got), None)
+  if shared is not None and jnp.ndim(got[shared]) == jnp.ndim(want[shared]):
+    return jax.tree.map(lambda x: x[None], tree.fit(ref, grads, argument, has_holes(grads)))
+  return match_stack(ref, grads, argument)
 
 
 def stack_dot(stack, a):
-  """``[K]`` inner products of the rows of ``stack`` (leaves ``[K, ...]``) with the tree ``a``."""
-  return sum(
-    jnp.tensordot(s.astype(wide(s)), x.astype(wide(x)), axes=x.ndim, precision=PRECISION)
-    for s, x in zip(jax.tree.leaves(stack), jax.tree.leaves(a), strict=True)
-  )
+  """``[K]`` real inner products of the rows of ``stack`` (leaves ``[K, ...]``) with the tree ``a``."""
+
+  def one(s, x):
+    with jax.numpy_dtype_promotion("standard"):
+      dtype = jnp.result_type(wide(s), wide(x))
+    return jnp.real(jnp.tensordot(jnp.conj(s.astype(dtype)), x.astype(dtype), axes=x.ndim, precision=PRECISION))
+
+  return tree.total([one(s, x) for s, x in zip(jax.tree.leaves(stack), jax.tree.leaves(a), strict=True)])
 
 
 def stack_gram(a, b):
-  """``[K, L]`` inner products of the rows of two stacks."""
+  """``[K, L]`` real inner products of the rows of two stacks."""
 
   def one(x, y):
-    axes = tuple(range(1, x.ndim))
-    return jnp.tensordot(x.astype(wide(x)), y.astype(wide(y)), axes=(axes, axes), precision=PRECISION)
+    with jax.numpy_dtype_promotion("standard"):
+      dtype = jnp.result_type(wide(x), wide(y))
+    x, y, axes = x.astype(dtype), y.astype(dtype), tuple(range(1, x.ndim))
+    return jnp.real(jnp.tensordot(jnp.conj(x), y, axes=(axes, axes), precision=PRECISION))
 
-  return sum(one(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+  return tree.total([one(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)])
 
 
 def stack_combine(weights, stack):
   """``sum_k weights[k] * stack[k]``, a tree; with ``weights [J, K]`` a stack of J trees."""
-  return jax.tree.map(
-    lambda s: jnp.tensordot(weights.astype(wide(s)), s.astype(wide(s)), axes=1, precision=PRECISION), stack
-  )
+  combine = lambda s: jnp.tensordot(weights.astype(wide(s)), s.astype(wide(s)), axes=1, precision=PRECISION)
+  return jax.tree.map(combine, stack)
 
 
 def empty_like(x, dtype=None):

@@ -20,9 +20,8 @@ def _scaled(gram, linear, active, ridge):
   """The problem in the units of normalised constraints: ``(P, q, d)`` with unit diagonal and ``x = d * u``."""
   diagonal = jnp.diagonal(gram) + ridge
   d = jnp.where(active, 1 / jnp.sqrt(jnp.where(active, diagonal, 1)), 0)
-  eye = jnp.eye(len(d), dtype=gram.dtype)
   # The floor keeps repeated constraints solvable; it moves a constraint by 16 eps of its own size.
-  p = gram * d[:, None] * d[None, :] + eye * (ridge * d * d + jnp.where(active, 16 * jnp.finfo(gram.dtype).eps, 1))
+  p = gram * d[:, None] * d[None, :] + jnp.diag(ridge * d * d + jnp.where(active, 16 * jnp.finfo(gram.dtype).eps, 1))
   return p, linear * d, d
 
 

@@ -21,9 +21,10 @@ def agem(reference: str = "memory", epsilon=0.0) -> optax.GradientTransformation
   """A-GEM: ``g - <g, r> / (<r, r> + epsilon) r`` where ``<g, r> < 0``, else ``g`` to the bit.
 
   ``r = references[reference]`` is the gradient of the mean loss on a memory batch, shaped as the parameters. A zero
-  ``r`` (the memory is empty) leaves the gradient alone; so does one whose squared norm underflows.
-  The result has ``<g', r> >= 0`` to rounding and ``|g'| <= |g|``. That holds for the gradient: under momentum or Adam
-  wrap it in :func:`on_update`. ``epsilon`` is 0 in the released code of A-GEM, 1e-7 in that of ER + A-GEM.
+  ``r`` (the memory is empty) leaves the gradient alone; so does one whose squared norm underflows. Products of complex
+  leaves are ``Re(conj(a) b)``. The result has ``<g', r> >= 0`` to rounding and ``|g'| <= |g|``. That holds for the
+  gradient; behind momentum, Adam or weight decay the step has it only where this is wrapped in :func:`on_update` and
+  chained last. ``epsilon`` is 0 in the released code of A-GEM, 1e-7 in that of ER + A-GEM.
 
   Raises UsageError when the reference is missing or shaped otherwise. Chaudhry et al., ICLR 2019.
   """
@@ -39,8 +40,8 @@ def agem(reference: str = "memory", epsilon=0.0) -> optax.GradientTransformation
     inner, square = common.dot(grads, r), common.dot(r, r)
     fires = (inner < 0) & (square > 0)
     coefficient = inner / jnp.where(fires, square + epsilon, 1)
-    moved = jax.tree.map(lambda g, x: g - (coefficient * x).astype(g.dtype), grads, r)
-    return common.select(fires, moved, grads), AGEMState(state.projected + fires)
+    moved = jax.tree.map(lambda g, x: g - common.times(coefficient, x).astype(g.dtype), grads, r)
+    return common.select(fires, moved, grads), AGEMState(state.projected + fires.astype(jnp.int32))
 
   return optax.GradientTransformationExtraArgs(init, update)
 

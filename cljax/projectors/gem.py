@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax import tree
 from cljax.projectors import _common as common
 from cljax.projectors import _qp
 
@@ -31,18 +32,19 @@ def gem(reference: str = "memory", margin=0.5, ridge=1e-3) -> optax.GradientTran
   ``margin * sum_k g_k``, also for tasks that were not violated, so ``|x|`` may exceed ``|g|``. The ridge is absolute:
   where gradients are smaller than ``sqrt(ridge)`` it outweighs the constraints, and 0 is safe here (repeated and
   dependent constraints are solved too). On updates (:func:`on_update`) use margin 0: there ``g`` carries the learning
-  rate and ``g_k`` does not. Lopez-Paz & Ranzato, NeurIPS 2017.
+  rate and ``g_k`` does not. The promise is on the gradient: behind momentum, Adam or weight decay the step has it only
+  in that form. Reverse mode does not go through an update (the solver is a loop). Lopez-Paz & Ranzato, NeurIPS 2017.
   """
   common.check("margin", margin, ">= 0", lambda v: v >= 0)
   common.check("ridge", ridge, ">= 0", lambda v: v >= 0)
 
   def init(params):
-    leaves = jax.tree.leaves(params)
-    dtype = jnp.result_type(jnp.float32, *(common.wide(x) for x in leaves))
-    return GEMState(jnp.zeros((), jnp.int32), jnp.zeros((), dtype))
+    tree.refuse_explicit("gem", params)
+    return GEMState(jnp.zeros((), jnp.int32), jnp.zeros((), common.sum_dtype(params)))
 
   def update(grads, state, params=None, *, references=None, **extra):
     del params, extra
+    tree.refuse_explicit("gem", grads)
     stack = common.reference_stack(references, reference, grads)
     inner = common.stack_dot(stack, grads)
     fires = jnp.any(inner < 0)
@@ -55,7 +57,7 @@ def gem(reference: str = "memory", margin=0.5, ridge=1e-3) -> optax.GradientTran
       moved = jax.tree.map(lambda g, t: g + t.astype(g.dtype), grads, toward)
       violated = jnp.any(active & (inner < 0))  # a row whose squared norm underflows is no constraint
       kkt = jnp.where(violated, program.kkt, 0).astype(state.kkt.dtype)
-      return common.select(violated, moved, grads), GEMState(state.projected + violated, kkt)
+      return common.select(violated, moved, grads), GEMState(state.projected + violated.astype(jnp.int32), kkt)
 
     def leave():
       return grads, GEMState(state.projected, jnp.zeros_like(state.kkt))

@@ -28,7 +28,7 @@ def second_moment(optimizer_state, like):
   found = [s for s in jax.tree.leaves(optimizer_state, is_leaf=has) if has(s)]
   if len(found) > 1:
     raise UsageError(f"optimizer_state: holds {len(found)} states with a second moment; allowed: at most one")
-  return tree.match(found[0].nu, like, "optimizer_state") if found else None
+  return tree.fit(found[0].nu, like, "optimizer_state", common.has_holes(like)) if found else None
 
 
 def geometric_disentanglement(
@@ -54,12 +54,13 @@ def geometric_disentanglement(
   common.check("epsilon", epsilon, "> 0", lambda v: v > 0)
 
   def init(params):
+    tree.refuse_explicit("geometric_disentanglement", params)
     past = common.zero_stack(params, history) if history else None
-    dtype = jnp.result_type(jnp.float32, *(common.wide(x) for x in jax.tree.leaves(params)))
-    return GeometricState(past, jnp.zeros((), jnp.int32), jnp.zeros((), dtype))
+    return GeometricState(past, jnp.zeros((), jnp.int32), jnp.zeros((), common.sum_dtype(params)))
 
   def update(updates, state, params=None, *, references=None, optimizer_state=None, **extra):
     del params, extra
+    tree.refuse_explicit("geometric_disentanglement", updates)
     rows = common.reference_stack(references, reference, updates)
     if history:
       rows = jax.tree.map(lambda r, p: jnp.concatenate([r.astype(p.dtype), p]), rows, state.past)
@@ -70,7 +71,9 @@ def geometric_disentanglement(
     if nu is None:
       steepest = rows
     else:
-      steepest = jax.tree.map(lambda r, v: r / (jnp.sqrt(v.astype(common.wide(v))) + epsilon), rows, nu)
+      # An ideal second moment of complex numbers is real; optax keeps it so.
+      metric = lambda r, v: (jnp.sqrt(jnp.real(v).astype(common.real(common.wide(r)))) + epsilon)[None]
+      steepest = jax.tree.map(lambda r, v: r.astype(common.wide(r)) / metric(r, v).astype(common.wide(r)), rows, nu)
     gram, inner = common.stack_gram(rows, steepest), common.stack_dot(rows, updates)
     active = jnp.diagonal(gram) > 0
     if constraint == "descent":
@@ -82,6 +85,8 @@ def geometric_disentanglement(
     back = common.stack_combine(program.x, steepest)
     moved = jax.tree.map(lambda d, b: d - b.astype(d.dtype), updates, back)
     kkt = jnp.where(violated, program.kkt, 0).astype(state.kkt.dtype)
-    return common.select(violated, moved, updates), GeometricState(past, state.projected + violated, kkt)
+    return common.select(violated, moved, updates), GeometricState(
+      past, state.projected + violated.astype(jnp.int32), kkt
+    )
 
   return optax.GradientTransformationExtraArgs(init, update)

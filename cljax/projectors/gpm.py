@@ -81,7 +81,7 @@ def gpm(
   def init(params):
     zero = lambda: jnp.zeros((), jnp.int32)
     if tree.is_placeholder(params):  # no part of the state is like the parameters
-      return GPMState(*(zero() for _ in range(4)))
+      return GPMState(*(zero() for _ in range(4)))  # type: ignore[arg-type]
     bases, ranks, dropped = {}, {}, {}
     for name, x in _kernels.chosen("gpm", params, skip, layout).items():
       d = fan_in(x.shape, layout)
@@ -151,7 +151,7 @@ def extend_basis(basis, rank, x, threshold, strict=False):
   rest = remove_span(basis, remove_span(basis, x.T)).T
   _, sigma, vt = jnp.linalg.svd(rest, full_matrices=False)
   wanted = leading(sigma**2, jnp.sum(x**2), threshold, strict, max(x.shape))
-  return append(basis, rank, vt.T * wanted, jnp.sum(wanted))
+  return append(basis, rank, vt.T * wanted.astype(vt.dtype)[None, :], jnp.sum(wanted))
 
 
 def leading(energy, total, threshold, strict, size: int):
@@ -172,11 +172,11 @@ def append(basis, rank, directions, count):
   """Appends the first ``count`` columns of ``directions [d, m]`` (zero after them), made orthonormal to the basis."""
   for _ in range(2):  # the second pass removes what the first one's rounding left; twice is enough
     directions, _ = jnp.linalg.qr(remove_span(basis, directions))
-    directions = jnp.where(jnp.arange(directions.shape[1]) < count, directions, 0)
+    directions = jnp.where((jnp.arange(directions.shape[1]) < count)[None, :], directions, 0)
   at = jnp.arange(basis.shape[1]) - rank
   fits = jnp.minimum(count, basis.shape[1] - rank)
   new = jnp.take(directions, jnp.clip(at, 0, directions.shape[1] - 1), axis=1)
-  basis = jnp.where((at >= 0) & (at < fits), new, basis)
+  basis = jnp.where(((at >= 0) & (at < fits))[None, :], new, basis)
   return basis, (rank + fits).astype(jnp.int32), (count - fits).astype(jnp.int32)
 
 

@@ -33,7 +33,8 @@ def ogd(capacity: int, max_bytes: int | None = None) -> optax.GradientTransforma
   ``B`` starts empty, which leaves gradients alone to the bit, and grows by :func:`ogd_extend`. ``B g' = 0``: stored
   outputs do not change to first order, exactly so in models linear in the parameters. The paper projects shared
   parameters only: exclude a task's own head with ``optax.masked``. Linear: it survives SGD, and momentum whose trace
-  starts empty at the boundary; not Adam or weight decay (use :func:`on_update`).
+  starts empty at the boundary; under Adam or weight decay chain it last, as it is or by :func:`on_update`, which is the
+  same.
 
   Costs :func:`basis_bytes`; more than ``max_bytes`` raises UsageError in ``init``. The released code stores 100 samples
   a task. Farajtabar et al., AISTATS 2020.
@@ -41,6 +42,7 @@ def ogd(capacity: int, max_bytes: int | None = None) -> optax.GradientTransforma
   common.check("capacity", capacity, ">= 1", lambda v: v >= 1)
 
   def init(params):
+    tree.refuse_explicit("ogd", params)
     need = basis_bytes(params, capacity)
     if max_bytes is not None and need > max_bytes:
       raise UsageError(f"capacity: {capacity} directions need {need} bytes; max_bytes allows {max_bytes}")
@@ -49,6 +51,7 @@ def ogd(capacity: int, max_bytes: int | None = None) -> optax.GradientTransforma
 
   def update(grads, state, params=None, **extra):
     del params, extra
+    tree.refuse_explicit("ogd", grads)
     return common.select(state.rank > 0, _remove(state.basis, grads), grads), state
 
   return optax.GradientTransformationExtraArgs(init, update)
@@ -56,7 +59,7 @@ def ogd(capacity: int, max_bytes: int | None = None) -> optax.GradientTransforma
 
 def _remove(basis, a):
   along = common.stack_combine(common.stack_dot(basis, a), basis)
-  return jax.tree.map(lambda x, y: x.astype(y.dtype) - y, a, along)
+  return jax.tree.map(lambda x, y: x.astype(y.dtype) - y, a, along)  # complex leaves count as pairs of reals
 
 
 def ogd_extend(opt_state, directions):
@@ -76,7 +79,8 @@ def ogd_extend(opt_state, directions):
 
     def insert(state, row):
       row = jax.tree.map(lambda r, b: r.astype(b.dtype), row, like)
-      peak = jnp.stack([jnp.max(jnp.abs(x)) for x in jax.tree.leaves(row)]).max()
+      peaks = [jnp.max(jnp.abs(x)) for x in jax.tree.leaves(row)]
+      peak = jnp.stack([p.astype(common.sum_dtype(row)) for p in peaks]).max()
       row = tree.scale(1 / jnp.where(peak > 0, peak, 1), row)  # so that squares neither overflow nor underflow
       length = tree.norm(row)
       row = tree.scale(1 / jnp.where(length > 0, length, 1), row)
@@ -88,8 +92,8 @@ def ogd_extend(opt_state, directions):
       fits = new & (state.rank < capacity)
       at = jnp.where(fits, state.rank, capacity)  # out of range: the write is dropped
       basis = jax.tree.map(lambda b, r: b.at[at].set(r, mode="drop"), state.basis, row)
-      dropped = state.dropped + (new & ~fits)
-      return OGDState(basis, state.rank + fits, dropped), None
+      dropped = state.dropped + (new & ~fits).astype(jnp.int32)
+      return OGDState(basis, state.rank + fits.astype(jnp.int32), dropped), None
 
     return jax.lax.scan(insert, state, rows)[0]
 
@@ -116,7 +120,7 @@ def principal_directions(gradients, count: int, center: bool = False):
   if not 1 <= count <= gram.shape[0]:
     raise UsageError(f"count: got {count}; allowed: 1 to {gram.shape[0]}, the number of gradients")
   if center:
-    gradients = jax.tree.map(lambda x: x - x.mean(0), gradients)
+    gradients = jax.tree.map(lambda x: x - x.mean(0, keepdims=True), gradients)
     gram = common.stack_gram(gradients, gradients)
   _, vectors = jnp.linalg.eigh(gram)
   return common.stack_combine(vectors[:, ::-1][:, :count].T, gradients)
