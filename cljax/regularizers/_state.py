@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cljax.tree import by_path as named
 from cljax.types import UsageError
@@ -29,15 +31,33 @@ def check_scalar(owner: str, argument: str, value, low: float = 0.0, high: float
   return value
 
 
-def check_params(owner: str, params):
+def each(fn, updates, *trees):
+  """``fn(update, *leaves)`` leaf by leaf, None where there is no update: Equinox has it so beside functions."""
+  one = lambda u, *rest: None if u is None else fn(u, *rest)
+  return jax.tree.map(one, updates, *trees, is_leaf=lambda x: x is None)
+
+
+def check_params(owner: str, params, like):
+  """``params`` at the leaves of ``like``: an Equinox module also holds functions, where updates and states are None."""
   if params is None:
     raise UsageError(f"{owner}: update needs params; call tx.update(updates, state, params)")
-  return params
+  return each(lambda _, p: p, like, params)
 
 
-def check_covers(owner: str, params):
-  if not jax.tree.leaves(params):
+def is_placeholder(params) -> bool:
+  """Whether this is what ``optax.tree.map_params`` gives to ``init``: one node without leaves, no container."""
+  structure: Any = jax.tree.structure(params)
+  return (
+    structure.num_nodes == 1 and structure.num_leaves == 0 and not isinstance(params, (dict, list, tuple, type(None)))
+  )
+
+
+def check_covers(owner: str, params, complex_ok: bool = True):
+  if not jax.tree.leaves(params) and not is_placeholder(params):
     raise UsageError(f"{owner}: there is no parameter to regularize; the mask or the parameter tree is empty")
+  for path, leaf in () if complex_ok else by_path(params).items():
+    if jnp.iscomplexobj(leaf):
+      raise UsageError(f"{owner}: leaf {path!r} is complex; leave it out with optax.masked, or split it into two reals")
   return params
 
 
@@ -70,6 +90,8 @@ def align(tree, like, owner: str, argument: str):
 def check_importance(owner: str, tree, negative_ok: bool = False):
   """Refuses NaN, infinite and negative importance where the values are concrete."""
   for path, leaf in by_path(tree).items():
+    if jnp.iscomplexobj(leaf):
+      raise UsageError(f"{owner}: importance leaf {path!r} is complex; importance is real, as |.|^2 is")
     if not is_concrete(leaf):
       continue
     with jax.ensure_compile_time_eval():  # a constant inside a trace can be checked too
@@ -88,11 +110,40 @@ def wide(dtype):
 
 def keep(tree, dtype=None):
   """A copy that shares no buffer, in ``dtype`` or at least float32: bfloat16 cannot hold a sum of small importances."""
-  return jax.tree.map(lambda x: jnp.array(x, dtype=dtype or wide(x.dtype), copy=True), tree)
+
+  def one(x):
+    kind = dtype or wide(x.dtype)
+    return jnp.array(x, dtype=jnp.promote_types(kind, jnp.complex64) if jnp.iscomplexobj(x) else kind, copy=True)
+
+  return jax.tree.map(one, tree)
 
 
-def keep_zeros(tree, dtype=None):
-  return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=dtype or wide(x.dtype)), tree)
+def keep_zeros(tree, dtype=None, real: bool = True):
+  """Zeros for each leaf, in ``dtype`` or at least float32; real unless told, as squares and products are."""
+
+  def zeros(x):
+    kind = jnp.dtype(dtype or wide(x.dtype))
+    return jnp.zeros_like(x, dtype=jnp.finfo(kind).dtype if real else kind)
+
+  return jax.tree.map(zeros, tree)
+
+
+def _explicit(x):
+  """The sharding of ``x`` over explicit mesh axes, or None."""
+  sharding = getattr(jax.typeof(x), "sharding", None)
+  return sharding if sharding is not None and any(axis is not None for axis in sharding.spec) else None
+
+
+def gathered(x):
+  """``x`` whole on each device where explicit mesh axes shard it; sorts and products of one leaf need it so."""
+  sharding = _explicit(x)
+  return x if sharding is None else jax.reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def laid_as(x, like):
+  """``x`` over explicit mesh axes as ``like`` is."""
+  sharding = _explicit(like)
+  return x if sharding is None else jax.reshard(x, sharding)
 
 
 def scalar(value):
@@ -110,9 +161,29 @@ def name_of(state) -> str:
 
 
 def add(update, pull):
-  """``update + pull``; where the pull is zero the update passes bit for bit (``-0.0 + 0.0`` would flip a sign)."""
-  pull = pull.astype(update.dtype)
-  return jnp.where(pull != 0, update + pull, update)
+  """``update + pull`` in the dtype of ``update``; where the pull is zero the update passes bit for bit."""
+  return _sum(update, pull.astype(update.dtype))
+
+
+@jax.custom_jvp
+def _sum(update, pull):
+  return jnp.where(pull != 0, update + pull, update)  # -0.0 + 0.0 would flip a sign
+
+
+@_sum.defjvp
+def _sum_jvp(primals, tangents):
+  """The derivative of a sum, at a pull of zero too, where that of the ``where`` would leave the pull out."""
+  return _sum(*primals), tangents[0] + tangents[1]
+
+
+def times(factor, x):
+  """``factor * x`` in the dtype of ``x``."""
+  return jnp.asarray(factor).astype(x.dtype) * x
+
+
+def abs2(x):
+  """``|x|^2``, real."""
+  return jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
 
 
 def difference(param, anchor):
@@ -122,6 +193,9 @@ def difference(param, anchor):
 
 def quadratic_pull(updates, params, anchor, importance, factor):
   """``updates + factor * importance * (params - anchor)``, leaf by leaf."""
-  return jax.tree.map(
-    lambda u, p, a, f: add(u, factor * f.astype(wide(f.dtype)) * difference(p, a)), updates, params, anchor, importance
-  )
+
+  def one(u, p, a, f):
+    d = difference(p, a)
+    return add(u, times(times(factor, f.astype(wide(f.dtype))), d))
+
+  return each(one, updates, params, anchor, importance)

@@ -10,16 +10,20 @@ import jax.numpy as jnp
 import optax
 
 from cljax.regularizers._state import (
+  abs2,
   by_path,
   check_covers,
   check_params,
   check_scalar,
   difference,
+  each,
+  is_placeholder,
   keep,
   keep_zeros,
   label,
   quadratic_pull,
   scalar,
+  times,
   wide,
 )
 from cljax.regularizers.quadratic import recast
@@ -50,21 +54,29 @@ def _init(name, params, damping, state_dtype) -> SiState:
   check_covers(name, params)
   zeros = lambda: keep_zeros(params, state_dtype)
   now = lambda: keep(params, state_dtype)
-  return SiState(label(name), now(), zeros(), zeros(), now(), zeros(), scalar(damping))
+  slope = keep_zeros(params, state_dtype, real=False)
+  return SiState(label(name), now(), zeros(), zeros(), now(), slope, scalar(damping))
 
 
 def _walk(state, params):
   """``omega`` with the movement since the last update, which the last gradient caused, added."""
-  step = lambda w, g, p, q: (w.astype(wide(w.dtype)) - g.astype(wide(g.dtype)) * difference(p, q)).astype(w.dtype)
+
+  def step(w, g, p, q):
+    moved, dtype = difference(p, q), wide(w.dtype)
+    g = g.astype(moved.dtype)
+    work = jnp.real(jnp.conj(g) * moved) if jnp.iscomplexobj(p) else g * moved
+    return (w.astype(dtype) - work.astype(dtype)).astype(w.dtype)
+
   return jax.tree.map(step, state.path, state.last_gradient, params, state.last_params)
 
 
 def _advance(state, updates, params, damping):
   """The state after one update: the path walked so far, and where and with what gradient it stands."""
+  gradient = each(lambda like, u: jnp.zeros_like(like) if u is None else u, state.last_gradient, updates)
   return state._replace(
     path=_walk(state, params),
     last_params=recast(params, state.last_params),
-    last_gradient=recast(updates, state.last_gradient),
+    last_gradient=recast(gradient, state.last_gradient),
     damping=scalar(damping),
   )
 
@@ -90,7 +102,7 @@ def si(
 
   def update(updates, state, params=None, **extra):
     del extra
-    check_params(name, params)
+    params = check_params(name, params, state.anchor)
     new = _advance(state, updates, params, damping)
     importance = jax.tree.map(lambda w: jnp.maximum(w, 0), state.importance) if nonnegative else state.importance
     return quadratic_pull(updates, params, state.anchor, importance, 2.0 * strength), new
@@ -103,13 +115,20 @@ def _emptied(x):
   return jnp.where(jnp.isnan(x), jnp.zeros_like(x), jnp.zeros_like(x))
 
 
+def _per_movement(path, square, damping):
+  return path / (square.astype(path.dtype) + damping.astype(path.dtype))
+
+
 def consolidate_path(state, params, importance=None):
   """``Omega += importance`` if given, else the path integral over the squared movement; a new path starts at params."""
   damping = jax.tree.leaves(state.damping)[0]
   if importance is None:
     walked = _walk(state, params)
     importance = jax.tree.map(
-      lambda w, p, a: w.astype(wide(w.dtype)) / (jnp.square(difference(p, a)) + damping), walked, params, state.anchor
+      lambda w, p, a: _per_movement(w.astype(wide(w.dtype)), abs2(difference(p, a)), damping),
+      walked,
+      params,
+      state.anchor,
     )
   total = jax.tree.map(
     lambda o, n: (o.astype(wide(o.dtype)) + n.astype(wide(o.dtype))).astype(o.dtype), state.importance, importance
@@ -124,6 +143,8 @@ def consolidate_path(state, params, importance=None):
 
 def layer_weights(importance):
   """``softmax_l(||Omega_l||_2)``, one scalar a leaf; the leaves of one module (one parent path) are one layer."""
+  if is_placeholder(importance):
+    return scalar(1.0)  # one leaf for the whole tree: these are no parameters
   square = {p: jnp.sum(jnp.square(v.astype(wide(v.dtype)))) for p, v in by_path(importance).items()}
   layer = {p: p.rpartition("/")[0] for p in square}
   names = list(dict.fromkeys(layer.values()))
@@ -150,9 +171,9 @@ def hierarchical(
 
   def update(updates, state, params=None, **extra):
     del extra
-    check_params(name, params)
+    params = check_params(name, params, state.anchor)
     new = _advance(state, updates, params, damping)
-    weighted = jax.tree.map(lambda s, o: s * o, state.layer_weight, state.importance)
+    weighted = jax.tree.map(times, state.layer_weight, state.importance)
     return quadratic_pull(updates, params, state.anchor, weighted, 2.0 * strength), new
 
   return optax.GradientTransformationExtraArgs(init, update)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax.regularizers._state import difference, wide
+from cljax.regularizers._state import abs2, difference, times, wide
 from cljax.tree import match
 
 
 def _weighted_square(params, anchor, importance=None):
   match(anchor, params, "anchor")
-  square = jax.tree.map(lambda p, a: jnp.square(difference(p, a)), params, anchor)
+  square = jax.tree.map(lambda p, a: abs2(difference(p, a)), params, anchor)
   if importance is not None:
     match(importance, params, "importance")
-    square = jax.tree.map(lambda s, f: s * f, square, importance)
+    square = jax.tree.map(lambda s, f: times(f, s), square, importance)
   return sum(jnp.sum(s) for s in jax.tree.leaves(square))
 
 
@@ -31,11 +31,11 @@ def importance_penalty(params, anchor, importance, strength=1.0):
 def l2_penalty(params, anchor=None, strength=1.0):
   """``strength * ||theta - anchor||^2`` over all leaves, biases too; ``anchor=None`` is zero (plain L2)."""
   if anchor is None:
-    return strength * sum(jnp.sum(jnp.square(p.astype(wide(p.dtype)))) for p in jax.tree.leaves(params))
+    return strength * sum(jnp.sum(abs2(p.astype(wide(p.dtype)))) for p in jax.tree.leaves(params))
   return strength * _weighted_square(params, anchor)
 
 
 def hierarchical_penalty(params, anchor, importance, layer_weight, strength=1.0):
   """``strength * sum_l s_l sum_{i in l} Omega_i (theta_i - anchor_i)^2`` with one scalar ``s_l`` per leaf."""
-  weighted = jax.tree.map(lambda s, f: s * f, layer_weight, importance)
+  weighted = jax.tree.map(times, layer_weight, importance)
   return strength * _weighted_square(params, anchor, weighted)

@@ -9,16 +9,19 @@ import jax.numpy as jnp
 import optax
 
 from cljax.regularizers._state import (
+  abs2,
   add,
   check_covers,
   check_params,
   check_scalar,
   difference,
+  each,
   keep,
   keep_zeros,
   label,
   quadratic_pull,
   scalar,
+  times,
   wide,
 )
 
@@ -77,7 +80,7 @@ def ewc(strength, name: str = "ewc", state_dtype=None) -> optax.GradientTransfor
 
   def update(updates, state, params=None, **extra):
     del extra
-    check_params(name, params)
+    params = check_params(name, params, updates)
     return quadratic_pull(updates, params, state.anchor, state.importance, strength), state
 
   return optax.GradientTransformationExtraArgs(init, update)
@@ -85,19 +88,20 @@ def ewc(strength, name: str = "ewc", state_dtype=None) -> optax.GradientTransfor
 
 def consolidate_ewc(state: EwcState, params, importance) -> EwcState:
   def merge(anchor, total, param, new):
-    dtype = wide(anchor.dtype)
-    a, f, p, n = (v.astype(dtype) for v in (anchor, total, param, new))
+    dtype, real = wide(anchor.dtype), wide(total.dtype)
+    a, p, f, n = anchor.astype(dtype), param.astype(dtype), total.astype(real), new.astype(real)
     both = f + n
     share = jnp.where(both > 0, n / jnp.where(both > 0, both, 1), 1)
-    mean = jnp.where(f > 0, a + share * (p - a), p)
-    return mean.astype(anchor.dtype), both.astype(total.dtype), jnp.sum(f * share * jnp.square(p - a))
+    mean = jnp.where(f > 0, a + times(share, p - a), p)
+    return mean.astype(anchor.dtype), both.astype(total.dtype), jnp.sum(f * share * abs2(p - a).astype(real))
 
   merged = [
     merge(*leaves)
     for leaves in zip(*map(jax.tree.leaves, (state.anchor, state.importance, params, importance)), strict=True)
   ]
   back = lambda leaves: jax.tree.unflatten(jax.tree.structure(state.anchor), leaves)
-  constant = sum((m[2] for m in merged), jax.tree.leaves(state.constant)[0])
+  before = jax.tree.leaves(state.constant)[0]
+  constant = sum((m[2].astype(before.dtype) for m in merged), before)
   return state._replace(
     anchor=back([m[0] for m in merged]),
     importance=back([m[1] for m in merged]),
@@ -129,9 +133,9 @@ def online_ewc(
 
   def update(updates, state, params=None, **extra):
     del extra
-    check_params(name, params)
-    factor = strength * decay if decay_in_penalty else strength
+    params = check_params(name, params, updates)
     state = state._replace(decay=scalar(decay))
+    factor = strength * decay if decay_in_penalty else strength
     return quadratic_pull(updates, params, state.anchor, state.importance, factor), state
 
   return optax.GradientTransformationExtraArgs(init, update)
@@ -142,7 +146,7 @@ def _blend(old, new, kept, gained):
 
   def one(o, n):
     dtype = wide(o.dtype)
-    return (kept * o.astype(dtype) + gained * n.astype(dtype)).astype(o.dtype)
+    return (times(kept, o.astype(dtype)) + times(gained, n.astype(dtype))).astype(o.dtype)
 
   return jax.tree.map(one, old, new)
 
@@ -179,7 +183,7 @@ def mas(strength, average=None, name: str = "mas", state_dtype=None) -> optax.Gr
 
   def update(updates, state, params=None, **extra):
     del extra
-    check_params(name, params)
+    params = check_params(name, params, updates)
     kept, gained = merge_weights()
     state = state._replace(kept=kept, gained=gained)
     return quadratic_pull(updates, params, state.anchor, state.importance, 2.0 * strength), state
@@ -192,6 +196,11 @@ def consolidate_mas(state: MasState, params, importance) -> MasState:
   return state._replace(
     anchor=recast(params, state.anchor), importance=_blend(state.importance, importance, kept, gained)
   )
+
+
+def anchored(updates, params, anchor, factor):
+  """``updates + factor * (params - anchor)``, leaf by leaf."""
+  return each(lambda u, p, a: add(u, times(factor, difference(p, a))), updates, params, anchor)
 
 
 def l2(strength, name: str = "l2") -> optax.GradientTransformationExtraArgs:
@@ -207,9 +216,9 @@ def l2(strength, name: str = "l2") -> optax.GradientTransformationExtraArgs:
 
   def update(updates, state, params=None, **extra):
     del extra
-    check_params(name, params)
-    pull = lambda u, p: add(u, 2.0 * strength * p.astype(wide(p.dtype)))
-    return jax.tree.map(pull, updates, params), state
+    params = check_params(name, params, updates)
+    pull = lambda u, p: add(u, times(2.0 * strength, p.astype(wide(p.dtype))))
+    return each(pull, updates, params), state
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -230,10 +239,9 @@ def l2_previous(
 
   def update(updates, state, params=None, **extra):
     del extra
-    check_params(name, params)
-    factor = 2.0 * strength * state.active
-    pull = lambda u, p, a: add(u, factor * difference(p, a))
-    return jax.tree.map(pull, updates, params, state.anchor), state
+    params = check_params(name, params, updates)
+    factor = 2.0 * jnp.asarray(strength).astype(state.active.dtype) * state.active
+    return anchored(updates, params, state.anchor, factor), state
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -256,8 +264,7 @@ def l2_init(strength, name: str = "l2_init", state_dtype=None) -> optax.Gradient
 
   def update(updates, state, params=None, **extra):
     del extra
-    check_params(name, params)
-    pull = lambda u, p, a: add(u, 2.0 * strength * difference(p, a))
-    return jax.tree.map(pull, updates, params, state.anchor), state
+    params = check_params(name, params, updates)
+    return anchored(updates, params, state.anchor, 2.0 * strength), state
 
   return optax.GradientTransformationExtraArgs(init, update)

@@ -14,19 +14,25 @@ from cljax.regularizers._state import (
   check_covers,
   check_params,
   check_scalar,
+  each,
+  gathered,
+  is_placeholder,
   keep,
   label,
+  laid_as,
+  scalar,
+  times,
   wide,
 )
 from cljax.tree import path_name
 
-_TINY = 1e-30
+_TINY = 1e-36  # of a squared length; a normal float32
 _SCALES = ("scale", "gamma", "weight")  # the last path name of a 1-D leaf that is a normalisation scale
 
 
 class SpectralState(NamedTuple):
   name: Any
-  vectors: Any  # left singular vector estimate of each matrix; empty for other leaves
+  vectors: Any  # left singular vector estimate of each matrix; a scalar 0 for other leaves
 
 
 class WassersteinState(NamedTuple):
@@ -47,8 +53,9 @@ def _matrix(leaf):
 
 
 def _unit(vector, otherwise):
-  norm = jnp.sqrt(jnp.sum(jnp.square(vector)))
-  return jnp.where(norm > _TINY, vector / jnp.maximum(norm, _TINY), otherwise)
+  square = jnp.sum(jnp.square(vector))
+  some = square > _TINY
+  return jnp.where(some, vector / jnp.sqrt(jnp.where(some, square, 1.0)), otherwise)
 
 
 def _iterate(matrix, left):
@@ -56,6 +63,12 @@ def _iterate(matrix, left):
   right = _unit(left @ matrix, jnp.zeros(matrix.shape[1], matrix.dtype))
   left = _unit(matrix @ right, left)
   return left, right, jnp.sum(left * (matrix @ right))
+
+
+def _power(size, exponent):
+  """``size ** exponent`` for ``size >= 0``; at 0 it is 1 where the exponent is 0, else 0, and its derivative is 0."""
+  some, exponent = size > 0, jnp.asarray(exponent).astype(size.dtype)
+  return jnp.where(some, jnp.where(some, size, 1.0) ** exponent, (exponent == 0).astype(size.dtype))
 
 
 def spectral_penalty(params, strength=1.0, power=2):
@@ -90,44 +103,51 @@ def spectral(strength, power=2, name: str = "spectral") -> optax.GradientTransfo
   check_scalar(name, "power", power, 1.0)
 
   def init(params):
-    check_covers(name, params)
+    check_covers(name, params, complex_ok=False)
 
     def start(path, leaf):
       if _kind(path, leaf) != "matrix":
-        return jnp.zeros(0, wide(leaf.dtype))
-      matrix = _matrix(leaf.astype(wide(leaf.dtype)))
+        return jnp.zeros((), wide(leaf.dtype))
+      matrix = _matrix(gathered(leaf).astype(wide(leaf.dtype)))
       left = jax.random.normal(jax.random.key(0), (matrix.shape[0],), matrix.dtype)
       return jax.lax.fori_loop(0, 10, lambda _, l: _iterate(matrix, l)[0], _unit(left, left))
 
+    if is_placeholder(params):
+      return SpectralState(label(name), scalar(0.0))  # one leaf for the whole tree: these are no parameters
     return SpectralState(label(name), jax.tree_util.tree_map_with_path(start, params))
 
   def update(updates, state, params=None, **extra):
     del extra
-    check_params(name, params)
+    params = check_params(name, params, updates)
 
     def pull(path, update, param, left):
-      x = param.astype(wide(param.dtype))
+      if update is None:
+        return update, left
+      x = gathered(param).astype(wide(param.dtype))
       match _kind(path, param):
         case "matrix":
           left, right, sigma = _iterate(_matrix(x), left)
-          slope = 2.0 * power * sigma ** (power - 1.0) * (sigma**power - 1.0)
+          slope = times(2.0 * power, _power(sigma, power - 1.0)) * (_power(sigma, power) - 1.0)
           grad = (slope * left[:, None] * right[None, :]).reshape(x.shape)
         case "scale":
           size = jnp.abs(x)
-          grad = 2.0 * power * size ** (power - 1.0) * (size**power - 1.0) * jnp.sign(x)
+          grad = times(2.0 * power, _power(size, power - 2.0)) * (_power(size, power) - 1.0) * x
         case _:
-          grad = 2.0 * power * jnp.sum(jnp.square(x)) ** (power - 1.0) * x
-      return add(update, strength * grad), left
+          grad = times(2.0 * power, _power(jnp.sum(jnp.square(x)), power - 1.0)) * x
+      return add(update, laid_as(times(strength, grad), param)), left
 
-    pairs = jax.tree_util.tree_map_with_path(pull, updates, params, state.vectors)
-    new, vectors = jax.tree.transpose(jax.tree.structure(updates), jax.tree.structure((0, 0)), pairs)
+    structure: Any
+    found, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda x: x is None)
+    others = structure.flatten_up_to(params), structure.flatten_up_to(state.vectors)
+    pairs = [pull(path, *leaves) for (path, *leaves) in zip(*zip(*found, strict=True), *others, strict=True)]
+    new, vectors = (structure.unflatten(side) for side in zip(*pairs, strict=True))
     return new, state._replace(vectors=vectors)
 
   return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _sorted(leaf):
-  return jnp.sort(leaf.reshape(-1))
+  return jnp.sort(gathered(leaf).reshape(-1))
 
 
 def _order_keys(x):
@@ -166,17 +186,19 @@ def wasserstein(strength, name: str = "wasserstein", state_dtype=None) -> optax.
   check_scalar(name, "strength", strength)
 
   def init(params):
-    check_covers(name, params)
+    check_covers(name, params, complex_ok=False)
+    if is_placeholder(params):
+      return WassersteinState(label(name), scalar(0.0))  # sorted values are no parameters: one leaf for all
     return WassersteinState(label(name), jax.tree.map(_sorted, keep(params, state_dtype)))
 
   def update(updates, state, params=None, **extra):
     del extra
-    check_params(name, params)
+    params = check_params(name, params, updates)
 
     def pull(update, param, anchor):
-      x = param.astype(wide(param.dtype))
-      return add(update, 2.0 * strength * (x - _partners(x, anchor)))
+      x = gathered(param).astype(wide(param.dtype))
+      return add(update, laid_as(times(2.0 * strength, x - _partners(x, anchor)), param))
 
-    return jax.tree.map(pull, updates, params, state.anchor), state
+    return each(pull, updates, params, state.anchor), state
 
   return optax.GradientTransformationExtraArgs(init, update)
