@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cljax.streams.blurry import blurry_rows, occurring
-from cljax.streams.class_names import class_as_named, class_places
+from cljax.streams.class_names import class_as_named, class_places, class_values
 from cljax.streams.noise import corrupt
+from cljax.streams.options import READS, check_read
 from cljax.streams.recurring import drawn_subsets
 from cljax.streams.relabel import permuted_labels, random_labels
-from cljax.streams.requests import parse_forget, resolve_pairs
-from cljax.streams.rows import balanced, check_edge, check_order, class_groups, held_rows, of_classes, thin
+from cljax.streams.requests import forget_list, resolve_pairs
+from cljax.streams.rows import (
+  balanced,
+  check_edge,
+  check_order,
+  class_groups,
+  held_rows,
+  keep_one,
+  numeric,
+  of_classes,
+  thin,
+)
 from cljax.streams.views import View, identity, permuted, rotated
 from cljax.types import Forget, Learn, UsageError
 
-KINDS = (
-  "class", "task", "domain", "group", "permuted", "rotated", "label_permuted", "label_random", "si_blurry", "i_blurry",
-  "scole",
-)  # fmt: skip
+KINDS = tuple(READS)
 
 
 class Stream(NamedTuple):
@@ -101,44 +111,51 @@ def build(
   ``classes_per_task`` (an int, default 2) classes drawn anew by ``class_weights``; the softmax is over the task's
   classes unless ``active`` says otherwise; a last task, never learned, is the whole test set.
 
-  ``classes_per_task``: an int or a list; default: an even split.
-  ``class_order``: a list of classes, an int seed, or None for 0, 1, 2, ... ``task_fractions``: share of its training
-  rows that each task keeps, for uneven tasks. ``validation``: share of the training rows of each class held out for
-  selection. ``active``: classes in the training softmax, ``'all'``, ``'seen'`` or ``'task'``; default ``'task'`` for
-  kinds ``'task'`` and ``'scole'``, else ``'all'``. ``forget``: text of :func:`parse_forget`, or a list of
-  ``(after_tasks, Forget)``.
+  ``classes_per_task``: classes of each task, an int or one for each; default: an even split of all classes. ``10`` over
+  100 classes and 5 tasks leaves 50 classes out. ``class_order``: a list of classes by name or place
+  (:func:`class_places`; those left out are in no task), the int seed of a random order, or None for 0, 1, 2, ...; the
+  first ``classes_per_task`` of them are task 0's, the next task 1's. ``class_weights``: C numbers, or a mapping by name
+  or place (1 for the others). ``task_fractions``: share of its training rows that each task keeps, for uneven tasks.
+  ``validation``: share of the training rows of each class held out for selection. Neither takes the last training row
+  that a task has of a class. ``active``: classes in the training softmax, ``'all'``, ``'seen'`` or ``'task'``; default
+  ``'task'`` for kinds ``'task'`` and ``'scole'``, else ``'all'``. ``forget``: text of :func:`parse_forget`, or a list
+  of ``(after_tasks, Forget)``; the events hold classes by name.
   ``rows``: use only so many training rows of the dataset, and at most as many test rows, balanced by class (0: all).
-  ``order``: the tasks in the order in which they are learned, such as ``(0, 1, 0, 2)`` to come back to the first;
-  default: each once. ``label_noise`` (share of labels replaced by another of the task's classes) and ``input_noise``
+  ``order``: the tasks in the order in which they are learned, such as ``(1, 0, 1, 2)`` to come back to one; default:
+  each once. ``label_noise`` (share of labels replaced by another of the task's classes) and ``input_noise``
   (standard deviation, in units of what the model sees): a number, or one for each task; training rows only, what is
-  measured stays clean. Raises UsageError on an impossible split.
+  measured stays clean. Raises UsageError on an impossible split, and for an option that is given (not the default) and
+  that the kind does not read (``READS``).
   """
-  if kind not in KINDS:
+  given = {k: v for k, v in locals().items() if k in _DEFAULTS}
+  if kind not in READS:
     raise UsageError(f"stream.kind: unknown {kind!r}; allowed: {', '.join(KINDS)}")
-  if not isinstance(tasks, int) or tasks < 1:
+  whole = lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool)
+  if not whole(tasks) or tasks < 1:
     raise UsageError(f"stream.tasks: got {tasks!r}; expected an integer of at least 1")
-  if not isinstance(rows, int) or rows < 0:
+  if not whole(rows) or rows < 0:
     raise UsageError(f"stream.rows: got {rows!r}; expected an integer of at least 0 (0: all)")
+  if not whole(seed) or seed < 0:
+    raise UsageError(f"stream.seed: got {seed!r}; expected an integer of at least 0")
+  check_read(kind, given, _DEFAULTS)
   active = active or ("task" if kind in ("task", "scole") else "all")
   check_edge(validation, active)
-  if kind == "label_random" and np.any(label_noise):
-    raise UsageError("stream.label_noise: the labels of kind 'label_random' are random already")
-  if kind == "scole" and len(order):
-    raise UsageError(f"stream.order: got {list(order)}; scole draws the order of its tasks")
   order = check_order(order, tasks)
   pool, test_pool = (balanced(part.y, rows, seed) for part in (dataset.train, dataset.test))
   validation = 0.0 if kind == "label_random" else validation
   if kind in ("class", "task", "domain"):
-    groups = class_groups(dataset.num_classes, tasks, classes_per_task, class_order)
+    groups = class_groups(dataset.class_names, tasks, classes_per_task, class_order)
     layout = _split(dataset, kind, pool, test_pool, groups)
   elif kind == "scole":
+    if isinstance(class_weights, Mapping):
+      class_weights = class_values(dataset.class_names, class_weights, 1, "stream.class_weights")
     groups, order = drawn_subsets(dataset.num_classes, tasks, classes_per_task, class_weights, seed)
     layout = _split(dataset, kind, pool, test_pool, groups)
-    whole = np.arange(dataset.num_classes, dtype=np.int32)
+    every = np.arange(dataset.num_classes, dtype=np.int32)
     layout = layout._replace(
       train=[*layout.train, pool],
       test=[*layout.test, test_pool],
-      labels=np.concatenate([layout.labels, whole[None]]),
+      labels=np.concatenate([layout.labels, every[None]]),
     )
   elif kind in ("si_blurry", "i_blurry"):
     keep = ~held_rows(dataset.train.y, pool, validation, seed)
@@ -152,8 +169,8 @@ def build(
     layout = _groups(dataset, pool, test_pool, tasks)
   else:
     layout = _shared(dataset, kind, pool, test_pool, tasks, angles, seed)
-  requests = parse_forget(forget) if isinstance(forget, str) else list(forget)
-  if kind == "label_random" and any(isinstance(r, Forget) and len(r.classes) for _, r in requests):
+  requests = forget_list(forget)
+  if kind == "label_random" and any(len(r.classes) for _, r in requests):
     raise UsageError("stream.forget: class= names nothing where labels are random; give ids=, task= or group=")
   again = f" in {len(order)} events" if kind != "scole" and len(order) > tasks else ""
   return assemble(
@@ -163,17 +180,19 @@ def build(
   )  # fmt: skip
 
 
+_DEFAULTS = {k: p.default for k, p in inspect.signature(build).parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
 def assemble(
   name: str, layout: Layout, order, *, validation: float, active: str, seed: int, forget="", pool=None,
   task_id_given: bool = False, task_fractions=(), label_noise=(), input_noise=(),
 ) -> Stream:  # fmt: skip
   """A stream from a layout: holds validation rows out, thins and corrupts what is trained on, places Forget events."""
-  if active == "seen" and len(set(order)) < len(order):
-    raise UsageError("stream.active: 'seen' counts tasks upwards, but here tasks come back; allowed: all, task")
   y = layout.dataset.train.y
-  held = held_rows(y, np.arange(len(y)) if pool is None else pool, validation, seed)
+  held = keep_one(held_rows(y, np.arange(len(y)) if pool is None else pool, validation, seed), y, layout.train)
   train, val = _each(layout.train, lambda r: r[~held[r]]), _each(layout.train, lambda r: r[held[r]])
-  train = [rows if t in order else rows[:0] for t, rows in enumerate(thin(train, task_fractions, seed))]
+  shown = [np.asarray(layout.labels[t])[y[rows]] for t, rows in enumerate(train)] if np.size(task_fractions) else []
+  train = [rows if t in order else rows[:0] for t, rows in enumerate(thin(train, shown, task_fractions, seed))]
   for t, mine in enumerate(train):
     if (not len(mine) and t in order) or not len(layout.test[t]):
       raise UsageError(
@@ -196,6 +215,11 @@ def assemble(
 
 
 def _split(dataset, kind: str, pool, test_pool, groups) -> Layout:
+  for what, split, mine in (("training", dataset.train, pool), ("test", dataset.test, test_pool)):
+    lost = np.setdiff1d(np.intersect1d(np.concatenate(groups), split.y), split.y[mine])
+    if len(lost):
+      name = dataset.class_names[lost[0]]
+      raise UsageError(f"stream.rows: {len(mine)} {what} rows leave class {name!r} without one; give more")
   labels = np.full((len(groups), dataset.num_classes), -1, np.int32)
   for t, group in enumerate(groups):
     labels[t, group] = np.arange(len(group)) if kind == "domain" else group
@@ -230,9 +254,10 @@ def _shared(dataset, kind: str, pool, test_pool, tasks: int, angles, seed: int) 
   elif kind == "permuted":
     view = permuted(tasks, shape, seed)
   else:
-    angles = tuple(angles) or tuple(180.0 * t / tasks for t in range(tasks))
-    if len(angles) != tasks:
-      raise UsageError(f"stream.angles: got {len(angles)} angles for {tasks} tasks")
+    given = np.asarray(angles, np.float64) if numeric(angles) else np.zeros((0, 0))
+    if given.ndim != 1 or not np.isfinite(given).all() or len(given) not in (0, tasks):
+      raise UsageError(f"stream.angles: got {str(angles)[:80]}; expected {tasks} numbers of degrees, one for each task")
+    angles = tuple(given.tolist()) or tuple(180.0 * t / tasks for t in range(tasks))
     view = rotated(angles, shape)
   return Layout(dataset, [pool] * tasks, [test_pool] * tasks, labels, classes, view)
 
@@ -246,48 +271,33 @@ def _each(arrays, function) -> list:
   return [made[id(a)] for a in arrays]
 
 
-def from_tasks(dataset, train, test, *, validation=None, labels=None, events=None, name="custom", **fields) -> Stream:
-  """A stream from row-index arrays of your own, one for each task; see :class:`Stream` for the fields."""
-  tasks = len(train)
-  if len(test) != tasks:
-    raise UsageError(f"test: got {len(test)} tasks; train has {tasks}")
-  labels = np.tile(np.arange(dataset.num_classes, dtype=np.int32), (tasks, 1)) if labels is None else np.asarray(labels)
-  validation = [np.zeros(0, int)] * tasks if validation is None else validation
-  events = tuple(Learn(t) for t in range(tasks)) if events is None else tuple(events)
-  values = {
-    "view": identity(),
-    "num_classes": int(labels.max()) + 1,
-    "active": "all",
-    "task_id_given": False,
-    **fields,
-  }
-  arrays = lambda split: tuple(np.asarray(rows) for rows in split)
-  return Stream(name, dataset, events, arrays(train), arrays(validation), arrays(test), labels, **values)
-
-
 def with_forget(stream: Stream, forget) -> Stream:
   """Puts Forget events after the given numbers of learned tasks; each is checked against the data at once."""
-  requests = parse_forget(forget) if isinstance(forget, str) else [(int(after), r) for after, r in forget]
+  requests = forget_list(forget)
   if not requests:
     return stream
   order = [e.task for e in stream.events if isinstance(e, Learn)]
   events: list[Any] = []
-  names = stream.dataset.class_names
   for at, (after, request) in enumerate(requests):
     if not 1 <= after <= len(order):
       raise UsageError(f"stream.forget: after {after} tasks; the stream has 1..{len(order)}")
-    if not isinstance(request, Forget):
-      raise UsageError(f"stream.forget: got {request!r}; expected cljax.Forget")
-    named = resolve_pairs(request, stream)
-    if not any(named[t].any() for t in set(order[:after])):
-      raise UsageError(
-        f"stream.forget: request after {after} tasks names no row that was learned by then: {str(request)[:200]}"
-      )
-    # By name: a place means nothing to whoever reads the ledger.
-    called = tuple(class_as_named(names, p) for p in class_places(names, request.classes, "stream.forget"))
-    requests[at] = (after, request._replace(classes=called))
+    requests[at] = (after, named_request(stream, request, order[:after], "stream.forget"))
   for event in stream.events:
     events.append(event)
     done = sum(isinstance(e, Learn) for e in events)
     events.extend(r for after, r in requests if after == done)
   return stream._replace(events=tuple(events))
+
+
+def named_request(stream: Stream, request, done: list[int], what: str) -> Forget:
+  """The request with its classes by name; refused unless it names a row of the tasks ``done``."""
+  if not isinstance(request, Forget):
+    raise UsageError(f"{what}: got {str(request)[:80]}; expected cljax.Forget")
+  named = resolve_pairs(request, stream)
+  if not any(named[t].any() for t in set(done)):
+    raise UsageError(
+      f"{what}: request after {len(done)} tasks names no row that was learned by then: {str(request)[:200]}"
+    )
+  # By name: a place means nothing to whoever reads the ledger.
+  names = stream.dataset.class_names
+  return request._replace(classes=tuple(class_as_named(names, p) for p in class_places(names, request.classes, what)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,17 @@ def class_places(names: Sequence[str], given: Iterable[Any], what: str) -> list[
       raise UsageError(f"{what}: {name} is a range of numbers and the name of a class; write '{name}' for the name, "
                        f"#{low} and so on for places")  # fmt: skip
   return [_place(names, v, what) for v in given]
+
+
+def class_values(names: Sequence[str], given: Mapping[Any, Any], default: float, what: str) -> list[Any]:
+  """``[C]``: the value that a mapping gives each class, by name or place; ``default`` for classes it does not name."""
+  out: list[Any] = [default] * len(names)
+  places = class_places(names, given, what)
+  if len(set(places)) < len(places):
+    raise UsageError(f"{what}: names a class twice: {', '.join(map(str, given))}")
+  for place, value in zip(places, given.values(), strict=True):
+    out[place] = value
+  return out
 
 
 def class_as_named(names: Sequence[str], place: int) -> int | str:

@@ -40,6 +40,18 @@ def parse_forget(text: str) -> list[tuple[int, Forget]]:
   return events
 
 
+def forget_list(forget) -> list[tuple[int, Forget]]:
+  """``[(after_tasks, Forget), ...]`` from such a list or from the text of :func:`parse_forget`."""
+  if isinstance(forget, str):
+    return parse_forget(forget)
+  pairs = list(forget) if isinstance(forget, list | tuple) and not isinstance(forget, Forget) else [forget]
+  for pair in pairs:
+    sound = isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[1], Forget)
+    if not sound or not isinstance(pair[0], int | np.integer) or isinstance(pair[0], bool):
+      raise UsageError(f"stream.forget: got {str(pair)[:80]}; expected text, or a list of (after_tasks, cljax.Forget)")
+  return [(int(after), request) for after, request in pairs]
+
+
 def parse_request(text: str) -> Forget:
   """Parses one request such as ``'class=3'`` or ``'ids=17,20-39+task=0'``."""
   chosen: dict[str, tuple[Any, ...]] = {}

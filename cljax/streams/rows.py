@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from cljax.streams.class_names import class_places
 from cljax.types import UsageError
+
+ACTIVE = ("all", "seen", "task")
 
 
 def balanced(y, rows: int, seed: int) -> np.ndarray:
@@ -19,48 +22,60 @@ def balanced(y, rows: int, seed: int) -> np.ndarray:
   return np.sort(np.lexsort((y, rank))[:rows])
 
 
+def at_most(rows, y, most: int, seed: int) -> np.ndarray:
+  """At most ``most`` of the positions ``rows``, ascending, drawn by class as :func:`balanced` does; ``y`` are the
+  labels of all rows, and 0 means all."""
+  rows = np.sort(np.asarray(rows))
+  return rows[balanced(np.asarray(y)[rows], most, seed)]
+
+
 def of_classes(y, pool, classes) -> np.ndarray:
   """The rows of ``pool`` that are of the given classes, in its order."""
   return pool[np.isin(y[pool], classes)]
 
 
 def check_edge(validation: float, active: str) -> None:
-  if not 0 <= validation < 1:
-    raise UsageError(f"stream.validation: got {validation}; expected 0 <= validation < 1")
-  if active not in ("all", "seen", "task"):
-    raise UsageError(f"stream.active: unknown {active!r}; allowed: all, seen, task")
+  number = isinstance(validation, int | float | np.number) and not isinstance(validation, bool)
+  if not number or not 0 <= validation < 1:
+    raise UsageError(f"stream.validation: got {validation!r}; expected 0 <= validation < 1")
+  if active not in ACTIVE:
+    raise UsageError(f"stream.active: unknown {active!r}; allowed: {', '.join(ACTIVE)}")
 
 
 def check_order(order, tasks: int) -> list[int]:
-  """The tasks in the order in which they are learned; each at least once, first met in the order 0, 1, 2, ...
-
-  Methods count tasks, so a task's number has to be that of the tasks met before it.
-  """
-  order = list(order)
+  """The tasks in the order in which they are learned, each at least once."""
+  order = list(order) if isinstance(order, list | tuple | range | np.ndarray) else [order]
   if not order:
     return list(range(tasks))
   whole = all(isinstance(t, int | np.integer) and not isinstance(t, bool) for t in order)
-  if not whole or list(dict.fromkeys(order)) != list(range(tasks)):
+  if not whole or set(order) != set(range(tasks)):
     raise UsageError(
-      f"stream.order: got {order}; expected each of the tasks 0..{tasks - 1}, first met in that order, such as 0,1,0,2"
+      f"stream.order: got {str(order)[:80]}; expected each of the tasks 0..{tasks - 1} once or more, such as 1,0,1,2"
     )
   return [int(t) for t in order]
 
 
-def class_groups(total: int, tasks: int, classes_per_task, class_order) -> list[np.ndarray]:
-  """The classes of each task."""
+def class_groups(names, tasks: int, classes_per_task, class_order) -> list[np.ndarray]:
+  """The classes of each task; ``names [C]`` are what the data set calls them."""
+  total = len(names)
   if class_order is None or (isinstance(class_order, list | tuple) and not len(class_order)):
     order = np.arange(total)
-  elif isinstance(class_order, int | np.integer):
+  elif isinstance(class_order, int | np.integer) and not isinstance(class_order, bool):
+    if class_order < 0:
+      raise UsageError(f"stream.class_order: got {class_order}; expected a seed of at least 0, or a list of classes")
     order = np.random.default_rng(np.random.SeedSequence([int(class_order), 0xC1A55])).permutation(total)
   else:
-    order = np.asarray(class_order)
-    if order.ndim != 1 or len(set(order.tolist())) != len(order) or not np.isin(order, np.arange(total)).all():
-      raise UsageError(f"stream.class_order: got {list(class_order)}; expected distinct classes of 0..{total - 1}")
+    if not isinstance(class_order, list | tuple | np.ndarray):
+      raise UsageError(f"stream.class_order: got {class_order!r}; expected a list of classes, or an integer seed")
+    order = np.asarray(class_places(names, class_order, "stream.class_order"))
+    if len(set(order.tolist())) != len(order):
+      raise UsageError(f"stream.class_order: got {str(list(class_order))[:80]}; expected distinct classes")
   if isinstance(classes_per_task, int | np.integer):
     sizes = [int(classes_per_task)] * tasks if classes_per_task else []
   else:
-    sizes = [int(k) for k in classes_per_task]
+    sizes = list(classes_per_task) if isinstance(classes_per_task, list | tuple | np.ndarray) else [classes_per_task]
+    if not all(isinstance(k, int | np.integer) and not isinstance(k, bool) for k in sizes):
+      raise UsageError(f"stream.classes_per_task: got {classes_per_task!r}; expected an integer, or one for each task")
   if not sizes:
     if len(order) % tasks:
       raise UsageError(f"stream.tasks: {len(order)} classes do not divide into {tasks} tasks; give classes_per_task")
@@ -74,7 +89,7 @@ def class_groups(total: int, tasks: int, classes_per_task, class_order) -> list[
 
 
 def held_rows(y, pool, share: float, seed: int) -> np.ndarray:
-  """[N] bool: the validation rows, the same share of each class of ``pool``, fixed by the seed."""
+  """[N] bool: the validation rows, the same share of each class of ``pool`` but never all of one, fixed by the seed."""
   held = np.zeros(len(y), bool)
   if not share:
     return held
@@ -82,18 +97,40 @@ def held_rows(y, pool, share: float, seed: int) -> np.ndarray:
   order = pool[rng.permutation(len(pool))]
   for c in np.unique(y[pool]):
     rows = order[y[order] == c]
-    held[rows[: round(share * len(rows))]] = True
+    held[rows[: min(round(share * len(rows)), len(rows) - 1)]] = True
   return held
 
 
-def thin(train, fractions, seed):
-  """The share of its rows that each task keeps."""
-  fractions = tuple(fractions)
-  if not fractions:
+def keep_one(held, y, train) -> np.ndarray:
+  """``held`` less the first row of each class of which a task (``train``: its rows) would have none left to learn."""
+  held = held.copy()
+  for rows in {id(r): r for r in train}.values():
+    classes, first = np.unique(y[rows], return_index=True)
+    left = np.isin(classes, y[rows[~held[rows]]])
+    held[rows[first[~left]]] = False
+  return held
+
+
+def numeric(values) -> bool:
+  """Whether these are numbers in a flat sequence."""
+  number = lambda v: isinstance(v, int | float | np.number) and not isinstance(v, bool)
+  return isinstance(values, list | tuple | np.ndarray) and all(number(v) for v in values)
+
+
+def thin(train, shown, fractions, seed):
+  """The share of its rows that each task keeps, drawn at random, at least one of each of its labels ``shown``."""
+  if isinstance(fractions, list | tuple | np.ndarray) and not len(fractions):
     return train
-  if len(fractions) != len(train) or not all(0 < f <= 1 for f in fractions):
-    raise UsageError(f"stream.task_fractions: got {fractions}; expected {len(train)} values in (0, 1]")
+  if not numeric(fractions) or len(fractions) != len(train) or not all(0 < f <= 1 for f in fractions):
+    raise UsageError(f"stream.task_fractions: got {str(fractions)[:80]}; expected {len(train)} values in (0, 1]")
   rng = np.random.default_rng(np.random.SeedSequence([seed, 0xF4AC]))
-  return [
-    np.sort(rng.permutation(rows)[: max(1, round(f * len(rows)))]) for rows, f in zip(train, fractions, strict=True)
-  ]
+  out = []
+  for rows, labels, f in zip(train, shown, fractions, strict=True):
+    order = rng.permutation(len(rows))
+    most = min(max(1, round(f * len(rows))), len(rows))
+    _, first = np.unique(labels[order], return_index=True)
+    short = first[first >= most]
+    spare = np.setdiff1d(np.arange(most), first)[::-1]  # a class's later rows give way to another's first
+    stay = np.setdiff1d(np.arange(most), spare[: len(short)])
+    out.append(np.sort(rows[order[np.concatenate([stay, short])]]))
+  return out

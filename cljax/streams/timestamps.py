@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from cljax.streams.blurry import occurring
@@ -45,13 +47,13 @@ def from_timestamps(
   check_edge(validation, active)
   if not 0 < test_fraction < 1:
     raise UsageError(f"test_fraction: got {test_fraction}; expected a number between 0 and 1")
-  when, cuts = _numbers("time", time), np.asarray(boundaries)
-  if cuts.size:
-    cuts = _numbers("boundaries", cuts.astype(time.dtype) if time.dtype.kind == "M" else cuts)
+  given = isinstance(boundaries, str) or np.size(boundaries)
+  when, cuts = _numbers(time, boundaries if given else time[:0])
+  if given:
     if cuts.ndim != 1 or (np.diff(cuts) <= 0).any():
-      raise UsageError(f"boundaries: got {list(boundaries)}; expected times that ascend")
+      raise UsageError(f"boundaries: got {str(boundaries)[:80]}; expected times that ascend")
   else:
-    if not isinstance(tasks, int) or tasks < 1:
+    if not isinstance(tasks, int | np.integer) or isinstance(tasks, bool) or tasks < 1:
       raise UsageError(f"tasks: got {tasks!r}; expected an integer of at least 1")
     # The value at the rank, not an interpolated one: 64-bit integer times would lose digits as floats.
     cuts = np.sort(when)[[-(-len(when) * k // tasks) for k in range(1, tasks)]]
@@ -69,14 +71,37 @@ def from_timestamps(
                   forget=forget)  # fmt: skip
 
 
-def _numbers(what: str, values) -> np.ndarray:
-  """Times as integers or floats that sort as they do."""
-  if values.dtype.kind == "M":
-    missing, values = np.isnat(values).any(), values.astype("datetime64[ns]").astype(np.int64)
-  elif values.dtype.kind in "iuf":
-    missing = not np.isfinite(values).all()
-  else:
-    raise UsageError(f"{what}: dtype is {values.dtype}; expected numbers or datetime64")
-  if missing:
-    raise UsageError(f"{what}: holds a value that is not finite")
-  return values
+def _numbers(time: np.ndarray, boundaries) -> tuple[np.ndarray, np.ndarray]:
+  """Times and boundaries as numbers that compare as they do, exactly."""
+  if time.dtype.kind == "M":
+    try:
+      cuts = np.asarray(boundaries)
+      cuts = cuts if cuts.dtype.kind in "Mbiuf" else np.asarray(boundaries, "datetime64")
+    except ValueError:
+      raise UsageError(f"boundaries: got {str(boundaries)[:80]}; expected dates, as time has") from None
+    if cuts.dtype.kind != "M":
+      raise UsageError(f"boundaries: got {str(boundaries)[:80]}; expected dates, as time is {time.dtype}")
+    # The finer of the two units: in the coarser one noon would be midnight.
+    unit = np.promote_types(time.dtype, cuts.dtype)
+    out = []
+    for what, values in (("time", time), ("boundaries", cuts)):
+      if np.isnat(values).any():
+        raise UsageError(f"{what}: holds a value that is not finite")
+      fine = values.astype(unit)
+      if (fine.astype(values.dtype) != values).any():
+        raise UsageError(f"{what}: holds a time that does not fit into {unit}; expected a coarser unit for both")
+      out.append(fine.astype(np.int64))
+    return out[0], out[1]
+  cuts = np.asarray(boundaries)
+  for what, values in (("time", time), ("boundaries", cuts)):
+    if values.dtype.kind not in "iuf":
+      raise UsageError(f"{what}: dtype is {values.dtype}; expected numbers or datetime64")
+    if not np.isfinite(values).all():
+      raise UsageError(f"{what}: holds a value that is not finite")
+  if time.dtype.kind in "iu":  # in whole numbers, since floats drop digits of large ones: t >= 2.5 is t >= 3
+    most = np.iinfo(np.int64).max
+    whole = [[math.ceil(v) for v in values.ravel().tolist()] for values in (time, cuts)]
+    if max(map(abs, whole[0] + whole[1]), default=0) > most:
+      raise UsageError(f"time: holds a number beyond {most}; expected 64-bit integers")
+    return np.asarray(whole[0], np.int64), np.asarray(whole[1], np.int64).reshape(cuts.shape)
+  return time, cuts

@@ -239,8 +239,7 @@ def test_wrong_times_are_refused_in_one_line(change, said):
     ({"kind": "si_blurry", "tasks": 5}, "no division of 4 classes and 96 rows gives each of 5 tasks a row"),
     ({"kind": "scole", "classes_per_task": 5}, "scole expects one integer of 1..4"),
     ({"kind": "scole", "class_weights": [1, 0, 0, 0]}, "expected 4 numbers of at least 0, 2 or more above 0"),
-    ({"kind": "scole", "order": (0, 1)}, "scole draws the order"),
-    ({"kind": "scole", "active": "seen", "tasks": 20}, "here tasks come back"),
+    ({"kind": "scole", "order": (0, 1)}, "which kind 'scole' does not read; read by: class, task"),
     ({"kind": "scole", "label_noise": 0.1, "tasks": 20}, "no wrong label fits them all"),
   ],
 )

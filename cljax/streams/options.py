@@ -1,0 +1,46 @@
+"""Which options each kind of stream reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cljax.types import UsageError
+
+_ALL = ("tasks", "task_fractions", "active", "seed", "forget", "rows", "input_noise")
+_MEASURED = (*_ALL, "validation", "order", "label_noise")
+_CLASSES = (*_MEASURED, "classes_per_task", "class_order")
+_BLURRY = (*_MEASURED, "disjoint", "blurry")
+
+READS: dict[str, tuple[str, ...]] = {
+  "class": _CLASSES,
+  "task": _CLASSES,
+  "domain": _CLASSES,
+  "group": _MEASURED,
+  "permuted": _MEASURED,
+  "rotated": (*_MEASURED, "angles"),
+  "label_permuted": _MEASURED,
+  "label_random": (*_ALL, "order"),
+  "si_blurry": _BLURRY,
+  "i_blurry": _BLURRY,
+  "scole": (*_ALL, "validation", "label_noise", "classes_per_task", "class_weights"),
+}
+
+
+def is_given(value: Any, default: Any) -> bool:
+  """Whether a value says anything: it is neither the default nor, where the default is nothing, empty or 0."""
+  if default is None or default == () or default == "":
+    empty = hasattr(value, "__len__") and not len(value)
+    return not (value is None or empty or (default == () and not hasattr(value, "__len__") and not value))
+  return hasattr(value, "__len__") or value != default
+
+
+def check_read(kind: str, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+  """Refuses options that are given but not read by this kind of stream, with the kinds that read them."""
+  for name, value in options.items():
+    if name in READS[kind] or not is_given(value, defaults[name]):
+      continue
+    if name == "validation" and not hasattr(value, "__len__") and value == 0:
+      continue  # as it is
+    readers = ", ".join(k for k, read in READS.items() if name in read)
+    raise UsageError(f"stream.{name}: got {str(value)[:80]}, which kind {kind!r} does not read; read by: {readers}")

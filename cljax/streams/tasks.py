@@ -1,0 +1,134 @@
+"""A stream from row indices of the caller's own, checked as those of ``build`` are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cljax.streams.build import Stream, named_request
+from cljax.streams.rows import ACTIVE
+from cljax.streams.views import View, identity
+from cljax.types import Forget, Learn, UsageError
+
+
+def from_tasks(
+  dataset,
+  train,
+  test,
+  *,
+  validation=None,
+  labels=None,
+  events=None,
+  name: str = "custom",
+  view: View | None = None,
+  num_classes: int | None = None,
+  active: str = "all",
+  task_id_given: bool = False,
+) -> Stream:
+  """A stream from rows of your own; see :class:`Stream` for the fields.
+
+  ``train``, ``test`` and ``validation`` (default: none) hold one entry for each task: positions in ``dataset.train``,
+  ``dataset.test`` and ``dataset.train``, or boolean masks over their rows. ``labels [T, C]`` maps a class to its label
+  in a task, -1 where it has none; by default a task has the classes of its rows, under their own numbers.
+  ``num_classes``: outputs of the model; default: the data set's classes, or the largest label given + 1. ``events``:
+  :class:`cljax.Learn` of tasks in any order, also several times, and :class:`cljax.Forget`; default: each task once.
+  Raises UsageError for rows that do not exist or stand twice, rows both trained on and held out, a row whose class has
+  no label in its task, and events that ``build`` would refuse.
+  """
+  tasks = len(train)
+  validation = [()] * tasks if validation is None else validation
+  parts = {"train": (train, dataset.train), "test": (test, dataset.test), "validation": (validation, dataset.train)}
+  rows = {}
+  for what, (given, split) in parts.items():
+    if len(given) != tasks or not tasks:
+      raise UsageError(
+        f"{what}: got {len(given)} tasks; train has {tasks}" + ("" if tasks else "; expected one or more")
+      )
+    made: dict[int, np.ndarray] = {}  # tasks that share an array keep sharing it
+    rows[what] = tuple(
+      made[id(r)] if id(r) in made else made.setdefault(id(r), _rows(f"{what}[{t}]", r, len(split.y)))
+      for t, r in enumerate(given)
+    )
+  for t, (a, b) in enumerate(zip(rows["train"], rows["validation"], strict=True)):
+    both = np.intersect1d(a, b)
+    if len(both):
+      raise UsageError(f"validation[{t}]: row {both[0]} is in train[{t}] too")
+  classes = [
+    np.concatenate([split.y[rows[what][t]] for what, (_, split) in parts.items()]).astype(int) for t in range(tasks)
+  ]
+  if labels is None:
+    table = np.full((tasks, dataset.num_classes), -1, np.int32)
+    for t, mine in enumerate(classes):
+      table[t, mine] = mine
+    num_classes = dataset.num_classes if num_classes is None else num_classes
+  else:
+    table = _labels(labels, tasks, dataset.num_classes)
+    num_classes = int(table.max()) + 1 if num_classes is None else num_classes
+  whole = isinstance(num_classes, int | np.integer) and not isinstance(num_classes, bool)
+  if not whole or num_classes <= table.max():
+    raise UsageError(f"num_classes: got {num_classes!r}; labels go up to {table.max()}, so at least {table.max() + 1}")
+  for t, mine in enumerate(classes):
+    if (table[t, mine] < 0).any():
+      lost = dataset.class_names[mine[table[t, mine] < 0][0]]
+      raise UsageError(f"labels[{t}]: class {lost!r} has no label (-1), but task {t} has rows of it")
+  if active not in ACTIVE:
+    raise UsageError(f"active: unknown {active!r}; allowed: {', '.join(ACTIVE)}")
+  if view is not None and not isinstance(view, View):
+    raise UsageError(f"view: got {type(view).__name__}; expected cljax.streams.View")
+  stream = Stream(
+    name, dataset, (), rows["train"], rows["validation"], rows["test"], table, view or identity(), int(num_classes),
+    active, bool(task_id_given),
+  )  # fmt: skip
+  return stream._replace(events=_events(stream, events))
+
+
+def _rows(what: str, given, count: int) -> np.ndarray:
+  """Positions below ``count``, from positions or a mask."""
+  array = np.asarray(given)
+  if array.dtype == bool:
+    if array.shape != (count,):
+      raise UsageError(f"{what}: is a mask of shape {array.shape}; the data have {count} rows")
+    return np.flatnonzero(array)
+  array = array.astype(np.int32) if not array.size else array
+  if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+    raise UsageError(f"{what}: is {array.dtype}{list(array.shape)}; expected positions of rows, or a boolean mask")
+  if len(array) and not 0 <= array.min() <= array.max() < count:
+    raise UsageError(f"{what}: positions span {array.min()}..{array.max()}; the data have {count} rows")
+  seen, often = np.unique(array, return_counts=True)
+  if len(seen) < len(array):
+    raise UsageError(f"{what}: row {seen[often > 1][0]} stands there {often.max()} times; expected each at most once")
+  return array
+
+
+def _labels(given, tasks: int, classes: int) -> np.ndarray:
+  table = np.asarray(given)
+  if table.shape != (tasks, classes) or not np.issubdtype(table.dtype, np.integer):
+    raise UsageError(
+      f"labels: is {table.dtype}{list(table.shape)}; expected integers [{tasks} tasks, {classes} classes]"
+    )
+  if table.min() < -1 or table.max() < 0 or table.max() >= 2**31:
+    raise UsageError(f"labels: span {table.min()}..{table.max()}; expected -1 (none) or labels of at least 0")
+  return table.astype(np.int32)
+
+
+def _events(stream: Stream, given) -> tuple:
+  given = tuple(Learn(t) for t in range(stream.num_tasks)) if given is None else tuple(given)
+  out: list[Any] = []
+  for at, event in enumerate(given):
+    if isinstance(event, Forget):
+      done = [e.task for e in out if isinstance(e, Learn)]
+      out.append(named_request(stream, event, done, f"events[{at}]"))
+      continue
+    task = event.task if isinstance(event, Learn) else None
+    if not isinstance(task, int | np.integer) or isinstance(task, bool) or not 0 <= task < stream.num_tasks:
+      raise UsageError(
+        f"events[{at}]: got {str(event)[:80]}; expected Learn of a task 0..{stream.num_tasks - 1}, or Forget"
+      )
+    for what, rows in (("training", stream.train[task]), ("test", stream.test[task])):
+      if not len(rows):
+        raise UsageError(f"events[{at}]: learns task {task}, which has no {what} rows")
+    out.append(Learn(int(task)))
+  if not any(isinstance(e, Learn) for e in out):
+    raise UsageError("events: learn no task; expected at least one Learn")
+  return tuple(out)
