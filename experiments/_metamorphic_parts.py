@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 import cljax
@@ -11,7 +12,7 @@ from cljax.types import Forget
 from experiments import _metamorphic_draw as draws
 from experiments import _metamorphic_streams as told
 from experiments._metamorphic_laws import NO_FORGET, law
-from experiments._metamorphic_trial import Trial
+from experiments._metamorphic_trial import Trial, apart
 
 # Neutral by their entry, of floats alone, and owners of nothing that a partner may own too.
 PULLS = ("ewc", "online_ewc", "si", "mas", "l2_previous", "hierarchical", "l2", "l2_init", "spectral", "wasserstein")
@@ -153,8 +154,10 @@ def deleted_contents(trial: Trial, rng) -> str | None:
   gone = resolve(asked[-1], stream.dataset.train, stream.train, stream.dataset.num_classes)
   gone &= told.holds(len(gone), stream.train) & ~told.holds(len(gone), stream.validation)
   other = trial.variant(told.contents_changed(stream, rng, gone))
-  if other.params_sha256 != trial.base.params_sha256:
-    return "parameters differ"
+  state = lambda result: jax.tree.map(np.asarray, result.learner._replace(key=()))
+  far = apart(state(other), state(trial.base))
+  if far:
+    return f"learners {far:.2g} apart"
   return None if np.array_equal(other.accuracy[:, -1], trial.base.accuracy[:, -1]) else "accuracies differ"
 
 

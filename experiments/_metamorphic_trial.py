@@ -100,7 +100,7 @@ def _one_row(stream) -> float:
 
 def apart(a, b) -> float:
   """The greatest difference of two trees, relative to 1 + the greatest entry."""
-  a, b = (jax.tree.map(np.asarray, t) for t in (a, b))
+  a, b = (jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float64), t) for t in (a, b))
   pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
   if any(x.shape != y.shape for x, y in pairs):
     return np.inf
