@@ -7,7 +7,6 @@ import numpy as np
 
 import cljax
 from cljax import methods
-from cljax.streams import resolve
 from cljax.types import Forget
 from experiments import _metamorphic_draw as draws
 from experiments import _metamorphic_streams as told
@@ -16,7 +15,7 @@ from experiments._metamorphic_trial import Trial, apart
 
 # Neutral by their entry, of floats alone, and owners of nothing that a partner may own too.
 PULLS = ("ewc", "online_ewc", "si", "mas", "l2_previous", "hierarchical", "l2", "l2_init", "spectral", "wasserstein")
-NEUTRAL = (*PULLS, "lwf", "unified", "derpp", "center_loss", "classp", "lines", "heterogeneous_averaging", "fomo")
+NEUTRAL = (*PULLS, "lwf", "unified", "derpp", "center_loss", "classp", "lines", "heterogeneous_averaging")
 SPECIAL = {"joint", "cumulative"}
 
 
@@ -151,8 +150,7 @@ EXACT = [n for n in draws.FORGETS if methods.lookup(n).access.prefix]
 def deleted_contents(trial: Trial, rng) -> str | None:
   stream = trial.stream
   asked = [e for e in stream.events if isinstance(e, Forget)]
-  gone = resolve(asked[-1], stream.dataset.train, stream.train, stream.dataset.num_classes)
-  gone &= told.holds(len(gone), stream.train) & ~told.holds(len(gone), stream.validation)
+  gone = draws.named_rows(stream, asked[-1]) & ~told.holds(len(stream.dataset.train.y), stream.validation)
   other = trial.variant(told.contents_changed(stream, rng, gone))
   state = lambda result: jax.tree.map(np.asarray, result.learner._replace(key=()))
   far = apart(state(other), state(trial.base))

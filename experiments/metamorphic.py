@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import queue
+import re
 import select
 import shutil
 import subprocess
@@ -189,7 +190,7 @@ def summary(results: list[dict]) -> dict:
       by_law[name]["checked"] += 1
     for name in r["violated"]:
       by_law[name]["violated"] += 1
-  refusals = collections.Counter(r["refused"] for r in results if r["refused"])
+  refusals = collections.Counter(re.sub(r"\d+(, \d+)*", "N", r["refused"]) for r in results if r["refused"])
   return {
     "combinations": len(results),
     "runs": sum(r["runs"] for r in results),
