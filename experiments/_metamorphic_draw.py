@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,9 +84,17 @@ def dataset(classes: int, rows: int, seed: int) -> datasets.Dataset:
   return datasets.dataset("few digits", train, test, names, group_names=("a", "b", "c"), scale=whole.scale)
 
 
+def pick(rng, names, weights=None) -> str:
+  """One of the names, by ``weights``; another name in the list leaves all draws alone that do not pick it."""
+  salt = int(rng.integers(2**32))
+  shares = dict.fromkeys(names, 1.0) if weights is None else dict(zip(names, weights, strict=True))
+  waits = {n: -np.log((zlib.crc32(f"{salt}/{n}".encode()) + 0.5) / 2**32) / w for n, w in shares.items()}
+  return min(waits, key=waits.__getitem__)
+
+
 def options_of(rng, name: str) -> dict[str, Any]:
   """The contract suite's options, small sizes, and now and then another value of one or two options."""
-  entry = methods.lookup(name)
+  entry, rng = methods.lookup(name), np.random.default_rng(rng.integers(2**32))
   out: dict[str, Any] = {k: v for k, v in SMALL.items() if k in entry.options}
   out.update(entry.test)
   for key, option in entry.options.items():
@@ -160,12 +169,12 @@ def request_of(rng, stream, learned: list[int]) -> cljax.Forget:
 
 def draw(rng, kind: str = "", forgets: bool | None = None, learns=LEARNS, edits=FORGETS, most: int = 2) -> Combination:
   """A combination; ``kind``, whether it forgets, and the methods it may hold can be given."""
-  kind = kind or str(rng.choice([*streams.KINDS, "custom"]))
+  kind = kind or pick(rng, [*streams.KINDS, "custom"])
   forgets = rng.random() < 0.35 if forgets is None else forgets
-  names = [str(rng.choice(learns))]
+  names = [pick(rng, learns)]
   if most > 1 and rng.random() < 0.35:
-    names.append(str(rng.choice(learns)))
-  forget = str(rng.choice(edits)) if forgets else ""
+    names.append(pick(rng, learns))
+  forget = pick(rng, edits) if forgets else ""
   if "clpu_derpp" in (forget, *names):  # a whole method, of task-incremental streams alone
     names, forget, kind, forgets = [], "clpu_derpp", "task", True
   elif forget and (methods.lookup(forget).access.task_boundaries or rng.random() < 0.2):

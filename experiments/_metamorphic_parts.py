@@ -40,7 +40,7 @@ def _add(trial: Trial, part: draws.Part, first: bool) -> str | None:
 
 @law("neutral part", "a part of strength 0 beside others adds nothing", weight=3, prepare=_composed)
 def neutral(trial: Trial, rng) -> str | None:
-  part = neutral_part(str(rng.choice(NEUTRAL)))
+  part = neutral_part(draws.pick(rng, NEUTRAL))
   found = _add(trial, part, first=rng.random() < 0.3)
   return f"with {part.name} at {dict(part.entry.neutral or {})}: {found}" if found else None
 

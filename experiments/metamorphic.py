@@ -51,8 +51,7 @@ def drawn(seed: int, number: int, only: str = ""):
 
   rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
   table = {name: law for name, law in laws().items() if not law.always}
-  weights = np.asarray([law.weight for law in table.values()])
-  name = only or str(rng.choice(list(table), p=weights / weights.sum()))
+  name = only or draws.pick(rng, table, [law.weight for law in table.values()])
   law = table[name]
   while True:
     combination, setting = law.prepare(rng, draws.draw(rng, **law.draw))
