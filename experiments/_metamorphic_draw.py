@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import zlib
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +88,8 @@ def pick(rng, names, weights=None) -> str:
   """One of the names, by ``weights``; another name in the list leaves all draws alone that do not pick it."""
   salt = int(rng.integers(2**32))
   shares = dict.fromkeys(names, 1.0) if weights is None else dict(zip(names, weights, strict=True))
-  waits = {n: -np.log((zlib.crc32(f"{salt}/{n}".encode()) + 0.5) / 2**32) / w for n, w in shares.items()}
+  drawn = lambda n: int.from_bytes(hashlib.blake2b(f"{salt}/{n}".encode(), digest_size=6).digest(), "big")
+  waits = {n: -np.log((drawn(n) + 0.5) / 2**48) / w for n, w in shares.items()}
   return min(waits, key=waits.__getitem__)
 
 
