@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 import cljax
@@ -84,9 +84,18 @@ def dataset(classes: int, rows: int, seed: int) -> datasets.Dataset:
   return datasets.dataset("few digits", train, test, names, group_names=("a", "b", "c"), scale=whole.scale)
 
 
+def pick(rng, names, weights=None) -> str:
+  """One of the names, by ``weights``; another name in the list leaves all draws alone that do not pick it."""
+  salt = int(rng.integers(2**32))
+  shares = dict.fromkeys(names, 1.0) if weights is None else dict(zip(names, weights, strict=True))
+  drawn = lambda n: int.from_bytes(hashlib.blake2b(f"{salt}/{n}".encode(), digest_size=6).digest(), "big")
+  waits = {n: -np.log((drawn(n) + 0.5) / 2**48) / w for n, w in shares.items()}
+  return min(waits, key=waits.__getitem__)
+
+
 def options_of(rng, name: str) -> dict[str, Any]:
   """The contract suite's options, small sizes, and now and then another value of one or two options."""
-  entry = methods.lookup(name)
+  entry, rng = methods.lookup(name), np.random.default_rng(rng.integers(2**32))
   out: dict[str, Any] = {k: v for k, v in SMALL.items() if k in entry.options}
   out.update(entry.test)
   for key, option in entry.options.items():
@@ -145,11 +154,11 @@ def stream_of(kind: str, dataset, arguments: dict[str, Any]) -> streams.Stream:
   return streams.from_tasks(dataset, train, test, events=events, active=active, num_classes=dataset.num_classes)
 
 
-def request_of(rng, stream, learned: list[int], how: str = "") -> cljax.Forget:
+def request_of(rng, stream, learned: list[int]) -> cljax.Forget:
   """A request for something of a task that was learned."""
   task = int(rng.choice(learned))
   rows, split = stream.train[task], stream.dataset.train
-  how = how or str(rng.choice(["class", "ids", "task", "group"]))
+  how = str(rng.choice(["class", "ids", "task", "group"]))
   if how == "task":
     return cljax.Forget(tasks=(task,))
   if how == "class":
@@ -161,12 +170,12 @@ def request_of(rng, stream, learned: list[int], how: str = "") -> cljax.Forget:
 
 def draw(rng, kind: str = "", forgets: bool | None = None, learns=LEARNS, edits=FORGETS, most: int = 2) -> Combination:
   """A combination; ``kind``, whether it forgets, and the methods it may hold can be given."""
-  kind = kind or str(rng.choice([*streams.KINDS, "custom"]))
+  kind = kind or pick(rng, [*streams.KINDS, "custom"])
   forgets = rng.random() < 0.35 if forgets is None else forgets
-  names = [str(rng.choice(learns))]
+  names = [pick(rng, learns)]
   if most > 1 and rng.random() < 0.35:
-    names.append(str(rng.choice(learns)))
-  forget = str(rng.choice(edits)) if forgets else ""
+    names.append(pick(rng, learns))
+  forget = pick(rng, edits) if forgets else ""
   if "clpu_derpp" in (forget, *names):  # a whole method, of task-incremental streams alone
     names, forget, kind, forgets = [], "clpu_derpp", "task", True
   elif forget and (methods.lookup(forget).access.task_boundaries or rng.random() < 0.2):
@@ -197,7 +206,19 @@ def draw(rng, kind: str = "", forgets: bool | None = None, learns=LEARNS, edits=
   return with_requests(rng, out) if forgets else out
 
 
-def with_requests(rng, combination: Combination, how: str = "") -> Combination:
+def named_rows(stream, request) -> np.ndarray:
+  """[N] bool: the training rows that a request names; of a task, those that no other task holds too."""
+  split = stream.dataset.train
+  mask = np.isin(split.y, request.classes) | np.isin(split.id, request.ids) | np.isin(split.group, request.groups)
+  held = np.zeros((stream.num_tasks, len(mask)), bool)
+  for t, rows in enumerate(stream.train):
+    held[t, rows] = True
+  for t in request.tasks:
+    mask |= held[t] & (held.sum(0) == 1)
+  return mask
+
+
+def with_requests(rng, combination: Combination) -> Combination:
   """One request or two, at random places; a stream that can not be built keeps none (building it says why)."""
   try:
     stream = stream_of(combination.kind, dataset_of(combination), combination.stream)
@@ -205,7 +226,14 @@ def with_requests(rng, combination: Combination, how: str = "") -> Combination:
     return combination
   order = [e.task for e in stream.events]
   after = sorted(int(a) for a in rng.permutation(np.arange(1, len(order) + 1))[: 1 + (rng.random() < 0.3)])
-  requests = [(a, request_of(rng, stream, order[:a], how)) for a in after]
+  requests, gone = [], np.zeros(len(stream.dataset.train.y), bool)
+  for a in after:
+    request = request_of(rng, stream, order[:a])
+    named = named_rows(stream, request)
+    learned = np.concatenate([stream.train[t] for t in order[:a]])
+    if (named & ~gone)[learned].any():  # else there is nothing left to forget
+      requests.append((a, request))
+    gone |= named
   forget = combination.forget
   if forget and forget.name == "clpu_derpp":  # only what was learned to be forgotten can be
     after = after[-1:]
@@ -271,16 +299,3 @@ def prepared(combination: Combination, stream, model=None, parts: dict[str, Part
     return engine.prepare(stream, model, one.name, one.options, **given)
   make, hyper = factory or composed(parts or labelled(combination))
   return engine.prepare(stream, model, make, hyper, **given)
-
-
-def perturbed(model: cljax.Model, size: float, salt: int) -> cljax.Model:
-  """The model with first parameters that rounding might have made: each times ``1 + size * normal``."""
-
-  def init(key):
-    params, state = model.init(key)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(salt), len(leaves))
-    moved = [a * (1 + size * jax.random.normal(k, a.shape)) for k, a in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, moved), state
-
-  return model._replace(init=init)

@@ -202,7 +202,7 @@ def counting(parts: dict[str, draws.Part]):
 @law(
   "rows seen",
   "an epoch is each row once: of the task; of all tasks seen so far (cumulative); of the whole stream (joint)",
-  draw=NO_FORGET | {"learns": ["finetune", "er", "ewc", "cumulative", "cumulative", "joint", "joint"]},
+  draw=NO_FORGET | {"learns": ["finetune", "er", "cumulative", "joint"]},
   prepare=lambda rng, c: (c, {"factory": counting(draws.labelled(c))}),
 )
 def rows_seen(trial: Trial, rng) -> str | None:

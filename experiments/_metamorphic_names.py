@@ -141,7 +141,7 @@ def request_spelled(trial: Trial, rng) -> str | None:
     "all three": cljax.Forget(tasks=request.tasks, classes=(int(classes[0]),), ids=(int(ids[0]),)),
     "text": f"{after}:ids={','.join(map(str, ids))}+task={request.tasks[0]}",
   }
-  plain = draws.stream_of(trial.combination.kind, stream.dataset, trial.combination.stream)
+  plain = stream._replace(events=tuple(e for e in stream.events if isinstance(e, cljax.Learn)))
   for name in rng.permutation(list(spellings))[:2]:
     spelled = spellings[str(name)]
     again = with_forget(plain, spelled if isinstance(spelled, str) else [(after, spelled)])

@@ -1,4 +1,5 @@
-"""The same stream told otherwise: other numbers for tasks, classes, outputs, rows and ids, other unused contents."""
+"""The same stream told otherwise: other numbers for tasks, classes, outputs, rows and ids, other unused contents; and
+the same model begun otherwise."""
 
 from __future__ import annotations
 
@@ -55,12 +56,7 @@ def outputs_renamed(stream, new: np.ndarray) -> streams.Stream:
 
 def outputs_permuted(model: cljax.Model, new: np.ndarray) -> cljax.Model:
   """The model whose output ``new[c]`` begins as output ``c``."""
-
-  def init(key):
-    params, state = model.init(key)
-    return permuted_head(params, np.argsort(new)), state
-
-  return model._replace(init=init)
+  return begun_otherwise(model, lambda params: permuted_head(params, np.argsort(new)))
 
 
 def permuted_head(params, order: np.ndarray):
@@ -105,3 +101,27 @@ def holds(count: int, lists) -> np.ndarray:
   for rows in lists:
     mask[np.asarray(rows, int)] = True
   return mask
+
+
+def begun_otherwise(model: cljax.Model, change) -> cljax.Model:
+  """The model with first parameters ``change(params)``, whatever its activation."""
+
+  def init(key):
+    params, state = model.init(key)
+    return change(params), state
+
+  again = model.with_activation
+  remade = None if again is None else lambda activation: begun_otherwise(again(activation), change)
+  return model._replace(init=init, with_activation=remade)
+
+
+def perturbed(model: cljax.Model, size: float, salt: int) -> cljax.Model:
+  """The model with first parameters that rounding might have made: each times ``1 + size * normal``."""
+
+  def moved(params):
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(salt), len(leaves))
+    new = [a * (1 + size * jax.random.normal(k, a.shape)) for k, a in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, new)
+
+  return begun_otherwise(model, moved)

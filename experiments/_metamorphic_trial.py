@@ -12,6 +12,7 @@ import numpy as np
 import cljax
 from cljax import engine
 from experiments import _metamorphic_draw as draws
+from experiments import _metamorphic_streams as told
 
 TOLERANCE = 3e-4  # of parameters, relative to 1 + their greatest: about 40 float32 steps in another order
 GROWTH = 100.0  # how many times further than a rounding error of the first parameters two results may lie apart
@@ -69,7 +70,7 @@ class Trial:
   def sensitivity(self) -> tuple[float, float]:
     """How far parameters and accuracies of the base run move where its first parameters were rounded otherwise: a
     threshold, a rank or a draw by value can turn a rounding error into any difference, which is then no violation."""
-    runs = [self.variant(model=draws.perturbed(self.model, 1e-6, salt)) for salt in (1, 2, 3)]
+    runs = [self.variant(model=told.perturbed(self.model, 1e-6, salt)) for salt in (1, 2, 3)]
     far = [apart(r.learner.params, self.base.learner.params) for r in runs]
     return max(far), max(_cells(r, self.base) for r in runs)
 
@@ -100,7 +101,7 @@ def _one_row(stream) -> float:
 
 def apart(a, b) -> float:
   """The greatest difference of two trees, relative to 1 + the greatest entry."""
-  a, b = (jax.tree.map(np.asarray, t) for t in (a, b))
+  a, b = (jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float64), t) for t in (a, b))
   pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
   if any(x.shape != y.shape for x, y in pairs):
     return np.inf

@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import queue
+import re
 import select
 import shutil
 import subprocess
@@ -50,8 +51,7 @@ def drawn(seed: int, number: int, only: str = ""):
 
   rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
   table = {name: law for name, law in laws().items() if not law.always}
-  weights = np.asarray([law.weight for law in table.values()])
-  name = only or str(rng.choice(list(table), p=weights / weights.sum()))
+  name = only or draws.pick(rng, table, [law.weight for law in table.values()])
   law = table[name]
   while True:
     combination, setting = law.prepare(rng, draws.draw(rng, **law.draw))
@@ -189,7 +189,7 @@ def summary(results: list[dict]) -> dict:
       by_law[name]["checked"] += 1
     for name in r["violated"]:
       by_law[name]["violated"] += 1
-  refusals = collections.Counter(r["refused"] for r in results if r["refused"])
+  refusals = collections.Counter(re.sub(r"\d+(, \d+)*", "N", r["refused"]) for r in results if r["refused"])
   return {
     "combinations": len(results),
     "runs": sum(r["runs"] for r in results),

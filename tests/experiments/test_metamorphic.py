@@ -110,7 +110,7 @@ def neutral_drawn(seed: int):
   from experiments._metamorphic_parts import NEUTRAL
 
   rng = np.random.default_rng(seed)
-  return str(rng.choice(NEUTRAL)), rng.random() < 0.3
+  return draws.pick(rng, NEUTRAL), rng.random() < 0.3
 
 
 # The search itself.
