@@ -82,5 +82,6 @@ def parse_seeds(text: str) -> list[int]:
   if listed and len(set(value)) == len(value) <= _MOST_SEEDS:
     return list(value)
   raise UsageError(
-    f"seeds: got {short(text)}; expected a number of at least 1 and at most {_MOST_SEEDS:,}, or distinct seeds below 2**32 such as 3,7"
+    f"seeds: got {short(text)}; expected a number of at least 1 and at most {_MOST_SEEDS:,}, or distinct seeds below "
+    "2**32 such as 3,7"
   )
