@@ -21,8 +21,8 @@ import numpy as np
 from etils import epath
 
 from cljax import tree
-from cljax.types import Forget
-from cljax.writers import dumps, read_lines, write_text
+from cljax.types import CljaxError, Forget
+from cljax.writers import dumps, numbered_rows, write_text
 
 LEDGER, SALT = "deletions.jsonl", "deletions.salt"
 
@@ -36,10 +36,38 @@ def salt_of(workdir) -> str:
   """The workdir's salt, made at its first use."""
   path = epath.Path(workdir) / SALT
   if not path.exists():
+    if (path.parent / LEDGER).exists():
+      raise CljaxError(f"workdir: {path} is gone; without it {LEDGER} names nobody, and new records would not match")
     write_text(path, secrets.token_hex(16) + "\n")
     with contextlib.suppress(OSError):  # object stores have no file modes
       os.chmod(os.fspath(path), 0o600)
-  return path.read_text().strip()
+  text = path.read_bytes().strip()
+  if not text.isalnum():
+    raise CljaxError(f"workdir: {path} is damaged; expected a line of hexadecimal digits")
+  return text.decode()
+
+
+_LISTS = ("row_hashes", "group_hashes")
+
+
+def read(workdir) -> list[dict]:
+  """The records of a workdir's ledger, oldest first; none where there is no ledger.
+
+  Raises CljaxError where a record is damaged: passed over, it would say that a deleted row was never asked for.
+  """
+  path = epath.Path(workdir) / LEDGER
+  try:
+    found = numbered_rows(path)
+  except OSError as error:
+    raise CljaxError(f"workdir: cannot read {path}: {error.strerror or error}") from None
+  out = []
+  for number, line in enumerate(found, 1):
+    whole = line is not None and isinstance(line.get("event"), int)
+    words = lambda v: isinstance(v, list) and all(isinstance(w, str) for w in v)
+    if line is None or not whole or not all(words(line.get(k)) for k in _LISTS):
+      raise CljaxError(f"workdir: record {number} of {path} is damaged; expected one as a Forget event writes it")
+    out.append(line)
+  return out
 
 
 def changes(before, after) -> dict[str, float]:
@@ -72,7 +100,7 @@ def record(workdir, event: int, request: Forget, split, rows: np.ndarray, **more
     **more,
   }  # fmt: skip
   path = epath.Path(workdir) / LEDGER
-  kept = [line for line in read_lines(path) if line.get("event") != event]
+  kept = [line for line in read(workdir) if line["event"] != event]
   write_text(path, "".join(dumps(line) + "\n" for line in [*kept, entry]))
   return entry
 
@@ -80,13 +108,16 @@ def record(workdir, event: int, request: Forget, split, rows: np.ndarray, **more
 def update(workdir, event: int, **more: Any) -> None:
   """Adds fields to the record of an event, where there is one."""
   path = epath.Path(workdir) / LEDGER
-  lines = read_lines(path)
-  if any(line.get("event") == event for line in lines):
-    write_text(path, "".join(dumps({**line, **more} if line.get("event") == event else line) + "\n" for line in lines))
+  lines = read(workdir)
+  if any(line["event"] == event for line in lines):
+    write_text(path, "".join(dumps({**line, **more} if line["event"] == event else line) + "\n" for line in lines))
 
 
 def is_deleted(workdir, key, kind: str = "id") -> bool:
-  """Whether the ledger of a workdir names the row (or ``kind='group'``) of a caller's key."""
+  """Whether the ledger of a workdir names the row (or ``kind='group'``) of a caller's key; CljaxError where it is
+  damaged."""
+  found = read(workdir)
+  if not found:
+    return False
   wanted = salted(salt_of(workdir), kind, [key])[0]
-  field = "row_hashes" if kind == "id" else "group_hashes"
-  return any(wanted in line.get(field, ()) for line in read_lines(epath.Path(workdir) / LEDGER))
+  return any(wanted in line["row_hashes" if kind == "id" else "group_hashes"] for line in found)

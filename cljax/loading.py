@@ -122,7 +122,7 @@ def _from_config(config: dict, data_dir) -> dict:
     "forget": config["forget"]["name"],
     "forget_hyper": rest("forget"),
     "optimizer": config["optimizer"]["name"],
-    "optimizer_options": rest("optimizer", *fields),
+    "optimizer_options": recipe.read_options(config["optimizer"]["name"], rest("optimizer", *fields)),
     "training": recipe.Recipe(**training),
   }
 

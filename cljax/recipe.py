@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,18 @@ import optax
 
 from cljax.types import UsageError
 
-OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
+_ALL = ("learning_rate", "weight_decay", "schedule", "warmup")
+# The options that each optimizer reads.
+READS = {
+  "sgd": _ALL,
+  "momentum": (*_ALL, "momentum"),
+  "nesterov": (*_ALL, "momentum"),
+  "adam": _ALL,
+  "adamw": _ALL,
+  "rmsprop": _ALL,
+}
+OPTIMIZERS = tuple(READS)
+MOMENTUM = 0.9
 SCHEDULES = ("constant", "linear", "cosine")
 AUGMENTS = ("none", "crop", "flip", "crop_flip")
 
@@ -45,6 +56,48 @@ def check_recipe(recipe: Recipe, input_shape) -> Recipe:
   return recipe
 
 
+def check_effect(recipe: Recipe, options, optimizer="", given=()) -> None:
+  """Raises UsageError where an option can change nothing beside the others: what is asked for must happen.
+
+  ``options``: :class:`cljax.Options`; ``optimizer`` and ``given``: its name and options, where it has a name.
+  """
+  if options.eval_limit and not options.eval_every:
+    raise UsageError(
+      f"eval.limit: got {options.eval_limit}, without eval.every; it limits the evaluations inside tasks: give both"
+    )
+  if options.feed == "device" and options.boundary_limit != type(options)._field_defaults["boundary_limit"]:
+    raise UsageError(
+      f"train.boundary_limit: got {options.boundary_limit} with train.feed='device', whose boundary passes see all "
+      "rows; read by: grain"
+    )
+  if not isinstance(optimizer, str) or not optimizer:
+    return
+  given = dict(given)
+  if recipe.schedule_over == "stream" and given.get("schedule", "constant") == "constant" and not given.get("warmup"):
+    raise UsageError(
+      "optimizer.schedule_over: got 'stream', but a constant schedule without warmup spans nothing; give "
+      "optimizer.schedule (linear, cosine) or optimizer.warmup"
+    )
+  if recipe.reset_per_task and optimizer == "sgd":
+    raise UsageError(
+      "optimizer.reset_per_task: got True, which 'sgd' does not read: it keeps nothing to reset; read by: "
+      f"{', '.join(o for o in OPTIMIZERS if o != 'sgd')}"
+    )
+
+
+def unread(name: str, option: str) -> str:
+  """Why a given option has no effect under an optimizer, and which ones read it; '' where it is read."""
+  if name not in READS or option in READS[name]:
+    return ""
+  readers = [o for o in OPTIMIZERS if option in READS[o]]
+  return f"{name!r} does not read it; read by: {', '.join(readers)}" if readers else ""
+
+
+def read_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+  """Those of a whole section of options that the optimizer reads."""
+  return {k: v for k, v in options.items() if not unread(name, k)}
+
+
 class ScheduleState(NamedTuple):
   """The schedule keeps nothing: progress comes with each call."""
 
@@ -74,17 +127,21 @@ def scale_by_schedule(learning_rate, schedule: str = "constant", warmup: float =
 
 
 def make_optimizer(
-  name: str = "sgd", *, learning_rate=0.1, momentum=0.9, weight_decay=0.0, schedule: str = "constant", warmup=0.0
+  name: str = "sgd", *, learning_rate=0.1, momentum=None, weight_decay=0.0, schedule: str = "constant", warmup=0.0
 ) -> optax.GradientTransformationExtraArgs:
   """An optimizer by name. ``learning_rate``, ``momentum`` and ``weight_decay`` may be traced.
 
-  ``momentum`` applies to 'momentum' and 'nesterov'. ``weight_decay`` is decoupled for 'adamw' and added to the gradient
-  (L2) for all others. Raises UsageError on unknown names or negative values.
+  ``momentum`` (None: 0.9) is read by 'momentum' and 'nesterov'. ``weight_decay`` is decoupled for 'adamw' and added to
+  the gradient (L2) for all others. Raises UsageError on unknown names, on negative values and on a given ``momentum``
+  that the optimizer does not read.
   """
   if name not in OPTIMIZERS:
     raise UsageError(f"optimizer.name: unknown {name!r}; allowed: {', '.join(OPTIMIZERS)}")
   if schedule not in SCHEDULES:
     raise UsageError(f"optimizer.schedule: unknown {schedule!r}; allowed: {', '.join(SCHEDULES)}")
+  if momentum is not None and unread(name, "momentum"):
+    raise UsageError(f"optimizer.momentum: got {momentum!r}; {unread(name, 'momentum')}")
+  momentum = MOMENTUM if momentum is None else momentum
   for key, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay), ("momentum", momentum)):
     if not isinstance(value, jax.Array) and not (isinstance(value, int | float) and value >= 0):
       raise UsageError(f"optimizer.{key}: got {value!r}; expected a number of at least 0")
@@ -117,6 +174,8 @@ def optimizer_of(optimizer, given):
   for key in given:
     if key not in allowed:
       raise UsageError(f"optimizer.{key}: no such option; allowed: {', '.join(sorted(allowed))}")
+    if unread(optimizer, key):
+      raise UsageError(f"optimizer.{key}: got {given[key]!r}; {unread(optimizer, key)}")
   given = {"learning_rate": 0.1, **given}
   make_optimizer(optimizer, **given)
   names = ("learning_rate", "momentum", "weight_decay")

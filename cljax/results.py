@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from cljax import checkpoint, metrics, selection
-from cljax.writers import dumps, write_text
+from cljax.writers import dumps, loads, write_text
 
 # Key in "metrics" -> (heading in tables, what it is). Task-masked accuracy is there for class-incremental streams only.
 METRICS = {
@@ -123,9 +123,10 @@ def read(path) -> dict[str, Any] | None:
   if not path.exists():
     return None
   try:
-    return json.loads(path.read_text())
-  except json.JSONDecodeError:
+    found = loads(path.read_bytes())
+  except ValueError:
     return None
+  return found if isinstance(found, dict) else None
 
 
 def share_of_seconds(result: Mapping[str, Any]) -> float:
@@ -182,7 +183,8 @@ def percent(summary: Mapping[str, Any]) -> str:
   return f"{100 * summary['mean']:.1f}{error}"
 
 
-def _mean(values: Sequence[float]) -> str:
+def _mean(values: Sequence[float | None]) -> str:
+  """As :func:`percent`, of values; None, the accuracy on no rows, is a dash."""
   return percent(metrics.summarize(values))
 
 
@@ -228,28 +230,49 @@ def summary(result: Mapping[str, Any]) -> str:
   return "\n".join([head, *body, tail])
 
 
+def over_seeds(results: Sequence[Mapping[str, Any]]) -> str:
+  """What a mean stands over: ``mean ± standard error over 3 seeds``, or over 1 to 3 where results differ."""
+  counts = sorted({len(r["seeds"]) for r in results})
+  if counts == [1]:
+    return "1 seed"
+  return f"mean ± standard error over {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
+
+
+def _stream(result: Mapping[str, Any]) -> str:
+  """The stream with all its options, and its data: what accuracies must share to be compared."""
+  config = result["config"]
+  return dumps([result.get("stream"), config.get("data"), config.get("stream")], sort_keys=True)
+
+
+def rivals(result: Mapping[str, Any]) -> tuple[str, str]:
+  """What results must have in common for one to be the best of them: the method and the stream."""
+  return title(result), _stream(result)
+
+
 def best_by_validation(results: Sequence[Mapping[str, Any]]) -> set[int]:
-  """For each method, the index of the result with the highest validation accuracy.
+  """For each method on each stream, the index of the result with the highest validation accuracy.
 
   None without validation rows, and none where there are Forget events: accuracy prefers what did not forget. Runs in
   which a seed diverged are passed over.
   """
   passed = lambda r: "validation_metrics" not in r or bool(r["forgotten"]) or bool(diverged(r))
   scores = [None if passed(r) else r["validation_metrics"]["acc"]["mean"] for r in results]
-  return selection.best([title(r) for r in results], scores)
+  return selection.best([rivals(r) for r in results], scores)
 
 
 def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
-  """One line for each configuration of a sweep; ``*`` marks the best of each method by validation accuracy."""
-  names = [title(r) for r in results]
+  """One line for each configuration of a sweep; ``*`` marks the best of each method on its stream by validation
+  accuracy."""
+  names = [rivals(r) for r in results]
   marked = {i for i in best_by_validation(results) if names.count(names[i]) > 1}
   used = [k for k in METRICS if any(k in _all_metrics(r) for r in results)]
   scenarios = {r["scenario"] for r in results}
   acc = f"ACC {scenarios.pop()}" if len(scenarios) == 1 else "ACC"
-  events = [r["event"] for r in results[0]["forgotten"]]
+  events = sorted({f["event"] for r in results for f in r["forgotten"]})
   forget = [f"{what}, event {e}" for e in events for what in ("forget", "retain")]
   named = [acc if k == "acc" else METRICS[k] for k in used]
-  head = ["", "run", "ACC validation", *named, *forget, "state", "seconds"]
+  uneven = len({len(r["seeds"]) for r in results}) > 1
+  head = ["", "run", *["seeds"] * uneven, "ACC validation", *named, *forget, "state", "seconds"]
   body = []
   for i, (result, label) in enumerate(zip(results, labels, strict=True)):
     have = _all_metrics(result)
@@ -259,12 +282,12 @@ def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
     by_event = {r["event"]: r for r in result["forgotten"]}
     cells += [_mean(by_event[e][k]) if e in by_event else "-" for e in events for k in ("forget", "retain")]
     costs = [human_bytes(result["state_bytes"]), f"{share_of_seconds(result):.1f}"]
-    body.append(["*" if i in marked else "", label + note, validation, *cells, *costs])
+    count = [str(len(result["seeds"]))] * uneven
+    body.append(["*" if i in marked else "", label + note, *count, validation, *cells, *costs])
   widths = [max(len(row[c]) for row in [head, *body]) for c in range(len(head))]
   align = lambda row: "  ".join(
     v.ljust(w) if c < 2 else v.rjust(w) for c, (v, w) in enumerate(zip(row, widths, strict=True))
   ).rstrip()
-  count = len(results[0]["seeds"])
-  over = f"mean ± standard error over {count} seeds" if count > 1 else "1 seed"
-  foot = f"{over}, in %" + ("; * best of its method by validation accuracy" if marked else "")
+  streams = "" if len({_stream(r) for r in results}) == 1 else " on its stream"
+  foot = f"{over_seeds(results)}, in %" + (f"; * best of its method{streams} by validation accuracy" if marked else "")
   return "\n".join([align(head), align(["-" * w for w in widths]), *(align(r) for r in body), foot])

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
+DEEPEST = 100  # of brackets inside brackets: more than anything written here has, less than Python's recursion takes
+
 
 class Writer(Protocol):
   """Where the messages of a run go. ``write`` may be called with any JSON-like dict; ``close`` is called once."""
@@ -50,6 +52,21 @@ def dumps(value, **how) -> str:
   return json.dumps(_plain(value), allow_nan=False, **how)
 
 
+def loads(text: str | bytes) -> Any:
+  """``json.loads``; whatever cannot be read is a ValueError, brackets nested deeper than DEEPEST too."""
+  try:
+    found = json.loads(text)
+  except RecursionError:
+    raise ValueError("nested too deeply") from None
+  level = [found]
+  for _ in range(DEEPEST):
+    children = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
+    level = [c for each in children for c in each if isinstance(c, dict | list)]
+    if not level:
+      return found
+  raise ValueError("nested too deeply")
+
+
 def _plain(value):
   if isinstance(value, Mapping):
     return {str(k): _plain(v) for k, v in value.items()}
@@ -65,16 +82,23 @@ def _plain(value):
 
 
 def read_lines(path) -> list[dict]:
-  """The rows of a file of JSON lines; none where there is no file. A torn line (a killed writer) is passed over."""
+  """The rows of a file of JSON lines; none where there is no file. What is no row, such as the torn last line of a
+  killed writer, is passed over."""
+  return [row for row in numbered_rows(path) if row is not None]
+
+
+def numbered_rows(path) -> list[dict | None]:
+  """What each line of a file of JSON lines holds, None for one that is no row; blank lines are left out."""
   path = epath.Path(path)
-  out: list[dict] = []
-  if not path.exists():
-    return out
-  for line in path.read_text().splitlines():
-    try:
-      out.append(json.loads(line))
-    except json.JSONDecodeError:
+  out: list[dict | None] = []
+  for line in path.read_bytes().split(b"\n") if path.exists() else ():
+    if not line.strip():
       continue
+    try:
+      row = loads(line)
+    except ValueError:
+      row = None
+    out.append(row if isinstance(row, dict) else None)
   return out
 
 

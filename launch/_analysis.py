@@ -65,7 +65,7 @@ def analyse(history: loading.History, members: Sequence[int], rows: int) -> dict
     "task_accuracy": over("task"),
     "curves": _curves(position, members),
     "forgotten": [
-      {**f, **{k: np.mean([f[k][m] for m in members]) for k in ("forget", "retain")}} for f in position["forgotten"]
+      {**f, **{k: np.asarray(f[k], float)[members].mean() for k in ("forget", "retain")}} for f in position["forgotten"]
     ],
     "never": sorted(set(range(stream.num_tasks)) - {e.task for e in stream.events if isinstance(e, Learn)}),
     "asked": _asked(stream, position["event"]),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cljax
-from cljax import data, engine, methods, models, streams
+from cljax import data, engine, methods, models, recipe, streams
 from launch import _config
 
 _OPTIMIZER_TRACED = ("learning_rate", "momentum", "weight_decay")
@@ -37,14 +37,14 @@ def build(config: Mapping[str, Mapping[str, Any]], cache: dict | None = None) ->
   dataset = cache[key]
   key = key + repr(config["stream"])
   if key not in cache:
-    cache[key] = _config.labelled("stream", lambda: streams.build(dataset, **config["stream"]))
+    cache[key] = _config.labelled("stream", lambda: streams.build(dataset, **_config.read_by_kind(config["stream"])))
   stream = cache[key]
   shape = dataset.train.x.shape[1:]
   model = _config.labelled(
     "model",
     lambda: models.build(config["model"]["name"], shape, stream.num_classes, **_without(config["model"], "name")),
   )
-  recipe = {k: config[s][k] for k in cljax.Recipe._fields for s in ("train", "optimizer") if k in config[s]}
+  training = {k: config[s][k] for k in cljax.Recipe._fields for s in ("train", "optimizer") if k in config[s]}
   options = {field: config[s][name] for field, (s, name) in _config.option_fields().items()}
   arguments = {
     "method": config["method"]["name"],
@@ -52,10 +52,13 @@ def build(config: Mapping[str, Mapping[str, Any]], cache: dict | None = None) ->
     "forget": config["forget"]["name"],
     "forget_hyper": _without(config["forget"], "name"),
     "optimizer": config["optimizer"]["name"],
-    "optimizer_options": _without(config["optimizer"], "name", *cljax.Recipe._fields),
-    "training": cljax.Recipe(**recipe),
+    "optimizer_options": recipe.read_options(
+      config["optimizer"]["name"], _without(config["optimizer"], "name", *cljax.Recipe._fields)
+    ),
+    "training": cljax.Recipe(**training),
     "options": cljax.Options(**options),
   }
+  recipe.check_effect(arguments["training"], arguments["options"], arguments["optimizer"], config["optimizer"])
   return Built(stream, model, arguments, _config.identity(config, dataset.digest))
 
 
@@ -69,6 +72,8 @@ def traced(config: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
       out.update({f"{section}.{k}": config[section][k] for k, o in options.items() if isinstance(o.default, float)})
   for key in _OPTIMIZER_TRACED:
     # Without weight decay its transform is left out of the chain, so 0 is another program.
+    if recipe.unread(config["optimizer"]["name"], key):
+      continue
     if key != "weight_decay" or config["optimizer"][key]:
       out[f"optimizer.{key}"] = config["optimizer"][key]
   return out

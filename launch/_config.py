@@ -7,26 +7,27 @@ Each section's fields come from the function that takes them: nothing is typed t
 
 from __future__ import annotations
 
-import ast
 import difflib
+import importlib
 import importlib.util
 import inspect
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from cljax import Options, Recipe, UsageError, data, methods, models, recipe, streams
+from cljax.models.build import ZOO
+from launch._values import coerce
 
 SECTIONS = ("data", "stream", "model", "method", "forget", "optimizer", "train", "eval", "checkpoint")
 NAMED = {"data": "digits", "model": "mlp", "method": "finetune", "forget": ""}
+# In these sections a field names what reads the others, which all have defaults.
+_CHOICE = {"optimizer": "name", "stream": "kind"}
 # Recipe's fields that belong to the optimizer; the section of each of Options' fields that is not named by its prefix.
 _OPTIMIZER_RECIPE = ("reset_per_task", "schedule_over")
 _OPTION_SECTION = {"max_interval_s": "checkpoint"}
-# These take a single number as well as a list.
-_SCALAR_TOO = ("stream.classes_per_task", "stream.label_noise", "stream.input_noise")
 
 
 class Override(NamedTuple):
@@ -75,7 +76,7 @@ def defaults(section: str, name: str = "") -> dict[str, Any]:
     return _signature(streams.build)
   if section == "optimizer":
     shared = {k: Recipe._field_defaults[k] for k in _OPTIMIZER_RECIPE}
-    return {**_signature(recipe.make_optimizer), **shared}
+    return {**_signature(recipe.make_optimizer), "momentum": recipe.MOMENTUM, **shared}
   fields = {name: Options._field_defaults[f] for f, (where, name) in option_fields().items() if where == section}
   if section == "train":
     own = {k: v for k, v in Recipe._field_defaults.items() if k not in _OPTIMIZER_RECIPE}
@@ -142,26 +143,95 @@ def _first(error: Exception) -> str:
   return (str(error).strip().splitlines() or [""])[0]
 
 
-def resolve(file: File, overrides: Sequence[Override] = ()) -> dict[str, dict[str, Any]]:
-  """The whole configuration: every section with all its fields, each of its default's type. Raises UsageError."""
+def resolve(
+  file: File, overrides: Sequence[Override] = (), unread: dict[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+  """The whole configuration: every section with all its fields, each of its default's type. Raises UsageError.
+
+  What is given must be read by what is chosen. ``unread``: instead of raising, what is not read goes there, as
+  ``{key: why}``, and is left at its default; for one point of a sweep whose other points may read it.
+  """
   for key, _, _ in overrides:
     section, dot, field = key.partition(".")
     if section not in SECTIONS or not dot or not field:
       near = difflib.get_close_matches(section, SECTIONS, 1)
       hint = f"; did you mean {near[0]}?" if near and near[0] != section else ""
       raise UsageError(f"{key}: no such key; expected SECTION.FIELD with a section of {', '.join(SECTIONS)}{hint}")
-  config = {}
+  config, missed = {}, {} if unread is None else unread
   for section in SECTIONS:
     mine = [o for o in overrides if o.key.partition(".")[0] == section]
-    config[section] = _section(file, section, mine)
+    config[section] = _section(file, section, mine, missed)
+    if unread is None and missed:
+      raise UsageError(next(iter(missed.values())))
   for section in ("method", "forget"):
     if config[section]["name"]:
       fields = {k: v for k, v in config[section].items() if k != "name"}
       methods.check_options(config[section]["name"], fields, section)
+      _check_batches(fields, section)
   return config
 
 
-def _section(file: File, section: str, overrides: Sequence[Override]) -> dict[str, Any]:
+def no_requests(config: Mapping[str, Mapping[str, Any]]) -> str:
+  """Why a method that answers Forget events has no effect: a line where there are none of them."""
+  name = config["forget"]["name"]
+  if not name or config["stream"]["forget"]:
+    return ""
+  return f"forget.name: got {name!r}, but nothing is to be forgotten; give stream.forget, such as 2:class=3"
+
+
+class Points(NamedTuple):
+  """What is given over the points of a sweep: what each chose, where a key is read and where not, and why not."""
+
+  chosen: list[dict[str, str]]
+  readers: dict[str, list[int]]
+  others: dict[str, list[int]]
+  why: dict[str, str]
+
+  def resolve(self, file: File, overrides: Sequence[Override], asked: bool = False) -> tuple[dict, dict[str, str]]:
+    """``(configuration, {key: why})``, the latter of what this point does not read; ``asked``: requests to forget come
+    from elsewhere."""
+    missed: dict[str, str] = {}
+    config = resolve(file, overrides, missed)
+    if no_requests(config) and not asked:
+      missed |= {key: no_requests(config) for key, _, _ in [*overrides, Override("forget.name", "")]
+                 if key.startswith("forget.")}  # fmt: skip
+      config["forget"] = {"name": ""}
+    for key in dict.fromkeys(o.key for o in overrides):
+      (self.others if key in missed else self.readers).setdefault(key, []).append(len(self.chosen))
+    for key, why in missed.items():
+      self.why.setdefault(key, why)
+      self.others.setdefault(key, [len(self.chosen)])  # also where the file gives it
+    for key in config["forget"] if config["forget"]["name"] else ():
+      self.readers.setdefault(f"forget.{key}", [len(self.chosen)])
+    self.chosen.append({s: str(config[s][_CHOICE.get(s, "name")]) for s in (*NAMED, *_CHOICE)})
+    return config, missed
+
+  def check(self) -> None:
+    """Raises UsageError for what no point reads."""
+    for key, why in self.why.items():
+      if key not in self.readers:
+        raise UsageError(why)
+
+  def lines(self) -> list[str]:
+    """Of what only some points read, by which, told by what differs between points."""
+    sections = [s for s in self.chosen[0] if len({c[s] for c in self.chosen}) > 1]
+    name = lambda at: " ".join(c for c in (self.chosen[at][s] for s in sections) if c) or "others"
+    shown = lambda at: ", ".join(dict.fromkeys(map(name, at)))
+    partly = [k for k in self.readers if self.others.get(k)]
+    return [f"{k}: read by {shown(self.readers[k])}; not by {shown(self.others[k])}" for k in partly]
+
+
+def _check_batches(fields: Mapping[str, Any], section: str) -> None:
+  """More rows than a memory holds can not be drawn from it: such a size would be that of the memory, silently."""
+  for key in ("replay_batch", "reference_batch"):
+    if "capacity" in fields and fields.get(key, 0) > fields["capacity"]:
+      raise UsageError(
+        f"{section}.{key}: got {fields[key]}, above {section}.capacity, which is {fields['capacity']}; expected at most"
+        " that"
+      )
+
+
+def _section(file: File, section: str, overrides: Sequence[Override], missed: dict[str, str]) -> dict[str, Any]:
   given = file.sections.get(section, {})
   name = ""
   if section in NAMED:
@@ -171,6 +241,12 @@ def _section(file: File, section: str, overrides: Sequence[Override]) -> dict[st
       raise UsageError(f"{section}.name: got {name!r} of type {type(name).__name__}; expected str")
     given = given if own == name else {}
   out = defaults(section, name)
+  chosen = ""
+  if section in _CHOICE:
+    own = given.get(_CHOICE[section], out[_CHOICE[section]])
+    chosen = str(next((o.value for o in reversed(overrides) if o.key == f"{section}.{_CHOICE[section]}"), own))
+    # As with a section of another name: what the file says for its own choice is not said for this one.
+    given = {k: v for k, v in given.items() if own == chosen or not not_read(section, chosen, k)}
   layers = [Override(f"{section}.{k}", v) for k, v in given.items()]
   if section in ("method", "forget") and name:
     known = file.method_defaults.get(name, {})
@@ -178,62 +254,60 @@ def _section(file: File, section: str, overrides: Sequence[Override]) -> dict[st
   for key, value, text in (*layers, *overrides):
     field = key.partition(".")[2]
     if field not in out:
-      fields = [f for f in out if f != "name" or section in NAMED]
-      near = difflib.get_close_matches(field, fields, 1)
-      what = f"{name!r} has no such option" if section in NAMED and name else "no such field"
-      hint = f"; did you mean {section}.{near[0]}?" if near else ""
-      raise UsageError(f"{key}: {what}; allowed: {', '.join(fields)}{hint}")
+      missed[key] = _unknown(section, field, name, [f for f in out if f != "name" or section in NAMED])
+      continue
+    if not_read(section, chosen, field):
+      missed[key] = f"{key}: got {value!r}; {not_read(section, chosen, field)}"
+      continue
     out[field] = coerce(key, value, _default_of(section, field, out, name), text)
   return out
 
 
+def _unknown(section: str, field: str, name: str, fields: Sequence[str]) -> str:
+  near = difflib.get_close_matches(field, fields, 1)
+  what = f"{name!r} has no such option" if section in NAMED and name else "no such field"
+  hint = f"; did you mean {section}.{near[0]}?" if near else ""
+  readers = _readers(section, field)
+  more = f" and {len(readers) - 8} more" if len(readers) > 8 else ""
+  read = f"; read by: {', '.join(readers[:8])}{more}" if readers else ""
+  return f"{section}.{field}: {what}; allowed: {', '.join(fields)}{hint}{read}"
+
+
+def _readers(section: str, field: str) -> list[str]:
+  """The names under which a section that names something has a field."""
+  if section in ("method", "forget"):
+    forgets = lambda entry: section == "method" or entry.access.forgets
+    return sorted(n for n, entry in methods.METHODS.items() if field in entry.options and forgets(entry))
+  if section == "data":
+    kinds = {"glyphs": "glyphs", "tfds:NAME": "tfds:x", "npz:FILE": "npz:x", "folder:DIR": "folder:x"}
+    return [shown for shown, name in kinds.items() if field in data.options(name)]
+  return [n for n in ZOO if field in models.options(n)] if section == "model" else []
+
+
+def not_read(section: str, chosen: str, field: str) -> str:
+  """Why a field has no effect beside what the section chose, and what reads it; '' where it is read."""
+  if section == "optimizer":
+    return recipe.unread(chosen, field)
+  if section != "stream":
+    return ""
+  table = _stream_reads()
+  readers = [kind for kind, options in table.items() if field in options]
+  if chosen not in table or chosen in readers or not readers:
+    return ""
+  return f"kind {chosen!r} does not read it; read by: {', '.join(readers)}"
+
+
+def _stream_reads() -> Mapping[str, Sequence[str]]:
+  return getattr(importlib.import_module("cljax.streams.build"), "READS", {})
+
+
+def read_by_kind(stream: Mapping[str, Any]) -> dict[str, Any]:
+  """Those fields of the stream's section that its kind reads."""
+  return {k: v for k, v in stream.items() if not not_read("stream", str(stream["kind"]), k)}
+
+
 def _default_of(section: str, field: str, out, name: str):
   return name if field == "name" and section in NAMED else defaults(section, name)[field]
-
-
-def coerce(key: str, value, default, text: bool = False):
-  """``value`` in the type of ``default``; ``text`` says that it is command-line text. Raises UsageError."""
-  shown = value
-  if text and not isinstance(default, str):
-    value = _literal(value)
-  kind = type(default)
-  if default is None:
-    return list(value) if isinstance(value, tuple) else value
-  if isinstance(default, tuple | list):
-    if isinstance(value, int | float) and not isinstance(value, bool):
-      return value if key in _SCALAR_TOO else (value,)
-    if isinstance(value, tuple | list):
-      return tuple(value)
-  elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-    if not math.isfinite(value):
-      raise UsageError(f"{key}: got {shown}; expected a finite number")
-    return float(value)
-  elif kind in (int, bool, str) and type(value) is kind:
-    return value
-  words = {float: "a number", int: "an integer", bool: "true or false", str: "text", tuple: "a list such as 1,2"}
-  raise UsageError(f"{key}: got {shown!r}; expected {words.get(kind, kind.__name__)}")
-
-
-def _literal(text: str):
-  words = {"true": True, "false": False, "none": None, "null": None}
-  if text.strip().lower() in words:
-    return words[text.strip().lower()]
-  try:
-    return ast.literal_eval(text.strip())
-  except (ValueError, SyntaxError, MemoryError, RecursionError):
-    return text
-
-
-def parse_seeds(text: str) -> list[int]:
-  """``'5'`` -> ``[0, 1, 2, 3, 4]``; ``'[3,7]'`` or ``'3,7'`` -> ``[3, 7]``."""
-  value = _literal(text)
-  whole = lambda v: isinstance(v, int) and not isinstance(v, bool)
-  if whole(value) and value >= 1:
-    return list(range(value))
-  listed = isinstance(value, tuple | list) and value and all(whole(v) and v >= 0 for v in value)
-  if listed and len(set(value)) == len(value):
-    return list(value)
-  raise UsageError(f"seeds: got {text!r}; expected a number of at least 1, or a list of distinct seeds such as 3,7")
 
 
 def identity(config: Mapping[str, Mapping[str, Any]], digest: str) -> dict[str, dict[str, Any]]:
@@ -266,4 +340,5 @@ def from_identity(identity: Mapping[str, Mapping[str, Any]], more: Mapping[str, 
   """The whole configuration again: ``identity`` and, by section, ``more`` that is no part of it (where data lies)."""
   merged = {s: {**identity.get(s, {}), **more.get(s, {})} for s in SECTIONS}
   merged["data"].pop("digest", None)
-  return resolve(File(merged, {}, ModuleType("identity")))
+  known = lambda s: {k: v for k, v in merged[s].items() if not not_read(s, str(merged[s].get(_CHOICE.get(s, ""))), k)}
+  return resolve(File({s: known(s) for s in SECTIONS}, {}, ModuleType("identity")))

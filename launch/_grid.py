@@ -5,13 +5,13 @@ A point is a dict of overrides, ``{"method.name": "ewc", "method.strength": 10.0
 
 from __future__ import annotations
 
-import ast
 import itertools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cljax import UsageError
+from launch._values import literal, short
 
 Point = dict[str, Any]
 
@@ -68,13 +68,12 @@ def parse(text: str) -> list[Point]:
   key, equals, values = text.partition("=")
   if not equals or not key.strip() or not values.strip():
     raise UsageError(f"grid: got {text!r}; expected KEY=[VALUE,...], such as method.strength=[1,10]")
-  try:
-    read = ast.literal_eval(values.strip())
-  except (ValueError, SyntaxError):
-    text = f"grid: cannot read {values.strip()!r} of {key}; expected a list such as [1,10] or ['er','ewc']"
-    raise UsageError(text) from None
+  read = literal(values)
+  if isinstance(read, str):
+    text = f"grid: cannot read {short(values.strip())} of {key}; expected a list such as [1,10] or ['er','ewc']"
+    raise UsageError(text)
   if not isinstance(read, list | tuple):
-    raise UsageError(f"grid: {key} got {read!r}; expected a list of values such as [{read!r}]")
+    raise UsageError(f"grid: {key} got {short(read)}; expected a list of values such as [{short(read)}]")
   return sweep(key.strip(), read)
 
 

@@ -66,12 +66,18 @@ class Held(NamedTuple):
     return f"{who} {self.record.get('host')} since {self.record.get('since')}"
 
 
-def take(folder) -> Owner | Held:
-  """Makes this process the folder's owner, in the place of a dead one, or says who it is that lives."""
+def take(folder) -> Owner | Held | None:
+  """Makes this process the folder's owner, in the place of a dead one, or says who it is that lives.
+
+  None where the processes of this launch let the folder be (:func:`given_up`).
+  """
   folder = pathlib.Path(folder)
   number, record = latest(folder)
   if record is not None and lives(record):
     return Held(record)
+  # The records so far are final; who adds one now takes the number that is ours to create.
+  if given_up(folder, os.environ.get(LAUNCH, "")):
+    return None
   path = folder / f"owner.{number + 1}.json"
   mine = myself()
   try:

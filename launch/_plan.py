@@ -53,23 +53,43 @@ class Size(NamedTuple):
   steps: int
 
 
-def plan(file: _config.File, overrides: Sequence[_config.Override], grid: Sequence[_grid.Point]) -> list[Run]:
-  """Resolves every point before anything runs, so that a mistake in the last one costs nothing."""
+def plan(
+  file: _config.File,
+  overrides: Sequence[_config.Override],
+  grid: Sequence[_grid.Point],
+  say: Callable[[str], None] = lambda line: None,
+) -> list[Run]:
+  """Resolves every point before anything runs, so that a mistake in the last one costs nothing.
+
+  An option that is given must be read by a point at least; ``say`` is told by which, where not by all. Points that
+  differ only in what they do not read are one.
+  """
   cache: dict = {}
-  varied = [k for k in dict.fromkeys(k for p in grid for k in p) if len({repr(p.get(k)) for p in grid}) > 1]
   given = {o.key for o in overrides}
   if "train.on_divergence" not in given and "on_divergence" not in file.sections.get("train", {}):
     # One bad value must not end the others that share its program.
     overrides = [_config.Override("train.on_divergence", "freeze"), *overrides]
-  runs: list[Run] = []
+  given_to = _config.Points([], {}, {}, {})
+  points: list[tuple[_grid.Point, dict]] = []
   for point in grid:
     clash = sorted(given & set(point))
     if clash:
       raise UsageError(f"grid: {clash[0]} is also given as --config.{clash[0]}; give it once")
-    config = _config.resolve(file, [*overrides, *(_config.Override(k, v) for k, v in point.items())])
+    layers = [*overrides, *(_config.Override(k, v) for k, v in point.items())]
+    config, missed = given_to.resolve(file, layers)
+    left = {k: v for k, v in point.items() if k not in missed}
+    if left == point or not any(repr(left) == repr(p) for p, _ in points):
+      points.append((left, config))
+  given_to.check()
+  for line in given_to.lines():
+    say(line)
+  reduced = [p for p, _ in points]
+  varied = [k for k in dict.fromkeys(k for p in reduced for k in p) if len({repr(p.get(k)) for p in reduced}) > 1]
+  runs: list[Run] = []
+  for point, config in points:
     built = _build.build(config, cache)
     method = config["method"]["name"]
-    folder = f"{method}-{fingerprint(_config.essence(built.identity))}"
+    folder = f"{_workdir.in_path(method)}-{fingerprint(_config.essence(built.identity))}"
     if any(r.folder == folder for r in runs):
       raise UsageError(f"grid: the point {point} stands twice")
     label = _grid.label(point, method, config["forget"]["name"], varied)
@@ -163,7 +183,7 @@ def _unit(group: Sequence[Run], members: Sequence[tuple[Run, int]], which: str) 
     "runs": {f: {"point": r.point, "label": r.label, "identity": r.built.identity} for f, r in runs.items()},
   }
   method = first.built.arguments["method"]
-  name = f"{method}-{fingerprint([static_part(first), [[m['run'], m['seed']] for m in listed]])}"
+  name = f"{_workdir.in_path(method)}-{fingerprint([static_part(first), [[m['run'], m['seed']] for m in listed]])}"
   return Unit(name, json.loads(writers.dumps(content)))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.results import best_by_validation, diverged, percent, title
+from cljax.results import best_by_validation, diverged, over_seeds, percent, rivals, title
 from cljax.writers import write_bytes
 
 
@@ -110,9 +110,9 @@ def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path
   Shows one configuration a method, the best by validation, where there are several; at most :data:`MOST`.
   """
   marked = best_by_validation(results)
-  many = len(results) > len({title(r) for r in results})
+  many = len(results) > len({rivals(r) for r in results})
   shown = [i for i in range(len(results)) if not many or not marked or i in marked]
-  if len({title(results[i]) for i in shown}) == 1 and many:
+  if len({rivals(results[i]) for i in shown}) == 1 and many:
     shown = list(range(len(results)))
   shown = shown[:MOST]
   labels = [label + " (diverged)" * bool(diverged(r)) for label, r in zip(labels, results, strict=True)]
@@ -151,10 +151,9 @@ def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path
     if n % columns:
       axis.set_ylabel("")
   bottom.colorbar(image, ax=list(axes), label="test accuracy, %")
-  seeds = len(results[shown[0]]["seeds"])
   note = "" if len(shown) == len(results) else ", best of each method by validation"
-  over = "1 seed" if seeds == 1 else f"mean ± standard error over {seeds} seeds"
-  figure.suptitle(f"{results[shown[0]]['stream']}, {over}{note}")
+  streams = ", ".join(dict.fromkeys(results[i]["stream"] for i in shown))
+  figure.suptitle(f"{streams}, {over_seeds([results[i] for i in shown])}{note}")
   _save(figure, path)
 
 

@@ -97,8 +97,7 @@ class Log:
       for writer in self._more:
         writer.write(message)
     if kind == "resumed":
-      at, total = (message["event"], message["step"]), message["total"]
-      self._writer.keep(lambda row: row["step"] < total if row["kind"] == "diverged" else self._place(row) <= at)
+      self._writer.keep(lambda row: self._before(row, message))
       self._begun = True
       return
     if kind in ("note", "replay"):
@@ -109,6 +108,15 @@ class Log:
       if self._writer.path.exists():
         self._writer.keep(lambda row: False)
     self._writer.write(message)
+
+  def _before(self, row: Mapping[str, Any], resumed: Mapping[str, Any]) -> bool:
+    """Whether a row tells of what came before a resumed place; what is no row of this file does not."""
+    try:
+      if row["kind"] == "diverged":
+        return row["step"] < resumed["total"]
+      return self._place(row) <= (resumed["event"], resumed["step"])
+    except (KeyError, TypeError):
+      return False
 
   @staticmethod
   def _place(row: Mapping[str, Any]) -> tuple[int, float]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from cljax import UsageError, metrics
+from cljax import UsageError, metrics, writers
 from cljax.results import title
 from cljax.writers import dumps
 from launch import _config
@@ -166,7 +166,7 @@ def _fitting(source: Mapping[str, Any], key: str, shape: tuple) -> np.ndarray | 
 
 
 def _json(path: epath.Path) -> Any:
-  return json.loads(path.read_text())
+  return writers.loads(path.read_text())
 
 
 def read(folder: epath.Path) -> tuple[list[Run], list[str]]:
@@ -239,7 +239,7 @@ def _rows(path: epath.Path, notes: list[str]) -> dict[str, list[dict[str, Any]]]
     if not line.strip():
       continue
     try:
-      row = json.loads(line.decode())
+      row = writers.loads(line.decode())
       out.setdefault(str(row["run"]), {})[int(row["seed"])] = row
     except (UnicodeDecodeError, json.JSONDecodeError):
       notes.append(f"{path}: line {number} is not JSON; skipped")

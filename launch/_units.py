@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import traceback
@@ -41,12 +40,12 @@ def attempt(
     with _workdir.exclusive(workdir):
       if not (folder / "unit.json").exists():
         return "gone"
-      if _owner.given_up(folder, os.environ.get(_owner.LAUNCH, "")):
-        return "given up"
       owner = _owner.take(folder) if local else None
   except OSError as error:
     say(f"failed: {label}: {told(error)}")
     return "failed"
+  if local and owner is None:
+    return "given up"
   if isinstance(owner, _owner.Held):
     return f"held: {owner}"
   how, why = "stopped", ""
@@ -188,7 +187,7 @@ def read_rows(path: epath.Path) -> tuple[list[dict[str, Any]], int]:
   rows, damaged = [], 0
   for line in filter(None, lines):
     try:
-      row = json.loads(line)
+      row = writers.loads(line)
       row["run"], row["seed"], row["params_sha256"]
     except (ValueError, TypeError, KeyError):
       damaged += 1

@@ -10,15 +10,14 @@ import numpy as np
 import cljax
 from cljax import UsageError, engine, evidence, methods, streams
 from cljax.metrics import unlearning as metrics
-from launch import _unlearn_shadows
+from launch import _unlearn_shadows, _workdir
 from launch._unlearn_job import ORACLE_SEED, Compared, Job, built_for, check, needs, prepared, reuses
 
 
 def compare(job: Job) -> Compared:
   """Trains the original models and the oracles, lets each method answer the request, and measures all of them."""
-  cache: dict = {}
-  base = built_for(job, "", cache)
-  plan = {name: built_for(job, name, cache) for name in job.methods}  # a mistake in the last one costs nothing
+  plan = built_for(job, ["", *job.methods])
+  base = plan.pop("")
   check(job, base)
   stream = base.stream._replace(events=tuple(e for e in base.stream.events if isinstance(e, cljax.Learn)))
   rows = evidence.sides(stream, job.request)
@@ -73,7 +72,7 @@ def compare(job: Job) -> Compared:
     values[name] = {}
     start = engine.continued(made, trained) if reuse[name] else None
     try:
-      result = made.run(str(job.workdir / "methods" / name), stop=job.stop, start=start)
+      result = made.run(str(job.workdir / "methods" / _workdir.in_path(name)), stop=job.stop, start=start)
     except UsageError as error:  # one that cannot answer this request does not sink the others
       about[name]["refused"] = str(error)
       job.report(f"{name}: {error}")

@@ -38,10 +38,20 @@ class Compared(NamedTuple):
 ORACLE_SEED = 10_000  # oracles share no seed with the models that unlearn
 
 
-def built_for(job: Job, name: str, cache: dict) -> _build.Built:
-  """Everything a run of one method needs; ``name`` empty for the original model."""
-  more = [_config.Override("forget.name", name)] if name else []
-  return _build.build(_config.resolve(job.file, [*job.overrides, *more]), cache)
+def built_for(job: Job, names: Sequence[str]) -> dict[str, _build.Built]:
+  """Everything a run of each method needs, '' the original model; a mistake in the last one costs nothing.
+
+  An option of ``forget`` must be read by one of them at least.
+  """
+  cache: dict = {}
+  points, out = _config.Points([], {}, {}, {}), {}
+  for name in names:
+    config, _ = points.resolve(job.file, [*job.overrides, _config.Override("forget.name", name)], asked=True)
+    out[name] = _build.build(config, cache)
+  points.check()
+  for line in points.lines():
+    job.report(line)
+  return out
 
 
 def prepared(built: _build.Built, stream, seeds) -> engine.Prepared:

@@ -9,6 +9,7 @@ import numpy as np
 import cljax
 from cljax import engine, evidence, streams
 from cljax.metrics import unlearning as metrics
+from launch import _workdir
 from launch._unlearn_job import ORACLE_SEED, Job, prepared
 
 POOL, GROUPS = 40, 4
@@ -67,7 +68,7 @@ def scores(job: Job, shadows: Shadows, name: str, built, reuses: bool, model) ->
     if name:
       made = prepared(built, stream, shadows.seeds[group])
       setup = made.setup
-      folder = job.workdir / "methods" / name / "shadows" / str(group)
+      folder = job.workdir / "methods" / _workdir.in_path(name) / "shadows" / str(group)
       trained = made.run(str(folder), stop=job.stop, start=engine.continued(made, trained) if reuses else None)
     margins.append(margins_of(evidence.answers(setup, trained.learner, shadows.rows, model), shadows.rows))
   return attacked(np.stack(margins), shadows.members[:, shadows.positions])

@@ -6,6 +6,7 @@ import numpy as np
 
 import cljax
 from cljax import evidence, methods
+from launch import _workdir
 from launch._unlearn_job import ORACLE_SEED, Compared, Job, built_for, check, needs, prepared
 
 
@@ -14,9 +15,8 @@ def compare(job: Job) -> Compared:
 
   The reference is ``retrain`` on the same seeds, the floor ``retrain`` on as many others.
   """
-  cache: dict = {}
   names = [n for n in job.methods if n != "retrain"]
-  plan = {name: built_for(job, name, cache) for name in ["retrain", *names]}
+  plan = built_for(job, ["retrain", *names])
   base = plan["retrain"]
   check(job, base)
   learns = [e for e in base.stream.events if isinstance(e, cljax.Learn)]
@@ -39,7 +39,7 @@ def compare(job: Job) -> Compared:
   for label, (name, seeds) in runs.items():
     job.report(label)
     made = prepared(plan[name], stream, seeds)
-    results[label] = made.run(str(job.workdir / "methods" / label), stop=job.stop)
+    results[label] = made.run(str(job.workdir / "methods" / _workdir.in_path(label)), stop=job.stop)
   reference = results.pop("reference")
   rows_after = [i + 1 for i, e in enumerate(stream.events) if isinstance(e, cljax.Forget)]
   mean = {k: np.asarray([r[k] for r in reference.forgotten]).mean(1) for k in ("forget", "retain")}  # [requests]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,11 +51,16 @@ def claim(
     raise UsageError(f"workdir: cannot write to {workdir}: {text}; expected a writable folder") from error
 
 
+def in_path(name: str) -> str:
+  """A name as one part of a path."""
+  return name.replace("/", "%2F")
+
+
 def read_json(path) -> dict[str, Any] | None:
   """The object that a file of JSON holds; None where there is no file, or none that can be read."""
   path = epath.Path(path)
   try:
-    found = json.loads(path.read_bytes()) if path.exists() else None
+    found = writers.loads(path.read_bytes()) if path.exists() else None
   except ValueError:
     return None
   return found if isinstance(found, dict) else None

@@ -22,7 +22,7 @@ from absl import flags as absl_flags  # noqa: E402
 from etils import epath  # noqa: E402
 
 from cljax import UsageError, results, writers_tracking  # noqa: E402
-from launch import _cli, _config, _executors, _grid, _plan, _plots, _slurm, _units, _workdir  # noqa: E402
+from launch import _cli, _config, _executors, _grid, _plan, _plots, _slurm, _units, _values, _workdir  # noqa: E402
 from launch._plan import Run, Unit  # noqa: E402
 
 LEFT = ("sweep.json", "rows.jsonl", "comparison.png", "runs", "groups", "slurm", "code")
@@ -72,13 +72,13 @@ def _sweep(argv: Sequence[str], stop: _cli.Stop) -> int:
   given = _cli.parse(argv, flags, __doc__ or "")
   overrides = [o for o in given if not o.key.startswith("slurm.")]
   options = [o for o in given if o.key.startswith("slurm.")]
-  seeds = _config.parse_seeds(flags.seeds)
+  seeds = _values.parse_seeds(flags.seeds)
   most = parse_bytes(flags.max_bytes) if flags.max_bytes else 0
   workdir = epath.Path(flags.workdir).expanduser()
   _check(flags, options, workdir)
   os.environ[_environment.LOG_TO] = ",".join(writers_tracking.check(flags.log_to))
   file = _config.read_file(flags.config)
-  runs = _plan.plan(file, overrides, _grid.points(flags.grid, flags.methods, file.module))
+  runs = _plan.plan(file, overrides, _grid.points(flags.grid, flags.methods, file.module), _units.say)
   sizes: dict[str, _plan.Size] = {}
 
   def size(folder: str) -> _plan.Size:

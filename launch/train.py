@@ -18,8 +18,8 @@ _environment.prepare(__name__)
 import jax  # noqa: E402
 from etils import epath  # noqa: E402
 
-from cljax import Member, mesh, results  # noqa: E402
-from launch import _build, _cli, _config, _plots, _workdir  # noqa: E402
+from cljax import Member, UsageError, mesh, results  # noqa: E402
+from launch import _build, _cli, _config, _plots, _values, _workdir  # noqa: E402
 from launch._progress import Log, Progress  # noqa: E402
 
 LEFT = ("result.json", "config.json", "metrics.jsonl", "accuracy_matrix.png", "checkpoints")
@@ -35,13 +35,16 @@ def run(argv: Sequence[str], stop: _cli.Stop) -> int:
   flags = _cli.common_flags()
   _cli.mesh_flags(flags)
   overrides = _cli.parse(argv, flags, __doc__ or "")
-  seeds = _config.parse_seeds(flags.seeds)
+  seeds = _values.parse_seeds(flags.seeds)
   axes = mesh.parse(flags.mesh)
   file = _config.read_file(flags.config)
   several = _environment.distribute(flags.coordinator, flags.num_processes, flags.process_id)
   if several and not axes:
     axes = {mesh.DATA: jax.device_count()}
-  built = _build.build(_config.resolve(file, overrides))
+  config = _config.resolve(file, overrides)
+  if _config.no_requests(config):
+    raise UsageError(_config.no_requests(config))
+  built = _build.build(config)
   workdir = epath.Path(flags.workdir).expanduser()
   mine = {**built.identity, "seeds": seeds}
 

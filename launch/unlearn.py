@@ -10,6 +10,7 @@ Trains the original models and a bank of oracles that never saw the rows, lets e
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ from absl import flags as absl_flags  # noqa: E402
 from etils import epath  # noqa: E402
 
 from cljax import UsageError, checkpoint, methods, streams, writers  # noqa: E402
-from launch import _cli, _config, _unlearn, _unlearn_job, _unlearn_stream, _unlearn_table, _workdir  # noqa: E402
+from launch import _cli, _config, _unlearn, _unlearn_job, _unlearn_stream, _unlearn_table, _values, _workdir  # noqa: E402
 
 LEFT = ("unlearn.request.json", "unlearn.json", "unlearn.md", "original", "oracles", "shadows", "methods")
 
@@ -35,7 +36,7 @@ def _unlearning(argv: Sequence[str], stop: _cli.Stop) -> int:
   absl_flags.DEFINE_integer("oracles", 20, "Retrained models in the bank.", lower_bound=0, flag_values=flags)
   absl_flags.DEFINE_integer("shadows", 0, "Shadow models for U-LiRA; 0 for none.", lower_bound=0, flag_values=flags)
   overrides = _cli.parse(argv, flags, __doc__ or "")
-  seeds = _config.parse_seeds(flags.seeds)
+  seeds = _values.parse_seeds(flags.seeds)
   file = _config.read_file(flags.config)
   names = [*flags.methods, *flags.method] or default_methods()
   if len(set(names)) != len(names):
@@ -52,7 +53,7 @@ def _unlearning(argv: Sequence[str], stop: _cli.Stop) -> int:
     "oracles": flags.oracles,
   }
   asked |= {"shadows": flags.shadows} if flags.shadows else {}
-  whole = ":" in flags.request
+  whole = re.match(r"\s*[0-9]+\s*:", flags.request) is not None  # class names may hold colons
   request = streams.parse_forget(flags.request) if whole else streams.parse_request(flags.request)
   _workdir.claim(workdir, LEFT[0], asked, flags.overwrite, LEFT)
   _environment.quiet()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from cljax import UsageError, writers
-from launch import _config, _grid
+from launch import _config, _grid, _values
 from launch._config import Override
 
 
@@ -63,11 +63,11 @@ def test_layers_are_merged_in_order(config):
 
 
 def test_seeds():
-  assert _config.parse_seeds("5") == [0, 1, 2, 3, 4]
-  assert _config.parse_seeds("[3,7]") == _config.parse_seeds("3,7") == [3, 7]
+  assert _values.parse_seeds("5") == [0, 1, 2, 3, 4]
+  assert _values.parse_seeds("[3,7]") == _values.parse_seeds("3,7") == [3, 7]
   for bad in ("-1", "1.5", "[]", "3,-1", "x", "True"):
     with pytest.raises(UsageError, match="seeds: got"):
-      _config.parse_seeds(bad)
+      _values.parse_seeds(bad)
 
 
 def test_writers(tmp_path):
