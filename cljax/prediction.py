@@ -34,9 +34,11 @@ def predictor(stream, parts_of: Callable, method: Method, judged, values, learne
   classes = jnp.asarray(judged)
   every = jnp.asarray(np.asarray(judged)[np.asarray(judged).sum(1).argmin()])
 
+  tables = jax.tree.map(jnp.asarray, stream.view.tables)
+
   @jax.jit
-  def logits(values, learner, x, task, open_classes):
-    shown = stream.view.apply(stream.view.tables, x, jnp.full(x.shape[0], task))
+  def logits(values, learner, tables, x, task, open_classes):
+    shown = stream.view.apply(tables, x, jnp.full(x.shape[0], task))
     return jnp.where(open_classes, parts_of(values).predict(learner, shown, task), -jnp.inf)
 
   def predict(x, member: int = 0, task: int | None = None):
@@ -48,6 +50,6 @@ def predictor(stream, parts_of: Callable, method: Method, judged, values, learne
       raise UsageError(f"task: got {task}; expected one of 0..{stream.num_tasks - 1}")
     pick = lambda t: jax.tree.map(lambda a: a[member], t)
     competing = every if task is None else classes[task]
-    return logits(pick(values), pick(learner), jnp.asarray(x), jnp.asarray(task or 0, jnp.int32), competing)
+    return logits(pick(values), pick(learner), tables, jnp.asarray(x), jnp.asarray(task or 0, jnp.int32), competing)
 
   return predict

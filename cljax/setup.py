@@ -84,7 +84,7 @@ def spec_of(stream, batch_size: int) -> Spec:
     task_id_given=stream.task_id_given,
     row_shape=tuple(split.x.shape[1:]),
     row_dtype=split.x.dtype,
-    view=lambda x, row_task: stream.view.apply(stream.view.tables, x, row_task),
+    view=lambda x, row_task: stream.view.apply(jax.tree.map(jnp.asarray, stream.view.tables), x, row_task),
   )
 
 

@@ -77,10 +77,12 @@ def shown_rows(data: Data, x, y, row_task, view_apply):
 
 
 def without_absent(batch: Batch) -> Batch:
-  """Zero inputs where the weight is 0: a deleted row, or the row that pads a batch, must not reach anything that a
-  method stores."""
-  there = (batch.weight > 0).reshape(-1, *(1,) * (batch.x.ndim - 1))
-  return batch._replace(x=jnp.where(there, batch.x, jnp.zeros((), batch.x.dtype)))
+  """Input and label 0 and id -1 where the weight is 0: a deleted row, or the row that pads a batch, must not reach
+  anything that a method stores."""
+  here = batch.weight > 0
+  there = here.reshape(-1, *(1,) * (batch.x.ndim - 1))
+  x = jnp.where(there, batch.x, jnp.zeros((), batch.x.dtype))
+  return batch._replace(x=x, y=jnp.where(here, batch.y, 0), id=jnp.where(here, batch.id, -1))
 
 
 # What the host says of a row of a step: whether it is there, and whether the run offers it for the first time.

@@ -34,8 +34,9 @@ class AccessError(CljaxError):
 class Batch(NamedTuple):
   """Rows of data. Every row carries its own mask and task, because replayed rows differ from new ones.
 
-  A row of weight 0 is as if absent. ``coefficient`` overrides the weighted mean of the task loss: where it is given,
-  the loss is ``sum(coefficient * loss)``; rows of coefficient 0 still take part in the forward pass and BatchNorm.
+  A row of weight 0 is as if absent (its id is -1, its input and label are 0). ``coefficient`` overrides the weighted
+  mean of the task loss: where it is given, the loss is ``sum(coefficient * loss)``; rows of coefficient 0 still take
+  part in the forward pass and BatchNorm.
 
   Where a method gets the rows of a step (``prepare``, ``after_step``, a Reference), ``x`` is as it was read: what is
   stored is augmented and shown as its task shows it (``Spec.view``) each time it is used. In ``terms``, and in
@@ -207,9 +208,9 @@ class Request(NamedTuple):
   groups: Any = None  # [N] int32: the group of each row id
 
   def names(self, row_id, row_task):
-    """Bool: whether the rows of these ids, as these tasks show them, are to be forgotten."""
+    """Bool: whether the rows of these ids (-1: no row), as these tasks show them, are to be forgotten."""
     named = jnp.atleast_2d(self.named)
-    return named[row_task % named.shape[0], row_id]
+    return named[row_task % named.shape[0], row_id] & (row_id >= 0)
 
 
 class Access(NamedTuple):
