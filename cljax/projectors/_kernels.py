@@ -19,6 +19,7 @@ def kernels(params, skip: Callable[[str], bool] | None) -> dict[str, Any]:
 def chosen(owner: str, params, skip, order: str | None) -> dict[str, Any]:
   """:func:`kernels` of the parameters given to ``init``; UsageError where there are none, or where none can be read."""
   tree.refuse_complex(owner, params)
+  tree.refuse_explicit(owner, params)
   layout.told(owner, params, order)
   found = kernels(params, skip)
   if not found:
@@ -29,6 +30,7 @@ def chosen(owner: str, params, skip, order: str | None) -> dict[str, Any]:
 
 def check_names(owner: str, updates, state_names, skip) -> None:
   """The kernels of ``updates`` are those of the state: a leaf missed by its name would pass unprojected."""
+  tree.refuse_explicit(owner, updates)
   got, want = set(kernels(updates, skip)), set(state_names)
   for name in sorted(got ^ want):
     lacks = "the updates lack" if name in want else "its state lacks"
