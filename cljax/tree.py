@@ -63,6 +63,19 @@ def zeros_like(a, dtype=None):
   return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=dtype), a)
 
 
+def empty_like(x, dtype=None):
+  """Zeros that lie as the array ``x`` does, under ``jit`` too, where a constant would come out on every device."""
+  if not isinstance(x, jax.core.Tracer):
+    return jnp.zeros_like(x, dtype=dtype)
+  zero = jnp.zeros((), dtype or x.dtype)
+  return jnp.where(jnp.isnan(x), zero, zero)
+
+
+def zero_stack(a, k: int, dtype=None):
+  """``k`` zero copies of ``a`` along a new leading axis, sharded as ``a`` is."""
+  return jax.tree.map(lambda x: empty_like(jnp.broadcast_to(x, (k, *x.shape)), dtype or x.dtype), a)
+
+
 def copy(a, dtype=None):
   """A copy that shares no buffer: an anchor that aliases live parameters follows them and freezes training silently."""
   return jax.tree.map(lambda x: jnp.array(x, dtype=dtype, copy=True), a)
@@ -176,13 +189,24 @@ def is_placeholder(params) -> bool:
   return type(params).__name__ == "_ParamsPlaceholder"
 
 
+def refuse_complex(owner: str, params) -> None:
+  """Where the theory is of real numbers: raises UsageError for a complex leaf."""
+  for name, x in by_path(params).items():
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+      raise UsageError(f"{owner}: {name!r} is complex; give real parameters (optax.contrib.split_real_and_imaginary)")
+
+
 def refuse_explicit(owner: str, a) -> None:
   """Raises UsageError where a leaf is cut over an explicit mesh axis: contractions and sorts of it would end in errors
   of JAX's own."""
   for name, x in by_path(a).items():
     sharding = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
     kinds = getattr(getattr(sharding, "mesh", None), "axis_types", None) or ()
-    if any(k == AxisType.Explicit for k in kinds) and any(axis is not None for axis in sharding.spec):
+    if (
+      sharding is not None
+      and any(k == AxisType.Explicit for k in kinds)
+      and any(axis is not None for axis in sharding.spec)
+    ):
       auto = "axis_types=(jax.sharding.AxisType.Auto,)" + (f" * {len(kinds)}" if len(kinds) > 1 else "")
       raise UsageError(f"{owner}: {name!r} is cut over an explicit mesh axis; make the mesh with {auto}")
 

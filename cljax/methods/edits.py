@@ -39,9 +39,9 @@ def freeze(model, spec, *, patterns: str = "", begin_task: int = 1) -> Method:
 
   def update(updates, state, params=None, *, task, **extra):
     del extra
-    return optimizers.freeze(*chosen, active=task >= begin_task).update(updates, state, params)
+    return optimizers.freeze(chosen, active=task >= begin_task).update(updates, state, params)
 
-  return Method(finalize=optax.GradientTransformationExtraArgs(optimizers.freeze(*chosen).init, update))
+  return Method(finalize=optax.GradientTransformationExtraArgs(optimizers.freeze(chosen).init, update))
 
 
 def edited(edit, begin_task: int) -> Method:

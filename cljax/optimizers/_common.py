@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from cljax.tree import edit_nodes, path_name, paths
+from cljax.tree import boxed, edit_nodes, path_name, paths, unboxed
 from cljax.types import UsageError
 
 
@@ -56,7 +56,7 @@ def edit_moments(opt_state, like, fn):
     name = path_name(path[fields[-1] + 1 :])
     return fn(name, leaf) if shapes.get(name) == jnp.shape(leaf) else leaf
 
-  return jax.tree_util.tree_map_with_path(one, opt_state)
+  return boxed(jax.tree_util.tree_map_with_path(one, unboxed(opt_state)), opt_state)
 
 
 def edit_leaves(tree, edits: dict):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax import tree
 from cljax.optimizers._common import check_scalar
 
 
@@ -17,42 +18,46 @@ class ClasspState(NamedTuple):
 
 def scale_by_classp(
   threshold=0.5, power=1.0, eps=1e-5, apply_scaling: bool = True, released: bool = False
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
   """Per weight, where ``g^2 > threshold``: ``s += |g|^power``, update ``g / (s + eps)^(1/power)``; elsewhere neither.
 
   ``apply_scaling=False`` accumulates but passes the gated gradient. threshold is on g^2. The rule is the paper's as far
   as known (UNVERIFIED); ``released`` is the published code's behaviour: the gate is one boolean a tensor (any gradient
-  is not zero, against the threshold) and ``s += |g|`` for every power. Raises UsageError for threshold or eps below 0
-  or power not above 0. Ludwig 2024.
+  is not zero, against the threshold) and ``s += |g|`` for every power. ``s`` is kept in at least float32. Raises
+  UsageError for threshold or eps below 0, power not above 0, or complex parameters. Ludwig 2024.
   """
   check_scalar("classp", "threshold", threshold)
   check_scalar("classp", "power", power, above=True)
   check_scalar("classp", "eps", eps)
 
   def init(params):
-    return ClasspState(jax.tree.map(jnp.zeros_like, params))
+    tree.refuse_complex("classp", params)
+    return ClasspState(jax.tree.map(lambda x: tree.empty_like(x, tree.wide(x.dtype)), params))
 
-  def update(updates, state, params=None):
-    del params
+  def gate(g):
+    if released:
+      return jnp.broadcast_to(jnp.any(g != 0).astype(g.dtype) > threshold, g.shape)
+    return jnp.square(g) > threshold
 
-    def gate(g):
-      if released:
-        return jnp.broadcast_to(jnp.any(g != 0).astype(g.dtype) > threshold, g.shape)
-      return jnp.square(g) > threshold
+  def accumulate(g, s):
+    g = g.astype(s.dtype)
+    return s + jnp.where(gate(g), jnp.abs(g) if released else jnp.abs(g) ** power, 0)
 
-    used = lambda g: jnp.abs(g) if released else jnp.abs(g) ** power
-    total = jax.tree.map(lambda g, s: s + jnp.where(gate(g), used(g), 0).astype(s.dtype), updates, state.accumulated)
-    scaled = lambda g, s: g / (s + eps) ** (1.0 / power) if apply_scaling else g
-    new = jax.tree.map(lambda g, s: jnp.where(gate(g), scaled(g, s), 0).astype(g.dtype), updates, total)
-    return new, ClasspState(total)
+  def scaled(g, s):
+    x = g.astype(s.dtype)
+    return jnp.where(gate(x), x / (s + eps) ** (1.0 / power) if apply_scaling else x, 0).astype(g.dtype)
 
-  return optax.GradientTransformation(init, update)
+  def update(updates, state, params=None, **extra):
+    del params, extra
+    total = jax.tree.map(accumulate, updates, state.accumulated)
+    return jax.tree.map(scaled, updates, total), ClasspState(total)
+
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def classp(
   learning_rate=0.2, threshold=0.5, power=1.0, eps=1e-5, apply_scaling: bool = True, released: bool = False
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
   """``scale_by_classp`` and the step ``-learning_rate``; defaults are the published script's."""
-  return optax.chain(
-    scale_by_classp(threshold, power, eps, apply_scaling, released), optax.scale_by_learning_rate(learning_rate)
-  )
+  rule = scale_by_classp(threshold, power, eps, apply_scaling, released)
+  return optax.with_extra_args_support(optax.chain(rule, optax.scale_by_learning_rate(learning_rate)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from cljax.optimizers._common import check_scalar
-from cljax.tree import paths
+from cljax.tree import is_placeholder, paths
 from cljax.types import UsageError
 
 
@@ -31,27 +32,33 @@ def matching(params, patterns, owner: str) -> list[bool]:
   return [any(hit(n, p) for p in patterns) for n in names]
 
 
-def freeze(*patterns: str, active=1) -> optax.GradientTransformationExtraArgs:
+def freeze(patterns: str | Sequence[str], active=1) -> optax.GradientTransformationExtraArgs:
   """Zero updates for the leaves that match: their tensors stay to the bit. Stands last in a chain.
 
-  patterns: path prefixes or globs, such as ``'embed'`` and ``'layers/0'``. active: 0 lets all updates pass, traced if
-  wanted (Spurious Forgetting freezes from the second task on: ``inject_hyperparams`` or a factory inside the trace).
-  Tied embeddings freeze the head too. Raises UsageError at init for a pattern that matches nothing. Zheng et al. 2025.
+  patterns: a path prefix or glob, or several, such as ``('embed', 'layers/0')``. active: 0 lets all updates pass;
+  traced if wanted (Spurious Forgetting freezes from the second task on):
+  ``inject_hyperparams(freeze)('embed', active=schedule)``, or a factory inside the trace. Tied embeddings freeze the
+  head too. Raises UsageError for no pattern, an ``active`` that is no number, and at init for a pattern that matches
+  nothing. Zheng et al. 2025.
   """
-  if not patterns:
-    raise UsageError("freeze: give at least one path or glob of parameters to freeze")
+  globs = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+  if not globs or not all(isinstance(g, str) for g in globs):
+    raise UsageError(f"freeze: give at least one path or glob of parameters to freeze; patterns is {patterns!r}")
+  if isinstance(active, str) or callable(active):
+    raise UsageError(f"freeze: active is {active!r}; give a number, and several patterns as one tuple")
 
   def init(params):
-    matching(params, patterns, "freeze")
+    if not is_placeholder(params):
+      matching(params, globs, "freeze")
     return optax.EmptyState()
 
   def update(updates, state, params=None, **extra):
     del params, extra
     leaves, treedef = jax.tree.flatten(updates)
-    frozen = matching(updates, patterns, "freeze")
+    frozen = matching(updates, globs, "freeze")
     # -0.0 is the zero that changes no bit: -0.0 + 0.0 would be 0.0.
-    new = [jnp.where(active, jnp.full_like(u, -0.0), u) if f else u for u, f in zip(leaves, frozen, strict=True)]
-    return jax.tree.unflatten(treedef, new), state
+    hold = lambda u: jnp.where(jnp.asarray(active) != 0, jnp.full_like(u, -0.0), u)
+    return jax.tree.unflatten(treedef, [hold(u) if f else u for u, f in zip(leaves, frozen, strict=True)]), state
 
   return optax.GradientTransformationExtraArgs(init, update)
 

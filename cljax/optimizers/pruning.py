@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax import layout as kernel_layout
+from cljax import tree
 from cljax.optimizers._common import check_scalar, edit_leaves, edit_states, leaf
 from cljax.tree import paths
 from cljax.types import UsageError
@@ -20,18 +22,21 @@ class ClnpState(NamedTuple):
   outputs: Any  # [C] bool: classes of the finished tasks
 
 
-def clnp_init(params, units) -> ClnpState:
+def clnp_init(params, units, layout: str | None = None) -> ClnpState:
   """``units`` as in ``continual_backprop_init``, in order: each layer's outgoing kernel is the next one's incoming.
 
-  Raises UsageError for no units, or units that do not form a chain.
+  ``layout`` says how kernels lie, as for :func:`cljax.projectors.gpm`. Raises UsageError for no units, units that do
+  not form a chain, a path that is not there, or an Equinox module without a layout.
   """
+  kernel_layout.check("clnp", layout)
+  kernel_layout.told("clnp", params, layout)
   if not units:
     raise UsageError("clnp: the model names no units; give a Model with units, such as the zoo's mlp")
   for first, second in itertools.pairwise(units):
     if first.out_kernel != second.in_kernel:
       raise UsageError(f"clnp: units must form a chain; {first.out_kernel!r} is not {second.in_kernel!r}")
-  owned = tuple(jnp.zeros(leaf(params, u.in_kernel).shape[-1], bool) for u in units)
-  return ClnpState(owned, jnp.zeros(leaf(params, units[-1].out_kernel).shape[-1], bool))
+  outputs = lambda path: jnp.zeros(leaf(params, path).shape[0 if layout == "out_in" else -1], bool)
+  return ClnpState(tuple(outputs(u.in_kernel) for u in units), outputs(units[-1].out_kernel))
 
 
 def clnp_threshold(evaluate, thresholds, margin=0.05):
@@ -55,7 +60,7 @@ def _layers(params, state: ClnpState, units):
   return [(k, b, i, o) for (k, b), i, o in zip(kernels, inputs, outputs, strict=True)]
 
 
-def clnp_end_task(params, state: ClnpState, units, used, classes):
+def clnp_end_task(params, state: ClnpState, units, used, classes, layout: str | None = None):
   """Ends a task: neurons in ``used`` and the classes in ``classes [C]`` are owned from now on; returns (params, state).
 
   used: per hidden layer ``[n]`` bool, mean activation above the threshold. Edges from free neurons to owned ones are
@@ -68,28 +73,42 @@ def clnp_end_task(params, state: ClnpState, units, used, classes):
   edits = {}
   for kernel, _, inputs, outputs in _layers(params, state, units):
     if inputs is not None:
-      edits[kernel] = jnp.where(~inputs[:, None] & outputs, 0, leaf(params, kernel)).astype(leaf(params, kernel).dtype)
+      edits[kernel] = _zeroed(~inputs[:, None] & outputs[None, :], leaf(params, kernel), layout)
   return edit_leaves(params, edits), state
 
 
-def clnp_trainable(updates, state: ClnpState, units):
+def _zeroed(mask, x, layout: str | None = None):
+  """``x`` with zero where ``mask``, which stands on the last axes of a kernel ``[..., in, out]`` or of a bias."""
+  if x.ndim < 2:
+    return jnp.where(mask, jnp.zeros_like(x), x)
+  kernel = kernel_layout.in_out(x, layout)
+  mask = mask.reshape((1,) * (kernel.ndim - mask.ndim) + mask.shape)
+  return kernel_layout.back(jnp.where(mask, jnp.zeros_like(kernel), kernel), layout)
+
+
+def clnp_trainable(updates, state: ClnpState, units, layout: str | None = None):
   """``updates`` with zero for every weight and bias into an owned neuron or class; apply it to the final update."""
   edits = {}
   for kernel, bias, _, outputs in _layers(updates, state, units):
     for path in (kernel, bias):
       if path is not None:
-        edits[path] = jnp.where(outputs, 0, leaf(updates, path)).astype(leaf(updates, path).dtype)
+        edits[path] = _zeroed(outputs, leaf(updates, path), layout)
   return edit_leaves(updates, edits)
 
 
-def clnp(units) -> optax.GradientTransformationExtraArgs:
+def clnp(units, layout: str | None = None) -> optax.GradientTransformationExtraArgs:
   """:func:`clnp_trainable` on the final update, the :class:`ClnpState` in its own state. Stands last in a chain."""
+
+  def init(params):
+    if tree.is_placeholder(params):  # no part of the state is like the parameters
+      return ClnpState(tuple(jnp.zeros(()) for _ in units), jnp.zeros(()))
+    return clnp_init(params, units, layout)
 
   def update(updates, state, params=None, **extra):
     del params, extra
-    return clnp_trainable(updates, state, units), state
+    return clnp_trainable(updates, state, units, layout), state
 
-  return optax.GradientTransformationExtraArgs(lambda params: clnp_init(params, units), update)
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def clnp_state(opt_state) -> ClnpState:
@@ -98,10 +117,10 @@ def clnp_state(opt_state) -> ClnpState:
   found = [s for s in jax.tree.leaves(opt_state, is_leaf=is_state) if is_state(s)]
   if not found:
     raise UsageError("opt_state: no clnp state in it; is clnp in the chain?")
-  return found[0]
+  return tree.unboxed(found[0])
 
 
-def clnp_consolidate(params, opt_state, units, used, classes):
+def clnp_consolidate(params, opt_state, units, used, classes, layout: str | None = None):
   """:func:`clnp_end_task` with the state inside ``opt_state``; returns ``(params, opt_state)``."""
-  params, state = clnp_end_task(params, clnp_state(opt_state), units, used, classes)
+  params, state = clnp_end_task(params, clnp_state(opt_state), units, used, classes, layout)
   return params, edit_states(opt_state, ClnpState, lambda _: state, "clnp")

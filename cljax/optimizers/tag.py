@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax import tree
 from cljax.optimizers._common import check_choice, check_scalar, edit_states
 from cljax.types import UsageError
 
@@ -23,7 +24,7 @@ class TagState(NamedTuple):
 
 def scale_by_tag(
   num_tasks: int, b=5.0, b1=0.9, b2=0.99, base: str = "rmsprop", eps=1e-8
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
   """Per tensor: ``g / (sqrt(V) + eps)`` with ``V = sum_{k<t} exp(-b cos(m, m_k)) v_k + exp(-b) v`` (``V = v`` at t =
   0).
 
@@ -31,8 +32,8 @@ def scale_by_tag(
   task; moments and the count of the bias correction start anew then (the published code restarts the count every
   epoch). Memory: two copies of the parameters per task. ``exp(-b)`` on the own v makes the step ``exp(b/2)`` times the
   base optimizer's where old v are small: the learning rate must be smaller. A tensor without direction (m = 0) has
-  cosine 0, where the published code gives NaN. Raises UsageError for a wrong base, num_tasks below 1, b below 0.
-  Malviya et al. 2022.
+  cosine 0, where the published code gives NaN. Moments are kept in at least float32. Raises UsageError for a wrong
+  base, num_tasks below 1, b below 0, or complex parameters. Malviya et al. 2022.
   """
   check_choice("tag", "base", base, ("rmsprop", "adagrad", "adam"))
   check_scalar("tag", "num_tasks", num_tasks, 1)
@@ -42,42 +43,46 @@ def scale_by_tag(
   check_scalar("tag", "eps", eps)
 
   def init(params):
-    zeros = lambda: jax.tree.map(jnp.zeros_like, params)
-    stacked = lambda: jax.tree.map(lambda x: jnp.zeros((num_tasks, *x.shape), x.dtype), params)
+    tree.refuse_complex("tag", params)
+    zeros = lambda: jax.tree.map(lambda x: tree.empty_like(x, tree.wide(x.dtype)), params)
+    stacked = lambda: tree.zero_stack(zeros(), num_tasks)
     return TagState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), zeros(), zeros(), stacked(), stacked())
 
-  def update(updates, state, params=None):
-    del params
+  def update(updates, state, params=None, **extra):
+    del params, extra
     count = state.count + 1
     adam = base == "adam"
     gain = 1.0 if base == "adagrad" else 1 - b2
     keep = 1.0 if base == "adagrad" else b2
-    first = jax.tree.map(lambda m, g: (b1 * m + (1 - b1) * g).astype(m.dtype), state.first, updates)
-    second = jax.tree.map(lambda v, g: (keep * v + gain * jnp.square(g)).astype(v.dtype), state.second, updates)
+    first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g.astype(m.dtype), state.first, updates)
+    second = jax.tree.map(lambda v, g: keep * v + gain * jnp.square(g.astype(v.dtype)), state.second, updates)
     past = jnp.arange(num_tasks) < state.task
 
     def step(g, m, v, directions, seconds):
       axes = tuple(range(1, directions.ndim))
       size = jnp.sqrt(jnp.sum(jnp.square(m)))
-      cosine = jnp.sum(directions * m, axis=axes) / jnp.where(size > 0, size, 1)
-      alpha = jnp.where(past, jnp.exp(-b * cosine), 0.0)
-      own = jnp.where(state.task > 0, jnp.exp(-jnp.asarray(b, alpha.dtype)), 1.0)
+      cosine = jnp.sum(directions * m[None], axis=axes) / jnp.where(size > 0, size, 1)
+      alpha = jnp.where(past, jnp.exp(-b * cosine), 0.0).astype(m.dtype)
+      own = jnp.where(state.task > 0, jnp.exp(-jnp.asarray(b, m.dtype)), 1.0)
       mixed = jnp.sum(alpha.reshape(-1, *(1,) * m.ndim) * seconds, axis=0) + own * v
+      along = g.astype(m.dtype)
       if adam:
-        g, mixed = m / (1 - b1**count), mixed / (1 - b2**count)
-      return (g / (jnp.sqrt(mixed) + eps)).astype(m.dtype)
+        steps = count.astype(m.dtype)
+        along, mixed = m / (1 - b1**steps), mixed / (1 - b2**steps)
+      return (along / (jnp.sqrt(mixed) + eps)).astype(g.dtype)
 
     new = jax.tree.map(step, updates, first, second, state.directions, state.seconds)
     return new, state._replace(count=count, first=first, second=second)
 
-  return optax.GradientTransformation(init, update)
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def tag(
   learning_rate, num_tasks: int, b=5.0, b1=0.9, b2=0.99, base: str = "rmsprop", eps=1e-8
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
   """``scale_by_tag`` and the step ``-learning_rate``. Call ``tag_next_task`` at every task boundary."""
-  return optax.chain(scale_by_tag(num_tasks, b, b1, b2, base, eps), optax.scale_by_learning_rate(learning_rate))
+  rule = scale_by_tag(num_tasks, b, b1, b2, base, eps)
+  return optax.with_extra_args_support(optax.chain(rule, optax.scale_by_learning_rate(learning_rate)))
 
 
 def tag_next_task(opt_state):
@@ -87,8 +92,8 @@ def tag_next_task(opt_state):
   """
 
   def end(state: TagState) -> TagState:
-    task = jax.tree.leaves(state.task)[0]
     capacity = jax.tree.leaves(state.seconds)[0].shape[0]
+    task = state.task
     if not isinstance(task, jax.core.Tracer) and jnp.ndim(task) == 0 and int(task) >= capacity:
       raise UsageError(f"tag: num_tasks is {capacity} and all are stored; build tag with more")
 
@@ -96,13 +101,18 @@ def tag_next_task(opt_state):
       size = jnp.sqrt(jnp.sum(jnp.square(m)))
       return m / jnp.where(size > 0, size, 1)
 
+    def store(stack, x):
+      # A select, not a write by index: it leaves every device its part of a sharded stack.
+      here = (jnp.arange(capacity) == task).reshape(-1, *(1,) * x.ndim)
+      return jnp.where(here, x[None], stack)
+
     return state._replace(
-      task=jax.tree.map(lambda t: t + 1, state.task),
-      count=jax.tree.map(jnp.zeros_like, state.count),
-      first=jax.tree.map(jnp.zeros_like, state.first),
-      second=jax.tree.map(jnp.zeros_like, state.second),
-      directions=jax.tree.map(lambda d, m: d.at[task].set(unit(m)), state.directions, state.first),
-      seconds=jax.tree.map(lambda s, v: s.at[task].set(v), state.seconds, state.second),
+      task=task + 1,
+      count=jnp.zeros_like(state.count),
+      first=jax.tree.map(tree.empty_like, state.first),
+      second=jax.tree.map(tree.empty_like, state.second),
+      directions=jax.tree.map(lambda d, m: store(d, unit(m)), state.directions, state.first),
+      seconds=jax.tree.map(store, state.seconds, state.second),
     )
 
   return edit_states(opt_state, TagState, end, "tag")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax import tree
 from cljax.optimizers._common import check_scalar
 from cljax.tree import size
 from cljax.types import UsageError
@@ -58,27 +59,39 @@ def natural_parameters(posterior: MeanField):
   return first, jax.tree.map(lambda v: -0.5 / v, variance)
 
 
-def natural_gradient(scale=1.0) -> optax.GradientTransformation:
+def natural_gradient(scale=1.0) -> optax.GradientTransformationExtraArgs:
   """``scale * F^-1 g`` for gradients of a :class:`MeanField`, F the Fisher information of the Gaussian.
 
   ``F = 1 / s^2`` for a mean and ``2 (ds/dr)^2 / s^2`` for a spread r, ``s = softplus(r)``. For a loss that is a mean
   over N rows, ``scale = N`` makes a learning rate of 1 the step ``precision <- old precision + N h``, ``mean <- mean -
   variance * gradient of the sum``, to first order: the mixing of natural parameters at a rate in (0, 1]. Stands before
-  SGD. Raises UsageError: scale not above 0; no ``params`` in update, or not a MeanField. Khan and Lin 2017; Tseran et
-  al. 2018.
+  SGD. Raises UsageError: scale not above 0; no ``params`` in update, or not a MeanField; complex ones. Khan and Lin
+  2017; Tseran et al. 2018.
   """
   check_scalar("natural_gradient", "scale", scale, above=True)
 
-  def update(updates, state, params=None):
-    if not isinstance(params, MeanField):
-      raise UsageError(f"natural_gradient: params must be a MeanField; got {type(params).__name__}")
-    square = lambda r: scale * jnp.square(jax.nn.softplus(r))
-    mean = jax.tree.map(lambda g, r: g * square(r), updates.mean, params.spread)
-    slope = lambda r: 2 * jnp.square(jax.nn.sigmoid(r))
-    spread = jax.tree.map(lambda g, r: g * square(r) / slope(r), updates.spread, params.spread)
-    return MeanField(mean, spread), state
+  def init(params):
+    tree.refuse_complex("natural_gradient", params)
+    return optax.EmptyState()
 
-  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+  def update(updates, state, params=None, **extra):
+    del extra
+    for name, value in (("params", params), ("updates", updates)):
+      if not isinstance(value, MeanField):
+        raise UsageError(f"natural_gradient: {name} must be a MeanField; got {type(value).__name__}")
+    spreads = tree.fit(params.spread, updates.spread, "params", extra=True)
+
+    def one(g, r, is_mean):
+      r = r.astype(tree.wide(r.dtype))
+      fisher_inverse = scale * jnp.square(jax.nn.softplus(r))
+      if not is_mean:
+        fisher_inverse = fisher_inverse / (2 * jnp.square(jax.nn.sigmoid(r)))
+      return (g.astype(r.dtype) * fisher_inverse).astype(g.dtype)
+
+    mean = jax.tree.map(lambda g, r: one(g, r, True), updates.mean, tree.fit(spreads, updates.mean, "params"))
+    return MeanField(mean, jax.tree.map(lambda g, r: one(g, r, False), updates.spread, spreads)), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def claw_adapt(key, kernel, amount, probability, limit, temperature=0.5):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from cljax.optimizers._common import check_scalar, random_like
-from cljax.tree import axpy, dot
+from cljax.tree import axpy, dot, empty_like, wide
 from cljax.types import UsageError
 
 
@@ -122,25 +122,29 @@ class HistoryState(NamedTuple):
   seen: Any
 
 
-def history(alpha=0.2) -> optax.GradientTransformation:
+def history(alpha=0.2) -> optax.GradientTransformationExtraArgs:
   """``h <- (1 - alpha) g + alpha h``, starting at g: ZeroFlow's historical smoothing, as an optax transform.
 
   The paper smooths the old tasks' part of the gradient, with alpha about 0.2; the published code smooths z with
-  ``h <- 0.9 h + 0.1 z`` and does not split: give ``alpha=0.9`` to come near it. Raises UsageError for alpha outside
-  [0, 1]. Feng et al. 2025.
+  ``h <- 0.9 h + 0.1 z`` and does not split: give ``alpha=0.9`` to come near it. h is kept in at least float32. Raises
+  UsageError for alpha outside [0, 1]. Feng et al. 2025.
   """
   check_scalar("history", "alpha", alpha, 0, 1)
 
   def init(params):
-    return HistoryState(jax.tree.map(jnp.zeros_like, params), jnp.zeros((), bool))
+    return HistoryState(jax.tree.map(lambda x: empty_like(x, wide(x.dtype)), params), jnp.zeros((), bool))
 
-  def update(updates, state, params=None):
-    del params
-    mix = lambda g, h: jnp.where(state.seen, (1 - alpha) * g + alpha * h, g).astype(g.dtype)
-    new = jax.tree.map(mix, updates, state.gradient)
-    return new, HistoryState(new, jnp.ones((), bool))
+  def update(updates, state, params=None, **extra):
+    del params, extra
 
-  return optax.GradientTransformation(init, update)
+    def mix(g, h):
+      g = g.astype(h.dtype)
+      return jnp.where(state.seen, (1 - alpha) * g + alpha * h, g)
+
+    kept = jax.tree.map(mix, updates, state.gradient)
+    return jax.tree.map(lambda g, h: h.astype(g.dtype), updates, kept), HistoryState(kept, jnp.ones((), bool))
+
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def evolution_strategy(key, loss_fn, params, *, sigma=1e-3, population: int = 30, antithetic: bool = False):

@@ -136,26 +136,6 @@ def stack_combine(weights, stack):
   return jax.tree.map(combine, stack)
 
 
-def empty_like(x, dtype=None):
-  """Zeros that lie as ``x`` does, under ``jit`` too, where a constant would come out on every device."""
-  if not isinstance(x, jax.core.Tracer):
-    return jnp.zeros_like(x, dtype=dtype)
-  zero = jnp.zeros((), dtype or x.dtype)
-  return jnp.where(jnp.isnan(x), zero, zero)
-
-
-def zero_stack(a, k: int, dtype=None):
-  """``k`` zero copies of ``a`` along a new leading axis, sharded as ``a`` is."""
-  return jax.tree.map(lambda x: empty_like(jnp.broadcast_to(x, (k, *x.shape)), dtype or x.dtype), a)
-
-
-def refuse_complex(owner: str, params) -> None:
-  """Where the theory is of real numbers: a complex leaf is an error."""
-  for name, x in tree.by_path(params).items():
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-      raise UsageError(f"{owner}: {name!r} is complex; give real parameters (optax.contrib.split_real_and_imaginary)")
-
-
 def edit_states(opt_state, kind: type, edit: Callable, what: str):
   """``opt_state`` with ``edit`` applied to every state of type ``kind``, wherever it is nested; none is an error."""
   out, found = tree.edit_nodes(opt_state, kind, edit)

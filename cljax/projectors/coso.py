@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax import layout as kernel_layout
 from cljax import tree
 from cljax.projectors import _common as common
 from cljax.projectors import _kernels
@@ -81,7 +82,7 @@ def coso(
   """
   for name, value in (("rank", rank), ("sketch_rank", sketch_rank), ("every", every)):
     common.check(name, value, ">= 1", lambda v: v >= 1)
-  _kernels.check_layout("coso", layout)
+  kernel_layout.check("coso", layout)
 
   def init(params):
     count = jnp.zeros((), jnp.int32)
@@ -128,8 +129,8 @@ def coso(
     kernels = {}
 
     def visit(name, g):
-      direction, kernels[name] = one(_kernels.matrix(g, layout), state.kernels[name], state.count)
-      return _kernels.unmatrix(direction, g, layout)
+      direction, kernels[name] = one(kernel_layout.matrix(g, layout), state.kernels[name], state.count)
+      return kernel_layout.unmatrix(direction, g, layout)
 
     return tree.map_named(visit, grads), CoSOState(state.count + 1, kernels)
 
@@ -141,7 +142,7 @@ def _matrices(owner: str, params, layout: str | None, least: int) -> dict:
   for name, x in tree.by_path(params).items():
     if x.ndim != 2 or min(x.shape) < least:
       raise UsageError(f"params: {name!r} has shape {x.shape}; allowed: [in, out], both at least {least}")
-  return {name: _kernels.matrix(x, layout) for name, x in _kernels.chosen(owner, params, None, layout).items()}
+  return {name: kernel_layout.matrix(x, layout) for name, x in _kernels.chosen(owner, params, None, layout).items()}
 
 
 def coso_projection(max_history: int | None = None, layout: str | None = None) -> optax.GradientTransformationExtraArgs:
@@ -150,7 +151,7 @@ def coso_projection(max_history: int | None = None, layout: str | None = None) -
   ``M`` comes from the state of :func:`coso` in the same optimizer state, at :func:`coso_end_task`; ``max_history`` and
   ``layout`` are those of :func:`coso`, and so are the leaves. ``dW M = 0`` then holds behind any optimizer.
   """
-  _kernels.check_layout("coso_projection", layout)
+  kernel_layout.check("coso_projection", layout)
 
   def init(params):
     if tree.is_placeholder(params):
@@ -167,8 +168,8 @@ def coso_projection(max_history: int | None = None, layout: str | None = None) -
 
     def one(name, u):
       basis = state.history[name]
-      moved = remove_span(basis, _kernels.matrix(u, layout).T.astype(basis.dtype)).T
-      return jnp.where(jnp.any(basis != 0), _kernels.unmatrix(moved, u, layout), u)
+      moved = remove_span(basis, kernel_layout.matrix(u, layout).T.astype(basis.dtype)).T
+      return jnp.where(jnp.any(basis != 0), kernel_layout.unmatrix(moved, u, layout), u)
 
     return tree.map_named(one, updates), state
 
@@ -193,7 +194,7 @@ def coso_end_task(opt_state, threshold=0.98, rule: str = "reach"):
       wanted = leading(sigma**2, jnp.sum(sigma**2), threshold, rule == "released", k.sketch.shape[0])
       kept = wanted.astype(u.dtype)[None, :]
       histories[path], rank, lost = append(k.history, k.rank, u * kept, jnp.sum(wanted))
-      cleared = [common.empty_like(x) for x in (k.axes, k.sketch, k.shrinkage, k.mu, k.nu)]
+      cleared = [tree.empty_like(x) for x in (k.axes, k.sketch, k.shrinkage, k.mu, k.nu)]
       kernels[path] = CoSOKernel(histories[path], rank, k.dropped + lost, *cleared)
     return CoSOState(jnp.zeros_like(state.count), kernels)
 

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
+from cljax import layout as kernel_layout
 from cljax import tree
+from cljax.layout import fan_in
 from cljax.projectors import _common as common
 from cljax.projectors import _kernels
-from cljax.projectors._kernels import fan_in
 from cljax.projectors.gpm import extend_basis, remove_span
 from cljax.types import UsageError
 
@@ -117,7 +118,7 @@ def cuber_projection(
     if tree.is_placeholder(params):
       return CUBERBlocked(tasks, jnp.zeros(()))  # type: ignore[arg-type]  # no part is like the parameters
     found = _kernels.chosen("cuber_projection", params, skip, layout)
-    matrices = {name: _kernels.matrix(x, layout).astype(common.wide(x)) for name, x in found.items()}
+    matrices = {name: kernel_layout.matrix(x, layout).astype(common.wide(x)) for name, x in found.items()}
     return CUBERBlocked(tasks, {name: _room(m, num_tasks, max_rank) for name, m in matrices.items()})
 
   def update(updates, state, params=None, **extra):
@@ -131,7 +132,7 @@ def cuber_projection(
 def _check(owner: str, num_tasks, max_rank, layout) -> None:
   common.check("num_tasks", num_tasks, ">= 1", lambda v: v >= 1)
   common.check("max_rank", max_rank, ">= 1", lambda v: v >= 1)
-  _kernels.check_layout(owner, layout)
+  kernel_layout.check(owner, layout)
 
 
 def _room(m, num_tasks: int, max_rank: int):
@@ -147,18 +148,18 @@ def _pull(owner: str, num_tasks: int, max_rank: int, strength, skip, layout) -> 
   def init(params):
     tasks = jnp.zeros((), jnp.int32)
     if tree.is_placeholder(params):
-      return CUBERState(tasks, jnp.zeros(()), _kernels.mark(layout))  # type: ignore[arg-type]
+      return CUBERState(tasks, jnp.zeros(()), kernel_layout.mark(layout))  # type: ignore[arg-type]
     out = {}
     for name, x in _kernels.chosen(owner, params, skip, layout).items():
       d, dtype = fan_in(x.shape, layout), common.wide(x)
-      m = _kernels.matrix(x, layout)
+      m = kernel_layout.matrix(x, layout)
       out[name] = CUBERKernel(
         spans=_kernels.zeros(m[:, :1], (num_tasks, d, min(d, max_rank)), dtype),
         gradients=_kernels.zeros(m, (num_tasks, *m.shape), dtype),
         regime=jnp.zeros(num_tasks, jnp.int32),
-        anchor=common.empty_like(m, dtype),
+        anchor=tree.empty_like(m, dtype),
       )
-    return CUBERState(tasks, out, _kernels.mark(layout))
+    return CUBERState(tasks, out, kernel_layout.mark(layout))
 
   def update(grads, state, params=None, **extra):
     del extra
@@ -170,12 +171,12 @@ def _pull(owner: str, num_tasks: int, max_rank: int, strength, skip, layout) -> 
       if name not in state.kernels:
         return g
       k = state.kernels[name]
-      drift = _kernels.matrix(w, layout).astype(k.anchor.dtype) - k.anchor
+      drift = kernel_layout.matrix(w, layout).astype(k.anchor.dtype) - k.anchor
       inside = jnp.einsum("tdr,dc->trc", k.spans, drift, precision=common.PRECISION)
       open_spans = (k.regime == 3).astype(k.spans.dtype)
       pull = jnp.einsum("t,tdr,trc->dc", open_spans, k.spans, inside, precision=common.PRECISION)
-      moved = _kernels.matrix(g, layout).astype(k.anchor.dtype) + 2 * strength * pull
-      return jnp.where(jnp.any(k.regime == 3), _kernels.unmatrix(moved, g, layout), g)
+      moved = kernel_layout.matrix(g, layout).astype(k.anchor.dtype) + 2 * strength * pull
+      return jnp.where(jnp.any(k.regime == 3), kernel_layout.unmatrix(moved, g, layout), g)
 
     return tree.map_named(one, grads, tree.fit(params, grads, "params", extra=True)), state
 
@@ -189,8 +190,8 @@ def _project(updates, blocked: dict, tasks, skip, freeze_vectors: bool, layout):
     if name not in blocked:
       return _kernels.hold(name, u, freeze_vectors, skip, tasks > 0)
     basis = blocked[name]
-    moved = remove_span(basis, _kernels.matrix(u, layout).astype(basis.dtype))
-    return jnp.where(jnp.any(basis != 0), _kernels.unmatrix(moved, u, layout), u)
+    moved = remove_span(basis, kernel_layout.matrix(u, layout).astype(basis.dtype))
+    return jnp.where(jnp.any(basis != 0), kernel_layout.unmatrix(moved, u, layout), u)
 
   return tree.map_named(one, updates)
 
@@ -205,7 +206,7 @@ def cuber_start_task(opt_state, params, grads, sufficient=0.5, positive=0.0):
   closed: dict[str, Any] = {}  # what is blocked from now on, for the states of cuber_projection
 
   def start(state: CUBERState) -> CUBERState:
-    out, layout = {}, _kernels.marked(state.layout)
+    out, layout = {}, kernel_layout.marked(state.layout)
     for path, k in state.kernels.items():
       w = _kernels.read(weights, path, k.anchor, layout, "params")
       g = _kernels.read(gradients, path, k.anchor, layout, "grads")
@@ -241,7 +242,7 @@ def cuber_end_task(opt_state, layer_inputs: dict[str, Any], grads, threshold=0.9
   gradients = tree.by_path(grads)
 
   def end(state: CUBERState) -> CUBERState:
-    out, layout = {}, _kernels.marked(state.layout)
+    out, layout = {}, kernel_layout.marked(state.layout)
     room = min((len(k.regime) for k in state.kernels.values()), default=0)
     common.check("num_tasks", state.tasks, f"fewer than {room} tasks stored before this one", lambda t: t < room)
     for path, k in state.kernels.items():

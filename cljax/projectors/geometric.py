@@ -55,7 +55,7 @@ def geometric_disentanglement(
 
   def init(params):
     tree.refuse_explicit("geometric_disentanglement", params)
-    past = common.zero_stack(params, history) if history else None
+    past = tree.zero_stack(params, history) if history else None
     return GeometricState(past, jnp.zeros((), jnp.int32), jnp.zeros((), common.sum_dtype(params)))
 
   def update(updates, state, params=None, *, references=None, optimizer_state=None, **extra):

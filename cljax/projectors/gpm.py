@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cljax import layout as kernel_layout
 from cljax import tree
+from cljax.layout import fan_in
 from cljax.projectors import _common as common
 from cljax.projectors import _kernels
-from cljax.projectors._kernels import fan_in, kernels
+from cljax.projectors._kernels import kernels
 from cljax.types import UsageError
 
 
@@ -76,7 +78,7 @@ def gpm(
   """
   if max_rank is not None:
     common.check("max_rank", max_rank, ">= 1 or None", lambda v: v >= 1)
-  _kernels.check_layout("gpm", layout)
+  kernel_layout.check("gpm", layout)
 
   def init(params):
     zero = lambda: jnp.zeros((), jnp.int32)
@@ -85,7 +87,7 @@ def gpm(
     bases, ranks, dropped = {}, {}, {}
     for name, x in _kernels.chosen("gpm", params, skip, layout).items():
       d = fan_in(x.shape, layout)
-      column = _kernels.matrix(x, layout)[:, :1]
+      column = kernel_layout.matrix(x, layout)[:, :1]
       bases[name] = _kernels.zeros(column, (d, min(d, max_rank or d)), common.wide(x))
       ranks[name], dropped[name] = zero(), zero()  # donation wants no shared buffers
     return GPMState(bases, ranks, dropped, zero())
@@ -97,8 +99,8 @@ def gpm(
     def project(name, g):
       if name in state.bases:
         basis = state.bases[name]
-        moved = remove_leading(basis, state.ranks[name], _kernels.matrix(g, layout).astype(basis.dtype))
-        return _kernels.unmatrix(moved, g, layout)
+        moved = remove_leading(basis, state.ranks[name], kernel_layout.matrix(g, layout).astype(basis.dtype))
+        return kernel_layout.unmatrix(moved, g, layout)
       return _kernels.hold(name, g, freeze_vectors, skip, state.tasks > 0)
 
     return tree.map_named(project, grads), state

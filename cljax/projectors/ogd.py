@@ -46,7 +46,7 @@ def ogd(capacity: int, max_bytes: int | None = None) -> optax.GradientTransforma
     need = basis_bytes(params, capacity)
     if max_bytes is not None and need > max_bytes:
       raise UsageError(f"capacity: {capacity} directions need {need} bytes; max_bytes allows {max_bytes}")
-    basis = jax.tree.map(lambda x: common.zero_stack(x, capacity, common.wide(x)), params)
+    basis = jax.tree.map(lambda x: tree.zero_stack(x, capacity, common.wide(x)), params)
     return OGDState(basis, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
   def update(grads, state, params=None, **extra):

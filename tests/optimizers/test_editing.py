@@ -32,7 +32,7 @@ BLOCKS = [f"layers/{i}" for i in range(12)]
 def test_freeze_keeps_tensors_to_the_bit(optimizer):
   start = stack(0)
   start["embed"]["kernel"] = start["embed"]["kernel"].at[0, 0].set(-0.0)
-  tx = optax.chain(optimizer, O.freeze("embed", "layers/1", "layers/*/mlp/1/bias"))
+  tx = optax.chain(optimizer, O.freeze(("embed", "layers/1", "layers/*/mlp/1/bias")))
   params, state = start, tx.init(start)
   update = jax.jit(tx.update)
   for _ in range(3):
@@ -51,7 +51,7 @@ def test_freeze_may_begin_later_and_names_what_is_missing():
   with pytest.raises(UsageError, match="freeze: pattern 'embeds' matches no parameter; the paths are embed/kernel"):
     O.freeze("embeds").init(grads)
   with pytest.raises(UsageError, match="freeze: give at least one"):
-    O.freeze()
+    O.freeze(())
   mask = O.path_mask(grads, ["head"])
   assert jax.tree.leaves(mask) == [p.startswith("head") for p in tree.paths(grads)]
 
