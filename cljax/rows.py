@@ -67,7 +67,9 @@ def _through(rows: Rows, at, capacity: int, count) -> Rows:
   def batch(start, size):
     i = jnp.asarray(start, jnp.int32) + jnp.arange(size, dtype=jnp.int32)
     read = _at(rows, at[jnp.minimum(i, at.shape[0] - 1)])
-    return read._replace(weight=jnp.where(i < count, read.weight, jnp.zeros_like(read.weight)))
+    # What is not meant is zero throughout: a weight of 0 would not silence a NaN.
+    inside = lambda v: jnp.where((i < count).reshape(-1, *(1,) * (v.ndim - 1)), v, jnp.zeros_like(v))
+    return jax.tree.map(inside, read)
 
   return Rows(capacity, count, batch)
 
@@ -80,10 +82,11 @@ def _at(rows: Rows, start) -> Batch:
 def as_rows(name: str, data) -> Rows:
   """:class:`Rows` as they are; ``(x, y)`` or ``{"x": ..., "y": ..., "id": ...}`` of arrays as Rows.
 
-  A mapping may also hold ``weight [N]``, ``id [N]`` and ``task``. Raises UsageError, naming the argument ``name``.
+  A mapping may also hold ``weight [N]``, ``id [N]`` and ``task``. Rows of weight 0 are taken out (:func:`present`), so
+  that draws, counts and shares are those of the rows that are there. Raises UsageError, naming the argument ``name``.
   """
   if isinstance(data, Rows):
-    return data
+    return present(data)
   if isinstance(data, Mapping):
     given = dict(data)
     unknown = sorted(set(given) - {"x", "y", "weight", "id", "task"})
@@ -96,6 +99,7 @@ def as_rows(name: str, data) -> Rows:
   else:
     raise UsageError(f"{name}: got {type(data).__name__}; expected (x, y), a dict of arrays, or Rows")
   try:
-    return rows_from_arrays(x, y, ids=ids, **given)
+    rows = rows_from_arrays(x, y, ids=ids, **given)
   except UsageError as error:
     raise UsageError(f"{name}: {error}") from None
+  return rows if given.get("weight") is None else present(rows)

@@ -299,11 +299,14 @@ class Withheld:
 
 def rows_from_arrays(x, y, weight=None, ids=None, task=0) -> Rows:
   """Wraps user arrays as :class:`Rows`, for the estimators: ``x [N, ...]``, ``y [N]``, ``weight [N]`` (default
-  ones)."""
+  ones). Of no rows at all, a set of capacity 1 and count 0."""
   x, y = jnp.asarray(x), jnp.asarray(y)
   if x.shape[0] != y.shape[0]:
     raise UsageError(f"y: has {y.shape[0]} rows; x has {x.shape[0]}")
   n = x.shape[0]
+  if not n:  # nothing to read from: one row, which is not there
+    x, y = (jnp.zeros((1, *v.shape[1:]), v.dtype) for v in (x, y))
+    return rows_from_arrays(x, y, weight=jnp.zeros(1), task=task)._replace(count=0)
   weight = jnp.ones(n, jnp.float32) if weight is None else jnp.asarray(weight, jnp.float32)
   ids = jnp.arange(n, dtype=jnp.int32) if ids is None else jnp.asarray(ids)
 

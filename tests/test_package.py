@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = [
-  {"types", "tree", "rows"},
+  {"types", "tree", "rows", "dtypes"},
   {"losses", "regularizers", "projectors", "optimizers", "memory", "estimators", "models", "data", "metrics", "method"}
   | {"theory"},
   {"streams", "recipe", "unlearning"},

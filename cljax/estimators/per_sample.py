@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from cljax import rows as picking
 from cljax import tree
+from cljax.dtypes import wide
 from cljax.types import Batch, Model, Rows, UsageError
 
 _TRANSPARENT = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2", "core_call")
@@ -139,7 +140,8 @@ def _layer_sums(call, d, weight, phi) -> dict[str, Any]:
     grads = {"kernel": jnp.einsum("bpi,bpo->bio", call.spec.unfold(call.input).astype(d.dtype), d)}
     if "bias" in call.params:
       grads["bias"] = d.sum(1)
-  return {n: jnp.tensordot(weight, phi(g), 1).reshape(call.params[n].shape) for n, g in grads.items()}
+  each = {n: phi(g.astype(wide(g.dtype))) for n, g in grads.items()}
+  return {n: jnp.tensordot(weight.astype(g.dtype), g, 1).reshape(call.params[n].shape) for n, g in each.items()}
 
 
 def _captured(model: Model, params, model_state, batch: Batch, cotangents, phi):
@@ -149,12 +151,12 @@ def _captured(model: Model, params, model_state, batch: Batch, cotangents, phi):
 
   def one(weight_and_cotangent):
     weight, cotangent = weight_and_cotangent
-    d = vjp(cotangent)[0]
-    outer = {n: weight[:, None] * phi(d[n]) for n, c in calls.items() if _outer(c)}
+    d = {n: v.astype(wide(v.dtype)) for n, v in vjp(cotangent.astype(logits.dtype))[0].items()}
+    outer = {n: weight.astype(d[n].dtype)[:, None] * phi(d[n]) for n, c in calls.items() if _outer(c)}
     other = {n: _layer_sums(c, d[n], weight, phi) for n, c in calls.items() if not _outer(c)}
     return outer, other
 
-  many = cotangents(logits, batch)
+  many = cotangents(logits.astype(wide(logits.dtype)), batch)
   if many[0].shape[0] == 1:
     outer, other = one(jax.tree.map(lambda v: v[0], many))
   elif not all(_outer(c) for c in calls.values()) or many[0].shape[0] > 128:
@@ -186,11 +188,12 @@ def _one_by_one(model: Model, params, model_state, batch: Batch, cotangents, phi
 
     def add(sums, weight_and_cotangent):
       weight, cotangent = weight_and_cotangent
-      return jax.tree.map(lambda s, g: s + weight[0] * phi(g), sums, vjp(cotangent)[0]), None
+      more = lambda s, g: s + weight[0].astype(s.dtype) * phi(g.astype(s.dtype))
+      return jax.tree.map(more, sums, vjp(cotangent.astype(out.dtype))[0]), None
 
-    return jax.lax.scan(add, sums, cotangents(out, row))[0], None
+    return jax.lax.scan(add, sums, cotangents(out.astype(wide(out.dtype)), row))[0], None
 
-  return jax.lax.scan(one, tree.zeros_like(params), batch)[0]
+  return jax.lax.scan(one, wide_zeros(params), batch)[0]
 
 
 def per_sample_sums(model: Model, params, model_state, batch: Batch, cotangents, phi):
@@ -205,16 +208,25 @@ def per_sample_sums(model: Model, params, model_state, batch: Batch, cotangents,
   return _one_by_one(model, params, model_state, batch, cotangents, phi)
 
 
+def wide_zeros(like):
+  """Zeros in the shapes of ``like`` and at least float32, to sum in."""
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x.dtype)), like)
+
+
 def sum_over_batches(rows: Rows, batch_size: int, like, fn):
-  """``sum fn(batch, start)`` over batches of ``batch_size`` rows up to the (traced) count; ``like`` has its shapes."""
-  zero = tree.zeros_like(like)
-  batches = (jnp.asarray(rows.count) + batch_size - 1) // batch_size
+  """``sum fn(batch, start)`` over batches of ``batch_size`` rows up to the (traced) count; ``like`` has its shapes.
+
+  The sum is made in the dtypes of ``like``, at least float32, whatever those of ``fn``.
+  """
+  zero = wide_zeros(like)
+  batches = (jnp.asarray(rows.count, jnp.int32) + batch_size - 1) // batch_size
 
   def body(i, sums):
     batch = rows.batch(i * batch_size, batch_size)
     there = lambda v: jnp.where((batch.weight > 0).reshape(-1, *(1,) * (v.ndim - 1)), v, jnp.zeros((), v.dtype))
     # a weight of 0 does not silence an infinity in a row that is not there
-    return tree.add(sums, fn(batch._replace(x=jax.tree.map(there, batch.x)), i))
+    part = fn(batch._replace(x=jax.tree.map(there, batch.x)), i)
+    return jax.tree.map(lambda s, v: s + v.astype(s.dtype), sums, part)
 
   return jax.lax.fori_loop(0, batches, body, zero)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from cljax.dtypes import wide
 from cljax.types import UsageError
 
 
 def _wide(logits):
-  return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  return logits.astype(wide(logits.dtype))
 
 
 def masked_log_softmax(logits, class_mask=None):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from cljax.dtypes import wide
 from cljax.tree import by_path as named
 from cljax.types import UsageError
 
@@ -103,17 +104,14 @@ def check_importance(owner: str, tree, negative_ok: bool = False):
   return tree
 
 
-def wide(dtype):
-  """The dtype to compute in: at least float32."""
-  return jnp.promote_types(dtype, jnp.float32)
-
-
 def keep(tree, dtype=None):
   """A copy that shares no buffer, in ``dtype`` or at least float32: bfloat16 cannot hold a sum of small importances."""
 
   def one(x):
-    kind = dtype or wide(x.dtype)
-    return jnp.array(x, dtype=jnp.promote_types(kind, jnp.complex64) if jnp.iscomplexobj(x) else kind, copy=True)
+    kind = jnp.dtype(dtype or wide(x.dtype))
+    if jnp.iscomplexobj(x) and not jnp.issubdtype(kind, jnp.complexfloating):
+      kind = jnp.dtype(jnp.complex64)
+    return jnp.array(x, dtype=kind, copy=True)
 
   return jax.tree.map(one, tree)
 

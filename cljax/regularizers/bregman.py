@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax.regularizers._state import wide
+from cljax.dtypes import wide
 from cljax.tree import match
 
 

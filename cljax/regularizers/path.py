@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax.dtypes import wide
 from cljax.regularizers._state import (
   abs2,
   by_path,
@@ -24,7 +25,6 @@ from cljax.regularizers._state import (
   quadratic_pull,
   scalar,
   times,
-  wide,
 )
 from cljax.regularizers.quadratic import recast
 

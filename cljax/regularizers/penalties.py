@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax.regularizers._state import abs2, difference, times, wide
+from cljax.dtypes import wide
+from cljax.regularizers._state import abs2, difference, times
 from cljax.tree import match
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax.dtypes import wide
 from cljax.regularizers._state import (
   abs2,
   add,
@@ -22,7 +23,6 @@ from cljax.regularizers._state import (
   quadratic_pull,
   scalar,
   times,
-  wide,
 )
 
 

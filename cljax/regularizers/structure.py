@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax.dtypes import wide
 from cljax.regularizers._state import (
   add,
   align,
@@ -22,7 +23,6 @@ from cljax.regularizers._state import (
   laid_as,
   scalar,
   times,
-  wide,
 )
 from cljax.tree import path_name
 

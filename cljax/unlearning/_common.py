@@ -37,7 +37,8 @@ def cross_entropy(apply_fn):
 
 def share_of(forget, retain, fraction=1.0):
   """The share of the forget rows in ``forget`` together with ``fraction`` of ``retain``."""
-  return forget.count / jnp.maximum(forget.count + fraction * retain.count, 1)
+  f, r = (jnp.asarray(rows.count).astype(jnp.float32) for rows in (forget, retain))
+  return f / jnp.maximum(f + fraction * r, 1.0)
 
 
 def drawn(key, size: int, **sets):
@@ -58,10 +59,17 @@ def descent(key, objective, optimizer):
   return lambda params: (params, optimizer.init(params)), body
 
 
-def minimize(key, objective, params, *, steps, optimizer):
+def if_asked(forget, after, params):
+  """``after``, or ``params`` to the bit where there is no row to forget."""
+  return jax.tree.map(lambda a, p: jnp.where(forget.count > 0, a, p), after, params)
+
+
+def minimize(key, objective, params, *, steps, optimizer, forget=None):
   """``steps`` optimizer steps on ``objective(key, params, step) -> scalar`` from ``params``; returns parameters.
 
-  ``optimizer`` is any optax transformation, started afresh; 0 steps give ``params`` to the bit.
+  ``optimizer`` is any optax transformation, started afresh; 0 steps give ``params`` to the bit, and so does ``forget``,
+  where it is given, without a row.
   """
   init, body = descent(key, objective, optimizer)
-  return jax.lax.fori_loop(0, steps, body, init(params))[0]
+  after = jax.lax.fori_loop(0, steps, body, init(params))[0]
+  return after if forget is None else if_asked(forget, after, params)

@@ -25,8 +25,8 @@ def path_lengths(features, weight, key, trees: int = TREES, subsample: int = SUB
   part. Liu, Ting and Zhou, 2008. In JAX, because a callback to the host inside a sharded program can block for ever.
   """
   rows = features.shape[0]
-  size = min(subsample, rows)
   there = weight > 0
+  size = jnp.minimum(there.sum(dtype=jnp.int32), subsample)
   features = jnp.where(there[:, None], features, 0.0).astype(jnp.float32)
   most = jnp.inf
 
@@ -35,31 +35,33 @@ def path_lengths(features, weight, key, trees: int = TREES, subsample: int = SUB
     expected = 2.0 * (jnp.log(jnp.maximum(n - 1.0, 1e-6)) + jnp.euler_gamma) - 2.0 * (n - 1.0) / n
     return jnp.where(count > 2, expected, jnp.where(count == 2, 1.0, 0.0))
 
-  levels = max(1, math.ceil(math.log2(max(size, 2))))
-  width = 2**levels
+  most_levels = max(1, math.ceil(math.log2(max(min(subsample, rows), 2))))
+  width = 2**most_levels
+  levels = jnp.maximum(1, jnp.sum(2 ** jnp.arange(most_levels, dtype=jnp.int32) < size, dtype=jnp.int32))
+  node_of = jnp.arange(width, dtype=jnp.int32)
 
   def tree(i):
-    # One draw for all that is random in a tree: each further one costs as much to compile as the rest.
-    drawn = jax.random.uniform(jax.random.fold_in(key, i), (rows + 2 * levels * width,))
-    noise = jnp.where(there, drawn[:rows], most)
-    choice = drawn[rows:].reshape(levels, 2, width)
-    member = there & (noise <= jnp.sort(noise)[size - 1])
+    # One draw for all that is random in a tree: each further one costs as much to compile as the rest. A row's number
+    # and a node's depend on their places alone, so that rows of weight 0 behind the others change nothing.
+    drawn = jax.random.uniform(jax.random.fold_in(key, i), (max(rows, 2 * width), 3))
+    noise = jnp.where(there, drawn[:rows, 0], most)
+    member = there & (noise <= jnp.sort(noise)[jnp.maximum(size - 1, 0)])
 
     def grow(level, carry):
       node, depth, growing = carry
       low = jax.ops.segment_min(jnp.where(member[:, None], features, most), node, width)
       high = jax.ops.segment_max(jnp.where(member[:, None], features, -most), node, width)
-      nth, place = choice[level]
+      nth, place = drawn[2**level + jnp.minimum(node_of, 2**level - 1), 1:].T
       order = jnp.cumsum(high > low, axis=1)  # which of the features that still vary
-      chosen = jnp.argmax(order > jnp.floor(nth * order[:, -1])[:, None], axis=1)
-      ends = low[jnp.arange(width), chosen], high[jnp.arange(width), chosen]
+      chosen = jnp.argmax(order > jnp.floor(nth * order[:, -1].astype(jnp.float32))[:, None], axis=1)
+      ends = low[node_of, chosen], high[node_of, chosen]
       split = ends[0] + place * (ends[1] - ends[0])
       growing &= (order[:, -1] > 0)[node]
       right = features[jnp.arange(rows), chosen[node]] > split[node]
       # A row that stopped keeps its place: all on the leftmost way below it, so a leaf's rows are counted together.
-      return jnp.where(growing, 2 * node + right, 2 * node), depth + growing, growing
+      return jnp.where(growing, 2 * node + right, 2 * node), depth + growing.astype(depth.dtype), growing
 
-    start = jnp.zeros(rows, jnp.int32), jnp.zeros(rows), jnp.ones(rows, bool)
+    start = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.float32), jnp.ones(rows, bool)
     node, depth, _ = jax.lax.fori_loop(0, levels, grow, start)
     count = jax.ops.segment_sum(member.astype(jnp.float32), node, width)
     return depth + rest(count[node])

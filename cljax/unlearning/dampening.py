@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.rows import as_rows
+from cljax.unlearning._common import share_of
 
 
 def squared_gradients(loss_fn, params, rows, *, batch: int = 64):
@@ -49,7 +50,7 @@ def ssd(
   of_forget = measure(params, forget)
   if full_importance is None:
     retain = as_rows("retain", retain)
-    share = forget.count / (forget.count + retain.count)
+    share = share_of(forget, retain)
     mix = lambda f, r: (share * f + (1 - share) * r).astype(f.dtype)
     full_importance = jax.tree.map(mix, of_forget, measure(params, retain))
   return dampen(params, of_forget, full_importance, alpha=alpha, dampening=dampening)

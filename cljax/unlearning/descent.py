@@ -44,7 +44,12 @@ def gradient_ascent(loss_fn, params, *, forget, key=None, steps: int = 20, batch
     return -mean_loss(loss_fn, params, *drawn(key, batch, forget=forget))
 
   return minimize(
-    key_of(key, "gradient_ascent"), objective, params, steps=steps, optimizer=optimizer or optax.sgd(0.005)
+    key_of(key, "gradient_ascent"),
+    objective,
+    params,
+    steps=steps,
+    optimizer=optimizer or optax.sgd(0.005),
+    forget=forget,
   )
 
 
@@ -89,7 +94,9 @@ def graddiff(
     to_forget, to_keep = drawn(key, batch, forget=forget, retain=retain)
     return retain_weight * mean_loss(keeping, params, to_keep) - forget_weight * mean_loss(loss_fn, params, to_forget)
 
-  return minimize(key_of(key, "graddiff"), objective, params, steps=steps, optimizer=optimizer or optax.sgd(0.05))
+  return minimize(
+    key_of(key, "graddiff"), objective, params, steps=steps, optimizer=optimizer or optax.sgd(0.05), forget=forget
+  )
 
 
 def wrong_labels(key, batch, num_classes: int):
@@ -125,7 +132,9 @@ def random_labels(apply_fn, params, *, forget, retain, key=None, steps: int = 50
     forgetting = losses.reduce(wrong, jnp.where(possible, to_forget.weight, 0.0))
     return share * forgetting + (1 - share) * mean_loss(cross_entropy(apply_fn), params, to_keep)
 
-  return minimize(tree.fold(key, "steps"), objective, params, steps=steps, optimizer=optimizer or optax.adam(1e-3))
+  return minimize(
+    tree.fold(key, "steps"), objective, params, steps=steps, optimizer=optimizer or optax.adam(1e-3), forget=forget
+  )
 
 
 def famr(apply_fn, params, *, forget, key=None, anchor=0.01, steps: int = 50, batch: int = 64, optimizer=None):
@@ -146,7 +155,9 @@ def famr(apply_fn, params, *, forget, key=None, anchor=0.01, steps: int = 50, ba
     moved = jax.tree.map(jnp.subtract, params, before)
     return mean_loss(loss_fn, params, *drawn(key, batch, forget=forget)) + 0.5 * anchor * tree.dot(moved, moved)
 
-  return minimize(key_of(key, "famr"), objective, params, steps=steps, optimizer=optimizer or optax.adam(1e-3))
+  return minimize(
+    key_of(key, "famr"), objective, params, steps=steps, optimizer=optimizer or optax.adam(1e-3), forget=forget
+  )
 
 
 def one_point_contraction(
@@ -180,4 +191,4 @@ def one_point_contraction(
     return keeping + forget_weight * mean_loss(length, params, to_forget)
 
   key = key_of(key, "one_point_contraction")
-  return minimize(key, objective, params, steps=steps, optimizer=optimizer or optax.adam(1e-3))
+  return minimize(key, objective, params, steps=steps, optimizer=optimizer or optax.adam(1e-3), forget=forget)

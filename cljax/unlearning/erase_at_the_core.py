@@ -82,4 +82,5 @@ def erase_at_the_core(
       total += stage_weight * (forget_weight * forgetting(h, other) + keeping(other @ kernel + bias))
     return total
 
-  return minimize(key, objective, (params, heads), steps=steps, optimizer=optimizer or optax.adam(1e-3))[0]
+  optimizer = optimizer or optax.adam(1e-3)
+  return minimize(key, objective, (params, heads), steps=steps, optimizer=optimizer, forget=forget)[0]

@@ -10,7 +10,7 @@ from cljax import rows as picking
 from cljax import tree
 from cljax.rows import as_rows
 from cljax.types import UsageError
-from cljax.unlearning._common import cross_entropy, key_of
+from cljax.unlearning._common import cross_entropy, if_asked, key_of
 from cljax.unlearning._gradients import accuracy, mean_gradient, total_gradient
 
 VARIANTS = ("paper", "released")
@@ -100,7 +100,7 @@ def slug(
 
   step, score = jax.lax.map(searched, jnp.arange(len(layers)))
   best = jnp.argmax(jnp.where(front, score, -1.0))
-  return moved(best, step[best])
+  return if_asked(forget, moved(best, step[best]), params)
 
 
 def pareto_front(importance, alignment):

@@ -14,7 +14,7 @@ from cljax import losses, tree
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.rows import as_rows
 from cljax.types import Rows, UsageError
-from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, outputs_of
+from cljax.unlearning._common import cross_entropy, drawn, if_asked, key_of, mean_loss, minimize, outputs_of, share_of
 
 
 def group_weights(forget: Rows, retain: Rows, groups, num_groups: int, batch: int = 256):
@@ -52,7 +52,9 @@ def group_reweight(
     (rows,) = drawn(key, batch, retain=retain)
     return mean_loss(loss_fn, params, rows._replace(weight=rows.weight * weights[groups[rows.id]]))
 
-  return minimize(key_of(key, "group_reweight"), objective, params, steps=steps, optimizer=optimizer or optax.sgd(0.05))
+  return minimize(
+    key_of(key, "group_reweight"), objective, params, steps=steps, optimizer=optimizer or optax.sgd(0.05), forget=forget
+  )
 
 
 class Critic(NamedTuple):
@@ -103,7 +105,7 @@ def miu(
   optimizer = optax.with_extra_args_support(optimizer or optax.sgd(0.05))
   weights = group_weights(forget, retain, groups, num_groups)
   loss_fn, original = cross_entropy(apply_fn), params
-  share = forget.count / jnp.maximum(forget.count + retain.count, 1)
+  share = share_of(forget, retain)
 
   def scores(critic, features, group):
     x = jnp.concatenate([features, jax.nn.one_hot(group, num_groups, dtype=features.dtype)], -1)
@@ -161,7 +163,8 @@ def miu(
     updates, state = optimizer.update(grads, state, params, value=value)
     return optax.apply_updates(params, updates), state, critic
 
-  return jax.lax.fori_loop(0, steps, body, (params, optimizer.init(params), first))[0]
+  after = jax.lax.fori_loop(0, steps, body, (params, optimizer.init(params), first))[0]
+  return if_asked(forget, after, params)
 
 
 def rows_with_ids(name: str, data) -> Rows:

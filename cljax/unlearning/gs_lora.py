@@ -12,7 +12,7 @@ from cljax import losses, tree
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.rows import as_rows
 from cljax.types import UsageError
-from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, outputs_of
+from cljax.unlearning._common import cross_entropy, drawn, if_asked, key_of, mean_loss, minimize, outputs_of
 
 QUIET = 0.2  # the share of the steps before the group lasso acts
 
@@ -110,4 +110,5 @@ def gs_lora(
     return total + prototype_forget_weight * near + prototype_retain_weight * mean_loss(away, params_, to_keep)
 
   optimizer = optimizer or optax.adamw(1e-2, weight_decay=0.05)
-  return merged(params, minimize(tree.fold(key, "steps"), objective, factors, steps=steps, optimizer=optimizer))
+  found = minimize(tree.fold(key, "steps"), objective, factors, steps=steps, optimizer=optimizer)
+  return if_asked(forget, merged(params, found), params)

@@ -7,7 +7,7 @@ import optax
 
 from cljax import projectors, tree
 from cljax.rows import as_rows
-from cljax.unlearning._common import drawn, key_of, mean_loss, minimize
+from cljax.unlearning._common import drawn, if_asked, key_of, mean_loss, minimize
 
 
 def geometric_disentanglement(
@@ -45,7 +45,8 @@ def geometric_disentanglement(
     update = tree.axpy(-learning_rate * retain_weight, g_r, update)
     return optax.apply_updates(params, update), state
 
-  return jax.lax.fori_loop(0, steps, body, (params, projector.init(params)))[0]
+  after = jax.lax.fori_loop(0, steps, body, (params, projector.init(params)))[0]
+  return if_asked(forget, after, params)
 
 
 def adaptive_orthogonality(
@@ -81,4 +82,4 @@ def adaptive_orthogonality(
     return retain_weight * keeping(params) + forget_weight * ascent(params) + strength * conflict
 
   key = key_of(key, "adaptive_orthogonality")
-  return minimize(key, objective, params, steps=steps, optimizer=optimizer or optax.sgd(0.05))
+  return minimize(key, objective, params, steps=steps, optimizer=optimizer or optax.sgd(0.05), forget=forget)

@@ -11,7 +11,7 @@ from cljax import losses, tree
 from cljax import rows as picking
 from cljax.rows import as_rows
 from cljax.types import Batch, UsageError
-from cljax.unlearning._common import key_of, outputs_of
+from cljax.unlearning._common import if_asked, key_of, outputs_of
 from cljax.unlearning.gradient_steps import _check_variant
 
 LOSSES = ("cross_entropy", "squared")
@@ -75,8 +75,8 @@ def fast_ntk(
   first, now = chosen_leaves(initial, leaves), chosen_leaves(params, leaves)
   tree.match(first, now, "initial")
   key = key_of(key, "ntk")
-  given = (("forget", forget), ("retain", retain))
-  sides = [picking.sample(tree.fold(key, name), as_rows(name, r), rows) for name, r in given]
+  asked, held = as_rows("forget", forget), as_rows("retain", retain)
+  sides = [picking.sample(tree.fold(key, name), r, rows) for name, r in (("forget", asked), ("retain", held))]
   batch: Batch = jax.tree.map(lambda f, r: jnp.concatenate([f, r]), *sides)
 
   def logits(at, some):
@@ -108,7 +108,7 @@ def fast_ntk(
     rest = jax.tree.map(lambda t, t0, w: t - t0 - w, now, first, w_r)
     square = tree.dot(step, step)
     scale = scale * (1.0 + 2.0 * jnp.abs(tree.dot(step, rest)) / jnp.where(square > 0, square, 1.0))
-  return with_leaves(params, tree.axpy(scale, step, now))
+  return if_asked(asked, with_leaves(params, tree.axpy(scale, step, now)), params)
 
 
 def chosen_leaves(params, leaves: str) -> dict:

@@ -10,7 +10,17 @@ from cljax import losses, tree
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.rows import as_rows
 from cljax.types import UsageError
-from cljax.unlearning._common import cross_entropy, descent, drawn, key_of, mean_loss, minimize, outputs_of, share_of
+from cljax.unlearning._common import (
+  cross_entropy,
+  descent,
+  drawn,
+  if_asked,
+  key_of,
+  mean_loss,
+  minimize,
+  outputs_of,
+  share_of,
+)
 
 
 def ignorant(key, teacher_params, init_fn):
@@ -67,7 +77,7 @@ def bad_teacher(
     forgetting, keeping = mean_loss(towards(bad), params, to_forget), mean_loss(towards(before), params, to_keep)
     return share * forgetting + (1 - share) * keeping
 
-  return minimize(key, objective, params, steps=steps, optimizer=optimizer or optax.adam(1e-3))
+  return minimize(key, objective, params, steps=steps, optimizer=optimizer or optax.adam(1e-3), forget=forget)
 
 
 def stochastic_teacher(
@@ -105,7 +115,9 @@ def stochastic_teacher(
     towards = lambda p, rows: divergence(apply_fn, p, teacher, rows, temperature)
     return mean_loss(towards, params, rows) + mean_loss(cross_entropy(apply_fn), params, labels)
 
-  return minimize(key, objective, params, steps=erase_steps + steps, optimizer=optimizer or optax.adam(1e-3))
+  return minimize(
+    key, objective, params, steps=erase_steps + steps, optimizer=optimizer or optax.adam(1e-3), forget=forget
+  )
 
 
 def error_rate(apply_fn, params, rows, batch: int = 64):
@@ -172,7 +184,7 @@ def scrub(
   key = key_of(key, "scrub")
   optimizer = optimizer or optax.adam(5e-4)
   if not rewind or not steps:
-    return minimize(key, objective, params, steps=steps, optimizer=optimizer)
+    return minimize(key, objective, params, steps=steps, optimizer=optimizer, forget=forget)
   init, body = descent(key, objective, optimizer)
 
   def one_round(carry, r):
@@ -183,4 +195,4 @@ def scrub(
   wanted = error_rate(apply_fn, carry[0], as_rows("validation", validation), batch)
   errors = jax.lax.map(lambda p: error_rate(apply_fn, p, forget, batch), kept)
   best = jnp.argmin(jnp.abs(errors - wanted))
-  return jax.tree.map(lambda a: a[best], kept)
+  return if_asked(forget, jax.tree.map(lambda a: a[best], kept), params)

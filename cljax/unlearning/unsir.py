@@ -8,6 +8,7 @@ import optax
 
 from cljax import rows as picking
 from cljax import tree
+from cljax.dtypes import wide
 from cljax.rows import as_rows
 from cljax.types import UsageError
 from cljax.unlearning._common import drawn, key_of, mean_loss, minimize
@@ -58,7 +59,7 @@ def unsir(
       f"classes: got {classes.dtype}{list(classes.shape)}; expected bool [K], true where to be forgotten"
     )
   key = key_of(key, "unsir")
-  real = lambda rows: rows._replace(x=rows.x.astype(jnp.promote_types(rows.x.dtype, jnp.float32)))
+  real = lambda rows: rows._replace(x=rows.x.astype(wide(rows.x.dtype)))
   some = real(picking.sample(tree.fold(key, "statistics"), retain, max(256, noise_rows)))
   there = jnp.broadcast_to((some.weight > 0).reshape(-1, *(1,) * (some.x.ndim - 1)), some.x.shape)
   mean, std = jnp.mean(some.x, where=there), jnp.std(some.x, where=there)

@@ -1,0 +1,151 @@
+"""Every pure edit: rows of weight 0 are as if absent, and a request without rows changes nothing."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import cljax
+from cljax import estimators, models, unlearning
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(30, 5)).astype(np.float32)
+Y = np.argmax(X @ RNG.normal(size=(5, 3)), 1).astype(np.int32)
+MODEL = models.mlp((5,), 3, (6,), activation="tanh")
+PARAMS, STATE = MODEL.init(jax.random.key(0))
+INITIAL = jax.tree.map(lambda p: 0.5 * p, PARAMS)
+FORGET, RETAIN = slice(0, 9), slice(9, 30)
+GROUPS = np.r_[np.arange(30) % 2, 1, 1].astype(np.int32)
+
+
+def apply_fn(params, batch):
+  return MODEL.apply(params, STATE, batch.x, train=False, key=None)[0]
+
+
+def loss_fn(params, batch):
+  return optax.softmax_cross_entropy_with_integer_labels(apply_fn(params, batch).logits, batch.y)
+
+
+def inputs_fn(params, batch):
+  return estimators.layer_inputs(MODEL, params, STATE, batch.x)
+
+
+def init_fn(key):
+  return MODEL.init(key)[0]
+
+
+def streaming(params, *, forget, **options):
+  statistics = unlearning.feature_statistics(apply_fn, params, (X, Y), 3)
+  head_fn = lambda p, h: h @ p["head"]["kernel"] + p["head"]["bias"]
+  return unlearning.streaming(apply_fn, head_fn, params, forget=forget, statistics=statistics, **options)[0]
+
+
+FEW = {"steps": 3, "batch": 8}
+U = unlearning
+BOTH = {
+  "adaptive_orthogonality": (U.adaptive_orthogonality, loss_fn, FEW),
+  "bad_teacher": (U.bad_teacher, apply_fn, {**FEW, "teacher_params": INITIAL}),
+  "datamodel_matching": (U.datamodel_matching, apply_fn, {**FEW, "init_fn": init_fn, "oracles": 3, "oracle_steps": 2}),
+  "erase_at_the_core": (U.erase_at_the_core, apply_fn, FEW),
+  "fast_ntk": (U.fast_ntk, apply_fn, {"initial": INITIAL, "leaves": "bias", "rows": 12}),
+  "geometric_disentanglement": (U.geometric_disentanglement, loss_fn, FEW),
+  "graddiff": (U.graddiff, loss_fn, FEW),
+  "group_reweight": (U.group_reweight, loss_fn, {**FEW, "groups": GROUPS}),
+  "gs_lora": (U.gs_lora, apply_fn, {**FEW, "prototypes": True, "prototype_retain_weight": 0.1}),
+  "iau": (U.iau, loss_fn, {"batch": 8}),
+  "iau_released": (U.iau, loss_fn, {"batch": 8, "variant": "released"}),
+  "miu": (U.miu, apply_fn, {**FEW, "groups": GROUPS, "critic_warmup": 2, "hidden": 4}),
+  "ntk": (U.ntk, apply_fn, {"initial": INITIAL, "rows": 6}),
+  "one_point_contraction": (U.one_point_contraction, apply_fn, FEW),
+  "oracle_matching": (U.oracle_matching, apply_fn, {**FEW, "init_fn": init_fn, "oracles": 2, "oracle_steps": 2}),
+  "random_labels": (U.random_labels, apply_fn, FEW),
+  "scrub": (U.scrub, apply_fn, {**FEW, "max_steps": 1, "min_steps": 2}),
+  "slug": (U.slug, apply_fn, {"search": 4, "rows": 6}),
+  "ssd": (U.ssd, loss_fn, {"alpha": 1.0, "batch": 8}),
+  "stochastic_teacher": (U.stochastic_teacher, apply_fn, {**FEW, "teacher_params": INITIAL, "erase_steps": 2}),
+  "upcore": (U.upcore, apply_fn, {**FEW, "contamination": 0.2}),
+}
+FORGET_ONLY = {
+  "famr": (U.famr, apply_fn, FEW),
+  "gradient_ascent": (U.gradient_ascent, loss_fn, FEW),
+  "modhifi_u": (U.modhifi_u, inputs_fn, {"share": 0.4, "batch": 8}),
+  "streaming": (lambda _, params, **given: streaming(params, **given), None, FEW),
+}
+RETAIN_ONLY = {
+  "finetune_retain": (U.finetune_retain, loss_fn, FEW),
+  "fisher_forgetting": (U.fisher_forgetting, apply_fn, {"alpha": 1e-3}),
+  "unsir": (U.unsir, loss_fn, {**FEW, "classes": np.array([True, False, False]), "noise_rows": 4, "noise_steps": 2}),
+}
+EDITS = BOTH | FORGET_ONLY | RETAIN_ONLY
+# What stands in cljax.unlearning beside the edits.
+PARTS = {"core_rows", "dampen", "datamodel_effect", "donsker_varadhan", "feature_statistics", "fidelity"}
+PARTS |= {"fidelity_sums", "group_weights", "inliers", "pareto_front", "path_lengths", "shard_of", "sisa_cost"}
+PARTS |= {"squared_gradients"}
+
+
+def test_every_edit_is_here():
+  assert set(unlearning.__all__) - PARTS == {name.removesuffix("_released") for name in EDITS}
+
+
+def rows(at, garbage=0, weight=None):
+  """The rows ``at``, and ``garbage`` rows of weight 0 among and behind them: NaN, a label that is none."""
+  x, y, ids = X[at], Y[at], np.arange(30)[at]
+  weight = np.ones(len(x), np.float32) if weight is None else weight
+  if not garbage:
+    return {"x": x, "y": y, "id": ids.astype(np.int32), "weight": weight}
+  where = [2] + [len(x)] * (garbage - 1)
+  put = lambda a, v: np.insert(a, where, v, axis=0)
+  return {"x": put(x, np.nan), "y": put(y, 77), "id": put(ids, 31).astype(np.int32), "weight": put(weight, 0.0)}
+
+
+def call(name, forget, retain):
+  edit, function, options = EDITS[name]
+  given = {"forget": forget, "retain": retain}
+  given = {k: v for k, v in given.items() if name not in (FORGET_ONLY if k == "retain" else RETAIN_ONLY)}
+  if name not in ("ssd",):
+    given["key"] = jax.random.key(5)
+  return edit(function, PARAMS, **given, **options)
+
+
+@functools.cache
+def compiled(name):
+  return jax.jit(lambda f, r: call(name, f, r))
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_rows_of_weight_zero_are_as_if_absent(name):
+  want = compiled(name)(rows(FORGET), rows(RETAIN))
+  assert cljax.tree.digest(want) != cljax.tree.digest(PARAMS)
+  got = compiled(name)(rows(FORGET, 4), rows(RETAIN, 3))
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", BOTH | FORGET_ONLY)
+def test_a_request_without_rows_changes_nothing(name):
+  """Rows of weight 0 alone, which only the run can tell; and for some edits arrays of length 0."""
+  absent = compiled(name)(rows(FORGET, weight=np.zeros(9, np.float32)), rows(RETAIN))
+  assert cljax.tree.digest(absent) == cljax.tree.digest(PARAMS)
+  if name in ("graddiff", "ssd", "ntk", "modhifi_u", "iau"):
+    assert cljax.tree.digest(compiled(name)(rows(slice(0, 0)), rows(RETAIN))) == cljax.tree.digest(PARAMS)
+
+
+@pytest.mark.parametrize("name", ["graddiff", "scrub", "ssd", "unsir", "finetune_retain"])
+def test_nothing_to_retain_is_no_error(name):
+  after = compiled(name)(rows(FORGET), (X[:0], Y[:0]))
+  assert all(np.isfinite(p).all() for p in jax.tree.leaves(after))
+
+
+def test_rows_of_no_length():
+  none = cljax.types.rows_from_arrays(X[:0], Y[:0])
+  batch = none.batch(0, 4)
+  assert int(none.count) == 0
+  assert batch.weight.tolist() == [0.0] * 4
+  fisher = estimators.fisher_diagonal(MODEL, PARAMS, STATE, none)
+  assert all(not np.any(f) for f in jax.tree.leaves(fisher))
+  assert jnp.all(estimators.class_means(lambda x: x, none, 3)[1] == 0)
