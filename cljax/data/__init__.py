@@ -1,6 +1,7 @@
 """Datasets in memory: ``load(name, data_dir=..., **options) -> Dataset``. Importing this loads no data library."""
 
+from cljax.data.arrays import from_arrays
 from cljax.data.loading import load, options
 from cljax.data.types import Dataset, Split
 
-__all__ = ["Dataset", "Split", "load", "options"]
+__all__ = ["Dataset", "Split", "from_arrays", "load", "options"]

@@ -6,6 +6,7 @@ Nothing is unpickled and nothing is extracted: members are picked by their known
 from __future__ import annotations
 
 import gzip
+import math
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from cljax.data import images, types
+from cljax.data import images, limits, types
 from cljax.types import UsageError
 
 _IDX = {
@@ -33,16 +34,23 @@ def _missing(name: str, where: Iterable[Path], wanted: str) -> NoReturn:
 def read_idx(path: Path) -> np.ndarray:
   """An IDX file of unsigned bytes, plain or gzip. Raises :class:`UsageError` if it is not one or is cut short."""
   try:
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-  except (OSError, EOFError, ValueError) as e:
-    raise UsageError(f"data_dir: {path} cannot be read ({e})") from None
-  if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-    raise UsageError(f"data_dir: {path} is no IDX file of unsigned bytes (it starts with {data[:4]!r})")
-  shape = tuple(int(n) for n in np.frombuffer(data, ">u4", data[3], 4))
-  start = 4 + 4 * len(shape)
-  if len(data) - start != int(np.prod(shape, dtype=np.int64)):
-    raise UsageError(f"data_dir: {path} holds {len(data) - start} bytes; its header says {shape}")
-  return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as f:
+      head = f.read(4)
+      dims = f.read(4 * head[3]) if len(head) == 4 else b""
+      if head[:3] != b"\0\0\x08" or len(head) < 4 or len(dims) < 4 * head[3]:
+        raise UsageError(f"data_dir: {path} is no IDX file of unsigned bytes (it starts with {head!r})")
+      shape = tuple(int(n) for n in np.frombuffer(dims, ">u4"))
+      size = math.prod(shape)
+      limits.check_memory(f"data_dir: {path}", size, "is its header damaged?")
+      data = f.read(size + 1)
+  except UsageError:
+    raise
+  except (OSError, ValueError, *images.DAMAGED) as e:
+    raise UsageError(f"data_dir: {path} cannot be read ({types.first_line(e)})") from None
+  if len(data) != size:
+    held = len(data) if len(data) < size else f"more than {size}"
+    raise UsageError(f"data_dir: {path} holds {held} bytes; its header says {shape}")
+  return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def mnist(root: Path, name: str = "mnist") -> types.Dataset:
@@ -69,7 +77,10 @@ def _members(name: str, root: Path, archive: str, folder: str, wanted: Iterable[
   wanted = tuple(wanted)
   for place in (root / folder, root):
     if all((place / w).is_file() for w in wanted):
-      return {w: (place / w).read_bytes() for w in wanted}
+      try:
+        return {w: (place / w).read_bytes() for w in wanted}
+      except OSError as e:
+        raise UsageError(f"data_dir: {e.filename} cannot be read ({e.strerror})") from None
   path = root / archive
   if not path.is_file():
     _missing(name, (root,), f"{archive}, or {folder}/ with {', '.join(wanted)}")
@@ -81,8 +92,8 @@ def _members(name: str, root: Path, archive: str, folder: str, wanted: Iterable[
         if member.isfile() and base in wanted:
           handle = tar.extractfile(member)
           out[base] = handle.read() if handle else b""
-  except (tarfile.TarError, OSError, EOFError) as e:
-    raise UsageError(f"data_dir: {path} cannot be read ({e})") from None
+  except (OSError, ValueError, *images.DAMAGED) as e:
+    raise UsageError(f"data_dir: {path} cannot be read ({types.first_line(e)})") from None
   lacking = [w for w in wanted if w not in out]
   if lacking:
     raise UsageError(f"data_dir: {path} lacks {', '.join(lacking)}")
@@ -150,16 +161,18 @@ def tiny_imagenet(root: Path) -> types.Dataset:
     with zipfile.ZipFile(archive) as z:
       files = (n.removeprefix(f"{_TINY}/") for n in z.namelist() if n.endswith(".JPEG"))
       return _tiny(archive, sorted(files), lambda f: z.read(f"{_TINY}/{f}"))
-  except (zipfile.BadZipFile, OSError) as e:
-    raise UsageError(f"data_dir: {archive} cannot be read ({e})") from None
+  except UsageError:
+    raise
+  except (OSError, ValueError, *images.DAMAGED) as e:
+    raise UsageError(f"data_dir: {archive} cannot be read ({types.first_line(e)})") from None
 
 
 def _tiny(source: Path, files: list[str], read) -> types.Dataset:
   def text(name: str) -> str:
     try:
       return read(name).decode()
-    except (KeyError, OSError):
-      raise UsageError(f"data_dir: {source} lacks {name}") from None
+    except (OSError, ValueError, *images.DAMAGED):
+      raise UsageError(f"data_dir: {source} lacks {name}, or it is damaged") from None
 
   wnids = text("wnids.txt").split()
   label = {w: i for i, w in enumerate(wnids)}

@@ -1,20 +1,22 @@
-"""The user's own data: ``.npz`` files, precomputed embeddings, and folders of pictures by class."""
+"""The user's own arrays: in memory, in ``.npz`` files, and precomputed embeddings."""
 
 from __future__ import annotations
 
 import functools
+import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cljax.data import images, types
+from cljax.data import limits, types
 from cljax.types import UsageError
 
 SPLIT_DEFAULTS: dict[str, Any] = {"test_fraction": 0.2, "seed": 0}
-FOLDER_DEFAULTS: dict[str, Any] = {**SPLIT_DEFAULTS, "size": None}
 _KEYS = "x_train, y_train, x_test, y_test, or x, y (and group_train, group_test, or group)"
 
 
@@ -29,19 +31,26 @@ def check_split(given: Mapping[str, Any], defaults: Mapping[str, Any] = SPLIT_DE
   return o | {"test_fraction": float(fraction), "seed": int(seed)}
 
 
-def _inputs(key: str, x: np.ndarray) -> np.ndarray:
+def _inputs(key: str, given) -> np.ndarray:
   """uint8 and floats pass, floats as float32; ``[N, H, W]`` uint8 gets its channel axis."""
+  x = _as_array(key, given)
   if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
     raise UsageError(f"{key}: dtype is {x.dtype}; allowed: uint8 or a float type")
   if x.ndim < 2:
     raise UsageError(f"{key}: shape is {x.shape}; allowed: [N, ...] with at least one axis of features")
+  if len(x) and not x.size:
+    raise UsageError(f"{key}: shape is {x.shape}; allowed: axes of at least 1")
   if x.dtype == np.uint8:
     return x[..., None] if x.ndim == 3 else x
+  if x.dtype == np.float32:
+    return x
+  limits.check_memory(f"{key}: as float32", 4 * x.size, "store it as float32")
   with np.errstate(over="ignore"):
     return x.astype(np.float32)  # what overflows becomes infinite and is refused by types.dataset
 
 
-def _integers(key: str, values: np.ndarray, rows: int) -> np.ndarray:
+def _integers(key: str, given, rows: int) -> np.ndarray:
+  values = _as_array(key, given)
   if not np.issubdtype(values.dtype, np.integer):
     raise UsageError(f"{key}: dtype is {values.dtype}; allowed: an integer type")
   if values.shape != (rows,):
@@ -49,6 +58,13 @@ def _integers(key: str, values: np.ndarray, rows: int) -> np.ndarray:
   if len(values) and (values.min() < 0 or values.max() >= 2**31):
     raise UsageError(f"{key}: values span {values.min()}..{values.max()}; allowed: 0..2147483647")
   return values.astype(np.int32)
+
+
+def _as_array(key: str, given) -> np.ndarray:
+  try:
+    return np.asarray(given)
+  except Exception as e:  # rows of several lengths, and what other libraries' arrays raise
+    raise UsageError(f"{key}: got a {type(given).__name__} that is no array ({types.first_line(e)})") from None
 
 
 def _dense(key: str, values: np.ndarray) -> int:
@@ -62,9 +78,15 @@ def _dense(key: str, values: np.ndarray) -> int:
   return len(present)
 
 
-def from_arrays(name: str, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> types.Dataset:
-  """A dataset from ``x_train, y_train, x_test, y_test``, or from ``x, y`` with a stratified held-out split."""
-  options = check_split(given)
+def from_arrays(name: str, arrays: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> types.Dataset:
+  """A dataset from ``x_train, y_train, x_test, y_test``, or from ``x, y`` with a stratified held-out split.
+
+  Each is an array or what NumPy makes one of (plain lists; inputs as floats, since whole numbers would be read as
+  int64); ``group`` likewise. ``given``: options of the split, ``test_fraction`` and ``seed``.
+  """
+  if not isinstance(arrays, Mapping):
+    raise UsageError(f"{name}: got a {type(arrays).__name__}; allowed: a mapping of {_KEYS}")
+  options = check_split(given or {})
   parts = []
   both = "x_train" in arrays
   for end in ("_train", "_test") if both else ("",):
@@ -78,7 +100,7 @@ def from_arrays(name: str, arrays: Mapping[str, np.ndarray], given: Mapping[str,
   if not len(parts[0].y):
     raise UsageError(f"{'x_train' if both else 'x'}: has no rows; at least one is needed")
   if not both:
-    parts = _hold_out(parts[0], options)
+    parts = hold_out(parts[0], options)
   else:
     options = {}  # the split is given, so the options that would make one are not part of the contents
   classes = _dense("y_train" if both else "y", parts[0].y)
@@ -87,27 +109,62 @@ def from_arrays(name: str, arrays: Mapping[str, np.ndarray], given: Mapping[str,
   return types.dataset(name, parts[0], parts[-1], names, group_names=[str(g) for g in range(groups)], options=options)
 
 
-def _hold_out(every: types.Split, options: Mapping[str, Any]) -> list[types.Split]:
+def hold_out(every: types.Split, options: Mapping[str, Any]) -> list[types.Split]:
+  limits.check_memory("x: divided into train and test", every.x.nbytes, "give x_train and x_test")
   test = types.held_out(every.y, options["test_fraction"], options["seed"])
   if not test.any():
     raise UsageError("y: no class has two rows, so none can be held out; allowed: give x_test and y_test")
   return [types.split(every.x[m], every.y[m], every.group[m]) for m in (~test, test)]
 
 
+MAPPED = 2**28  # bytes from which on a file's array is mapped, not read
+
+
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-  """All arrays of an ``.npz`` file; pickled objects are refused."""
+  """All arrays of an ``.npz`` file; pickled objects are refused.
+
+  Large arrays that are stored uncompressed (``np.savez``) are mapped: their pages are read as rows are.
+  """
   try:
     archive = np.load(path, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
       raise ValueError("it is one array, not an archive of arrays")
     with archive:
-      return {k: _array(k, functools.partial(archive.__getitem__, k)) for k in archive.files}
-  except (OSError, EOFError, ValueError, zipfile.BadZipFile) as e:
-    if isinstance(e, UsageError):
-      raise
-    raise UsageError(
-      f"{path}: cannot be read as .npz ({str(e).splitlines()[0] if str(e) else type(e).__name__})"
-    ) from None
+      return {k: _member(path, archive, k) for k in archive.files}
+  except UsageError:
+    raise
+  except Exception as e:  # a damaged file makes zip and NumPy raise whatever they come upon
+    raise UsageError(f"{path}: cannot be read as .npz ({types.first_line(e)})") from None
+
+
+def _member(path: Path, archive, key: str) -> np.ndarray:
+  info = archive.zip.getinfo(key if key in archive.zip.namelist() else f"{key}.npy")
+  if info.compress_type == zipfile.ZIP_STORED and info.file_size >= MAPPED:
+    return _mapped(path, info)
+  limits.check_memory(f"{path}: {key}", info.file_size, "store it with np.savez, uncompressed, so that it is mapped")
+  return _array(key, functools.partial(archive.__getitem__, key))
+
+
+def _mapped(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
+  """An uncompressed member, mapped; its checksum is verified as ``zipfile`` would."""
+  with open(path, "rb") as f:
+    f.seek(info.header_offset + 26)
+    name, extra = struct.unpack("<HH", f.read(4))
+    begin = info.header_offset + 30 + name + extra
+    f.seek(begin)
+    version = np.lib.format.read_magic(f)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = header(f)
+    at = f.tell()
+  if dtype.hasobject:
+    raise UsageError(f"{info.filename}: holds Python objects, which are never unpickled; allowed: numeric arrays")
+  whole = np.memmap(path, np.uint8, "r", begin, (info.file_size,))
+  crc = 0
+  for i in range(0, len(whole), 2**24):
+    crc = zlib.crc32(whole[i : i + 2**24].data, crc)
+  if crc != info.CRC or at - begin + math.prod(shape) * dtype.itemsize != info.file_size:
+    raise ValueError(f"{info.filename} has a bad checksum or size")
+  return np.memmap(path, dtype, "r", at, shape, "F" if fortran else "C")
 
 
 def _array(key: str, read: Callable[[], np.ndarray]) -> np.ndarray:
@@ -140,48 +197,9 @@ def load_embeddings(path: Path, given: Mapping[str, Any]) -> types.Dataset:
 
 def _npy(path: Path) -> np.ndarray:
   try:
-    return _array(path.name, lambda: np.load(path, allow_pickle=False))
-  except (OSError, EOFError, ValueError) as e:
-    if isinstance(e, UsageError):
-      raise
-    raise UsageError(f"{path}: cannot be read as .npy ({e})") from None
-
-
-def _pictures(root: Path) -> dict[str, list[str]]:
-  """``{class: [files]}`` of the sub-folders of ``root`` that hold pictures, sorted."""
-  out = {}
-  for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
-    files = sorted(str(p) for p in folder.rglob("*") if p.suffix.lower() in images.SUFFIXES and p.name[0] != ".")
-    if files:
-      out[folder.name] = files
-  return out
-
-
-def load_folder(path: Path, given: Mapping[str, Any]) -> types.Dataset:
-  """Pictures by class: ``PATH/train/CLASS/*`` and ``PATH/test/CLASS/*``, or ``PATH/CLASS/*`` with a held-out split.
-
-  Classes are the folder names in sorted order. If any picture has colour all become RGB. ``size`` resizes them.
-  """
-  options = check_split(given, FOLDER_DEFAULTS)
-  size = images.check_size(options["size"])
-  options["size"] = size
-  both = (path / "train").is_dir() and (path / "test").is_dir()
-  parts = [_pictures(path / p) for p in (("train", "test") if both else (".",))]
-  for part, where in zip(parts, ("train", "test") if both else ("",), strict=True):
-    if not part:
-      raise UsageError(f"{path / where}: no pictures; allowed: CLASS/*{{{','.join(images.SUFFIXES)}}}")
-  names = list(parts[0])
-  extra = sorted(set(parts[-1]) - set(names))
-  if extra:
-    raise UsageError(f"{path / 'test'}: class {extra[0]!r} is not in train; allowed: {', '.join(names)}")
-  # all at once, so that both splits agree on colour and size
-  files = [f for part in parts for c in part for f in part[c]]
-  x = images.decode_all(files, lambda f: Path(f).read_bytes(), size=size)
-  y = np.asarray([names.index(c) for part in parts for c in part for _ in part[c]], np.int32)
-  first = sum(map(len, parts[0].values()))
-  if both:
-    splits = [types.split(x[:first], y[:first]), types.split(x[first:], y[first:])]
-    options = {"size": size}
-  else:
-    splits = _hold_out(types.split(x, y), options)
-  return types.dataset(path.name, splits[0], splits[1], names, options=options)
+    mode: Any = "r" if path.stat().st_size >= MAPPED else None
+    return _array(path.name, lambda: np.load(path, mmap_mode=mode, allow_pickle=False))
+  except UsageError:
+    raise
+  except Exception as e:
+    raise UsageError(f"{path}: cannot be read as .npy ({types.first_line(e)})") from None

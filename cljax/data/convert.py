@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cljax.data import store
+from cljax.data import store, tfds_sets
 from cljax.types import UsageError
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<split>[^-]+)\.tfrecord-(?P<part>\d{5}-of-\d{5})")
@@ -67,7 +67,7 @@ def convert(folder: Path) -> int:
   if not info_file.is_file():
     raise UsageError(f"DIR: {folder} has no dataset_info.json; give the folder of one version of a prepared TFDS set")
   with store.locked(folder / ".convert.lock"):
-    info = json.loads(info_file.read_text())
+    info = tfds_sets.read_info(folder)
     if "array_record" in (info.get("fileFormat"), *info.get("alternativeFileFormats", [])):
       return 0
     expected = {s["name"]: sum(map(int, s.get("shardLengths", []))) for s in info.get("splits", [])}

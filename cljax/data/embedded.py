@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cljax.data import builders, digits, glyphs, store, types
+from cljax.data import builders, digits, glyph_render, glyphs, limits, store, types
+
+_COPIES = 3  # of the pictures, while they are rendered, written and read back
 
 
 def _read(
@@ -40,7 +42,10 @@ def load_glyphs(data_dir: Path, given: Mapping[str, Any]) -> types.Dataset:
   options = glyphs.check(given)
 
   def make() -> types.Dataset:
-    glyphs.classes(options)  # refuses what the fonts cannot give before TFDS wraps the message
+    chosen = glyphs.classes(options)  # refuses what the fonts cannot give before TFDS wraps the message
+    rows = len(chosen) * (options["samples_per_class"] + options["test_samples_per_class"])
+    what = f"samples_per_class: {rows} pictures of {len(chosen)} classes"
+    limits.check_memory(what, _COPIES * rows * glyph_render.SIZE**2, "ask for fewer")
     builder, (train, test) = _read("glyphs", data_dir, options, ("image", "label", "style"))
     names = builder.info.features["label"].names
     parts = types.split(*train), types.split(*test)

@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
+import struct
 import sys
+import tarfile
 import threading
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from cljax.data import limits
+from cljax.data.types import first_line
 from cljax.types import UsageError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
+# Pictures that Pillow may or may not read; refused by name, since a class would lose rows without a word.
+OTHER_SUFFIXES = (
+  ".heic",
+  ".heif",
+  ".avif",
+  ".svg",
+  ".jp2",
+  ".j2k",
+  ".jxl",
+  ".tga",
+  ".ico",
+  ".dng",
+  ".cr2",
+  ".nef",
+  ".arw",
+)
+# What a damaged archive makes zip, gzip and tar raise, beside OSError.
+DAMAGED = (EOFError, KeyError, NotImplementedError, RuntimeError, struct.error, zlib.error, lzma.LZMAError,
+           tarfile.TarError, zipfile.BadZipFile, OverflowError)  # fmt: skip
 _GRAY = ("1", "L", "LA", "La")
 
 
@@ -38,50 +64,68 @@ def resize(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def decode(name: str, data: bytes, colour: bool, size: tuple[int, int] | None = None) -> np.ndarray:
-  """One picture as ``[H, W, 3]`` (``colour``) or ``[H, W, 1]`` uint8; alpha is dropped."""
-  from PIL import Image
+  """One picture as ``[H, W, 3]`` (``colour``) or ``[H, W, 1]`` uint8, upright, transparent parts white."""
+  from PIL import Image, ImageOps
 
   try:
     with Image.open(io.BytesIO(data)) as picture:
       if picture.mode.startswith(("I", "F")):
         raise ValueError(f"mode {picture.mode}: more than 8 bits a channel")
-      x = np.asarray(picture.convert("RGB" if colour else "L"))
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-    raise UsageError(f"{name}: cannot be read as a picture ({e})") from None
+      upright = ImageOps.exif_transpose(picture)
+      if upright.has_transparency_data:
+        clear = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+      x = np.asarray(upright.convert("RGB" if colour else "L"))
+  except Exception as e:  # a damaged file makes decoders raise whatever they come upon
+    said = "no picture that Pillow knows" if isinstance(e, Image.UnidentifiedImageError) else first_line(e)
+    raise UsageError(f"{name}: cannot be read as a picture ({said})") from None
   x = x if colour else x[..., None]
   return x if size is None else resize(x, size)
 
 
-def is_colour(data: bytes) -> bool:
-  """Whether a picture has colour channels; reads the header only."""
+def header(data: bytes) -> tuple[bool, tuple[int, int]]:
+  """Whether a picture has colour channels, and ``(height, width)`` as stored; reads the header only."""
   from PIL import Image
 
   try:
     with Image.open(io.BytesIO(data)) as picture:
-      return picture.mode not in _GRAY
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-    return False  # decode names the file and the reason
+      return picture.mode not in _GRAY, picture.size[::-1]
+  except Exception:
+    return False, (0, 0)  # decode names the file and the reason
 
 
 def decode_all(
-  names: Sequence[str], read: Callable[[str], bytes], *, colour: bool | None = None, size: tuple[int, int] | None = None
+  names: Sequence[str],
+  read: Callable[[str], bytes],
+  *,
+  colour: bool | None = None,
+  size: tuple[int, int] | None = None,
+  copies: int = 1,
 ) -> np.ndarray:
   """``[N, H, W, C]`` uint8 of the named pictures; ``colour=None`` gives 3 channels if any of them has colour.
 
-  Raises :class:`UsageError` for a file that is no picture, and for sizes that differ where ``size`` is None.
+  Raises :class:`UsageError` for a file that is no picture, for sizes that differ where ``size`` is None, and where
+  there is no memory for so many ``copies`` of the array.
   """
   from tqdm import tqdm
 
   lock = threading.Lock()  # archives have one file position
 
   def locked_read(name: str) -> bytes:
-    with lock:
-      return read(name)
+    try:
+      with lock:
+        return read(name)
+    except (OSError, *DAMAGED) as e:
+      raise UsageError(f"{name}: cannot be read ({first_line(e)})") from None
 
   pool = ThreadPoolExecutor(os.cpu_count())
   try:
     if colour is None:
-      colour = any(pool.map(lambda n: is_colour(locked_read(n)), names))
+      colour = any(pool.map(lambda n: header(locked_read(n))[0], names))
+    height, width = size or header(locked_read(names[0]))[1]
+    pixels = len(names) * height * width * (3 if colour else 1)
+    what = f"data: {len(names)} pictures of {height}x{width}"
+    limits.check_memory(what, copies * pixels, "give a smaller size=")
     every = pool.map(lambda n: decode(n, locked_read(n), colour, size), names)
     bar = tqdm(every, total=len(names), desc="decoding", unit="image", disable=not sys.stderr.isatty())
     out: np.ndarray | None = None

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cljax.data import archives, arrays, embedded, glyphs, store, tfds_sets, types
+from cljax.data import archives, arrays, embedded, folders, glyphs, store, tfds_sets, types
 from cljax.types import UsageError
 
 _ARCHIVES = {
@@ -22,7 +22,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
   "tfds": tfds_sets.DEFAULTS,
   "npz": arrays.SPLIT_DEFAULTS,
   "embeddings": arrays.SPLIT_DEFAULTS,
-  "folder": arrays.FOLDER_DEFAULTS,
+  "folder": folders.DEFAULTS,
 }
 _WITH_TARGET = ("tfds", "npz", "embeddings", "folder")
 _NAMES = "digits, glyphs, mnist, cifar10, cifar100, tiny_imagenet, tfds:NAME, npz:FILE, embeddings:PATH, folder:DIR"
@@ -66,7 +66,7 @@ def options(name: str, *, data_dir: str | os.PathLike | None = None) -> dict[str
 
 
 def load(name: str, *, data_dir: str | os.PathLike | None = None, **given) -> types.Dataset:
-  """Loads a dataset into memory.
+  """Loads a dataset: into memory, but for large arrays in ``.npy`` and uncompressed ``.npz`` files, which are mapped.
 
   ``name`` is one of
 
@@ -78,7 +78,8 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, **given) -> ty
     ``test_split``, ``size``);
   - ``npz:FILE`` or ``FILE.npz`` (keys x_train, y_train, x_test, y_test, or x, y with a stratified held-out split;
     options ``test_fraction``, ``seed``), ``embeddings:PATH`` (the same, float [N, D], or a folder of ``.npy`` files),
-    ``folder:DIR`` (pictures by class; the option ``size`` resizes them). Paths are as given, else in ``data_dir``.
+    ``folder:DIR`` (pictures by class, or splits of such folders: :func:`cljax.data.folders.load_folder`; the option
+    ``size`` resizes them). Paths are as given, else in ``data_dir``.
 
   ``data_dir`` defaults to ``$CLJAX_DATA_DIR``, else ``~/.cache/cljax``. Raises :class:`UsageError` for unknown names,
   options and values, for files that are missing or damaged, for wrong shapes and dtypes, labels out of range and NaN.
@@ -103,4 +104,5 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, **given) -> ty
   if kind == "tfds":
     return tfds_sets.load(root, target, given)
   path = _path(kind, target, root)
-  return {"npz": arrays.load_npz, "embeddings": arrays.load_embeddings, "folder": arrays.load_folder}[kind](path, given)
+  loaders = {"npz": arrays.load_npz, "embeddings": arrays.load_embeddings, "folder": folders.load_folder}
+  return loaders[kind](path, given)

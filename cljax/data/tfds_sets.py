@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.data import images, types
+from cljax.data import images, limits, types
 from cljax.types import UsageError
 
 DEFAULTS: dict[str, Any] = {"train_split": "train", "test_split": "test", "size": None}
@@ -55,8 +55,20 @@ def locate(root: Path, name: str) -> Path:
   return found[wanted]
 
 
+def read_info(folder: Path) -> dict[str, Any]:
+  """``dataset_info.json`` of a prepared set."""
+  path = folder / "dataset_info.json"
+  try:
+    info = json.loads(path.read_text())
+  except (OSError, ValueError, RecursionError) as e:
+    raise UsageError(f"data_dir: {path} cannot be read ({types.first_line(e)})") from None
+  if not isinstance(info, dict):
+    raise UsageError(f"data_dir: {path} holds no JSON object")
+  return info
+
+
 def _check_format(folder: Path) -> None:
-  info = json.loads((folder / "dataset_info.json").read_text())
+  info = read_info(folder)
   formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
   if "array_record" in formats:
     return
@@ -84,7 +96,10 @@ def _features(builder) -> tuple[str, str]:
 
 
 def load(root: Path, name: str, given: Mapping[str, Any]) -> types.Dataset:
-  """Loads a prepared set into memory. ``train_split`` and ``test_split`` are TFDS split names or slices."""
+  """Loads a prepared set into memory: its pictures are stored encoded, so no part of it can be mapped.
+
+  ``train_split`` and ``test_split`` are TFDS split names or slices.
+  """
   options = {**DEFAULTS, **given}
   size = images.check_size(options["size"])
   options["size"] = size
@@ -93,7 +108,10 @@ def load(root: Path, name: str, given: Mapping[str, Any]) -> types.Dataset:
 
   import tensorflow_datasets as tfds
 
-  builder = tfds.builder_from_directory(str(folder))
+  try:
+    builder = tfds.builder_from_directory(str(folder))
+  except Exception as e:  # damaged metadata makes TFDS raise whatever it comes upon
+    raise UsageError(f"data_dir: {folder} cannot be read as a TFDS set ({types.first_line(e)})") from None
   picture, label = _features(builder)
   if not isinstance(builder.info.features[label], tfds.features.ClassLabel):
     raise UsageError(f"name: tfds:{name} has labels {builder.info.features[label]!r}; allowed: sets with a ClassLabel")
@@ -111,19 +129,26 @@ def _read(builder, key: str, wanted: str, picture: str, label: str, size) -> typ
       raise ValueError("no rows")
   except (ValueError, KeyError, AttributeError, TypeError):
     raise UsageError(f"{key}: got {wanted!r}; allowed: {', '.join(builder.info.splits)}, or a slice of one") from None
-  rows, y = [], []
+  out: np.ndarray | None = None
+  y: list[int] = []
   for i in tqdm(range(0, len(source), 256), desc=f"reading {wanted}", disable=not sys.stderr.isatty()):
     try:
       examples = source.__getitems__(range(i, min(i + 256, len(source))))
     except (RuntimeError, OSError) as e:
-      raise UsageError(f"data_dir: {builder.data_path} cannot be read ({str(e).splitlines()[0]})") from None
+      raise UsageError(f"data_dir: {builder.data_path} cannot be read ({types.first_line(e)})") from None
     for example in examples:
       x = np.asarray(example[picture])
       if x.dtype != np.uint8 or x.ndim not in (2, 3):
         raise UsageError(f"name: feature {picture!r} is {x.dtype} {x.shape}; allowed: uint8 pictures [H, W, C]")
       x = x[..., None] if x.ndim == 2 else x
-      rows.append(x if size is None else images.resize(x, size))
+      x = x if size is None else images.resize(x, size)
+      if out is None:
+        limits.check_memory(
+          f"{key}: {len(source)} pictures of {x.shape}", len(source) * x.nbytes, "give a smaller size="
+        )
+        out = np.empty((len(source), *x.shape), np.uint8)
+      if x.shape != out.shape[1:]:
+        raise UsageError(f"size: got None, and pictures are {out.shape[1:]} and {x.shape}; allowed: a size for all")
+      out[len(y)] = x
       y.append(int(example[label]))
-      if rows[-1].shape != rows[0].shape:
-        raise UsageError(f"size: got None, and pictures are {rows[0].shape} and {x.shape}; allowed: a size for all")
-  return types.split(np.stack(rows), y)
+  return types.split(out, y)

@@ -12,6 +12,11 @@ import numpy as np
 from cljax.types import UsageError
 
 
+def first_line(e: Exception) -> str:
+  """What an exception of another library says, in one line."""
+  return str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+
+
 class Split(NamedTuple):
   """Rows of one split."""
 
@@ -32,6 +37,7 @@ class Dataset(NamedTuple):
   group_names: tuple[str, ...]
   scale: float
   digest: str  # sha256 of contents and options
+  held: np.ndarray | None = None  # [N] bool: training rows that the data set itself keeps for validation, or None
 
 
 def split(x, y, group=None) -> Split:
@@ -83,7 +89,11 @@ def _check_split(where: str, part: Split, num_classes: int, num_groups: int) -> 
     if low < 0 or high >= top:
       raise UsageError(f"{where}.{field}: values span {low}..{high}; allowed: 0..{top - 1}")
   if part.x.dtype == np.float32:
-    bad = int((~np.isfinite(part.x)).any(axis=tuple(range(1, part.x.ndim))).sum())
+    block = max(1, 2**22 // max(1, part.x[0].size))  # a mask of all of it would be a quarter of the data again
+    bad = sum(
+      int((~np.isfinite(part.x[i : i + block])).any(axis=tuple(range(1, part.x.ndim))).sum())
+      for i in range(0, n, block)
+    )
     if bad:
       raise UsageError(f"{where}.x: {bad} of {n} rows hold NaN or infinity; every value must be finite")
 
@@ -97,6 +107,7 @@ def dataset(
   group_names: Sequence[str] = ("all",),
   scale: float | None = None,
   options: Mapping[str, Any] | None = None,
+  held: np.ndarray | None = None,
 ) -> Dataset:
   """Checks the parts and puts them together.
 
@@ -112,5 +123,6 @@ def dataset(
   if scale is None:
     scale = 1 / 255 if train.x.dtype == np.uint8 else 1.0
   names, groups = tuple(map(str, class_names)), tuple(map(str, group_names))
-  sha = digest(name, options or {}, train, test, names, groups)
-  return Dataset(name, train, test, len(names), names, groups, float(scale), sha)
+  more = {} if held is None else {"held": hashlib.sha256(np.packbits(held).tobytes()).hexdigest()}
+  sha = digest(name, {**(options or {}), **more}, train, test, names, groups)
+  return Dataset(name, train, test, len(names), names, groups, float(scale), sha, held)

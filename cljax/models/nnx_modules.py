@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import types
+import warnings
 from typing import Any
 
 import jax
@@ -19,13 +23,51 @@ class _MaskedBatchNorm(nnx.BatchNorm):
   row_mask: Any
 
   def __call__(self, x, use_running_average=None, *, mask=None):
+    self.row_mask.set_metadata(met=True)
     if mask is None:
-      mask = self.row_mask[...].reshape(-1, *(1,) * (x.ndim - 1))
+      rows = self.row_mask[...]
+      if x.shape[0] != len(rows):
+        raise UsageError(f"mask: has {len(rows)} rows, but a BatchNorm input has leading size {x.shape[0]}")
+      mask = rows.reshape(-1, *(1,) * (x.ndim - 1))
     return super().__call__(x, use_running_average, mask=mask)
 
 
 class _RowMask(nnx.Variable):
   pass
+
+
+@functools.cache
+def _masked(kind: Any) -> type:
+  """``kind``, a BatchNorm, whose ``super().__call__`` is the masked one: what a subclass does beside it stays."""
+  return _MaskedBatchNorm if kind is nnx.BatchNorm else types.new_class(kind.__name__, (kind, _MaskedBatchNorm))
+
+
+def _warn(kind: type, what: str) -> None:
+  warnings.warn(
+    f"{kind.__name__} {what}, so its training statistics may count rows of weight 0, which should be as if absent; "
+    "take mask= in the model's __call__ and leave them out there",
+    stacklevel=2,
+  )
+
+
+def _mask_norms(live, rows, by_itself: bool) -> list:
+  """Hands ``rows`` to every BatchNorm, subclasses too; returns ``(class, its mask)`` of those with a call of their own.
+
+  Unless the model takes the mask ``by_itself``, warns of other modules that keep batch statistics.
+  """
+  own = []
+  for _, node in nnx.iter_graph(live):
+    kind: Any = type(node)
+    if isinstance(node, nnx.BatchNorm):
+      node.__class__ = _masked(kind)
+      node.row_mask = _RowMask(rows, met=False)  # type: ignore[attr-defined]
+      if kind.__call__ is not nnx.BatchNorm.__call__:
+        own.append((kind, node.row_mask))  # type: ignore[attr-defined]
+      continue
+    foreign = isinstance(node, nnx.Module) and not kind.__module__.startswith("flax.") and not by_itself
+    if foreign and any(isinstance(v, nnx.BatchStat) for v in vars(node).values()):
+      _warn(kind, "keeps batch statistics and is no nnx.BatchNorm")
+  return [] if by_itself else own
 
 
 def _parts(module):
@@ -52,6 +94,7 @@ def adapt(module, units) -> Model:
       raise UsageError(f"module: got {type(built).__name__}; give an nnx.Module or a function rngs -> nnx.Module")
   graphdef, like_params, like_rngs, like_rest = _parts(built)
   keywords = calling(type(built))
+  takes_mask = "mask" in inspect.signature(type(built).__call__).parameters
 
   def init(key):
     _, params, _, rest = _parts(make(key))
@@ -73,14 +116,14 @@ def adapt(module, units) -> Model:
       live.train()
     else:
       live.eval()
-    some = None
+    some, own = None, []
     if train and mask is not None:
       some = (mask > 0).any()
-      for _, node in nnx.iter_graph(live):
-        if type(node) is nnx.BatchNorm:
-          node.__class__ = _MaskedBatchNorm
-          node.row_mask = _RowMask((mask > 0) | ~some)  # type: ignore[attr-defined]  # the mean over no rows would be 0/0
+      own = _mask_norms(live, (mask > 0) | ~some, takes_mask)  # the mean over no rows would be 0/0
     out = with_fields(live(x, **keywords(train, task, mask)))
+    for kind, rows in own:
+      if not rows.met:
+        _warn(kind, "is an nnx.BatchNorm that does not call super().__call__")
     if not train:
       return out, model_state
     new = nnx.to_pure_dict(nnx.state(live, nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate, _RowMask))))

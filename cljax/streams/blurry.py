@@ -26,7 +26,8 @@ def blurry_rows(y, pool, keep, classes: int, tasks: int, disjoint: int, blurry: 
   rng = np.random.default_rng(np.random.SeedSequence([seed, 0xB1022]))
   alone = classes * disjoint // 100 // tasks * tasks
   mixed = (classes - alone) // tasks * tasks
-  for _ in range(1000 if stochastic else 1):
+  draws = 0 if tasks > keep[pool].sum() else 1000 if stochastic else 1
+  for _ in range(draws):
     order = rng.permutation(classes)
     own = _cut(order[:alone], rng, tasks, stochastic)
     shared = _cut(order[alone : alone + mixed], rng, tasks, stochastic)

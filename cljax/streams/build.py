@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.data import limits
 from cljax.streams.blurry import blurry_rows, occurring
 from cljax.streams.class_names import class_as_named, class_places, class_values
 from cljax.streams.noise import corrupt
@@ -16,6 +17,7 @@ from cljax.streams.recurring import drawn_subsets
 from cljax.streams.relabel import permuted_labels, random_labels
 from cljax.streams.requests import forget_list, resolve_pairs
 from cljax.streams.rows import (
+  at_most,
   balanced,
   check_edge,
   check_order,
@@ -30,6 +32,7 @@ from cljax.streams.views import View, identity, permuted, rotated
 from cljax.types import Forget, Learn, UsageError
 
 KINDS = tuple(READS)
+MOST_TASKS = 10**6
 
 
 class Stream(NamedTuple):
@@ -116,8 +119,9 @@ def build(
   (:func:`class_places`; those left out are in no task), the int seed of a random order, or None for 0, 1, 2, ...; the
   first ``classes_per_task`` of them are task 0's, the next task 1's. ``class_weights``: C numbers, or a mapping by name
   or place (1 for the others). ``task_fractions``: share of its training rows that each task keeps, for uneven tasks.
-  ``validation``: share of the training rows of each class held out for selection. Neither takes the last training row
-  that a task has of a class. ``active``: classes in the training softmax, ``'all'``, ``'seen'`` or ``'task'``; default
+  ``validation``: share of the training rows of each class held out for selection; a data set with validation rows of
+  its own (``Dataset.held``) keeps those, or at 0 none. Neither takes the last training row that a task has of a class.
+  ``active``: classes in the training softmax, ``'all'``, ``'seen'`` or ``'task'``; default
   ``'task'`` for kinds ``'task'`` and ``'scole'``, else ``'all'``. ``forget``: text of :func:`parse_forget`, or a list
   of ``(after_tasks, Forget)``; the events hold classes by name.
   ``rows``: use only so many training rows of the dataset, and at most as many test rows, balanced by class (0: all).
@@ -131,8 +135,8 @@ def build(
   if kind not in READS:
     raise UsageError(f"stream.kind: unknown {kind!r}; allowed: {', '.join(KINDS)}")
   whole = lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool)
-  if not whole(tasks) or tasks < 1:
-    raise UsageError(f"stream.tasks: got {tasks!r}; expected an integer of at least 1")
+  if not whole(tasks) or not 1 <= tasks <= MOST_TASKS:
+    raise UsageError(f"stream.tasks: got {str(tasks)[:80]}; expected an integer of at least 1, at most {MOST_TASKS}")
   if not whole(rows) or rows < 0:
     raise UsageError(f"stream.rows: got {rows!r}; expected an integer of at least 0 (0: all)")
   if not whole(seed) or seed < 0:
@@ -141,8 +145,15 @@ def build(
   active = active or ("task" if kind in ("task", "scole") else "all")
   check_edge(validation, active)
   order = check_order(order, tasks)
-  pool, test_pool = (balanced(part.y, rows, seed) for part in (dataset.train, dataset.test))
+  own = np.zeros(len(dataset.train.y), bool) if dataset.held is None else dataset.held
+  pool = at_most(np.flatnonzero(~own), dataset.train.y, rows, seed)
+  test_pool = balanced(dataset.test.y, rows, seed)
   validation = 0.0 if kind == "label_random" else validation
+  if dataset.held is not None:
+    if validation not in (0.0, _DEFAULTS["validation"]):
+      raise UsageError(f"stream.validation: got {validation}; the data set has validation rows of its own, so expected "
+                       "0 (none) or nothing (those)")  # fmt: skip
+    pool = np.sort(np.concatenate([pool, np.flatnonzero(own)])) if validation else pool
   if kind in ("class", "task", "domain"):
     groups = class_groups(dataset.class_names, tasks, classes_per_task, class_order)
     layout = _split(dataset, kind, pool, test_pool, groups)
@@ -158,7 +169,7 @@ def build(
       labels=np.concatenate([layout.labels, every[None]]),
     )
   elif kind in ("si_blurry", "i_blurry"):
-    keep = ~held_rows(dataset.train.y, pool, validation, seed)
+    keep = ~held_rows(dataset, pool, validation, seed)
     mine = blurry_rows(
       dataset.train.y, pool, keep, dataset.num_classes, tasks, disjoint, blurry, kind == "si_blurry", seed
     )
@@ -189,7 +200,8 @@ def assemble(
 ) -> Stream:  # fmt: skip
   """A stream from a layout: holds validation rows out, thins and corrupts what is trained on, places Forget events."""
   y = layout.dataset.train.y
-  held = keep_one(held_rows(y, np.arange(len(y)) if pool is None else pool, validation, seed), y, layout.train)
+  held = held_rows(layout.dataset, np.arange(len(y)) if pool is None else pool, validation, seed)
+  held = keep_one(held, y, layout.train)
   train, val = _each(layout.train, lambda r: r[~held[r]]), _each(layout.train, lambda r: r[held[r]])
   shown = [np.asarray(layout.labels[t])[y[rows]] for t, rows in enumerate(train)] if np.size(task_fractions) else []
   train = [rows if t in order else rows[:0] for t, rows in enumerate(thin(train, shown, task_fractions, seed))]
@@ -245,6 +257,9 @@ def _groups(dataset, pool, test_pool, tasks: int) -> Layout:
 def _shared(dataset, kind: str, pool, test_pool, tasks: int, angles, seed: int) -> Layout:
   """All rows in every task; what differs is the view or the labels."""
   shape, classes, view = dataset.train.x.shape[1:], dataset.num_classes, identity()
+  pixels = int(np.prod(shape))
+  size = {"permuted": 4 * pixels, "rotated": 32 * pixels, "label_random": 4 * len(pool)}.get(kind, 4 * classes)
+  limits.check_memory(f"stream.tasks: what makes {tasks} tasks of kind {kind!r}", tasks * size, "ask for fewer")
   labels = _same_labels(dataset, tasks)
   if kind == "label_permuted":
     labels = permuted_labels(classes, tasks, seed)

@@ -88,10 +88,15 @@ def class_groups(names, tasks: int, classes_per_task, class_order) -> list[np.nd
   return np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
 
 
-def held_rows(y, pool, share: float, seed: int) -> np.ndarray:
-  """[N] bool: the validation rows, the same share of each class of ``pool`` but never all of one, fixed by the seed."""
+def held_rows(dataset, pool, share: float, seed: int) -> np.ndarray:
+  """[N] bool: the validation rows, the same share of each class of ``pool`` but never all of one, fixed by the seed;
+  or those that the data set keeps itself."""
+  y = dataset.train.y
   held = np.zeros(len(y), bool)
   if not share:
+    return held
+  if dataset.held is not None:
+    held[pool] = dataset.held[pool]
     return held
   rng = np.random.default_rng(np.random.SeedSequence([seed, 0x7A11D]))
   order = pool[rng.permutation(len(pool))]
