@@ -283,7 +283,7 @@ if __name__ == "__main__":
   flags.DEFINE_integer("jobs", 2, "workers at a time", lower_bound=1)
   flags.DEFINE_integer("only", None, "repeat one number")
   flags.DEFINE_string("law", "", "with --only: this law instead of the one drawn")
-  flags.DEFINE_float("limit", 180.0, "seconds for one number", lower_bound=1)
+  flags.DEFINE_float("limit", 600.0, "seconds for one number", lower_bound=1)
   flags.DEFINE_integer("recycle", 25, "numbers of one worker", lower_bound=1)
   flags.DEFINE_boolean("worker", False, "read numbers from standard input (used by the search itself)")
   app.run(main)
