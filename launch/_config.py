@@ -8,7 +8,6 @@ Each section's fields come from the function that takes them: nothing is typed t
 from __future__ import annotations
 
 import difflib
-import importlib
 import importlib.util
 import inspect
 import json
@@ -304,7 +303,7 @@ def not_read(section: str, chosen: str, field: str) -> str:
 
 
 def _stream_reads() -> Mapping[str, Sequence[str]]:
-  return getattr(importlib.import_module("cljax.streams.build"), "READS", {})
+  return getattr(streams, "READS", {})
 
 
 def read_by_kind(stream: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 from etils import epath
+from made_sweeps import result
 
 from cljax import results, writers
 from launch import _analysis_text, _report_data, _units
-from tests.made_sweeps import result
 
 
 @pytest.fixture
@@ -85,7 +85,9 @@ def test_json_nested_by_the_thousand_reads_as_none(tmp_path):
   for depth in (200, 2000, 200_000):
     (tmp_path / "result.json").write_text("[" * depth + "]" * depth)
     assert results.read(tmp_path / "result.json") is None
-    (tmp_path / "lines.jsonl").write_text('{"a": 1}\n{"a": ' + "[" * depth + "]" * depth + '}\n[1]\nnull\n\xff\n{"a": 2}\n')
+    (tmp_path / "lines.jsonl").write_text(
+      '{"a": 1}\n{"a": ' + "[" * depth + "]" * depth + '}\n[1]\nnull\n\xff\n{"a": 2}\n'
+    )
     assert writers.read_lines(tmp_path / "lines.jsonl") == [{"a": 1}, {"a": 2}]
     assert _units.read_rows(epath.Path(tmp_path) / "lines.jsonl")[1] == 6
   assert writers.loads('{"a": [[1, {"b": []}]]}') == {"a": [[1, {"b": []}]]}
