@@ -218,13 +218,17 @@ def prepare(
 
 
 def _seeds(seeds) -> list[int]:
-  if isinstance(seeds, int) and not isinstance(seeds, bool):
+  """``3`` is seeds 0, 1, 2; else a list of them. NumPy's integers are integers; text and truth values are not."""
+  whole = lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool)
+  if whole(seeds):
     if seeds < 1:
       raise UsageError(f"seeds: got {seeds}; expected at least 1")
-    return list(range(seeds))
-  out = [int(s) for s in seeds]
-  if not out or min(out) < 0 or len(set(out)) != len(out):
-    raise UsageError(f"seeds: got {out}; expected distinct seeds of at least 0")
+    return list(range(int(seeds)))
+  seeds = np.asarray(seeds) if isinstance(seeds, jax.Array) else seeds
+  listed = isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str | bytes) and np.ndim(seeds) == 1
+  out = [int(s) for s in seeds if whole(s)] if listed else []
+  if not out or len(out) < len(seeds) or min(out) < 0 or max(out) >= 2**32 or len(set(out)) != len(out):
+    raise UsageError(f"seeds: got {seeds!r}; expected a number of seeds, or distinct seeds from 0 to 2**32 - 1")
   return out
 
 

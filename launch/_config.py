@@ -8,7 +8,6 @@ Each section's fields come from the function that takes them: nothing is typed t
 from __future__ import annotations
 
 import difflib
-import importlib
 import importlib.util
 import inspect
 import json
@@ -101,6 +100,19 @@ def labelled(section: str, call):
     raise UsageError(f"{section}: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
 
 
+def load(file: str) -> ModuleType:
+  """Runs a configuration file. Raises UsageError."""
+  spec = importlib.util.spec_from_file_location("config_file", file)
+  if spec is None or spec.loader is None:
+    raise UsageError(f"config: {file!r} is not a Python file; expected one that defines get_config()")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except Exception as error:
+    raise UsageError(f"config: {file!r} cannot be loaded: {type(error).__name__}: {_first(error)}") from error
+  return module
+
+
 def read_file(path: str) -> File:
   """Loads a configuration file; ``path:ARGUMENT`` calls ``get_config('ARGUMENT')``."""
   file, _, argument = path.partition(":")
@@ -110,14 +122,7 @@ def read_file(path: str) -> File:
     )
   if not os.path.isfile(file):
     raise UsageError(f"config: no file {file!r}; expected a Python file that defines get_config()")
-  spec = importlib.util.spec_from_file_location("config_file", file)
-  if spec is None or spec.loader is None:
-    raise UsageError(f"config: {file!r} is not a Python file; expected one that defines get_config()")
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-  except Exception as error:
-    raise UsageError(f"config: {file!r} cannot be loaded: {type(error).__name__}: {_first(error)}") from error
+  module = load(file)
   if not callable(getattr(module, "get_config", None)):
     raise UsageError(
       f"config: {file!r} defines no get_config(); expected one that returns an ml_collections.ConfigDict"
@@ -298,7 +303,7 @@ def not_read(section: str, chosen: str, field: str) -> str:
 
 
 def _stream_reads() -> Mapping[str, Sequence[str]]:
-  return getattr(importlib.import_module("cljax.streams.build"), "READS", {})
+  return getattr(streams, "READS", {})
 
 
 def read_by_kind(stream: Mapping[str, Any]) -> dict[str, Any]:

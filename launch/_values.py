@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import math
+from collections.abc import Mapping
 
 from cljax import UsageError
 
+# These take a number for each of some classes, {'cat': 3}, as well as a list.
+_MAPPED = ("stream.class_weights",)
 _MOST = 2**63
 _MOST_SEEDS = 100_000  # more members than one would want; each has a learner
 # These take names, which need no quotes.
@@ -21,6 +24,12 @@ def coerce(key: str, value, default, text: bool = False):
   if text and not isinstance(default, str):
     value = literal(value)
   kind = type(default)
+  if key in _MAPPED and isinstance(value, Mapping):
+    names = all(isinstance(k, str | int) and not isinstance(k, bool) for k in value)
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in value.values())
+    if not names or not numbers:
+      raise UsageError(f"{key}: got {short(shown)}; expected a number for each name, such as {{'cat': 3}}")
+    return {str(k): _plain(key, v, shown) for k, v in value.items()}
   value = _plain(key, value, shown)
   if default is None:
     if key in _NAMES and text and isinstance(value, str):

@@ -20,7 +20,7 @@ from absl import flags as absl_flags  # noqa: E402
 from etils import epath  # noqa: E402
 
 from cljax import UsageError, checkpoint, loading, writers  # noqa: E402
-from launch import _analysis, _analysis_plots, _analysis_text, _cli  # noqa: E402
+from launch import _analysis, _analysis_plots, _analysis_text, _cli, _registered, _workdir  # noqa: E402
 
 
 class Target(NamedTuple):
@@ -45,6 +45,7 @@ def targets(workdir: epath.Path) -> list[Target]:
       f"workdir: {workdir} holds no checkpoints; expected that of a launch.train or launch.sweep that began"
     )
   configs = [loading.config_of(source) for source in sources]
+  _registered.recall(workdir, configs)
   out: list[Target] = []
   for source, config in zip(sources, configs, strict=True):
     if not isinstance(config.get("method"), dict):
@@ -81,7 +82,7 @@ def _short(value) -> str:
 
 def _folder(title: str, made: Sequence[Target]) -> str:
   """A folder name for a title, with a number where it is taken."""
-  plain = "-".join(title.replace("+", " ").split())
+  plain = _workdir.in_path("-".join(title.replace("+", " ").split()))
   taken = {t.out.name for t in made}
   return next(n for n in (plain, *(f"{plain}-{i}" for i in range(2, len(made) + 3))) if n not in taken)
 

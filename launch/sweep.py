@@ -22,10 +22,10 @@ from absl import flags as absl_flags  # noqa: E402
 from etils import epath  # noqa: E402
 
 from cljax import UsageError, results, writers_tracking  # noqa: E402
-from launch import _cli, _config, _executors, _grid, _plan, _plots, _slurm, _units, _values, _workdir  # noqa: E402
+from launch import _cli, _config, _executors, _grid, _plan, _plots, _registered, _slurm, _units, _values, _workdir  # noqa: E402
 from launch._plan import Run, Unit  # noqa: E402
 
-LEFT = ("sweep.json", "rows.jsonl", "comparison.png", "runs", "groups", "slurm", "code")
+LEFT = ("sweep.json", "rows.jsonl", "comparison.png", "runs", "groups", "slurm", "code", "launch.json")
 EXECUTORS = ("process", "local", "slurm")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{k}i": 1024 ** (i + 1) for i, k in enumerate("KMGT")}
@@ -98,6 +98,7 @@ def _sweep(argv: Sequence[str], stop: _cli.Stop) -> int:
     )
     return 0
   _claim(workdir, flags, overrides, runs)
+  _registered.remember(workdir, flags.config)
   _environment.use_compilation_cache(flags.compilation_cache)
   with _workdir.exclusive(workdir):
     todo = _plan.units(runs, seeds, workdir, begun, fit)

@@ -19,10 +19,10 @@ import jax  # noqa: E402
 from etils import epath  # noqa: E402
 
 from cljax import Member, UsageError, mesh, results  # noqa: E402
-from launch import _build, _cli, _config, _plots, _values, _workdir  # noqa: E402
+from launch import _build, _cli, _config, _plots, _registered, _values, _workdir  # noqa: E402
 from launch._progress import Log, Progress  # noqa: E402
 
-LEFT = ("result.json", "config.json", "metrics.jsonl", "accuracy_matrix.png", "checkpoints")
+LEFT = ("result.json", "config.json", "metrics.jsonl", "accuracy_matrix.png", "checkpoints", "launch.json")
 
 
 def _draw(result: dict, path: epath.Path, stop: _cli.Stop) -> None:
@@ -51,6 +51,8 @@ def run(argv: Sequence[str], stop: _cli.Stop) -> int:
   def settle(leads: bool) -> tuple[dict, dict | None]:
     overwrite = flags.overwrite and leads
     held = _workdir.claim(workdir, "config.json", mine, overwrite, LEFT, _config.essence)
+    if leads:
+      _registered.remember(workdir, flags.config)
     return held, results.read(workdir / "result.json")
 
   held, result = _environment.in_turn(settle, several)

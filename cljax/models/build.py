@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import math
+import os
 from collections.abc import Callable
 
 from cljax.models.images import cnn, resnet18, vit
@@ -10,6 +13,7 @@ from cljax.models.zoo import mlp
 from cljax.types import Model, UsageError
 
 ZOO: dict[str, Callable[..., Model]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18, "vit": vit}
+DEEPEST = 1000  # layers: each is traced and compiled by itself
 
 
 def options(name: str) -> dict:
@@ -21,11 +25,81 @@ def options(name: str) -> dict:
 
 
 def build(name: str, input_shape, num_classes: int, **given) -> Model:
-  """The zoo model ``name``; UsageError for an unknown name or option."""
+  """The zoo model ``name``; UsageError for an unknown name or option, and for a size that cannot be meant: what it
+  takes is estimated before anything is made."""
   known = options(name)
   for option in given:
     if option not in known:
       raise UsageError(f"{option}: no such option of {name}; allowed: {', '.join(known)}")
   if num_classes < 1:
     raise UsageError(f"num_classes: got {num_classes}; must be at least 1")
+  values = {**known, **given}
+  _check(values)
+  wanted, have = 4 * parameters(name, input_shape, num_classes, values), memory()
+  if wanted > have:
+    sizes = ", ".join(f"{k}={v}" for k, v in values.items() if _sizes(v))
+    raise UsageError(
+      f"model: {name} with {sizes} would have about {_human(wanted)} of parameters; the limit is this machine's "
+      f"memory, {_human(have)}"
+    )
   return ZOO[name](tuple(input_shape), num_classes, **given)
+
+
+def _sizes(value) -> list | None:
+  """The sizes that an option holds, None where it is none of size."""
+  if isinstance(value, int) and not isinstance(value, bool):
+    return [value]
+  return list(value) if isinstance(value, tuple | list) else None
+
+
+def _check(values: dict) -> None:
+  for option, value in values.items():
+    sizes = _sizes(value)
+    if option in ("hidden", "widths") and not isinstance(value, tuple | list):
+      raise UsageError(f"{option}: got {value!r}; expected a list of widths such as 32,32")
+    for size in sizes or ():
+      if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise UsageError(f"{option}: got {size!r}; expected integers of at least 1")
+    layers = value if option == "depth" else len(sizes or ())
+    if layers > DEEPEST:
+      raise UsageError(f"{option}: got {layers} layers; expected at most {DEEPEST}")
+    if option == "dropout" and not 0 <= value < 1:
+      raise UsageError(f"dropout: got {value!r}; expected 0 <= dropout < 1")
+
+
+def parameters(name: str, input_shape, num_classes: int, values: dict) -> int:
+  """How many parameters a zoo model has, by arithmetic alone."""
+  dense = lambda a, b: a * b + b
+  channels = input_shape[2] if len(input_shape) > 2 else 1
+  if name == "mlp":
+    chain = [math.prod(input_shape), *values["hidden"], num_classes]
+    return sum(dense(a, b) for a, b in itertools.pairwise(chain))
+  if name == "cnn":
+    chain = [channels, *values["widths"]]
+    return sum(dense(9 * a, b) for a, b in itertools.pairwise(chain)) + dense(chain[-1], num_classes)
+  w = values["width"]
+  if name == "resnet18":
+    total = 9 * channels * w + 2 * w
+    for before, b in ((w, w), (w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w)):
+      total += 9 * before * b + 27 * b * b + 8 * b + (before != b) * (before * b + 2 * b)
+    return total + dense(8 * w, num_classes)
+  p, inner = values["patch"], values["mlp_ratio"] * w
+  tokens = (input_shape[0] // p) * (input_shape[1] // p if len(input_shape) > 1 else 1) + 1
+  layer = 4 * w + dense(w, 3 * w) + dense(w, w) + dense(w, inner) + dense(inner, w)
+  return dense(p * p * channels, w) + w + tokens * w + values["depth"] * layer + 2 * w + dense(w, num_classes)
+
+
+def memory() -> int:
+  """Bytes of this machine's memory; where that cannot be asked, 64 GiB."""
+  try:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  except (AttributeError, OSError, ValueError):
+    return 2**36
+
+
+def _human(count: float) -> str:
+  for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+    if count < 1024:
+      return f"{count:.3g} {unit}"
+    count /= 1024
+  return f"{count:.3g} PiB"

@@ -1,0 +1,76 @@
+"""A ledger that is damaged says so in one line: passed over, a record would say that nothing was deleted."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import cljax
+from cljax import CljaxError, ledger
+from cljax.data import Split
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  split = Split(np.zeros((4, 1)), np.asarray([0, 0, 1, 1]), np.asarray([10, 11, 12, 13]), np.asarray([0, 0, 5, 5]))
+  ledger.record(tmp_path, 1, cljax.Forget(ids=(10,)), split, np.asarray([0]))
+  ledger.record(tmp_path, 3, cljax.Forget(ids=(12, 13)), split, np.asarray([2, 3]))
+  return tmp_path
+
+
+def test_what_is_written_is_found(workdir):
+  assert [ledger.is_deleted(workdir, key) for key in (10, 11, 12, 13)] == [True, False, True, True]
+  assert [ledger.is_deleted(workdir, key, "group") for key in (0, 1, 5)] == [True, False, True]
+  ledger.update(workdir, 3, more=1)
+  assert [line.get("more") for line in ledger.read(workdir)] == [None, 1]
+
+
+def lines(workdir) -> list[bytes]:
+  return (workdir / ledger.LEDGER).read_bytes().splitlines()
+
+
+def without(key):
+  return lambda line: json.dumps({k: v for k, v in json.loads(line).items() if k != key}).encode()
+
+
+DAMAGE = {
+  "flipped": lambda line: bytes([line[0] ^ 64]) + line[1:],
+  "not text": lambda line: b"\xff" + line,
+  "torn": lambda line: line[: len(line) // 2],
+  "list": lambda line: b"[1]",
+  "deep": lambda line: b"[" * 100_000,
+  "no event": without("event"),
+  "no hashes": without("row_hashes"),
+  "hashes are a number": lambda line: line.replace(b'"row_hashes": [', b'"row_hashes": 7, "x": ['),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_record_is_told_by_all_who_read(workdir, damage):
+  first, second = lines(workdir)
+  (workdir / ledger.LEDGER).write_bytes(first + b"\n" + damage(second) + b"\n")
+  split = Split(np.zeros((1, 1)), np.zeros(1, int), np.zeros(1, int), np.zeros(1, int))
+  for call in (
+    lambda: ledger.is_deleted(workdir, 10),
+    lambda: ledger.update(workdir, 1, more=1),
+    lambda: ledger.record(workdir, 5, cljax.Forget(ids=(0,)), split, np.asarray([0])),
+  ):
+    with pytest.raises(CljaxError, match=r"record 2 of .*deletions\.jsonl is damaged"):
+      call()
+  assert lines(workdir)[0] == first, "nothing was rewritten"
+
+
+def test_a_salt_that_is_gone_is_told(workdir, tmp_path_factory):
+  salt = (workdir / ledger.SALT).read_bytes()
+  (workdir / ledger.SALT).unlink()
+  with pytest.raises(CljaxError, match=r"deletions\.salt is gone; without it"):
+    ledger.is_deleted(workdir, 10)
+  assert not (workdir / ledger.SALT).exists()
+  (workdir / ledger.SALT).write_bytes(b"\xff\xfe")
+  with pytest.raises(CljaxError, match=r"deletions\.salt is damaged"):
+    ledger.is_deleted(workdir, 10)
+  (workdir / ledger.SALT).write_bytes(salt)
+  assert ledger.is_deleted(workdir, 10)
+  assert not ledger.is_deleted(tmp_path_factory.mktemp("empty"), 10)
