@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import optax
 
 from cljax.tree import fold
-from cljax.types import Access, Learner, Model, UsageError
+from cljax.types import Access, Batch, Learner, Model, UsageError
 
 
 class Reference(NamedTuple):
@@ -36,6 +36,9 @@ def _no_state(key, learner):
 def _keep_batch(key, learner, batch):
   del key
   return learner, batch
+
+
+_CHAINS = ("penalty", "transform", "finalize")  # where a method has transforms of its own
 
 
 class Method(NamedTuple):
@@ -95,8 +98,10 @@ def union_access(accesses) -> Access:
 def compose(**methods: Method) -> Method:
   """A hybrid, such as ``compose(ewc=..., er=...)``: its state is a dict by name, and parts act in the order written.
 
-  Penalties of all parts come before all projectors. Two owners of ``model``, ``gradient``, ``predict`` or ``forget``
-  are refused with a UsageError that names them.
+  Penalties of all parts come before all projectors. A part's hooks see their own method state, the states of their own
+  transforms (``learner.opt_state`` holds no other part's) and their own entries of ``Batch.extra``: the same method
+  twice is two methods. Two owners of ``model``, ``gradient``, ``predict`` or ``forget`` are refused with a UsageError
+  that names them.
   """
   if not methods:
     raise UsageError("compose: got no methods; give at least one, such as compose(ewc=...)")
@@ -105,15 +110,38 @@ def compose(**methods: Method) -> Method:
     if len(owners) > 1:
       raise UsageError(f"compose: {' and '.join(owners)} both define {field}; at most one may")
 
+  def own(name: str) -> list[str]:
+    """The chains that have an entry of this part."""
+    return [f for f in _CHAINS if getattr(methods[name], f) is not None]
+
+  def mine(name: str, opt_state):
+    """The optimizer state with this part's transforms alone: hooks look for theirs by type or name."""
+    if not hasattr(opt_state, "_fields"):
+      return opt_state  # none yet
+    had = own(name)
+    return opt_state._replace(**{f: getattr(opt_state, f)[name] if f in had else () for f in _CHAINS})
+
+  def returned(name: str, outer, inner):
+    if not hasattr(outer, "_fields"):
+      return inner
+    whole = {f: getattr(outer, f) for f in _CHAINS}
+    # named_chain's states are ordered dicts, and stay so.
+    changed = {f: type(whole[f])({**whole[f], name: getattr(inner, f)}) for f in own(name)}
+    return inner._replace(**{**whole, **changed})
+
   def view(name: str, learner: Learner) -> Learner:
-    return learner._replace(method_state=learner.method_state[name])
+    return learner._replace(method_state=learner.method_state[name], opt_state=mine(name, learner.opt_state))
 
   def back(name: str, outer: Learner, inner: Learner) -> Learner:
-    return inner._replace(method_state={**outer.method_state, name: inner.method_state})
+    state = {**outer.method_state, name: inner.method_state}
+    return inner._replace(method_state=state, opt_state=returned(name, outer.opt_state, inner.opt_state))
+
+  def noted(name: str, batch: Batch) -> Batch:
+    """The batch with this part's entries of ``extra`` alone."""
+    return batch._replace(extra=batch.extra.get(name, {}))
 
   def init(key, learner):
-
-    return {n: m.init(fold(key, n), learner) for n, m in methods.items()}
+    return {n: m.init(fold(key, n), learner._replace(opt_state=mine(n, learner.opt_state))) for n, m in methods.items()}
 
   def chained(field):
     used = {n: m for n, m in methods.items() if getattr(m, field) is not _keep}
@@ -121,24 +149,26 @@ def compose(**methods: Method) -> Method:
       return _keep
 
     def hook(key, learner, arg):
-
       for n, m in used.items():
-        learner = back(n, learner, getattr(m, field)(fold(key, n), view(n, learner), arg))
+        given = arg._replace(batch=noted(n, arg.batch)) if field == "after_step" else arg
+        learner = back(n, learner, getattr(m, field)(fold(key, n), view(n, learner), given))
       return learner
 
     return hook
 
   def prepare(key, learner, batch):
-
     for n, m in methods.items():
       if m.prepare is _keep_batch:
         continue
-      inner, batch = m.prepare(fold(key, n), view(n, learner), batch)
+      inner, new = m.prepare(fold(key, n), view(n, learner), noted(n, batch))
+      batch = new._replace(extra={**batch.extra, n: new.extra} if new.extra else batch.extra)
       learner = back(n, learner, inner)
     return learner, batch
 
   def term(name, fn):
-    return lambda key, params, learner, batch, outputs: fn(key, params, view(name, learner), batch, outputs)
+    return lambda key, params, learner, batch, outputs: fn(
+      key, params, view(name, learner), noted(name, batch), outputs
+    )
 
   def reference(name, ref):
     loss = ref.loss

@@ -53,6 +53,7 @@ class Batch(NamedTuple):
   extra: Any = {}  # what a method carries beside each row, keyed by the method's own names
   fresh: Any = None  # [B] float32: 1 where the run offers this row of this task for the first time
   visit: Any = None  # Visit, the same for all rows; None outside a step
+  averaged: Any = None  # [B] float32 beside ``coefficient``: the factor of the mean that the row is part of, or 0
 
 
 class Visit(NamedTuple):

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import methods, recipe, tree
+from cljax import compose, methods, recipe, tree
 from cljax.setup import spec_of
-from cljax.step import Data, Where, build
+from cljax.step import AGAIN, FRESH, Data, Where, build
 from cljax.types import Visit
 
 BATCH = 8
@@ -22,23 +22,30 @@ class Bench:
 
   Programs take the float hyper-parameters as arguments, as a sweep's programs do: other values need no other program.
   Without ``fuse`` the step is compiled as the neutral law needs it. ``members`` above 0 puts a leading axis on the
-  learner, by vmap.
+  learner, by vmap. ``name`` may be a dict ``{part: (name, options)}``: their :func:`cljax.compose`, or one part alone.
   """
 
   def __init__(self, name, stream, model, hyper=None, fuse=True, rows=BATCH, optimizer=None, members=0):
-    entry = methods.METHODS[name]
-    plan = methods.plan({"method": (name, {**entry.test, **(hyper or {})})})
     self.stream, self.spec, self.members = stream, spec_of(stream, rows), members
-    self.hyper = {k: jnp.float32(v) for k, v in plan.hyper.items()}
+    if isinstance(name, dict):
+      parts_of = lambda spec: {
+        n: methods.make(m, model, spec, **{**methods.METHODS[m].test, **o}) for n, (m, o) in name.items()
+      }
+      made = lambda model, spec, values: compose(**parts_of(spec))
+      values, name = {}, "+".join(name)
+    else:
+      plan = methods.plan({"method": (name, {**methods.METHODS[name].test, **(hyper or {})})})
+      made, values = plan.build, plan.hyper
+    self.hyper = {k: jnp.float32(v) for k, v in values.items()}
     optimizer = optimizer or recipe.make_optimizer("sgd", learning_rate=0.1)
     training = recipe.Recipe(batch_size=rows)
     augment = recipe.make_augment("none")
 
     def parts(values):
-      method = plan.build(model, self.spec, values)
+      method = made(model, self.spec, values)
       return build(name, method, model, self.spec, optimizer, training, stream.view.apply, augment)
 
-    self.parts = parts(plan.hyper)
+    self.parts = parts(values)
     split = stream.dataset.train
     ids = np.arange(len(split.y), dtype=np.int32)
     self.data = Data(*map(jnp.asarray, (split.x, split.y, ids, stream.labels)), stream.view.tables)
@@ -58,9 +65,12 @@ class Bench:
   def step(self, learner, *args, **hyper):
     return self.call("step", learner, *args, **hyper)
 
-  def where(self, task):
-    """Task ``task`` as the stream's order has it, after those of smaller numbers."""
-    return Where(Visit.in_order(task, self.spec.num_tasks), *(jnp.asarray(v, jnp.int32) for v in (0, 10, 20)))
+  def where(self, task, met=None):
+    """Task ``task`` after the tasks ``met``; default: those of smaller numbers."""
+    of = lambda tasks: jnp.zeros(self.spec.num_tasks, bool).at[jnp.asarray(tasks, jnp.int32)].set(True)
+    met = range(task) if met is None else met
+    visit = Visit(jnp.int32(task), of([*met]), of([*met, task]))
+    return Where(visit, *(jnp.asarray(v, jnp.int32) for v in (0, 10, 20)))
 
   def rows(self, task, k, weight=None):
     pool = np.asarray(self.stream.train[task])
@@ -69,13 +79,13 @@ class Bench:
     weight = np.ones(size, np.int32) if weight is None else weight
     return jnp.asarray(index, jnp.int32), jnp.full(size, task, jnp.int32), jnp.asarray(weight)
 
-  def boundary(self, hook, learner, task, **hyper):
+  def boundary(self, hook, learner, task, met=None, **hyper):
     if getattr(self.parts, hook) is None:
       return learner
     rows = np.asarray(self.stream.train[task], np.int32)
     index = np.pad(rows, (0, self.spec.task_rows - len(rows)))
     args = (jnp.asarray(index), jnp.full(len(index), task, jnp.int32), jnp.int32(len(rows)))
-    return self.call(hook, learner, jnp.asarray(True), self.data, self.where(task), *args, **hyper)
+    return self.call(hook, learner, jnp.asarray(True), self.data, self.where(task, met), *args, **hyper)
 
   def request(self, gone, held):
     """The arguments of ``forget`` for the rows ``gone`` and ``held`` of task 0; both are ``[n]`` row numbers."""
@@ -92,8 +102,8 @@ class Bench:
     sides = rows[y[rows] == label], rows[y[rows] != label]
     return self.call("forget", learner, *self.request(*sides), **hyper)[0], sides
 
-  def arguments(self, task, k=0, weight=None):
-    return self.data, self.where(task), jnp.asarray(True), *self.rows(task, k, weight)
+  def arguments(self, task, k=0, weight=None, met=None):
+    return self.data, self.where(task, met), jnp.asarray(True), *self.rows(task, k, weight)
 
   def start(self, seed=0):
     if self.members:
@@ -101,12 +111,16 @@ class Bench:
     return self.call("init", jax.random.key(seed))
 
   def train(self, steps=3, tasks=(0, 1), weight=None, seed=0, **hyper):
+    """``tasks`` in the order in which they are met; one may come back."""
     learner = self.start(seed)
-    for task in tasks:
-      learner = self.boundary("start_task", learner, task, **hyper)
+    for i, task in enumerate(tasks):
+      met = tasks[:i]
+      learner = self.boundary("start_task", learner, task, met, **hyper)
       for k in range(steps):
-        learner = self.step(learner, *self.arguments(task, k, weight), **hyper)[0]
-      learner = self.boundary("end_task", learner, task, **hyper)
+        # After the first visit the host says of every row that it was offered before.
+        offered = np.full(self.spec.batch_size, AGAIN if task in met else FRESH, np.int32) if weight is None else weight
+        learner = self.step(learner, *self.arguments(task, k, offered, met), **hyper)[0]
+      learner = self.boundary("end_task", learner, task, met, **hyper)
     return learner
 
 

@@ -116,7 +116,7 @@ def test_carry_is_stable(name, bench):
   for hook in (bench.parts.start_task, bench.parts.end_task):
     if hook is not None:
       rows = jnp.zeros(bench.spec.task_rows, jnp.int32)
-      ended = jax.eval_shape(hook, learner, bench.data, bench.where(0), rows, rows, jnp.int32(3))
+      ended = jax.eval_shape(hook, learner, jnp.asarray(True), bench.data, bench.where(0), rows, rows, jnp.int32(3))
       assert shapes(ended) == shapes(learner)
 
 

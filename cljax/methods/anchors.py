@@ -99,7 +99,10 @@ def center_loss(model, spec: Spec, *, strength, rate, head: str = "head") -> Met
     features = jax.eval_shape(apply, x)[0].features
     if features is None:
       raise UsageError("method.name: 'center_loss' needs a model that returns features (Outputs.features is None)")
-    return Centers(jnp.zeros((spec.num_classes, features.shape[-1])), jnp.zeros(spec.num_classes), jnp.int32(0))
+    return Centers(
+      jnp.zeros((spec.num_classes, features.shape[-1]), jnp.float32), jnp.zeros(spec.num_classes, jnp.float32),
+      jnp.zeros((), jnp.int32),
+    )  # fmt: skip
 
   def term(key, params, learner, batch, outputs):
     del key, params

@@ -115,7 +115,7 @@ def averaged(model, spec: Spec, *, decay, early_decay, early_steps: int = 0) -> 
 
 def ema(
   model, spec: Spec, *, decay, early_decay, early_steps: int = 0, capacity: int, policy: str = "reservoir",
-  replay_batch: int = 0,
+  replay_batch: int = 0, insert: str = "once",
 ) -> Method:  # fmt: skip
   """Experience replay that predicts with ``mean <- d mean + (1 - d) theta``, BatchNorm's statistics included.
 
@@ -123,7 +123,7 @@ def ema(
   over the largest task), then ``decay``. :func:`averaged` is the same beside any other method. Spec 6.1;
   Soutif-Cormerais et al., 2023.
   """
-  base = er(model, spec, capacity=capacity, policy=policy, replay_batch=replay_batch)
+  base = er(model, spec, capacity=capacity, policy=policy, replay_batch=replay_batch, insert=insert)
   return beside(base, averaged(model, spec, decay=decay, early_decay=early_decay, early_steps=early_steps))
 
 
@@ -171,8 +171,9 @@ def lcia(model, spec: Spec, *, balance: str = "paper") -> Method:
 
 
 def reptile(
-  model, spec: Spec, *, epsilon, every: int, capacity: int, policy: str = "reservoir", replay_batch: int = 0
-) -> Method:
+  model, spec: Spec, *, epsilon, every: int, capacity: int, policy: str = "reservoir", replay_batch: int = 0,
+  insert: str = "once",
+) -> Method:  # fmt: skip
   """Experience replay with Reptile: each ``every`` steps ``theta <- snapshot + epsilon (theta - snapshot)``.
 
   The snapshot is theta ``every`` steps ago. ``epsilon=1`` is ``er``. The paper has 0.1 each 500 steps of pre-training
@@ -186,7 +187,7 @@ def reptile(
     return learner._replace(params=params, method_state=snapshot)
 
   own = Method(init=lambda key, learner: tree.copy(learner.params), after_step=after_step)
-  return beside(er(model, spec, capacity=capacity, policy=policy, replay_batch=replay_batch), own)
+  return beside(er(model, spec, capacity=capacity, policy=policy, replay_batch=replay_batch, insert=insert), own)
 
 
 register(

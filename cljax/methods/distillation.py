@@ -14,28 +14,24 @@ from cljax.types import Access, Spec
 
 
 class Teacher(NamedTuple):
-  """A copy of the model at the end of the last task; ``tasks`` finished tasks (0: no teacher yet)."""
+  """A copy of the model at the end of the last task."""
 
   params: Any
   model_state: Any
-  tasks: Any
 
 
 def lwf(model, spec: Spec, *, strength, temperature) -> Method:
   """Learning without Forgetting: ``strength * mean T^2 KL(softmax(teacher/T) || softmax(f/T))`` on the current rows.
 
-  The softmax runs over the classes of earlier tasks; where each task has its own softmax (task-incremental), each
-  earlier task has its own term, and they are summed. The teacher is in eval mode and sees the same augmented input. Li
-  and Hoiem, 2016.
+  The softmax runs over the classes of tasks met before (its own among them for a task that comes back); where each task
+  has its own softmax (task-incremental), each earlier task has its own term, and they are summed. The teacher is in
+  eval mode and sees the same augmented input. Li and Hoiem, 2016.
   """
   classes = jnp.asarray(spec.classes_of_task)
 
   def end_task(key, learner, task):
-    del key
-    # A task that comes back does not undo the later ones.
-    tasks = jnp.maximum(learner.method_state.tasks, task.id + 1)
-    teacher = Teacher(tree.copy(learner.params), tree.copy(learner.model_state), tasks)
-    return learner._replace(method_state=teacher)
+    del key, task
+    return learner._replace(method_state=Teacher(tree.copy(learner.params), tree.copy(learner.model_state)))
 
   def after_forget(learner, before):
     teacher = learner.method_state
@@ -46,7 +42,7 @@ def lwf(model, spec: Spec, *, strength, temperature) -> Method:
     del params
     teacher = learner.method_state
     old, _ = model.apply(teacher.params, teacher.model_state, batch.x, train=False, key=key, task=None, mask=None)
-    earlier = jnp.arange(spec.num_tasks) < teacher.tasks
+    earlier = batch.visit.met
     if spec.active == "task":
       each = jax.vmap(lambda mask: losses.distillation(outputs.logits, old.logits, temperature, mask))(classes)
       per_row = jnp.sum(jnp.where(earlier[:, None], each, 0.0), axis=0)
@@ -56,7 +52,7 @@ def lwf(model, spec: Spec, *, strength, temperature) -> Method:
     return strength * losses.reduce(per_row, batch.weight, batch.coefficient)
 
   return Method(
-    init=lambda key, learner: Teacher(tree.copy(learner.params), tree.copy(learner.model_state), jnp.int32(0)),
+    init=lambda key, learner: Teacher(tree.copy(learner.params), tree.copy(learner.model_state)),
     terms={"distillation": term},
     end_task=end_task,
     after_forget=after_forget,

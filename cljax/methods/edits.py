@@ -29,7 +29,7 @@ def layers(model, owner: str, option: str) -> tuple[str, ...]:
 
 
 def freeze(model, spec, *, patterns: str = "", begin_task: int = 1) -> Method:
-  """From task ``begin_task`` on (counted from 0) the matching parameters stay as they are, to the bit.
+  """Once ``begin_task`` other tasks were met, the matching parameters stay as they are, to the bit.
 
   ``patterns``: comma-separated paths or globs, such as ``embed,layers/0``; empty: the first layer of ``model.units``.
   BatchNorm's running statistics are no parameters and go on. Spec 8.4; Zheng et al., 2025 (Spurious Forgetting).
@@ -37,20 +37,21 @@ def freeze(model, spec, *, patterns: str = "", begin_task: int = 1) -> Method:
   del spec
   chosen = listed(patterns) or layers(model, "freeze", "patterns")[:1]
 
-  def update(updates, state, params=None, *, task, **extra):
+  def update(updates, state, params=None, *, visit, **extra):
     del extra
-    return optimizers.freeze(chosen, active=task >= begin_task).update(updates, state, params)
+    return optimizers.freeze(chosen, active=visit.others >= begin_task).update(updates, state, params)
 
   return Method(finalize=optax.GradientTransformationExtraArgs(optimizers.freeze(chosen).init, update))
 
 
 def edited(edit, begin_task: int) -> Method:
-  """At the end of each task from ``begin_task`` on, ``theta <- edit(learner, task, theta before the task)``."""
+  """At the end of each task before which ``begin_task`` others were met, ``theta <- edit(key, learner, task, theta
+  before the task)``."""
 
   def end_task(key, learner, task):
-    del key
-    new = edit(learner, task, learner.method_state)
-    params = jax.tree.map(lambda n, now: jnp.where(task.id >= begin_task, n, now), new, learner.params)
+    new = edit(key, learner, task, learner.method_state)
+    begun = task.visit.others >= begin_task
+    params = jax.tree.map(lambda n, now: jnp.where(begun, n.astype(now.dtype), now), new, learner.params)
     return learner._replace(params=params, method_state=tree.copy(params))
 
   return Method(init=lambda key, learner: tree.copy(learner.params), end_task=end_task)
@@ -67,7 +68,7 @@ def lines(model, spec, *, alpha, blocks: str = "", begin_task: int = 1) -> Metho
   del spec
   chosen = listed(blocks) or layers(model, "lines", "blocks")
   return edited(
-    lambda learner, task, before: optimizers.lines(before, learner.params, chosen, alpha, 1 - alpha), begin_task
+    lambda key, learner, task, before: optimizers.lines(before, learner.params, chosen, alpha, 1 - alpha), begin_task
   )
 
 
@@ -84,8 +85,8 @@ def heterogeneous_averaging(
   del spec
   chosen = listed(blocks) or layers(model, "heterogeneous_averaging", "blocks")
 
-  def edit(learner, task, before):
-    batch = picking.spread(task.rows, samples)
+  def edit(key, learner, task, before):
+    batch = picking.sample(tree.fold(key, "rows"), task.rows, samples)
     mix = lambda ratios: optimizers.heterogeneous_averaging(before, learner.params, chosen, ratios)
 
     def loss(ratios):

@@ -9,6 +9,7 @@ import optax
 from cljax import models
 from cljax.method import Method
 from cljax.methods.registry import Entry, Option, register
+from cljax.tree import fold
 from cljax.types import Access, Spec
 
 
@@ -29,18 +30,19 @@ def hold_other_tasks() -> optax.GradientTransformationExtraArgs:
 def supsup(model, spec: Spec, *, sparsity, inference: str = "row") -> Method:
   """SupSup: frozen random weights, one learned mask for each task; the task is inferred at test.
 
-  Training: edge-popup on the current task's scores. Prediction: with ``alpha = 1/T`` over the learned masks, the task
-  is ``argmin_t dH/dalpha_t``, H the output entropy (one-shot; the paper's objective for unknown tasks). ``inference``
-  'row' infers for each row; 'batch' sums over the batch, as the paper does, and so assumes that a batch comes from one
-  task. Spec B8; Wortsman et al., 2020. Deviation: the entropy of the full softmax is used, no superfluous neurons.
+  Training: edge-popup on the current task's scores. Prediction: with ``alpha = 1/T`` over the learned masks (before the
+  first: all), the task is ``argmin_t dH/dalpha_t``, H the output entropy (one-shot; the paper's objective for unknown
+  tasks). ``inference`` 'row' infers for each row; 'batch' sums over the batch, as the paper does, and so assumes that a
+  batch comes from one task. Spec B8; Wortsman et al., 2020. Deviation: the entropy of the full softmax is used, no
+  superfluous neurons.
   """
   net = models.masked(model, spec.num_tasks, sparsity)
-  learned = lambda tasks: jnp.arange(spec.num_tasks) < jnp.maximum(tasks, 1)
 
   def predict(key, learner, x, task):
     del task
-    known = learned(learner.method_state)
-    alphas = known / known.sum()
+    learned = learner.method_state
+    known = learned | ~learned.any()
+    alphas = known.astype(jnp.float32) / known.sum(dtype=jnp.float32)
 
     def entropy(alphas):
       out = models.mixture_apply(model, learner.params, learner.model_state, x, alphas, sparsity)
@@ -56,11 +58,20 @@ def supsup(model, spec: Spec, *, sparsity, inference: str = "row") -> Method:
     )
     return jnp.take_along_axis(every, chosen[None, :, None], axis=0)[0]
 
+  def start_task(key, learner, task):
+    """First scores by how many tasks were met, not by the task's number."""
+    del key
+    drawn = jax.random.fold_in(fold(learner.key, "scores"), task.visit.others)
+    fresh = models.masked(model, 1, sparsity).init(drawn)[0]
+    place = lambda s, f: s.at[task.id].set(jnp.where(task.visit.first, f[0].astype(s.dtype), s[task.id]))
+    return learner._replace(params=jax.tree.map(place, learner.params, fresh))
+
   return Method(
     model=net,
-    init=lambda key, learner: jnp.int32(0),
+    start_task=start_task,
+    init=lambda key, learner: jnp.zeros(spec.num_tasks, bool),
     finalize=hold_other_tasks(),
-    end_task=lambda key, learner, task: learner._replace(method_state=jnp.maximum(learner.method_state, task.id + 1)),
+    end_task=lambda key, learner, task: learner._replace(method_state=learner.method_state.at[task.id].set(True)),
     predict=predict,
   )
 

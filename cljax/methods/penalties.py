@@ -17,9 +17,10 @@ FISHER = {
 
 
 def consolidated(learner, name, importance=None):
-  """The learner with the regularizer of that name in its optimizer state anchored at its parameters."""
-  state = regularizers.consolidate(learner.opt_state, learner.params, importance=importance, name=name)
-  return learner._replace(opt_state=state)
+  """The learner with the method's own regularizer, its ``penalty``, anchored at its parameters."""
+  state = learner.opt_state
+  penalty = regularizers.consolidate(state.penalty, learner.params, importance=importance, name=name)
+  return learner._replace(opt_state=state._replace(penalty=penalty))
 
 
 def fisher(key, model, learner, rows, kind, batch_size):

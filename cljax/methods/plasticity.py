@@ -9,6 +9,7 @@ import optax
 from cljax import optimizers
 from cljax.method import Method
 from cljax.methods.registry import Entry, Option, register
+from cljax.methods.slots import counted, no_slots, slot_of
 from cljax.tree import path_name
 from cljax.types import Access, Spec, UsageError
 
@@ -19,15 +20,15 @@ def classp(
   """CLASSP: where ``g^2 > threshold``, ``s += |g|^power`` and the gradient becomes ``g / (s + eps)^(1/power)``; else 0.
 
   A ``transform``, in front of the run's optimizer: under SGD the step is CLASSP's own. ``scaling`` says when the
-  division acts: 'after_first_task' as in the published demonstration (s accumulates during plain training, then
-  scales), 'always', or 'never'. ``released`` is the published code's rule, whose gate is one boolean a tensor. The
-  script's threshold of 0.5 belongs to that gate; on g^2 it would stop nearly every step, so the default is 0. The rule
-  is the paper's as far as known (UNVERIFIED). Spec 5.1; Ludwig, 2024.
+  division acts: 'after_first_task' as in the published demonstration (s accumulates during plain training, then scales,
+  once another task was met), 'always', or 'never'. ``released`` is the published code's rule, whose gate is one boolean
+  a tensor. The script's threshold of 0.5 belongs to that gate; on g^2 it would stop nearly every step, so the default
+  is 0. The rule is the paper's as far as known (UNVERIFIED). Spec 5.1; Ludwig, 2024.
   """
   del model, spec
   gate, full = (optimizers.scale_by_classp(threshold, power, eps, scaled, released) for scaled in (False, True))
 
-  def update(updates, state, params=None, *, task, **extra):
+  def update(updates, state, params=None, *, visit, **extra):
     del params, extra
     plain, accumulated = gate.update(updates, state)
     if scaling == "never":
@@ -35,7 +36,7 @@ def classp(
     scaled, accumulated = full.update(updates, state)
     if scaling == "always":
       return scaled, accumulated
-    return jax.tree.map(lambda p, s: jnp.where(task > 0, s, p), plain, scaled), accumulated
+    return jax.tree.map(lambda p, s: jnp.where(visit.others > 0, s, p), plain, scaled), accumulated
 
   return Method(transform=optax.GradientTransformationExtraArgs(full.init, update))
 
@@ -46,16 +47,22 @@ def tag(model, spec: Spec, *, b, b1, b2, scale, base: str = "rmsprop") -> Method
   A ``transform``, in front of the run's optimizer: under SGD the step is ``learning rate * scale`` times TAG's
   direction. It is normalised, so it needs a far smaller rate than SGD: the default ``scale`` makes 2.5e-4, the
   published one for CIFAR-100, of the default learning rate 0.1. Two copies of the parameters a task. Spec 5.2; Malviya
-  et al., 2022.
+  et al., 2022. A task that comes back takes its own slot anew.
   """
   del model
   direction = optimizers.scale_by_tag(spec.num_tasks, b, b1, b2, base)
 
   def end_task(key, learner, task):
-    del key, task
-    return learner._replace(opt_state=optimizers.tag_next_task(learner.opt_state))
+    del key
+    slot, slots = slot_of(learner.method_state, task.visit)
+    state = counted(learner.opt_state.transform, (optimizers.TagState,), slot, "task")
+    state = counted(
+      optimizers.tag_next_task(state), (optimizers.TagState,), task.visit.seen.sum(dtype=jnp.int32), "task"
+    )
+    return learner._replace(opt_state=learner.opt_state._replace(transform=state), method_state=slots)
 
-  return Method(transform=optax.chain(direction, optax.scale(scale)), end_task=end_task)
+  transform = optax.chain(direction, optax.scale(scale))
+  return Method(init=lambda key, learner: no_slots(spec), transform=transform, end_task=end_task)
 
 
 def continual_backprop(

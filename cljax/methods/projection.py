@@ -2,102 +2,127 @@
 
 from __future__ import annotations
 
-import re
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from cljax import estimators, memory, projectors
 from cljax import rows as picking
 from cljax.method import Method, Reference
+from cljax.methods.heads import AUTO, hold_others, skipping
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import drawn, example_row
+from cljax.methods.slots import no_slots, slot_of
 from cljax.tree import fold
 from cljax.types import Access, Spec, UsageError
 
 EPISODIC = Access(stores_data=True, task_boundaries=True, boundary_data=True)
 
 
-def episodic(spec: Spec, capacity: int):
-  """An episodic memory of past tasks, ``capacity // num_tasks`` rows of each, filled when a task ends.
+class Episodes(NamedTuple):
+  """An episodic memory, with a portion for each task in the order in which tasks were first met."""
 
-  Returns ``(memory, end_task, scrub)`` for a method whose state is the memory's.
+  memory: Any
+  slots: Any  # [T] int32: the portion of each task, -1 for none
+
+
+def episodic(spec: Spec, capacity: int):
+  """An episodic memory of past tasks, ``capacity // num_tasks`` rows of each, drawn at random and balanced by class
+  when the task ends; a task that comes back has its portion drawn anew.
+
+  Returns ``(memory, init, end_task, scrub)`` for a method whose state is :class:`Episodes`.
   """
   share = capacity // spec.num_tasks
   if share < 1:
     raise UsageError(f"method.capacity: got {capacity}; {spec.num_tasks} tasks need at least one row each")
-  ring = memory.ring(capacity, spec.num_tasks)
+  ring = memory.ring(capacity, spec.num_tasks, lambda rows: rows["slot"])
+
+  def init(key, learner):
+    del key, learner
+    return Episodes(ring.init(example_row(spec, slot=jnp.zeros((), jnp.int32))), no_slots(spec))
 
   def end_task(key, learner, task):
-    kept = picking.spread(task.rows.as_read(), share)
-    stored = {"x": kept.x, "y": kept.y, "id": kept.id, "task": kept.task}
-    return learner._replace(method_state=ring.add(fold(key, "add"), learner.method_state, stored, kept.weight))
+    state = learner.method_state
+    slot, slots = slot_of(state.slots, task.visit)
+    kept = picking.sample(fold(key, "rows"), task.rows.as_read(), share, by_class=True)
+    stored = {"x": kept.x, "y": kept.y, "id": kept.id, "task": kept.task, "slot": jnp.full(share, slot, jnp.int32)}
+    filled = ring.add(fold(key, "add"), state.memory, stored, kept.weight)
+    return learner._replace(method_state=Episodes(filled, slots))
 
   def scrub(learner, request):
-    return learner._replace(
-      method_state=ring.remove(learner.method_state, lambda rows: request.names(rows["id"], rows["task"]))
-    )
+    state = learner.method_state
+    kept = ring.remove(state.memory, lambda rows: request.names(rows["id"], rows["task"]))
+    return learner._replace(method_state=state._replace(memory=kept))
 
-  return ring, end_task, scrub
+  return ring, init, end_task, scrub
 
 
-def agem(model, spec: Spec, *, capacity: int, reference_batch: int = 0) -> Method:
+ON_GRADIENT = {"on": Option("gradient", choices=("gradient", "update"))}
+ON_UPDATE = {"on": Option("update", choices=("update", "gradient"))}
+
+
+def by_references(projector, on: str, margin=0.0) -> dict[str, Any]:
+  """Where a projector stands whose constraints are reference gradients: as fields of a Method."""
+  if on == "gradient":
+    return {"transform": projector}
+  if isinstance(margin, (int, float)) and margin:
+    raise UsageError(f"method.margin: got {margin}; on='update' takes 0, for it would be added without a learning rate")
+  return {"finalize": projectors.on_update(projector)}
+
+
+def agem(model, spec: Spec, *, capacity: int, reference_batch: int = 0, on: str = "gradient") -> Method:
   """A-GEM: where ``<g, g_ref> < 0``, ``g - <g, g_ref> / <g_ref, g_ref> g_ref``; g_ref on a random batch of past tasks'
   rows.
 
-  The memory holds an even share of each finished task. ``reference_batch`` 0 means the training batch size. Spec 4.2;
-  Chaudhry et al., 2019.
+  The memory holds an even share of each finished task. ``reference_batch`` 0 means the training batch size. The promise
+  ``<g, g_ref> >= 0`` is on the gradient: plain SGD keeps it, while momentum, Adam and weight decay turn it into steps
+  that may still raise the stored rows' loss. ``on='update'`` projects what they make of it: then ``<u, g_ref> <= 0``
+  for the update u itself. Spec 4.2; Chaudhry et al., 2019.
   """
   del model
-  ring, end_task, scrub = episodic(spec, capacity)
+  ring, init, end_task, scrub = episodic(spec, capacity)
   size = min(reference_batch or spec.batch_size, capacity)
 
   def batch(key, learner):
-    stored, weight = ring.sample(fold(key, "sample"), learner.method_state, size)
+    stored, weight = ring.sample(fold(key, "sample"), learner.method_state.memory, size)
     return drawn(spec, stored, weight)
 
   return Method(
-    init=lambda key, learner: ring.init(example_row(spec)),
-    references={"memory": Reference(batch)},
-    transform=projectors.agem("memory"),
-    end_task=end_task,
-    scrub=scrub,
-  )
+    init=init, references={"memory": Reference(batch)}, end_task=end_task, scrub=scrub,
+    **by_references(projectors.agem("memory"), on),
+  )  # fmt: skip
 
 
-def gem(model, spec: Spec, *, margin, ridge, capacity: int) -> Method:
+def gem(model, spec: Spec, *, margin, ridge, capacity: int, on: str = "gradient") -> Method:
   """GEM: one constraint for each finished task, ``<g, g_k> >= 0`` with g_k on all its stored rows; spec 4.1.
 
   The memory holds ``capacity // num_tasks`` rows of each finished task; each step takes a gradient for every task of
-  the stream (zero for those to come). ``margin`` bounds the dual variables from below. Lopez-Paz and Ranzato, 2017.
+  the stream (zero for those to come). ``margin`` bounds the dual variables from below. The promise is on the gradient;
+  what momentum, Adam and weight decay do to it, and ``on='update'``, are as for :func:`agem` (with ``margin`` 0).
+  Lopez-Paz and Ranzato, 2017.
   """
   del model
-  ring, end_task, scrub = episodic(spec, capacity)
+  ring, init, end_task, scrub = episodic(spec, capacity)
 
   def batch(key, learner):
     del key
-    stored, weight = ring.contents(learner.method_state)
+    stored, weight = ring.contents(learner.method_state.memory)
     flat = drawn(spec, stored, weight)
     return jax.tree.map(lambda a: a.reshape(spec.num_tasks, -1, *a.shape[1:]), flat)
 
   return Method(
-    init=lambda key, learner: ring.init(example_row(spec)),
-    references={"memory": Reference(batch)},
-    transform=projectors.gem("memory", margin, ridge),
-    end_task=end_task,
-    scrub=scrub,
-  )
+    init=init, references={"memory": Reference(batch)}, end_task=end_task, scrub=scrub,
+    **by_references(projectors.gem("memory", margin, ridge), on, margin),
+  )  # fmt: skip
 
 
-def skipping(skip: str):
-  """``path -> bool`` for a regular expression of parameter paths that are left alone; None for the empty one."""
-  if not skip:
-    return None
-  try:
-    pattern = re.compile(skip)
-  except re.error as e:
-    raise UsageError(f"method.skip: got {skip!r}; expected a regular expression ({e})") from None
-  return lambda path: bool(pattern.search(path))
+def standing(projector, behind, on: str) -> dict[str, Any]:
+  """Where a linear projector stands, as fields of a Method: behind the optimizer, with ``behind``, or before it."""
+  if on == "gradient":
+    return {"transform": projector}
+  return {"finalize": projector if behind is None else optax.chain(projector, behind)}
 
 
 def layer_rows(model, learner, batch):
@@ -108,29 +133,35 @@ def layer_rows(model, learner, batch):
   return {p: r * jnp.repeat(batch.weight, r.shape[0] // size)[:, None] for p, r in inputs.items()}
 
 
-def gpm(model, spec: Spec, *, threshold, threshold_step, samples: int = 125, max_rank: int = 0, skip: str = "head"):
-  """GPM: kernels' gradients orthogonal to the span of old layer inputs; ``threshold + threshold_step * task`` of
-  energy.
+def gpm(
+  model, spec: Spec, *, threshold, threshold_step, samples: int = 125, max_rank: int = 0, skip: str = AUTO,
+  on: str = "update",
+) -> Method:  # fmt: skip
+  """GPM: updates of kernels orthogonal to the span of old layer inputs, ``threshold + threshold_step * t`` of whose
+  energy is kept where t other tasks were met before.
 
-  ``skip``: a regular expression of parameter paths that are not projected (the head). Biases and norm parameters are
-  held after the first task, as in the released code. Needs a model with ``capture``. Spec 4.5; Saha et al., 2021.
+  It projects what the optimizer made of the gradient, weight decay included: so old inputs keep their pre-activations
+  under any optimizer. ``on='gradient'`` is the published order, in front of the optimizer: momentum, Adam and weight
+  decay then move the protected span. ``skip``: a regular expression of names that are not projected; 'auto': the
+  classifier where each task has outputs of its own, as in the paper, and none where tasks share it. Biases and norm
+  parameters are held after the first task, as in the released code. Needs a model with ``capture``. Spec 4.5; Saha et
+  al., 2021.
   """
-  del spec
 
   def end_task(key, learner, task):
-    del key
-    inputs = layer_rows(model, learner, picking.spread(task.rows, samples))
+    inputs = layer_rows(model, learner, picking.sample(fold(key, "rows"), task.rows, samples))
     level = jnp.minimum(threshold + threshold_step * task.visit.others, 1.0)
     return learner._replace(opt_state=projectors.gpm_extend(learner.opt_state, inputs, level))
 
-  return Method(transform=projectors.gpm(max_rank or None, skipping(skip)), end_task=end_task)
+  projector = projectors.gpm(max_rank or None, skipping(model, spec, skip))
+  return Method(end_task=end_task, **standing(projector, hold_others(model, spec, skip), on))
 
 
 register(
   "agem",
   Entry(
     agem,
-    {"capacity": Option(200, 1), "reference_batch": Option(0, 0)},
+    {"capacity": Option(200, 1), "reference_batch": Option(0, 0), **ON_GRADIENT},
     EPISODIC,
     "Chaudhry et al. 2019",
     test={"capacity": 20},
@@ -140,7 +171,7 @@ register(
   "gem",
   Entry(
     gem,
-    {"margin": Option(0.5, 0), "ridge": Option(0.001, 0), "capacity": Option(200, 1)},
+    {"margin": Option(0.5, 0), "ridge": Option(0.001, 0), "capacity": Option(200, 1), **ON_GRADIENT},
     EPISODIC,
     "Lopez-Paz and Ranzato 2017",
     test={"capacity": 20},
@@ -155,7 +186,8 @@ register(
       "threshold_step": Option(0.003, 0, 1),
       "samples": Option(125, 1),
       "max_rank": Option(0, 0),
-      "skip": Option("head"),
+      "skip": Option(AUTO),
+      **ON_UPDATE,
     },
     Access(task_boundaries=True, boundary_data=True),
     "Saha et al. 2021",

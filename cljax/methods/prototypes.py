@@ -21,9 +21,9 @@ class Prototypes(NamedTuple):
 def ncm(model, spec: Spec) -> Method:
   """Nearest class mean: predicts ``argmin_c |f(x) - mu_c|`` over the classes seen; the network trains as usual.
 
-  Means are taken when a task ends and not refreshed: they lag behind features that drift. A class that comes back is
-  averaged by counts. Before the first task the model's own logits are used. Mensink et al., 2013; iCaRL's rule with all
-  rows.
+  Means are taken when a task ends and not refreshed: they lag behind features that drift. A class that another task has
+  too is averaged by counts; a task that comes back renews its share of its classes' means. Before the first task the
+  model's own logits are used. Mensink et al., 2013; iCaRL's rule with all rows.
   """
 
   def features(learner, x):
@@ -36,14 +36,15 @@ def ncm(model, spec: Spec) -> Method:
     del key
     x = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
     width = jax.eval_shape(lambda x: features(learner, x), x).features.shape[-1]
-    return Prototypes(jnp.zeros((spec.num_classes, width)), jnp.zeros(spec.num_classes))
+    return Prototypes(jnp.zeros((spec.num_classes, width), jnp.float32), jnp.zeros(spec.num_classes, jnp.float32))
 
   def end_task(key, learner, task):
     del key
     old = learner.method_state
     means, counts = estimators.class_means(lambda x: features(learner, x).features, task.rows, spec.num_classes)
-    total = old.counts + counts
-    mixed = (old.means * old.counts[:, None] + means * counts[:, None]) / jnp.maximum(total, 1.0)[:, None]
+    total = old.counts + jnp.where(task.visit.first, counts, 0.0)
+    part = counts / jnp.maximum(jnp.maximum(total, counts), 1.0)
+    mixed = old.means + part[:, None] * (means - old.means)
     return learner._replace(method_state=Prototypes(mixed, total))
 
   def predict(key, learner, x, task):

@@ -9,6 +9,7 @@ from cljax import losses, optimizers
 from cljax import rows as picking
 from cljax.method import Method
 from cljax.methods.registry import Entry, Option, register
+from cljax.tree import fold
 from cljax.types import Access, Spec, UsageError
 
 
@@ -36,7 +37,7 @@ def clnp(model, spec: Spec, *, strength, margin, thresholds: int = 100, samples:
     return strength * sum(jnp.abs(p).sum() for p in jax.tree.leaves(params) if p.ndim > 1)
 
   def end_task(key, learner, task):
-    batch = picking.spread(task.rows, samples)
+    batch = picking.sample(fold(key, "rows"), task.rows, samples, by_class=True)
     classes = own_classes[task.id]
     state = optimizers.clnp_state(learner.opt_state)
     apply = lambda params: model.apply(params, learner.model_state, batch.x, train=False, key=key, task=None, mask=None)

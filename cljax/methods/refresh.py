@@ -76,12 +76,14 @@ def refresh(
 
   def init(key, learner):
     mask = spec.class_mask(jnp.zeros(spec.batch_size, jnp.int32), jnp.zeros(spec.num_tasks, bool))
-    labels = (jnp.zeros(spec.batch_size, jnp.int32), jnp.zeros(spec.batch_size), mask) if released else ()
+    weight = jnp.zeros(spec.batch_size, jnp.float32)
+    labels = (jnp.zeros(spec.batch_size, jnp.int32), weight, mask) if released else ()
     return RefreshState(method.init(key, learner), tree.zeros_like(learner.params, jnp.float32), labels)
 
   def prepare(key, learner, batch):
     if released:
-      labels = (batch.y.astype(jnp.int32), batch.weight, batch.class_mask)
+      own = lambda a: None if a is None else a[: spec.batch_size]  # another part may have appended rows
+      labels = (own(batch.y).astype(jnp.int32), own(batch.weight), own(batch.class_mask))
       learner = learner._replace(method_state=learner.method_state._replace(labels=labels))
     if method.prepare is not _keep_batch:
       inner, batch = method.prepare(key, inside(learner), batch)

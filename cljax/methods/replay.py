@@ -16,11 +16,12 @@ from cljax.types import Access, Batch, Spec, UsageError
 
 POLICIES = ("reservoir", "ring", "class_balanced")
 ACCESS = Access(stores_data=True)
-# The flush at the end of a task is a convenience, not knowledge of a boundary: without it one batch waits.
+INSERT = {"insert": Option("once", choices=("once", "every_pass"))}
 BUFFER = {
   "capacity": Option(200, 1),
   "policy": Option("reservoir", choices=POLICIES),
   "replay_batch": Option(0, 0),
+  **INSERT,
 }
 
 
@@ -53,6 +54,16 @@ def rows_of(spec: Spec, batch: Batch, **more):
   return {"x": batch.x[own], "y": batch.y[own], "id": batch.id[own], "task": batch.task[own], **more}
 
 
+def offered(spec: Spec, batch: Batch, insert: str):
+  """``[B]``: the weight with which the current rows are offered to a memory.
+
+  ``insert`` 'once': each row of the stream once, when the run comes to it first. 'every_pass': once an epoch, as
+  released code does: over several epochs a reservoir then fills with copies, and leans to tasks of many steps.
+  """
+  weight = batch.weight[: spec.batch_size]
+  return weight * batch.fresh[: spec.batch_size] if insert == "once" else weight
+
+
 def share(weight):
   """The coefficients of a mean over rows of weight ``weight [B]``; zeros where there are none."""
   total = weight.sum()
@@ -61,10 +72,10 @@ def share(weight):
 
 def start(memory, spec: Spec, row) -> Replay:
   pending = jax.tree.map(lambda a: jnp.zeros((spec.batch_size, *a.shape), a.dtype), row)
-  return Replay(memory.init(row), pending, jnp.zeros(spec.batch_size))
+  return Replay(memory.init(row), pending, jnp.zeros(spec.batch_size, jnp.float32))
 
 
-def insert(key, memory, state: Replay) -> Replay:
+def insert_pending(key, memory, state: Replay) -> Replay:
   """The pending rows go into the memory; nothing is pending afterwards."""
   filled = memory.add(fold(key, "add"), state.memory, state.pending, state.weight)
   return state._replace(memory=filled, weight=jnp.zeros_like(state.weight))
@@ -79,20 +90,49 @@ def drawn(spec: Spec, rows, weight, visit=None, coefficient=None) -> Batch:
   return Batch(rows["x"], rows["y"], weight, rows["id"], rows["task"], mask, coefficient)
 
 
+def weighted(batch: Batch) -> Batch:
+  """The batch with coefficients: those of its mean where it has none."""
+  if batch.coefficient is None:
+    return batch._replace(coefficient=share(batch.weight), averaged=jnp.ones_like(batch.weight))
+  if batch.averaged is None:
+    raise UsageError(
+      "compose: a part that replays stands behind one that sets Batch.coefficient but not Batch.averaged; put it first"
+    )
+  return batch
+
+
 def append(batch: Batch, more: Batch) -> Batch:
   """Rows of ``more`` behind those of ``batch``; ``extra`` stays that of ``batch``.
 
-  Raises UsageError where only one of the two has coefficients: their losses would not add up.
+  Rows with coefficients are added to the loss so far; rows without become part of the mean over the current rows,
+  whatever was added to that: so parts add up to the same in any order.
   """
-  if (batch.coefficient is None) != (more.coefficient is None):
-    raise UsageError(
-      "compose: a replay method that averages stands behind one that weighs its rows; write the averaging one first"
-    )
-  join = lambda a, b: None if a is None else jnp.concatenate([a, b.astype(a.dtype)])
+  averaging = more.coefficient is None
+  if not averaging or batch.coefficient is not None:
+    batch, zero = weighted(batch), jnp.zeros_like(more.weight)
+    factor = batch.averaged.max() if averaging else 0.0
+    more = more._replace(coefficient=zero if averaging else more.coefficient, averaged=zero + factor)
   if more.fresh is None:
     more = more._replace(fresh=jnp.zeros_like(more.weight))  # stored rows were offered before
+  join = lambda a, b: None if a is None else jnp.concatenate([a, b.astype(a.dtype)])
   whole = ("extra", "visit")
-  return batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f not in whole})
+  batch = batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f not in whole})
+  if averaging and batch.coefficient is not None:
+    inside = batch.averaged > 0
+    mean = batch.averaged * share(jnp.where(inside, batch.weight, 0.0))
+    batch = batch._replace(coefficient=jnp.where(inside, mean, batch.coefficient))
+  return batch
+
+
+def places(batch: Batch, size: int):
+  """``[size]`` int32: where the next ``size`` rows that are appended to ``batch`` will stand."""
+  return batch.y.shape[0] + jnp.arange(size, dtype=jnp.int32)
+
+
+def at_places(outputs, at):
+  """The rows of ``outputs [B, ...]`` at the consecutive places ``at``, in at least float32."""
+  found = jax.lax.dynamic_slice_in_dim(outputs, at[0], at.shape[0])
+  return found.astype(jnp.promote_types(found.dtype, jnp.float32))
 
 
 def scrub_memory(memory):
@@ -109,26 +149,29 @@ def scrub_memory(memory):
   return scrub
 
 
-def er(model, spec: Spec, *, capacity: int, policy: str = "reservoir", replay_batch: int = 0) -> Method:
+def er(
+  model, spec: Spec, *, capacity: int, policy: str = "reservoir", replay_batch: int = 0, insert: str = "once"
+) -> Method:
   """Experience replay: ``mean CE`` over the current rows and as many (``replay_batch``, 0: the same number) from
   memory.
 
-  The memory stores inputs before augmentation, and replayed rows are augmented afresh. Replay starts inside the first
-  task. Spec A1; Chaudhry et al., 2019 (tiny episodic memories).
+  The memory stores inputs as they are read, and replayed rows are augmented afresh. Replay starts inside the first
+  task. ``insert`` 'once' offers each row to the memory the first time the run comes to it; 'every_pass' in each epoch,
+  as released code does. Spec A1; Chaudhry et al., 2019 (tiny episodic memories).
   """
   del model
   memory = make_memory(spec, capacity, policy)
   size = replay_batch or spec.batch_size
 
   def prepare(key, learner, batch):
-    state = insert(key, memory, learner.method_state)
+    state = insert_pending(key, memory, learner.method_state)
     rows, weight = memory.sample(fold(key, "sample"), state.memory, min(size, capacity))
     return learner._replace(method_state=state), append(batch, drawn(spec, rows, weight, batch.visit))
 
   def after_step(key, learner, info):
     del key
-    own = info.batch.weight[: spec.batch_size]
-    state = learner.method_state._replace(pending=rows_of(spec, info.batch), weight=own)
+    weight = offered(spec, info.batch, insert)
+    state = learner.method_state._replace(pending=rows_of(spec, info.batch), weight=weight)
     return learner._replace(method_state=state)
 
   return Method(
@@ -139,42 +182,44 @@ def er(model, spec: Spec, *, capacity: int, policy: str = "reservoir", replay_ba
   )
 
 
-def derpp(model, spec: Spec, *, alpha, beta, capacity: int, policy: str = "reservoir", replay_batch: int = 0) -> Method:
+def derpp(
+  model, spec: Spec, *, alpha, beta, capacity: int, policy: str = "reservoir", replay_batch: int = 0,
+  insert: str = "once",
+) -> Method:  # fmt: skip
   """Dark Experience Replay++: ``mean CE(current) + alpha MSE(f(x1), z1) + beta mean CE(x2, y2)``, two independent
   draws.
 
   MSE is the mean over rows and all logits. ``z`` are the logits of the augmented current input in train mode before
-  the update, never refreshed; inputs are stored unaugmented. ``beta = 0`` is DER. Spec A2; Buzzega et al., 2020.
+  the update, never refreshed, in float32; inputs are stored as they are read. ``beta = 0`` is DER. ``insert`` as in
+  :func:`er`: with 'once' the logits are those of the first epoch. Spec A2; Buzzega et al., 2020.
   """
   del model
   memory = make_memory(spec, capacity, policy)
   size = min(replay_batch or spec.batch_size, capacity)
   own = slice(0, spec.batch_size)
-  first = slice(spec.batch_size, spec.batch_size + size)
 
   def prepare(key, learner, batch):
-    state = insert(key, memory, learner.method_state)
-    batch = batch._replace(coefficient=share(batch.weight))
+    state = insert_pending(key, memory, learner.method_state)
     one, seen_one = memory.sample(fold(key, "logits"), state.memory, size)
     two, seen_two = memory.sample(fold(key, "labels"), state.memory, size)
-    batch = append(batch, drawn(spec, one, seen_one, batch.visit, jnp.zeros(size)))
+    batch = batch._replace(extra={**batch.extra, "logits": (one["logits"], seen_one, places(batch, size))})
+    batch = append(batch, drawn(spec, one, seen_one, batch.visit, jnp.zeros(size, jnp.float32)))
     batch = append(batch, drawn(spec, two, seen_two, batch.visit, beta * share(seen_two)))
-    batch = batch._replace(extra={**batch.extra, "derpp": (one["logits"], seen_one)})
     return learner._replace(method_state=state), batch
 
   def term(key, params, learner, batch, outputs):
     del key, params, learner
-    target, weight = batch.extra["derpp"]
-    return alpha * losses.reduce(losses.logit_mse(outputs.logits[first], target), weight)
+    target, weight, at = batch.extra["logits"]
+    return alpha * losses.reduce(losses.logit_mse(at_places(outputs.logits, at), target), weight)
 
   def after_step(key, learner, info):
     del key
-    rows = rows_of(spec, info.batch, logits=info.outputs.logits[own])
-    state = learner.method_state._replace(pending=rows, weight=info.batch.weight[own])
+    rows = rows_of(spec, info.batch, logits=info.outputs.logits[own].astype(jnp.float32))
+    state = learner.method_state._replace(pending=rows, weight=offered(spec, info.batch, insert))
     return learner._replace(method_state=state)
 
   return Method(
-    init=lambda key, learner: start(memory, spec, example_row(spec, logits=jnp.zeros(spec.num_classes))),
+    init=lambda key, learner: start(memory, spec, example_row(spec, logits=jnp.zeros(spec.num_classes, jnp.float32))),
     prepare=prepare,
     terms={"logits": term},
     after_step=after_step,

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from cljax import losses, projectors
 from cljax.method import Method, Reference
-from cljax.methods.projection import EPISODIC, episodic
+from cljax.methods.projection import EPISODIC, ON_GRADIENT, by_references, episodic
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import append, drawn, example_row, share
+from cljax.methods.replay import append, drawn, share, weighted
 from cljax.tree import fold
 from cljax.types import Spec
 
@@ -22,14 +22,14 @@ def mixed(spec: Spec, ring, size: int, name: str):
 
   def replayed(learner):
     key = fold(jax.random.fold_in(learner.key, learner.step), name)
-    return ring.sample(key, learner.method_state, size)
+    return ring.sample(key, learner.method_state.memory, size)
 
   def prepare(key, learner, batch):
     del key
     rows, weight = replayed(learner)
     new = jnp.where(weight.sum() > 0, projectors.current_weight(batch.visit.others), 1.0)
-    own = share(batch.weight) if batch.coefficient is None else batch.coefficient
-    batch = batch._replace(coefficient=new * own)
+    batch = weighted(batch)
+    batch = batch._replace(coefficient=new * batch.coefficient, averaged=new * batch.averaged)
     return learner, append(batch, drawn(spec, rows, weight, batch.visit, (1 - new) * share(weight)))
 
   return prepare, replayed
@@ -46,15 +46,16 @@ def evaluated_loss(model):
   return loss
 
 
-def er_agem(model, spec: Spec, *, capacity: int, replay_batch: int = 0) -> Method:
+def er_agem(model, spec: Spec, *, capacity: int, replay_batch: int = 0, on: str = "gradient") -> Method:
   """ER + A-GEM: the gradient of ``w L_current + (1 - w) L_replay``, projected by A-GEM on that of ``L_replay``.
 
   ``L_replay`` is the mean over the same ``replay_batch`` stored rows in both (0: as many as in the batch), augmented
-  anew. ``w = 1 / (t + 1)`` in task t, counted from 0. The memory holds ``capacity // num_tasks`` rows of each finished
-  task; the released code balances by class. The reference gradient is taken in eval mode. The projection acts on the
-  raw gradient: under momentum or Adam the step applied may still conflict. Spec 4.8; Hess et al., 2023.
+  anew. ``w = 1 / (t + 1)`` where t other tasks were met before. The memory holds ``capacity // num_tasks`` rows of each
+  finished task, balanced by class. The reference gradient is taken in eval mode. The promise is on the gradient: under
+  momentum, Adam or weight decay the step applied may still conflict, but not with ``on='update'``. Spec 4.8; Hess et
+  al., 2023.
   """
-  ring, end_task, scrub = episodic(spec, capacity)
+  ring, init, end_task, scrub = episodic(spec, capacity)
   prepare, replayed = mixed(spec, ring, min(replay_batch or spec.batch_size, capacity), "er_agem")
 
   def batch(key, learner):
@@ -63,46 +64,48 @@ def er_agem(model, spec: Spec, *, capacity: int, replay_batch: int = 0) -> Metho
     return drawn(spec, rows, weight)
 
   return Method(
-    init=lambda key, learner: ring.init(example_row(spec)),
+    init=init,
     prepare=prepare,
     references={"replay": Reference(batch, evaluated_loss(model))},
-    transform=projectors.er_agem("replay"),
     end_task=end_task,
     scrub=scrub,
+    **by_references(projectors.er_agem("replay"), on),
   )
 
 
 def er_gem(
-  model, spec: Spec, *, margin, ridge, capacity: int, replay_batch: int = 0, reference_batch: int = 0
-) -> Method:
+  model, spec: Spec, *, margin, ridge, capacity: int, replay_batch: int = 0, reference_batch: int = 0,
+  on: str = "gradient",
+) -> Method:  # fmt: skip
   """ER + GEM: the gradient of :func:`er_agem`'s loss, projected by GEM with one constraint for each finished task.
 
   Each constraint is the gradient on ``reference_batch`` rows (0: as many as in the batch, or all there are) of that
   task's portion, drawn anew at each step. BatchNorm's own parameters are projected with the rest; the released code
-  leaves them out. Spec 4.8; Hess et al., 2023.
+  leaves them out. What an optimizer does to the promise, and ``on='update'``, are as for ``gem``. Spec 4.8; Hess et
+  al., 2023.
   """
-  ring, end_task, scrub = episodic(spec, capacity)
+  ring, init, end_task, scrub = episodic(spec, capacity)
   prepare, _ = mixed(spec, ring, min(replay_batch or spec.batch_size, capacity), "er_gem")
   size = min(reference_batch or spec.batch_size, capacity // spec.num_tasks)
 
   def batch(key, learner):
-    stored, weight = ring.contents(learner.method_state)
-    place = jax.random.uniform(key, (spec.num_tasks, weight.shape[0] // spec.num_tasks))
+    stored, weight = ring.contents(learner.method_state.memory)
+    place = jax.random.uniform(key, (spec.num_tasks, weight.shape[0] // spec.num_tasks), jnp.float32)
     at = jax.lax.top_k(place + weight.reshape(place.shape), size)[1]  # rows that exist come first
-    at = at + jnp.arange(spec.num_tasks)[:, None] * place.shape[1]
+    at = at + jnp.arange(spec.num_tasks, dtype=at.dtype)[:, None] * place.shape[1]
     return jax.tree.map(lambda a: a[at], drawn(spec, stored, weight))
 
   return Method(
-    init=lambda key, learner: ring.init(example_row(spec)),
+    init=init,
     prepare=prepare,
     references={"replay": Reference(batch, evaluated_loss(model))},
-    transform=projectors.er_gem("replay", margin, ridge),
     end_task=end_task,
     scrub=scrub,
+    **by_references(projectors.er_gem("replay", margin, ridge), on, margin),
   )
 
 
-SIZES = {"capacity": Option(200, 1), "replay_batch": Option(0, 0)}
+SIZES = {"capacity": Option(200, 1), "replay_batch": Option(0, 0), **ON_GRADIENT}
 register("er_agem", Entry(er_agem, SIZES, EPISODIC, "Hess et al. 2023", test={"capacity": 20}))
 register(
   "er_gem",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses, projectors
+from cljax import losses, projectors, tree
 from cljax import rows as picking
 from cljax.method import Method
-from cljax.methods.projection import layer_rows, skipping
+from cljax.methods.heads import AUTO, hold_others, skipping
+from cljax.methods.projection import ON_UPDATE, layer_rows, standing
 from cljax.methods.registry import Entry, Option, register
+from cljax.methods.slots import counted, no_slots, slot_of
 from cljax.projectors.gpm import kernels
-from cljax.tree import path_name
+from cljax.tree import fold
 from cljax.types import Access, Batch, Spec, UsageError
 
 PASS = Access(task_boundaries=True, boundary_data=True)
@@ -42,32 +46,42 @@ def check_bytes(model, stored: int, passing: int, max_bytes: int) -> None:
     )
 
 
-def ogd(model, spec: Spec, *, samples: int, max_bytes: int) -> Method:
+def extended(visit, extend, opt_state):
+  """``extend(opt_state)`` where the task is met for the first time: a basis has room for each task once."""
+  return jax.lax.cond(visit.first, extend, lambda same: same, opt_state)
+
+
+def ogd(model, spec: Spec, *, samples: int, max_bytes: int, on: str = "update") -> Method:
   """OGD: ``g - B^T B g``, B an orthonormal basis of ``d f_y(x) / d params`` on ``samples`` rows of each finished task.
 
   B takes ``num_tasks * samples`` copies of the parameters, allocated at the start: more than ``max_bytes``, with the
   gradients of one boundary, raises UsageError first. Only the true logit is held, as in the released code. All
   parameters are projected, the head too (the paper: the shared ones; where each task has a head of its own, its columns
-  lie outside B). Use plain SGD: momentum across a boundary, Adam and weight decay break ``B g = 0``. Spec 4.3;
-  Farajtabar et al., 2020.
+  lie outside B). It projects what the optimizer made of the gradient, weight decay included: stored outputs stay to
+  first order under any optimizer. ``on='gradient'`` is the published order, for plain SGD: momentum across a boundary,
+  Adam and weight decay break it. A task that comes back adds nothing to B. Spec 4.3; Farajtabar et al., 2020.
   """
   samples = min(samples, spec.task_rows)
   check_bytes(model, samples * spec.num_tasks, samples, max_bytes)
 
   def end_task(key, learner, task):
-    del key
-    rows = output_gradients(model, learner, task, picking.spread(task.rows, samples))
-    return learner._replace(opt_state=projectors.ogd_extend(learner.opt_state, rows))
+    def extend(opt_state):
+      rows = output_gradients(model, learner, task, picking.sample(fold(key, "rows"), task.rows, samples))
+      return projectors.ogd_extend(opt_state, rows)
 
-  return Method(transform=projectors.ogd(samples * spec.num_tasks), end_task=end_task)
+    return learner._replace(opt_state=extended(task.visit, extend, learner.opt_state))
+
+  return Method(end_task=end_task, **standing(projectors.ogd(samples * spec.num_tasks), None, on))
 
 
-def pca_ogd(model, spec: Spec, *, directions: int, samples: int, center: bool, max_bytes: int) -> Method:
+def pca_ogd(
+  model, spec: Spec, *, directions: int, samples: int, center: bool, max_bytes: int, on: str = "update"
+) -> Method:
   """PCA-OGD: OGD whose basis takes the ``directions`` leading principal directions of ``samples`` output gradients.
 
   ``center`` subtracts the mean gradient first, as the released code does; the theory does not. Its code samples 3000
   rows, whose gradients (parameters * samples numbers) stand in memory at each boundary: ``max_bytes`` counts them too.
-  Spec 4.4; Doan et al., 2021.
+  ``on`` and tasks that come back as for :func:`ogd`. Spec 4.4; Doan et al., 2021.
   """
   if directions > samples:
     raise UsageError(f"method.directions: got {directions}; allowed: 1 to {samples}, the rows a task is sampled at")
@@ -76,16 +90,19 @@ def pca_ogd(model, spec: Spec, *, directions: int, samples: int, center: bool, m
   check_bytes(model, directions * spec.num_tasks, samples, max_bytes)
 
   def end_task(key, learner, task):
-    del key
-    batch = picking.spread(task.rows, samples)
-    rows = output_gradients(model, learner, task, batch)
-    if center:  # here, because a row of weight 0 is no row; principal_directions would count it
-      share = batch.weight / jnp.maximum(batch.weight.sum(), 1.0)
-      held = lambda g: batch.weight.reshape((-1,) + (1,) * (g.ndim - 1)) > 0
-      rows = jax.tree.map(lambda g: jnp.where(held(g), g - jnp.tensordot(share, g, axes=1), 0), rows)
-    return learner._replace(opt_state=projectors.pca_ogd_extend(learner.opt_state, rows, directions))
+    def extend(opt_state):
+      batch = picking.sample(fold(key, "rows"), task.rows, samples)
+      rows = output_gradients(model, learner, task, batch)
+      if center:  # here, because a row of weight 0 is no row; principal_directions would count it
+        share = batch.weight / jnp.maximum(batch.weight.sum(), 1.0)
+        held = lambda g: batch.weight.reshape((-1,) + (1,) * (g.ndim - 1)) > 0
+        mean = lambda g: jnp.tensordot(share.astype(g.dtype), g, axes=1)[None]
+        rows = jax.tree.map(lambda g: jnp.where(held(g), g - mean(g), jnp.zeros_like(g)), rows)
+      return projectors.pca_ogd_extend(opt_state, rows, directions)
 
-  return Method(transform=projectors.pca_ogd(directions * spec.num_tasks), end_task=end_task)
+    return learner._replace(opt_state=extended(task.visit, extend, learner.opt_state))
+
+  return Method(end_task=end_task, **standing(projectors.pca_ogd(directions * spec.num_tasks), None, on))
 
 
 def task_gradient(model, learner, task, batch: Batch):
@@ -109,7 +126,8 @@ def cuber(
   positive,
   samples: int = 125,
   max_rank: int = 0,
-  skip: str = "head",
+  skip: str = AUTO,
+  on: str = "update",
 ) -> Method:
   """CUBER: GPM that lets a kernel move within an old task's input span where both tasks' gradients agree (regime 3).
 
@@ -117,26 +135,37 @@ def cuber(
   |G|`` and ``<G_j, G> >= positive |G_j| |G|``; there the span stays open, held by ``strength |S_j^T (W - W_start)|^2``.
   ``sufficient`` above 1 is GPM with a basis of each task of its own. The scaled weight projection of regime 2 (forward
   transfer by TRGP) is left out: :func:`cljax.projectors.scaled_projection` is its formula. Biases and norm parameters
-  are held after the first task. Needs a model with ``capture``. Spec 4.6; Lin et al., 2022. UNVERIFIED: no code found.
+  are held after the first task. The penalty's pull joins the gradient, and the projection stands behind the optimizer;
+  ``on='gradient'`` is the published order, both in front of it. ``skip`` as for ``gpm``. A task that comes back takes
+  its own slot anew. Needs a model with ``capture``. Spec 4.6; Lin et al., 2022. UNVERIFIED: no code found.
   """
-  skipped = skipping(skip)
+  skipped = skipping(model, spec, skip)
   shapes = kernels(jax.eval_shape(model.init, jax.random.key(0))[0], skipped).values()
   widest = max((x.size // x.shape[-1] for x in shapes), default=1)
 
+  kinds = (projectors.CUBERState, projectors.CUBERBlocked)
+
   def start_task(key, learner, task):
-    del key
-    g = task_gradient(model, learner, task, picking.spread(task.rows, samples))
+    g = task_gradient(model, learner, task, picking.sample(fold(key, "rows"), task.rows, samples))
     opened = projectors.cuber_start_task(learner.opt_state, learner.params, g, sufficient, positive)
     return learner._replace(opt_state=opened)
 
   def end_task(key, learner, task):
-    del key
-    batch = picking.spread(task.rows, samples)
+    batch = picking.sample(fold(key, "rows"), task.rows, samples)
     inputs, g = layer_rows(model, learner, batch), task_gradient(model, learner, task, batch)
-    return learner._replace(opt_state=projectors.cuber_end_task(learner.opt_state, inputs, g, threshold))
+    slot, slots = slot_of(learner.method_state, task.visit)
+    state = projectors.cuber_end_task(counted(learner.opt_state, kinds, slot, "tasks"), inputs, g, threshold)
+    state = counted(state, kinds, task.visit.seen.sum(dtype=jnp.int32), "tasks")
+    return learner._replace(opt_state=state, method_state=slots)
 
-  transform = projectors.cuber(spec.num_tasks, max_rank or widest, strength, skipped)
-  return Method(transform=transform, start_task=start_task, end_task=end_task)
+  sizes = spec.num_tasks, max_rank or widest
+  if on == "gradient":
+    stands: dict[str, Any] = {"transform": projectors.cuber(*sizes, strength, skipped)}
+  else:
+    projection = projectors.cuber_projection(*sizes, skipped)
+    stands = {"transform": projectors.cuber_pull(*sizes, strength, skipped)}
+    stands.update(standing(projection, hold_others(model, spec, skip), on))
+  return Method(init=lambda key, learner: no_slots(spec), start_task=start_task, end_task=end_task, **stands)
 
 
 def on_matrices(inner: optax.GradientTransformationExtraArgs, chosen, held) -> optax.GradientTransformationExtraArgs:
@@ -146,20 +175,18 @@ def on_matrices(inner: optax.GradientTransformationExtraArgs, chosen, held) -> o
   """
 
   def matrices(a):
-    leaves = [(path_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(a)]
-    return {p: x.reshape(-1, x.shape[-1]) for p, x in leaves if chosen(p, x)}
+    return {p: x.reshape(-1, x.shape[-1]) for p, x in tree.by_path(a).items() if chosen(p, x)}
 
   def update(grads, state, params=None, **extra):
     hold = held(state)
     moved, state = inner.update(matrices(grads), state, None if params is None else matrices(params), **extra)
 
     def back(path, g):
-      path = path_name(path)
       if path in moved:
         return moved[path].reshape(g.shape)
       return jnp.where(hold, jnp.zeros_like(g), g) if g.ndim < 2 else g
 
-    return jax.tree_util.tree_map_with_path(back, grads), state
+    return tree.map_named(back, grads), state
 
   return optax.GradientTransformationExtraArgs(lambda params: inner.init(matrices(params)), update)
 
@@ -174,44 +201,53 @@ def coso(
   rank: int = 8,
   sketch_rank: int = 16,
   every: int = 1,
-  skip: str = "head",
+  skip: str = AUTO,
+  on: str = "update",
 ) -> Method:
   """CoSO: Adam in the ``rank`` leading output-side gradient directions, orthogonal to those of finished tasks.
 
-  Each kernel moves by the run's learning rate times ``scale`` times CoSO's direction, which is Adam's already: run it
-  under plain SGD, without weight decay. What matches ``skip`` (the head), and kernels with a side shorter than ``rank``
-  or ``sketch_rank``, take their plain gradient; biases and norm parameters are held once a task is stored. The paper
-  adapts attention output projections of a pre-trained ViT and freezes all else but the head, with logits divided by 3
-  and the current task's classes in the softmax: that is the stream's (``active='task'``). Old outputs are preserved
-  along the stored directions only. UsageError where no kernel is large enough. Spec 4.7; Cheng et al., 2025.
+  Each kernel moves by the run's learning rate times ``scale`` times CoSO's direction, which is Adam's already: meant
+  for plain SGD. The projection stands behind the optimizer, weight decay included; ``on='gradient'`` leaves it to the
+  direction alone, as published, which momentum, Adam and weight decay break. What ``skip`` names (as for ``gpm``), and
+  kernels with a side shorter than ``rank`` or ``sketch_rank``, take their plain gradient; biases and norm parameters
+  are held once a task is stored. The paper adapts attention output projections of a pre-trained ViT and freezes all
+  else but the head, with logits divided by 3 and the current task's classes in the softmax: that is the stream's
+  (``active='task'``). Old outputs are preserved along the stored directions only. UsageError where no kernel is large
+  enough. Spec 4.7; Cheng et al., 2025.
   """
-  del spec
-  skipped, least = skipping(skip), max(rank, sketch_rank)
+  skipped, least = skipping(model, spec, skip), max(rank, sketch_rank)
 
   def chosen(path, x):
     large = x.ndim >= 2 and min(x.size // x.shape[-1], x.shape[-1]) >= least
     return large and not (skipped and skipped(path))
 
-  leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(model.init, jax.random.key(0))[0])
-  if not any(chosen(path_name(p), x) for p, x in leaves):
+  leaves = tree.by_path(jax.eval_shape(model.init, jax.random.key(0))[0])
+  if not any(chosen(p, x) for p, x in leaves.items()):
     raise UsageError(f"method.sketch_rank: rank and sketch_rank are {rank} and {sketch_rank}; no kernel has both sides")
   inner = optax.chain(projectors.coso(rank, sketch_rank, every, decay=decay), optax.scale(scale))
 
   def held(state):
     return jnp.stack([k.rank > 0 for k in state[0].kernels.values()]).any()
 
+  def stored(state):
+    return jnp.stack([jnp.any(basis != 0) for basis in state.history.values()]).any()
+
   def end_task(key, learner, task):
     del key, task
     return learner._replace(opt_state=projectors.coso_end_task(learner.opt_state, threshold))
 
-  return Method(transform=on_matrices(inner, chosen, held), end_task=end_task)
+  stands: dict[str, Any] = {"transform": on_matrices(inner, chosen, held)}
+  if on == "update":
+    projection = on_matrices(projectors.coso_projection(), chosen, stored)
+    stands.update(standing(projection, hold_others(model, spec, skip), on))
+  return Method(end_task=end_task, **stands)
 
 
 register(
   "ogd",
   Entry(
     ogd,
-    {"samples": Option(100, 1), "max_bytes": Option(2 * GIB, 1)},
+    {"samples": Option(100, 1), "max_bytes": Option(2 * GIB, 1), **ON_UPDATE},
     PASS,
     "Farajtabar et al. 2020",
     test={"samples": 4},
@@ -226,6 +262,7 @@ register(
       "samples": Option(300, 1),
       "center": Option(False),
       "max_bytes": Option(2 * GIB, 1),
+      **ON_UPDATE,
     },
     PASS,
     "Doan et al. 2021",
@@ -243,7 +280,8 @@ register(
       "positive": Option(0.0, -1, 1),
       "samples": Option(125, 1),
       "max_rank": Option(0, 0),
-      "skip": Option("head"),
+      "skip": Option(AUTO),
+      **ON_UPDATE,
     },
     PASS,
     "Lin et al. 2022",
@@ -261,7 +299,8 @@ register(
       "rank": Option(8, 1),
       "sketch_rank": Option(16, 1),
       "every": Option(1, 1),
-      "skip": Option("head"),
+      "skip": Option(AUTO),
+      **ON_UPDATE,
     },
     Access(task_boundaries=True),
     "Cheng et al. 2025",

@@ -58,22 +58,22 @@ def parameter_divergence(parameter: str, params, old):
 
 def unified(
   model, spec: Spec, *, alpha, beta, deviation, prior_deviation, output: str = "logits", parameter: str = "fisher",
-  natural: bool = False, capacity: int = 200, policy: str = "reservoir", replay_batch: int = 0, fisher: str = "exact",
-  fisher_batch_size: int = 64,
+  natural: bool = False, capacity: int = 200, policy: str = "reservoir", replay_batch: int = 0, insert: str = "once",
+  fisher: str = "exact", fisher_batch_size: int = 64,
 ) -> Method:  # fmt: skip
   """The unified objective: ``mean CE + alpha mean D_Phi(f(x), z) + beta D_Psi(theta, theta_old)``.
 
   ``output`` and ``parameter`` name the divergences (:func:`output_divergence`, :func:`parameter_divergence`; 'none' for
   neither). ``logits`` and ``labels`` are of rows drawn from a memory, ``uniform`` of the current rows; with
-  ``gaussian`` the network is a mean-field Gaussian and ``D_Psi`` is divided by the rows of the largest task.
-  ``CASES`` has the options that make it EWC, CPR, DER, ER, VCL and natural-gradient VCL. Options that a case does not
-  use are ignored. Which divergence belongs to VCL is UNVERIFIED. Spec 3.1; Wang et al., 2024.
+  ``gaussian`` the network is a mean-field Gaussian and ``D_Psi`` is divided by the rows of the largest task. ``CASES``
+  has the options that make it EWC, CPR, DER, ER, VCL and natural-gradient VCL. Options that a case does not use are
+  ignored; ``insert`` is that of ``er``. Which divergence belongs to VCL is UNVERIFIED. Spec 3.1; Wang et al., 2024.
   """
   stored = output in ("logits", "labels")
   memory = replay.make_memory(spec, capacity, policy)
   size = min(replay_batch or spec.batch_size, capacity)
-  own, behind = slice(0, spec.batch_size), slice(spec.batch_size, spec.batch_size + size)
-  more = {"logits": jnp.zeros(spec.num_classes)} if output == "logits" else {}
+  own = slice(0, spec.batch_size)
+  more = {"logits": jnp.zeros(spec.num_classes, jnp.float32)} if output == "logits" else {}
 
   def init(key, learner):
     del key
@@ -86,13 +86,12 @@ def unified(
 
   def prepare(key, learner, batch):
     state = learner.method_state
-    filled = replay.insert(key, memory, state.memory)
+    filled = replay.insert_pending(key, memory, state.memory)
     rows, weight = memory.sample(tree.fold(key, output), filled.memory, size)
-    coefficient = alpha * replay.share(weight) if output == "labels" else jnp.zeros(size)
-    batch = batch._replace(coefficient=replay.share(batch.weight))
-    batch = replay.append(batch, replay.drawn(spec, rows, weight, batch.visit, coefficient))
+    coefficient = alpha * replay.share(weight) if output == "labels" else jnp.zeros(size, jnp.float32)
     if output == "logits":
-      batch = batch._replace(extra={**batch.extra, "unified": (rows["logits"], weight)})
+      batch = batch._replace(extra={**batch.extra, "logits": (rows["logits"], weight, replay.places(batch, size))})
+    batch = replay.append(batch, replay.drawn(spec, rows, weight, batch.visit, coefficient))
     return learner._replace(method_state=state._replace(memory=filled)), batch
 
   def output_term(key, params, learner, batch, outputs):
@@ -100,8 +99,8 @@ def unified(
     if output == "uniform":
       per_row = output_divergence(output, outputs.logits, None, batch.class_mask)
       return alpha * losses.reduce(per_row, batch.weight, batch.coefficient)
-    target, weight = batch.extra["unified"]
-    return alpha * losses.reduce(output_divergence(output, outputs.logits[behind], target), weight)
+    target, weight, at = batch.extra["logits"]
+    return alpha * losses.reduce(output_divergence(output, replay.at_places(outputs.logits, at), target), weight)
 
   def parameter_term(key, params, learner, batch, outputs):
     del key, batch, outputs
@@ -110,9 +109,9 @@ def unified(
 
   def after_step(key, learner, info):
     del key
-    kept = {"logits": info.outputs.logits[own]} if output == "logits" else {}
+    kept = {"logits": info.outputs.logits[own].astype(jnp.float32)} if output == "logits" else {}
     state, rows = learner.method_state, replay.rows_of(spec, info.batch, **kept)
-    pending = state.memory._replace(pending=rows, weight=info.batch.weight[own])
+    pending = state.memory._replace(pending=rows, weight=replay.offered(spec, info.batch, insert))
     return learner._replace(method_state=state._replace(memory=pending))
 
   def end_task(key, learner, task):

@@ -6,12 +6,14 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cljax import estimators, tree, unlearning
 from cljax.method import Method
 from cljax.methods.forgetting import EDITS, FORGET_ONLY, approximate, viewed
 from cljax.methods.registry import Entry, Option, register
+from cljax.tree import fold
 from cljax.types import Access, UsageError
 from cljax.unlearning.class_statistics import empty_statistics
 from cljax.unlearning.tangent import chosen_leaves, with_leaves
@@ -24,7 +26,7 @@ def fisher_forgetting(model, spec, *, alpha, variant: str = "paper", importance_
 
   def forget(key, learner, request, tools):
     fisher = lambda params, rows: estimators.fisher_diagonal(
-      model, params, learner.model_state, rows, kind="exact", batch_size=importance_batch
+      model, params, learner.model_state, rows, kind="exact", key=fold(key, "importance"), batch_size=importance_batch
     )
     given = {"alpha": alpha, "classes": request.classes, "variant": variant, "importance": fisher}
     apply_fn = viewed(model, learner, key)
@@ -51,7 +53,7 @@ def tangent(call, every: bool):
     def forget(key, learner, request, tools):
       given = {"forget": request.forget, "retain": request.retain, **options}
       initial = with_leaves(learner.params, learner.method_state)
-      params = call(viewed(model, learner, key), learner.params, initial=initial, **given)
+      params = call(viewed(model, learner, key), learner.params, initial=initial, key=key, **given)
       return tools.reset_optimizer(learner._replace(params=params))
 
     return Method(init=init, forget=forget)
@@ -108,7 +110,8 @@ def streaming(model, spec, *, learning_rate, stay_weight, steps: int = 20, batch
   def end_task(key, learner, task):
     apply_fn = viewed(model, learner, key)
     new = unlearning.feature_statistics(apply_fn, learner.params, task.rows, spec.num_classes, batch=batch)
-    return learner._replace(method_state=tree.add(learner.method_state, new))
+    once = jax.tree.map(lambda n: jnp.where(task.visit.first, n, jnp.zeros_like(n)), new)
+    return learner._replace(method_state=tree.add(learner.method_state, once))
 
   def forget(key, learner, request, tools):
     head_fn = head_of(model, learner.params, learner.model_state, request.forget.batch(0, 1).x)
@@ -123,7 +126,7 @@ def streaming(model, spec, *, learning_rate, stay_weight, steps: int = 20, batch
 
 
 streaming.__doc__ = (unlearning.streaming.__doc__ or "") + (
-  "\n  Statistics are taken when a task ends, under the parameters of then; they are not refreshed."
+  "\n  Statistics are taken when a task first ends, under the parameters of then; they are not refreshed."
 )
 
 

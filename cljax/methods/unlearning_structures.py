@@ -12,7 +12,8 @@ from cljax import losses, tree
 from cljax import memory as memories
 from cljax.method import Method
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import example_row, rows_of
+from cljax.methods.replay import INSERT, example_row, offered, rows_of
+from cljax.methods.slots import no_slots, slot_of
 from cljax.types import Access, Model, Outputs, Spec, UsageError
 from cljax.unlearning.sharding import shard_of
 
@@ -46,7 +47,8 @@ def sisa(model: Model, spec: Spec, *, shards: int = 4) -> Method:
 
   def prepare(key, learner, batch):
     del key
-    return learner, batch._replace(coefficient=jnp.zeros_like(batch.weight))  # the shards' losses stand for it
+    none = jnp.zeros_like(batch.weight)  # the shards' losses stand for it
+    return learner, batch._replace(coefficient=none, averaged=none)
 
   def loss(key, params, learner, batch, outputs):
     del key, params, learner
@@ -63,26 +65,27 @@ def sisa(model: Model, spec: Spec, *, shards: int = 4) -> Method:
 class SideNetworks(NamedTuple):
   """What CLPU-DER++ keeps beside its networks."""
 
-  memory: Any  # a reservoir for each task, leading axis T
+  memory: Any  # a reservoir for each task that is learned for good, in the order in which they are met; leading axis T
+  slots: Any  # [T] int32: the reservoir of each task, -1 for none
   alive: Any  # [temporary] bool: the side network is in use
-  steps: Any  # [T] int32: steps taken on each task; noise depends on these alone
+  steps: Any  # int32: steps taken on the main network; noise depends on these alone
   first: Any  # the optimizer's first state, for a side network to start from
   parked: Any  # the main network's optimizer state while a side network is trained
 
 
 def clpu_derpp(
-  model: Model, spec: Spec, *, alpha, beta, temporary: tuple = (), capacity: int = 200, replay_batch: int = 32
-) -> Method:
+  model: Model, spec: Spec, *, alpha, beta, temporary: tuple = (), capacity: int = 200, replay_batch: int = 32,
+  insert: str = "once",
+) -> Method:  # fmt: skip
   """CLPU-DER++: tasks in ``temporary`` are learned in networks of their own, so forgetting them is dropping those.
 
   Other tasks: ``CE + 1/|prev| sum_prev [alpha MSE(z, z_mem) + beta CE]`` on the main network, a reservoir of
   ``capacity`` rows (x, y, z) for each task, ``replay_batch`` rows split over the tasks, MSE over the task's own
-  classes. A temporary task starts a fresh network and a fresh optimizer, trains by CE alone, and stores no row. A
-  request that names any row of a temporary task drops its whole network (to zeros) and hands the task to the main one,
-  which never saw it: with or without such a task, the main network has the same bits, as long as batches are the same
-  and the model draws no noise of its own (dropout follows the step). A request for a row of any other task is refused
-  when the program runs, for it sees the request only then: by an error on one device; on several, where a callback to
-  the host can block, the main network becomes NaN, which the next loss reports. Needs the task at test.
+  classes. ``insert`` as for ``er``. A temporary task starts a fresh network and a fresh optimizer, trains by CE alone,
+  and stores no row. A request that names any row of a temporary task drops its whole network (to zeros) and hands the
+  task to the main one, which never saw it: with or without such a task, the main network has the same bits, as long as
+  batches are the same and the model draws no noise of its own (dropout follows the step). A request for a row of any
+  other task is refused: the run ends with a UsageError. Needs the task at test.
 
   Deviations: a temporary task cannot be made permanent later (the release merges it from its memory alone), so its
   rows are not stored; reservoirs are unbiased (the release overwrites the last slot); side networks are in eval mode
@@ -91,13 +94,15 @@ def clpu_derpp(
   wrong = [t for t in temporary if not isinstance(t, int) or not 0 <= t < spec.num_tasks]
   if wrong or len(set(temporary)) < len(temporary):
     raise UsageError(f"temporary: got {temporary}; expected different tasks from 0 to {spec.num_tasks - 1}")
-  slots = jnp.full(spec.num_tasks, -1, jnp.int32).at[jnp.asarray(temporary, jnp.int32)].set(jnp.arange(len(temporary)))
-  every, own_classes = jnp.arange(spec.num_tasks), jnp.asarray(spec.classes_of_task)
+  sides = jnp.arange(len(temporary), dtype=jnp.int32)
+  side_of = jnp.full(spec.num_tasks, -1, jnp.int32).at[jnp.asarray(temporary, jnp.int32)].set(sides)
+  every, own_classes = jnp.arange(spec.num_tasks, dtype=jnp.int32), jnp.asarray(spec.classes_of_task)
   memory = memories.reservoir(capacity)
   share = min(capacity, max(1, replay_batch // max(1, spec.num_tasks - len(temporary) - 1)))
 
-  def slot_of(task):
-    return jnp.int32(-1) if task is None or not temporary else slots[task]
+  def side(task):
+    """The side network of a task, -1 for the main one."""
+    return jnp.int32(-1) if task is None or not temporary else side_of[task]
 
   def network(pair, slot):
     """The main one (slot -1) or a side network, out of ``{"main": ..., "side": [temporary, ...]}``."""
@@ -107,62 +112,71 @@ def clpu_derpp(
 
   def only(pair, slot, other):
     """``pair`` in the network of ``slot``, ``other`` in the rest."""
-    mine = lambda a: (jnp.arange(len(temporary)) == slot).reshape(-1, *(1,) * (a.ndim - 1))
-    side = jax.tree.map(lambda a, b: jnp.where(mine(a), a, b), pair["side"], other["side"])
+    mine = lambda a: (sides == slot).reshape(-1, *(1,) * (a.ndim - 1))
+    beside = jax.tree.map(lambda a, b: jnp.where(mine(a), a, b), pair["side"], other["side"])
     main = jax.tree.map(lambda a, b: jnp.where(slot < 0, a, b), pair["main"], other["main"])
-    return {"main": main, "side": side}
+    return {"main": main, "side": beside}
 
   def init_model(key):
-    side = jax.vmap(lambda t: model.init(jax.random.fold_in(key, t)))
-    main, own = model.init(key), side(jnp.asarray(temporary, jnp.int32)) if temporary else ({}, {})
+    many = jax.vmap(lambda i: model.init(jax.random.fold_in(key, i)))
+    main, own = model.init(key), many(sides) if temporary else ({}, {})
     return tuple({"main": m, "side": s} for m, s in zip(main, own, strict=True))
 
   def apply(params, model_state, x, *, task=None, **given):
-    slot = slot_of(task)
+    slot = side(task)
     out, new = model.apply(network(params, slot), network(model_state, slot), x, task=task, **given)
     spread = jax.tree.map(lambda a, s: jnp.broadcast_to(a, s.shape), new, model_state["side"]) if temporary else {}
     return out, only({"main": new, "side": spread}, slot, model_state)
 
   def init(key, learner):
     del key
-    row = example_row(spec, z=jnp.zeros(spec.num_classes))
+    row = example_row(spec, z=jnp.zeros(spec.num_classes, jnp.float32))
     stacked = jax.tree.map(lambda a: jnp.stack([a] * spec.num_tasks), memory.init(row))
-    first = tree.copy(learner.opt_state.optimizer)
-    count = jnp.zeros(spec.num_tasks, jnp.int32)
-    return SideNetworks(stacked, jnp.zeros(len(temporary), bool), count, first, tree.copy(first))
+    first, alive = tree.copy(learner.opt_state.optimizer), jnp.zeros(len(temporary), bool)
+    return SideNetworks(stacked, no_slots(spec), alive, jnp.zeros((), jnp.int32), first, tree.copy(first))
 
   def with_optimizer(learner, state):
     return learner._replace(opt_state=learner.opt_state._replace(optimizer=state))
 
   def start_task(key, learner, task):
     del key
-    slot, state = slot_of(task.id), learner.method_state
+    slot, state = side(task.id), learner.method_state
     now = learner.opt_state.optimizer
     pick = lambda a, b: jax.tree.map(lambda u, v: jnp.where(slot >= 0, u, v), a, b)
-    alive = state.alive | (jnp.arange(len(temporary)) == slot)
-    learner = learner._replace(method_state=state._replace(alive=alive, parked=pick(now, state.parked)))
-    return with_optimizer(learner, pick(state.first, now))
+    if temporary:
+      # Never used, or dropped and learned again.
+      params, model_state = model.init(jax.random.fold_in(tree.fold(learner.key, "side"), slot))
+      fresh = (sides == slot) & ~state.alive
+      place = lambda pair, new: {**pair, "side": jax.tree.map(
+        lambda a, n: jnp.where(fresh.reshape(-1, *(1,) * n.ndim), n[None], a), pair["side"], new
+      )}  # fmt: skip
+      learner = learner._replace(
+        params=place(learner.params, params), model_state=place(learner.model_state, model_state)
+      )
+    _, slots = slot_of(state.slots, task.visit)
+    slots, alive = jnp.where(slot < 0, slots, state.slots), state.alive | (sides == slot)
+    state = state._replace(slots=slots, alive=alive, parked=pick(now, state.parked))
+    return with_optimizer(learner._replace(method_state=state), pick(state.first, now))
 
   def end_task(key, learner, task):
     del key
-    slot, state = slot_of(task.id), learner.method_state
+    slot, state = side(task.id), learner.method_state
     pick = lambda a, b: jax.tree.map(lambda u, v: jnp.where(slot >= 0, u, v), a, b)
     learner = with_optimizer(learner, pick(state.parked, learner.opt_state.optimizer))
     return learner._replace(method_state=state._replace(parked=pick(state.first, state.parked)))
 
-  def noise(learner, task, name):
-    key = jax.random.fold_in(tree.fold(learner.key, "clpu_derpp"), task)
-    return tree.fold(jax.random.fold_in(key, learner.method_state.steps[task]), name)
+  def noise(learner, name):
+    return tree.fold(jax.random.fold_in(tree.fold(learner.key, "clpu_derpp"), learner.method_state.steps), name)
 
   def replayed(key, params, learner, batch, outputs):
     del key, outputs
     state, current = learner.method_state, batch.visit.task
-    keys = jax.vmap(lambda t: jax.random.fold_in(noise(learner, current, "sample"), t))(every)
+    keys = jax.vmap(lambda slot: jax.random.fold_in(noise(learner, "sample"), slot))(every)
     rows, weight = jax.vmap(lambda k, s: memory.sample(k, s, share))(keys, state.memory)
-    before = (every != current) & (weight.sum(1) > 0) & (slot_of(current) < 0)
+    before = (every != state.slots[current]) & (weight.sum(1) > 0) & (side(current) < 0)
     flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
     weight = (weight * before[:, None]).reshape(-1)
-    given = {"train": True, "key": noise(learner, current, "model"), "task": None, "mask": weight}
+    given = {"train": True, "key": noise(learner, "model"), "task": None, "mask": weight}
     x = spec.view(flat["x"], flat["task"])
     z = model.apply(params["main"], learner.model_state["main"], x, **given)[0].logits
     inside = own_classes[flat["task"]]
@@ -176,18 +190,20 @@ def clpu_derpp(
   def after_step(key, learner, info):
     del key
     state, current = learner.method_state, info.batch.visit.task
+    slot = jnp.maximum(state.slots[current], 0)
     rows = rows_of(spec, info.batch, z=info.outputs.logits[: spec.batch_size].astype(jnp.float32))
-    weight = info.batch.weight[: spec.batch_size] * (slot_of(current) < 0)
-    own = jax.tree.map(lambda a: a[current], state.memory)
-    own = memory.add(noise(learner, current, "add"), own, rows, weight)
-    stored = jax.tree.map(lambda a, b: a.at[current].set(b), state.memory, own)
-    state = state._replace(memory=stored, steps=state.steps.at[current].add(1))
+    main = side(current) < 0
+    weight = jnp.where(main, offered(spec, info.batch, insert), 0.0)
+    own = jax.tree.map(lambda a: a[slot], state.memory)
+    own = memory.add(noise(learner, "add"), own, rows, weight)
+    stored = jax.tree.map(lambda a, b: a.at[slot].set(b), state.memory, own)
+    state = state._replace(memory=stored, steps=state.steps + main.astype(jnp.int32))
     return learner._replace(method_state=state)
 
   def still(updates, state, params=None, *, task, **extra):
     """The network of the task alone moves, whatever momentum or decay the optimizer has."""
     del params, extra
-    return only(updates, slot_of(task), tree.zeros_like(updates)), state
+    return only(updates, side(task), tree.zeros_like(updates)), state
 
   def touched_by(request):
     rows = request.forget.batch(0, request.forget.capacity)
@@ -195,7 +211,7 @@ def clpu_derpp(
 
   def permits(learner, request):
     del learner
-    return ~(touched_by(request) & (slots < 0)).any()
+    return ~(touched_by(request) & (side_of < 0)).any()
 
   def forget(key, learner, request, tools):
     del key
@@ -205,8 +221,8 @@ def clpu_derpp(
     gone = touched[jnp.asarray(temporary, jnp.int32)]
     clear = lambda a: jnp.where(gone.reshape(-1, *(1,) * (a.ndim - 1)), jnp.zeros_like(a), a)
     # Weight decay brings a side network's weights into its moments while others are trained.
-    side = lambda path: next((k.key for k in path if getattr(k, "key", "") in ("main", "side")), "") == "side"
-    dropped = lambda tree_: jax.tree_util.tree_map_with_path(lambda path, a: clear(a) if side(path) else a, tree_)
+    beside = lambda path: next((k.key for k in path if getattr(k, "key", "") in ("main", "side")), "") == "side"
+    dropped = lambda tree_: jax.tree_util.tree_map_with_path(lambda path, a: clear(a) if beside(path) else a, tree_)
     state = learner.method_state._replace(alive=learner.method_state.alive & ~gone)
     learner = learner._replace(params=dropped(learner.params), model_state=dropped(learner.model_state))
     return with_optimizer(learner._replace(method_state=state), dropped(learner.opt_state.optimizer))
@@ -217,7 +233,7 @@ def clpu_derpp(
     return learner._replace(method_state=state._replace(memory=kept))
 
   def predict(key, learner, x, task):
-    slot = slot_of(task)
+    slot = side(task)
     if temporary:
       slot = jnp.where(learner.method_state.alive[jnp.maximum(slot, 0)], slot, -1)
     params, state = network(learner.params, slot), network(learner.model_state, slot)
@@ -252,6 +268,7 @@ register(
       "temporary": Option(()),
       "capacity": Option(200, 1),
       "replay_batch": Option(32, 1),
+      **INSERT,
     },
     Access(stores_data=True, task_boundaries=True, task_id_at_test=True, forgets=True, forget_data=True),
     "Liu et al. 2022",
