@@ -226,7 +226,12 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
       x, y = shown_rows(data, rows(data.x, index[i]), rows(data.y, index[i]), row_task, view_apply)
       x = x if place is None else place.rows(x)
       logits = parts.predict(learner, x, task)
-      hit = lambda classes: jnp.sum((jnp.argmax(jnp.where(classes[task], logits, -jnp.inf), -1) == y) * weight[i])
+      there = weight[i] > 0
+
+      def hit(classes):
+        best = jnp.argmax(jnp.where(classes[task], logits, jnp.asarray(-jnp.inf, logits.dtype)), -1)
+        return jnp.sum((best == y) & there, dtype=jnp.int32)
+
       masked = hit(own)
       whole = masked if spec.task_id_given else hit(judged)
       return carry[0].at[slot].add(whole), carry[1].at[slot].add(masked)

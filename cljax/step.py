@@ -416,5 +416,5 @@ def held(alive, new: Learner, old: Learner) -> Learner:
 
 def _progress(step, where: Where, recipe):
   if recipe.schedule_over == "stream":
-    return step.astype(jnp.float32) / jnp.maximum(where.total, 1)
-  return (step - where.start).astype(jnp.float32) / jnp.maximum(where.steps, 1)
+    return step.astype(jnp.float32) / jnp.maximum(where.total, 1).astype(jnp.float32)
+  return (step - where.start).astype(jnp.float32) / jnp.maximum(where.steps, 1).astype(jnp.float32)
