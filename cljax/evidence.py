@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import losses, streams
+from cljax.judging import judged_classes
 from cljax.metrics import unlearning as metrics
 from cljax.setup import Setup
 from cljax.types import Forget, Learn, UsageError
@@ -45,10 +46,13 @@ METRICS = {
 
 
 class Sides(NamedTuple):
-  """Rows to measure on, as the task shows them: ``x [N, ...]`` as stored and labels ``y [N]`` of each side."""
+  """Rows to measure on, as their tasks show them: inputs ``x [N, ...]``, labels ``y [N]`` and tasks of each side, and
+  the classes ``judged [T, C]`` among which a row of each task is judged."""
 
   x: dict[str, Any]
   y: dict[str, np.ndarray]
+  task: dict[str, np.ndarray]
+  judged: np.ndarray
 
 
 class Answers(NamedTuple):
@@ -97,42 +101,52 @@ def sides(stream, request: Forget, most: int = 2000) -> Sides:
   chosen = {"forget": (split, forget), "retain": (split, retain), "test": (test, test_pairs[~whole])}
   if whole.any() and not whole.all():
     chosen["forgotten_test"] = (test, test_pairs[whole])
-  x, y = {}, {}
+  x, y, task = {}, {}, {}
   for side, (data, at) in chosen.items():
     raw = jnp.asarray(np.stack([data.x[i] for i in at[:, 0]]))
     x[side] = stream.view.apply(stream.view.tables, raw, jnp.asarray(at[:, 1], jnp.int32))
     y[side] = stream.labels[at[:, 1], np.asarray(data.y)[at[:, 0]]]
-  return Sides(x, y)
+    task[side] = at[:, 1]
+  return Sides(x, y, task, judged_classes(stream, learned))
 
 
 def answers(built: Setup, learner, rows: Sides, model=None) -> Answers:
   """Logits and features of each member of ``learner`` (leading axis S) on each side; features are the model's own.
 
+  Classes that do not compete (:mod:`cljax.judging`) have logits 100 below the row's highest: as good as absent.
   ``model`` (on raw inputs) lets runs of one model share a program, where the method neither predicts nor wraps it.
   """
   method = built.parts.method
   own = method.predict is not None or method.model is not None
   program = _program(built.parts.predict, method.model or built.model) if own or model is None else _plain(model)
-  both = {side: jax.tree.map(np.asarray, program(learner, x)) for side, x in rows.x.items()}
-  logits, features = ({side: pair[i] for side, pair in both.items()} for i in (0, 1))
+  told = built.spec.task_id_given and own
+  logits, features = {}, {}
+  for side, x in rows.x.items():
+    task = rows.task[side] if told else np.zeros(len(x), int)
+    found = [(task == t, program(learner, x[task == t], np.int32(t))) for t in np.unique(task)]
+    place = np.argsort(np.concatenate([np.flatnonzero(mine) for mine, _ in found]))
+    z, features[side] = (np.concatenate([np.asarray(pair[i]) for _, pair in found], 1)[:, place] for i in (0, 1))
+    judged = rows.judged[rows.task[side]]
+    top = np.where(judged, z, -np.inf).max(-1, keepdims=True)
+    logits[side] = z if judged.all() else np.where(judged, z, top - 100)
   return Answers(logits, features, learner.params, learner.model_state)
 
 
 def _program(predict, model):
-  """``(learner [S], x) -> (logits [S, N, K], features [S, N, D])``, jitted."""
+  """``(learner [S], x, task) -> (logits [S, N, K], features [S, N, D])``, jitted."""
 
-  def one(learner, x):
+  def one(learner, x, task):
     out, _ = model.apply(learner.params, learner.model_state, x, train=False, key=learner.key, task=None, mask=None)
-    logits = out.logits if predict is None else predict(learner, x, jnp.int32(0))
+    logits = out.logits if predict is None else predict(learner, x, task)
     return logits, logits if out.features is None else out.features
 
-  return jax.jit(lambda learner, x: jax.lax.map(lambda l: one(l, x), learner))
+  return jax.jit(lambda learner, x, task: jax.lax.map(lambda l: one(l, x, task), learner))
 
 
 @functools.lru_cache(maxsize=4)
 def _plain(model):
   whole = _program(None, model)
-  return lambda learner, x: whole(learner._replace(opt_state=(), method_state=()), x)
+  return lambda learner, x, task: whole(learner._replace(opt_state=(), method_state=()), x, task)
 
 
 def first(given: Answers, count: int, start: int = 0) -> Answers:

@@ -14,6 +14,7 @@ from cljax import mesh as meshes
 from cljax import programs as prog
 from cljax.recipe import Recipe, check_recipe, make_augment
 from cljax.step import Data, Parts, build, rescaled
+from cljax.streams.rows import at_most
 from cljax.types import Forget, Learn, Model, Spec, UsageError
 
 
@@ -28,7 +29,7 @@ class Options(NamedTuple):
   """How a run is evaluated, fed and kept."""
 
   eval_every: int = 0  # evaluate each so many steps (0: after events only)
-  eval_limit: int = 0  # rows of each task in those evaluations (0: all)
+  eval_limit: int = 0  # rows of each task in those evaluations, evenly by class (0: all)
   eval_block: int = 256
   feed: str = "device"  # 'device' (data on the device) or 'grain' (data larger than memory)
   boundary_limit: int = 4096  # with grain: rows of a task that a boundary pass sees
@@ -229,10 +230,19 @@ def _data(stream, x, y, ids) -> Data:
   return Data(jnp.asarray(x), as_int(y), as_int(ids), as_int(stream.labels), stream.view.tables)
 
 
+def _few_first(rows, y, limit: int) -> np.ndarray:
+  """The rows of a task with those in front that a partial evaluation sees: ``limit`` of them, evenly by class."""
+  if not limit:
+    return rows
+  few = at_most(rows, y, limit, seed=0)
+  return np.concatenate([few, np.asarray(rows)[~np.isin(rows, few)]])
+
+
 def _evaluation(stream, options: Options):
   """Test rows and, behind them, validation rows as one array; the blocks of a full and of a partial evaluation."""
   test, train = stream.dataset.test, stream.dataset.train
-  slots, block = list(enumerate(stream.test)), options.eval_block
+  block, limit = options.eval_block, options.eval_limit
+  slots = [(t, _few_first(rows, test.y, limit)) for t, rows in enumerate(stream.test)]
   x, y = np.asarray(test.x), np.asarray(test.y)
   if all(len(rows) for rows in stream.validation):
     held = np.unique(np.concatenate(stream.validation))
@@ -244,5 +254,5 @@ def _evaluation(stream, options: Options):
     x, y = least(x), least(y)
   cut = lambda slots, length=0: prog.blocks(slots, block, length, ordered=0 if order is None else len(y))
   whole = cut(slots)
-  few = [(t, rows[: options.eval_limit or None] if s < stream.num_tasks else []) for s, (t, rows) in enumerate(slots)]
+  few: list = [(t, rows[: limit or None] if s < stream.num_tasks else []) for s, (t, rows) in enumerate(slots)]
   return _data(stream, x, y, np.arange(len(y))), whole, cut(few, len(whole.task))

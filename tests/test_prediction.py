@@ -102,3 +102,17 @@ def test_the_union_by_hand(dataset):
   drawn = streams.build(dataset, "scole", tasks=3, classes_per_task=2, validation=0.0)
   met = drawn.classes_of_task[drawn.events[0].task]
   assert judging.judged_classes(drawn, [drawn.events[0].task])[-1].tolist() == met.tolist()
+
+
+def test_a_partial_evaluation_sees_every_class(dataset, small_model):
+  """Rows stored by class: the first ones of a task would be of one class. By hand: the share of a constant answer."""
+  order = np.argsort(dataset.test.y, kind="stable")
+  by_class = dataset._replace(test=type(dataset.test)(*(a[order] for a in dataset.test)))
+  for kind in ("domain", "permuted"):
+    stream = streams.build(by_class, kind, tasks=2, validation=0.0)
+    method = lambda model, spec: constant(model, spec, range(spec.num_classes))
+    model = small_model if kind == "permuted" else cljax.models.mlp((4, 4, 1), 2, hidden=(8,))
+    options = OPTIONS._replace(eval_every=4, eval_limit=8)
+    result = cljax.run(stream, model, method, training=TRAINING, options=options)
+    assert {tuple(c["accuracy"][0]) for c in result.curves} == {(1 / stream.num_classes,) * 2}
+    np.testing.assert_allclose(result.accuracy[0], 1 / stream.num_classes, atol=1e-7)

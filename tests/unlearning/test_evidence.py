@@ -106,3 +106,19 @@ def test_forgetting_goes_on_from_a_trained_population(stream, small_model, train
 def test_cost_is_said_in_one_line():
   line = evidence.cost([("originals", 5), ("oracles", 20)], 300)
   assert line == "evidence: 25 trainings of 300 steps each (5 originals, 20 oracles)"
+
+
+def test_classes_that_were_never_trained_do_not_compete(make_blobs, small_model):
+  """Two of four classes were learned: answers are among these two, as the run itself reports."""
+  stream = streams.build(make_blobs(), "class", tasks=2, validation=0.0)
+  stream = stream._replace(events=stream.events[:1])
+  rows = evidence.sides(stream, cljax.Forget(classes=(0,)))
+  result = engine.prepare(stream, small_model, **{**TRAINING, "seeds": 1})
+  learner = result.run().learner
+  learner = learner._replace(
+    params={**learner.params, "head": {k: v.at[..., 3].add(1e3) for k, v in learner.params["head"].items()}}
+  )
+  answers = evidence.answers(result.setup, learner, rows)
+  for side in ("forget", "retain", "test"):
+    assert set(answers.logits[side].argmax(-1).ravel()) <= {0, 1}
+    assert np.isfinite(answers.logits[side]).all()
