@@ -1,7 +1,7 @@
 """The table of all transforms: how each is made and brought to act, and what it must give, in float64 NumPy.
 
-Three leaves: ``kernel [2, 3]`` and ``bias [3]`` of a first layer, ``out [3, 2]`` of a second. Each row is initialised at
-A, ends a task there, and gets the gradient G at W. ``python tests/transforms/cases.py`` prints the text for the README.
+Three leaves: ``kernel [2, 3]`` and ``bias [3]`` of a first layer, ``out [3, 2]`` of a second. Each row is initialised
+at A, ends a task there, and gets the gradient G at W. ``python tests/transforms/cases.py`` prints the README's text.
 """
 
 from __future__ import annotations
