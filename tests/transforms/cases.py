@@ -322,7 +322,12 @@ ROWS: dict[str, Row] = {
     each(lambda v, n: v.G[n] * (1 if n == "out" else np.array([0.0, 1.0, 1.0]))),
     lambda place: {"units": units(place), "layout": place.layout},
     lambda s, p, place: optimizers.clnp_consolidate(
-      p, s, units(place), (jnp.array([True, False, False]),), jnp.zeros(2, bool), layout=place.layout
+      p,
+      s,
+      units(place),
+      (jnp.arange(SHAPES["kernel"][1]) == 0,),
+      jnp.zeros(SHAPES["out"][1], bool),
+      layout=place.layout,
     )[1],
     masked=False,
   ),
