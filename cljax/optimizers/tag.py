@@ -56,7 +56,7 @@ def scale_by_tag(
     keep = 1.0 if base == "adagrad" else b2
     first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g.astype(m.dtype), state.first, updates)
     second = jax.tree.map(lambda v, g: keep * v + gain * jnp.square(g.astype(v.dtype)), state.second, updates)
-    past = jnp.arange(num_tasks) < state.task
+    past = jnp.arange(num_tasks, dtype=jnp.int32) < state.task
 
     def step(g, m, v, directions, seconds):
       axes = tuple(range(1, directions.ndim))
@@ -103,7 +103,7 @@ def tag_next_task(opt_state):
 
     def store(stack, x):
       # A select, not a write by index: it leaves every device its part of a sharded stack.
-      here = (jnp.arange(capacity) == task).reshape(-1, *(1,) * x.ndim)
+      here = (jnp.arange(capacity, dtype=jnp.int32) == task).reshape(-1, *(1,) * x.ndim)
       return jnp.where(here, x[None], stack)
 
     return state._replace(

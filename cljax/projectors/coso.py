@@ -51,7 +51,7 @@ def _left(a):
 def _shrink(u, sigma, rank: int):
   """Frequent directions: ``(U_r sqrt(max(s^2 - s_{r+1}^2, 0)), s_{r+1}^2)``."""
   lost = sigma[rank] ** 2 if sigma.shape[0] > rank else jnp.zeros((), sigma.dtype)
-  return u[:, :rank] * jnp.sqrt(jnp.maximum(sigma[:rank] ** 2 - lost, 0)), lost
+  return u[:, :rank] * jnp.sqrt(jnp.maximum(sigma[:rank] ** 2 - lost, 0))[None, :], lost
 
 
 def coso(

@@ -215,7 +215,7 @@ def cuber_start_task(opt_state, params, grads, sufficient=0.5, positive=0.0):
       enough = jnp.sqrt(jnp.sum(inside**2, (1, 2))) >= sufficient * length
       agree = jnp.sum(k.gradients * g[None], (1, 2)) >= positive * jnp.sqrt(jnp.sum(k.gradients**2, (1, 2))) * length
       regime = jnp.where(enough, jnp.where(agree, 3, 2), 1)
-      regime = jnp.where(jnp.arange(len(regime)) < state.tasks, regime, 0).astype(jnp.int32)
+      regime = jnp.where(jnp.arange(len(regime), dtype=jnp.int32) < state.tasks, regime, 0).astype(jnp.int32)
       shut = ((regime == 1) | (regime == 2)).astype(k.spans.dtype)
       # One basis of the union: projecting off each span in turn would not be orthogonal to all of them.
       union = (k.spans * shut[:, None, None]).transpose(0, 2, 1).reshape(-1, w.shape[0])

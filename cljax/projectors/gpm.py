@@ -172,10 +172,11 @@ def leading(energy, total, threshold, strict, size: int):
 
 def append(basis, rank, directions, count):
   """Appends the first ``count`` columns of ``directions [d, m]`` (zero after them), made orthonormal to the basis."""
+  count = count.astype(jnp.int32)
   for _ in range(2):  # the second pass removes what the first one's rounding left; twice is enough
     directions, _ = jnp.linalg.qr(remove_span(basis, directions))
-    directions = jnp.where((jnp.arange(directions.shape[1]) < count)[None, :], directions, 0)
-  at = jnp.arange(basis.shape[1]) - rank
+    directions = jnp.where((jnp.arange(directions.shape[1], dtype=jnp.int32) < count)[None, :], directions, 0)
+  at = jnp.arange(basis.shape[1], dtype=jnp.int32) - rank
   fits = jnp.minimum(count, basis.shape[1] - rank)
   new = jnp.take(directions, jnp.clip(at, 0, directions.shape[1] - 1), axis=1)
   basis = jnp.where(((at >= 0) & (at < fits))[None, :], new, basis)

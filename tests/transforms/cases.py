@@ -1,7 +1,7 @@
 """The table of all transforms: how each is made and brought to act, and what it must give, in float64 NumPy.
 
-Three leaves: ``kernel [2, 3]`` and ``bias [3]`` of a first layer, ``out [3, 2]`` of a second. Each row is initialised at
-A, ends a task there, and gets the gradient G at W. ``python tests/transforms/cases.py`` prints the text for the README.
+Three leaves: ``kernel [2, 3]`` and ``bias [3]`` of a first layer, ``out [3, 2]`` of a second. Each row is initialised
+at A, ends a task there, and gets the gradient G at W. ``python tests/transforms/cases.py`` prints the README's text.
 """
 
 from __future__ import annotations
@@ -322,7 +322,12 @@ ROWS: dict[str, Row] = {
     each(lambda v, n: v.G[n] * (1 if n == "out" else np.array([0.0, 1.0, 1.0]))),
     lambda place: {"units": units(place), "layout": place.layout},
     lambda s, p, place: optimizers.clnp_consolidate(
-      p, s, units(place), (jnp.array([True, False, False]),), jnp.zeros(2, bool), layout=place.layout
+      p,
+      s,
+      units(place),
+      (jnp.arange(SHAPES["kernel"][1]) == 0,),
+      jnp.zeros(SHAPES["out"][1], bool),
+      layout=place.layout,
     )[1],
     masked=False,
   ),

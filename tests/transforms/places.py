@@ -14,6 +14,8 @@ import numpy as np
 from flax import nnx
 from transforms.cases import LEAVES, SHAPES, Place
 
+from cljax import tree
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
@@ -82,10 +84,6 @@ def out_of_eqx(m):
   return {"kernel": m.first.weight.T, "bias": m.first.bias, "out": m.second.weight.T}
 
 
-def plain_step(place: Place, tx, state, grads, params, **extra):
-  return tx.update(grads, state, params, **extra)
-
-
 PLACES = {
   "dict": Place(dict, dict, {n: n for n in LEAVES}),
   "tuple": Place(
@@ -117,9 +115,9 @@ class Loop(NamedTuple):
   step: Callable
 
 
-def loop(name: str, tx, params, lift) -> Loop:
-  """``params`` and gradients come lifted; NNX and Equinox take theirs from a model."""
-  if name == "NNX" and lift is None:
+def loop(name: str, tx, params, model_of_params=True) -> Loop:
+  """NNX and Equinox take parameters from a model, where ``model_of_params`` are one's."""
+  if name == "NNX" and model_of_params:
     model = Nnx()
     nnx.update(model, params)
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
@@ -130,7 +128,7 @@ def loop(name: str, tx, params, lift) -> Loop:
     def nnx_step(grads, params, **extra):
       nnx.update(model, params)
       before = jax.tree.map(np.asarray, nnx.as_pure(nnx.state(model, nnx.Param)))
-      optimizer.update(model, grads, **extra)
+      optimizer.update(model, tree.boxed(grads, nnx.state(model, nnx.Param)), **extra)  # as nnx.grad gives them
       return jax.tree.map(lambda a, b: np.asarray(a) - b, nnx.as_pure(nnx.state(model, nnx.Param)), before)
 
     return Loop(nnx_end, nnx_step)
@@ -141,7 +139,7 @@ def loop(name: str, tx, params, lift) -> Loop:
     box["state"] = edit(box["state"], params)
 
   def step(grads, now, **extra):
-    if name == "Equinox" and lift is None:  # the whole model, functions and all, as Equinox's users pass it
+    if name == "Equinox" and model_of_params:  # the whole model, functions and all, as Equinox's users pass it
       now = eqx.combine(now, Eqx(**{n: jnp.zeros(s) for n, s in SHAPES.items()}))
     updates, box["state"] = tx.update(grads, box["state"], now, **extra)
     return updates
