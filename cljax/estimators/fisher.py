@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax.dtypes import wide
 from cljax.estimators.per_sample import check_batch_size, per_sample_sums, rows_at_once, sum_over_batches, thinned
 from cljax.types import Batch, Model, Rows, UsageError
 
@@ -32,14 +33,16 @@ def _contrasts(p):
   q = after[:, 1:]
   weight = p[:, :-1] * q / jnp.where(after[:, :-1] > 0, after[:, :-1], 1.0)
   later = jnp.triu(jnp.ones((p.shape[-1],) * 2, p.dtype), 1)[:-1]
-  share = later * p[:, None] / jnp.where(q > 0, q, 1.0)[:, :, None]
-  return weight.T, jnp.moveaxis(jnp.eye(p.shape[-1], dtype=p.dtype)[:-1] - share, 1, 0)
+  share = later[None] * p[:, None] / jnp.where(q > 0, q, 1.0)[:, :, None]
+  return weight.T, jnp.moveaxis(jnp.eye(p.shape[-1], dtype=p.dtype)[None, :-1] - share, 1, 0)
 
 
 def fisher_diagonal(
   model: Model, params, model_state, rows: Rows, *, kind="exact", key=None, batch_size: int = 64, samples=None
 ):
-  """``F = sum_n w_n E_y[(d log p(y | x_n) / d theta)^2] / sum_n w_n``, a tree like ``params``, at eval mode.
+  """``F = sum_n w_n E_y[(d log p(y | x_n) / d theta)^2] / sum_n w_n``, like ``params``, at eval mode.
+
+  Made, and given, in at least float32 whatever the dtype of the parameters: a small square is lost in a narrower one.
 
   ``kind`` says over what ``y`` runs and what is squared:
     ``exact``      ``sum_c p(c|x) (...)^2`` over all classes: the diagonal of the true Fisher; C - 1 backward passes;
@@ -69,8 +72,8 @@ def fisher_diagonal(
       return _contrasts(p)
     y = batch.y
     if kind == "sampled":
-      below = jnp.cumsum(p, -1) <= batch.extra["uniform"][:, None] * p.sum(-1, keepdims=True)
-      y = jnp.minimum(below.sum(-1), p.shape[-1] - 1)
+      below = jnp.cumsum(p, -1) <= batch.extra["uniform"].astype(p.dtype)[:, None] * p.sum(-1, keepdims=True)
+      y = jnp.minimum(below.sum(-1, dtype=jnp.int32), p.shape[-1] - 1)
     return jnp.ones((1, p.shape[0]), p.dtype), _toward(y, p, batch)[None]
 
   size = batch_size
@@ -78,7 +81,7 @@ def fisher_diagonal(
     size = rows_at_once(model, params, model_state, rows, batch_size, many=kind == "exact")
   if kind == "sampled":
     # one number a row, those that its batch has by itself, however many rows are passed over at once
-    of_batch = lambda i: jax.random.uniform(jax.random.fold_in(key, i), (batch_size,))
+    of_batch = lambda i: jax.random.uniform(jax.random.fold_in(key, i), (batch_size,), jnp.float32)
     numbers = jax.vmap(of_batch)(jnp.arange(-(-(rows.capacity + size) // batch_size))).reshape(-1)
   else:
     numbers = None
@@ -91,7 +94,7 @@ def fisher_diagonal(
 
     def weighted(logits, batch):
       w, cotangent = cotangents(logits, batch)
-      w = w * batch.weight
+      w = w * batch.weight.astype(w.dtype)[None]
       return w, jnp.where((batch.weight > 0)[None, :, None], cotangent, 0.0)
 
     return per_sample_sums(model, params, model_state, batch, weighted, jnp.square), batch.weight.sum()
@@ -101,11 +104,14 @@ def fisher_diagonal(
 
     def loss(p):
       logits = model.apply(p, model_state, batch.x, train=False, key=None, task=batch.task[0])[0].logits
-      nll = -jnp.take_along_axis(jax.nn.log_softmax(_masked(logits, batch)), batch.y[:, None], 1)[:, 0]
-      return jnp.sum(jnp.where(batch.weight > 0, nll * batch.weight, 0.0)) / jnp.maximum(batch.weight.sum(), 1e-30)
+      log_p = jax.nn.log_softmax(_masked(logits.astype(wide(logits.dtype)), batch))
+      nll = -jnp.take_along_axis(log_p, batch.y[:, None], 1)[:, 0]
+      weight = batch.weight.astype(nll.dtype)
+      return jnp.sum(jnp.where(weight > 0, nll * weight, 0.0)) / jnp.maximum(weight.sum(), 1e-30)
 
-    return jax.tree.map(jnp.square, jax.grad(loss)(params)), (batch.weight.sum() > 0).astype(jnp.float32)
+    square = lambda g: jnp.square(g.astype(wide(g.dtype)))
+    return jax.tree.map(square, jax.grad(loss)(params)), (batch.weight.sum() > 0).astype(jnp.float32)
 
-  like = (params, jnp.zeros(()))
+  like = (params, jnp.zeros((), jnp.float32))
   total, weight = sum_over_batches(rows, size, like, batched if kind == "batched" else per_sample)
   return tree.scale(1.0 / jnp.where(weight > 0, weight, 1.0), total)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax.dtypes import wide
 from cljax.estimators.per_sample import check_batch_size, per_sample_sums, rows_at_once, sum_over_batches, thinned
 from cljax.types import Model, Rows
 
@@ -15,11 +16,11 @@ def mas_importance(
 ):
   """``Omega = sum_n w_n |d ||f(x_n)||^2 / d theta| / sum_n w_n``, a tree like ``params``, at eval mode; uses no labels.
 
-  ``f`` are the logits; those outside a row's ``class_mask`` do not count. ``batched=True`` takes the absolute value of
-  each batch's (weighted) mean gradient instead and averages batches by their weight, as FACIL's code does (Avalanche's,
-  with batches of equal weight): it underestimates, and depends on ``batch_size`` and the order of the rows.
-  ``samples``, ``key`` and rows of weight 0 as in :func:`fisher_diagonal`. Aljundi et al. 2018. Raises UsageError for a
-  bad ``batch_size`` or ``samples``.
+  Given in at least float32. ``f`` are the logits; those outside a row's ``class_mask`` do not count. ``batched=True``
+  takes the absolute value of each batch's (weighted) mean gradient instead and averages batches by their weight, as
+  FACIL's code does (Avalanche's, with batches of equal weight): it underestimates, and depends on ``batch_size`` and
+  the order of the rows. ``samples``, ``key`` and rows of weight 0 as in :func:`fisher_diagonal`. Aljundi et al. 2018.
+  Raises UsageError for a bad ``batch_size`` or ``samples``.
   """
   check_batch_size(batch_size)
   rows = thinned(rows, samples, key)
@@ -40,12 +41,12 @@ def mas_importance(
 
     def loss(p):
       logits = model.apply(p, model_state, batch.x, train=False, key=None, task=batch.task[0])[0].logits
-      size = jnp.square(counted(logits, batch)).sum(-1)
-      return jnp.sum(jnp.where(batch.weight > 0, size * batch.weight, 0.0))
+      size = jnp.square(counted(logits.astype(wide(logits.dtype)), batch)).sum(-1)
+      return jnp.sum(jnp.where(batch.weight > 0, size * batch.weight.astype(size.dtype), 0.0))
 
     return jax.tree.map(jnp.abs, jax.grad(loss)(params)), batch.weight.sum()
 
-  like = (params, jnp.zeros(()))
+  like = (params, jnp.zeros((), jnp.float32))
   size = batch_size if batched else rows_at_once(model, params, model_state, rows, batch_size)
   total, weight = sum_over_batches(rows, size, like, by_batch if batched else per_sample)
   return tree.scale(1.0 / jnp.where(weight > 0, weight, 1.0), total)

@@ -132,7 +132,8 @@ def _layer_sums(call, d, weight, phi) -> dict[str, Any]:
   if call.spec.unfold is None or not set(call.spec.leaves) <= {"kernel", "bias"}:
 
     def one(x, d):
-      return jax.vjp(lambda p: call.spec.local(p, x[None]), call.params)[1](d[None])[0]
+      out, pull = jax.vjp(lambda p: call.spec.local(p, x[None]), call.params)
+      return pull(d[None].astype(out.dtype))[0]
 
     grads = jax.vmap(one)(call.input, d)
   else:
@@ -197,7 +198,8 @@ def _one_by_one(model: Model, params, model_state, batch: Batch, cotangents, phi
 
 
 def per_sample_sums(model: Model, params, model_state, batch: Batch, cotangents, phi):
-  """``sum_k sum_b w_kb phi(g_kb)`` like ``params``, ``g_kb`` being row ``b``'s gradient of ``cotangent_kb . logits_b``.
+  """``sum_k sum_b w_kb phi(g_kb)`` like ``params`` in at least float32, ``g_kb`` being row ``b``'s gradient of
+  ``cotangent_kb . logits_b``.
 
   ``cotangents(logits [B, C], batch) -> (w [K, B], cotangent [K, B, C])``; ``phi`` is ``square`` or ``abs``
   (elementwise, and multiplicative). The model runs in eval mode. Models whose layers cannot be captured are served row

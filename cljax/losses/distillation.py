@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from cljax.dtypes import wide
 from cljax.losses.supervised import masked_log_softmax
 from cljax.types import UsageError
 
@@ -17,15 +18,19 @@ def distillation(logits, teacher_logits, temperature=2.0, class_mask=None):
   Raises UsageError where the shapes differ.
   """
   _same_shape(logits, teacher_logits, "teacher_logits")
-  log_q = masked_log_softmax(jax.lax.stop_gradient(teacher_logits) / temperature, class_mask)
+  logits, teacher_logits = _together(logits, jax.lax.stop_gradient(teacher_logits))
+  temperature = jnp.asarray(temperature).astype(logits.dtype)
+  log_q = masked_log_softmax(teacher_logits / temperature, class_mask)
   log_p = masked_log_softmax(logits / temperature, class_mask)
-  q = jnp.exp(log_q) if class_mask is None else jnp.where(class_mask, jnp.exp(log_q), 0.0)
+  q = jnp.exp(log_q)
+  q = q if class_mask is None else jnp.where(jnp.broadcast_to(class_mask, q.shape), q, 0.0)
   return temperature**2 * jnp.sum(q * (log_q - log_p), axis=-1)
 
 
 def logit_mse(logits, target):
   """``mean_k (logits_k - target_k)^2`` per example, ``[B]``: the mean over all K logits, as DER has it, not the sum."""
   _same_shape(logits, target, "target")
+  logits, target = _together(logits, target)
   return jnp.mean(jnp.square(logits - target), axis=-1)
 
 
@@ -35,18 +40,21 @@ def center_loss(features, y, centers):
   Meaningful where the tasks share their labels (domain-incremental). No gradient goes to the centres: they move by
   ``update_centers`` in the first task and are fixed after. Olpadkar and Gavas 2021; Wen et al. 2016.
   """
-  return 0.5 * jnp.sum(jnp.square(features - jax.lax.stop_gradient(centers)[y]), axis=-1)
+  features, own = _together(features, jax.lax.stop_gradient(centers)[y])
+  return 0.5 * jnp.sum(jnp.square(features - own), axis=-1)
 
 
 def update_centers(centers, features, y, weight, rate):
   """``c_j += rate * sum_{y=j} (f - c_j) / (1 + n_j)``, n_j the weighted count of class j; centers ``[C, D]``.
 
-  rate in [0, 1]. The constants are UNVERIFIED. Wen et al. 2016.
+  rate in [0, 1]. Keeps the dtype of the centres. The constants are UNVERIFIED. Wen et al. 2016.
   """
-  member = jax.nn.one_hot(y, centers.shape[0], dtype=centers.dtype) * weight[:, None]
+  old = centers.astype(wide(centers.dtype))
+  member = jax.nn.one_hot(y, centers.shape[0], dtype=old.dtype) * weight.astype(old.dtype)[:, None]
   count = member.sum(0)[:, None]
-  features = jnp.where(weight[:, None] != 0, features, 0.0)
-  return centers + rate * (member.T @ features - count * centers) / (1.0 + count)
+  features = jnp.where(weight[:, None] != 0, features.astype(old.dtype), 0.0)
+  rate = jnp.asarray(rate).astype(old.dtype)
+  return (old + rate * (member.T @ features - count * old) / (1.0 + count)).astype(centers.dtype)
 
 
 def bregman(phi, p, q):
@@ -74,6 +82,12 @@ def negative_entropy(p):
   """``sum p log p`` with ``0 log 0 = 0``; its Bregman divergence between distributions is ``KL(p || q)`` (LwF, CPR)."""
   safe = jnp.where(p > 0, p, 1.0)
   return jnp.sum(jnp.where(p > 0, p * jnp.log(safe), 0.0))
+
+
+def _together(a, b):
+  """Both in the wider of their dtypes, at least float32."""
+  kind = max((wide(x.dtype) for x in (a, b)), key=lambda d: d.itemsize)
+  return a.astype(kind), b.astype(kind)
 
 
 def _same_shape(a, b, name: str):

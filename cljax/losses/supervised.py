@@ -52,22 +52,29 @@ def binary_cross_entropy(logits, targets, class_mask=None):
   targets ``[B, C]`` in [0, 1]: one-hot labels, or a teacher's sigmoids (LwF.MC, iCaRL).
   """
   z = _wide(logits)
-  each = jax.nn.softplus(z) - targets * z
-  return jnp.sum(each if class_mask is None else jnp.where(class_mask, each, 0.0), axis=-1)
+  each = jax.nn.softplus(z) - jnp.asarray(targets).astype(z.dtype) * z
+  if class_mask is not None:
+    each = jnp.where(jnp.broadcast_to(class_mask, each.shape), each, 0.0)
+  return jnp.sum(each, axis=-1)
 
 
 def reduce(per_example, weight, coefficient=None):
   """``sum(w * l) / sum(w)``, 0 where ``sum(w)`` is 0; or ``sum(coefficient * l)`` where that is given.
 
   per_example, weight and coefficient share one shape, ``[B]`` or ``[B, L]``. Rows of weight 0 are as if absent: even an
-  inf or NaN there does not reach the value or the gradient. Raises UsageError where the shapes differ.
+  inf or NaN there does not reach the value or the gradient. Summed in at least float32. Raises UsageError where the
+  shapes differ.
   """
   if jnp.shape(weight) != jnp.shape(per_example):
     raise UsageError(f"weight: has shape {jnp.shape(weight)}; the losses have {jnp.shape(per_example)}")
   if coefficient is not None:
     if jnp.shape(coefficient) != jnp.shape(per_example):
       raise UsageError(f"coefficient: has shape {jnp.shape(coefficient)}; the losses have {jnp.shape(per_example)}")
-    return jnp.sum(coefficient * jnp.where((weight != 0) & (coefficient != 0), per_example, 0.0))
+    there = (weight != 0) & (coefficient != 0)
+    per_example = _wide(jnp.asarray(per_example))
+    return jnp.sum(jnp.asarray(coefficient).astype(per_example.dtype) * jnp.where(there, per_example, 0.0))
+  per_example = _wide(jnp.asarray(per_example))
+  weight = jnp.asarray(weight).astype(per_example.dtype)
   total = jnp.sum(weight)
   value = jnp.sum(weight * jnp.where(weight != 0, per_example, 0.0))
   return value / jnp.where(total == 0, 1.0, total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from cljax.dtypes import wide
 from cljax.losses.distillation import distillation
 from cljax.losses.supervised import masked_log_softmax
 
@@ -18,12 +19,13 @@ def _divergence(logits, teacher_logits, class_mask):
 def _divergence_jvp(primals, tangents):
   logits, teacher_logits, class_mask = primals
   p, q = (_softmax(z, class_mask) for z in (logits, teacher_logits))
-  return _divergence(*primals), jnp.sum((p - q) * tangents[0], axis=-1)
+  value = _divergence(*primals)
+  return value, jnp.sum((p - q).astype(value.dtype) * tangents[0].astype(value.dtype), axis=-1)
 
 
 def _softmax(logits, class_mask):
   p = jnp.exp(masked_log_softmax(logits, class_mask))
-  return p if class_mask is None else jnp.where(class_mask, p, 0.0)
+  return p if class_mask is None else jnp.where(jnp.broadcast_to(class_mask, p.shape), p, 0.0)
 
 
 def kl_divergence(logits, teacher_logits, temperature=1.0, class_mask=None):
@@ -32,7 +34,9 @@ def kl_divergence(logits, teacher_logits, temperature=1.0, class_mask=None):
   :func:`distillation` up to rounding; here equal logits have gradient 0 to the bit, where rounding would leave 1e-8,
   which Adam turns into whole steps. No gradient goes to the teacher. Raises UsageError where the shapes differ.
   """
-  teacher_logits = jax.lax.stop_gradient(teacher_logits)
+  teacher_logits = jax.lax.stop_gradient(teacher_logits).astype(wide(teacher_logits.dtype))
+  logits = logits.astype(wide(logits.dtype))
+  temperature = jnp.asarray(temperature).astype(logits.dtype)
   return temperature**2 * _divergence(logits / temperature, teacher_logits / temperature, class_mask)
 
 
@@ -42,12 +46,12 @@ def uniform_cross_entropy(logits, class_mask=None):
   if class_mask is None:
     return -jnp.mean(log_p, axis=-1)
   count = jnp.broadcast_to(class_mask, logits.shape).sum(-1)
-  return -jnp.sum(log_p, axis=-1) / jnp.maximum(count, 1)
+  return -jnp.sum(log_p, axis=-1) / jnp.maximum(count, 1).astype(log_p.dtype)
 
 
 def safe_norm(x, axis=None):
-  """``||x||_2`` over ``axis`` (default: all), with gradient 0 where it is 0, not NaN."""
-  square = jnp.sum(jnp.square(x), axis=axis)
+  """``||x||_2`` over ``axis`` (default: all), with gradient 0 where it is 0, not NaN; in at least float32."""
+  square = jnp.sum(jnp.square(x.astype(wide(x.dtype))), axis=axis)
   some = square > 0
   return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
 
@@ -68,8 +72,8 @@ def contrast(anchors, y, others, other_y, weight, other_weight, temperature=1.0)
   """
   a, o = _unit(anchors), jax.lax.stop_gradient(_unit(others))
   kept = jnp.broadcast_to(other_weight > 0, (len(y), len(other_y)))
-  pull = (y[:, None] != other_y) & kept
-  mates = (y[:, None] == y) & ~jnp.eye(len(y), dtype=bool) & (weight > 0)
+  pull = (y[:, None] != other_y[None]) & kept
+  mates = (y[:, None] == y[None]) & ~jnp.eye(len(y), dtype=bool) & (weight > 0)[None]
   similarity = jnp.concatenate([a @ o.T, a @ a.T], 1) / temperature
   return _mean_negative_log(similarity, jnp.concatenate([kept, mates], 1), pull)
 
@@ -81,15 +85,16 @@ def contrast_within(anchors, y, weight, temperature=1.0):
   """
   a = _unit(anchors)
   there = jnp.broadcast_to(weight > 0, (len(y), len(y)))
-  return _mean_negative_log(a @ a.T / temperature, there, (y[:, None] != y) & there)
+  return _mean_negative_log(a @ a.T / temperature, there, (y[:, None] != y[None]) & there)
 
 
 def _unit(x):
   x = x.reshape(len(x), -1)
+  x = x.astype(wide(x.dtype))
   return x / jnp.maximum(safe_norm(x, -1), 1e-8)[:, None]
 
 
 def _mean_negative_log(similarity, taken, pull):
   """Over the first columns, which ``pull`` names: the mean of ``-log softmax`` over the columns ``taken``."""
   log_p = masked_log_softmax(similarity, taken)[:, : pull.shape[1]]
-  return -jnp.sum(jnp.where(pull, log_p, 0.0), 1) / jnp.maximum(pull.sum(1), 1)
+  return -jnp.sum(jnp.where(pull, log_p, 0.0), 1) / jnp.maximum(pull.sum(1), 1).astype(log_p.dtype)

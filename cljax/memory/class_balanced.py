@@ -39,7 +39,7 @@ def _least(keys, size: int):
 
 def _first(hit):
   """The first place where ``hit [n]`` holds; argmax is a scalar loop on CPU."""
-  return jnp.min(jnp.where(hit, jnp.arange(hit.shape[0]), hit.shape[0] - 1))
+  return jnp.min(jnp.where(hit, jnp.arange(hit.shape[0], dtype=jnp.int32), hit.shape[0] - 1))
 
 
 def class_balanced(capacity: int, num_classes: int, group: Callable | None = None) -> Memory:
@@ -79,8 +79,10 @@ def _balanced(capacity: int, num_classes: int, group: Callable | None, redraw: b
 
   fine = capacity // _CHUNKS if capacity >= _LARGE else 0  # of a small buffer all is the rest
 
+  classes = jnp.arange(num_classes, dtype=jnp.int32)
+
   def counts_of(which):
-    return jnp.sum(which == jnp.arange(num_classes)[:, None], axis=1, dtype=jnp.int32)  # a scatter is a scalar loop
+    return jnp.sum(which[None] == classes[:, None], axis=1, dtype=jnp.int32)  # a scatter is a scalar loop
 
   def init(row):
     return ClassBalancedState(
@@ -99,7 +101,7 @@ def _balanced(capacity: int, num_classes: int, group: Callable | None, redraw: b
     fresh = bits[-size:]
     enters = slots.mask(weight, rows) & known & (fresh >= state.floor[jnp.where(known, which, 0)])
     keys, fresh_keys = (jnp.minimum(k, _NEVER - 1) for k in (bits[:capacity] if redraw else state.key, fresh))
-    total = state.count + enters.sum()
+    total = state.count + enters.sum(dtype=jnp.int32)
     rest_keys = jnp.concatenate([keys[_CHUNKS * fine :], fresh_keys])
 
     def crowded(carry):
@@ -107,7 +109,7 @@ def _balanced(capacity: int, num_classes: int, group: Callable | None, redraw: b
 
     def evict(carry):
       step, groups, fresh_groups, counts, floor, victims = carry
-      largest = num_classes - 1 - jnp.argmax(counts[::-1])
+      largest = num_classes - 1 - jnp.argmax(counts[::-1]).astype(jnp.int32)
       rest_groups = jnp.concatenate([groups[_CHUNKS * fine :], fresh_groups])
       rest = jnp.where(rest_groups == largest, rest_keys, _NEVER)
       least = jnp.min(rest)
@@ -115,7 +117,7 @@ def _balanced(capacity: int, num_classes: int, group: Callable | None, redraw: b
       if fine:
         columns = _least(jnp.where(groups == largest, keys, _NEVER), fine)
         lower = jnp.min(columns)
-        places = _first(columns == lower) + fine * jnp.arange(_CHUNKS)
+        places = _first(columns == lower) + fine * jnp.arange(_CHUNKS, dtype=jnp.int32)
         chunk = _first((groups[places] == largest) & (keys[places] == lower))
         at = jnp.where(lower <= least, places[chunk], at)
         least = jnp.minimum(lower, least)
@@ -134,21 +136,21 @@ def _balanced(capacity: int, num_classes: int, group: Callable | None, redraw: b
     _, groups, fresh_groups, _, floor, victims = jax.lax.while_loop(crowded, evict, start)
     stays = fresh_groups < num_classes
     # Those that stay take the free slots in order, then the slots of the evicted rows.
-    order = jnp.cumsum(stays) - stays
+    order = jnp.cumsum(stays, dtype=jnp.int32) - stays.astype(jnp.int32)
     free = jnp.maximum(capacity - state.count, 0)
     was_stored = victims < capacity
     freed = (
       jnp.full(size, capacity, jnp.int32)
-      .at[jnp.where(was_stored, jnp.cumsum(was_stored) - 1, size)]
+      .at[jnp.where(was_stored, jnp.cumsum(was_stored, dtype=jnp.int32) - 1, size)]
       .set(victims, mode="drop")
     )
     slot = jnp.where(order < free, state.count + order, freed[jnp.clip(order - free, 0, size - 1)])
-    slot = jnp.where(stays, slot, capacity + jnp.arange(size))
+    slot = jnp.where(stays, slot, capacity + jnp.arange(size, dtype=jnp.int32))
     return ClassBalancedState(
       slots.write(state.rows, rows, slot),
       slots.write(state.key, fresh, slot),
       slots.write(groups, which, slot),
-      jnp.minimum(total, capacity).astype(jnp.int32),
+      jnp.minimum(total, capacity),
       floor,
     )
 
@@ -157,11 +159,11 @@ def _balanced(capacity: int, num_classes: int, group: Callable | None, redraw: b
     return slots.read(state.rows, at), inside.astype(jnp.float32)
 
   def remove(state, gone):
-    stored = jnp.arange(capacity) < state.count
+    stored = jnp.arange(capacity, dtype=jnp.int32) < state.count
     keep = stored & ~slots.gone_mask(gone, state.rows, stored)
-    count = keep.sum().astype(jnp.int32)
-    which = jnp.where(jnp.arange(capacity) < count, slots.pack(state.group, keep), num_classes)
-    floor = jnp.where(counts_of(which) > 0, state.floor, 0)
+    count = keep.sum(dtype=jnp.int32)
+    which = jnp.where(jnp.arange(capacity, dtype=jnp.int32) < count, slots.pack(state.group, keep), num_classes)
+    floor = jnp.where(counts_of(which) > 0, state.floor, jnp.zeros_like(state.floor))
     return ClassBalancedState(slots.pack(state.rows, keep), slots.pack(state.key, keep), which, count, floor)
 
   def contents(state):

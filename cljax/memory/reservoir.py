@@ -57,18 +57,19 @@ def reservoir(capacity: int) -> Memory:
     bits = jax.random.bits(key, real.shape, jnp.uint32)
     # Filling: admitted with probability min(1, M / seen), into the next free slot.
     admitted = real & (bits % jnp.maximum(state.seen, 1).astype(jnp.uint32) < capacity)
-    free = state.count + jnp.cumsum(admitted) - admitted
+    before = lambda chosen: jnp.cumsum(chosen, dtype=jnp.int32) - chosen.astype(jnp.int32)
+    free = state.count + before(admitted)
     full = real & (free >= capacity)
     # Full: algorithm R. Rows that came before the buffer was full are counted by `base`.
     base = jnp.maximum(state.seen, capacity)
-    n = base + jnp.cumsum(full) - full
+    n = base + before(full)
     slot = jnp.where(full, (bits % (n + 1).astype(jnp.uint32)).astype(jnp.int32), free)
     wanted = jnp.where(full, slot < capacity, admitted)
     # The last writer wins. Losers are dropped: a scatter with duplicates has no defined order.
     wins = wanted & _last_of_its_slot(jnp.where(wanted, slot, capacity), order, capacity)
     slot = jnp.where(wins, slot, capacity + order)
-    count = jnp.minimum(state.count + admitted.sum(), capacity).astype(jnp.int32)
-    seen = (jnp.maximum(state.seen, count) + full.sum()).astype(jnp.int32)
+    count = jnp.minimum(state.count + admitted.sum(dtype=jnp.int32), capacity)
+    seen = jnp.maximum(state.seen, count) + full.sum(dtype=jnp.int32)
     return ReservoirState(slots.write(state.rows, rows, slot), count, seen)
 
   def sample(key, state, n):
@@ -76,9 +77,9 @@ def reservoir(capacity: int) -> Memory:
     return slots.read(state.rows, at), inside.astype(jnp.float32)
 
   def remove(state, gone):
-    stored = jnp.arange(capacity) < state.count
+    stored = jnp.arange(capacity, dtype=jnp.int32) < state.count
     keep = stored & ~slots.gone_mask(gone, state.rows, stored)
-    count = keep.sum().astype(jnp.int32)
+    count = keep.sum(dtype=jnp.int32)
     exact = (state.seen <= capacity) | (count == 0)
     return ReservoirState(slots.pack(state.rows, keep), count, jnp.where(exact, count, state.seen))
 

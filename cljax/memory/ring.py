@@ -37,38 +37,38 @@ def ring(capacity: int, num_groups: int, group: Callable | None = None) -> Memor
   portion = capacity // num_groups
   capacity = portion * num_groups
   group = group or (lambda rows: slots.field(rows, "task"))
-  groups = jnp.arange(num_groups)
+  groups, places = jnp.arange(num_groups, dtype=jnp.int32), jnp.arange(portion, dtype=jnp.int32)
 
   def init(row):
     return RingState(slots.empty(row, capacity), jnp.zeros(num_groups, jnp.int32))
 
   def add(key, state, rows, weight):
     del key  # nothing here is random
-    which = group(rows)
-    member = (which[:, None] == groups) & slots.mask(weight, rows)[:, None]  # [B, groups]
-    seen = state.seen + member.sum(0).astype(jnp.int32)
-    place = jnp.max(jnp.where(member, state.seen + jnp.cumsum(member, 0) - 1, -1), axis=1)
-    last = jnp.max(jnp.where(member, seen, 0), axis=1)
+    which = group(rows).astype(jnp.int32)
+    member = (which[:, None] == groups[None]) & slots.mask(weight, rows)[:, None]  # [B, groups]
+    seen = state.seen + member.sum(0, dtype=jnp.int32)
+    place = jnp.max(jnp.where(member, state.seen[None] + jnp.cumsum(member, 0, dtype=jnp.int32) - 1, -1), axis=1)
+    last = jnp.max(jnp.where(member, seen[None], 0), axis=1)
     wins = (place >= 0) & (place >= last - portion)  # later rows of this call take the slots of the others
-    at = jnp.where(wins, which * portion + place % portion, capacity + jnp.arange(wins.shape[0]))
+    at = jnp.where(wins, which * portion + place % portion, capacity + jnp.arange(wins.shape[0], dtype=jnp.int32))
     return RingState(slots.write(state.rows, rows, at), seen)
 
   def sample(key, state, n):
-    ends = jnp.cumsum(jnp.minimum(state.seen, portion))
+    ends = jnp.cumsum(jnp.minimum(state.seen, portion), dtype=jnp.int32)
     at, inside = slots.draw(key, ends[-1], slots.positive("n", n))
-    which = jnp.sum(at[:, None] >= ends[:-1], axis=1)
+    which = jnp.sum(at[:, None] >= ends[None, :-1], axis=1, dtype=jnp.int32)
     at = which * portion + at - jnp.where(which > 0, ends[which - 1], 0)
     return slots.read(state.rows, jnp.where(inside, at, capacity)), inside.astype(jnp.float32)
 
   def stored(state):
-    return (jnp.arange(portion) < state.seen[:, None]).reshape(capacity)
+    return (places[None] < state.seen[:, None]).reshape(capacity)
 
   def remove(state, gone):
     keep = (stored(state) & ~slots.gone_mask(gone, state.rows, stored(state))).reshape(num_groups, portion)
-    age = (jnp.arange(portion) - state.seen[:, None]) % portion  # 0 is the oldest of a full ring
+    age = (places[None] - state.seen[:, None]) % portion  # 0 is the oldest of a full ring
     order = jnp.argsort(jnp.where(keep, age, portion), axis=1)
-    count = keep.sum(1).astype(jnp.int32)
-    at = jnp.where(jnp.arange(portion) < count[:, None], groups[:, None] * portion + order, capacity)
+    count = keep.sum(1, dtype=jnp.int32)
+    at = jnp.where(places[None] < count[:, None], groups[:, None] * portion + order.astype(jnp.int32), capacity)
     return RingState(slots.read(state.rows, at.reshape(capacity)), count)
 
   def contents(state):

@@ -52,7 +52,7 @@ def mask(weight, rows) -> Array:
 def pack(rows, keep):
   """Moves the rows of ``keep [capacity]`` to the front in their order and zeroes every other byte."""
   capacity = keep.shape[0]
-  at = jnp.where(keep, jnp.cumsum(keep) - 1, capacity + jnp.arange(capacity))
+  at = jnp.where(keep, jnp.cumsum(keep, dtype=jnp.int32) - 1, capacity + jnp.arange(capacity, dtype=jnp.int32))
   return jax.tree.map(lambda v: jnp.zeros_like(v).at[at].set(v, mode="drop", unique_indices=True), rows)
 
 
@@ -64,7 +64,7 @@ def draw(key, count, n: int) -> tuple[Array, Array]:
   in ``log2 n`` gathers. Cost O(n^2), whatever the capacity. Entries from ``count`` on return slot ``i`` and ``inside``
   False. The modulo's bias is below ``count / 2**32``.
   """
-  i = jnp.arange(n)
+  i, count = jnp.arange(n, dtype=jnp.int32), jnp.asarray(count, jnp.int32)
   span = jnp.maximum(count - i, 1).astype(jnp.uint32)
   r = i + (jax.random.bits(key, (n,), jnp.uint32) % span).astype(jnp.int32)
   earlier = i[None, :] < i[:, None]
@@ -79,7 +79,7 @@ def draw(key, count, n: int) -> tuple[Array, Array]:
 
 def prefix(capacity: int, count) -> Array:
   """Weight ``[capacity]``: 1 for the first ``count`` slots."""
-  return (jnp.arange(capacity) < count).astype(jnp.float32)
+  return (jnp.arange(capacity, dtype=jnp.int32) < count).astype(jnp.float32)
 
 
 def gone_mask(gone: Any, rows, stored) -> Array:

@@ -8,6 +8,7 @@ import optax
 
 from cljax import losses
 from cljax import rows as picking
+from cljax.dtypes import wide
 from cljax.tree import fold
 from cljax.types import Outputs
 
@@ -57,6 +58,12 @@ def descent(key, objective, optimizer):
     return optax.apply_updates(params, updates), state
 
   return lambda params: (params, optimizer.init(params)), body
+
+
+def moved2(params, before):
+  """``|params - before|^2``, in at least float32."""
+  gap = lambda p, q: p.astype(wide(p.dtype)) - q.astype(wide(q.dtype))
+  return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(jax.tree.map(gap, params, before)))
 
 
 def if_asked(forget, after, params):

@@ -6,23 +6,27 @@ import jax
 import jax.numpy as jnp
 
 from cljax import losses, tree
+from cljax.dtypes import wide
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.types import Rows
 from cljax.unlearning._common import outputs_of
 
 
 def total_gradient(loss_fn, params, rows: Rows, batch: int = 64):
-  """``(sum_n w_n d loss_n / d theta, sum_n w_n)`` over all rows, ``batch`` at a time; both 0 for an empty set."""
+  """``(sum_n w_n d loss_n / d theta, sum_n w_n)`` over all rows, ``batch`` at a time, in at least float32; 0 for an
+  empty set."""
 
   def part(some, start):
     del start
 
     def total(p):
-      return jnp.sum(jnp.where(some.weight > 0, some.weight * loss_fn(p, some), 0.0))
+      each = loss_fn(p, some)
+      each = each.astype(wide(each.dtype))
+      return jnp.sum(jnp.where(some.weight > 0, some.weight.astype(each.dtype) * each, 0.0))
 
     return jax.grad(total)(params), some.weight.sum()
 
-  return sum_over_batches(rows, batch, (params, jnp.zeros(())), part)
+  return sum_over_batches(rows, batch, (params, jnp.zeros((), jnp.float32)), part)
 
 
 def mean_gradient(loss_fn, params, rows: Rows, batch: int = 64):
@@ -49,8 +53,9 @@ def exact_fisher(apply_fn, params, rows: Rows):
       lambda p: losses.masked_log_softmax(outputs_of(apply_fn, p, row).logits, row.class_mask)[0], params
     )
     grads = jax.vmap(lambda e: pull(e)[0])(jnp.eye(log_p.shape[0], dtype=log_p.dtype))
-    share = row.weight[0] * jnp.exp(log_p)
-    return jax.tree.map(lambda g: jnp.tensordot(share.astype(g.dtype), jnp.square(g), 1), grads), row.weight[0]
+    share = row.weight[0].astype(log_p.dtype) * jnp.exp(log_p)
+    squares = lambda g: jnp.tensordot(share.astype(wide(g.dtype)), jnp.square(g.astype(wide(g.dtype))), 1)
+    return jax.tree.map(squares, grads), row.weight[0]
 
-  total, count = sum_over_batches(rows, 1, (params, jnp.zeros(())), one)
+  total, count = sum_over_batches(rows, 1, (params, jnp.zeros((), jnp.float32)), one)
   return tree.scale(1.0 / jnp.where(count > 0, count, 1.0), total)

@@ -16,7 +16,7 @@ from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, mi
 
 
 class FeatureStatistics(NamedTuple):
-  """Sufficient statistics of the features h of each class's rows: ``count [C]``, ``sum h [C, D]``, ``sum h h^T``."""
+  """Sufficient statistics of the features h of each class's rows, float32: ``count [C]``, ``sum h``, ``sum h h^T``."""
 
   count: Any
   total: Any
@@ -35,8 +35,8 @@ def feature_statistics(apply_fn, params, rows, num_classes: int, *, batch: int =
 
   def part(some, start):
     del start
-    of_class = jax.nn.one_hot(some.y, num_classes) * some.weight[:, None]
-    h = jnp.where((some.weight > 0)[:, None], features(some), 0.0)
+    of_class = jax.nn.one_hot(some.y, num_classes, dtype=jnp.float32) * some.weight[:, None]
+    h = jnp.where((some.weight > 0)[:, None], features(some).astype(jnp.float32), 0.0)
     return FeatureStatistics(of_class.sum(0), of_class.T @ h, jnp.einsum("bc,bi,bj->cij", of_class, h, h))
 
   width = jax.eval_shape(lambda: features(rows.batch(0, 1))).shape[-1]
@@ -45,7 +45,7 @@ def feature_statistics(apply_fn, params, rows, num_classes: int, *, batch: int =
 
 def empty_statistics(num_classes: int, width: int) -> FeatureStatistics:
   shape = num_classes, width
-  return FeatureStatistics(jnp.zeros(num_classes), jnp.zeros(shape), jnp.zeros((*shape, width)))
+  return FeatureStatistics(*(jnp.zeros(s, jnp.float32) for s in (num_classes, shape, (*shape, width))))
 
 
 def without(statistics: FeatureStatistics, gone: FeatureStatistics) -> FeatureStatistics:
@@ -86,13 +86,14 @@ def streaming(
   means, roots = gaussians(statistics)
   some = (statistics.count.sum() > 0).astype(jnp.float32)
   loss_fn, original = cross_entropy(apply_fn), params
+  kind = jax.eval_shape(lambda: outputs_of(apply_fn, params, forget.batch(0, 1)).features).dtype
 
   def objective(key, params, step):
     del step
     (rows,) = drawn(key, batch, forget=forget)
     label = jax.random.categorical(tree.fold(key, "label"), jnp.log(statistics.count + 1e-30), shape=(batch,))
-    noise = jax.random.normal(tree.fold(key, "feature"), (batch, means.shape[-1]))
-    h = means[label] + jnp.einsum("bij,bj->bi", roots[label], noise)
+    noise = jax.random.normal(tree.fold(key, "feature"), (batch, means.shape[-1]), means.dtype)
+    h = (means[label] + jnp.einsum("bij,bj->bi", roots[label], noise)).astype(kind)
     log_p = losses.masked_log_softmax(head_fn(params, h))
     old = losses.masked_log_softmax(head_fn(original, h))
     past = -jnp.take_along_axis(log_p, label[:, None], 1)[:, 0]

@@ -43,7 +43,7 @@ def path_lengths(features, weight, key, trees: int = TREES, subsample: int = SUB
   def tree(i):
     # One draw for all that is random in a tree: each further one costs as much to compile as the rest. A row's number
     # and a node's depend on their places alone, so that rows of weight 0 behind the others change nothing.
-    drawn = jax.random.uniform(jax.random.fold_in(key, i), (max(rows, 2 * width), 3))
+    drawn = jax.random.uniform(jax.random.fold_in(key, i), (max(rows, 2 * width), 3), jnp.float32)
     noise = jnp.where(there, drawn[:rows, 0], most)
     member = there & (noise <= jnp.sort(noise)[jnp.maximum(size - 1, 0)])
 
@@ -53,13 +53,14 @@ def path_lengths(features, weight, key, trees: int = TREES, subsample: int = SUB
       high = jax.ops.segment_max(jnp.where(member[:, None], features, -most), node, width)
       nth, place = drawn[2**level + jnp.minimum(node_of, 2**level - 1), 1:].T
       order = jnp.cumsum(high > low, axis=1)  # which of the features that still vary
-      chosen = jnp.argmax(order > jnp.floor(nth * order[:, -1].astype(jnp.float32))[:, None], axis=1)
+      below = jnp.floor(nth * order[:, -1].astype(jnp.float32)).astype(order.dtype)
+      chosen = jnp.argmax(order > below[:, None], axis=1)
       ends = low[node_of, chosen], high[node_of, chosen]
       split = ends[0] + place * (ends[1] - ends[0])
       growing &= (order[:, -1] > 0)[node]
       right = features[jnp.arange(rows), chosen[node]] > split[node]
       # A row that stopped keeps its place: all on the leftmost way below it, so a leaf's rows are counted together.
-      return jnp.where(growing, 2 * node + right, 2 * node), depth + growing.astype(depth.dtype), growing
+      return jnp.where(growing, 2 * node + right.astype(node.dtype), 2 * node), depth + growing.astype(depth.dtype), growing
 
     start = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.float32), jnp.ones(rows, bool)
     node, depth, _ = jax.lax.fori_loop(0, levels, grow, start)
@@ -81,7 +82,7 @@ def inliers(features, weight, contamination=0.1, random_state: int = 42):
   there = weight > 0
   lengths = jnp.where(there, path_lengths(features, weight, jax.random.key(random_state)), jnp.inf)
   shorter = jnp.searchsorted(jnp.sort(lengths), lengths, side="left")
-  return there & (shorter >= contamination * (there.sum() - 1))
+  return there & (shorter.astype(jnp.float32) >= contamination * (there.sum() - 1).astype(jnp.float32))
 
 
 def core_rows(apply_fn, params, forget, *, contamination=0.1, random_state: int = 42, batch: int = 64) -> Rows:

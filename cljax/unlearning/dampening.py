@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax.dtypes import wide
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.rows import as_rows
 from cljax.unlearning._common import share_of
@@ -25,11 +26,14 @@ def squared_gradients(loss_fn, params, rows, *, batch: int = 64):
   def squares(rows_, start):
     del start
     grads = jax.vmap(jax.grad(one), in_axes=(None, 0))(params, rows_)
-    there = lambda g: jnp.where((rows_.weight > 0).reshape(-1, *(1,) * (g.ndim - 1)), g, 0.0)
-    total = jax.tree.map(lambda g: jnp.tensordot(rows_.weight.astype(g.dtype), jnp.square(there(g)), 1), grads)
-    return total, rows_.weight.sum()
 
-  total, count = sum_over_batches(rows, batch, (params, jnp.zeros(())), squares)
+    def summed(g):
+      g = jnp.where((rows_.weight > 0).reshape(-1, *(1,) * (g.ndim - 1)), g.astype(wide(g.dtype)), 0.0)
+      return jnp.tensordot(rows_.weight.astype(g.dtype), jnp.square(g), 1)
+
+    return jax.tree.map(summed, grads), rows_.weight.sum()
+
+  total, count = sum_over_batches(rows, batch, (params, jnp.zeros((), jnp.float32)), squares)
   return tree.scale(1.0 / jnp.maximum(count, 1e-30), total)
 
 
@@ -51,7 +55,7 @@ def ssd(
   if full_importance is None:
     retain = as_rows("retain", retain)
     share = share_of(forget, retain)
-    mix = lambda f, r: (share * f + (1 - share) * r).astype(f.dtype)
+    mix = lambda f, r: share.astype(f.dtype) * f + (1 - share).astype(f.dtype) * r.astype(f.dtype)
     full_importance = jax.tree.map(mix, of_forget, measure(params, retain))
   return dampen(params, of_forget, full_importance, alpha=alpha, dampening=dampening)
 
@@ -60,14 +64,17 @@ def dampen(params, forget_importance, full_importance, *, alpha, dampening):
   """``theta_i <- min(dampening * I_D / I_f, 1) theta_i`` where ``I_f > alpha I_D``; all else is untouched, to the bit.
 
   params, forget_importance (I_f, over the rows to forget) and full_importance (I_D, over all rows) share one structure.
-  ``alpha`` selects (paper: 10), ``dampening`` is the paper's lambda (1). Foster et al., AAAI 2024 (SSD); spec B1.
+  Importances in at least float32; parameters keep their dtype. ``alpha`` selects (paper: 10), ``dampening`` is the
+  paper's lambda (1). Foster et al., AAAI 2024 (SSD); spec B1.
   """
   tree.match(forget_importance, params, "forget_importance")
   tree.match(full_importance, params, "full_importance")
 
   def edit(p, f, d):
-    chosen = f > alpha * d
-    factor = jnp.minimum(dampening * d / jnp.where(f > 0, f, 1.0), 1.0)
-    return jnp.where(chosen, (p * factor).astype(p.dtype), p)
+    kind = wide(p.dtype)
+    f, d = f.astype(kind), d.astype(kind)
+    chosen = f > jnp.asarray(alpha).astype(kind) * d
+    factor = jnp.minimum(jnp.asarray(dampening).astype(kind) * d / jnp.where(f > 0, f, 1.0), 1.0)
+    return jnp.where(chosen, (p.astype(kind) * factor).astype(p.dtype), p)
 
   return jax.tree.map(edit, params, forget_importance, full_importance)

@@ -9,7 +9,7 @@ import optax
 from cljax import losses, tree
 from cljax.rows import as_rows
 from cljax.types import UsageError
-from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, outputs_of, share_of
+from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, moved2, outputs_of, share_of
 
 
 def finetune_retain(loss_fn, params, *, retain, key=None, steps: int = 100, batch: int = 64, optimizer=None):
@@ -104,10 +104,10 @@ def wrong_labels(key, batch, num_classes: int):
 
   Among the classes of the row's mask, where there is one. A row has the same label whenever it is asked for.
   """
-  other = jnp.arange(num_classes) != batch.y[:, None]
+  other = jnp.arange(num_classes, dtype=batch.y.dtype)[None] != batch.y[:, None]
   if batch.class_mask is not None:
     other &= batch.class_mask
-  noise = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (num_classes,)))(batch.id)
+  noise = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (num_classes,), jnp.float32))(batch.id)
   return jnp.argmax(jnp.where(other, noise, -1.0), -1), other.any(-1)
 
 
@@ -152,8 +152,7 @@ def famr(apply_fn, params, *, forget, key=None, anchor=0.01, steps: int = 50, ba
 
   def objective(key, params, step):
     del step
-    moved = jax.tree.map(jnp.subtract, params, before)
-    return mean_loss(loss_fn, params, *drawn(key, batch, forget=forget)) + 0.5 * anchor * tree.dot(moved, moved)
+    return mean_loss(loss_fn, params, *drawn(key, batch, forget=forget)) + 0.5 * anchor * moved2(params, before)
 
   return minimize(
     key_of(key, "famr"), objective, params, steps=steps, optimizer=optimizer or optax.adam(1e-3), forget=forget

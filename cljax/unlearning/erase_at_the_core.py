@@ -58,7 +58,7 @@ def erase_at_the_core(
   if not out.hidden:
     raise UsageError("apply_fn: gives no hidden activations; return cljax.Outputs(logits, features, hidden)")
   width = out.logits.shape[-1]
-  heads = [(jnp.zeros((h.shape[-1], width)), jnp.zeros(width)) for h in stages_of(out)[0]]
+  heads = [(jnp.zeros((h.shape[-1], width), jnp.float32), jnp.zeros(width, jnp.float32)) for h in stages_of(out)[0]]
 
   def objective(key, both, step):
     del step
@@ -79,7 +79,9 @@ def erase_at_the_core(
     (inner_gone, gone_final), (inner_kept, kept_final) = stages_of(gone), stages_of(kept)
     total = forget_weight * forgetting(gone_final, kept_final) + keeping(kept.logits)
     for h, other, (kernel, bias) in zip(inner_gone, inner_kept, heads, strict=True):
-      total += stage_weight * (forget_weight * forgetting(h, other) + keeping(other @ kernel + bias))
+      total += stage_weight * (
+        forget_weight * forgetting(h, other) + keeping(other.astype(kernel.dtype) @ kernel + bias[None])
+      )
     return total
 
   optimizer = optimizer or optax.adam(1e-3)

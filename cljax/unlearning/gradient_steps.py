@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from cljax import rows as picking
 from cljax import tree
+from cljax.dtypes import wide
 from cljax.rows import as_rows
 from cljax.types import UsageError
 from cljax.unlearning._common import cross_entropy, if_asked, key_of
@@ -33,8 +33,8 @@ def iau(loss_fn, params, *, forget, retain, key=None, learning_rate=1e-3, varian
     step = tree.scale(learning_rate, tree.axpy(-1.0, of_retain, of_forget))
   else:
     means = tree.scale(1.0 / _some(count), of_forget), tree.scale(1.0 / _some(kept), of_retain)
-    adam = optax.adam(learning_rate)
-    step, _ = adam.update(tree.axpy(-1.0, *means), adam.init(params), params)
+    adam = lambda g: g / (jnp.abs(g) + 1e-8)  # its first step; that of optax is refused by strict promotion
+    step = tree.scale(learning_rate, jax.tree.map(lambda f, r: adam(f - r), *means))
   return jax.tree.map(lambda p, s: jnp.where(count > 0, p + s.astype(p.dtype), p), params, step)
 
 
@@ -70,7 +70,7 @@ def slug(
     raise UsageError("params: slug changes one tensor of two axes or more; there is none")
   loss_fn = cross_entropy(apply_fn)
   of_forget, of_retain = (jax.tree.leaves(mean_gradient(loss_fn, params, r, batch)) for r in (forget, retain))
-  sizes = jnp.stack([tree.norm(leaves[i]) for i in layers])
+  sizes = jnp.stack([tree.norm(leaves[i].astype(wide(leaves[i].dtype))) for i in layers])
   steepness = jnp.stack([tree.norm(of_forget[i]) for i in layers])
   shared = jnp.stack([tree.dot(of_forget[i], of_retain[i]) / _some(tree.norm(of_retain[i])) for i in layers])
   front = pareto_front(steepness / _some(sizes), jnp.abs(shared) / _some(steepness))
@@ -80,7 +80,11 @@ def slug(
   def moved(layer, r):
     new = list(leaves)
     for j, i in enumerate(layers):
-      new[i] = jnp.where((layer == j) & (r > 0), leaves[i] + (r * of_forget[i]).astype(leaves[i].dtype), leaves[i])
+      new[i] = jnp.where(
+        (layer == j) & (r > 0),
+        leaves[i] + (r.astype(of_forget[i].dtype) * of_forget[i]).astype(leaves[i].dtype),
+        leaves[i],
+      )
     return jax.tree.unflatten(structure, new)
 
   def searched(layer):
@@ -96,7 +100,7 @@ def slug(
     zero = jnp.zeros_like(start)
     _, low, high, found = jax.lax.fori_loop(0, search, body, (start, zero, zero, jnp.asarray(False)))
     r = jnp.where(found, high, low)
-    return r, found + accuracy(apply_fn, moved(layer, r), to_keep)
+    return r, found.astype(jnp.float32) + accuracy(apply_fn, moved(layer, r), to_keep)
 
   step, score = jax.lax.map(searched, jnp.arange(len(layers)))
   best = jnp.argmax(jnp.where(front, score, -1.0))

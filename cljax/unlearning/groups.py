@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -26,9 +27,9 @@ def group_weights(forget: Rows, retain: Rows, groups, num_groups: int, batch: in
   def count(rows):
     def part(some, start):
       del start
-      return jnp.zeros(num_groups).at[groups[some.id]].add(some.weight)
+      return jnp.zeros(num_groups, jnp.float32).at[groups[some.id]].add(some.weight)
 
-    return sum_over_batches(rows, batch, jnp.zeros(num_groups), part)
+    return sum_over_batches(rows, batch, jnp.zeros(num_groups, jnp.float32), part)
 
   gone, left = count(forget), count(retain)
   return jnp.where(left > 0, (gone + left) / jnp.where(left > 0, left, 1.0), 0.0)
@@ -109,13 +110,13 @@ def miu(
 
   def scores(critic, features, group):
     x = jnp.concatenate([features, jax.nn.one_hot(group, num_groups, dtype=features.dtype)], -1)
-    return jax.nn.relu(x @ critic["in"] + critic["bias"]) @ critic["out"]
+    return jax.nn.relu(x @ critic["in"] + critic["bias"][None]) @ critic["out"]
 
   def features(params, rows):
     found = outputs_of(apply_fn, params, rows).features
     if found is None:
       raise UsageError("apply_fn: miu needs the features of its rows; return cljax.Outputs with features")
-    return found.reshape(found.shape[0], -1)
+    return found.reshape(found.shape[0], -1).astype(jnp.float32)
 
   def pair(key, critic, params, rows):
     z, other = features(params, rows), jax.random.randint(tree.fold(key, "group"), rows.y.shape, 0, num_groups)
@@ -143,9 +144,13 @@ def miu(
     return jax.lax.fori_loop(0, steps, lambda i, c: tuned(jax.random.fold_in(key, i), c, params), critic)
 
   width = jax.eval_shape(lambda: features(params, retain.batch(0, 1))).shape[-1]
-  draw = lambda name, *shape: jax.random.normal(tree.fold(key, name), shape) / jnp.sqrt(shape[0])
-  fresh = {"in": draw("in", width + num_groups, hidden), "bias": jnp.zeros(hidden), "out": draw("out", hidden)}
-  first = tune(tree.fold(key, "warmup"), Critic(fresh, jnp.ones(())), original, critic_warmup)
+  draw = lambda name, *shape: jax.random.normal(tree.fold(key, name), shape, jnp.float32) / math.sqrt(shape[0])
+  fresh = {
+    "in": draw("in", width + num_groups, hidden),
+    "bias": jnp.zeros(hidden, jnp.float32),
+    "out": draw("out", hidden),
+  }
+  first = tune(tree.fold(key, "warmup"), Critic(fresh, jnp.ones((), jnp.float32)), original, critic_warmup)
 
   def body(i, carry):
     params, state, critic = carry

@@ -46,11 +46,13 @@ def prototypes_of(apply_fn, params, rows, num_classes: int, batch: int):
 
   def sums(rows, start):
     del start
-    member = jax.nn.one_hot(rows.y, num_classes) * rows.weight[:, None]
-    return member.T @ embedding(apply_fn, params, rows), member.sum(0)
+    member = jax.nn.one_hot(rows.y, num_classes, dtype=jnp.float32) * rows.weight[:, None]
+    return member.T @ embedding(apply_fn, params, rows).astype(jnp.float32), member.sum(0)
 
   one = jax.eval_shape(lambda: embedding(apply_fn, params, rows.batch(0, 1)))
-  return sum_over_batches(rows, batch, (jnp.zeros((num_classes, one.shape[1])), jnp.zeros(num_classes)), sums)
+  return sum_over_batches(
+    rows, batch, (jnp.zeros((num_classes, one.shape[1]), jnp.float32), jnp.zeros(num_classes, jnp.float32)), sums
+  )
 
 
 def gs_lora(
@@ -101,7 +103,9 @@ def gs_lora(
   def objective(key, factors, step):
     params_, (to_forget, to_keep) = merged(params, factors), drawn(key, batch, forget=forget, retain=retain)
     below = jax.nn.relu(bound * math.log(num_classes) - mean_loss(loss_fn, params_, to_forget))
-    lasso = jnp.where(step < QUIET * steps, 0.0, sparsity) * losses.group_lasso(list(factors.values()))
+    lasso = jnp.where(step.astype(jnp.float32) < QUIET * steps, 0.0, sparsity) * losses.group_lasso(
+      list(factors.values())
+    )
     total = mean_loss(loss_fn, params_, to_keep) + forget_weight * below + lasso
     if centres is None:
       return total

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from cljax import rows as picking
+from cljax.dtypes import wide
 from cljax.rows import as_rows
-from cljax.tree import dot, fold
+from cljax.tree import fold
 from cljax.types import Batch, Rows
-from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, outputs_of
+from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, moved2, outputs_of
 from cljax.unlearning.groups import rows_with_ids
 
 
@@ -92,7 +93,7 @@ def datamodel_matching(
     own = jax.random.fold_in(key, i)
     subset, chosen = random_subset(fold(own, "subset"), everything, inclusion)
     net = _trained(fold(own, "net"), apply_fn, init_fn, subset, oracle_steps, batch, oracle_learning_rate)
-    return centred(_logits(apply_fn, net, pool), pool.class_mask), chosen(ids) * (there > 0)
+    return centred(_logits(apply_fn, net, pool), pool.class_mask), jnp.where(there > 0, chosen(ids), 0.0)
 
   outputs, included = jax.lax.map(one, jnp.arange(oracles))
   targets = _logits(apply_fn, params, pool) - multiplier * datamodel_effect(outputs, included, gone, ridge)
@@ -106,8 +107,8 @@ def datamodel_effect(outputs, included, gone, ridge):
   ``outputs [M, ...]`` of M models, ``included [M, N]`` 0/1; ``tau = A^T (A A^T + ridge I)^-1 Z``, both centred over
   models. Exact for additive outputs and ``ridge`` to 0, where the models tell the rows apart.
   """
-  a = included - included.mean(0)
-  z = (outputs - outputs.mean(0)).reshape(outputs.shape[0], -1)
+  a = included - included.mean(0, keepdims=True)
+  z = (outputs - outputs.mean(0, keepdims=True)).reshape(outputs.shape[0], -1)
   dual = jax.scipy.linalg.solve(a @ a.T + ridge * jnp.eye(a.shape[0], dtype=a.dtype), z, assume_a="pos")
   return ((a @ gone.astype(a.dtype)) @ dual).reshape(outputs.shape[1:])
 
@@ -124,10 +125,9 @@ def fit_logits(apply_fn, params, pool: Batch, targets, *, key, steps, batch: int
     # By weight: rows that are not there are not drawn.
     at = jax.random.categorical(key, jnp.log(pool.weight), shape=(batch,))
     some = jax.tree.map(lambda a: a[at], pool)
-    off = outputs_of(apply_fn, params, some).logits - targets[at]
+    off = _logits(apply_fn, params, some) - targets[at]
     off = off if some.class_mask is None else jnp.where(some.class_mask, off, 0.0)
-    drift = jax.tree.map(lambda p, q: p - q, params, original)
-    return jnp.square(off).sum(-1).mean() + weight_decay * dot(drift, drift)
+    return jnp.square(off).sum(-1).mean() + weight_decay * moved2(params, original)
 
   return minimize(key, objective, params, steps=steps, optimizer=optimizer or optax.adam(5e-4))
 
@@ -156,7 +156,9 @@ def centred(logits, class_mask=None):
   """Logits less their mean over the classes that take part; 0 at the others."""
   if class_mask is None:
     return logits - logits.mean(-1, keepdims=True)
-  mean = jnp.sum(logits, -1, keepdims=True, where=class_mask) / jnp.maximum(class_mask.sum(-1, keepdims=True), 1)
+  mean = jnp.sum(logits, -1, keepdims=True, where=class_mask) / jnp.maximum(
+    class_mask.sum(-1, keepdims=True), 1
+  ).astype(logits.dtype)
   return jnp.where(class_mask, logits - mean, 0.0)
 
 
@@ -164,7 +166,7 @@ def random_subset(key, rows: Rows, inclusion):
   """``(rows with weight 0 for those left out, chosen(ids) -> 0/1)``: each row is in by its id, with one probability."""
 
   def chosen(ids):
-    draws = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(ids)
+    draws = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), dtype=jnp.float32))(ids)
     return (draws < inclusion).astype(jnp.float32)
 
   def batch(start, size):
@@ -184,7 +186,8 @@ def _trained(key, apply_fn, init_fn, rows: Rows, steps, batch, learning_rate):
 
 
 def _logits(apply_fn, params, pool: Batch):
-  return outputs_of(apply_fn, params, pool).logits
+  logits = outputs_of(apply_fn, params, pool).logits
+  return logits.astype(wide(logits.dtype))
 
 
 def _unless_empty(steps: int, pool: Batch, rows: int):

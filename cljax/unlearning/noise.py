@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from cljax.dtypes import wide
 from cljax.rows import as_rows
 from cljax.tree import fold, match, path_name
 from cljax.unlearning._common import key_of, outputs_of
@@ -32,19 +33,22 @@ def fisher_forgetting(
   width = jax.eval_shape(lambda p: outputs_of(apply_fn, p, retain.batch(0, 1)).logits, params).shape[-1]
   gone = jnp.zeros(width, bool) if classes is None else jnp.asarray(classes)
 
+  ends = lambda v, p: jnp.broadcast_to(v, p.shape)  # along the last axis
+
   def one(path, p, f):
-    mean, variance = p, jnp.minimum(1.0 / (f + 1e-8), 1e3)
+    kind = wide(p.dtype)
+    mean, variance = p.astype(kind), jnp.minimum(1.0 / (f.astype(kind) + 1e-8), 1e3)
     if variant == "released":
       head = p.shape[-1:] == (width,)
-      variance = alpha * (jnp.minimum(variance, 1e2) if head else variance)
+      variance = jnp.asarray(alpha).astype(kind) * (jnp.minimum(variance, 1e2) if head else variance)
       if p.ndim > 1:
         variance = jnp.broadcast_to(variance.mean(-2, keepdims=True), p.shape)
       if head:
-        mean, variance = jnp.where(gone, 0.0, p), jnp.where(gone, 1e-4, variance)
+        mean, variance = jnp.where(ends(gone, p), 0.0, mean), jnp.where(ends(gone, p), 1e-4, variance)
       variance = variance * (10.0 if head or p.ndim == 1 else 1.0)
     else:
-      variance = alpha * variance
-    noise = jax.random.normal(fold(key, path_name(path)), p.shape, p.dtype)
+      variance = jnp.asarray(alpha).astype(kind) * variance
+    noise = jax.random.normal(fold(key, path_name(path)), p.shape, kind)
     return (mean + jnp.sqrt(variance) * noise).astype(p.dtype)
 
   return jax.tree_util.tree_map_with_path(one, params, fisher)

@@ -71,7 +71,7 @@ def modhifi_u(inputs_fn, params, *, forget, key=None, kernels: str = "", share=0
     if score is None:
       return leaf
     rank = jnp.argsort(jnp.argsort(-score))
-    gone = (rank < jnp.round(share * score.shape[0])) & (score > 0)
-    return jnp.where(gone[:, None], jnp.zeros_like(leaf), leaf)
+    gone = (rank.astype(jnp.float32) < jnp.round(share * score.shape[0])) & (score > 0)
+    return jnp.where(gone.reshape(*(1,) * (leaf.ndim - 2), -1, 1), jnp.zeros_like(leaf), leaf)
 
   return jax.tree_util.tree_map_with_path(edit, params)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cljax import losses, tree
 from cljax import rows as picking
+from cljax.dtypes import wide
 from cljax.rows import as_rows
 from cljax.types import Batch, UsageError
 from cljax.unlearning._common import if_asked, key_of, outputs_of
@@ -87,24 +88,27 @@ def fast_ntk(
 
   z, pull = jax.vjp(lambda at: logits(at, batch), first)
   each = jax.lax.map(jacobian, batch)
-  kernel = sum(jnp.tensordot(j, j, [list(range(2, j.ndim))] * 2) for j in jax.tree.leaves(each))
+  out, z = z, z.astype(wide(z.dtype))
+  each = [j.astype(z.dtype) for j in jax.tree.leaves(each)]
+  kernel = sum(jnp.tensordot(j, j, [list(range(2, j.ndim))] * 2) for j in each)
   count, classes = z.shape
   size = count * classes
   p = z if loss == "squared" else jnp.exp(losses.masked_log_softmax(z, batch.class_mask))
-  error = p - jax.nn.one_hot(batch.y, classes)
+  error = p - jax.nn.one_hot(batch.y, classes, dtype=z.dtype)
   if batch.class_mask is not None:
     error = jnp.where(batch.class_mask, error, 0.0)
 
   def solved(there):
     n, mask = jnp.maximum(there.sum(), 1.0), jnp.repeat(there, classes)
-    matrix = mask[:, None] * jnp.reshape(kernel, (size, size)) * mask + n * weight_decay * jnp.eye(size)
+    decay = jnp.asarray(weight_decay).astype(z.dtype)
+    matrix = mask[:, None] * jnp.reshape(kernel, (size, size)) * mask[None] + n * decay * jnp.eye(size, dtype=z.dtype)
     return jax.scipy.linalg.solve(matrix, mask * error.reshape(size), assume_a="pos").reshape(z.shape)
 
   there = (batch.weight > 0).astype(z.dtype)
-  of_all, of_retain = solved(there), solved(there * (jnp.arange(count) >= count // 2))
-  (step,) = pull((of_all - of_retain).astype(z.dtype))
+  of_all, of_retain = solved(there), solved(jnp.where(jnp.arange(count) >= count // 2, there, 0.0))
+  (step,) = pull((of_all - of_retain).astype(out.dtype))
   if variant == "released":
-    (w_r,) = pull(-of_retain.astype(z.dtype))
+    (w_r,) = pull(-of_retain.astype(out.dtype))
     rest = jax.tree.map(lambda t, t0, w: t - t0 - w, now, first, w_r)
     square = tree.dot(step, step)
     scale = scale * (1.0 + 2.0 * jnp.abs(tree.dot(step, rest)) / jnp.where(square > 0, square, 1.0))

@@ -127,9 +127,9 @@ def error_rate(apply_fn, params, rows, batch: int = 64):
     del start
     logits = outputs_of(apply_fn, params, rows).logits
     logits = logits if rows.class_mask is None else jnp.where(rows.class_mask, logits, -jnp.inf)
-    return jnp.stack([jnp.sum(rows.weight * (jnp.argmax(logits, -1) != rows.y)), rows.weight.sum()])
+    return jnp.stack([jnp.sum(jnp.where(jnp.argmax(logits, -1) != rows.y, rows.weight, 0.0)), rows.weight.sum()])
 
-  errors, count = sum_over_batches(rows, batch, jnp.zeros(2), wrong)
+  errors, count = sum_over_batches(rows, batch, jnp.zeros(2, jnp.float32), wrong)
   return errors / jnp.maximum(count, 1e-30)
 
 

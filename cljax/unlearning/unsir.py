@@ -68,10 +68,10 @@ def unsir(
 
   def masked(rows):
     """The rows, with the classes to forget in every row's softmax."""
-    return rows if rows.class_mask is None else rows._replace(class_mask=rows.class_mask | classes)
+    return rows if rows.class_mask is None else rows._replace(class_mask=rows.class_mask | classes[None])
 
   template = masked(jax.tree.map(lambda a: a[:noise_rows], some))
-  template = template._replace(y=wanted.astype(template.y.dtype), weight=jnp.ones(noise_rows))
+  template = template._replace(y=wanted.astype(template.y.dtype), weight=jnp.ones(noise_rows, jnp.float32))
   noise = learn_noise(
     loss_fn, params, template, key=tree.fold(key, "noise"), mean=mean, std=std, steps=noise_steps, penalty=noise_penalty
   )
