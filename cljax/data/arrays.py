@@ -17,6 +17,7 @@ from cljax.data import limits, types
 from cljax.types import UsageError
 
 SPLIT_DEFAULTS: dict[str, Any] = {"test_fraction": 0.2, "seed": 0}
+MOST_GROUPS = 10**6  # each has a name
 _KEYS = "x_train, y_train, x_test, y_test, or x, y (and group_train, group_test, or group)"
 
 
@@ -105,6 +106,8 @@ def from_arrays(name: str, arrays: Mapping[str, Any], given: Mapping[str, Any] |
     options = {}  # the split is given, so the options that would make one are not part of the contents
   classes = _dense("y_train" if both else "y", parts[0].y)
   groups = 1 + max(int(p.group.max(initial=0)) for p in parts)
+  if groups > MOST_GROUPS:
+    raise UsageError(f"group: values go up to {groups - 1}; allowed: below {MOST_GROUPS}, such as 0..G-1")
   names = [str(c) for c in range(classes)]
   return types.dataset(name, parts[0], parts[-1], names, group_names=[str(g) for g in range(groups)], options=options)
 

@@ -81,6 +81,10 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, **given) -> ty
     ``folder:DIR`` (pictures by class, or splits of such folders: :func:`cljax.data.folders.load_folder`; the option
     ``size`` resizes them). Paths are as given, else in ``data_dir``.
 
+  Where the rows lie: an array of 256 MiB or more in a ``.npy`` or uncompressed ``.npz`` file that needs no conversion
+  (uint8 or float32, with test rows given) stays in its file, which must not be changed meanwhile; all else is read into
+  memory, pictures decoded. What would not fit is refused with the estimate and the limit.
+
   ``data_dir`` defaults to ``$CLJAX_DATA_DIR``, else ``~/.cache/cljax``. Raises :class:`UsageError` for unknown names,
   options and values, for files that are missing or damaged, for wrong shapes and dtypes, labels out of range and NaN.
   """

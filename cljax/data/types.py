@@ -17,6 +17,9 @@ def first_line(e: Exception) -> str:
   return str(e).splitlines()[0][:200] if str(e) else type(e).__name__
 
 
+MOST_CLASSES = 10**6  # each has a name
+
+
 class Split(NamedTuple):
   """Rows of one split."""
 

@@ -12,7 +12,7 @@ from cljax.data import limits
 from cljax.streams.blurry import blurry_rows, occurring
 from cljax.streams.class_names import class_as_named, class_places, class_values
 from cljax.streams.noise import corrupt
-from cljax.streams.options import READS, check_read
+from cljax.streams.options import READS, check_read, is_integer, plain
 from cljax.streams.recurring import drawn_subsets
 from cljax.streams.relabel import permuted_labels, random_labels
 from cljax.streams.requests import forget_list, resolve_pairs
@@ -131,17 +131,25 @@ def build(
   measured stays clean. Raises UsageError on an impossible split, and for an option that is given (not the default) and
   that the kind does not read (``READS``).
   """
-  given = {k: v for k, v in locals().items() if k in _DEFAULTS}
-  if kind not in READS:
+  options = {k: plain(v) for k, v in locals().items() if k in _DEFAULTS}
+  if not isinstance(kind, str) or kind not in READS:
     raise UsageError(f"stream.kind: unknown {kind!r}; allowed: {', '.join(KINDS)}")
-  whole = lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool)
-  if not whole(tasks) or not 1 <= tasks <= MOST_TASKS:
-    raise UsageError(f"stream.tasks: got {str(tasks)[:80]}; expected an integer of at least 1, at most {MOST_TASKS}")
-  if not whole(rows) or rows < 0:
-    raise UsageError(f"stream.rows: got {rows!r}; expected an integer of at least 0 (0: all)")
-  if not whole(seed) or seed < 0:
-    raise UsageError(f"stream.seed: got {seed!r}; expected an integer of at least 0")
-  check_read(kind, given, _DEFAULTS)
+  for name, low, high, note in (("tasks", 1, MOST_TASKS, f", at most {MOST_TASKS}"), ("rows", 0, 2**63, " (0: all)"),
+                                ("seed", 0, 2**63, "")):  # fmt: skip
+    value = options[name]
+    if not is_integer(value, low, high):
+      raise UsageError(f"stream.{name}: got {repr(value)[:80]}; expected an integer of at least {low}{note}")
+  check_read(kind, options, _DEFAULTS)
+  return _build(dataset, kind, **options)
+
+
+_DEFAULTS = {k: p.default for k, p in inspect.signature(build).parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def _build(
+  dataset, kind, *, tasks, classes_per_task, class_order, task_fractions, validation, active, angles, seed, forget,
+  rows, order, label_noise, input_noise, disjoint, blurry, class_weights,
+) -> Stream:  # fmt: skip
   active = active or ("task" if kind in ("task", "scole") else "all")
   check_edge(validation, active)
   order = check_order(order, tasks)
@@ -191,9 +199,6 @@ def build(
   )  # fmt: skip
 
 
-_DEFAULTS = {k: p.default for k, p in inspect.signature(build).parameters.items() if p.kind is p.KEYWORD_ONLY}
-
-
 def assemble(
   name: str, layout: Layout, order, *, validation: float, active: str, seed: int, forget="", pool=None,
   task_id_given: bool = False, task_fractions=(), label_noise=(), input_noise=(),
@@ -203,7 +208,7 @@ def assemble(
   held = held_rows(layout.dataset, np.arange(len(y)) if pool is None else pool, validation, seed)
   held = keep_one(held, y, layout.train)
   train, val = _each(layout.train, lambda r: r[~held[r]]), _each(layout.train, lambda r: r[held[r]])
-  shown = [np.asarray(layout.labels[t])[y[rows]] for t, rows in enumerate(train)] if np.size(task_fractions) else []
+  shown = [np.asarray(layout.labels[t])[y[rows]] for t, rows in enumerate(train)] if task_fractions else []
   train = [rows if t in order else rows[:0] for t, rows in enumerate(thin(train, shown, task_fractions, seed))]
   for t, mine in enumerate(train):
     if (not len(mine) and t in order) or not len(layout.test[t]):
@@ -269,10 +274,9 @@ def _shared(dataset, kind: str, pool, test_pool, tasks: int, angles, seed: int) 
   elif kind == "permuted":
     view = permuted(tasks, shape, seed)
   else:
-    given = np.asarray(angles, np.float64) if numeric(angles) else np.zeros((0, 0))
-    if given.ndim != 1 or not np.isfinite(given).all() or len(given) not in (0, tasks):
+    if not numeric(angles) or len(angles) not in (0, tasks):
       raise UsageError(f"stream.angles: got {str(angles)[:80]}; expected {tasks} numbers of degrees, one for each task")
-    angles = tuple(given.tolist()) or tuple(180.0 * t / tasks for t in range(tasks))
+    angles = tuple(map(float, angles)) or tuple(180.0 * t / tasks for t in range(tasks))
     view = rotated(angles, shape)
   return Layout(dataset, [pool] * tasks, [test_pool] * tasks, labels, classes, view)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cljax.streams.options import plain
 from cljax.types import UsageError
 
 
@@ -18,7 +19,7 @@ def class_places(names: Sequence[str], given: Iterable[Any], what: str) -> list[
   (``'#3'``). A number is the place of a class and the name of a class that is called so; where these differ, it is
   refused with both readings, since the wrong one would name the wrong rows. Raises UsageError, beginning with ``what``.
   """
-  given = list(given)
+  given = [plain(v) for v in plain(given)]
   numbers = {int(v) for v in given if _number(v)}
   for name in names:
     found = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", name)  # 1-3 has become 1, 2, 3 by now
@@ -75,7 +76,7 @@ def _place(names: Sequence[str], value, what: str) -> int:
   found = _readings(names, value)
   if len(found) == 1:
     return found[0]
-  shown = str(value) if _number(value) else repr(value)
+  shown = str(value) if _number(value) else repr(value)[:60]
   if not found:
     plain = all(n == str(p) for p, n in enumerate(names))
     some = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")

@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 
+from cljax.streams.options import is_number, plain
 from cljax.types import UsageError
 
 
@@ -50,11 +51,12 @@ def corrupt(dataset, train, labels, label_noise, input_noise, seed: int):
 
 def _levels(name: str, given, tasks: int) -> list[float]:
   """The noise of each task."""
-  one = isinstance(given, int | float | np.number) and not isinstance(given, bool)
-  levels = [given] * tasks if one else list(given) or [0.0] * tasks
-  number = lambda v: isinstance(v, int | float | np.number) and not isinstance(v, bool) and np.isfinite(v) and v >= 0
-  if len(levels) != tasks or not all(number(v) for v in levels):
-    raise UsageError(f"stream.{name}: got {given}; expected a number of at least 0, or one for each of {tasks} tasks")
+  given = plain(given)
+  levels = [given] * tasks if is_number(given) else list(given) if isinstance(given, list | tuple) else [given]
+  levels = levels or [0.0] * tasks
+  if len(levels) != tasks or not all(is_number(v) and v >= 0 for v in levels):
+    said = f"got {repr(given)[:80]}; expected a number of at least 0, or one for each of {tasks} tasks"
+    raise UsageError(f"stream.{name}: {said}")
   return levels
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from cljax.types import UsageError
 
@@ -27,6 +30,25 @@ READS: dict[str, tuple[str, ...]] = {
 }
 
 
+def plain(value: Any) -> Any:
+  """NumPy's arrays and scalars as Python's lists and numbers: one kind of value to check, shown in one line."""
+  return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def is_number(value: Any) -> bool:
+  """Whether this is a finite number, no bool."""
+  if not isinstance(value, int | float | np.number) or isinstance(value, bool):
+    return False
+  try:
+    return math.isfinite(value)
+  except (OverflowError, TypeError):  # an int beyond floats; a complex one
+    return False
+
+
+def is_integer(value: Any, low: int, high: int = 2**63 - 1) -> bool:
+  return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(low <= value <= high)
+
+
 def is_given(value: Any, default: Any) -> bool:
   """Whether a value says anything: it is neither the default nor, where the default is nothing, empty or 0."""
   if default is None or default == () or default == "":
@@ -43,4 +65,4 @@ def check_read(kind: str, options: Mapping[str, Any], defaults: Mapping[str, Any
     if name == "validation" and not hasattr(value, "__len__") and value == 0:
       continue  # as it is
     readers = ", ".join(k for k, read in READS.items() if name in read)
-    raise UsageError(f"stream.{name}: got {str(value)[:80]}, which kind {kind!r} does not read; read by: {readers}")
+    raise UsageError(f"stream.{name}: got {repr(value)[:80]}, which kind {kind!r} does not read; read by: {readers}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cljax.streams.options import is_integer, is_number, plain
 from cljax.types import UsageError
 
 
@@ -15,14 +16,15 @@ def drawn_subsets(classes: int, draws: int, size, weights, seed: int):
   each event learns: a subset that is drawn again is a task that comes back. With ``size == classes`` all draws are
   one. A draw is the same however many follow.
   """
-  size = 2 if not isinstance(size, int | np.integer) and not len(size) else size
-  if not isinstance(size, int | np.integer) or isinstance(size, bool) or not 1 <= size <= classes:
-    raise UsageError(f"stream.classes_per_task: got {size!r}; scole expects one integer of 1..{classes}")
-  shares = np.ones(classes) if not len(weights) else np.asarray(weights, np.float64)
-  if shares.shape != (classes,) or not np.isfinite(shares).all() or (shares < 0).any() or (shares > 0).sum() < size:
-    raise UsageError(
-      f"stream.class_weights: got {list(weights)}; expected {classes} numbers of at least 0, {size} or more above 0"
-    )
+  size, weights = plain(size), plain(weights)
+  size = 2 if isinstance(size, list | tuple) and not size else size
+  if not is_integer(size, 1, classes):
+    raise UsageError(f"stream.classes_per_task: got {repr(size)[:80]}; scole expects one integer of 1..{classes}")
+  sound = isinstance(weights, list | tuple) and all(map(is_number, weights))
+  shares = np.asarray(weights or [1.0] * classes, np.float64) if sound else np.zeros(0)
+  if shares.shape != (classes,) or (shares < 0).any() or (shares > 0).sum() < size or not np.isfinite(shares.sum()):
+    expected = f"{classes} numbers of at least 0, {size} or more above 0"
+    raise UsageError(f"stream.class_weights: got {repr(weights)[:80]}; expected {expected}")
   rng = np.random.default_rng(np.random.SeedSequence([seed, 0x5C01E]))
   met: dict[tuple, int] = {}
   order = []

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cljax.streams.class_names import class_places
+from cljax.streams.options import is_integer, plain
 from cljax.types import Forget, Learn, UsageError
 
 _FIELDS = {
@@ -48,7 +49,7 @@ def forget_list(forget) -> list[tuple[int, Forget]]:
   for pair in pairs:
     sound = isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[1], Forget)
     if not sound or not isinstance(pair[0], int | np.integer) or isinstance(pair[0], bool):
-      raise UsageError(f"stream.forget: got {str(pair)[:80]}; expected text, or a list of (after_tasks, cljax.Forget)")
+      raise UsageError(f"stream.forget: got {repr(pair)[:80]}; expected text, or a list of (after_tasks, cljax.Forget)")
   return [(int(after), request) for after, request in pairs]
 
 
@@ -192,8 +193,12 @@ def resolve(request: Forget, split, tasks, num_classes: int, names=None) -> np.n
 
 def _selections(request: Forget, split, num_tasks: int, names) -> tuple[list[np.ndarray], set[int] | None]:
   """``(masks over rows, tasks or None)`` of the fields that are given, checked."""
-  if request.match not in ("any", "all"):
-    raise UsageError(f"forget request: match {request.match!r}; allowed: any, all")
+  if not isinstance(request.match, str) or request.match not in ("any", "all"):
+    raise UsageError(f"forget request: match {repr(plain(request.match))[:60]}; allowed: any, all")
+  for field in ("classes", "ids", "groups", "tasks"):
+    values = getattr(request, field)
+    if not isinstance(plain(values), list | tuple | set | range):
+      raise UsageError(f"forget request: {field} {repr(values)[:60]}; expected a tuple")
   rows = []
   if len(request.classes):
     rows.append(np.isin(split.y, class_places(names, request.classes, "forget request")))
@@ -220,7 +225,7 @@ def _selections(request: Forget, split, num_tasks: int, names) -> tuple[list[np.
 
 
 def _integers(what: str, values) -> np.ndarray:
-  array = np.asarray(values)
-  if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-    raise UsageError(f"forget request: {what} {str(values)[:60]}; expected integers")
-  return array
+  values = plain(values)
+  if not all(is_integer(v, -(2**63)) for v in values):
+    raise UsageError(f"forget request: {what} {repr(values)[:60]}; expected integers")
+  return np.asarray(list(values), np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cljax.streams.class_names import class_places
+from cljax.streams.options import is_integer, is_number
 from cljax.types import UsageError
 
 ACTIVE = ("all", "seen", "task")
@@ -35,22 +36,20 @@ def of_classes(y, pool, classes) -> np.ndarray:
 
 
 def check_edge(validation: float, active: str) -> None:
-  number = isinstance(validation, int | float | np.number) and not isinstance(validation, bool)
-  if not number or not 0 <= validation < 1:
-    raise UsageError(f"stream.validation: got {validation!r}; expected 0 <= validation < 1")
-  if active not in ACTIVE:
-    raise UsageError(f"stream.active: unknown {active!r}; allowed: {', '.join(ACTIVE)}")
+  if not is_number(validation) or not 0 <= validation < 1:
+    raise UsageError(f"stream.validation: got {repr(validation)[:80]}; expected 0 <= validation < 1")
+  if not isinstance(active, str) or active not in ACTIVE:
+    raise UsageError(f"stream.active: unknown {repr(active)[:80]}; allowed: {', '.join(ACTIVE)}")
 
 
 def check_order(order, tasks: int) -> list[int]:
   """The tasks in the order in which they are learned, each at least once."""
-  order = list(order) if isinstance(order, list | tuple | range | np.ndarray) else [order]
+  order = list(order) if isinstance(order, list | tuple | range) else [order]
   if not order:
     return list(range(tasks))
-  whole = all(isinstance(t, int | np.integer) and not isinstance(t, bool) for t in order)
-  if not whole or set(order) != set(range(tasks)):
+  if not all(is_integer(t, 0) for t in order) or set(order) != set(range(tasks)):
     raise UsageError(
-      f"stream.order: got {str(order)[:80]}; expected each of the tasks 0..{tasks - 1} once or more, such as 1,0,1,2"
+      f"stream.order: got {repr(order)[:80]}; expected each of the tasks 0..{tasks - 1} once or more, such as 1,0,1,2"
     )
   return [int(t) for t in order]
 
@@ -65,17 +64,19 @@ def class_groups(names, tasks: int, classes_per_task, class_order) -> list[np.nd
       raise UsageError(f"stream.class_order: got {class_order}; expected a seed of at least 0, or a list of classes")
     order = np.random.default_rng(np.random.SeedSequence([int(class_order), 0xC1A55])).permutation(total)
   else:
-    if not isinstance(class_order, list | tuple | np.ndarray):
-      raise UsageError(f"stream.class_order: got {class_order!r}; expected a list of classes, or an integer seed")
+    if not isinstance(class_order, list | tuple):
+      raise UsageError(
+        f"stream.class_order: got {repr(class_order)[:80]}; expected a list of classes, or an integer seed"
+      )
     order = np.asarray(class_places(names, class_order, "stream.class_order"))
     if len(set(order.tolist())) != len(order):
-      raise UsageError(f"stream.class_order: got {str(list(class_order))[:80]}; expected distinct classes")
-  if isinstance(classes_per_task, int | np.integer):
+      raise UsageError(f"stream.class_order: got {repr(class_order)[:80]}; expected distinct classes")
+  if is_integer(classes_per_task, -(2**63)):
     sizes = [int(classes_per_task)] * tasks if classes_per_task else []
   else:
-    sizes = list(classes_per_task) if isinstance(classes_per_task, list | tuple | np.ndarray) else [classes_per_task]
-    if not all(isinstance(k, int | np.integer) and not isinstance(k, bool) for k in sizes):
-      raise UsageError(f"stream.classes_per_task: got {classes_per_task!r}; expected an integer, or one for each task")
+    sizes = list(classes_per_task) if isinstance(classes_per_task, list | tuple) else [classes_per_task]
+    if not all(is_integer(k, -(2**63)) for k in sizes):
+      raise UsageError(f"stream.classes_per_task: got {repr(sizes)[:80]}; expected an integer, or one for each task")
   if not sizes:
     if len(order) % tasks:
       raise UsageError(f"stream.tasks: {len(order)} classes do not divide into {tasks} tasks; give classes_per_task")
@@ -117,17 +118,16 @@ def keep_one(held, y, train) -> np.ndarray:
 
 
 def numeric(values) -> bool:
-  """Whether these are numbers in a flat sequence."""
-  number = lambda v: isinstance(v, int | float | np.number) and not isinstance(v, bool)
-  return isinstance(values, list | tuple | np.ndarray) and all(number(v) for v in values)
+  """Whether these are finite numbers in a flat sequence."""
+  return isinstance(values, list | tuple) and all(map(is_number, values))
 
 
 def thin(train, shown, fractions, seed):
   """The share of its rows that each task keeps, drawn at random, at least one of each of its labels ``shown``."""
-  if isinstance(fractions, list | tuple | np.ndarray) and not len(fractions):
+  if isinstance(fractions, list | tuple) and not fractions:
     return train
   if not numeric(fractions) or len(fractions) != len(train) or not all(0 < f <= 1 for f in fractions):
-    raise UsageError(f"stream.task_fractions: got {str(fractions)[:80]}; expected {len(train)} values in (0, 1]")
+    raise UsageError(f"stream.task_fractions: got {repr(fractions)[:80]}; expected {len(train)} values in (0, 1]")
   rng = np.random.default_rng(np.random.SeedSequence([seed, 0xF4AC]))
   out = []
   for rows, labels, f in zip(train, shown, fractions, strict=True):

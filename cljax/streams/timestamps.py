@@ -44,6 +44,8 @@ def from_timestamps(
   for what, array in (("x", x), ("time", time)):
     if len(array) != len(y) or (what == "time" and array.ndim != 1):
       raise UsageError(f"{what}: has shape {array.shape}; y has {len(y)} rows")
+  if y.max() >= data.MOST_CLASSES:
+    raise UsageError(f"y: goes up to {y.max()}; expected labels 0..C-1 of at most {data.MOST_CLASSES} classes")
   check_edge(validation, active)
   if not 0 < test_fraction < 1:
     raise UsageError(f"test_fraction: got {test_fraction}; expected a number between 0 and 1")

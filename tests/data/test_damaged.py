@@ -213,3 +213,16 @@ def test_a_damaged_file_is_one_line_or_data(tmp_path, make):
       assert "\n" not in said
       assert len(said) < 600
     path.write_bytes(good)
+
+
+@pytest.mark.parametrize("info", ["", "{", "[]", "[" * 100_000, '{"fileFormat": "array_record"}', "\xff", '{"a": NaN}'])
+def test_a_damaged_tfds_set_is_one_line(tmp_path, info):
+  folder = tmp_path / "some" / "1.0.0"
+  folder.mkdir(parents=True)
+  (folder / "dataset_info.json").write_bytes(info.encode("latin-1"))
+  one_line("data_dir: ", data.load, "tfds:some", data_dir=tmp_path)
+
+
+def test_so_many_groups_are_refused():
+  made = {"x": [[0.0], [1.0], [2.0], [3.0]], "y": [0, 1, 0, 1], "group": [0, 1, 2, 2**31 - 1]}
+  one_line("group: values go up to 2147483647; allowed: below 1000000", data.from_arrays, "mine", made)

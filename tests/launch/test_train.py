@@ -223,7 +223,7 @@ BAD = [
   (["--config.stream.class_order=[0,0]"], "stream.class_order: got [0, 0]; expected distinct classes"),
   (["--config.stream.forget=2:class=77"], "class 77 does not exist; classes are 0..9"),
   (["--config.stream.forget=2:class=1"], "stream.forget: event 2 asks to forget, but the method does not"),
-  (["--config.stream.seed=-1"], "stream: "),
+  (["--config.stream.seed=-1"], "stream.seed: got -1; expected an integer of at least 0"),
   (["--config.model.hidden=wide"], "model.hidden: got 'wide'; expected a list"),
   (["--seeds=0"], "seeds: got '0'; expected a number of at least 1"),
   (["--seeds=1,1"], "seeds: got '1,1'"),

@@ -147,7 +147,7 @@ def test_an_order_comes_back_to_tasks(dataset):
     ({"forget": "3:class=3", "order": (0, 0, 0, 1)}, "names no row that was learned by then"),
     ({"label_noise": 1.5}, "stream.label_noise: got 1.5"),
     ({"label_noise": [0.1]}, "one for each of 2 tasks"),
-    ({"label_noise": "much"}, "stream.label_noise: got much"),
+    ({"label_noise": "much"}, "stream.label_noise: got 'much'"),
     ({"input_noise": -1.0}, "stream.input_noise: got -1.0"),
     ({"input_noise": float("nan")}, "stream.input_noise: got nan"),
     ({"label_noise": [0.1, 0.2], "kind": "permuted"}, "the tasks share rows, so expected one number"),
