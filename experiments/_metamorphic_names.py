@@ -29,9 +29,9 @@ def shuffled(rng, count: int) -> np.ndarray:
       return out
 
 
-def sampled(combination) -> bool:
-  """Whether it draws labels from the model: noise over the outputs."""
-  return any("sampled" in p.options.values() for p in combination.all_parts)
+def by_output(combination) -> bool:
+  """Whether it draws labels from the model, or rows class by class: noise that belongs to an output's number."""
+  return any({"sampled", "class_balanced"} & set(map(str, p.options.values())) for p in combination.all_parts)
 
 
 def named(combination, names) -> bool:
@@ -61,7 +61,7 @@ def classes_renamed(trial: Trial, rng) -> str | None:
   "outputs renamed",
   "which output stands for a label is a name: outputs permuted at the beginning stay permuted",
   weight=2,
-  applies=lambda c: not named(c, DRAWS_FOR_OUTPUTS) and not sampled(c),
+  applies=lambda c: not named(c, DRAWS_FOR_OUTPUTS) and not by_output(c),
 )
 def outputs_renamed(trial: Trial, rng) -> str | None:
   new = shuffled(rng, trial.stream.num_classes)
