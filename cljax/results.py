@@ -126,7 +126,34 @@ def read(path) -> dict[str, Any] | None:
     found = loads(path.read_bytes())
   except ValueError:
     return None
-  return found if isinstance(found, dict) else None
+  return found if is_whole(found) else None
+
+
+def is_whole(found) -> bool:
+  """Whether something that was read is a result: all that tables, rows and merging take from one is there."""
+  try:
+    seeds = found["seeds"]
+    number = lambda v: v is None or (isinstance(v, int | float) and not isinstance(v, bool))
+    each = lambda values: isinstance(values, list) and len(values) == len(seeds) and all(map(number, values))
+    whole = seeds and all(isinstance(s, int) for s in seeds) and len(set(seeds)) == len(seeds)
+    shape = (len(seeds), len(found["events"]) + 1)
+    named = [k for k in found if k.endswith("accuracy_matrix") or k == "validation_matrix"]
+    matrices = [np.asarray(found[k], np.float64) for k in named]
+    whole &= bool(matrices) and all(m.ndim == 3 and m.shape[:2] == shape for m in matrices)
+    for group in [found["metrics"], *(found[k] for k in ("task_metrics", "validation_metrics") if k in found)]:
+      whole &= all(each(m["values"]) and number(m["mean"]) and number(m["stderr"]) for m in group.values())
+      whole &= "acc" in group
+    whole &= all(each(r[k]) for r in found["forgotten"] for k in ("forget", "retain"))
+    whole &= all(len(c["accuracy"]) == len(seeds) for c in found["curves"])
+    whole &= all(isinstance(found[k], str) for k in ("method", "stream", "scenario", "dataset_digest"))
+    whole &= all(len(found[k]) == len(seeds) for k in ("alive", "params_sha256")) and found["population"] > 0
+    whole &= all(number(v) and v is not None for v in found["seconds"].values()) and isinstance(found["config"], dict)
+    summary(found)
+    rows(found)
+    table([found], [title(found)])
+  except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+    return False
+  return bool(whole)
 
 
 def share_of_seconds(result: Mapping[str, Any]) -> float:

@@ -15,6 +15,7 @@ from launch import _workdir
 from launch._config import Override
 
 CACHE = "~/.cache/cljax/jax"
+LONGEST = 1000  # characters of an error's line: it may hold what was given
 
 
 def common_flags() -> flags.FlagValues:
@@ -173,4 +174,9 @@ def disk_full(error: BaseException | None) -> str | None:
 
 
 def _line(text: str, label: str = "error") -> None:
-  print(f"{label}: {' '.join(text.split())}", file=sys.stderr, flush=True)
+  text = " ".join(text.split())
+  if len(text) > LONGEST:
+    text = f"{text[:LONGEST]}... ({len(text):,} characters)"
+  # What was typed may hold what no terminal shows, such as half of a surrogate pair.
+  text = text.encode(errors="backslashreplace").decode()
+  print(f"{label}: {text}", file=sys.stderr, flush=True)

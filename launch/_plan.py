@@ -197,12 +197,30 @@ def on_disk(workdir: epath.Path) -> list[Unit]:
   """All units of a workdir, by name; those whose file cannot be read are passed over."""
   folder = workdir / "groups"
   found = [(p.name, _workdir.read_json(p / "unit.json")) for p in sorted(folder.iterdir())] if folder.exists() else []
-  return [Unit(name, content) for name, content in found if content is not None]
+  return [Unit(name, content) for name, content in found if content is not None and _is_whole(content)]
+
+
+def _is_whole(content: Mapping[str, Any]) -> bool:
+  """Whether the content of a ``unit.json`` has all that it takes to run the unit."""
+  sections = lambda identity: all(isinstance(identity[s], dict) for s in _config.SECTIONS if s != "checkpoint")
+  numbers = lambda values: all(isinstance(v, int | float) for v in values.values())
+  try:
+    runs, members = content["runs"], content["members"]
+    listed = [isinstance(m["seed"], int) and m["run"] in runs and numbers(m["hyper"]) for m in members]
+    about = [
+      sections(r["identity"]) and isinstance(r["label"], str) and isinstance(r["point"], dict) for r in runs.values()
+    ]
+    mine = isinstance(content["label"], str) and sections(content["identity"])
+    return (
+      mine and all(isinstance(f, dict) for f in content["more"].values()) and all([*listed, *about]) and bool(listed)
+    )
+  except (LookupError, TypeError, AttributeError):
+    return False
 
 
 def finished_seeds(workdir: epath.Path, folder: str) -> list[int]:
   """The seeds of a configuration that have results."""
-  result = _workdir.read_json(workdir / "runs" / folder / "result.json")
+  result = results.read(workdir / "runs" / folder / "result.json")
   return [] if result is None else list(result["seeds"])
 
 

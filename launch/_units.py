@@ -134,7 +134,7 @@ def _run(workdir: epath.Path, unit: Unit, label: str, stop, live: bool, take: _a
 def _keep(workdir: epath.Path, run: str, result: dict[str, Any]) -> None:
   """Writes a result, or adds its seeds to those that are there."""
   path = workdir / "runs" / run / "result.json"
-  earlier = _workdir.read_json(path)
+  earlier = results.read(path)
   (path.parent / "accuracy_matrix.png").unlink(missing_ok=True)
   results.write(path, result if earlier is None else merge(earlier, result))
 
@@ -177,7 +177,7 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rows_of(workdir: epath.Path, run: str) -> list[dict[str, Any]]:
-  result = _workdir.read_json(workdir / "runs" / run / "result.json")
+  result = results.read(workdir / "runs" / run / "result.json")
   return [] if result is None else results.rows(result, run=run, point=result.get("point", {}))
 
 
@@ -219,7 +219,7 @@ def rebuild_rows(workdir: epath.Path) -> None:
   runs = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
   for run in runs:
     result = folder / run / "result.json"
-    if result.exists() and _workdir.read_json(result) is None:
+    if result.exists() and results.read(result) is None:
       say(f"rows: {result} is damaged; its runs are run again from their last checkpoints")
   _write_rows(path, [r for run in runs for r in rows_of(workdir, run)])
 

@@ -36,7 +36,7 @@ def parse_bytes(text: str) -> int:
   found = re.fullmatch(r"\s*([0-9.]+(?:[eE]\+?[0-9]+)?)\s*([KMGT]i?)?B?\s*", text)
   try:
     count = int(float(found[1]) * _UNITS[found[2] or ""]) if found else 0
-  except ValueError:
+  except (ValueError, OverflowError):
     count = 0
   if count < 1:
     raise UsageError(f"max_bytes: got {text!r}; expected a number of bytes such as 500MB, 4GiB or 2e9")
@@ -61,7 +61,7 @@ def _flags() -> absl_flags.FlagValues:
 
 def collect(runs: Sequence[Run], workdir: epath.Path) -> tuple[list[Run], list[dict]]:
   """The runs that have finished for some seed, and their results."""
-  found = [(r, _workdir.read_json(workdir / "runs" / r.folder / "result.json")) for r in runs]
+  found = [(r, results.read(workdir / "runs" / r.folder / "result.json")) for r in runs]
   done = [(r, result) for r, result in found if result is not None]
   return [r for r, _ in done], [result for _, result in done]
 

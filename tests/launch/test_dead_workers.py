@@ -6,13 +6,17 @@ import pathlib
 import sys
 import time
 
+import made_sweeps
+import numpy as np
 import pytest
 from etils import epath
 
 from cljax import writers
-from launch import _executors, _owner, _plan
+from launch import _config, _executors, _owner, _plan
 
 ROOT = pathlib.Path(__file__).parents[2]
+
+RESULT = writers.dumps(made_sweeps.result("er", 0.5, seeds=(0,), rng=np.random.default_rng(0)))
 
 # Each worker passes over the units as a real one does; what it would train is said by the unit's name.
 WORKER = """
@@ -30,7 +34,7 @@ def run(workdir, unit, *rest):
     os.kill(os.getpid(), signal.SIGKILL)
   if unit.name == "wrong":
     raise ValueError("wrong")
-  _workdir.writers.write_text(workdir / "runs" / unit.name / "result.json", '{"seeds": [0]}')
+  _workdir.writers.write_text(workdir / "runs" / unit.name / "result.json", RESULT)
 
 _units._run = run
 _units.results.rows = lambda *a, **k: []
@@ -41,7 +45,10 @@ sys.exit(1 if failed else 0)
 
 
 def made(folder: pathlib.Path, *names: str) -> list[_plan.Unit]:
-  members = lambda name: {"label": name, "members": [{"run": name, "seed": 0}], "runs": {name: {}}}
+  identity = {section: {} for section in _config.SECTIONS}
+  about = lambda name: {name: {"label": name, "point": {}, "identity": identity}}
+  members = lambda name: {"label": name, "members": [{"run": name, "seed": 0, "hyper": {}}], "runs": about(name),
+                          "identity": identity, "more": {}}  # fmt: skip
   units = [_plan.Unit(name, members(name)) for name in names]
   for unit in units:
     writers.write_text(epath.Path(folder) / "groups" / unit.name / "unit.json", writers.dumps(unit.content))
@@ -50,7 +57,8 @@ def made(folder: pathlib.Path, *names: str) -> list[_plan.Unit]:
 
 def launched(folder, units, workers: int, monkeypatch, capfd) -> list[str]:
   """What the launcher and its workers say on stderr."""
-  command = lambda workdir, names, cache: [sys.executable, "-c", WORKER, str(workdir), str(workers), ",".join(names)]
+  script = f"RESULT = {RESULT!r}\n{WORKER}"
+  command = lambda workdir, names, cache: [sys.executable, "-c", script, str(workdir), str(workers), ",".join(names)]
   monkeypatch.setattr(_executors, "command", command)
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   _executors.local(epath.Path(folder), units, workers, "", lambda: False)
@@ -94,7 +102,7 @@ while not isinstance(owner := _owner.take(folder), _owner.Owner) and time.time()
 if owner.path.name == "owner.1.json":
   os.kill(os.getpid(), signal.SIGKILL)
 (folder.parents[1] / "runs" / "deadly").mkdir(parents=True)
-(folder.parents[1] / "runs" / "deadly" / "result.json").write_text('{"seeds": [0]}')
+(folder.parents[1] / "runs" / "deadly" / "result.json").write_text(RESULT)
 owner.leave("finished")
 """
 
@@ -102,7 +110,9 @@ owner.leave("finished")
 def test_a_dead_worker_is_found_though_another_took_its_unit_over_at_once(tmp_path, monkeypatch, capfd):
   units = made(tmp_path, "deadly", "other")
   folder = tmp_path / "groups" / "deadly"
-  monkeypatch.setattr(_executors, "command", lambda *a: [sys.executable, "-c", TAKES_OVER, str(folder)])
+  monkeypatch.setattr(
+    _executors, "command", lambda *a: [sys.executable, "-c", f"RESULT = {RESULT!r}\n{TAKES_OVER}", str(folder)]
+  )
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   sleep = time.sleep
 
