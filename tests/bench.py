@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,10 +30,8 @@ class Bench:
   def __init__(self, name, stream, model, hyper=None, fuse=True, rows=BATCH, optimizer=None, members=0):
     self.stream, self.spec, self.members = stream, spec_of(stream, rows), members
     if isinstance(name, dict):
-      parts_of = lambda spec: {
-        n: methods.make(m, model, spec, **{**methods.METHODS[m].test, **o}) for n, (m, o) in name.items()
-      }
-      made = lambda model, spec, values: compose(**parts_of(spec))
+      given = {n: (m, {**methods.METHODS[m].test, **o}) for n, (m, o) in name.items()}
+      made = lambda model, spec, _: compose(**{n: methods.make(m, model, spec, **o) for n, (m, o) in given.items()})
       values, name = {}, "+".join(name)
     else:
       plan = methods.plan({"method": (name, {**methods.METHODS[name].test, **(hyper or {})})})
@@ -56,6 +56,14 @@ class Bench:
       return jax.jit(many if members else one, compiler_options=UNFUSED if part == "step" and not fuse else {})
 
     self.programs = {p: program(p) for p in ("init", "start_task", "step", "end_task", "forget")}
+
+  def renamed(self, new):
+    """The same programs on the same stream, of which task ``t`` is called ``new[t]``: for methods whose programs hold
+    no table of tasks."""
+    old, other = np.argsort(new), copy.copy(self)
+    other.stream = renamed(self.stream, new)
+    other.data = self.data._replace(labels=self.data.labels[old], tables=tuple(t[old] for t in self.data.tables))
+    return other
 
   def call(self, part, learner, *args, **hyper):
     values = {**self.hyper, **{f"method.{k}": jnp.float32(v) for k, v in hyper.items()}}
@@ -122,6 +130,15 @@ class Bench:
         learner = self.step(learner, *self.arguments(task, k, offered, met), **hyper)[0]
       learner = self.boundary("end_task", learner, task, met, **hyper)
     return learner
+
+
+def renamed(stream, new):
+  """The stream, of which task ``t`` is called ``new[t]``."""
+  old = np.argsort(new)
+  view = stream.view._replace(tables=tuple(t[old] for t in stream.view.tables))
+  split = {f: tuple(getattr(stream, f)[t] for t in old) for f in ("train", "validation", "test")}
+  events = tuple(e._replace(task=int(new[e.task])) for e in stream.events)
+  return stream._replace(labels=stream.labels[old], view=view, events=events, **split)
 
 
 def assert_same(a, b):

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bench import BATCH, Bench, assert_near, assert_same
+from bench import BATCH, Bench, assert_near, assert_same, renamed
 
 import cljax
-from cljax import engine, methods, streams
+from cljax import engine, methods, optimizers, projectors, streams
 from cljax.setup import spec_of
 
 NAMES = sorted(methods.METHODS)
@@ -196,6 +196,48 @@ PLAIN = [n for n in LEARN if methods.METHODS[n].first_task_plain and methods.MET
 def test_first_task_equals_the_base_learner(name, bench):
   """Before the first boundary a method trains as finetune does, unless its entry says otherwise."""
   assert_near(bench(name).train(4, (0,)).params, bench("finetune").train(4, (0,)).params)
+
+
+NAMED = {
+  "clnp",
+  "clpu_derpp",
+  "lwf",
+}  # their programs hold the tasks' classes: renamed tasks need programs of their own
+
+
+@each(LEARN)
+def test_a_task_s_number_is_a_name(name, bench, request, small_model):
+  """The same tasks in the same order under other numbers: the same learner, but for what is kept by number."""
+  new = (1, 0)
+  here = bench(name)
+  there = here.renamed(new)
+  if name in NAMED:
+    hyper = {"temporary": (0,)} if name == "clpu_derpp" else {}
+    there = Bench(name, renamed(stream_for(name, request), new), small_model, hyper, fuse=False)
+  told = here.train(steps=2), there.train(steps=2, tasks=new)
+  params = [t.params for t in told]
+  if name == "supsup":  # a mask for each task number
+    params[1] = jax.tree.map(lambda scores: scores[jnp.asarray(new)], params[1])
+  assert_near(*params)
+  assert_near(*(jax.tree.map(lambda a: jnp.sort(jnp.ravel(a)), (t.opt_state.transform, t.method_state)) for t in told))
+
+
+@each(LEARN)
+def test_a_task_may_come_back(name, bench):
+  """0, 1, 0: all stays finite, and what is kept for each task has room for it."""
+  bench = bench(name)
+  learner = bench.train(steps=2, tasks=(0, 1, 0))
+  for leaf in jax.tree.leaves(learner._replace(key=())):
+    assert np.isfinite(np.asarray(leaf)).all() or not jnp.issubdtype(leaf.dtype, jnp.floating)
+  tasks = bench.spec.num_tasks
+  counts = {projectors.CUBERState: "tasks", projectors.CUBERBlocked: "tasks", optimizers.TagState: "task"}
+  dropped = (projectors.OGDState, projectors.GPMState, projectors.CoSOKernel)
+  is_mine = lambda node: isinstance(node, (*counts, *dropped))
+  for node in filter(is_mine, jax.tree.leaves(learner, is_leaf=is_mine)):
+    if isinstance(node, dropped):
+      assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(node.dropped))
+    else:
+      assert int(getattr(node, counts[type(node)])) == tasks
 
 
 @each(LEARN)

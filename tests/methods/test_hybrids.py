@@ -44,7 +44,6 @@ def test_a_part_keeps_its_state_and_randomness(class_stream, small_model):
   [
     (("ncm", "supsup"), "ncm and supsup both define predict"),
     (("ssd", "graddiff"), "ssd and graddiff both define forget"),
-    (("derpp", "er"), "write the averaging one first"),
   ],
 )
 def test_parts_that_do_not_go_together_are_refused(class_stream, small_model, names, said):

@@ -171,7 +171,7 @@ def test_the_loss_of_stored_rows_does_not_rise(name, hyper, class_stream, small_
   """To first order, on the update that was applied; and it does project somewhere (else nothing is tested)."""
   bench = Bench(name, class_stream, small_model, {"capacity": 20, **hyper})
   learner = bench.train(steps=5, tasks=(0,))
-  stored, weight = memories.ring(20, 2).contents(learner.method_state)
+  stored, weight = memories.ring(20, 2).contents(learner.method_state.memory)
   kept = np.asarray(stored["id"])[np.asarray(weight) > 0]
   assert len(set(kept.tolist())) == 10
   split, fired = class_stream.dataset.train, 0
