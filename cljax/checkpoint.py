@@ -20,6 +20,7 @@ import numpy as np
 
 from cljax import identity, tree
 from cljax.types import CljaxError, UsageError
+from cljax.writers import loads
 
 
 class Restored(NamedTuple):
@@ -156,11 +157,18 @@ def _describe(flat) -> dict[str, str]:
   return {path: f"{np.dtype(a.dtype).name}{list(a.shape)}" for path, a in flat.items()}
 
 
+_META = {"versions": dict, "leaves": dict, "digest": str}
+
+
 def read_meta(directory, number: int) -> dict:
   """The meta of one checkpoint; DamagedError where it cannot be read."""
   try:
     out = _ocp().load_checkpointables(_path(directory, number), {"meta": None})
-    return json.loads(_unpacked(out["meta"]))
+    meta = loads(_unpacked(out["meta"]))
+    for key, kind in (_META if "empty" in meta else {**_META, "config": dict, "position": dict}).items():
+      if not isinstance(meta[key], kind):
+        raise ValueError(f"its {key} is {type(meta[key]).__name__}")
+    return meta
   except Exception as error:
     raise DamagedError(f"checkpoint {number}: meta cannot be read ({_first_line(error)})") from error
 

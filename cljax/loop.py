@@ -21,6 +21,7 @@ from cljax.judging import judged_classes
 from cljax.setup import Setup, device_data
 from cljax.step import Where
 from cljax.streams.requests import deleted_pairs, forgotten_classes, learned_tasks, pair_table, resolve_pairs
+from cljax.streams.rows import at_most
 from cljax.types import Batch, CljaxError, Forget, Learn, UsageError, Visit
 
 _BRIEF_S = 0.1
@@ -248,7 +249,7 @@ def _boundary(setup: Setup, deleted, task: int, where):
   rows = np.asarray(setup.stream.train[task])
   rows = rows[~deleted[task]]
   if setup.options.feed == "grain":
-    rows = rows[:: max(1, -(-len(rows) // setup.options.boundary_limit))]
+    rows = at_most(rows, setup.stream.dataset.train.y, setup.options.boundary_limit, seed=task)
     data = prog.replicate(device_data(setup.stream, setup.options, rows), setup.members)
     rows = np.arange(len(rows))
   else:

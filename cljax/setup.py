@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -244,12 +245,15 @@ def _evaluation(stream, options: Options):
   block, limit = options.eval_block, options.eval_limit
   slots = [(t, _few_first(rows, test.y, limit)) for t, rows in enumerate(stream.test)]
   x, y = np.asarray(test.x), np.asarray(test.y)
-  if all(len(rows) for rows in stream.validation):
+  without = [t for t, rows in enumerate(stream.validation) if not len(rows)]
+  if without and len(without) < len(stream.validation):
+    warnings.warn(f"stream.validation: task {without[0]} has no validation rows, so none are evaluated", stacklevel=2)
+  if not without:
     held = np.unique(np.concatenate(stream.validation))
     slots += [(t, len(y) + np.searchsorted(held, rows)) for t, rows in enumerate(stream.validation)]
     x, y = np.concatenate([x, np.stack([train.x[r] for r in held])]), np.concatenate([y, train.y[held]])
   order, slots = prog.in_order(slots)
-  if order is not None:
+  if order is not None and (len(order) < block or (order != np.arange(len(order))).any()):
     least = lambda a: np.concatenate([a[order], np.zeros((max(0, block - len(order)), *a.shape[1:]), a.dtype)])
     x, y = least(x), least(y)
   cut = lambda slots, length=0: prog.blocks(slots, block, length, ordered=0 if order is None else len(y))

@@ -186,6 +186,9 @@ class Learn(NamedTuple):
 class Forget(NamedTuple):
   """A stream event: forget rows by class, by row id, by task or by group.
 
+  A request is about rows as tasks show them. ``classes`` are the data set's, by name or place
+  (``streams.class_places``); ``tasks`` names the pairs of these tasks alone; ``classes``, ``ids`` and ``groups`` name
+  rows in every task that shows them, learned or yet to be.
   Fields are combined by union; ``match='all'`` takes the rows that every given field names instead, such as a group of
   one class (a sub-class). ``holds`` says what the operator still has: any of ``'forget'``, ``'retain'``, ``'prefix'``
   (all past data and events).

@@ -9,16 +9,15 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = [
-  {"types", "tree", "rows", "dtypes"},
+  {"types", "tree", "rows", "dtypes", "layout", "judging"},
   {"losses", "regularizers", "projectors", "optimizers", "memory", "estimators", "models", "data", "metrics", "method"}
   | {"theory"},
-  {"streams", "recipe", "unlearning"},
-  {"methods", "step", "feed", "checkpoint", "mesh"},
+  {"streams", "recipe", "unlearning", "evaluation_parameters", "identity", "writers", "writers_tracking"},
+  {"methods", "step", "feed", "checkpoint", "mesh", "prediction"},
   {"programs"},
   {"setup"},
   {"loop"},
   {"ahead"},
-  {"writers", "writers_tracking"},
   {"ledger"},
   {"engine", "results", "selection"},
   {"cost", "evidence", "loading"},

@@ -35,6 +35,8 @@ def _mask_batch_norm(mask):
 
   def interceptor(next_fun, args, kwargs, context):
     if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__" and kwargs.get("mask") is None:
+      if "mask" not in inspect.signature(next_fun).parameters:
+        return next_fun(*args, **kwargs)  # a subclass's own call; the base's, which it calls, comes by here too
       x = args[0] if args else kwargs["x"]
       if x.shape[0] != mask.shape[0]:
         raise UsageError(f"mask: has {mask.shape[0]} rows, but a BatchNorm input has leading size {x.shape[0]}")
