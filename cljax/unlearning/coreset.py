@@ -60,7 +60,11 @@ def path_lengths(features, weight, key, trees: int = TREES, subsample: int = SUB
       growing &= (order[:, -1] > 0)[node]
       right = features[jnp.arange(rows), chosen[node]] > split[node]
       # A row that stopped keeps its place: all on the leftmost way below it, so a leaf's rows are counted together.
-      return jnp.where(growing, 2 * node + right.astype(node.dtype), 2 * node), depth + growing.astype(depth.dtype), growing
+      return (
+        jnp.where(growing, 2 * node + right.astype(node.dtype), 2 * node),
+        depth + growing.astype(depth.dtype),
+        growing,
+      )
 
     start = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.float32), jnp.ones(rows, bool)
     node, depth, _ = jax.lax.fori_loop(0, levels, grow, start)
