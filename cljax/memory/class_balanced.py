@@ -49,7 +49,8 @@ def class_balanced(capacity: int, num_classes: int, group: Callable | None = Non
   class goes (of equal classes the last). So quotas are ``M // K`` for K classes, plus one for the first ``M mod K``;
   rows that a small class does not need serve the others; each class holds those with the largest keys of all its rows,
   which is a reservoir. ``add`` of a batch equals adding row by row. ``group(rows) -> [B] int32`` names the class of
-  each row, by default ``rows['y']``; rows outside ``0..num_classes-1`` are not stored.
+  each row, by default ``rows['y']``; rows outside ``0..num_classes-1`` are not stored. Offer each row once, with weight
+  0 in later passes, for a sample without copies.
 
   ``remove`` erases rows and packs the rest. A class that is left keeps its floor, so its new rows enter at the rate at
   which its old ones were kept, to O(1 / rows seen); a class with no row left starts anew.

@@ -37,6 +37,9 @@ def reservoir(capacity: int) -> Memory:
   in order: where two rows of one call draw the same slot, the later one is written. Rows are any pytree with a leading
   axis; rows of weight 0 are neither stored nor counted. ``capacity`` is M, in rows.
 
+  A row counts as often as it is offered: several epochs over a task give it a share to match, and copies. For a uniform
+  sample of distinct rows, offer each once: weight 0 in later passes (``weight * batch.fresh`` in a method).
+
   ``remove`` erases rows and packs the rest to the front. Rows that are left were kept at the rate ``M / seen``, so
   until the buffer is full again new rows are admitted at that same rate and ``seen`` stands still; then algorithm R
   goes on. How many of the erased rows had been seen but not stored is unknown to a buffer, and this needs no guess of
