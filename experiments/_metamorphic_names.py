@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import cljax
@@ -103,10 +105,14 @@ def _plain_split(rng, combination):
 def own_rows(trial: Trial, rng) -> str | None:
   del rng
   built, c = trial.stream, trial.combination
-  given = {"validation": built.validation, "events": built.events, "active": c.stream.get("active") or built.active}
+  given: dict[str, Any] = {
+    "validation": built.validation,
+    "events": built.events,
+    "active": c.stream.get("active") or built.active,
+  }
   if c.kind == "domain":  # only there labels are not the dataset's classes
     given["labels"] = built.labels
-  fields = {"view": built.view, "num_classes": built.num_classes, "task_id_given": built.task_id_given}
+  fields: dict[str, Any] = {"view": built.view, "num_classes": built.num_classes, "task_id_given": built.task_id_given}
   return trial.same(trial.variant(streams.from_tasks(built.dataset, built.train, built.test, **given, **fields)))
 
 

@@ -28,7 +28,7 @@ def state(seed=0):
 def save(directory, count=3, config=None):
   writer = checkpoint.Writer(directory)
   for n in range(1, count + 1):
-    writer.save(n, state(n), {"config": config or {"a": {"b": 1}, "c": [1, 2]}, "position": n})
+    writer.save(n, state(n), {"config": config or {"a": {"b": 1}, "c": [1, 2]}, "position": {"event": n}})
   writer.close()
   return {"a": {"b": 1}, "c": [1, 2]}
 
@@ -48,7 +48,7 @@ def like():
 def test_the_newest_comes_back_whole(tmp_path):
   config = save(tmp_path)
   found = checkpoint.restore(tmp_path, like, config)
-  assert found.meta["position"] == 3
+  assert found.meta["position"] == {"event": 3}
   assert found.notes == ()
   assert_state(found.state, state(3))
   assert checkpoint.restore(tmp_path / "none", like, config) is None
@@ -76,7 +76,7 @@ def test_one_flipped_byte_is_noticed_and_the_one_before_used(tmp_path):
       broken[at] ^= 0x10
       path.write_bytes(broken)
       found = checkpoint.restore(tmp_path, like, config)
-      if found.meta["position"] == 2:
+      if found.meta["position"] == {"event": 2}:
         noticed += 1
         assert "checkpoint 3" in found.notes[0]
         assert "trying the one before it" in found.notes[0]
@@ -85,7 +85,7 @@ def test_one_flipped_byte_is_noticed_and_the_one_before_used(tmp_path):
         assert_state(found.state, state(3))  # a byte that no array depends on
     path.write_bytes(whole)
   assert noticed >= 3
-  assert checkpoint.restore(tmp_path, like, config).meta["position"] == 3
+  assert checkpoint.restore(tmp_path, like, config).meta["position"] == {"event": 3}
 
 
 def test_truncated_and_missing_files_fall_back(tmp_path):
@@ -95,7 +95,7 @@ def test_truncated_and_missing_files_fall_back(tmp_path):
   for path in files(tmp_path, 2):
     path.unlink()
   found = checkpoint.restore(tmp_path, like, config)
-  assert found.meta["position"] == 1
+  assert found.meta["position"] == {"event": 1}
   assert len(found.notes) == 2
 
 
@@ -111,7 +111,7 @@ def test_uncommitted_checkpoints_are_not_seen(tmp_path):
   config = save(tmp_path)
   (tmp_path / "3" / "commit_success.txt").unlink()
   assert checkpoint.numbers(tmp_path) == [1, 2]
-  assert checkpoint.restore(tmp_path, like, config).meta["position"] == 2
+  assert checkpoint.restore(tmp_path, like, config).meta["position"] == {"event": 2}
 
 
 def test_another_configuration_is_refused_with_the_keys(tmp_path):
@@ -143,7 +143,7 @@ def test_other_versions_are_told_and_used(tmp_path, monkeypatch):
 def test_unwritable_directory_is_one_line(tmp_path):
   (tmp_path / "file").write_text("in the way")
   with pytest.raises(UsageError, match="workdir: cannot write"):
-    checkpoint.Writer(tmp_path / "file" / "checkpoints").save(1, state(), {"config": {}})
+    checkpoint.Writer(tmp_path / "file" / "checkpoints").save(1, state(), {"config": {}, "position": {}})
 
 
 def test_nothing_on_disk_is_a_pickle(tmp_path):
@@ -156,7 +156,7 @@ def test_nothing_on_disk_is_a_pickle(tmp_path):
 def test_what_is_not_waited_for_is_committed_by_the_next_call_which_raises_what_went_wrong(tmp_path):
   writer = checkpoint.Writer(tmp_path)
   for number in (1, 2):
-    writer.save(number, state(number), {"config": {}}, wait=False)
+    writer.save(number, state(number), {"config": {}, "position": {}}, wait=False)
     assert checkpoint.numbers(tmp_path) in (list(range(1, number)), list(range(1, number + 1)))
   writer.drop(1)
   assert checkpoint.numbers(tmp_path) == [2]

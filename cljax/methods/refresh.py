@@ -83,7 +83,7 @@ def refresh(
   def prepare(key, learner, batch):
     if released:
       own = lambda a: None if a is None else a[: spec.batch_size]  # another part may have appended rows
-      labels = (own(batch.y).astype(jnp.int32), own(batch.weight), own(batch.class_mask))
+      labels = (batch.y[: spec.batch_size].astype(jnp.int32), own(batch.weight), own(batch.class_mask))
       learner = learner._replace(method_state=learner.method_state._replace(labels=labels))
     if method.prepare is not _keep_batch:
       inner, batch = method.prepare(key, inside(learner), batch)
