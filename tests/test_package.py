@@ -1,6 +1,7 @@
 """The package as an import: light, layered, typed."""
 
 import ast
+import configparser
 import pathlib
 import subprocess
 import sys
@@ -66,3 +67,12 @@ def test_files_stay_small():
   files = [p for part in ("cljax", "experiments", "launch", "tests") for p in (ROOT / part).rglob("*.py")]
   lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in files}
   assert not {p: n for p, n in lengths.items() if n > 420}
+
+
+def test_the_checkpoints_that_a_purge_deletes_need_an_orbax_that_can():
+  """0.12.7 and older fail the ledger's tests; 0.12.4 has no ``Checkpointer.delete`` at all."""
+  setup = configparser.ConfigParser()
+  setup.read(ROOT / "setup.cfg")
+  floors = dict(line.split(">=") for line in setup["options"]["install_requires"].split())
+  assert tuple(map(int, floors["orbax-checkpoint"].split("."))) >= (0, 12, 8)
+  assert all(floors.values())

@@ -1,0 +1,32 @@
+"""Seeds from Python: a number of them or a list; what only looks like one of these is refused."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cljax
+from cljax import UsageError
+from cljax.engine import _seeds
+
+GOOD = [
+  (2, [0, 1]), (np.int64(2), [0, 1]), (np.uint8(1), [0]), ([3, 7], [3, 7]), ((7, 3), [7, 3]), (range(2), [0, 1]),
+  (np.asarray([3, 7]), [3, 7]), (jnp.asarray([3, 7]), [3, 7]), ([np.int32(5)], [5]), ([2**32 - 1], [2**32 - 1]),
+]  # fmt: skip
+# Text is a sequence too: "10" once meant the seeds 1 and 0. A seed of 2**32 would be that of 0 again.
+BAD = ["10", "5", b"10", ["1"], True, [True], np.bool_(True), 0, np.int64(0), -1, [], [1, 1], [-1], 1.5, [1.5], None,
+       {1, 2}, {"a": 1}, np.asarray(3.0), np.ones((2, 2), int), [2**32], [2**70]]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seeds", "listed"), GOOD, ids=[repr(s) for s, _ in GOOD])
+def test_seeds(seeds, listed):
+  found = _seeds(seeds)
+  assert found == listed
+  assert all(type(s) is int for s in found)
+
+
+@pytest.mark.parametrize("seeds", BAD, ids=repr)
+def test_what_are_no_seeds(class_stream, small_model, seeds):
+  with pytest.raises(UsageError, match="seeds: got "):
+    cljax.run(class_stream, small_model, seeds=seeds)
