@@ -127,8 +127,9 @@ def request(bench, task):
 @pytest.fixture(scope="module")
 def story(private):
   start = learn(private, private.start(), 0)
-  learned = learn(private, start, 1)
-  forgotten = private.call("forget", learned, *request(private, 1))
+  learned = learn(private, start, 1, steps=8)
+  forgotten, permitted = private.call("forget", learned, *request(private, 1))
+  assert permitted
   return start, learned, forgotten
 
 
@@ -157,7 +158,7 @@ def test_forgetting_leaves_nothing_of_the_task(private, story):
   later = learn(private, learned, 2)  # weight decay has put the side network into the moments
   side = lambda learner: jax.tree.leaves((learner.params["side"], learner.opt_state.optimizer[1].trace["side"]))
   assert all(np.asarray(a).any() for a in side(later))
-  assert not any(np.asarray(a).any() for a in side(private.call("forget", later, *request(private, 1))))
+  assert not any(np.asarray(a).any() for a in side(private.call("forget", later, *request(private, 1))[0]))
   x = private.data.x[np.asarray(private.stream.train[1])]
   predict = jax.jit(private.parts.predict)
   side, main = predict(learned, x, jnp.int32(1)), predict(forgotten, x, jnp.int32(1))
@@ -170,18 +171,20 @@ def test_forgetting_leaves_nothing_of_the_task(private, story):
   assert not np.isin(ids, np.asarray(private.stream.train[1])).any()
 
 
-def test_a_request_for_another_task_is_refused(private, story):
-  with pytest.raises(Exception, match="the request names rows of task 0"):
-    jax.block_until_ready(private.call("forget", story[1], *request(private, 0)))
+def test_a_request_for_another_task_is_not_permitted(private, story):
+  assert not private.call("forget", story[1], *request(private, 0))[1]
 
 
-def test_a_request_for_another_task_spoils_a_program_over_devices(private, story, monkeypatch):
-  """Where no error can be raised, what is left must not pass for a model that has forgotten."""
-  monkeypatch.setattr(jax, "local_device_count", lambda: 2)
-  forget = jax.jit(private.parts.forget)
-  for task, spoilt in ((0, True), (1, False)):
-    after = forget(story[1], *request(private, task))
-    assert np.isnan(after.params["main"]["head"]["kernel"]).all() == spoilt
+def test_a_dropped_task_is_learned_again_in_a_fresh_network(private, story):
+  """Zeros would never learn: relu passes no gradient."""
+  _, _, forgotten = story
+  start = private.boundary("start_task", forgotten, 1, met=(0, 1))
+  assert all(np.asarray(a).any() for a in jax.tree.leaves(start.params["side"]) if a.ndim > 2)
+  moved = private.step(start, *private.arguments(1, met=(0, 1)))[0]
+  assert (
+    np.abs(np.asarray(moved.params["side"]["hidden_0"]["kernel"] - start.params["side"]["hidden_0"]["kernel"])).max()
+    > 0
+  )
 
 
 def test_temporary_tasks_are_checked(private):

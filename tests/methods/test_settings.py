@@ -1,0 +1,76 @@
+"""Every method under settings of JAX that careful users make, and with parameters of half precision: traced, which is
+where all of these fail, and one of each kind run."""
+
+from __future__ import annotations
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bench import Bench
+
+from cljax import methods, streams
+
+NAMES = sorted(methods.METHODS)
+SETTINGS = {
+  "strict": lambda: jax.numpy_dtype_promotion("strict"),
+  "rank": lambda: jax.numpy_rank_promotion("raise"),
+  "x64": lambda: jax.enable_x64(True),
+  "bfloat16": contextlib.nullcontext,
+  "float16": contextlib.nullcontext,
+}
+
+
+def half(model, dtype):
+  cast = lambda a: a.astype(dtype)
+
+  def init(key):
+    params, state = model.init(key)
+    return jax.tree.map(cast, params), state
+
+  return model._replace(init=init)
+
+
+def described(tree):
+  return [(a.shape, a.dtype) for a in jax.tree.leaves(tree)]
+
+
+def trace(name, stream, model):
+  """Each hook keeps the learner's shapes and dtypes; returns the learner, abstract."""
+  bench = Bench(name, stream, model)
+  parts, data, where = bench.parts, bench.data, bench.where(0)
+  learner = jax.eval_shape(parts.init, jax.random.key(0))
+  rows = jnp.zeros(bench.spec.task_rows, jnp.int32)
+  for hook in (parts.start_task, parts.end_task):
+    if hook is not None:
+      after = jax.eval_shape(hook, learner, jnp.asarray(True), data, where, rows, rows, jnp.int32(3))
+      assert described(after) == described(learner)
+  after, _, _ = jax.eval_shape(parts.step, learner, *bench.arguments(0))
+  assert described(after) == described(learner)
+  mine = np.asarray(stream.train[0], np.int32)
+  request = bench.request(mine[:3], mine[3:])
+  if parts.forget is not None:
+    after, _ = jax.eval_shape(parts.forget, learner, *request)
+    assert described(after) == described(learner)
+  if parts.scrub is not None:
+    assert described(jax.eval_shape(parts.scrub, learner, *request[4:6])) == described(learner)
+  jax.eval_shape(parts.predict, learner, data.x[:3], jnp.int32(0))
+  return learner
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_method_traces(setting, dataset, small_model):
+  stream = streams.build(dataset, "task", tasks=2, active="seen")
+  wrong = []
+  with SETTINGS[setting]():
+    model = half(small_model, setting) if "float" in setting else small_model
+    for name in NAMES:
+      try:
+        learner = trace(name, stream, model)
+        if "float" in setting:
+          assert {a.dtype for a in jax.tree.leaves(learner.params)} <= {jnp.dtype(setting), jnp.dtype("float32")}
+      except (AssertionError, TypeError, ValueError) as error:
+        wrong.append(f"{name}: {type(error).__name__} {str(error).splitlines()[:1]}")
+  assert not wrong
