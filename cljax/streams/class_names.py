@@ -15,11 +15,12 @@ from cljax.types import UsageError
 def class_places(names: Sequence[str], given: Iterable[Any], what: str) -> list[int]:
   """The places ``0..C-1`` of the classes that ``given`` names, in its order.
 
-  An item is a name (``cat``), a number (``3`` or ``'3'`` as text), a quoted name (``"'3'"``) or a place with a sign
-  (``'#3'``). A number is the place of a class and the name of a class that is called so; where these differ, it is
-  refused with both readings, since the wrong one would name the wrong rows. Raises UsageError, beginning with ``what``.
+  ``given`` is a list, or text divided by commas. An item is a name (``cat``), a number (``3``, or ``'3'`` as text), a
+  quoted name (``"'3'"``) or a place with a sign (``'#3'``). A number is the place of a class and the name of a class
+  that is called so; where these differ, it is refused with both readings, since the wrong one would name the wrong
+  rows. Raises UsageError, beginning with ``what``.
   """
-  given = [plain(v) for v in plain(given)]
+  given = words(given) if isinstance(given, str) else [plain(v) for v in plain(given)]
   numbers = {int(v) for v in given if _number(v)}
   for name in names:
     found = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", name)  # 1-3 has become 1, 2, 3 by now
@@ -78,8 +79,24 @@ def _place(names: Sequence[str], value, what: str) -> int:
     return found[0]
   shown = str(value) if _number(value) else repr(value)[:60]
   if not found:
-    plain = all(n == str(p) for p, n in enumerate(names))
-    some = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
-    raise UsageError(f"{what}: class {shown} does not exist; classes are {f'0..{len(names) - 1}' if plain else some}")
+    some = " ".join(", ".join(names[:12]).split())[:300] + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+    some = f"0..{len(names) - 1}" if all(n == str(p) for p, n in enumerate(names)) else some
+    raise UsageError(f"{what}: class {shown} does not exist; classes are {some}")
   readings = " or ".join(f"#{p} (the class called {names[p]!r})" for p in found)
   raise UsageError(f"{what}: class {shown} may mean {readings}; write the name in quotes, or # before the place")
+
+
+def cut(text: str, marks: str) -> list[str]:
+  """``text`` cut at any of ``marks`` outside of quotes; a quote is one only where a value begins."""
+  parts, start = [], 0
+  for found in re.finditer(rf"(?<=[=,])\s*(?:'[^']*'|\"[^\"]*\")|([{re.escape(marks)}])", text):
+    if found[1]:
+      parts.append(text[start : found.start()])
+      start = found.end()
+  return [*parts, text[start:]]
+
+
+def words(text: str) -> list[str]:
+  """The items of a text divided by commas; quotes, which stay, keep a comma."""
+  first, *rest = cut(f"={text}", ",")  # a quote opens a value
+  return [item.strip() for item in (first[1:], *rest)]

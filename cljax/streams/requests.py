@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.streams.class_names import class_places
+from cljax.streams.class_names import class_places, cut, words
 from cljax.streams.options import is_integer, plain
 from cljax.types import Forget, Learn, UsageError
 
@@ -32,7 +32,7 @@ def parse_forget(text: str) -> list[tuple[int, Forget]]:
   is a number, or by its place (:func:`class_places`): ``'2:class=cat,"1"'``. Raises UsageError on anything else.
   """
   events = []
-  for part in filter(None, (p.strip() for p in _cut(text, ";"))):
+  for part in filter(None, (p.strip() for p in cut(text, ";"))):
     where, _, what = part.partition(":")
     where = where.strip()
     if not (where.isascii() and where.isdigit() and len(where) < 10) or not what:
@@ -56,10 +56,10 @@ def forget_list(forget) -> list[tuple[int, Forget]]:
 def parse_request(text: str) -> Forget:
   """Parses one request such as ``'class=3'`` or ``'ids=17,20-39+task=0'``."""
   chosen: dict[str, tuple[Any, ...]] = {}
-  every = len(_cut(text, "&")) > 1
-  if every and len(_cut(text, "+")) > 1:
+  every = len(cut(text, "&")) > 1
+  if every and len(cut(text, "+")) > 1:
     raise UsageError(f"forget request: {text!r} mixes + and &; expected one of them")
-  for selection in _cut(text, "+&"):
+  for selection in cut(text, "+&"):
     key, _, values = selection.partition("=")
     field = _FIELDS.get(key.strip())
     if field is None:
@@ -68,24 +68,13 @@ def parse_request(text: str) -> Forget:
   return Forget(**chosen, match="all" if every else "any")
 
 
-def _cut(text: str, marks: str) -> list[str]:
-  """``text`` cut at any of ``marks`` outside of quotes; a quote is one only where a value begins."""
-  parts, start = [], 0
-  for found in re.finditer(rf"(?<=[=,])\s*(?:'[^']*'|\"[^\"]*\")|([{re.escape(marks)}])", text):
-    if found[1]:
-      parts.append(text[start : found.start()])
-      start = found.end()
-  return [*parts, text[start:]]
-
-
 _MOST = 10_000_000  # of a range: more rows than an array of indices is worth
 
 
 def _values(values: str, text: str, names: bool) -> tuple:
   """Whole numbers and ranges of them; other words too where they may be ``names``."""
   out: list[Any] = []
-  for i, item in enumerate(_cut(f"={values}", ",")):  # a quote opens after = or a comma
-    item = (item if i else item[1:]).strip()
+  for item in words(values):
     found = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", item)
     if found is not None:
       low, high = int(found[1]), int(found[2] or found[1])

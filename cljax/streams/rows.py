@@ -57,14 +57,14 @@ def check_order(order, tasks: int) -> list[int]:
 def class_groups(names, tasks: int, classes_per_task, class_order) -> list[np.ndarray]:
   """The classes of each task; ``names [C]`` are what the data set calls them."""
   total = len(names)
-  if class_order is None or (isinstance(class_order, list | tuple) and not len(class_order)):
+  if class_order is None or (isinstance(class_order, list | tuple | str) and not class_order):
     order = np.arange(total)
   elif isinstance(class_order, int | np.integer) and not isinstance(class_order, bool):
     if class_order < 0:
       raise UsageError(f"stream.class_order: got {class_order}; expected a seed of at least 0, or a list of classes")
     order = np.random.default_rng(np.random.SeedSequence([int(class_order), 0xC1A55])).permutation(total)
   else:
-    if not isinstance(class_order, list | tuple):
+    if not isinstance(class_order, list | tuple | str):
       raise UsageError(
         f"stream.class_order: got {repr(class_order)[:80]}; expected a list of classes, or an integer seed"
       )

@@ -73,12 +73,13 @@ def test_class_order_and_weights_take_names(dataset):
   listed = streams.build(dataset, tasks=2, class_order=["class3", "class1", 0, "#2"])
   placed = streams.build(dataset, tasks=2, class_order=[3, 1, 0, 2])
   assert contents(listed) == contents(placed)
+  assert contents(streams.build(dataset, tasks=2, class_order="class3, 'class1',0,#2")) == contents(placed)
   weights = {"class0": 0, "#1": 0, "class3": 2.5}
   by_name, by_place = (made(dataset, "scole", class_weights=w) for w in (weights, [0, 0, 1, 2.5]))
   assert contents(by_name) == contents(by_place)
   for wrong, said in (
     ({"class_order": ["class9"]}, "stream.class_order: class 'class9' does not exist"),
-    ({"class_order": "class0"}, "stream.class_order: got 'class0'; expected a list"),
+    ({"class_order": "class0,'class9'"}, "stream.class_order: class \"'class9'\" does not exist"),
     ({"class_order": 1.5}, "stream.class_order: got 1.5"),
     ({"class_order": -1}, "stream.class_order: got -1"),
     ({"classes_per_task": [1.5, 2]}, "stream.classes_per_task: got [1.5, 2]"),
