@@ -286,7 +286,7 @@ def _resets(look: Look, values, moments, learners, tasks, chosen) -> dict[str, A
     now = lambda learner, task=task: _accuracy(look, values, learner, task, moments[-1])
     table["then"].append(then(old))
     table["now"].append(now(last))
-    table["together"].append(now(swap(last._replace(params=old.params), old, STATE)))
+    table["together"].append(then(swap(last._replace(params=old.params), old, STATE)))
     table["restored"].append([now(swap(last, old, n)) for n in chosen])
     table["damaged"].append([then(swap(old, last, n)) for n in chosen])
   return {"tasks": [t["task"] for t in lost], "modules": chosen, **{k: np.asarray(v) for k, v in table.items()}}

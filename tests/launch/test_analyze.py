@@ -11,6 +11,7 @@ import pytest
 
 import cljax
 from cljax import data, loading, models, streams
+from cljax.step import OptState
 from launch import _analysis, analyze, train
 
 LAST = 5
@@ -47,9 +48,14 @@ def labels():
   return data.load("digits").test.y
 
 
-def hit(p, task) -> float:
+def answered(p, last: int):
+  """What a network answers among the classes of the tasks 0..last, two each: those trained when ``last`` was."""
+  return forward(p)[1][:, : 2 * last + 2].argmax(-1)
+
+
+def hit(p, task, last) -> float:
   mine = labels() // 2 == task
-  return np.mean(forward(p)[1][mine].argmax(-1) == labels()[mine])
+  return np.mean(answered(p, last)[mine] == labels()[mine])
 
 
 def percent(value) -> str:
@@ -80,7 +86,7 @@ def test_classes_and_confusions_are_counted_right(analysed):
     met = labels() // 2 <= moment
     want = np.zeros((2, 10, 10))
     for s in range(2):
-      np.add.at(want[s], (labels()[met], forward(params[moment][s])[1][met].argmax(-1)), 1)
+      np.add.at(want[s], (labels()[met], answered(params[moment][s], moment)[met]), 1)
     np.testing.assert_allclose(numbers["confusion"][moment], want.mean(0))
   final = want.mean(0)
   wrong = final[:8] - np.diag(np.diagonal(final))[:8]
@@ -89,7 +95,7 @@ def test_classes_and_confusions_are_counted_right(analysed):
   for moment in range(LAST - 1):
     for c in range(2 * moment + 2):
       rows = labels() == c
-      share = np.mean([np.mean(forward(params[moment][s])[1][rows].argmax(-1) == c) for s in range(2)])
+      share = np.mean([np.mean(answered(params[moment][s], moment)[rows] == c) for s in range(2)])
       best[c] = max(best[c], share)
   now = np.diagonal(final) / final.sum(1)
   lost = (best - now)[:8]
@@ -117,7 +123,7 @@ def test_layers_moved_and_put_back(analysed):
     for s in range(2):
       old, last = params[task][s], params[-1][s]
       swapped = ({**last, "head": old["head"]}, {**old, "head": last["head"]})
-      table[:, k] += [hit(p, task) / 2 for p in (old, last, *swapped)]
+      table[:, k] += [hit(p, task, at) / 2 for p, at in zip((old, last, *swapped), (task, LAST - 1, LAST - 1, task), strict=True)]
   np.testing.assert_allclose(resets["then"], table[0])
   np.testing.assert_allclose(resets["now"], table[1])
   np.testing.assert_allclose(np.asarray(resets["restored"])[:, 1], table[2])
@@ -220,16 +226,16 @@ def test_rows_are_looked_at_as_their_task_shows_and_labels_them(dataset):
   """Two tasks that permute the pixels, with a network that was never trained."""
   stream = streams.build(dataset, "permuted", tasks=2, seed=1)
   model = models.mlp((4, 4, 1), 4, hidden=(8,))
-  _, parts, values, _ = loading._rebuild({"members": [[0, {}]]}, stream=stream, model=model)
-  history = loading.History([], {}, stream, model, values, parts, lambda number: None)
+  _, parts, values, trains_on, _ = loading._rebuild({"members": [[0, {}]]}, stream=stream, model=model)
+  history = loading.History([], {}, stream, model, values, parts, lambda number: None, trains_on)
   params, _ = model.init(jax.random.key(0))
-  learner = cljax.Learner(0, jax.random.key(0), params, {}, (), ())
+  learner = cljax.Learner(0, jax.random.key(0), params, {}, OptState((), (), (), ()), ())
   look, one = _analysis._look(history, 1000, [0, 1]), {k: v[0] for k, v in values.items()}
   for task in (0, 1):
     x = dataset.test.x.reshape(-1, 16)[:, stream.view.tables[0][task]]
     hidden = np.maximum(x @ params["hidden_0"]["kernel"] + params["hidden_0"]["bias"], 0)
     logits = hidden @ params["head"]["kernel"] + params["head"]["bias"]
-    labels, found = _analysis._predicted(look, one, learner, task)
+    labels, found = _analysis._predicted(look, one, learner, task, 2)
     np.testing.assert_array_equal(found, np.asarray(logits).argmax(-1))
     np.testing.assert_array_equal(labels, dataset.test.y)
   layers = look.layers(one, learner, dataset.test.x[look.probe[0]], look.probe[1])
