@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from cljax import Options, Recipe, UsageError, data, methods, models, recipe, streams
 from cljax.models.build import ZOO
-from launch._values import coerce
+from launch._values import coerce, short
 
 SECTIONS = ("data", "stream", "model", "method", "forget", "optimizer", "train", "eval", "checkpoint")
 NAMED = {"data": "digits", "model": "mlp", "method": "finetune", "forget": ""}
@@ -262,7 +262,7 @@ def _section(file: File, section: str, overrides: Sequence[Override], missed: di
       missed[key] = _unknown(section, field, name, [f for f in out if f != "name" or section in NAMED])
       continue
     if not_read(section, chosen, field):
-      missed[key] = f"{key}: got {value!r}; {not_read(section, chosen, field)}"
+      missed[key] = f"{key}: got {short(value)}; {not_read(section, chosen, field)}"
       continue
     out[field] = coerce(key, value, _default_of(section, field, out, name), text)
   return out

@@ -234,6 +234,22 @@ def test_stream_options_by_kind(monkeypatch):
     _config.resolve(wrong)
 
 
+@pytest.mark.parametrize("kind", streams.KINDS)
+def test_each_kind_refuses_on_the_command_line_what_it_does_not_read(monkeypatch, kind):
+  table = getattr(streams, "READS", {k: READS.get(k, ()) for k in streams.KINDS})
+  monkeypatch.setattr(streams, "READS", table, raising=False)
+  for option in sorted({o for options in table.values() for o in options}):
+    value = STREAMS[option][0]
+    given = overrides(f"stream.kind={kind} stream.{option}={value}")
+    if option in table[kind]:
+      assert option in _config.read_by_kind(_config.resolve(FILE, given)["stream"])
+      continue
+    readers = ", ".join(k for k in table if option in table[k])
+    with pytest.raises(UsageError) as error:
+      _config.resolve(FILE, given)
+    assert str(error.value) == f"stream.{option}: got '{value}'; kind '{kind}' does not read it; read by: {readers}"
+
+
 def planned(given: str, *points: dict) -> tuple[list[str], list[str]]:
   """Labels of the runs of a sweep, and what is said about its options."""
   told: list[str] = []

@@ -35,13 +35,14 @@ BAD = [
 
 @pytest.mark.parametrize(("key", "value", "text"), BAD, ids=[f"{k}={v[:12]}" for k, v, _ in BAD])
 def test_what_can_be_written_but_not_taken(command, tmp_path, capsys, key, value, text):
-  given = [f"--config.{key}={value}", *(["--config.method.name=ewc"] if key.startswith("method") else [])]
-  assert train.main(command(f"--workdir={tmp_path}", *given)) == 2
+  beside = {"method__name": "ewc", **({"stream__kind": "scole"} if key == "stream.class_weights" else {})}
+  given = [f"--config.{k.replace('__', '.')}={v}" for k, v in beside.items()]
+  assert train.main(command(f"--workdir={tmp_path}", *given, f"--config.{key}={value}")) == 2
   error = capsys.readouterr().err
   assert len(error.splitlines()) == 1
   assert len(error) < 400
   with pytest.raises(UsageError, match=text):
-    resolve(**{"method__name": "ewc", key.replace(".", "__", 1): value})
+    resolve(**{**beside, key.replace(".", "__", 1): value})
 
 
 GRIDS = ["method.strength={[]:1}", "method.strength=" + "[" * 5000, "method.strength=[" + HUGE + "]", "x=[{}]",

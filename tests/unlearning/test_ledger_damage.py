@@ -27,6 +27,13 @@ def test_what_is_written_is_found(workdir):
   assert [line.get("more") for line in ledger.read(workdir)] == [None, 1]
 
 
+def test_classes_stand_by_the_names_that_the_request_has(tmp_path):
+  split = Split(np.zeros((2, 1)), np.asarray([0, 1]), np.asarray([10, 11]), np.asarray([0, 0]))
+  ledger.record(tmp_path, 0, cljax.Forget(classes=("cat", "日本", 3)), split, np.asarray([0]))
+  (line,) = ledger.read(tmp_path)
+  assert line["request"]["classes"] == ["cat", "日本", 3]
+
+
 def lines(workdir) -> list[bytes]:
   return (workdir / ledger.LEDGER).read_bytes().splitlines()
 
