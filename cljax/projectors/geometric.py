@@ -45,7 +45,9 @@ def geometric_disentanglement(
 
   arXiv 2511.17100. 'descent' with history 8 is the second release, 'orthogonal' the theory of the first, whose code
   works per parameter, keeps a basis of 8 half-precision vectors that never change again, and adds back a tangent part;
-  here the products run over all leaves and the gradients are the latest. Its back-tracking on the retain loss needs
+  here the products run over all leaves and the gradients are the latest. Reverse mode does not go through an update
+  under 'descent' (the solver is a loop). Complex leaves count as pairs of reals; parameters cut over an explicit mesh
+  axis are refused. Its back-tracking on the retain loss needs
   loss evaluations, which a transform does not have.
   """
   if constraint not in ("descent", "orthogonal"):

@@ -42,6 +42,7 @@ def prepare(name):
 
 def explicit(name):
   row, tx, lift, state, step, refs = prepare(name)
+  state = row.end(state, cases.at(DICT, cases.A), DICT)
   traced = step.trace(lift(cases.G, False), state, lift(cases.W, True), refs).out_info[0]
   return {n: str(x.sharding.spec) for n, x in row.lower(traced).items()}
 
