@@ -123,7 +123,8 @@ def test_layers_moved_and_put_back(analysed):
     for s in range(2):
       old, last = params[task][s], params[-1][s]
       swapped = ({**last, "head": old["head"]}, {**old, "head": last["head"]})
-      table[:, k] += [hit(p, task, at) / 2 for p, at in zip((old, last, *swapped), (task, LAST - 1, LAST - 1, task), strict=True)]
+      moments = (task, LAST - 1, LAST - 1, task)
+      table[:, k] += [hit(p, task, at) / 2 for p, at in zip((old, last, *swapped), moments, strict=True)]
   np.testing.assert_allclose(resets["then"], table[0])
   np.testing.assert_allclose(resets["now"], table[1])
   np.testing.assert_allclose(np.asarray(resets["restored"])[:, 1], table[2])
