@@ -198,6 +198,7 @@ def prepare(
   """All that :func:`run` does before its first step, with the same arguments: for runs that are repeated or timed."""
   make_method, hyper_values = method_of(method, hyper or {}, forget, forget_hyper or {})
   make_optimizer, optimizer_values = recipe.optimizer_of(optimizer, dict(optimizer_options or {}))
+  recipe.check_effect(training, options, optimizer if isinstance(optimizer, str) else "", optimizer_options or {})
   values = {**hyper_values, **optimizer_values}
   members = list(population) if population is not None else [Member(s) for s in _seeds(seeds)]
   name = method if isinstance(method, str) else getattr(method, "__name__", "method")

@@ -63,7 +63,9 @@ def runs(dataset: str, scenario: str, seeds: int) -> dict[str, Any]:
       stream, model, method, {"capacity": s.capacity} if method in REPLAY else {},
       optimizer=s.optimizer, optimizer_options={"learning_rate": s.learning_rate},
       training=cljax.Recipe(batch_size=32, epochs=s.epochs), seeds=seeds,
-      options=cljax.Options(eval_every=int(method in WATCHED), eval_limit=s.eval_limit, on_divergence="freeze"),
+      options=cljax.Options(
+        eval_every=int(method in WATCHED), eval_limit=s.eval_limit if method in WATCHED else 0, on_divergence="freeze"
+      ),
     )  # fmt: skip
     print(f"{dataset}, {scenario}: {method} {percent(accuracy(out[method]))}", flush=True)
   return out

@@ -303,7 +303,7 @@ def not_read(section: str, chosen: str, field: str) -> str:
 
 
 def _stream_reads() -> Mapping[str, Sequence[str]]:
-  return getattr(streams, "READS", {})
+  return streams.READS
 
 
 def read_by_kind(stream: Mapping[str, Any]) -> dict[str, Any]:

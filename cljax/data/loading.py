@@ -32,6 +32,8 @@ def _kind(name: str, root: Path) -> tuple[str, str]:
   """``(kind, target)``: kinds are the keys of ``_OPTIONS``, targets what follows the colon."""
   if not isinstance(name, str) or not name:
     raise UsageError(f"name: got {name!r}; allowed: {_NAMES}")
+  if "\0" in name or len(os.fsencode(Path(name).name)) > 255:
+    raise UsageError(f"name: got {name[:40]!r}..., which no file can be called; allowed: {_NAMES}")
   kind, colon, target = name.partition(":")
   if colon and kind in _WITH_TARGET and target:
     return kind, target

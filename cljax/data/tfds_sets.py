@@ -137,6 +137,9 @@ def _read(builder, key: str, wanted: str, picture: str, label: str, size) -> typ
     except (RuntimeError, OSError) as e:
       raise UsageError(f"data_dir: {builder.data_path} cannot be read ({types.first_line(e)})") from None
     for example in examples:
+      missing = [f for f in (picture, label) if f not in example]
+      if missing:
+        raise UsageError(f"data_dir: {builder.data_path} cannot be read (its records have no {missing[0]!r})")
       x = np.asarray(example[picture])
       if x.dtype != np.uint8 or x.ndim not in (2, 3):
         raise UsageError(f"name: feature {picture!r} is {x.dtype} {x.shape}; allowed: uint8 pictures [H, W, C]")
