@@ -94,7 +94,8 @@ def fomo(
     old, _ = model.apply(stable, model_state, batch.x, train=False, key=key, task=None, mask=None)
     per_row = losses.distillation(outputs.logits, jax.lax.stop_gradient(old.logits), temperature, batch.class_mask)
     # Not before the stable model has taken anything in.
-    return strength * (learner.step >= every) * losses.reduce(per_row, batch.weight, batch.coefficient)
+    begun = (learner.step >= every).astype(jnp.float32)
+    return strength * begun * losses.reduce(per_row, batch.weight, batch.coefficient)
 
   def init(key, learner) -> Any:
     del key

@@ -150,7 +150,7 @@ def gpm(
 
   def end_task(key, learner, task):
     inputs = layer_rows(model, learner, picking.sample(fold(key, "rows"), task.rows, samples))
-    level = jnp.minimum(threshold + threshold_step * task.visit.others, 1.0)
+    level = jnp.minimum(threshold + threshold_step * task.visit.others.astype(jnp.float32), 1.0)
     return learner._replace(opt_state=projectors.gpm_extend(learner.opt_state, inputs, level))
 
   projector = projectors.gpm(max_rank or None, skipping(model, spec, skip))

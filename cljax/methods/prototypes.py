@@ -50,9 +50,9 @@ def ncm(model, spec: Spec) -> Method:
   def predict(key, learner, x, task):
     del key, task
     out, state = features(learner, x), learner.method_state
-    distance = jnp.sum(jnp.square(out.features[:, None] - state.means), axis=-1)
-    nearest = jnp.where(state.counts > 0, -distance, -jnp.inf)
-    return jnp.where((state.counts > 0).any(), nearest, out.logits)
+    distance = jnp.sum(jnp.square(out.features[:, None] - state.means[None]), axis=-1)
+    nearest = jnp.where((state.counts > 0)[None], -distance, -jnp.inf)
+    return jnp.where((state.counts > 0).any(), nearest, out.logits.astype(nearest.dtype))
 
   def scrub(learner, request):
     state = learner.method_state

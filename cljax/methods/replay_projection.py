@@ -27,7 +27,7 @@ def mixed(spec: Spec, ring, size: int, name: str):
   def prepare(key, learner, batch):
     del key
     rows, weight = replayed(learner)
-    new = jnp.where(weight.sum() > 0, projectors.current_weight(batch.visit.others), 1.0)
+    new = jnp.where(weight.sum() > 0, projectors.current_weight(batch.visit.others.astype(jnp.float32)), 1.0)
     batch = weighted(batch)
     batch = batch._replace(coefficient=new * batch.coefficient, averaged=new * batch.averaged)
     return learner, append(batch, drawn(spec, rows, weight, batch.visit, (1 - new) * share(weight)))

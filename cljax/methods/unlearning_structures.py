@@ -54,7 +54,7 @@ def sisa(model: Model, spec: Spec, *, shards: int = 4) -> Method:
     del key, params, learner
 
     def one(logits, own):
-      return losses.reduce(losses.cross_entropy(logits, batch.y, batch.class_mask), batch.weight * own)
+      return losses.reduce(losses.cross_entropy(logits, batch.y, batch.class_mask), jnp.where(own, batch.weight, 0.0))
 
     own = shard_of(batch.id, shards)[None] == each[:, None]
     return jax.vmap(one, in_axes=(1, 0))(outputs.hidden[0], own).sum()
@@ -175,7 +175,7 @@ def clpu_derpp(
     rows, weight = jax.vmap(lambda k, s: memory.sample(k, s, share))(keys, state.memory)
     before = (every != state.slots[current]) & (weight.sum(1) > 0) & (side(current) < 0)
     flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
-    weight = (weight * before[:, None]).reshape(-1)
+    weight = jnp.where(before[:, None], weight, 0.0).reshape(-1)
     given = {"train": True, "key": noise(learner, "model"), "task": None, "mask": weight}
     x = spec.view(flat["x"], flat["task"])
     z = model.apply(params["main"], learner.model_state["main"], x, **given)[0].logits

@@ -103,7 +103,13 @@ def _per_neuron(params, value):
 
 def _adapted(params: Adaptive, limit):
   """The means with every neuron's expected adaptation: ``mean (1 + p limit tanh(amount))``."""
-  one = lambda m, a, o: m * (1 + jax.nn.sigmoid(o) * limit * jnp.tanh(a)) if m.ndim > 1 else m
+
+  def one(m, a, o):
+    if m.ndim < 2:
+      return m
+    share = 1 + jax.nn.sigmoid(o) * limit * jnp.tanh(a)
+    return (m.astype(share.dtype) * share.reshape((1,) * (m.ndim - 1) + share.shape)).astype(m.dtype)
+
   return jax.tree.map(one, params.posterior.mean, params.amount, params.odds)
 
 

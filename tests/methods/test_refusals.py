@@ -11,6 +11,7 @@ import cljax
 from cljax import methods, models, streams
 from launch import train
 
+CONFIG = Path(__file__).parents[2] / "experiments/split_digits.py"
 SAID = "clpu_derpp forgets tasks in 'temporary' only; the request names rows of a task that was learned for good"
 
 
@@ -24,9 +25,9 @@ def test_a_run_is_refused_what_its_method_can_not_forget(make_blobs):
 
 def test_a_launcher_says_so_in_one_line(tmp_path, capsys):
   given = [
-    f"--config={Path(__file__).parents[2] / 'experiments/split_digits.py'}", "--config.data.name=digits", "--config.stream.kind=task", "--config.stream.tasks=2", "--config.stream.rows=60",
-    "--config.stream.forget=1:class=0", "--config.method.name=clpu_derpp", "--config.method.temporary=(1,)",
-    "--config.train.epochs=1", "--config.model.hidden=(8,)", "--compilation_cache=",
+    f"--config={CONFIG}", "--config.data.name=digits", "--config.stream.kind=task", "--config.stream.tasks=2",
+    "--config.stream.rows=60", "--config.stream.forget=1:class=0", "--config.method.name=clpu_derpp",
+    "--config.method.temporary=(1,)", "--config.train.epochs=1", "--config.model.hidden=(8,)", "--compilation_cache=",
   ]  # fmt: skip
   assert train.main(["launch", *given, f"--workdir={tmp_path}"]) == 2
   error = capsys.readouterr().err
