@@ -219,7 +219,10 @@ def test_a_task_s_number_is_a_name(name, bench, request, small_model):
   if name == "supsup":  # a mask for each task number
     params[1] = jax.tree.map(lambda scores: scores[jnp.asarray(new)], params[1])
   assert_near(*params)
-  assert_near(*(jax.tree.map(lambda a: jnp.sort(jnp.ravel(a)), (t.opt_state.transform, t.method_state)) for t in told))
+  kept = [jax.tree.leaves((t.opt_state.penalty, t.opt_state.transform, t.method_state)) for t in told]
+  # Stored rows say which task they are of.
+  sizes = [sorted(float(jnp.abs(a).sum()) for a in k if jnp.issubdtype(a.dtype, jnp.floating)) for k in kept]
+  np.testing.assert_allclose(*sizes, rtol=1e-3, atol=1e-4)
 
 
 @each(LEARN)
@@ -231,7 +234,7 @@ def test_a_task_may_come_back(name, bench):
     assert np.isfinite(np.asarray(leaf)).all() or not jnp.issubdtype(leaf.dtype, jnp.floating)
   tasks = bench.spec.num_tasks
   counts = {projectors.CUBERState: "tasks", projectors.CUBERBlocked: "tasks", optimizers.TagState: "task"}
-  dropped = (projectors.OGDState, projectors.GPMState, projectors.CoSOKernel)
+  dropped = (projectors.OGDState, projectors.GPMState)
   is_mine = lambda node: isinstance(node, (*counts, *dropped))
   for node in filter(is_mine, jax.tree.leaves(learner, is_leaf=is_mine)):
     if isinstance(node, dropped):

@@ -180,7 +180,9 @@ def clpu_derpp(
     x = spec.view(flat["x"], flat["task"])
     z = model.apply(params["main"], learner.model_state["main"], x, **given)[0].logits
     inside = own_classes[flat["task"]]
-    off = jnp.sum(jnp.where(inside, jnp.square(z - flat["z"]), 0.0), -1) / jnp.maximum(inside.sum(-1), 1)
+    off = jnp.sum(jnp.where(inside, jnp.square(z - flat["z"]), 0.0), -1) / jnp.maximum(
+      inside.sum(-1, dtype=jnp.float32), 1.0
+    )
     per_row = alpha * off + beta * losses.cross_entropy(
       z, flat["y"], spec.class_mask(flat["task"], batch.visit.trained)
     )

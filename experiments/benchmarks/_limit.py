@@ -88,7 +88,7 @@ def work(name: str, prepared, learner) -> Work:
   row = jax.eval_shape(lambda: jnp.zeros(spec.input_shape, spec.input_dtype))
   nbytes = (2 + PASSES.get(name, 0)) * params + ROWS.get(name, 1) * spec.batch_size * tree.nbytes(row)
   if name == "gpm":
-    state: Any = learner.opt_state.transform
+    state: Any = learner.opt_state.finalize
     kernels = {tree.path_name(p): a for p, a in jax.tree_util.tree_leaves_with_path(learner.params)}
     for path, rank in state.ranks.items():
       kernel = kernels[path]

@@ -196,7 +196,7 @@ def trainer(name: str, net: Callable, learner, x, y, learning_rate: float, hyper
     return step
 
   def agem():
-    state = learner.method_state
+    state = learner.method_state.memory
     ring = memory.ring(len(state.rows["y"]), len(state.seen))
     rows, weight = ring.contents(state)
     stored = {name: torch.from_numpy(np.array(rows[name])[np.asarray(weight) > 0]) for name in ("x", "y")}
@@ -219,7 +219,7 @@ def trainer(name: str, net: Callable, learner, x, y, learning_rate: float, hyper
     return step
 
   def gpm():
-    state = learner.opt_state.transform
+    state = learner.opt_state.finalize  # under SGD as good as on the gradient
     bases = {path: torch.from_numpy(np.array(basis)[:, : int(state.ranks[path])].copy())
              for path, basis in state.bases.items()}  # fmt: skip
 
@@ -229,7 +229,7 @@ def trainer(name: str, net: Callable, learner, x, y, learning_rate: float, hyper
         for path, value in p.items():
           if path in bases:
             value.grad.sub_((value.grad @ bases[path]) @ bases[path].T)
-          elif not path.startswith("head"):
+          elif "head/kernel" in bases or not path.startswith("head"):
             value.grad.zero_()
       optimizer.step()
 
