@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def read(leaves: dict, name: str, like, order: str | None, argument: str):
 
 def rows(layer_inputs: dict[str, Any], name: str, width: int):
   """``layer_inputs[name] [n, d_in]``; UsageError where it is missing or of another width."""
-  x = layer_inputs.get(name)
+  x = layer_inputs.get(name) if isinstance(layer_inputs, Mapping) else None
   if x is None:
     raise UsageError(f"layer_inputs: {name!r} is missing; give it, or exclude the kernel by skip=")
   x = jnp.asarray(x)

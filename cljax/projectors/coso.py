@@ -81,7 +81,7 @@ def coso(
   sketch 120, every 1. Cheng et al., NeurIPS 2025.
   """
   for name, value in (("rank", rank), ("sketch_rank", sketch_rank), ("every", every)):
-    common.check(name, value, ">= 1", lambda v: v >= 1)
+    common.check_count(name, value)
   kernel_layout.check("coso", layout)
 
   def init(params):

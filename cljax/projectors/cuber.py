@@ -130,8 +130,8 @@ def cuber_projection(
 
 
 def _check(owner: str, num_tasks, max_rank, layout) -> None:
-  common.check("num_tasks", num_tasks, ">= 1", lambda v: v >= 1)
-  common.check("max_rank", max_rank, ">= 1", lambda v: v >= 1)
+  common.check_count("num_tasks", num_tasks)
+  common.check_count("max_rank", max_rank)
   kernel_layout.check(owner, layout)
 
 

@@ -77,7 +77,7 @@ def gpm(
   kernels are not those of the state. Saha et al., ICLR 2021.
   """
   if max_rank is not None:
-    common.check("max_rank", max_rank, ">= 1 or None", lambda v: v >= 1)
+    common.check_count("max_rank", max_rank)
   kernel_layout.check("gpm", layout)
 
   def init(params):
