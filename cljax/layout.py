@@ -35,6 +35,11 @@ def fan_in(shape, layout: str | None = None) -> int:
   return int(np.prod(shape[1:] if layout == "out_in" else shape[:-1]))
 
 
+def fan_out(shape, layout: str | None = None) -> int:
+  """``c_out``: how many outputs the kernel has."""
+  return shape[0] if layout == "out_in" else shape[-1]
+
+
 def in_out(x, layout: str | None = None):
   """A kernel as ``[..., c_in, c_out]``."""
   return jnp.moveaxis(x, (1, 0), (-2, -1)) if layout == "out_in" else x

@@ -94,7 +94,7 @@ def gpm(
 
   def update(grads, state, params=None, **extra):
     del params, extra
-    _kernels.check_names("gpm", grads, state.bases, skip)
+    _kernels.check_names("gpm", grads, {n: (len(b), None) for n, b in state.bases.items()}, skip, layout)
 
     def project(name, g):
       if name in state.bases:

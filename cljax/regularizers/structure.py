@@ -26,6 +26,7 @@ from cljax.regularizers._state import (
   times,
 )
 from cljax.tree import is_placeholder, map_named, paths
+from cljax.types import UsageError
 
 _TINY = 1e-36  # of a squared length; a normal float32
 _SCALES = ("scale", "gamma", "weight")  # the last path name of a 1-D leaf that is a normalisation scale
@@ -134,6 +135,8 @@ def spectral(
       if update is None:
         return update, left
       x = gathered(param).astype(wide(param.dtype))
+      if kind == "matrix" and kernel_layout.fan_in(x.shape, layout) != left.size:
+        raise UsageError(f"{name}: params has a kernel of shape {x.shape}; its state is of {left.size} inputs")
       match kind:
         case "matrix":
           left, right, sigma = _iterate(kernel_layout.matrix(x, layout), left)
@@ -208,6 +211,8 @@ def wasserstein(strength, name: str = "wasserstein", state_dtype=None) -> optax.
 
     def pull(update, param, anchor):
       x = gathered(param).astype(wide(param.dtype))
+      if x.size != anchor.size:
+        raise UsageError(f"{name}: params has a leaf of shape {x.shape}; its state is of {anchor.size} numbers")
       return add(update, laid_as(times(2.0 * strength, x - _partners(x, anchor)), param))
 
     return each(pull, updates, params, state.anchor), state
