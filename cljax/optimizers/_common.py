@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from cljax import layout
 from cljax.dtypes import wide
 from cljax.tree import boxed, edit_nodes, path_name, paths, unboxed
 from cljax.types import UsageError
@@ -82,6 +83,12 @@ def leaf(tree, path: str):
   if path not in names:
     raise UsageError(f"units: no parameter at {path!r}; the paths are {', '.join(names)}")
   return jax.tree.leaves(tree)[names.index(path)]
+
+
+def in_out_only(owner: str, params) -> None:
+  """Raises UsageError for an Equinox module, whose kernels lie the other way: on a square one no shape would tell."""
+  if layout.is_equinox(params):
+    raise UsageError(f"{owner}: kernels are read as [..., in, out]; Equinox's are [out, in]: give them transposed")
 
 
 def random_like(key, params, draw=jax.random.normal):

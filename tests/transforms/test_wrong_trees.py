@@ -12,6 +12,7 @@ from transforms.places import PLACES
 from cljax import optimizers as O
 from cljax import projectors as P
 from cljax import regularizers as R
+from cljax.models.zoo import Unit
 from cljax.types import UsageError
 
 DICT = PLACES["dict"]
@@ -20,7 +21,7 @@ WRONG = {
   "more": A | {"extra": A["out"]},
   "shapes": A | {"kernel": A["kernel"].T, "out": A["out"].T},
 }
-# freeze and l2 keep nothing of the parameters, clnp nothing of other leaves; to wasserstein a tensor is a set of values.
+# freeze and l2 keep nothing of the parameters, clnp nothing of other leaves; wasserstein compares sets of values.
 RIGHT = {(n, kind) for n in ("freeze", "l2") for kind in WRONG} | {("clnp", "more"), ("wasserstein", "shapes")}
 CASES = [(n, kind) for n in ROWS if n != "natural_gradient" for kind in WRONG if (n, kind) not in RIGHT]
 
@@ -118,3 +119,12 @@ def test_two_steps_of_maml_as_reported():
     return jnp.square(theta)
 
   np.testing.assert_allclose(jax.grad(after_two_steps)(start), 1.181, atol=1e-3)
+
+
+def test_edits_of_units_refuse_kernels_that_lie_the_other_way():
+  """Continual backprop and the lifecycle read [in, out]; on a square Equinox kernel no shape would tell."""
+  place = PLACES["Equinox"]
+  unit = Unit(place.names["kernel"], place.names["bias"], place.names["out"], 0)
+  for init in (O.continual_backprop_init, O.lifecycle_init):
+    with pytest.raises(UsageError, match=r"kernels are read as \[..., in, out\]"):
+      init(at(place, A), (unit,))
