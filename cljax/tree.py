@@ -192,7 +192,7 @@ def refuse_complex(owner: str, params) -> None:
 
 def cut(x):
   """The sharding of ``x`` where explicit mesh axes cut it, else None."""
-  sharding = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
+  sharding: Any = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
   explicit = sharding is not None and AxisType.Explicit in (sharding.mesh.axis_types or ())
   return sharding if explicit and any(axis is not None for axis in sharding.spec) else None
 
@@ -218,7 +218,8 @@ def match(tree, like, name: str = "tree"):
 
 def alike(a, b) -> bool:
   """Whether two trees have the same structure and leaf shapes."""
-  if jax.tree.structure(a) != jax.tree.structure(b):
+  one: Any = jax.tree.structure(a)
+  if one != jax.tree.structure(b):
     return False
   return all(jnp.shape(x) == jnp.shape(y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 

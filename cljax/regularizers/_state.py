@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +55,9 @@ def check_updates(owner: str, updates, like, shapes: bool = True):
   left_out = {p for p, x in named.items() if x is False}
   got, want = ({p: x for p, x in t.items() if p not in left_out} for t in (named, by_path(like)))
   fit(got, want if shapes else {p: got.get(p, x) for p, x in want.items()}, f"{owner}: updates")
-  if jax.tree.structure(updates, is_leaf=none) != jax.tree.structure(like, is_leaf=none):
-    raise UsageError(f"{owner}: updates are {type(updates).__name__} of another structure than init's parameters")
+  structure: Any = jax.tree.structure(updates, is_leaf=none)
+  if structure != jax.tree.structure(like, is_leaf=none):
+    raise UsageError(f"{owner}: updates are a {type(updates).__name__} of another structure than init's parameters")
 
 
 def check_covers(owner: str, params, complex_ok: bool = True):
