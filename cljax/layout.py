@@ -22,17 +22,27 @@ def check(owner: str, layout: str | None) -> None:
     raise UsageError(f"{owner}: layout is {layout!r}; allowed: 'in_out', 'out_in', or None outside of Equinox")
 
 
-def told(owner: str, params, layout: str | None) -> None:
-  """Raises UsageError for parameters in an Equinox module of which no layout is said."""
+def is_equinox(params) -> bool:
+  """Whether an Equinox module is somewhere in the tree."""
   module = getattr(sys.modules.get("equinox"), "Module", None)
   is_module = lambda x: module is not None and isinstance(x, module)
-  if layout is None and any(map(is_module, jax.tree.leaves(params, is_leaf=is_module))):
+  return any(map(is_module, jax.tree.leaves(params, is_leaf=is_module)))
+
+
+def told(owner: str, params, layout: str | None) -> None:
+  """Raises UsageError for parameters in an Equinox module of which no layout is said."""
+  if layout is None and is_equinox(params):
     raise UsageError(f"{owner}: the kernels of Equinox's layers are [out, in]; say layout='out_in' (or 'in_out')")
 
 
 def fan_in(shape, layout: str | None = None) -> int:
   """``d_in``: how many inputs one output of the kernel has."""
   return int(np.prod(shape[1:] if layout == "out_in" else shape[:-1]))
+
+
+def fan_out(shape, layout: str | None = None) -> int:
+  """``c_out``: how many outputs the kernel has."""
+  return shape[0] if layout == "out_in" else shape[-1]
 
 
 def in_out(x, layout: str | None = None):

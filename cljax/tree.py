@@ -34,12 +34,6 @@ def total(terms):
     return sum(terms)
 
 
-def wide(dtype):
-  """The dtype for sums over numbers of ``dtype``: at least float32, whatever the setting of promotion."""
-  with jax.numpy_dtype_promotion("standard"):
-    return jnp.promote_types(dtype, jnp.float32)
-
-
 def norm(a):
   """Euclidean norm over all leaves."""
   return jnp.sqrt(dot(a, a))
@@ -196,18 +190,20 @@ def refuse_complex(owner: str, params) -> None:
       raise UsageError(f"{owner}: {name!r} is complex; give real parameters (optax.contrib.split_real_and_imaginary)")
 
 
+def cut(x):
+  """The sharding of ``x`` where explicit mesh axes cut it, else None."""
+  sharding: Any = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
+  explicit = sharding is not None and AxisType.Explicit in (sharding.mesh.axis_types or ())
+  return sharding if explicit and any(axis is not None for axis in sharding.spec) else None
+
+
 def refuse_explicit(owner: str, a) -> None:
-  """Raises UsageError where a leaf is cut over an explicit mesh axis: contractions and sorts of it would end in errors
-  of JAX's own."""
+  """Raises UsageError where a leaf is :func:`cut`: contractions and sorts of it would end in errors of JAX's own."""
   for name, x in by_path(a).items():
-    sharding = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
-    kinds = getattr(getattr(sharding, "mesh", None), "axis_types", None) or ()
-    if (
-      sharding is not None
-      and any(k == AxisType.Explicit for k in kinds)
-      and any(axis is not None for axis in sharding.spec)
-    ):
-      auto = "axis_types=(jax.sharding.AxisType.Auto,)" + (f" * {len(kinds)}" if len(kinds) > 1 else "")
+    sharding = cut(x)
+    if sharding is not None:
+      kinds = len(sharding.mesh.axis_types)
+      auto = "axis_types=(jax.sharding.AxisType.Auto,)" + (f" * {kinds}" if kinds > 1 else "")
       raise UsageError(f"{owner}: {name!r} is cut over an explicit mesh axis; make the mesh with {auto}")
 
 
@@ -220,12 +216,22 @@ def match(tree, like, name: str = "tree"):
   return tree
 
 
+def alike(a, b) -> bool:
+  """Whether two trees have the same structure and leaf shapes."""
+  one: Any = jax.tree.structure(a)
+  if one != jax.tree.structure(b):
+    return False
+  return all(jnp.shape(x) == jnp.shape(y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
 def fit(tree, like, name: str = "tree", extra: bool = False):
   """``tree`` in the structure of ``like``: leaves are found by name, so that an NNX State fits its pure form.
 
   ``extra`` allows ``tree`` to hold more: the whole Equinox model, functions and all, for its gradients. Raises
   UsageError with the leaf's path where a leaf is missing, of another shape, or unexpected.
   """
+  if alike(tree, like):
+    return tree
   got, want = by_path(tree), by_path(like)
   for path, leaf in want.items():
     shape = jnp.shape(leaf)

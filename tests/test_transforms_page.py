@@ -56,6 +56,23 @@ def test_every_loop_is_the_closed_form(page, loop, name):
     np.testing.assert_allclose(value, want[where], rtol=1e-5, atol=1e-6, err_msg=where)
 
 
+@pytest.mark.parametrize("loop", ["dict", "Linen", "NNX", "Equinox"])
+def test_a_projector_reads_kernels_as_they_lie(page, loop):
+  """Three free steps; then two in which the first layer's kernel moves across the old input alone, its bias not."""
+  x, y, rate = (np.asarray(page[n], np.float64) for n in ("X", "Y", "RATE"))
+  theta = {f"{n}/{k}": np.float64(v) for n, layer in page["START"].items() for k, v in layer.items()}
+  old = x[0] / np.linalg.norm(x[0])
+  for step in range(5):
+    g = gradient(theta, x, y)
+    if step >= 3:
+      g["first/kernel"] = g["first/kernel"] - np.outer(old, old @ g["first/kernel"])
+      g["first/bias"] = np.zeros_like(g["first/bias"])
+    theta = {n: theta[n] - rate * g[n] for n in theta}
+  for path, value in jax.tree_util.tree_leaves_with_path(page["projected"][loop]):
+    where = "/".join(k.key for k in path)
+    np.testing.assert_allclose(value, theta[where], rtol=1e-5, atol=1e-6, err_msg=where)
+
+
 def test_the_penalty_matters(page):
   """The formula without the penalty is far from each of the loops: the comparison above sees it."""
   page = {**page, "STRENGTH": 0.0}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,5 +52,4 @@ def with_module(params, source, module: str) -> Any:
   tree.match(source, params, "source")
   if module not in {module_of(p) for p in tree.paths(params)}:
     raise UsageError(f"module: no {module!r}; there are {', '.join(module_names(params))}")
-  pick: Callable = lambda path, a, b: b if module_of(tree.path_name(path)) == module else a
-  return jax.tree_util.tree_map_with_path(pick, params, source)
+  return tree.map_named(lambda path, a, b: b if module_of(path) == module else a, params, source)

@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from cljax.tree import path_name
+from cljax.tree import paths
 from cljax.types import UsageError
 
 _TRUNCATED_STD = 0.87962566103423978  # of a standard normal cut at +-2
@@ -38,8 +38,8 @@ def flat_init(shapes, key, gain=1.0):
   ``scale``, ``var``: 1. A leaf of another name raises UsageError. Deterministic in ``key``; the draws of two leaves are
   independent, but differ from those of Flax's own initialisers.
   """
-  leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
-  named = [(path_name(p), s) for p, s in leaves]
+  leaves, treedef = jax.tree.flatten(shapes)
+  named = list(zip(paths(shapes), leaves, strict=True))
   stds = [_std(n, s.shape, gain(n) if callable(gain) else gain) for n, s in named]
   total = sum(math.prod(s.shape) for (_, s), std in zip(named, stds, strict=True) if std is not None)
   noise = jax.random.truncated_normal(key, -2.0, 2.0, (total,), jnp.float32) / _TRUNCATED_STD

@@ -7,16 +7,23 @@ import math
 import jax
 import jax.numpy as jnp
 
+from cljax import layout
+from cljax.dtypes import wide
 from cljax.tree import boxed, edit_nodes, path_name, paths, unboxed
 from cljax.types import UsageError
 
 
-def check_scalar(owner: str, argument: str, value, low: float = 0.0, high: float = math.inf, above: bool = False):
+def check_scalar(
+  owner: str, argument: str, value, low: float = 0.0, high: float = math.inf, above: bool = False, whole: bool = False
+):
   """Refuses a concrete scalar outside ``[low, high]`` (``(low, high]`` if ``above``); traced values and bounds pass."""
   if any(isinstance(v, jax.core.Tracer) for v in (value, low, high)):
     return value
-  if callable(value) or jnp.ndim(value) != 0:
-    raise UsageError(f"{owner}: {argument} must be a scalar; got {type(value).__name__} of shape {jnp.shape(value)}")
+  if callable(value) or isinstance(value, str) or jnp.ndim(value) != 0:
+    shape = "" if isinstance(value, str) else f" of shape {jnp.shape(value)}"
+    raise UsageError(f"{owner}: {argument} must be a scalar; got {type(value).__name__}{shape}")
+  if whole and isinstance(value, float):
+    raise UsageError(f"{owner}: {argument} must be a whole number; got {value}")
   if not low <= float(value) <= high or (above and float(value) == low):  # NaN fails the first
     allowed = f"{'above' if above else 'at least'} {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
     raise UsageError(f"{owner}: {argument} must be {allowed}; got {float(value):g}")
@@ -78,10 +85,15 @@ def leaf(tree, path: str):
   return jax.tree.leaves(tree)[names.index(path)]
 
 
+def in_out_only(owner: str, params) -> None:
+  """Raises UsageError for an Equinox module, whose kernels lie the other way: on a square one no shape would tell."""
+  if layout.is_equinox(params):
+    raise UsageError(f"{owner}: kernels are read as [..., in, out]; Equinox's are [out, in]: give them transposed")
+
+
 def random_like(key, params, draw=jax.random.normal):
   """One draw a leaf, from a key folded with the leaf's number, in at least float32."""
   leaves, treedef = jax.tree.flatten(params)
-  wide = [jnp.promote_types(x.dtype, jnp.float32) for x in leaves]
   return jax.tree.unflatten(
-    treedef, [draw(jax.random.fold_in(key, i), x.shape, d) for i, (x, d) in enumerate(zip(leaves, wide, strict=True))]
+    treedef, [draw(jax.random.fold_in(key, i), x.shape, wide(x.dtype)) for i, x in enumerate(leaves)]
   )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from cljax import tree
+from cljax.dtypes import wide
 from cljax.optimizers._common import check_scalar
 
 
@@ -32,7 +33,7 @@ def scale_by_classp(
 
   def init(params):
     tree.refuse_complex("classp", params)
-    return ClasspState(jax.tree.map(lambda x: tree.empty_like(x, tree.wide(x.dtype)), params))
+    return ClasspState(jax.tree.map(lambda x: tree.empty_like(x, wide(x.dtype)), params))
 
   def gate(g):
     if released:
@@ -49,6 +50,7 @@ def scale_by_classp(
 
   def update(updates, state, params=None, **extra):
     del params, extra
+    updates = tree.fit(updates, state.accumulated, "classp: updates")
     total = jax.tree.map(accumulate, updates, state.accumulated)
     return jax.tree.map(scaled, updates, total), ClasspState(total)
 

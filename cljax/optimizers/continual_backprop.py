@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax.optimizers._common import check_choice, check_scalar, edit_leaves, edit_moments, leaf
+from cljax.optimizers._common import check_choice, check_scalar, edit_leaves, edit_moments, in_out_only, leaf
 from cljax.tree import paths
 from cljax.types import UsageError
 
@@ -23,10 +23,11 @@ class CbpState(NamedTuple):
 
 def continual_backprop_init(params, units) -> CbpState:
   """``units``: for each hidden layer the paths ``in_kernel [..., n]``, ``in_bias [n]``, ``out_kernel [..., n, out]``
-  and the index ``hidden`` of its activations, as ``Model.units`` has them. Raises UsageError for no units or a wrong
-  path."""
+  and the index ``hidden`` of its activations, as ``Model.units`` has them. Kernels of Equinox and PyTorch, ``[out, in,
+  ...]``, are not read: transpose them. Raises UsageError for no units, a wrong path or an Equinox module."""
   if not units:
     raise UsageError("continual_backprop: the model names no units; give a Model with units, such as the zoo's mlp")
+  in_out_only("continual_backprop", params)
   sizes = [leaf(params, u.in_kernel).shape[-1] for u in units]
   zeros = lambda: tuple(jnp.zeros(n) for n in sizes)
   return CbpState(tuple(jnp.zeros(n, jnp.int32) for n in sizes), zeros(), zeros(), tuple(jnp.zeros(()) for _ in sizes))

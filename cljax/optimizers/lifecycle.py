@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax.optimizers._common import check_scalar, edit_leaves, edit_moments, leaf
+from cljax.optimizers._common import check_scalar, edit_leaves, edit_moments, in_out_only, leaf
 from cljax.tree import copy
 from cljax.types import UsageError
 
@@ -18,9 +18,11 @@ class LifecycleState(NamedTuple):
 
 
 def lifecycle_init(params, units) -> LifecycleState:
-  """``units`` as in ``continual_backprop_init``. Memory: one copy of the parameters. Raises UsageError for no units."""
+  """``units`` and the kernels' layout as in ``continual_backprop_init``. Memory: one copy of the parameters. Raises
+  UsageError for no units or an Equinox module."""
   if not units:
     raise UsageError("lifecycle: the model names no units; give a Model with units, such as the zoo's mlp")
+  in_out_only("lifecycle", params)
   sizes = [leaf(params, u.in_kernel).shape[-1] for u in units]
   return LifecycleState(tuple(jnp.zeros(n, jnp.int32) for n in sizes), copy(params))
 

@@ -35,7 +35,7 @@ def clnp_init(params, units, layout: str | None = None) -> ClnpState:
   for first, second in itertools.pairwise(units):
     if first.out_kernel != second.in_kernel:
       raise UsageError(f"clnp: units must form a chain; {first.out_kernel!r} is not {second.in_kernel!r}")
-  outputs = lambda path: jnp.zeros(leaf(params, path).shape[0 if layout == "out_in" else -1], bool)
+  outputs = lambda path: jnp.zeros(kernel_layout.fan_out(leaf(params, path).shape, layout), bool)
   return ClnpState(tuple(outputs(u.in_kernel) for u in units), outputs(units[-1].out_kernel))
 
 
@@ -92,6 +92,9 @@ def clnp_trainable(updates, state: ClnpState, units, layout: str | None = None):
   for kernel, bias, _, outputs in _layers(updates, state, units):
     for path in (kernel, bias):
       if path is not None:
+        shape = leaf(updates, path).shape
+        if kernel_layout.fan_out(shape, layout) != outputs.size:
+          raise UsageError(f"clnp: {path!r} has shape {shape}; its state is of {outputs.size} outputs")
         edits[path] = _zeroed(outputs, leaf(updates, path), layout)
   return edit_leaves(updates, edits)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from cljax import tree
+from cljax.dtypes import wide
 from cljax.optimizers._common import check_choice, check_scalar, edit_states
 from cljax.types import UsageError
 
@@ -36,7 +37,7 @@ def scale_by_tag(
   base, num_tasks below 1, b below 0, or complex parameters. Malviya et al. 2022.
   """
   check_choice("tag", "base", base, ("rmsprop", "adagrad", "adam"))
-  check_scalar("tag", "num_tasks", num_tasks, 1)
+  check_scalar("tag", "num_tasks", num_tasks, 1, whole=True)
   for argument, value in (("b1", b1), ("b2", b2)):
     check_scalar("tag", argument, value, 0, 1)
   check_scalar("tag", "b", b)
@@ -44,12 +45,13 @@ def scale_by_tag(
 
   def init(params):
     tree.refuse_complex("tag", params)
-    zeros = lambda: jax.tree.map(lambda x: tree.empty_like(x, tree.wide(x.dtype)), params)
+    zeros = lambda: jax.tree.map(lambda x: tree.empty_like(x, wide(x.dtype)), params)
     stacked = lambda: tree.zero_stack(zeros(), num_tasks)
     return TagState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), zeros(), zeros(), stacked(), stacked())
 
   def update(updates, state, params=None, **extra):
     del params, extra
+    updates = tree.fit(updates, state.first, "tag: updates")
     count = state.count + 1
     adam = base == "adam"
     gain = 1.0 if base == "adagrad" else 1 - b2

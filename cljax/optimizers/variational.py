@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from cljax import tree
+from cljax.dtypes import wide
 from cljax.optimizers._common import check_scalar
 from cljax.tree import size
 from cljax.types import UsageError
@@ -82,7 +83,7 @@ def natural_gradient(scale=1.0) -> optax.GradientTransformationExtraArgs:
     spreads = tree.fit(params.spread, updates.spread, "params", extra=True)
 
     def one(g, r, is_mean):
-      r = r.astype(tree.wide(r.dtype))
+      r = r.astype(wide(r.dtype))
       fisher_inverse = scale * jnp.square(jax.nn.softplus(r))
       if not is_mean:
         fisher_inverse = fisher_inverse / (2 * jnp.square(jax.nn.sigmoid(r)))

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax.dtypes import wide
 from cljax.optimizers._common import check_scalar, random_like
-from cljax.tree import axpy, dot, empty_like, wide
+from cljax.tree import axpy, dot, empty_like, fit
 from cljax.types import UsageError
 
 
@@ -47,7 +48,7 @@ def zo_sgd(
   """
   _check("zo_sgd", epsilon, queries, sparsity, sparsity_key)
   at_theta: Any = loss_fn(params) if one_sided else None
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), params)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x.dtype)), params)
   empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(loss_fn, params))
 
   def query(q, carry):
@@ -141,6 +142,7 @@ def history(alpha=0.2) -> optax.GradientTransformationExtraArgs:
       g = g.astype(h.dtype)
       return jnp.where(state.seen, (1 - alpha) * g + alpha * h, g)
 
+    updates = fit(updates, state.gradient, "history: updates")
     kept = jax.tree.map(mix, updates, state.gradient)
     return jax.tree.map(lambda g, h: h.astype(g.dtype), updates, kept), HistoryState(kept, jnp.ones((), bool))
 
@@ -172,7 +174,7 @@ def evolution_strategy(key, loss_fn, params, *, sigma=1e-3, population: int = 30
   # Not spread == 0: the mean of equal rewards rounds, and the scores would then be of size one.
   differ = (jnp.max(reward) > jnp.min(reward)) & (spread > 0)
   score = jnp.where(differ, (reward - jnp.mean(reward)) / jnp.where(differ, spread, 1), 0)
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), params)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x.dtype)), params)
   add = lambda i, total: jax.tree.map(lambda t, e: t - score[i].astype(t.dtype) * e, total, noise(i))
   total = jax.lax.fori_loop(0, population, add, zeros)
   return loss_fn(params), jax.tree.map(lambda t, p: (t / population).astype(p.dtype), total, params)

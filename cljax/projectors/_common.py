@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cljax import tree
+from cljax import dtypes, tree
 from cljax.types import UsageError
 
 PRECISION = (
@@ -22,13 +22,18 @@ def check(name: str, value, allowed: str, ok: Callable[[Any], bool]) -> None:
   """Raises UsageError unless ``ok(value)``; a traced value is left alone, because a sweep may trace it."""
   if isinstance(value, jax.core.Tracer):
     return
-  if not np.all(ok(value)):
-    raise UsageError(f"{name}: got {value}; allowed: {allowed}")
+  if isinstance(value, str) or not np.all(ok(value)):
+    raise UsageError(f"{name}: got {value!r}; allowed: {allowed}")
+
+
+def check_count(name: str, value, least: int = 1) -> None:
+  """:func:`check` of a whole number, which shapes a state."""
+  check(name, value, f"whole numbers >= {least}", lambda v: not isinstance(v, float) and v >= least)
 
 
 def wide(x):
   """The dtype in which sums over ``x`` are taken: at least float32."""
-  return tree.wide(x.dtype)
+  return dtypes.wide(x.dtype)
 
 
 def real(dtype):
@@ -75,9 +80,15 @@ def stacked_like(a, k: int):
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct((k, *x.shape), x.dtype), a)
 
 
+def row_of(stack):
+  """Shapes of one tree of a stack: the inverse of :func:`stacked_like`."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stack)
+
+
 def lookup(references, name: str):
-  if references is None or name not in references:
-    given = "none" if not references else ", ".join(sorted(map(repr, references)))
+  if not isinstance(references, Mapping) or name not in references:
+    dictionary = isinstance(references, Mapping) and len(references) > 0
+    given = ", ".join(sorted(map(repr, references))) if dictionary else "none"
     raise UsageError(
       f"references: {name!r} is missing (given: {given}); pass update(..., references={{{name!r}: grads}})"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,13 +28,21 @@ def chosen(owner: str, params, skip, order: str | None) -> dict[str, Any]:
   return found
 
 
-def check_names(owner: str, updates, state_names, skip) -> None:
-  """The kernels of ``updates`` are those of the state: a leaf missed by its name would pass unprojected."""
+def check_names(owner: str, updates, sizes: dict, skip, order: str | None) -> None:
+  """The kernels of ``updates`` are those of the state: a leaf missed by its name would pass unprojected.
+
+  ``sizes`` has ``(inputs, outputs)`` of each, None where the state does not know.
+  """
   tree.refuse_explicit(owner, updates)
-  got, want = set(kernels(updates, skip)), set(state_names)
-  for name in sorted(got ^ want):
-    lacks = "the updates lack" if name in want else "its state lacks"
+  got = kernels(updates, skip)
+  for name in sorted(set(got) ^ set(sizes)):
+    lacks = "the updates lack" if name in sizes else "its state lacks"
     raise UsageError(f"{owner}: {lacks} the kernel {name!r}; init must see parameters of the same paths")
+  for name, x in got.items():
+    found = layout.fan_in(x.shape, order), layout.fan_out(x.shape, order)
+    for side, have, want in zip(("inputs", "outputs"), found, sizes[name], strict=True):
+      if want is not None and have != want:
+        raise UsageError(f"{owner}: {name!r} has shape {x.shape}, {have} {side}; the state is of {want}")
 
 
 def hold(name: str, g, freeze_vectors: bool, skip, held):
@@ -56,7 +64,7 @@ def read(leaves: dict, name: str, like, order: str | None, argument: str):
 
 def rows(layer_inputs: dict[str, Any], name: str, width: int):
   """``layer_inputs[name] [n, d_in]``; UsageError where it is missing or of another width."""
-  x = layer_inputs.get(name)
+  x = layer_inputs.get(name) if isinstance(layer_inputs, Mapping) else None
   if x is None:
     raise UsageError(f"layer_inputs: {name!r} is missing; give it, or exclude the kernel by skip=")
   x = jnp.asarray(x)

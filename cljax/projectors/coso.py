@@ -81,7 +81,7 @@ def coso(
   sketch 120, every 1. Cheng et al., NeurIPS 2025.
   """
   for name, value in (("rank", rank), ("sketch_rank", sketch_rank), ("every", every)):
-    common.check(name, value, ">= 1", lambda v: v >= 1)
+    common.check_count(name, value)
   kernel_layout.check("coso", layout)
 
   def init(params):
@@ -125,7 +125,8 @@ def coso(
 
   def update(grads, state, params=None, **extra):
     del params, extra
-    _kernels.check_names("coso", grads, state.kernels, None)
+    sizes = {n: (len(k.mu), len(k.history)) for n, k in state.kernels.items()}
+    _kernels.check_names("coso", grads, sizes, None, layout)
     kernels = {}
 
     def visit(name, g):
@@ -164,7 +165,8 @@ def coso_projection(max_history: int | None = None, layout: str | None = None) -
 
   def update(updates, state, params=None, **extra):
     del params, extra
-    _kernels.check_names("coso_projection", updates, state.history, None)
+    sizes = {n: (None, len(b)) for n, b in state.history.items()}
+    _kernels.check_names("coso_projection", updates, sizes, None, layout)
 
     def one(name, u):
       basis = state.history[name]

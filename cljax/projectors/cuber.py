@@ -123,15 +123,16 @@ def cuber_projection(
 
   def update(updates, state, params=None, **extra):
     del params, extra
-    _kernels.check_names("cuber_projection", updates, state.blocked, skip)
+    sizes = {n: (len(b), None) for n, b in state.blocked.items()}
+    _kernels.check_names("cuber_projection", updates, sizes, skip, layout)
     return _project(updates, state.blocked, state.tasks, skip, freeze_vectors, layout), state
 
   return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _check(owner: str, num_tasks, max_rank, layout) -> None:
-  common.check("num_tasks", num_tasks, ">= 1", lambda v: v >= 1)
-  common.check("max_rank", max_rank, ">= 1", lambda v: v >= 1)
+  common.check_count("num_tasks", num_tasks)
+  common.check_count("max_rank", max_rank)
   kernel_layout.check(owner, layout)
 
 
@@ -165,7 +166,7 @@ def _pull(owner: str, num_tasks: int, max_rank: int, strength, skip, layout) -> 
     del extra
     if params is None:
       raise UsageError(f"params: got None; {owner}.update needs the parameters for its penalty")
-    _kernels.check_names(owner, grads, state.kernels, skip)
+    _kernels.check_names(owner, grads, {n: k.anchor.shape for n, k in state.kernels.items()}, skip, layout)
 
     def one(name, g, w):
       if name not in state.kernels:

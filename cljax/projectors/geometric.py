@@ -52,7 +52,7 @@ def geometric_disentanglement(
   """
   if constraint not in ("descent", "orthogonal"):
     raise UsageError(f"constraint: got {constraint!r}; allowed: 'descent', 'orthogonal'")
-  common.check("history", history, ">= 0", lambda v: v >= 0)
+  common.check_count("history", history, 0)
   common.check("epsilon", epsilon, "> 0", lambda v: v > 0)
 
   def init(params):
@@ -63,6 +63,8 @@ def geometric_disentanglement(
   def update(updates, state, params=None, *, references=None, optimizer_state=None, **extra):
     del params, extra
     tree.refuse_explicit("geometric_disentanglement", updates)
+    if history:
+      updates = tree.fit(updates, common.row_of(state.past), "geometric_disentanglement: updates")
     rows = common.reference_stack(references, reference, updates)
     if history:
       rows = jax.tree.map(lambda r, p: jnp.concatenate([r.astype(p.dtype), p]), rows, state.past)

@@ -77,7 +77,7 @@ def gpm(
   kernels are not those of the state. Saha et al., ICLR 2021.
   """
   if max_rank is not None:
-    common.check("max_rank", max_rank, ">= 1 or None", lambda v: v >= 1)
+    common.check_count("max_rank", max_rank)
   kernel_layout.check("gpm", layout)
 
   def init(params):
@@ -94,7 +94,7 @@ def gpm(
 
   def update(grads, state, params=None, **extra):
     del params, extra
-    _kernels.check_names("gpm", grads, state.bases, skip)
+    _kernels.check_names("gpm", grads, {n: (len(b), None) for n, b in state.bases.items()}, skip, layout)
 
     def project(name, g):
       if name in state.bases:

@@ -39,7 +39,7 @@ def ogd(capacity: int, max_bytes: int | None = None) -> optax.GradientTransforma
   Costs :func:`basis_bytes`; more than ``max_bytes`` raises UsageError in ``init``. The released code stores 100 samples
   a task. Farajtabar et al., AISTATS 2020.
   """
-  common.check("capacity", capacity, ">= 1", lambda v: v >= 1)
+  common.check_count("capacity", capacity)
 
   def init(params):
     tree.refuse_explicit("ogd", params)
@@ -52,6 +52,7 @@ def ogd(capacity: int, max_bytes: int | None = None) -> optax.GradientTransforma
   def update(grads, state, params=None, **extra):
     del params, extra
     tree.refuse_explicit("ogd", grads)
+    grads = tree.fit(grads, common.row_of(state.basis), "ogd: updates")
     return common.select(state.rank > 0, _remove(state.basis, grads), grads), state
 
   return optax.GradientTransformationExtraArgs(init, update)
@@ -73,7 +74,7 @@ def ogd_extend(opt_state, directions):
   """
 
   def extend(state: OGDState) -> OGDState:
-    like = jax.tree.map(lambda b: jax.ShapeDtypeStruct(b.shape[1:], b.dtype), state.basis)
+    like = common.row_of(state.basis)
     rows = common.match_stack(directions, like, "directions")
     capacity = next((b.shape[0] for b in jax.tree.leaves(state.basis)), 0)
 
@@ -130,7 +131,7 @@ def pca_ogd_extend(opt_state, gradients, count: int, center: bool = False):
   """:func:`ogd_extend` with the ``count`` :func:`principal_directions` of ``gradients [N, ...]``."""
 
   def extend(state: OGDState) -> OGDState:
-    like = jax.tree.map(lambda b: jax.ShapeDtypeStruct(b.shape[1:], b.dtype), state.basis)
+    like = common.row_of(state.basis)
     rows = common.match_stack(gradients, like, "gradients")
     return ogd_extend(state, principal_directions(rows, count, center))
 

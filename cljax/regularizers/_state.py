@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cljax.dtypes import wide
-from cljax.tree import by_path as named
+from cljax.tree import alike, by_path, cut, empty_like, fit, is_placeholder, paths, product, refuse_complex
 from cljax.types import UsageError
 
 
@@ -24,8 +24,9 @@ def check_scalar(owner: str, argument: str, value, low: float = 0.0, high: float
     raise UsageError(f"{owner}: {argument} is a function; wrap the factory in optax.inject_hyperparams to schedule it")
   if not is_concrete(value):
     return value
-  if jnp.ndim(value) != 0:
-    raise UsageError(f"{owner}: {argument} has shape {jnp.shape(value)}; a scalar is expected")
+  if isinstance(value, str) or jnp.ndim(value) != 0:
+    given = repr(value) if isinstance(value, str) else f"of shape {jnp.shape(value)}"
+    raise UsageError(f"{owner}: {argument} is {given}; a scalar is expected")
   if not low <= float(value) <= high or (above and float(value) == low):  # NaN fails the first
     allowed = f"{'above' if above else 'at least'} {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
     raise UsageError(f"{owner}: {argument} must be {allowed}; got {float(value):g}")
@@ -42,29 +43,32 @@ def check_params(owner: str, params, like):
   """``params`` at the leaves of ``like``: an Equinox module also holds functions, where updates and states are None."""
   if params is None:
     raise UsageError(f"{owner}: update needs params; call tx.update(updates, state, params)")
-  return each(lambda _, p: p, like, params)
+  return fit(params, like, f"{owner}: params", extra=True)
 
 
-def is_placeholder(params) -> bool:
-  """Whether this is what ``optax.tree.map_params`` gives to ``init``: one node without leaves, no container."""
-  structure: Any = jax.tree.structure(params)
-  return (
-    structure.num_nodes == 1 and structure.num_leaves == 0 and not isinstance(params, (dict, list, tuple, type(None)))
-  )
+def check_updates(owner: str, updates, like, shapes: bool = True):
+  """``updates`` have the leaves of ``like``, a tree of the state, or None in the place of some; else a UsageError."""
+  if alike(updates, like):
+    return
+  none = lambda x: x is None
+  named = by_path(jax.tree.map(lambda u: False if u is None else u, updates, is_leaf=none))
+  left_out = {p for p, x in named.items() if x is False}
+  got, want = ({p: x for p, x in t.items() if p not in left_out} for t in (named, by_path(like)))
+  fit(got, want if shapes else {p: got.get(p, x) for p, x in want.items()}, f"{owner}: updates")
+  structure: Any = jax.tree.structure(updates, is_leaf=none)
+  if structure != jax.tree.structure(like, is_leaf=none):
+    raise UsageError(f"{owner}: updates are a {type(updates).__name__} of another structure than init's parameters")
 
 
 def check_covers(owner: str, params, complex_ok: bool = True):
   if not jax.tree.leaves(params) and not is_placeholder(params):
     raise UsageError(f"{owner}: there is no parameter to regularize; the mask or the parameter tree is empty")
-  for path, leaf in () if complex_ok else by_path(params).items():
-    if jnp.iscomplexobj(leaf):
-      raise UsageError(f"{owner}: leaf {path!r} is complex; leave it out with optax.masked, or split it into two reals")
+  for path, leaf in by_path(params).items():
+    if not hasattr(leaf, "dtype"):
+      raise UsageError(f"{owner}: {path!r} is a {type(leaf).__name__}; give arrays, as eqx.filter(model, eqx.is_array)")
+  if not complex_ok:
+    refuse_complex(owner, params)
   return params
-
-
-def by_path(tree) -> dict:
-  """Leaves by the names that :func:`cljax.tree.paths` gives them: an NNX State matches its pure form."""
-  return named(tree)
 
 
 def align(tree, like, owner: str, argument: str):
@@ -73,19 +77,10 @@ def align(tree, like, owner: str, argument: str):
   ``like`` may be a subset (``optax.masked`` and ``partition`` leave ``MaskedNode`` holes) or wrap its leaves (NNX).
   Raises UsageError with the leaf's path where a leaf is missing or has another shape.
   """
-  got, want = by_path(tree), by_path(like)
-  leaves = []
-  for path, leaf in want.items():
-    if path not in got:
-      if path == "" and len(got) > 0:
-        raise UsageError(f"{owner}: the state holds one flat vector; optax.flatten is not supported, remove it")
-      raise UsageError(
-        f"{owner}: {argument} lacks the leaf {path!r} that the state covers; expected shape {leaf.shape}"
-      )
-    if jnp.shape(got[path]) != leaf.shape:
-      raise UsageError(f"{owner}: {argument} leaf {path!r} has shape {jnp.shape(got[path])}; expected {leaf.shape}")
-    leaves.append(got[path])
-  return jax.tree.unflatten(jax.tree.structure(like), leaves)
+  names = paths(tree)
+  if "" in paths(like) and names and "" not in names:
+    raise UsageError(f"{owner}: the state holds one flat vector; optax.flatten is not supported, remove it")
+  return fit(tree, like, f"{owner}: {argument}", extra=True)
 
 
 def check_importance(owner: str, tree, negative_ok: bool = False):
@@ -121,26 +116,20 @@ def keep_zeros(tree, dtype=None, real: bool = True):
 
   def zeros(x):
     kind = jnp.dtype(dtype or wide(x.dtype))
-    return jnp.zeros_like(x, dtype=jnp.finfo(kind).dtype if real else kind)
+    return empty_like(x, jnp.finfo(kind).dtype if real else kind)
 
   return jax.tree.map(zeros, tree)
 
 
-def _explicit(x):
-  """The sharding of ``x`` over explicit mesh axes, or None."""
-  sharding = getattr(jax.typeof(x), "sharding", None)
-  return sharding if sharding is not None and any(axis is not None for axis in sharding.spec) else None
-
-
 def gathered(x):
   """``x`` whole on each device where explicit mesh axes shard it; sorts and products of one leaf need it so."""
-  sharding = _explicit(x)
+  sharding = cut(x)
   return x if sharding is None else jax.reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
 def laid_as(x, like):
   """``x`` over explicit mesh axes as ``like`` is."""
-  sharding = _explicit(like)
+  sharding = cut(like)
   return x if sharding is None else jax.reshard(x, sharding)
 
 
@@ -181,7 +170,7 @@ def times(factor, x):
 
 def abs2(x):
   """``|x|^2``, real."""
-  return jnp.square(x) if not jnp.iscomplexobj(x) else jnp.square(x.real) + jnp.square(x.imag)
+  return product(x, x)
 
 
 def difference(param, anchor):

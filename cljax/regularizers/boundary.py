@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from cljax.regularizers import path, quadratic, structure
-from cljax.regularizers._state import align, by_path, check_importance, name_of
-from cljax.tree import follow, nbytes
+from cljax.regularizers._state import align, check_importance, name_of
+from cljax.tree import by_path, follow, nbytes
 from cljax.types import UsageError
 
 # state type: (consolidation, how it treats importance: 'needs', 'takes' or 'none')

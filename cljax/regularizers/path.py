@@ -12,13 +12,12 @@ import optax
 from cljax.dtypes import wide
 from cljax.regularizers._state import (
   abs2,
-  by_path,
   check_covers,
   check_params,
   check_scalar,
+  check_updates,
   difference,
   each,
-  is_placeholder,
   keep,
   keep_zeros,
   label,
@@ -27,6 +26,7 @@ from cljax.regularizers._state import (
   times,
 )
 from cljax.regularizers.quadratic import recast
+from cljax.tree import by_path, empty_like, is_placeholder, product
 
 
 class SiState(NamedTuple):
@@ -63,9 +63,7 @@ def _walk(state, params):
 
   def step(w, g, p, q):
     moved, dtype = difference(p, q), wide(w.dtype)
-    g = g.astype(moved.dtype)
-    work = jnp.real(jnp.conj(g) * moved) if jnp.iscomplexobj(p) else g * moved
-    return (w.astype(dtype) - work.astype(dtype)).astype(w.dtype)
+    return (w.astype(dtype) - product(g.astype(moved.dtype), moved).astype(dtype)).astype(w.dtype)
 
   return jax.tree.map(step, state.path, state.last_gradient, params, state.last_params)
 
@@ -103,16 +101,12 @@ def si(
   def update(updates, state, params=None, **extra):
     del extra
     params = check_params(name, params, state.anchor)
+    check_updates(name, updates, state.anchor)
     new = _advance(state, updates, params, damping)
     importance = jax.tree.map(lambda w: jnp.maximum(w, 0), state.importance) if nonnegative else state.importance
     return quadratic_pull(updates, params, state.anchor, importance, 2.0 * strength), new
 
   return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _emptied(x):
-  """Zeros that depend on ``x``: under ``jit`` a constant would come out replicated, whatever the sharding of ``x``."""
-  return jnp.where(jnp.isnan(x), jnp.zeros_like(x), jnp.zeros_like(x))
 
 
 def _per_movement(path, square, damping):
@@ -136,8 +130,8 @@ def consolidate_path(state, params, importance=None):
   return state._replace(
     anchor=recast(params, state.anchor),
     importance=total,
-    path=jax.tree.map(_emptied, state.path),
-    last_gradient=jax.tree.map(_emptied, state.last_gradient),
+    path=jax.tree.map(empty_like, state.path),
+    last_gradient=jax.tree.map(empty_like, state.last_gradient),
   )
 
 
@@ -172,6 +166,7 @@ def hierarchical(
   def update(updates, state, params=None, **extra):
     del extra
     params = check_params(name, params, state.anchor)
+    check_updates(name, updates, state.anchor)
     new = _advance(state, updates, params, damping)
     weighted = jax.tree.map(times, state.layer_weight, state.importance)
     return quadratic_pull(updates, params, state.anchor, weighted, 2.0 * strength), new

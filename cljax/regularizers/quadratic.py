@@ -15,6 +15,7 @@ from cljax.regularizers._state import (
   check_covers,
   check_params,
   check_scalar,
+  check_updates,
   difference,
   each,
   keep,
@@ -81,6 +82,7 @@ def ewc(strength, name: str = "ewc", state_dtype=None) -> optax.GradientTransfor
   def update(updates, state, params=None, **extra):
     del extra
     params = check_params(name, params, updates)
+    check_updates(name, updates, state.anchor)
     return quadratic_pull(updates, params, state.anchor, state.importance, strength), state
 
   return optax.GradientTransformationExtraArgs(init, update)
@@ -134,6 +136,7 @@ def online_ewc(
   def update(updates, state, params=None, **extra):
     del extra
     params = check_params(name, params, updates)
+    check_updates(name, updates, state.anchor)
     state = state._replace(decay=scalar(decay))
     factor = strength * decay if decay_in_penalty else strength
     return quadratic_pull(updates, params, state.anchor, state.importance, factor), state
@@ -184,6 +187,7 @@ def mas(strength, average=None, name: str = "mas", state_dtype=None) -> optax.Gr
   def update(updates, state, params=None, **extra):
     del extra
     params = check_params(name, params, updates)
+    check_updates(name, updates, state.anchor)
     kept, gained = merge_weights()
     state = state._replace(kept=kept, gained=gained)
     return quadratic_pull(updates, params, state.anchor, state.importance, 2.0 * strength), state
@@ -240,6 +244,7 @@ def l2_previous(
   def update(updates, state, params=None, **extra):
     del extra
     params = check_params(name, params, updates)
+    check_updates(name, updates, state.anchor)
     factor = 2.0 * jnp.asarray(strength).astype(state.active.dtype) * state.active
     return anchored(updates, params, state.anchor, factor), state
 
@@ -265,6 +270,7 @@ def l2_init(strength, name: str = "l2_init", state_dtype=None) -> optax.Gradient
   def update(updates, state, params=None, **extra):
     del extra
     params = check_params(name, params, updates)
+    check_updates(name, updates, state.anchor)
     return anchored(updates, params, state.anchor, 2.0 * strength), state
 
   return optax.GradientTransformationExtraArgs(init, update)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax import layout as kernel_layout
 from cljax.dtypes import wide
 from cljax.regularizers._state import (
   add,
@@ -15,16 +16,17 @@ from cljax.regularizers._state import (
   check_covers,
   check_params,
   check_scalar,
+  check_updates,
   each,
   gathered,
-  is_placeholder,
   keep,
   label,
   laid_as,
   scalar,
   times,
 )
-from cljax.tree import path_name
+from cljax.tree import is_placeholder, map_named, paths
+from cljax.types import UsageError
 
 _TINY = 1e-36  # of a squared length; a normal float32
 _SCALES = ("scale", "gamma", "weight")  # the last path name of a 1-D leaf that is a normalisation scale
@@ -40,16 +42,17 @@ class WassersteinState(NamedTuple):
   anchor: Any  # each tensor's initial values, sorted
 
 
-def _kind(path, leaf) -> str:
-  names = [n for n in path_name(path).split("/") if n != "value"]
+def _kind(name: str, leaf) -> str:
   if jnp.ndim(leaf) >= 2:
     return "matrix"
-  return "scale" if jnp.ndim(leaf) == 1 and names[-1] in _SCALES else "bias"
+  return "scale" if jnp.ndim(leaf) == 1 and name.rpartition("/")[2] in _SCALES else "bias"
 
 
-def _matrix(leaf):
-  """[in, out]: all but the last (output) axis merged; the merge of a 2-D kernel is no operation, so sharding stays."""
-  return leaf if leaf.ndim == 2 else leaf.reshape(-1, leaf.shape[-1])
+def _told(owner: str, params, layout) -> None:
+  """Refuses Equinox's convolutions without a layout; the singular values of a matrix are those of its transpose."""
+  kernel_layout.check(owner, layout)
+  if any(jnp.ndim(x) > 2 for x in jax.tree.leaves(params)):
+    kernel_layout.told(owner, params, layout)
 
 
 def _unit(vector, otherwise):
@@ -71,18 +74,20 @@ def _power(size, exponent):
   return jnp.where(some, jnp.where(some, size, 1.0) ** exponent, (exponent == 0).astype(size.dtype))
 
 
-def spectral_penalty(params, strength=1.0, power=2):
+def spectral_penalty(params, strength=1.0, power=2, layout: str | None = None):
   """``strength * [sum_W (sigma_1(W)^k - 1)^2 + sum_scale (|gamma|^k - 1)^2 + sum_bias ||b||^(2k)]``, by exact SVD.
 
-  ``k = power``. Kernels of more than two axes are merged to [rest, last axis]. A 1-D leaf called ``scale``, ``gamma``
-  or ``weight`` is a normalisation scale, another a bias. Not for sharded leaves (SVD).
+  ``k = power``. Kernels of more than two axes are merged to [inputs, output], by ``layout`` as in :func:`spectral`. A
+  1-D leaf called ``scale``, ``gamma`` or ``weight`` is a normalisation scale, another a bias. Not for sharded leaves
+  (SVD).
   """
+  _told("spectral_penalty", params, layout)
   total = jnp.zeros(())
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+  for name, leaf in zip(paths(params), jax.tree.leaves(params), strict=True):
     x = leaf.astype(wide(leaf.dtype))
-    match _kind(path, leaf):
+    match _kind(name, leaf):
       case "matrix":
-        total += jnp.square(jnp.linalg.norm(_matrix(x), 2) ** power - 1)
+        total += jnp.square(jnp.linalg.norm(kernel_layout.matrix(x, layout), 2) ** power - 1)
       case "scale":
         total += jnp.sum(jnp.square(jnp.abs(x) ** power - 1))
       case _:
@@ -90,45 +95,53 @@ def spectral_penalty(params, strength=1.0, power=2):
   return strength * total
 
 
-def spectral(strength, power=2, name: str = "spectral") -> optax.GradientTransformationExtraArgs:
+def spectral(
+  strength, power=2, name: str = "spectral", layout: str | None = None
+) -> optax.GradientTransformationExtraArgs:
   """Spectral regularization: adds the gradient of ``spectral_penalty``; for a kernel ``2k s^(k-1) (s^k - 1) u v'``.
 
   ``s, u, v`` by one power iteration a step, warm-started from the state (ten iterations at init). It pulls small
   layers up as well as large ones down, from the first task on. The exponent's place, ``power=2``, the treatment of
-  normalisation scales and of convolutions (merged to two axes, output axis last) are UNVERIFIED. Exclude leaves with
-  ``optax.masked``. power: k >= 1. Raises UsageError: no parameters, no ``params`` in update, strength below 0, power
-  below 1. Lewandowski et al. 2025.
+  normalisation scales and of convolutions (merged to two axes, inputs and output) are UNVERIFIED. Exclude leaves with
+  ``optax.masked``. power: k >= 1. layout: 'in_out' (``[..., c_in, c_out]``, as Flax has it) or 'out_in' (``[c_out,
+  c_in, ...]``, as Equinox and PyTorch have it); it matters for kernels of more than two axes alone, and None refuses
+  those in an Equinox module. Raises UsageError: no parameters, no ``params`` in update, strength below 0, power below
+  1, complex parameters. Lewandowski et al. 2025.
   """
   check_scalar(name, "strength", strength)
   check_scalar(name, "power", power, 1.0)
 
   def init(params):
     check_covers(name, params, complex_ok=False)
+    _told(name, params, layout)
 
     def start(path, leaf):
       if _kind(path, leaf) != "matrix":
         return jnp.zeros((), wide(leaf.dtype))
-      matrix = _matrix(gathered(leaf).astype(wide(leaf.dtype)))
+      matrix = kernel_layout.matrix(gathered(leaf).astype(wide(leaf.dtype)), layout)
       left = jax.random.normal(jax.random.key(0), (matrix.shape[0],), matrix.dtype)
       return jax.lax.fori_loop(0, 10, lambda _, l: _iterate(matrix, l)[0], _unit(left, left))
 
     if is_placeholder(params):
       return SpectralState(label(name), scalar(0.0))  # one leaf for the whole tree: these are no parameters
-    return SpectralState(label(name), jax.tree_util.tree_map_with_path(start, params))
+    return SpectralState(label(name), map_named(start, params))
 
   def update(updates, state, params=None, **extra):
     del extra
     params = check_params(name, params, updates)
+    check_updates(name, updates, state.vectors, shapes=False)
 
-    def pull(path, update, param, left):
+    def pull(kind, update, param, left):
       if update is None:
         return update, left
       x = gathered(param).astype(wide(param.dtype))
-      match _kind(path, param):
+      if kind == "matrix" and kernel_layout.fan_in(x.shape, layout) != left.size:
+        raise UsageError(f"{name}: params has a kernel of shape {x.shape}; its state is of {left.size} inputs")
+      match kind:
         case "matrix":
-          left, right, sigma = _iterate(_matrix(x), left)
+          left, right, sigma = _iterate(kernel_layout.matrix(x, layout), left)
           slope = times(2.0 * power, _power(sigma, power - 1.0)) * (_power(sigma, power) - 1.0)
-          grad = (slope * left[:, None] * right[None, :]).reshape(x.shape)
+          grad = kernel_layout.unmatrix(slope * left[:, None] * right[None, :], x, layout)
         case "scale":
           size = jnp.abs(x)
           grad = times(2.0 * power, _power(size, power - 2.0)) * (_power(size, power) - 1.0) * x
@@ -137,9 +150,9 @@ def spectral(strength, power=2, name: str = "spectral") -> optax.GradientTransfo
       return add(update, laid_as(times(strength, grad), param)), left
 
     structure: Any
-    found, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda x: x is None)
-    others = structure.flatten_up_to(params), structure.flatten_up_to(state.vectors)
-    pairs = [pull(path, *leaves) for (path, *leaves) in zip(*zip(*found, strict=True), *others, strict=True)]
+    leaves, structure = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+    kinds, *others = map(structure.flatten_up_to, (map_named(_kind, params), params, state.vectors))
+    pairs = [pull(*four) for four in zip(kinds, leaves, *others, strict=True)]
     new, vectors = (structure.unflatten(side) for side in zip(*pairs, strict=True))
     return new, state._replace(vectors=vectors)
 
@@ -194,9 +207,12 @@ def wasserstein(strength, name: str = "wasserstein", state_dtype=None) -> optax.
   def update(updates, state, params=None, **extra):
     del extra
     params = check_params(name, params, updates)
+    check_updates(name, updates, state.anchor, shapes=False)
 
     def pull(update, param, anchor):
       x = gathered(param).astype(wide(param.dtype))
+      if x.size != anchor.size:
+        raise UsageError(f"{name}: params has a leaf of shape {x.shape}; its state is of {anchor.size} numbers")
       return add(update, laid_as(times(2.0 * strength, x - _partners(x, anchor)), param))
 
     return each(pull, updates, params, state.anchor), state

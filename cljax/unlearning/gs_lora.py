@@ -31,7 +31,7 @@ def factors_of(key, params, rank: int):
 def merged(params, factors):
   """``W + A B`` where there are factors, else the leaf as it is."""
   add = lambda path, leaf: leaf + factors[path][0] @ factors[path][1] if path in factors else leaf
-  return jax.tree_util.tree_map_with_path(lambda path, leaf: add(tree.path_name(path), leaf), params)
+  return tree.map_named(add, params)
 
 
 def embedding(apply_fn, params, batch):

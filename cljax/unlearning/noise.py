@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from cljax.dtypes import wide
 from cljax.rows import as_rows
-from cljax.tree import fold, match, path_name
+from cljax.tree import fold, map_named, match
 from cljax.unlearning._common import key_of, outputs_of
 from cljax.unlearning._gradients import exact_fisher
 from cljax.unlearning.gradient_steps import _check_variant
@@ -48,7 +48,7 @@ def fisher_forgetting(
       variance = variance * (10.0 if head or p.ndim == 1 else 1.0)
     else:
       variance = jnp.asarray(alpha).astype(kind) * variance
-    noise = jax.random.normal(fold(key, path_name(path)), p.shape, kind)
+    noise = jax.random.normal(fold(key, path), p.shape, kind)
     return (mean + jnp.sqrt(variance) * noise).astype(p.dtype)
 
-  return jax.tree_util.tree_map_with_path(one, params, fisher)
+  return map_named(one, params, fisher)

@@ -50,7 +50,7 @@ def modhifi_u(inputs_fn, params, *, forget, key=None, kernels: str = "", share=0
   """
   del key
   forget = as_rows("forget", forget)
-  leaves = {tree.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+  leaves = tree.by_path(params)
 
   def part(some, start):
     del start
@@ -67,11 +67,11 @@ def modhifi_u(inputs_fn, params, *, forget, key=None, kernels: str = "", share=0
   found = {name: fidelity(sums) for name, sums in sum_over_batches(forget, batch, like, part).items()}
 
   def edit(path, leaf):
-    score = found.get(tree.path_name(path))
+    score = found.get(path)
     if score is None:
       return leaf
     rank = jnp.argsort(jnp.argsort(-score))
     gone = (rank.astype(jnp.float32) < jnp.round(share * score.shape[0])) & (score > 0)
     return jnp.where(gone.reshape(*(1,) * (leaf.ndim - 2), -1, 1), jnp.zeros_like(leaf), leaf)
 
-  return jax.tree_util.tree_map_with_path(edit, params)
+  return tree.map_named(edit, params)

@@ -117,7 +117,7 @@ def fast_ntk(
 
 def chosen_leaves(params, leaves: str) -> dict:
   """``{path: leaf}`` of the leaves whose path the regular expression matches; UsageError where none does."""
-  named = {tree.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+  named = tree.by_path(params)
   found = {name: leaf for name, leaf in named.items() if re.search(leaves, name)}
   if not found:
     raise UsageError(f"leaves: {leaves!r} matches no parameter; there are {', '.join(named)}")
@@ -126,4 +126,4 @@ def chosen_leaves(params, leaves: str) -> dict:
 
 def with_leaves(params, found: dict):
   """``params`` with the leaves of ``{path: leaf}`` in their places."""
-  return jax.tree_util.tree_map_with_path(lambda path, leaf: found.get(tree.path_name(path), leaf), params)
+  return tree.map_named(found.get, params)

@@ -149,12 +149,12 @@ def test_consolidate_is_pure_jits_and_vmaps():
     (R.l2_previous(1.0), {"importance": FISHER}, "importance: none of the states takes it"),
     (R.l2_previous(1.0), {"importance": {"l2_previous": FISHER}}, "l2_previous: takes no importance"),
     (optax.chain(R.ewc(1.0), R.mas(1.0)), {"importance": FISHER}, "importance: one tree for several states"),
-    (R.ewc(1.0), {"importance": {"body": FISHER["body"]}}, "ewc: importance lacks the leaf 'head/kernel'"),
+    (R.ewc(1.0), {"importance": {"body": FISHER["body"]}}, "ewc: importance: leaf 'head/kernel' is missing"),
     (R.ewc(1.0), {"importance": FISHER | {"tail": jnp.ones(1)}}, "ewc: importance leaf 'tail' is unexpected"),
     (
       R.ewc(1.0),
       {"importance": FISHER | {"head": {"kernel": jnp.ones((2, 3))}}},
-      r"ewc: importance leaf 'head/kernel' has shape \(2, 3\); expected \(3, 2\)",
+      r"ewc: importance: leaf 'head/kernel' has shape \(2, 3\); expected \(3, 2\)",
     ),
     (
       R.ewc(1.0),
@@ -178,9 +178,9 @@ def test_misuse_is_one_line(tx, call, words):
 
 def test_wrong_parameters_are_named():
   state = R.ewc(1.0).init(PARAMS)
-  with pytest.raises(UsageError, match="ewc: params lacks the leaf 'head/kernel'"):
+  with pytest.raises(UsageError, match="ewc: params: leaf 'head/kernel' is missing"):
     R.consolidate(state, {"body": PARAMS["body"]}, importance={"body": FISHER["body"]})
-  with pytest.raises(UsageError, match="ewc: params leaf 'head/kernel' has shape"):
+  with pytest.raises(UsageError, match="ewc: params: leaf 'head/kernel' has shape"):
     R.consolidate(state, MOVED | {"head": {"kernel": jnp.ones((3, 5))}}, importance=FISHER)
 
 

@@ -37,13 +37,14 @@ def prepare(name):
   row = ROWS[name]
   tx = cases.make(row, DICT)
   lift = lambda t, is_params: row.lift(cases.at(DICT, t), is_params)
-  state, step = tx.init(lift(cases.A, True)), jax.jit(lambda g, s, p, r: tx.update(g, s, p, references=r))
-  return row, tx, lift, state, step, cases.references(DICT)
+  step = jax.jit(lambda g, s, p, r: tx.update(g, s, p, references=r))
+  return row, tx, lift, step, cases.references(DICT)
 
-def explicit(name):
-  row, tx, lift, state, step, refs = prepare(name)
-  state = row.end(state, cases.at(DICT, cases.A), DICT)
-  traced = step.trace(lift(cases.G, False), state, lift(cases.W, True), refs).out_info[0]
+def explicit(name):  # types hold explicit shardings: tracing tells all of it, and nothing is compiled
+  row, tx, lift, step, refs = prepare(name)
+  state = jax.eval_shape(tx.init, lift(cases.A, True))
+  state = jax.eval_shape(lambda s, p: row.end(s, p, DICT), state, cases.at(DICT, cases.A))
+  traced = jax.eval_shape(step, lift(cases.G, False), state, lift(cases.W, True), refs)[0]
   return {n: str(x.sharding.spec) for n, x in row.lower(traced).items()}
 
 where = meshed(None)
@@ -60,7 +61,8 @@ def spec(x):
   return tuple(x.sharding.spec) if isinstance(x.sharding, NamedSharding) else "one device"
 
 def automatic(name):
-  row, tx, lift, state, step, refs = prepare(name)
+  row, tx, lift, step, refs = prepare(name)
+  state = tx.init(lift(cases.A, True))
   began = {jax.tree_util.keystr(p): spec(x) for p, x in jax.tree_util.tree_leaves_with_path(state) if x.ndim > 1}
   for _ in range(2):
     _, state = step(lift(cases.G0, False), state, lift(cases.A, True), refs)
