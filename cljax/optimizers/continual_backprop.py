@@ -77,7 +77,7 @@ def continual_backprop_step(
     due = state.due[i] + rate * jnp.sum(eligible).astype(state.due[i].dtype)
     number = jnp.floor(due)
     rank = jnp.argsort(jnp.argsort(jnp.where(eligible, worth / correction, jnp.inf)))
-    reset = eligible & (rank < number)
+    reset = eligible & (rank < number.astype(rank.dtype))
     bound = gain * (3.0 / (w_in.size // w_in.shape[-1])) ** 0.5
 
     def renew(carry, i=i, unit=unit, reset=reset, bound=bound, removed=mean / correction):
