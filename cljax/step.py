@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from cljax import evaluation_parameters, losses, memory, regularizers, tree
+from cljax.dtypes import lenient
 from cljax.method import Method, _keep, _keep_batch
 from cljax.types import (
   AccessError,
@@ -142,7 +143,7 @@ def check_access(name: str, method: Method, spec: Spec) -> None:
 
 def chain(method: Method, optimizer) -> optax.GradientTransformationExtraArgs:
   """Penalties, then projectors, then the optimizer, then update-space projectors (the order law)."""
-  parts = [method.penalty, method.transform, optimizer, method.finalize]
+  parts = [method.penalty, method.transform, lenient(optimizer), method.finalize]
   parts = [optax.with_extra_args_support(p) if p is not None else None for p in parts]
 
   def init(params):

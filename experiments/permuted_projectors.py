@@ -3,6 +3,12 @@ experiments.permuted_projectors [method ...]`` prints a table.
 
 Six tasks over 600 rows, an MLP of 64 hidden units, two epochs at batch 10, SGD with a rate of 0.05, one seed; nothing
 is tuned for any method.
+
+Final accuracy: coso ends below finetune (.364, .502). Its base is its own rule, which is Adam and not SGD, with nothing
+stored: .385 (``scale`` 0.1: .411 of .457; finetune under Adam at those rates, .0005 and .005: .530 and .478). What it
+stores keeps old outputs along some directions of the hidden layer alone (the spec's ``M^T dW = 0``, not ``dW x = 0``),
+takes room from new tasks, and does nothing for a shared head, whose ten outputs are fewer than its rank. The paper
+gives each task a head of its own: on digits in five tasks with their own heads finetune and coso both end at .989.
 """
 
 from __future__ import annotations

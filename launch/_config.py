@@ -172,7 +172,6 @@ def resolve(
     if config[section]["name"]:
       fields = {k: v for k, v in config[section].items() if k != "name"}
       methods.check_options(config[section]["name"], fields, section)
-      _check_batches(fields, section)
   return config
 
 
@@ -224,16 +223,6 @@ class Points(NamedTuple):
     shown = lambda at: ", ".join(dict.fromkeys(map(name, at)))
     partly = [k for k in self.readers if self.others.get(k)]
     return [f"{k}: read by {shown(self.readers[k])}; not by {shown(self.others[k])}" for k in partly]
-
-
-def _check_batches(fields: Mapping[str, Any], section: str) -> None:
-  """More rows than a memory holds can not be drawn from it: such a size would be that of the memory, silently."""
-  for key in ("replay_batch", "reference_batch"):
-    if "capacity" in fields and fields.get(key, 0) > fields["capacity"]:
-      raise UsageError(
-        f"{section}.{key}: got {fields[key]}, above {section}.capacity, which is {fields['capacity']}; expected at most"
-        " that"
-      )
 
 
 def _section(file: File, section: str, overrides: Sequence[Override], missed: dict[str, str]) -> dict[str, Any]:

@@ -68,6 +68,14 @@ def check_options(name: str, given: Mapping[str, Any], label: str = "method") ->
   for key, option in entry.options.items():
     value = given.get(key, option.default)
     values[key] = _checked(f"{label}.{key}", value, option)
+  # More rows than a memory holds can not be drawn from it: such a size would be that of the memory, silently.
+  for key in ("replay_batch", "reference_batch"):
+    asked = key in values and values[key] != entry.options[key].default  # a default above it is not asked for
+    if asked and "capacity" in values and values[key] > values["capacity"]:
+      raise UsageError(
+        f"{label}.{key}: got {values[key]}, above {label}.capacity, which is {values['capacity']}; "
+        "expected at most that"
+      )
   return values
 
 

@@ -11,7 +11,7 @@ from cljax.methods.projection import EPISODIC, ON_GRADIENT, by_references, episo
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import append, drawn, share, weighted
 from cljax.tree import fold
-from cljax.types import Spec
+from cljax.types import Spec, UsageError
 
 
 def mixed(spec: Spec, ring, size: int, name: str):
@@ -86,7 +86,10 @@ def er_gem(
   """
   ring, init, end_task, scrub = episodic(spec, capacity)
   prepare, _ = mixed(spec, ring, min(replay_batch or spec.batch_size, capacity), "er_gem")
-  size = min(reference_batch or spec.batch_size, capacity // spec.num_tasks)
+  share = capacity // spec.num_tasks
+  if reference_batch > share:
+    raise UsageError(f"method.reference_batch: got {reference_batch}; the memory holds {share} rows of each task")
+  size = min(reference_batch or spec.batch_size, share)
 
   def batch(key, learner):
     stored, weight = ring.contents(learner.method_state.memory)

@@ -171,8 +171,10 @@ def cuber(
 def on_matrices(inner: optax.GradientTransformationExtraArgs, chosen, held) -> optax.GradientTransformationExtraArgs:
   """``inner`` on the leaves of ``chosen(path, leaf)``, read as ``{path: [d_in, c_out]}``; the state is inner's.
 
-  Other leaves pass through, but where ``held(state)`` those with fewer than two axes get zero gradients.
+  Other leaves pass through, but where ``held(state)`` those with fewer than two axes get zero gradients, unless
+  ``chosen`` left all kernels of their layer to pass: a bias goes with its kernel.
   """
+  layer = lambda path: path.rpartition("/")[0]
 
   def matrices(a):
     return {p: x.reshape(-1, x.shape[-1]) for p, x in tree.by_path(a).items() if chosen(p, x)}
@@ -180,11 +182,12 @@ def on_matrices(inner: optax.GradientTransformationExtraArgs, chosen, held) -> o
   def update(grads, state, params=None, **extra):
     hold = held(state)
     moved, state = inner.update(matrices(grads), state, None if params is None else matrices(params), **extra)
+    free = {layer(p) for p, x in tree.by_path(grads).items() if x.ndim >= 2} - {layer(p) for p in moved}
 
     def back(path, g):
       if path in moved:
         return moved[path].reshape(g.shape)
-      return jnp.where(hold, jnp.zeros_like(g), g) if g.ndim < 2 else g
+      return jnp.where(hold, jnp.zeros_like(g), g) if g.ndim < 2 and layer(path) not in free else g
 
     return tree.map_named(back, grads), state
 
@@ -209,11 +212,12 @@ def coso(
   Each kernel moves by the run's learning rate times ``scale`` times CoSO's direction, which is Adam's already: meant
   for plain SGD. The projection stands behind the optimizer, weight decay included; ``on='gradient'`` leaves it to the
   direction alone, as published, which momentum, Adam and weight decay break. What ``skip`` names (as for ``gpm``), and
-  kernels with a side shorter than ``rank`` or ``sketch_rank``, take their plain gradient; biases and norm parameters
-  are held once a task is stored. The paper adapts attention output projections of a pre-trained ViT and freezes all
+  kernels with a side shorter than ``rank`` or ``sketch_rank``, take their plain gradient, with their biases; other
+  biases and norm parameters are held once a task is stored. The paper adapts attention output projections of a pre-trained ViT and freezes all
   else but the head, with logits divided by 3 and the current task's classes in the softmax: that is the stream's
-  (``active='task'``). Old outputs are preserved along the stored directions only. UsageError where no kernel is large
-  enough. Spec 4.7; Cheng et al., 2025.
+  (``active='task'``). Old outputs are preserved along the stored directions only, so a head that tasks share forgets:
+  there it may end below plain training, and below its own rule with nothing stored. UsageError where no kernel is
+  large enough. Spec 4.7; Cheng et al., 2025.
   """
   skipped, least = skipping(model, spec, skip), max(rank, sketch_rank)
 

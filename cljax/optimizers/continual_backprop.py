@@ -37,7 +37,7 @@ def _row_mean(h, weight):
   """Mean of ``h [B, ..., n]`` over all but the last axis; rows of weight 0 are absent."""
   w = (weight != 0).reshape(-1, *(1,) * (h.ndim - 1))
   each = jnp.sum(jnp.where(w, h, 0), axis=tuple(range(h.ndim - 1)))
-  return each / jnp.maximum(jnp.sum(w) * (h[0, ..., 0].size), 1)
+  return each / jnp.maximum(jnp.sum(w) * (h[0, ..., 0].size), 1).astype(each.dtype)
 
 
 def continual_backprop_step(
@@ -75,10 +75,10 @@ def continual_backprop_step(
     worth = decay * state.utility[i] + (1 - decay) * now
 
     eligible = age > maturity
-    due = state.due[i] + rate * jnp.sum(eligible)
+    due = state.due[i] + rate * jnp.sum(eligible).astype(state.due[i].dtype)
     number = jnp.floor(due)
     rank = jnp.argsort(jnp.argsort(jnp.where(eligible, worth / correction, jnp.inf)))
-    reset = eligible & (rank < number)
+    reset = eligible & (rank < number.astype(rank.dtype))
     bound = gain * (3.0 / (w_in.size // w_in.shape[-1])) ** 0.5
 
     def renew(carry, i=i, unit=unit, reset=reset, bound=bound, removed=mean / correction):

@@ -57,7 +57,7 @@ def freeze(patterns: str | Sequence[str], active=1) -> optax.GradientTransformat
     leaves, treedef = jax.tree.flatten(updates)
     frozen = matching(updates, globs, "freeze")
     # -0.0 is the zero that changes no bit: -0.0 + 0.0 would be 0.0.
-    hold = lambda u: jnp.where(jnp.asarray(active) != 0, jnp.full_like(u, -0.0), u)
+    hold = lambda u: jnp.where(jnp.asarray(active).astype(bool), jnp.full_like(u, -0.0), u)
     return jax.tree.unflatten(treedef, [hold(u) if f else u for u, f in zip(leaves, frozen, strict=True)]), state
 
   return optax.GradientTransformationExtraArgs(init, update)
@@ -140,7 +140,7 @@ def fomo_forget(key, params, fresh, fraction, patterns=()):
       continue
     drawn = jax.random.uniform(jax.random.fold_in(key, i), (p.size,))
     rank = jnp.argsort(jnp.argsort(drawn)).reshape(p.shape)
-    out.append(jnp.where(rank < jnp.round(fraction * p.size), f, p).astype(p.dtype))
+    out.append(jnp.where(rank < jnp.round(fraction * p.size).astype(rank.dtype), f, p).astype(p.dtype))
   return jax.tree.unflatten(jax.tree.structure(params), out)
 
 

@@ -106,4 +106,4 @@ def claw_adapt(key, kernel, amount, probability, limit, temperature=0.5):
   inner = jnp.clip(probability, 1e-6, 1 - 1e-6)
   a = jax.nn.sigmoid((jnp.log(inner) - jnp.log1p(-inner) + u) / temperature)
   a = jnp.where(jnp.asarray(probability) > 0, a, 0.0)
-  return (kernel * (1 + a * limit * jnp.tanh(amount))).astype(kernel.dtype)
+  return (kernel * jnp.broadcast_to(1 + a * limit * jnp.tanh(amount), kernel.shape)).astype(kernel.dtype)

@@ -8,7 +8,7 @@ import optax
 
 from cljax import losses
 from cljax import rows as picking
-from cljax.dtypes import wide
+from cljax.dtypes import lenient, wide
 from cljax.tree import fold
 from cljax.types import Outputs
 
@@ -49,7 +49,7 @@ def drawn(key, size: int, **sets):
 
 def descent(key, objective, optimizer):
   """``(init, body)`` of optimizer steps on ``objective(key, params, step) -> scalar``; the carry is (params, state)."""
-  optimizer = optax.with_extra_args_support(optimizer)
+  optimizer = lenient(optimizer)
 
   def body(i, carry):
     params, state = carry

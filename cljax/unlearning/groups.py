@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from cljax import losses, tree
+from cljax.dtypes import lenient
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.rows import as_rows
 from cljax.types import Rows, UsageError
@@ -103,7 +104,7 @@ def miu(
   """
   forget, retain = rows_with_ids("forget", forget), rows_with_ids("retain", retain)
   groups, key = _checked(groups, num_groups), key_of(key, "miu")
-  optimizer = optax.with_extra_args_support(optimizer or optax.sgd(0.05))
+  optimizer = lenient(optimizer or optax.sgd(0.05))
   weights = group_weights(forget, retain, groups, num_groups)
   loss_fn, original = cross_entropy(apply_fn), params
   share = share_of(forget, retain)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from bench import BATCH
 
 import cljax
 from cljax import methods, models, streams
+from cljax.setup import spec_of
 from launch import train
 
 CONFIG = Path(__file__).parents[2] / "experiments/split_digits.py"
@@ -33,3 +37,53 @@ def test_a_launcher_says_so_in_one_line(tmp_path, capsys):
   error = capsys.readouterr().err
   assert SAID in error
   assert len(error.splitlines()) == 1
+
+
+SIZES = [
+  (name, key)
+  for name, entry in sorted(methods.METHODS.items())
+  for key in ("replay_batch", "reference_batch")
+  if {key, "capacity"} <= set(entry.options)
+]
+
+
+@pytest.mark.parametrize(("name", "key"), SIZES)
+def test_no_more_rows_are_drawn_than_a_memory_holds(name, key):
+  """From Python as from the command line; so many as it holds are allowed, and a default is not asked for."""
+  for value in (9, 8, methods.METHODS[name].options[key].default):
+    given = {"capacity": 8, key: value}
+    if value != 9:
+      assert methods.check_options(name, given)[key] == value
+      continue
+    with pytest.raises(cljax.UsageError, match=f"method.{key}: got 9, above method.capacity, which is 8"):
+      methods.check_options(name, given)
+
+
+def test_no_more_references_than_a_task_s_share(task_stream, small_model):
+  spec = spec_of(task_stream, BATCH)
+  with pytest.raises(cljax.UsageError, match="reference_batch: got 11; the memory holds 10 rows of each task"):
+    methods.make("er_gem", small_model, spec, capacity=20, reference_batch=11)
+
+
+def test_a_request_is_refused_with_two_host_devices():
+  """The refusal comes from inside a program that every device runs: one line, and the process ends."""
+  code = """
+import sys; sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+import jax, cljax
+from cljax import methods, models, streams
+from conftest import blobs
+assert jax.device_count() == 2
+stream = streams.build(blobs(4, 16, 4), "task", tasks=2, forget="2:task=0")
+try:
+  cljax.run(
+    stream, models.mlp((4, 4, 1), 4, hidden=(8,)), "clpu_derpp", methods.METHODS["clpu_derpp"].test,
+    training=cljax.Recipe(batch_size={batch}, epochs=1), seeds=2,
+  )
+except cljax.UsageError as e:
+  print("refused:", e)
+""".format(root=str(Path(__file__).parents[2]), batch=BATCH)
+  more = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+  done = subprocess.run(
+    [sys.executable, "-c", code], env={**os.environ, **more}, capture_output=True, text=True, timeout=300, check=False
+  )
+  assert done.stdout.splitlines() == [f"refused: forget: {SAID}"], done.stderr[-2000:]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from bench import Bench
 
-from cljax import methods, streams
+import cljax
+from cljax import methods, models, recipe, streams
 
 NAMES = sorted(methods.METHODS)
 SETTINGS = {
@@ -74,3 +75,26 @@ def test_every_method_traces(setting, dataset, small_model):
       except (AssertionError, TypeError, ValueError) as error:
         wrong.append(f"{name}: {type(error).__name__} {str(error).splitlines()[:1]}")
   assert not wrong
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "momentum"])
+def test_an_optimizer_that_is_not_ours(name, task_stream, small_model):
+  """optax's Adam raises a float to an int count, which strict promotion refuses."""
+  with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    bench = Bench("finetune", task_stream, small_model, optimizer=recipe.make_optimizer(name, learning_rate=0.1))
+    learner = jax.eval_shape(bench.parts.init, jax.random.key(0))
+    after, _, _ = jax.eval_shape(bench.parts.step, learner, *bench.arguments(0))
+  assert described(after) == described(learner)
+
+
+@pytest.mark.parametrize("pair", [("ewc", "ssd"), ("derpp", "graddiff"), ("gpm", "unsir"), ("ncm", ""), ("supsup", "")])
+def test_no_nan_on_the_way(pair, make_blobs):
+  """A run with a request under ``jax_debug_nans``, which stops at the first NaN that any program gives."""
+  kind = "task" if pair[0] == "supsup" else "class"
+  stream = streams.build(make_blobs(rows=8), kind, tasks=2, forget="2:class=1" if pair[1] else "")
+  make = lambda model, spec: cljax.compose(
+    **{n: methods.make(n, model, spec, **methods.METHODS[n].test) for n in pair if n}
+  )
+  with jax.debug_nans(True):
+    result = cljax.run(stream, models.mlp((4, 4, 1), 4, hidden=(8,)), make, training=cljax.Recipe(batch_size=8))
+  assert result.alive.all()
