@@ -101,7 +101,11 @@ def test_the_union_by_hand(dataset):
   assert judging.judged_classes(told, []).tolist() == told.classes_of_task.tolist()
   drawn = streams.build(dataset, "scole", tasks=3, classes_per_task=2, validation=0.0)
   met = drawn.classes_of_task[drawn.events[0].task]
-  assert judging.judged_classes(drawn, [drawn.events[0].task])[-1].tolist() == met.tolist()
+  first = drawn.events[0].task
+  assert judging.judged_classes(drawn, [first])[first].tolist() == met.tolist()
+  assert judging.judged_classes(drawn, [first])[-1].tolist() == every, "the whole test set is no task that was met"
+  prefix = classes._replace(events=classes.events[:1])
+  assert judging.judged_classes(prefix, [0]).tolist() == judging.judged_classes(classes, [0]).tolist()
 
 
 def test_a_partial_evaluation_sees_every_class(dataset, small_model):
