@@ -14,11 +14,13 @@ import sys
 import tempfile
 import time
 
+import made_sweeps
+import numpy as np
 import pytest
 from etils import epath
 
 from cljax import UsageError, writers
-from launch import _executors, _owner, _plan, _slurm, sweep
+from launch import _config, _executors, _owner, _plan, _slurm, sweep
 from launch._config import Override
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster is enough
@@ -262,11 +264,14 @@ def test_a_job_that_fails_is_one_line_and_the_rest_is_waited_for(cluster, comman
   config = command()[1].removeprefix("--config=")
   workdir = epath.Path(tmp_path)
   units = []
-  for name, identity in (("bad", {"method": {"name": "ewcc"}, "data": {"digest": ""}}), ("done", {})):
+  plain: dict = {section: {} for section in _config.SECTIONS}
+  for name, identity in (("bad", {**plain, "method": {"name": "ewcc"}, "data": {"digest": ""}}), ("done", plain)):
     content = {"label": name, "identity": identity, "more": {}, "members": [{"run": name, "seed": 0, "hyper": {}}]}
-    units.append(_plan.Unit(name, {**content, "runs": {name: {}}}))
+    about = {"label": name, "point": {}, "identity": identity}
+    units.append(_plan.Unit(name, {**content, "runs": {name: about}}))
     writers.write_text(workdir / "groups" / name / "unit.json", writers.dumps(units[-1].content))
-  writers.write_text(workdir / "runs" / "done" / "result.json", '{"seeds": [0]}')
+  finished = made_sweeps.result("er", 0.5, seeds=(0,), rng=np.random.default_rng(0))
+  writers.write_text(workdir / "runs" / "done" / "result.json", writers.dumps(finished))
   _slurm.run(workdir, units, config, "", [Override("slurm.cpus-per-task", "1", True)], lambda: False)
   told = capsys.readouterr().err.splitlines()
   assert len(told) == 3
