@@ -27,7 +27,8 @@ def recall(workdir: epath.Path, identities: Iterable[Mapping[str, Any]]) -> None
 
   Raises UsageError where it is not there, or does not register the method.
   """
-  wanted = {i[s]["name"] for i in identities for s in ("method", "forget") if isinstance(i.get(s), Mapping)}
+  named = (i[s].get("name") for i in identities for s in ("method", "forget") if isinstance(i.get(s), Mapping))
+  wanted = set(named)
   unknown = lambda: sorted(n for n in wanted if n and n not in methods.METHODS)
   if not unknown():
     return

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from cljax import CljaxError, Stopped, metrics, results, writers, writers_tracking
-from launch import _ahead, _build, _cli, _environment, _owner, _plan, _workdir
+from launch import _ahead, _build, _cli, _environment, _owner, _plan, _registered, _workdir
 from launch._plan import Unit
 from launch._progress import Log, Progress
 
@@ -85,6 +85,7 @@ def _keep_traceback(folder: epath.Path) -> None:
 
 def _run(workdir: epath.Path, unit: Unit, label: str, stop, live: bool, take: _ahead.Take) -> None:
   folder, content = workdir / "groups" / unit.name, unit.content
+  _registered.recall(workdir, [content["identity"]])
   built, population, prepared = take(unit)
   # Where several processes share a terminal, none rewrites its line.
   plain = SimpleNamespace(isatty=lambda: False, write=sys.stderr.write, flush=sys.stderr.flush)

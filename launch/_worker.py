@@ -16,7 +16,7 @@ from absl import flags as absl_flags  # noqa: E402
 from etils import epath  # noqa: E402
 
 from cljax import UsageError  # noqa: E402
-from launch import _cli, _plan, _registered, _units  # noqa: E402
+from launch import _cli, _plan, _units  # noqa: E402
 
 
 def _work(argv: Sequence[str], stop: _cli.Stop) -> int:
@@ -29,7 +29,6 @@ def _work(argv: Sequence[str], stop: _cli.Stop) -> int:
   found = {u.name: u for u in _plan.on_disk(workdir)}
   if not flags.units:
     raise UsageError("units: not given; expected names of folders in groups/ of the workdir")
-  _registered.recall(workdir, [u.content["identity"] for u in found.values() if u.name in flags.units])
   _environment.quiet()
   _environment.use_compilation_cache(flags.compilation_cache)
   # Others may have planned anew meanwhile, and have taken units away.
