@@ -11,6 +11,7 @@ import optax
 
 from cljax import losses, regularizers, tree
 from cljax.method import Method
+from cljax.methods.heads import AUTO, classifier
 from cljax.methods.penalties import consolidated
 from cljax.methods.registry import Entry, Option, register
 from cljax.types import Access, Spec, UsageError
@@ -78,17 +79,20 @@ class Centers(NamedTuple):
   tasks: Any  # int32, finished
 
 
-def center_loss(model, spec: Spec, *, strength, rate, head: str = "head") -> Method:
+def center_loss(model, spec: Spec, *, strength, rate, head: str = AUTO) -> Method:
   """Center loss: ``strength * mean 1/2 |f(x) - c_y|^2``; centres move in the first task only, as does the classifier.
 
   Centres start at 0 and follow ``c_j += rate sum_{y=j} (f - c_j) / (1 + n_j)`` in each step of the first task.
-  ``head``: a regular expression of the classifier's parameter paths, held after the first task ('' holds none). For
-  tasks that share their labels; a class that the first task lacks has no centre and no term. ``strength`` and
+  ``head``: a regular expression of the parameter paths held after the first task ('' for none); 'auto': the classifier
+  where all tasks have the same classes, and none elsewhere, where new ones could not be learned. For tasks that share
+  their labels; a class that the first task lacks has no centre and no term. ``strength`` and
   ``rate`` are UNVERIFIED. Raises UsageError: no features; ``head`` matches no parameter. Spec 7.1; Olpadkar and
   Gavas, 2021.
   """
-  pattern = re.compile(head) if head else None
-  chosen = lambda path: pattern is not None and bool(pattern.search(path))
+  pattern = re.compile(head) if head and head != AUTO else None
+  alike = bool((spec.classes_of_task == spec.classes_of_task[:1]).all())
+  known = classifier(model, spec) if head == AUTO and alike else frozenset()
+  chosen = lambda path: path in known or (pattern is not None and bool(pattern.search(path)))
 
   def init(key, learner):
     paths = tree.paths(learner.params)
@@ -165,7 +169,7 @@ register(
   "center_loss",
   Entry(
     center_loss,
-    {"strength": Option(0.1, 0), "rate": Option(0.5, 0, 1), "head": Option("head")},
+    {"strength": Option(0.1, 0), "rate": Option(0.5, 0, 1), "head": Option(AUTO)},
     _BOUNDARY,
     "Olpadkar and Gavas 2021",
     neutral={"strength": 0.0, "head": ""},

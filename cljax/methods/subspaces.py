@@ -211,13 +211,13 @@ def coso(
 
   Each kernel moves by the run's learning rate times ``scale`` times CoSO's direction, which is Adam's already: meant
   for plain SGD. The projection stands behind the optimizer, weight decay included; ``on='gradient'`` leaves it to the
-  direction alone, as published, which momentum, Adam and weight decay break. What ``skip`` names (as for ``gpm``), and
-  kernels with a side shorter than ``rank`` or ``sketch_rank``, take their plain gradient, with their biases; other
-  biases and norm parameters are held once a task is stored. The paper adapts attention output projections of a pre-trained ViT and freezes all
-  else but the head, with logits divided by 3 and the current task's classes in the softmax: that is the stream's
-  (``active='task'``). Old outputs are preserved along the stored directions only, so a head that tasks share forgets:
-  there it may end below plain training, and below its own rule with nothing stored. UsageError where no kernel is
-  large enough. Spec 4.7; Cheng et al., 2025.
+  direction alone, as published, which momentum, Adam and weight decay break. What ``skip`` names (as for ``gpm``),
+  and kernels with a side shorter than ``rank`` or ``sketch_rank``, take their plain gradient, with their biases;
+  other biases and norm parameters are held once a task is stored. The paper adapts attention output projections of a
+  pre-trained ViT and freezes all else but the head, with logits divided by 3 and the current task's classes in the
+  softmax: that is the stream's (``active='task'``). Old outputs are preserved along the stored directions only, so a
+  head that tasks share forgets: there it may end below plain training, and below its own rule with nothing stored.
+  UsageError where no kernel is large enough. Spec 4.7; Cheng et al., 2025.
   """
   skipped, least = skipping(model, spec, skip), max(rank, sketch_rank)
 

@@ -9,7 +9,8 @@ import pytest
 from bench import Bench
 from by_hand import RATE, batch_of, cross_entropy, forward, gradient, leaves
 
-from cljax import streams
+from cljax import models, streams
+from cljax.setup import spec_of
 from cljax.types import UsageError
 
 
@@ -115,3 +116,14 @@ def test_center_loss_forgets_the_centre_of_a_class(shared_labels, small_model):
   np.testing.assert_array_equal(
     np.asarray(state.centers)[[0, 1, 3]], np.asarray(learner.method_state.centers)[[0, 1, 3]]
   )
+
+
+@pytest.mark.parametrize(("kind", "held"), [("domain", True), ("class", False), ("task", False)])
+def test_center_loss_holds_no_classifier_that_new_classes_need(kind, held, dataset):
+  """'auto' holds the classifier only where all tasks have the same classes, whatever the classifier's name."""
+  stream = streams.build(dataset, kind, tasks=2, validation=0.0)
+  bench = Bench("center_loss", stream, models.mlp((4, 4, 1), spec_of(stream, 8).num_classes, hidden=(8,)))
+  first = bench.train(2, (0,))
+  second = bench.step(first, *bench.arguments(1))[0]
+  moved = np.abs(np.asarray(second.params["head"]["kernel"] - first.params["head"]["kernel"])).max() > 0
+  assert moved != held

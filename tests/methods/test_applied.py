@@ -234,3 +234,13 @@ def test_where_tasks_have_outputs_of_their_own_those_of_others_stand_still(task_
 def test_a_margin_has_no_place_on_the_update(class_stream, small_model):
   with pytest.raises(cljax.UsageError, match=r"method\.margin: got 0\.5; on='update' takes 0"):
     methods.make("gem", small_model, spec_of(class_stream, BATCH), on="update")
+
+
+def test_coso_s_biases_go_with_their_kernels(class_stream, small_model):
+  """Once a task is stored, a projected kernel's bias is held; that of a layer left alone takes its plain gradient."""
+  bench = Bench("coso", class_stream, small_model, {"skip": "head"})
+  first = bench.train(2, (0,))
+  second = bench.step(first, *bench.arguments(1))[0]
+  moved = lambda layer: float(np.abs(second.params[layer]["bias"] - first.params[layer]["bias"]).max())
+  assert moved("hidden_0") == 0
+  assert moved("head") > 0
