@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import evaluation_parameters, losses, memory, regularizers, tree
+from cljax import evaluation_parameters, losses, regularizers, tree
 from cljax.dtypes import lenient
+from cljax.holding import held, select
 from cljax.method import Method, _keep, _keep_batch
 from cljax.types import (
   AccessError,
@@ -392,27 +393,6 @@ def build(
     method=method,
     evaluated=evaluated,
   )
-
-
-_MEMORIES = (memory.ClassBalancedState, memory.ReservoirState, memory.RingState)
-
-
-def _holds_memory(node) -> bool:
-  """A memory's state, or a tuple with one as its own field (which then holds the rows that wait for it, too)."""
-  return isinstance(node, _MEMORIES) or (hasattr(node, "_fields") and any(isinstance(n, _MEMORIES) for n in node))
-
-
-def select(alive, new, old):
-  return jax.tree.map(lambda n, o: jnp.where(alive, n, o), new, old)
-
-
-def held(alive, new: Learner, old: Learner) -> Learner:
-  """``new`` where the member lives, ``old`` where it died, but for memories: a select over one copies all of it in each
-  step, and rows of weight 0 leave it as it is."""
-  keep = lambda n, o: n if _holds_memory(n) else select(alive, n, o)
-  state = jax.tree.map(keep, new.method_state, old.method_state, is_leaf=_holds_memory)
-  rest = select(alive, new._replace(method_state=()), old._replace(method_state=()))
-  return rest._replace(method_state=state)
 
 
 def _progress(step, where: Where, recipe):

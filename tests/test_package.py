@@ -13,7 +13,7 @@ FLOORS = [
   {"types", "tree", "rows", "dtypes", "layout", "judging"},
   {"losses", "regularizers", "projectors", "optimizers", "memory", "estimators", "models", "data", "metrics", "method"}
   | {"theory"},
-  {"streams", "recipe", "unlearning", "evaluation_parameters", "identity", "writers", "writers_tracking"},
+  {"streams", "recipe", "unlearning", "evaluation_parameters", "holding", "identity", "writers", "writers_tracking"},
   {"methods", "step", "feed", "checkpoint", "mesh", "prediction"},
   {"programs"},
   {"setup"},
