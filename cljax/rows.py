@@ -69,7 +69,10 @@ def _through(rows: Rows, at, capacity: int, count) -> Rows:
     read = _at(rows, at[jnp.minimum(i, at.shape[0] - 1)])
     # What is not meant is zero throughout: a weight of 0 would not silence a NaN.
     inside = lambda v: jnp.where((i < count).reshape(-1, *(1,) * (v.ndim - 1)), v, jnp.zeros_like(v))
-    return jax.tree.map(inside, read)
+    kept = jax.tree.map(inside, read)
+    if kept.class_mask is not None:  # a softmax over no class is NaN too
+      kept = kept._replace(class_mask=kept.class_mask | (i >= count)[:, None])
+    return kept._replace(id=jnp.where(i < count, kept.id, -1))
 
   return Rows(capacity, count, batch)
 

@@ -261,12 +261,11 @@ def composed(parts: dict[str, Part]):
   """``(factory, hyper)`` of the parts under these names; options are prefixed by the part's name."""
 
   def compound(model, spec, **hyper):
-    made = {}
+    makers = {}
     for label, part in parts.items():
       own = {k.split(".", 1)[1]: v for k, v in hyper.items() if k.startswith(label + ".")}
-      made[label] = methods.make(part.name, model, spec, **own)
-      model = made[label].model or model
-    return cljax.compose(**made)
+      makers[label] = lambda model, part=part, own=own: methods.make(part.name, model, spec, **own)
+    return cljax.compose(**methods.of_one_model(makers, model))
 
   return compound, {f"{label}.{k}": v for label, part in parts.items() for k, v in part.options.items()}
 

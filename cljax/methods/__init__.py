@@ -27,11 +27,23 @@ from cljax.methods import (
   variational,
 )
 from cljax.methods.refresh import refresh
-from cljax.methods.registry import METHODS, Entry, Option, Plan, check_options, lookup, make, plan, register
+from cljax.methods.registry import (
+  METHODS,
+  Entry,
+  Option,
+  Plan,
+  check_options,
+  lookup,
+  make,
+  of_one_model,
+  plan,
+  register,
+)
 
 __all__ = [
   "METHODS", "Entry", "Option", "Plan", "anchors", "averaging", "check_options", "decay", "distillation", "edits",
-  "forgetting", "gradient_estimators", "lifecycle", "lookup", "make", "masks", "penalties", "plan", "plasticity",
-  "projection", "prototypes", "pruning", "references", "refresh", "register", "replay", "replay_projection",
-  "schedules", "subspaces", "unified", "unlearning_descent", "unlearning_edits", "unlearning_structures", "variational",
+  "forgetting", "gradient_estimators", "lifecycle", "lookup", "make", "masks", "of_one_model", "penalties", "plan",
+  "plasticity", "projection", "prototypes", "pruning", "references", "refresh", "register", "replay",
+  "replay_projection", "schedules", "subspaces", "unified", "unlearning_descent", "unlearning_edits", "unlearning_structures",
+  "variational",
 ]  # fmt: skip

@@ -108,6 +108,20 @@ def make(name: str, model: Model, spec: Spec, **options) -> Method:
   return entry.factory(model, spec, **values)._replace(access=entry.access)
 
 
+def of_one_model(makers: Mapping[str, Callable[[Model], Method]], model: Model) -> dict[str, Method]:
+  """Each maker's method, made on the model that one of them puts in place of ``model``, if one does.
+
+  What a method does with the model (a Fisher pass, a teacher) has to be done on the one that is trained, wherever its
+  owner stands among the parts.
+  """
+  made = {name: make(model) for name, make in makers.items()}
+  owner = next((name for name, method in made.items() if method.model is not None), None)
+  if owner is None:
+    return made
+  shared = made[owner].model or model
+  return {name: made[name] if name == owner else make(shared) for name, make in makers.items()}
+
+
 class Plan(NamedTuple):
   """Methods by name with checked options; ``hyper`` holds the traced ones, keyed ``section.option``."""
 
@@ -116,14 +130,15 @@ class Plan(NamedTuple):
 
   def build(self, model: Model, spec: Spec, values: Mapping[str, Any]) -> Method:
     """The composed Method; ``values`` are this trace's hyper-parameters."""
-    built: dict[str, Method] = {}
+    makers: dict[str, Callable[[Model], Method]] = {}
+    made_with = lambda entry, given: lambda model: entry.factory(model, spec, **given)._replace(access=entry.access)
     for section, name, entry, static in self.parts:
       traced = {k.split(".", 1)[1]: v for k, v in values.items() if k.startswith(section + ".")}
-      method = entry.factory(model, spec, **static, **traced)._replace(access=entry.access)
-      model = method.model or model
-      built[name if name not in built else f"{name}_{section}"] = method
+      makers[name if name not in makers else f"{name}_{section}"] = made_with(entry, {**static, **traced})
+    built = of_one_model(makers, model)
     if len(built) == 1:
-      return next(iter(built.values()))._replace(model=model)
+      only = next(iter(built.values()))
+      return only._replace(model=only.model or model)
     return compose(**built)
 
 
