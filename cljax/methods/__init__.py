@@ -44,6 +44,6 @@ __all__ = [
   "METHODS", "Entry", "Option", "Plan", "anchors", "averaging", "check_options", "decay", "distillation", "edits",
   "forgetting", "gradient_estimators", "lifecycle", "lookup", "make", "masks", "of_one_model", "penalties", "plan",
   "plasticity", "projection", "prototypes", "pruning", "references", "refresh", "register", "replay",
-  "replay_projection", "schedules", "subspaces", "unified", "unlearning_descent", "unlearning_edits", "unlearning_structures",
-  "variational",
+  "replay_projection", "schedules", "subspaces", "unified", "unlearning_descent", "unlearning_edits",
+  "unlearning_structures", "variational",
 ]  # fmt: skip
