@@ -17,6 +17,8 @@ from cljax.types import Access, Batch, Spec, UsageError
 POLICIES = ("reservoir", "ring", "class_balanced")
 ACCESS = Access(stores_data=True)
 INSERT = {"insert": Option("once", choices=("once", "every_pass"))}
+# Of methods that store outputs with a row: those of the first pass are of a network that has hardly learned it.
+INSERT_OUTPUTS = {"insert": INSERT["insert"]._replace(default="every_pass")}
 BUFFER = {
   "capacity": Option(200, 1),
   "policy": Option("reservoir", choices=POLICIES),
@@ -184,14 +186,15 @@ def er(
 
 def derpp(
   model, spec: Spec, *, alpha, beta, capacity: int, policy: str = "reservoir", replay_batch: int = 0,
-  insert: str = "once",
+  insert: str = "every_pass",
 ) -> Method:  # fmt: skip
   """Dark Experience Replay++: ``mean CE(current) + alpha MSE(f(x1), z1) + beta mean CE(x2, y2)``, two independent
   draws.
 
   MSE is the mean over rows and all logits. ``z`` are the logits of the augmented current input in train mode before
   the update, never refreshed, in float32; inputs are stored as they are read. ``beta = 0`` is DER. ``insert`` as in
-  :func:`er`: with 'once' the logits are those of the first epoch. Spec A2; Buzzega et al., 2020.
+  :func:`er`, but 'every_pass' by default: with 'once' the logits are those of the first epoch, and what they hold the
+  network to is hardly learned (split digits, 10 epochs: 87.5 % for 94.3). Spec A2; Buzzega et al., 2020.
   """
   del model
   memory = make_memory(spec, capacity, policy)
@@ -235,7 +238,7 @@ register(
   "derpp",
   Entry(
     derpp,
-    {"alpha": Option(0.5, 0), "beta": Option(0.5, 0), **BUFFER},
+    {"alpha": Option(0.5, 0), "beta": Option(0.5, 0), **BUFFER, **INSERT_OUTPUTS},
     ACCESS,
     "Buzzega et al. 2020",
     test={"capacity": 20},

@@ -58,8 +58,8 @@ def parameter_divergence(parameter: str, params, old):
 
 def unified(
   model, spec: Spec, *, alpha, beta, deviation, prior_deviation, output: str = "logits", parameter: str = "fisher",
-  natural: bool = False, capacity: int = 200, policy: str = "reservoir", replay_batch: int = 0, insert: str = "once",
-  fisher: str = "exact", fisher_batch_size: int = 64,
+  natural: bool = False, capacity: int = 200, policy: str = "reservoir", replay_batch: int = 0,
+  insert: str = "every_pass", fisher: str = "exact", fisher_batch_size: int = 64,
 ) -> Method:  # fmt: skip
   """The unified objective: ``mean CE + alpha mean D_Phi(f(x), z) + beta D_Psi(theta, theta_old)``.
 
@@ -67,7 +67,7 @@ def unified(
   neither). ``logits`` and ``labels`` are of rows drawn from a memory, ``uniform`` of the current rows; with
   ``gaussian`` the network is a mean-field Gaussian and ``D_Psi`` is divided by the rows of the largest task. ``CASES``
   has the options that make it EWC, CPR, DER, ER, VCL and natural-gradient VCL. Options that a case does not use are
-  ignored; ``insert`` is that of ``er``. Which divergence belongs to VCL is UNVERIFIED. Spec 3.1; Wang et al., 2024.
+  ignored; ``insert`` is that of ``derpp``. Which divergence belongs to VCL is UNVERIFIED. Spec 3.1; Wang et al., 2024.
   """
   stored = output in ("logits", "labels")
   memory = replay.make_memory(spec, capacity, policy)
@@ -159,6 +159,7 @@ register(
       "deviation": variational.GAUSSIAN["deviation"],
       "prior_deviation": variational.GAUSSIAN["prior_deviation"],
       **replay.BUFFER,
+      **replay.INSERT_OUTPUTS,
       **penalties.FISHER,
     },
     Access(stores_data=True, task_boundaries=True, boundary_data=True),

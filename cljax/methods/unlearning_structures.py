@@ -12,7 +12,7 @@ from cljax import losses, tree
 from cljax import memory as memories
 from cljax.method import Method
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import INSERT, example_row, offered, rows_of
+from cljax.methods.replay import INSERT_OUTPUTS, example_row, offered, rows_of
 from cljax.methods.slots import no_slots, slot_of
 from cljax.types import Access, Model, Outputs, Spec, UsageError
 from cljax.unlearning.sharding import shard_of
@@ -75,14 +75,14 @@ class SideNetworks(NamedTuple):
 
 def clpu_derpp(
   model: Model, spec: Spec, *, alpha, beta, temporary: tuple = (), capacity: int = 200, replay_batch: int = 32,
-  insert: str = "once",
+  insert: str = "every_pass",
 ) -> Method:  # fmt: skip
   """CLPU-DER++: tasks in ``temporary`` are learned in networks of their own, so forgetting them is dropping those.
 
   Other tasks: ``CE + 1/|prev| sum_prev [alpha MSE(z, z_mem) + beta CE]`` on the main network, a reservoir of
   ``capacity`` rows (x, y, z) for each task, ``replay_batch`` rows split over the tasks, MSE over the task's own
-  classes. ``insert`` as for ``er``. A temporary task starts a fresh network and a fresh optimizer, trains by CE alone,
-  and stores no row. A request that names any row of a temporary task drops its whole network (to zeros) and hands the
+  classes. ``insert`` as for ``derpp``. A temporary task starts a fresh network and a fresh optimizer, trains by CE
+  alone, and stores no row. A request that names any row of a temporary task drops its whole network (to zeros) and hands the
   task to the main one, which never saw it: with or without such a task, the main network has the same bits, as long as
   batches are the same and the model draws no noise of its own (dropout follows the step). A request for a row of any
   other task is refused: the run ends with a UsageError. Needs the task at test.
@@ -270,7 +270,7 @@ register(
       "temporary": Option(()),
       "capacity": Option(200, 1),
       "replay_batch": Option(32, 1),
-      **INSERT,
+      **INSERT_OUTPUTS,
     },
     Access(stores_data=True, task_boundaries=True, task_id_at_test=True, forgets=True, forget_data=True),
     "Liu et al. 2022",
