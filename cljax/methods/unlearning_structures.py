@@ -82,10 +82,10 @@ def clpu_derpp(
   Other tasks: ``CE + 1/|prev| sum_prev [alpha MSE(z, z_mem) + beta CE]`` on the main network, a reservoir of
   ``capacity`` rows (x, y, z) for each task, ``replay_batch`` rows split over the tasks, MSE over the task's own
   classes. ``insert`` as for ``derpp``. A temporary task starts a fresh network and a fresh optimizer, trains by CE
-  alone, and stores no row. A request that names any row of a temporary task drops its whole network (to zeros) and hands the
-  task to the main one, which never saw it: with or without such a task, the main network has the same bits, as long as
-  batches are the same and the model draws no noise of its own (dropout follows the step). A request for a row of any
-  other task is refused: the run ends with a UsageError. Needs the task at test.
+  alone, and stores no row. A request that names any row of a temporary task drops its whole network (to zeros) and
+  hands the task to the main one, which never saw it: with or without such a task, the main network has the same bits,
+  as long as batches are the same and the model draws no noise of its own (dropout follows the step). A request for a
+  row of any other task is refused: the run ends with a UsageError. Needs the task at test.
 
   Deviations: a temporary task cannot be made permanent later (the release merges it from its memory alone), so its
   rows are not stored; reservoirs are unbiased (the release overwrites the last slot); side networks are in eval mode
