@@ -77,8 +77,8 @@ register(
     zeroth_order,
     {
       "epsilon": Option(1e-3, 1e-12),
-      "alpha": Option(0.2, 0, 1),
-      "learning_rate": Option(0.1, 0),
+      "alpha": Option(0.2, 0, 1, needs={"smoothing": ("history",)}),
+      "learning_rate": Option(0.1, 0, needs={"update": ("conserve",)}),
       "update": Option("sgd", choices=("sgd", "sign", "scalar_sign", "conserve")),
       "estimator": Option("two_point", choices=("two_point", "one_sided", "forward")),
       "queries": Option(1, 1),

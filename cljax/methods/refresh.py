@@ -196,7 +196,7 @@ register(
       "damping": Option(1e-3, 1e-12),
       "noise": Option(0.01, 0),
       "decay": Option(1e-5, 0, 1),
-      "inner_rate": Option(0.01, 0),
+      "inner_rate": Option(0.01, 0, needs={"form": ("released",)}),
       "steps": Option(1, 0),
       "form": Option("theory", choices=("theory", "released")),
       **FISHER,

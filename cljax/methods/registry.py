@@ -19,6 +19,7 @@ class Option(NamedTuple):
   low: float | None = None
   high: float | None = None
   choices: tuple = ()
+  needs: Mapping[str, tuple] = {}  # other options, and their values with which this one is read
 
 
 class Entry(NamedTuple):
@@ -68,6 +69,13 @@ def check_options(name: str, given: Mapping[str, Any], label: str = "method") ->
   for key, option in entry.options.items():
     value = given.get(key, option.default)
     values[key] = _checked(f"{label}.{key}", value, option)
+  for key, option in entry.options.items():
+    for other, with_these in option.needs.items() if values[key] != option.default else ():
+      if values[other] not in with_these:
+        raise UsageError(
+          f"{label}.{key}: got {values[key]!r}, which {name!r} does not read with {other}={values[other]!r}; it does "
+          f"with {', '.join(map(repr, with_these))}"
+        )
   # More rows than a memory holds can not be drawn from it: such a size would be that of the memory, silently.
   for key in ("replay_batch", "reference_batch"):
     asked = key in values and values[key] != entry.options[key].default  # a default above it is not asked for

@@ -1,0 +1,127 @@
+"""Every option of every entry does something: another value traces to other operations, in the step or in a hook.
+
+Nothing is compiled or run: a program that is the same for two values of an option cannot depend on it. What an option
+needs beside it (``Option.needs``) is chosen, and refused without; ``NEUTRAL`` names what only limits or batches.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bench import Bench
+
+from cljax import methods, models
+from cljax.identity import traced_digest
+from cljax.types import UsageError
+
+HOOKS = ("step", "end_task", "forget", "init", "start_task", "predict", "scrub")
+LIMITS = "refuses what is larger"
+BATCHES = "how many rows are passed over at once; the sum is the same"
+NEUTRAL = {
+  "ogd.max_bytes": LIMITS, "pca_ogd.max_bytes": LIMITS, "ewc.fisher_batch_size": BATCHES,
+  "online_ewc.fisher_batch_size": BATCHES, "ssd.importance_batch": BATCHES,
+  "fisher_forgetting.importance_batch": BATCHES,
+  "unified.fisher_batch_size": BATCHES, "refresh.fisher_batch_size": BATCHES,
+}  # fmt: skip
+# GEM's margin cannot be behind the optimizer, and a schedule's end cannot come before its parts.
+WITH = {"gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0}}
+VALUES = {"infinite.anneal_start": [8]}
+DEEPER = ("lines", "heterogeneous_averaging", "erase_at_the_core")  # stages or blocks between the first and the head
+# What a text or a tuple may be beside its default.
+TEXTS = {
+  "skip": "hidden", "patterns": "head/*", "blocks": "head,hidden_0", "head": "hidden", "leaves": "kernel",
+  "kernels": "hidden_0/kernel", "temporary": (0,),
+}  # fmt: skip
+
+
+def others(name: str, key: str, now) -> list:
+  """Values beside the one that is used; one is enough to see that the option is read."""
+  option = methods.METHODS[name].options[key]
+  if f"{name}.{key}" in VALUES:
+    return VALUES[f"{name}.{key}"]
+  if option.choices:
+    return [v for v in option.choices if v != now]
+  if isinstance(option.default, bool):
+    return [not now]
+  if isinstance(option.default, float):
+    low, high = option.low if option.low is not None else -np.inf, option.high if option.high is not None else np.inf
+    return [v for v in (0.5 * now + 0.01, 0.5 * now, now + 0.25) if low <= v <= high and v != now]
+  if isinstance(option.default, int):
+    return [v for v in (now + 1, now + 3) if option.high is None or v <= option.high]
+  return [TEXTS[key]]
+
+
+class Traced:
+  """The hooks of an entry under given options, traced when asked for."""
+
+  def __init__(self, name, stream, model, options):
+    self.bench = Bench(name, stream, model, options)
+    parts = self.bench.parts
+    learner = jax.eval_shape(parts.init, jax.random.key(0))
+    rows = np.asarray(stream.train[0], np.int32)
+    boundary = (
+      jnp.asarray(True),
+      self.bench.data,
+      self.bench.where(1),
+      rows,
+      np.zeros_like(rows),
+      jnp.int32(len(rows)),
+    )
+    request = self.bench.request(rows[:3], rows[3:])
+    self.arguments = {
+      "init": (jax.random.key(0),), "step": (learner, *self.bench.arguments(1)), "start_task": (learner, *boundary),
+      "end_task": (learner, *boundary), "forget": (learner, *request), "scrub": (learner, *request[4:6]),
+      "predict": (learner, jnp.zeros((2, *stream.dataset.train.x.shape[1:])), jnp.int32(0)),
+    }  # fmt: skip
+    self.parts, self.found = parts, {}
+
+  def digest(self, hook: str) -> str:
+    if hook not in self.found:
+      function = getattr(self.parts, hook)
+      self.found[hook] = "" if function is None else traced_digest(function, *self.arguments[hook])
+    return self.found[hook]
+
+
+@pytest.mark.parametrize("name", [n for n, e in sorted(methods.METHODS.items()) if e.options])
+def test_every_option_is_read(name, class_stream, task_stream, small_model):
+  entry = methods.METHODS[name]
+  stream = task_stream if entry.access.task_id_at_test else class_stream
+  model = models.mlp((4, 4, 1), 4, hidden=(8, 6)) if name in DEEPER else small_model
+  made = {}
+
+  def traced(options):
+    key = repr(sorted(options.items()))
+    if key not in made:
+      made[key] = Traced(name, stream, model, options)
+    return made[key]
+
+  unread = []
+  for key, option in entry.options.items():
+    if f"{name}.{key}" in NEUTRAL:
+      continue
+    base = {**entry.test, **WITH.get(f"{name}.{key}", {}), **{k: v[0] for k, v in option.needs.items()}}
+    values = others(name, key, base.get(key, option.default))
+    assert values, f"{name}.{key}: give another value in TEXTS"
+    before = traced(base)
+    reads = lambda value, base=base, key=key, before=before: any(
+      traced({**base, key: value}).digest(hook) != before.digest(hook) for hook in HOOKS
+    )
+    if not any(reads(v) for v in values):
+      unread.append(key)
+  assert not unread, f"{name}: another value of {', '.join(unread)} changes nothing"
+
+
+NEEDS = [(n, k) for n, e in sorted(methods.METHODS.items()) for k, o in e.options.items() if o.needs]
+
+
+@pytest.mark.parametrize(("name", "key"), NEEDS)
+def test_an_option_that_is_given_and_not_read_is_refused(name, key):
+  entry = methods.METHODS[name]
+  value = others(name, key, entry.options[key].default)[0]
+  with pytest.raises(UsageError, match=f"method.{key}: got .* does not read with"):
+    methods.check_options(name, {key: value})
+  assert (
+    methods.check_options(name, {key: value, **{k: v[0] for k, v in entry.options[key].needs.items()}})[key] == value
+  )
