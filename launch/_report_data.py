@@ -336,7 +336,7 @@ def blocks(runs: Sequence[Run]) -> dict[str, list[Run]]:
     _, digest, fields = json.loads(key)
     differ = sorted({k for t in twins for k in t[2] if len({dumps(u[2].get(k)) for u in twins}) > 1})
     parts = [f"{k}={_short(fields.get(k))}" for k in differ]
-    if len({t[1] for t in twins}) > 1:
-      parts.append(f"data={digest[:8]}")
+    if len({dumps(t[1]) for t in twins}) > 1:
+      parts.append(f"data={str(digest)[:8]}")
     out[" ".join([group[0].stream, *parts])] = group
   return out
