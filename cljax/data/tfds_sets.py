@@ -84,7 +84,7 @@ def _features(builder) -> tuple[str, str]:
 
   features = builder.info.features
   keys = builder.info.supervised_keys
-  if isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(k, str) and k in features.keys() for k in keys):
+  if isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(k, str) and k in features for k in keys):
     return keys
   picture = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
   label = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
