@@ -17,7 +17,7 @@ import numpy as np
 from cljax import feed as feeding
 from cljax import mesh as meshes
 from cljax import programs as prog
-from cljax.judging import judged_classes
+from cljax.prediction import judged_at
 from cljax.setup import Setup, device_data
 from cljax.step import Where
 from cljax.streams.requests import deleted_pairs, forgotten_classes, learned_tasks, pair_table, resolve_pairs
@@ -126,8 +126,7 @@ def _learned(setup: Setup, upto: int) -> list[int]:
 
 def judged(setup: Setup, state: State):
   """``[T, C]`` on the device: the classes that compete where ``state`` stands (:mod:`cljax.judging`)."""
-  learned = _learned(setup, state.event + (1 if state.step or state.ended else 0))
-  return prog.replicate(jnp.asarray(judged_classes(setup.stream, learned, setup.trains_on)), setup.members)
+  return prog.replicate(jnp.asarray(judged_at(setup.stream, setup.trains_on, vars(state))), setup.members)
 
 
 def where_in_stream(setup: Setup, at: int, start: int, steps: int) -> Where:

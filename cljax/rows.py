@@ -10,13 +10,6 @@ import jax.numpy as jnp
 from cljax.types import Batch, Rows, UsageError, rows_from_arrays
 
 
-def spread(rows: Rows, size: int) -> Batch:
-  """``size`` rows evenly spread over the set; where it has fewer, each once and weight 0 behind them."""
-  at = jnp.arange(size, dtype=jnp.int32)
-  start = jnp.where(rows.count >= size, (at * jnp.maximum(rows.count, 1)) // size, at)
-  return _at(rows, start)
-
-
 def random(key, rows: Rows, size: int) -> Batch:
   """``size`` rows drawn uniformly with replacement (weight 0 where the set is empty)."""
   return _at(rows, jax.random.randint(key, (size,), 0, jnp.maximum(rows.count, 1)))

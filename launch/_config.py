@@ -284,15 +284,11 @@ def not_read(section: str, chosen: str, field: str) -> str:
     return recipe.unread(chosen, field)
   if section != "stream":
     return ""
-  table = _stream_reads()
+  table = streams.READS
   readers = [kind for kind, options in table.items() if field in options]
   if chosen not in table or chosen in readers or not readers:
     return ""
   return f"kind {chosen!r} does not read it; read by: {', '.join(readers)}"
-
-
-def _stream_reads() -> Mapping[str, Sequence[str]]:
-  return streams.READS
 
 
 def read_by_kind(stream: Mapping[str, Any]) -> dict[str, Any]:
