@@ -207,7 +207,7 @@ def digest(pieces: list[Piece]) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def test_functions() -> dict[str, list[tuple[str, ast.FunctionDef]]]:
+def suite() -> dict[str, list[tuple[str, ast.FunctionDef]]]:
   """``test_*`` functions of the suite by name, with their files; and ``stem::name`` for each."""
   found: dict[str, list[tuple[str, ast.FunctionDef]]] = {}
   for path in sorted((ROOT / "tests").rglob("test_*.py")):
@@ -220,7 +220,7 @@ def test_functions() -> dict[str, list[tuple[str, ast.FunctionDef]]]:
   return found
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _top(file: str) -> dict[str, ast.AST]:
   """What a file's top level binds, by name."""
   found: dict[str, ast.AST] = {}
@@ -232,7 +232,7 @@ def _top(file: str) -> dict[str, ast.AST]:
   return found
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _imported(file: str) -> dict[str, tuple[str, str | None]]:
   """Names a file imports from helpers of the suite: name -> (file, name there, None for the whole file)."""
   found: dict[str, tuple[str, str | None]] = {}
@@ -247,7 +247,7 @@ def _imported(file: str) -> dict[str, tuple[str, str | None]]:
   return found
 
 
-def test_pieces(file: str, function: ast.FunctionDef) -> list[tuple[str, ast.AST]]:
+def pieces_of_test(file: str, function: ast.FunctionDef) -> list[tuple[str, ast.AST]]:
   """A test and what it refers to in its file, in the conftest files above it and in the suite's helpers."""
   folders = [p for p in pathlib.Path(file).parents if "tests" in p.parts]
   conftests = [str(p / "conftest.py") for p in folders if (ROOT / p / "conftest.py").exists()]
@@ -264,15 +264,15 @@ def test_pieces(file: str, function: ast.FunctionDef) -> list[tuple[str, ast.AST
     for name, attribute in sorted(read, key=str):
       other, there = imported.get(name, (None, None))
       for place, key in [(other, there or attribute)] if other else [(f, name) for f in (where, *conftests)]:
-        target = _top(place).get(key) if key and attribute is None or other else None
+        target = _top(place).get(key) if (key and attribute is None) or other else None
         if target is not None and id(target) not in seen:
           seen[id(target)] = (place, target)
           todo.append((place, target))
   return list(seen.values())
 
 
-@functools.lru_cache(maxsize=None)
-def test_digest(file: str, name: str) -> str:
+@functools.cache
+def digest_of_test(file: str, name: str) -> str:
   """SHA-256 (16 digits) of a test with what it refers to."""
-  function = next(f for where, f in test_functions()[name] if where == file)
-  return _sha(sorted(dump(node) for _, node in test_pieces(file, function)))
+  function = next(f for where, f in suite()[name] if where == file)
+  return _sha(sorted(dump(node) for _, node in pieces_of_test(file, function)))
