@@ -68,7 +68,8 @@ def compilation(tmp_path_factory):
   """Most of a test's time is compilation: what several tests build is compiled once, and LLVM optimises little.
 
   The cache lives and dies with the test session. Programs that tests start as processes of their own, launchers and
-  the kill-and-resume runs among them, are compiled as a user's are.
+  the kill-and-resume runs among them, are compiled as a user's are. Isolated tests (experiments/_isolated.py) share
+  the cache that TESTS_JAX_CACHE names, which is as short-lived.
   """
   import jax
 
@@ -76,8 +77,9 @@ def compilation(tmp_path_factory):
 
   root = tmp_path_factory.getbasetemp()
   root = root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root
-  jax.config.update("jax_compilation_cache_dir", str(root / "jax_cache"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  shared = os.environ.get("TESTS_JAX_CACHE")
+  jax.config.update("jax_compilation_cache_dir", shared or str(root / "jax_cache"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if shared else 0.1)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
