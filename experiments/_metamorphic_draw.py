@@ -13,6 +13,7 @@ from cljax import data, engine, methods, models, streams
 from cljax.data import types as datasets
 from cljax.streams.build import with_forget
 from cljax.streams.rows import balanced
+from experiments._proof_records import records
 
 BATCH = 8
 FORGETS = [n for n, e in methods.METHODS.items() if e.access.forgets]
@@ -97,7 +98,7 @@ def options_of(rng, name: str) -> dict[str, Any]:
   """The contract suite's options, small sizes, and now and then another value of one or two options."""
   entry, rng = methods.lookup(name), np.random.default_rng(rng.integers(2**32))
   out: dict[str, Any] = {k: v for k, v in SMALL.items() if k in entry.options}
-  out.update(entry.test)
+  out.update(records.arguments(name))
   for key, option in entry.options.items():
     if rng.random() > 0.25 or key in ("oracles", "population", "max_bytes"):
       continue

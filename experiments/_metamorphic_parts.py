@@ -10,6 +10,7 @@ from cljax import methods
 from cljax.types import Forget
 from experiments import _metamorphic_draw as draws
 from experiments import _metamorphic_streams as told
+from experiments._proof_records import records
 from experiments._metamorphic_laws import NO_FORGET, law
 from experiments._metamorphic_trial import Trial, apart
 
@@ -22,7 +23,8 @@ SPECIAL = {"joint", "cumulative"}
 def neutral_part(name: str) -> draws.Part:
   entry = methods.lookup(name)
   options = {k: v for k, v in draws.SMALL.items() if k in entry.options}
-  return draws.Part(name, {**options, **entry.test, **(entry.neutral or {})})
+  record = records.method(name)
+  return draws.Part(name, {**options, **record.arguments, **(record.neutral or {})})
 
 
 def _composed(rng, combination):
@@ -42,7 +44,7 @@ def _add(trial: Trial, part: draws.Part, first: bool) -> str | None:
 def neutral(trial: Trial, rng) -> str | None:
   part = neutral_part(draws.pick(rng, NEUTRAL))
   found = _add(trial, part, first=rng.random() < 0.3)
-  return f"with {part.name} at {dict(part.entry.neutral or {})}: {found}" if found else None
+  return f"with {part.name} at {dict(records.method(part.name).neutral or {})}: {found}" if found else None
 
 
 @law(
@@ -114,7 +116,7 @@ def _at_the_end(rng, combination):
   return combination._replace(requests=((len(order), draws.request_of(rng, stream, order)),)), {}
 
 
-EDITS = [n for n in draws.FORGETS if methods.lookup(n).neutral is not None]
+EDITS = [n for n in draws.FORGETS if records.method(n).neutral is not None]
 
 
 def _neutral_edit(rng, combination):

@@ -7,6 +7,7 @@ import copy
 import jax
 import jax.numpy as jnp
 import numpy as np
+import records
 
 from cljax import compose, methods, recipe, tree
 from cljax.setup import spec_of
@@ -30,11 +31,11 @@ class Bench:
   def __init__(self, name, stream, model, hyper=None, fuse=True, rows=BATCH, optimizer=None, members=0):
     self.stream, self.spec, self.members = stream, spec_of(stream, rows), members
     if isinstance(name, dict):
-      given = {n: (m, {**methods.METHODS[m].test, **o}) for n, (m, o) in name.items()}
+      given = {n: (m, {**records.arguments(m), **o}) for n, (m, o) in name.items()}
       made = lambda model, spec, _: compose(**{n: methods.make(m, model, spec, **o) for n, (m, o) in given.items()})
       values, name = {}, "+".join(name)
     else:
-      plan = methods.plan({"method": (name, {**methods.METHODS[name].test, **(hyper or {})})})
+      plan = methods.plan({"method": (name, {**records.arguments(name), **(hyper or {})})})
       made, values = plan.build, plan.hyper
     self.hyper = {k: jnp.float32(v) for k, v in values.items()}
     optimizer = optimizer or recipe.make_optimizer("sgd", learning_rate=0.1)

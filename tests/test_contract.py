@@ -1,5 +1,5 @@
-"""The contract suite: what every entry of the registry must satisfy. Arguments stand beside the registry
-(Entry.test)."""
+"""The contract suite: what every entry of the registry must satisfy. Arguments stand in the
+records."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import records
 from bench import BATCH, Bench, assert_near, assert_same, renamed
 
 import cljax
@@ -43,7 +44,7 @@ def stream_for(name, request):
 def prepare(name, stream, model, **kwargs):
   training = cljax.Recipe(batch_size=BATCH, epochs=2)
   arguments = {"training": training, "options": OPTIONS, **kwargs}
-  return engine.prepare(stream, model, name, methods.METHODS[name].test, **arguments)
+  return engine.prepare(stream, model, name, records.arguments(name), **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_entry_is_documented(name):
   entry = methods.METHODS[name]
   assert entry.reference
   assert (entry.factory.__doc__ or "").strip()
-  for key in entry.test:
+  for key in records.arguments(name):
     assert key in entry.options
 
 
@@ -142,12 +143,12 @@ def test_jit_equals_no_jit(name, bench):
   assert_near(plain.params, compiled.params)
 
 
-NEUTRAL = [n for n in LEARN if methods.METHODS[n].neutral is not None]
+NEUTRAL = [n for n in LEARN if records.method(n).neutral is not None]
 
 
 def neutral_run(name, bench):
   """Three steps on each of two tasks at the neutral values; floats need no program of their own."""
-  neutral = methods.METHODS[name].neutral
+  neutral = records.method(name).neutral
   static = {k: v for k, v in neutral.items() if not isinstance(v, float)}
   floats = {k: v for k, v in neutral.items() if isinstance(v, float)}
   return (bench(name, hyper=static) if static else bench(name)).train(**floats)
@@ -189,7 +190,7 @@ def test_vmap_equals_loop_with_a_memory(name, bench):
     assert_near(member(many.params, seed), bench(name).train(2, seed=seed).params)
 
 
-PLAIN = [n for n in LEARN if methods.METHODS[n].first_task_plain and methods.METHODS[n].access.trains_on == "current"]
+PLAIN = [n for n in LEARN if records.method(n).first_task_plain and methods.METHODS[n].access.trains_on == "current"]
 
 
 @each(PLAIN)
@@ -309,7 +310,7 @@ def test_scrub_erases_every_stored_row(name, bench):
 def test_an_edit_trains_as_finetune(name, class_stream, small_model):
   """What only answers Forget events has no part in training, so the laws of training need no test of their own."""
   spec = spec_of(class_stream, BATCH)
-  method = methods.make(name, small_model, spec, **methods.METHODS[name].test)
+  method = methods.make(name, small_model, spec, **records.arguments(name))
   assert method.forget is not None
   # It may keep something from the first parameters.
   assert method._replace(forget=None, init=cljax.Method().init, access=cljax.Access()) == cljax.Method()
@@ -325,10 +326,10 @@ def test_an_edit_keeps_shapes_and_maps_over_members(name, bench):
   assert [(a.shape, a.dtype) for a in jax.tree.leaves(after)] == [(a.shape, a.dtype) for a in jax.tree.leaves(learner)]
 
 
-@each([n for n in EDITS if methods.METHODS[n].neutral is not None])
+@each([n for n in EDITS if records.method(n).neutral is not None])
 def test_an_edit_of_no_strength_is_the_identity(name, bench):
   """At neutral values every parameter keeps its bits."""
-  neutral = methods.METHODS[name].neutral
+  neutral = records.method(name).neutral
   static = {k: v for k, v in neutral.items() if not isinstance(v, float)}
   bench = bench(name, hyper=static) if static else bench(name)
   learner = bench.train(2, (0,))

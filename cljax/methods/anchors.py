@@ -151,7 +151,6 @@ register(
     {"strength": Option(0.1, 0)},
     _BOUNDARY,
     "EWC with F = 1",
-    neutral={"strength": 0.0},
   ),
 )
 register(
@@ -161,8 +160,6 @@ register(
     {"strength": Option(0.05, 0), "damping": Option(0.1, 1e-12)},  # exp(-3) in the paper
     _BOUNDARY,
     "Song et al. 2025",
-    test={"strength": 1.0},
-    neutral={"strength": 0.0},
   ),
 )
 register(
@@ -172,7 +169,5 @@ register(
     {"strength": Option(0.1, 0), "rate": Option(0.5, 0, 1), "head": Option(AUTO)},
     _BOUNDARY,
     "Olpadkar and Gavas 2021",
-    neutral={"strength": 0.0, "head": ""},
-    first_task_plain=False,
   ),
 )

@@ -202,8 +202,6 @@ register(
     },
     ACCESS,
     "Soutif-Cormerais et al. 2023",
-    test={"capacity": 20, "decay": 0.8, "early_decay": 0.7},
-    first_task_plain=False,
   ),
 )
 register(
@@ -222,7 +220,5 @@ register(
     {"epsilon": Option(0.1, 0), "every": Option(500, 1), **BUFFER},
     ACCESS,
     "Abbes et al. 2025",
-    test={"capacity": 20, "epsilon": 0.5, "every": 2},
-    first_task_plain=False,
   ),
 )

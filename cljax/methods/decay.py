@@ -45,8 +45,5 @@ for _factory, _source in (
       {"strength": Option(0.001, 0)},
       Access(),
       _source,
-      test={"strength": 0.01},
-      neutral={"strength": 0.0},
-      first_task_plain=False,
     ),
   )

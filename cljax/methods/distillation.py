@@ -66,6 +66,5 @@ register(
     {"strength": Option(1.0, 0), "temperature": Option(2.0, 1e-6)},
     Access(task_boundaries=True),
     "Li and Hoiem 2016",
-    neutral={"strength": 0.0},
   ),
 )

@@ -109,7 +109,6 @@ register(
     {"patterns": Option(""), **BEGIN},
     Access(task_boundaries=True),
     "Zheng et al. 2025",
-    neutral={"begin_task": 99},
   ),
 )
 register(
@@ -119,7 +118,6 @@ register(
     {"alpha": Option(0.5, 0, 1), "blocks": Option(""), **BEGIN},
     Access(task_boundaries=True),
     "Wang et al. 2025",
-    neutral={"alpha": 1.0},
   ),
 )
 register(
@@ -136,7 +134,5 @@ register(
     },
     Access(task_boundaries=True, boundary_data=True),
     "Lin et al. 2024",
-    test={"samples": 16},
-    neutral={"ratio": 1.0},
   ),
 )

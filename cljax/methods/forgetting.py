@@ -99,12 +99,9 @@ DIFFERENCE = {
 }
 
 
-def approximate(name: str, call, options, reference: str, optimizer=optax.sgd, access=EDITS, **entry) -> Entry:
-  """Registers an approximate edit. The contract suite takes 3 steps of it, and 0 for its neutral value."""
-  steps = {"steps": 3} if "steps" in options else {}
-  neutral = {"steps": 0} if steps else None
-  entry = {"test": steps, "neutral": neutral, **entry}
-  return register(name, Entry(edit(call, optimizer), options, access, reference, exactness="approximate", **entry))
+def approximate(name: str, call, options, reference: str, optimizer=optax.sgd, access=EDITS) -> Entry:
+  """Registers an approximate edit."""
+  return register(name, Entry(edit(call, optimizer), options, access, reference, exactness="approximate"))
 
 
 register("retrain", Entry(retrain, {}, Access(forgets=True, prefix=True), "spec A1", exactness="exact"))
@@ -121,7 +118,6 @@ register(
     EDITS,
     "Foster et al. 2024",
     exactness="approximate",
-    neutral={"alpha": 1e30},
   ),
 )
 approximate(

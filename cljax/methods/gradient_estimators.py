@@ -88,10 +88,6 @@ register(
     },
     Access(),
     "Feng et al. 2025",
-    # Rounding of the loss is divided by epsilon, so comparisons want a large one.
-    test={"epsilon": 0.05, "queries": 20},
-    neutral={"switch_step": 1_000_000},
-    first_task_plain=False,
   ),
 )
 register(
@@ -101,7 +97,5 @@ register(
     {"sigma": Option(1e-3, 1e-12), "population": Option(30, 2), "antithetic": Option(False)},
     Access(),
     "Abdi et al. 2026",
-    test={"sigma": 0.05},
-    first_task_plain=False,
   ),
 )

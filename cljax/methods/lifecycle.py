@@ -117,9 +117,6 @@ register(
     {"probability": Option(0.1, 0, 1), "duration": Option(5, 1), "period": Option(0, 0)},
     Access(),
     "Yang 2025",
-    test={"probability": 0.1, "duration": 2, "period": 4},
-    neutral={"probability": 0.0},
-    first_task_plain=False,
   ),
 )
 register(
@@ -137,8 +134,5 @@ register(
     },
     Access(),
     "Ramkumar et al. 2024",
-    test={"decay": 0.1, "strength": 0.5, "period": 4},
-    neutral={"fraction": 0.0, "strength": 0.0},
-    first_task_plain=False,
   ),
 )

@@ -83,6 +83,5 @@ register(
     {"sparsity": Option(0.5, 0, 0.999), "inference": Option("row", choices=("row", "batch"))},
     Access(task_boundaries=True),
     "Wortsman et al. 2020",
-    first_task_plain=False,
   ),
 )

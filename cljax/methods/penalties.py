@@ -82,8 +82,6 @@ register(
     {"strength": Option(10.0, 0), **FISHER},
     _PASS,
     "Kirkpatrick et al. 2017",
-    test={"strength": 10.0},
-    neutral={"strength": 0.0},
   ),
 )
 register(
@@ -93,8 +91,6 @@ register(
     {"strength": Option(10.0, 0), "decay": Option(1.0, 0, 1), **FISHER},
     _PASS,
     "Schwarz et al. 2018",
-    test={"strength": 10.0, "decay": 0.9},
-    neutral={"strength": 0.0},
   ),
 )
 register(
@@ -104,11 +100,9 @@ register(
     {"strength": Option(0.1, 0), "damping": Option(0.1, 1e-12)},
     _BOUNDARY,
     "Zenke et al. 2017",
-    test={"strength": 1.0},
-    neutral={"strength": 0.0},
   ),
 )
 register(
   "mas",
-  Entry(mas, {"strength": Option(0.03, 0)}, _PASS, "Aljundi et al. 2018", neutral={"strength": 0.0}),
+  Entry(mas, {"strength": Option(0.03, 0)}, _PASS, "Aljundi et al. 2018"),
 )

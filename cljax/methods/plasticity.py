@@ -137,7 +137,6 @@ register(
     },
     Access(task_boundaries=True),
     "Ludwig 2024",
-    neutral={"scaling": "never"},
   ),
 )
 register(
@@ -153,8 +152,6 @@ register(
     },
     Access(task_boundaries=True),
     "Malviya et al. 2022",
-    test={"scale": 0.03},
-    first_task_plain=False,
   ),
 )
 register(
@@ -170,9 +167,6 @@ register(
     },
     Access(),
     "Dohare et al. 2024",
-    test={"rate": 0.05, "maturity": 2},
-    neutral={"rate": 0.0},
-    first_task_plain=False,
   ),
 )
 register(
@@ -187,6 +181,5 @@ register(
     },
     Access(),
     "Lan and Mahmood 2023",
-    first_task_plain=False,
   ),
 )

@@ -164,7 +164,6 @@ register(
     {"capacity": Option(200, 1), "reference_batch": Option(0, 0), **ON_GRADIENT},
     EPISODIC,
     "Chaudhry et al. 2019",
-    test={"capacity": 20},
   ),
 )
 register(
@@ -174,7 +173,6 @@ register(
     {"margin": Option(0.5, 0), "ridge": Option(0.001, 0), "capacity": Option(200, 1), **ON_GRADIENT},
     EPISODIC,
     "Lopez-Paz and Ranzato 2017",
-    test={"capacity": 20},
   ),
 )
 register(
@@ -191,6 +189,5 @@ register(
     },
     Access(task_boundaries=True, boundary_data=True),
     "Saha et al. 2021",
-    test={"samples": 16},
   ),
 )

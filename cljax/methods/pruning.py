@@ -72,7 +72,5 @@ register(
     },
     Access(task_boundaries=True, boundary_data=True),
     "Golkar et al. 2019",
-    test={"samples": 32, "thresholds": 20},
-    first_task_plain=False,
   ),
 )

@@ -203,7 +203,5 @@ register(
     },
     Access(stores_data=True, task_boundaries=True, boundary_data=True),
     "Wang et al. 2024",
-    neutral={"base": "finetune", "step_size": 0.0},
-    first_task_plain=False,
   ),
 )

@@ -25,17 +25,14 @@ class Option(NamedTuple):
 class Entry(NamedTuple):
   """``factory(model, spec, **options) -> Method``, its options, its declared access, and where it comes from.
 
-  ``test`` holds the arguments under which the contract suite runs it; ``neutral`` the options that must reproduce the
-  base run; ``exactness`` marks an unlearning method: 'exact', 'certified' or 'approximate'.
+  ``exactness`` marks an unlearning method: 'exact', 'certified' or 'approximate'. What a method is checked by stands
+  beside the tests, in its record (``tests/records``).
   """
 
   factory: Callable[..., Method]
   options: Mapping[str, Option]
   access: Access
   reference: str
-  test: Mapping[str, Any] = {}
-  neutral: Mapping[str, Any] | None = None
-  first_task_plain: bool = True  # before the first boundary it trains as finetune does
   exactness: str = ""
 
 

@@ -232,7 +232,7 @@ def derpp(
 
 register(
   "er",
-  Entry(er, BUFFER, ACCESS, "Chaudhry et al. 2019", test={"capacity": 20}, first_task_plain=False),
+  Entry(er, BUFFER, ACCESS, "Chaudhry et al. 2019"),
 )
 register(
   "derpp",
@@ -241,8 +241,5 @@ register(
     {"alpha": Option(0.5, 0), "beta": Option(0.5, 0), **BUFFER, **INSERT_OUTPUTS},
     ACCESS,
     "Buzzega et al. 2020",
-    test={"capacity": 20},
-    neutral={"alpha": 0.0, "beta": 0.0},
-    first_task_plain=False,
   ),
 )

@@ -109,7 +109,7 @@ def er_gem(
 
 
 SIZES = {"capacity": Option(200, 1), "replay_batch": Option(0, 0), **ON_GRADIENT}
-register("er_agem", Entry(er_agem, SIZES, EPISODIC, "Hess et al. 2023", test={"capacity": 20}))
+register("er_agem", Entry(er_agem, SIZES, EPISODIC, "Hess et al. 2023"))
 register(
   "er_gem",
   Entry(
@@ -117,6 +117,5 @@ register(
     {"margin": Option(0.5, 0), "ridge": Option(0.001, 0), **SIZES, "reference_batch": Option(0, 0)},
     EPISODIC,
     "Hess et al. 2023",
-    test={"capacity": 20},
   ),
 )

@@ -59,8 +59,6 @@ register(
     {"floor": Option(0.1, 0, 1), "warmup": Option(0.01, 0, 0.99)},
     Access(),
     "Ibrahim et al. 2024",
-    neutral={"floor": 1.0, "warmup": 0.0},
-    first_task_plain=False,
   ),
 )
 register(
@@ -77,8 +75,5 @@ register(
     },
     Access(),
     "Ibrahim et al. 2024",
-    test={"warmup_steps": 2, "cooldown_steps": 4},
-    neutral={"constant": 1.0, "warmup_steps": 0},
-    first_task_plain=False,
   ),
 )

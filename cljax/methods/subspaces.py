@@ -254,7 +254,6 @@ register(
     {"samples": Option(100, 1), "max_bytes": Option(2 * GIB, 1), **ON_UPDATE},
     PASS,
     "Farajtabar et al. 2020",
-    test={"samples": 4},
   ),
 )
 register(
@@ -270,7 +269,6 @@ register(
     },
     PASS,
     "Doan et al. 2021",
-    test={"directions": 3, "samples": 12},
   ),
 )
 register(
@@ -289,7 +287,6 @@ register(
     },
     PASS,
     "Lin et al. 2022",
-    test={"samples": 16},
   ),
 )
 register(
@@ -308,7 +305,5 @@ register(
     },
     Access(task_boundaries=True),
     "Cheng et al. 2025",
-    test={"rank": 3, "sketch_rank": 4, "scale": 0.1},
-    first_task_plain=False,
   ),
 )

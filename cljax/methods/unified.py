@@ -164,8 +164,5 @@ register(
     },
     Access(stores_data=True, task_boundaries=True, boundary_data=True),
     "Wang et al. 2024",
-    test={"capacity": 20},
-    neutral={"alpha": 0.0, "beta": 0.0},
-    first_task_plain=False,
   ),
 )

@@ -38,8 +38,6 @@ adam(
   unlearning.stochastic_teacher,
   trained(50, 1e-3, temperature=Option(1.0, 1e-6), erase_steps=Option(20, 0)),
   "arXiv 2308.14322",
-  test={"steps": 2, "erase_steps": 1},
-  neutral={"steps": 0, "erase_steps": 0},
 )
 adam(
   "scrub",
@@ -62,7 +60,6 @@ adam(
   trained(50, 1e-3, noise_rows=Option(32, 1), noise_steps=Option(25, 0), noise_penalty=Option(0.1, 0)),
   "Tarun et al. 2023",
   access=RETAIN_ONLY,
-  test={"steps": 3, "noise_steps": 3},
 )
 adam("famr", unlearning.famr, trained(50, 1e-3, anchor=Option(0.01, 0)), "arXiv 2506.14515", access=FORGET_ONLY)
 adam(

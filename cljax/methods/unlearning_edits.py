@@ -135,15 +135,12 @@ approximate(
   unlearning.iau,
   {"learning_rate": Option(1e-3, 0), "variant": VARIANT, "batch": Option(64, 1)},
   "arXiv 2507.23257",
-  neutral={"learning_rate": 0.0},
 )
 approximate(
   "slug",
   unlearning.slug,
   {"first_step": Option(0.1, 0), "search": Option(10, 0), "batch": Option(64, 1), "rows": Option(256, 1)},
   "arXiv 2407.11867",
-  test={"rows": 32},
-  neutral={"first_step": 0.0},
 )
 register(
   "fisher_forgetting",
@@ -153,7 +150,6 @@ register(
     Access(forgets=True, retain_data=True),
     "Golatkar et al. 2020",
     exactness="approximate",
-    neutral={"alpha": 0.0},
   ),
 )
 KERNEL = {
@@ -175,8 +171,6 @@ for _name, _call, _more in (
       EDITS,
       "Golatkar et al. 2020" if _name == "ntk" else "arXiv 2312.14923",
       exactness="approximate",
-      test={"rows": 8},
-      neutral={"scale": 0.0},
     ),
   )
 
@@ -188,8 +182,6 @@ register(
     FORGET_ONLY,
     "arXiv 2511.19566",
     exactness="approximate",
-    test={"share": 0.3},
-    neutral={"share": 0.0},
   ),
 )
 
@@ -211,7 +203,6 @@ approximate(
   steps_of(5e-4, oracles=Option(10, 1), **MATCHING),
   "arXiv 2410.23232",
   optax.adam,
-  test={"oracles": 2, "oracle_steps": 2, "steps": 3},
 )
 approximate(
   "datamodel_matching",
@@ -226,7 +217,6 @@ approximate(
   ),
   "arXiv 2410.23232",
   optax.adam,
-  test={"oracles": 3, "oracle_steps": 2, "steps": 3},
 )
 register(
   "streaming",
@@ -236,7 +226,6 @@ register(
     Access(task_boundaries=True, boundary_data=True, forgets=True, forget_data=True),
     "arXiv 2507.15280 (a reconstruction)",
     exactness="approximate",
-    test={"steps": 3},
   ),
 )
 approximate("group_reweight", unlearning.group_reweight, steps_of(0.05), "arXiv 2503.09330")
@@ -253,7 +242,6 @@ approximate(
     critic_learning_rate=Option(0.01, 0),
   ),
   "arXiv 2503.09330",
-  test={"hidden": 8, "critic_warmup": 2, "steps": 3},
 )
 approximate(
   "upcore",

@@ -257,7 +257,6 @@ register(
     Access(forgets=True, prefix=True),
     "Bourtoule et al. 2021",
     exactness="exact",
-    test={"shards": 2},
   ),
 )
 register(
@@ -275,7 +274,5 @@ register(
     Access(stores_data=True, task_boundaries=True, task_id_at_test=True, forgets=True, forget_data=True),
     "Liu et al. 2022",
     exactness="exact",
-    test={"temporary": (1,), "capacity": 20, "replay_batch": 8},
-    first_task_plain=False,
   ),
 )

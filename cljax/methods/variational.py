@@ -196,8 +196,6 @@ register(
     {**GAUSSIAN, "natural": Option(False), "samples": Option(0, 0)},
     Access(task_boundaries=True),
     "Nguyen et al. 2018",
-    test={"strength": 0.1},
-    first_task_plain=False,
   ),
 )
 register(
@@ -207,7 +205,5 @@ register(
     {**GAUSSIAN, "probability": Option(0.5, 1e-3, 0.999), "limit": Option(0.5, 0)},
     Access(task_boundaries=True),
     "Adel et al. 2020",
-    test={"strength": 0.1},
-    first_task_plain=False,
   ),
 )

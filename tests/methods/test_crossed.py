@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+import records
 from bench import BATCH
 
 import cljax
@@ -32,7 +33,7 @@ def test_a_run_goes_through_and_resumes(pair, forget, order, active, asked, make
   stream = streams.build(make_blobs(), "class", tasks=2, order=order, active=active, forget=asked)
 
   def made(model, spec):
-    parts = {n: methods.make(n, model, spec, **methods.METHODS[n].test) for n in (*pair, forget)}
+    parts = {n: methods.make(n, model, spec, **records.arguments(n)) for n in (*pair, forget)}
     return cljax.compose(**parts)
 
   def run(*args, **more):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import records
 
 import cljax
 from cljax import methods
@@ -12,7 +13,7 @@ TRAIN = cljax.Recipe(batch_size=8, epochs=5)
 
 def hybrid(*names):
   def factory(model, spec):
-    parts = {n: methods.make(n, model, spec, **methods.METHODS[n].test) for n in names}
+    parts = {n: methods.make(n, model, spec, **records.arguments(n)) for n in names}
     return cljax.compose(**parts)
 
   return factory

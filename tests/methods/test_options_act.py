@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import records
 from bench import Bench
 
 from cljax import methods, models
@@ -101,7 +102,7 @@ def test_every_option_is_read(name, class_stream, task_stream, small_model):
   for key, option in entry.options.items():
     if f"{name}.{key}" in NEUTRAL:
       continue
-    base = {**entry.test, **WITH.get(f"{name}.{key}", {}), **{k: v[0] for k, v in option.needs.items()}}
+    base = {**records.arguments(name), **WITH.get(f"{name}.{key}", {}), **{k: v[0] for k, v in option.needs.items()}}
     values = others(name, key, base.get(key, option.default))
     assert values, f"{name}.{key}: give another value in TEXTS"
     before = traced(base)

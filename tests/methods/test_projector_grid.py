@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import records
 
 import cljax
 from cljax import methods, projectors, recipe, tree
@@ -25,7 +26,7 @@ class Composed:
 
   def __init__(self, stream, model, **options):
     self.stream, self.spec = stream, spec_of(stream, BATCH)
-    test = {n: {**methods.METHODS[n].test, **o} for n, o in options.items()}
+    test = {n: {**records.arguments(n), **o} for n, o in options.items()}
     method = cljax.compose(**{n: methods.make(n, model, self.spec, **o) for n, o in test.items()})
     optimizer, training = recipe.make_optimizer("sgd", learning_rate=0.1), recipe.Recipe(batch_size=BATCH)
     augment = recipe.make_augment("none")
@@ -68,7 +69,7 @@ class Composed:
 def regularizers(class_stream, small_model):
   """Every entry that is a penalty on the parameters."""
   spec = spec_of(class_stream, BATCH)
-  made = {n: methods.make(n, small_model, spec, **e.test) for n, e in methods.METHODS.items()}
+  made = {n: methods.make(n, small_model, spec, **records.arguments(n)) for n in methods.METHODS}
   names = [n for n, m in made.items() if m.penalty is not None]
   assert {"ewc", "online_ewc", "si", "mas", "l2", "l2_init", "spectral", "wasserstein"} <= set(names)
   return names

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import records
 from bench import BATCH
 
 import cljax
@@ -21,7 +22,7 @@ SAID = "clpu_derpp forgets tasks in 'temporary' only; the request names rows of 
 
 def test_a_run_is_refused_what_its_method_can_not_forget(make_blobs):
   stream = streams.build(make_blobs(4, 16, 4), "task", tasks=2, forget=[(2, cljax.Forget(tasks=(0,)))])
-  options, recipe = methods.METHODS["clpu_derpp"].test, cljax.Recipe(batch_size=BATCH)
+  options, recipe = records.arguments("clpu_derpp"), cljax.Recipe(batch_size=BATCH)
   with pytest.raises(cljax.UsageError) as refused:
     cljax.run(stream, models.mlp((4, 4, 1), 4, hidden=(8,)), "clpu_derpp", options, training=recipe, seeds=2)
   assert str(refused.value) == f"forget: {SAID}"
@@ -69,14 +70,14 @@ def test_a_request_is_refused_with_two_host_devices():
   """The refusal comes from inside a program that every device runs: one line, and the process ends."""
   code = """
 import sys; sys.path[:0] = [{root!r}, {root!r} + "/tests"]
-import jax, cljax
+import jax, cljax, records
 from cljax import methods, models, streams
 from conftest import blobs
 assert jax.device_count() == 2
 stream = streams.build(blobs(4, 16, 4), "task", tasks=2, forget="2:task=0")
 try:
   cljax.run(
-    stream, models.mlp((4, 4, 1), 4, hidden=(8,)), "clpu_derpp", methods.METHODS["clpu_derpp"].test,
+    stream, models.mlp((4, 4, 1), 4, hidden=(8,)), "clpu_derpp", records.arguments("clpu_derpp"),
     training=cljax.Recipe(batch_size={batch}, epochs=1), seeds=2,
   )
 except cljax.UsageError as e:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import records
 from bench import Bench
 
 import cljax
@@ -93,7 +94,7 @@ def test_no_nan_on_the_way(pair, make_blobs):
   kind = "task" if pair[0] == "supsup" else "class"
   stream = streams.build(make_blobs(rows=8), kind, tasks=2, forget="2:class=1" if pair[1] else "")
   make = lambda model, spec: cljax.compose(
-    **{n: methods.make(n, model, spec, **methods.METHODS[n].test) for n in pair if n}
+    **{n: methods.make(n, model, spec, **records.arguments(n)) for n in pair if n}
   )
   with jax.debug_nans(True):
     result = cljax.run(stream, models.mlp((4, 4, 1), 4, hidden=(8,)), make, training=cljax.Recipe(batch_size=8))

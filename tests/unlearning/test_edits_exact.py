@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import records
 from bench import BATCH, Bench, assert_near, assert_same
 
 import cljax
@@ -198,7 +199,7 @@ def test_an_engine_run_forgets_a_temporary_task(make_blobs):
   """Learned, forgotten and learned on: the retained tasks' accuracies are those of a run without the request."""
   dataset, model = make_blobs(4, 16, 4), models.mlp((4, 4, 1), 4, hidden=(8,))
   stream = streams.build(dataset, "task", tasks=2, forget=[(2, cljax.Forget(tasks=(1,)))])
-  options = methods.METHODS["clpu_derpp"].test
+  options = records.arguments("clpu_derpp")
   result = cljax.run(stream, model, "clpu_derpp", options, training=cljax.Recipe(batch_size=BATCH, epochs=3))
   accuracy = result.accuracy[0]
   assert accuracy[2, 1] > 0.9

@@ -7,9 +7,10 @@ import os
 
 import numpy as np
 import pytest
+import records
 
 import cljax
-from cljax import checkpoint, engine, ledger, methods, streams
+from cljax import checkpoint, engine, ledger, streams
 
 TRAINING = cljax.Recipe(batch_size=8, epochs=2)
 
@@ -24,7 +25,7 @@ def stream_of(dataset):
 
 
 def prepared(stream, model, method="er", purge=False):
-  hyper = methods.METHODS[method].test
+  hyper = records.arguments(method)
   options = cljax.Options(chunk_steps=2, checkpoint_purge_before_deletion=purge)
   return engine.prepare(stream, model, method, hyper, forget="ssd", seeds=2, training=TRAINING, options=options)
 

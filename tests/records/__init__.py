@@ -1,0 +1,77 @@
+"""The proof records: for each entry of cljax what it was compared with and which laws it keeps."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from records.form import KINDS, Kind, Record
+
+__all__ = ["KINDS", "Kind", "Record", "arguments", "entry", "exported", "helpers", "method", "records", "stops"]
+Key = tuple[str, str]  # (kind, name)
+
+
+@functools.cache
+def _modules() -> tuple[Any, ...]:
+  names = sorted(m.name for m in pkgutil.iter_modules(__path__))
+  found = [importlib.import_module(f"{__name__}.{n}") for n in names]
+  return tuple(m for m in found if hasattr(m, "RECORDS"))
+
+
+@functools.cache
+def records() -> dict[Key, Record]:
+  """Every record by kind and name. Raises ValueError where two modules have one."""
+  found: dict[Key, Record] = {}
+  for module in _modules():
+    for name, record in module.RECORDS.items():
+      if (module.KIND, name) in found:
+        raise ValueError(f"{module.__name__}: a second record of {module.KIND} {name!r}")
+      found[module.KIND, name] = record
+  return found
+
+
+@functools.cache
+def helpers() -> dict[str, dict[str, str]]:
+  """Exported names that are no entries: ``{package: {name: what it is}}``."""
+  found: dict[str, dict[str, str]] = {}
+  for module in _modules():
+    found.setdefault(KINDS[module.KIND].package, {}).update(getattr(module, "HELPERS", {}))
+  return found
+
+
+def method(name: str) -> Record:
+  """The record of a method; an empty one for a method that a test has registered itself."""
+  return records().get(("method", name), Record())
+
+
+def arguments(name: str) -> Mapping[str, Any]:
+  """The options under which the suite runs a method."""
+  return method(name).arguments
+
+
+def exported(package: str) -> list[str]:
+  """The public names of a package."""
+  module = importlib.import_module(package)
+  return list(getattr(module, "__all__", [n for n in dir(module) if not n.startswith("_")]))
+
+
+def entry(key: Key) -> Any:
+  """What a key names: a method's factory, or what the kind's package exports. KeyError, AttributeError without one."""
+  kind, name = key
+  if kind == "method":
+    return importlib.import_module("cljax.methods").METHODS[name].factory
+  return getattr(importlib.import_module(KINDS[kind].package), name)
+
+
+@functools.cache
+def stops() -> frozenset[int]:
+  """The functions at which own code ends: what any package exports, and the factories of methods."""
+  from records.code import bare
+
+  methods = importlib.import_module("cljax.methods").METHODS
+  exports = [getattr(importlib.import_module(k.package), n) for k in KINDS.values() for n in exported(k.package)]
+  values = [v for v in exports if callable(v) and not isinstance(v, type)] + [e.factory for e in methods.values()]
+  return frozenset(id(f) for v in values for f in bare(v))

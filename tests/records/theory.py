@@ -1,0 +1,17 @@
+"""Records of cljax.theory."""
+
+from records.form import Record
+
+KIND = "theory"
+HELPERS = {
+  "Errors": "a type",
+}
+RECORDS: dict[str, Record] = {
+  "draw_errors": Record(),
+  "expected_errors": Record(),
+  "haar": Record(),
+  "learn": Record(),
+  "partial_rotation": Record(),
+  "rotation_draw": Record(),
+  "rotation_forgetting": Record(),
+}
