@@ -10,9 +10,9 @@ from cljax import methods
 from cljax.types import Forget
 from experiments import _metamorphic_draw as draws
 from experiments import _metamorphic_streams as told
-from experiments._proof_records import records
 from experiments._metamorphic_laws import NO_FORGET, law
 from experiments._metamorphic_trial import Trial, apart
+from experiments._proof_records import records
 
 # Neutral by their entry, of floats alone, and owners of nothing that a partner may own too.
 PULLS = ("ewc", "online_ewc", "si", "mas", "l2_previous", "hierarchical", "l2", "l2_init", "spectral", "wasserstein")
