@@ -167,6 +167,7 @@ def _child(task: dict, root: pathlib.Path, place: pathlib.Path) -> None:
     os.chdir(root)
     builtins.mutant_ran = lambda: (place / "ran").touch()  # type: ignore[attr-defined]
     _overlay({str(root / path): text for path, text in task["overlay"].items()})
+    _decided()
     found = _tests(task, root, place)
     (place / "partial").write_text(json.dumps(found))
     (place / "partial").rename(place / "result")
@@ -189,6 +190,15 @@ def _overlay(texts: dict[str, str]) -> None:
     return before(self, fullname)
 
   importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+
+
+def _decided() -> None:
+  """Hypothesis draws the same examples each time, and does not look for the smallest one that fails."""
+  if "hypothesis" in sys.modules:
+    from hypothesis import Phase, settings
+
+    settings.register_profile("isolated", phases=(Phase.explicit, Phase.generate), derandomize=True, database=None)
+    settings.load_profile("isolated")
 
 
 def _tests(task: dict, root: pathlib.Path, place: pathlib.Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Mutant(NamedTuple):
   new: str
   number: int  # among equal ones of the function
   edits: tuple[tuple[int, int, str], ...]  # bytes from, to, and what stands there instead
+  lines: tuple[int, int]  # of the statement, or its head
 
   @property
   def place(self) -> tuple[str, str, str, str, int]:
@@ -106,8 +107,9 @@ class _Walk:
     )  # fmt: skip
 
   def note(self, scope, statement, node, operator, old, new, edits) -> None:
+    lines = (statement.lineno, nodes.last_line(statement))
     self.found.append(
-      Mutant(self.file, scope.qualname, node.lineno, operator, nodes.head(statement), old, new, 0, tuple(edits))
+      Mutant(self.file, scope.qualname, node.lineno, operator, nodes.head(statement), old, new, 0, tuple(edits), lines)
     )
 
   def replace(self, scope, statement, node, operator, code, old="", new=None) -> None:

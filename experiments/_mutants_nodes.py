@@ -57,6 +57,12 @@ def head(node) -> str:
   return " ".join(ast.unparse(node).split())
 
 
+def last_line(node) -> int:
+  """Of a statement; of a compound one that of its head."""
+  part = node.test if isinstance(node, ast.If | ast.While) else node.iter if isinstance(node, ast.For) else node
+  return part.end_lineno or node.lineno
+
+
 def short(node, old: str, code: str) -> tuple[str, str]:
   """What the table shows: the changed part where the whole call would hide it."""
   return (f"{old} in {ast.unparse(node)}" if old else ast.unparse(node)), code

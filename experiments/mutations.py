@@ -1,136 +1,216 @@
-"""Breaks each method on purpose and checks that a test fails: ``python -m experiments.mutations [--only=NAME]``.
+"""Breaks each entry on purpose and looks whether its recorded tests notice: ``python -m experiments.mutations``.
 
-Works on a copy of the tree. Each mutation is one replaced piece of text and the tests that must notice it; the tests
-must pass on the copy before anything is broken. Exits with code 1 where a mutation survives.
+Mutants of an entry's own code (``_mutants``), a capped and seeded number, each in a process of its own (``_isolated``)
+against the tests that its record names, in the record's order, up to the first that fails. Before that the tests run
+once unmutated: they must pass, and mutants on lines that they do not enter are counted, not run. A mutant that ran,
+by its own mark, and that no test noticed survives. Restartable: what has run under the same code and tests is kept in
+``experiments/results/mutations``; ``--only`` runs some entries and leaves the rows of others alone.
+
+``--sample=SECONDS`` writes nothing: it draws mutants over all entries for so long, and ends with code 1 where one
+survives that the committed rows do not hold as a survivor, nor ``equivalent.json`` as equivalent.
 """
 
 from __future__ import annotations
 
-import os
+import hashlib
 import pathlib
-import shlex
-import shutil
-import subprocess
 import sys
-import tempfile
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 from absl import app, flags
 
-_ONLY = flags.DEFINE_list("only", [], "names of the mutations to run (default: all)")
-_CHECK = flags.DEFINE_boolean("check", True, "first run the tests on the unbroken tree")
+from experiments import _isolated, _mutants
+from experiments import _mutations_table as table
+from experiments._mutations_table import Row, Store, Subject
+
 ROOT = pathlib.Path(__file__).parent.parent
+FOLDER = ROOT / "experiments" / "results" / "mutations"
+SLOW = 60.0  # seconds: a recorded test that takes longer is refused
+QUICK = 10.0  # seconds of an entry's tests, up to which it takes part in a sample
+Run = Callable[[Iterable[_isolated.Task]], Iterator[_isolated.Result]]
 
 
-class Mutation(NamedTuple):
-  file: str
-  old: str
-  new: str
-  tests: str  # arguments of pytest
+def subjects(only: Iterable[str], run: Run) -> list[Subject]:
+  """The entries named (all by default; ``ewc`` or ``method:ewc``) that have recorded tests."""
+  from experiments._proof_records import code, records
+
+  wanted = {w.replace(":", " ") for w in only}
+  keys = [k for k, r in sorted(records.records().items()) if not wanted or k[1] in wanted or " ".join(k) in wanted]
+  told = {k: records.records()[k].tests for k in keys}
+  bare = {t: t.partition("[")[0] for tests in told.values() for t in tests}
+  missing = sorted(t for t, name in bare.items() if name not in code.suite())
+  if missing:
+    raise SystemExit(f"no such tests: {', '.join(missing)}")
+  files = sorted({file for name in bare.values() for file, _ in code.suite()[name]})
+  listed = {r.name: list(r.tests) for r in run(_isolated.Task(f, (f,), collect=True) for f in files)}
+  found = []
+  for key, tests in told.items():
+    pieces = code.own_code(records.entry(key), records.stops())
+    digests = [code.digest(pieces), *(code.digest_of_test(f, bare[t]) for t in tests for f, _ in code.suite()[bare[t]])]
+    ids = [i for t in tests for f, _ in code.suite()[bare[t]] for i in nodes_of(t, key[1], listed.get(f, []))]
+    made = [_mutants.mutants((ROOT / p.file).read_text(), p.file, [(p.qualname, p.node)]) for p in pieces]
+    candidates = tuple(m for of_piece in made for m in of_piece)
+    own = pieces[0].qualname if pieces else ""
+    stamp = hashlib.sha256("\n".join([*digests, *ids]).encode()).hexdigest()[:16]
+    found.append(Subject(" ".join(key), stamp, tuple(dict.fromkeys(ids)), candidates, own))
+  return found
 
 
-MUTATIONS = {
-  "penalty sign": Mutation(
-    "cljax/regularizers/quadratic.py", "state.anchor, state.importance, strength)",
-    "state.anchor, state.importance, -strength)", "tests/methods -k ewc_pulls",
-  ),
-  "reservoir off by one": Mutation(
-    "cljax/memory/reservoir.py", "(bits % (n + 1)", "(bits % (n + 2)", "tests/memory/test_reservoir.py"
-  ),
-  "reservoir keeps absent rows": Mutation(
-    "cljax/memory/reservoir.py", "real = slots.mask(weight, rows)", "real = slots.mask(weight + 1, rows)",
-    "tests/memory/test_reservoir.py",
-  ),
-  "si path sign": Mutation(
-    "cljax/regularizers/path.py", "- g.astype(wide(g.dtype)) * difference", "+ g.astype(wide(g.dtype)) * difference",
-    "tests/regularizers/test_path.py",
-  ),
-  "agem fires on agreement": Mutation(
-    "cljax/projectors/agem.py", "fires = (inner < 0)", "fires = (inner > 0)", "tests/projectors/test_agem.py"
-  ),
-  "gpm on the wrong side": Mutation(
-    "cljax/projectors/gpm.py", "return a - jnp.matmul(basis, inner", "return a + jnp.matmul(basis, inner",
-    "tests/projectors/test_gpm.py",
-  ),
-  "fisher forgets the square": Mutation(
-    "cljax/estimators/fisher.py", "weighted, jnp.square)", "weighted, jnp.abs)", "tests/methods -k ewc_pulls"
-  ),
-  "lwf distils nothing": Mutation(
-    "cljax/methods/distillation.py", "jnp.arange(spec.num_tasks) < teacher.tasks", "jnp.arange(spec.num_tasks) < 0",
-    "tests/methods -k lwf",
-  ),
-  "er never replays": Mutation(
-    "cljax/methods/replay.py", "weight=own)\n    return learner", "weight=own * 0)\n    return learner",
-    "tests/methods -k er_",
-  ),
-  "derpp beta ignored": Mutation(
-    "cljax/methods/replay.py", "beta * mean_share(seen_two)", "0 * mean_share(seen_two)", "tests/methods -k derpp"
-  ),
-  "derpp stores late logits": Mutation(
-    "cljax/methods/replay.py", "logits=info.outputs.logits[own]", "logits=2 * info.outputs.logits[own]",
-    "tests/methods -k derpp",
-  ),
-  "supsup moves old masks": Mutation(
-    "cljax/methods/masks.py", "finalize=hold_other_tasks(),", "", "tests/methods -k supsup"
-  ),
-  "ncm divides by one count": Mutation(
-    "cljax/methods/prototypes.py", "/ jnp.maximum(total, 1.0)[:, None]", "/ jnp.maximum(counts, 1.0)[:, None]",
-    "tests/methods -k ncm",
-  ),
-  "ssd selects the other weights": Mutation(
-    "cljax/unlearning/dampening.py", "chosen = f > alpha * d", "chosen = f < alpha * d", "tests/methods -k ssd"
-  ),
-  "graddiff descends on the forget rows": Mutation(
-    "cljax/methods/forgetting.py", "- forget_weight * mean_loss", "+ forget_weight * mean_loss",
-    "tests/methods -k graddiff",
-  ),
-  "retrain keeps the rows": Mutation(
-    "cljax/feed.py", "= ~deleted[index]", "= 1", "tests/test_engine.py -k forgotten_row"
-  ),
-  "nothing is consolidated": Mutation(
-    "cljax/methods/penalties.py", "return learner._replace(opt_state=state)", "return learner",
-    "tests/methods -k ewc_pulls",
-  ),
-  "boundary run twice": Mutation(
-    "cljax/loop.py", "if not state.ended:", "if True:", "tests/test_engine.py -k stopped_in_evaluation"
-  ),
-}  # fmt: skip
+def nodes_of(test: str, entry: str, listed: list[str]) -> list[str]:
+  """The node ids that a recorded name means: with ``[id]`` that one, else those that name the entry, else the first."""
+  name, bracket, given = test.partition("[")
+  name = name.rpartition("::")[2]
+  ids = [i for i in listed if i.partition("[")[0].rpartition("::")[2] == name]
+  if bracket:
+    return [i for i in ids if i.endswith(f"::{name}[{given}")]
+  named = [i for i in ids if entry in i.partition("[")[2].rstrip("]").replace(",", "-").split("-")]
+  named = named or [i for i in ids if entry in i.partition("[")[2]]
+  return named or ids[:1]
 
 
-def tests_fail(tree: pathlib.Path, tests: str) -> bool:
-  command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)]
-  environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-  out = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-  if out.returncode not in (0, 1):
-    raise SystemExit(f"{tests}: pytest exited with {out.returncode}: {out.stdout[-800:]}")
-  return out.returncode == 1
+def baselines(found: list[Subject], store: Store, run: Run) -> None:
+  """Runs the recorded tests of each on the code as it is."""
+  new = {s.name: s for s in found if s.tests and store.get(s) is None}
+  tasks = (_isolated.Task(s.name, s.tests, lines=True, timeout=SLOW * len(s.tests)) for s in new.values())
+  for result in run(tasks):
+    subject = new[result.name]
+    store.put(baseline(subject, result))
+    note = store.rows[subject.name, subject.stamp, ""]["note"]
+    print(
+      f"{subject.name}: {len(subject.tests)} tests, {result.seconds:.1f} s{': ' + note if note else ''}", flush=True
+    )
 
 
-def survives(name: str, mutation: Mutation) -> bool:
-  """True where the tests pass on the broken tree."""
-  with tempfile.TemporaryDirectory() as root:
-    tree = pathlib.Path(root) / "tree"
-    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "runs"))
-    path = tree / mutation.file
-    text = path.read_text()
-    if mutation.old not in text:
-      raise SystemExit(f"{name}: {mutation.file} no longer holds {mutation.old!r}")
-    if _CHECK.value and tests_fail(tree, mutation.tests):
-      raise SystemExit(f"{name}: {mutation.tests} fails before anything is broken")
-    path.write_text(text.replace(mutation.old, mutation.new))
-    return not tests_fail(tree, mutation.tests)
+def baseline(subject: Subject, result: _isolated.Result) -> Row:
+  slow = [test for test, (_, seconds) in result.tests.items() if seconds > SLOW]
+  note = ""
+  if result.outcome != "passed":
+    note = f"the recorded tests do not pass ({result.outcome}): {result.failed or subject.tests[0]}: {result.message}"
+  elif slow:
+    note = f"refused, slower than {SLOW:.0f} s: {', '.join(slow)}"
+  entered = {file: set(lines) for file, lines in result.lines.items()}
+  reached = lambda m: any(n in entered.get(m.file, ()) for n in range(m.lines[0], m.lines[1] + 1))
+  unreached = sorted(m.key for m in subject.candidates if not reached(m))
+  row: Row = {"entry": subject.name, "stamp": subject.stamp, "seconds": result.seconds, "note": note}
+  return row | {"unreached": unreached, "refused": slow}
+
+
+def drawn(subject: Subject, store: Store, count: int, seed: str) -> list[_mutants.Mutant]:
+  """The mutants to be made of an entry whose tests have run: two of its own function, then one of its helpers."""
+  base = store.get(subject)
+  if base is None or (base["note"] and not base["refused"]):
+    return []
+  unreached = set(base["unreached"])
+  reached = [m for m in subject.candidates if m.key not in unreached]
+  inside = lambda m: (m.function + ".").startswith(subject.own + ".")
+  seed = f"{seed} {subject.name}"
+  own = _mutants.chosen([m for m in reached if inside(m)], count, seed)
+  rest = _mutants.chosen([m for m in reached if not inside(m)], count, seed)
+  turns = [(i, m) for i, m in enumerate(own)] + [(2 * i + 1.5, m) for i, m in enumerate(rest)]
+  return [m for _, m in sorted(turns, key=lambda turn: turn[0])][:count]
+
+
+def task(subject: Subject, mutant: _mutants.Mutant, store: Store, root=ROOT) -> _isolated.Task:
+  base = store.get(subject) or {"seconds": SLOW, "refused": []}
+  tests = tuple(t for t in subject.tests if t not in base["refused"])
+  text = _mutants.applied(mutant, (pathlib.Path(root) / mutant.file).read_text())
+  limit = 30 + 4 * base["seconds"]
+  return _isolated.Task(f"{subject.name}\n{mutant.key}", tests, overlay={mutant.file: text}, timeout=limit)
+
+
+def judged(subject: Subject, mutant: _mutants.Mutant, result: _isolated.Result) -> Row:
+  """A row: killed by a test, survived, or inactive: what it changed never ran, whatever the tests said."""
+  outcome = "inactive" if not result.active else "survived" if result.outcome == "passed" else "killed"
+  how = f"{result.outcome}: {result.message}" if outcome != "survived" else ""
+  if outcome == "inactive" and result.started:
+    how = f"the tests start {result.started} processes of their own, which see no mutant"
+  row: Row = {"entry": subject.name, "stamp": subject.stamp, "mutant": mutant.key, "outcome": outcome}
+  row |= {k: v for k, v in mutant._asdict().items() if k not in ("edits", "lines")}
+  return row | {"by": result.failed, "how": how[:160], "seconds": result.seconds}
+
+
+def mutate(chosen: Iterable[tuple[Subject, _mutants.Mutant]], store: Store, run: Run, root=ROOT) -> Iterator[Row]:
+  """Runs mutants and yields their rows, as they come."""
+  pairs: dict[str, tuple[Subject, _mutants.Mutant]] = {}
+
+  def tasks():
+    for subject, mutant in chosen:
+      made = task(subject, mutant, store, root)
+      pairs[made.name] = (subject, mutant)
+      yield made
+
+  for result in run(tasks()):
+    yield judged(*pairs[result.name], result)
+
+
+def whole(
+  found: list[Subject], store: Store, run: Run, count: int, seed: int, command: str, every: bool, root=ROOT
+) -> int:
+  """Runs what has not run, writes the tables; the number of entries whose recorded tests fail unmutated."""
+  baselines(found, store, run)
+  todo = [(s, m) for s in found for m in drawn(s, store, count, str(seed)) if store.get(s, m.key) is None]
+  print(f"{len(found)} entries, {len(todo)} mutants to run", flush=True)
+  for i, row in enumerate(mutate(todo, store, run, root)):
+    store.put(row)
+    done, by = f"{i + 1}/{len(todo)} {row['entry']} {row['outcome']}", row["by"].rpartition("::")[2]
+    print(f"{done} {row['seconds']:.1f} s {by}: {table.told(row)}", flush=True)
+  if every:
+    store.tidy({s.name: s.stamp for s in found})
+  known = table.equivalents(store.folder)
+  lines = [table.summary(s, store, known) for s in found]
+  if every:
+    table.write(store.folder, lines, command)
+  for line in lines:
+    print(f"{line['entry']}: {line['killed']} of {line['active']} killed, {len(line['equivalent'])} equivalent")
+    for m in line["survived"]:
+      print(f"  SURVIVED {table.told(m)}")
+  return sum("do not pass" in line["note"] for line in lines)
+
+
+def sample(found: list[Subject], store: Store, run: Run, seconds: float, seed: int, root=ROOT) -> int:
+  """The number of unknown survivors among mutants drawn for so long."""
+  known, end = table.equivalents(store.folder), time.monotonic() + seconds
+  order = sorted(found, key=lambda s: hashlib.sha256(f"{seed} {s.name}".encode()).hexdigest())
+
+  def picks():
+    for subject in order:
+      base = store.get(subject)
+      if base and base["seconds"] < QUICK:
+        for mutant in drawn(subject, store, 1, f"sample {seed}"):
+          if time.monotonic() < end - base["seconds"]:
+            yield subject, mutant
+
+  rows = list(mutate(picks(), store, run, root))
+  old = lambda row: (store.rows.get((row["entry"], row["stamp"], row["mutant"])) or {}).get("outcome")
+  alive = [r for r in rows if r["outcome"] == "survived" and old(r) != "survived"]
+  alive = [r for r in alive if not table.reason(known, r["entry"], r)]
+  print(f"{len(rows)} mutants, {sum(r['outcome'] == 'killed' for r in rows)} killed")
+  for row in alive:
+    print(f"SURVIVED {row['entry']}: {table.told(row)}")
+  return len(alive)
+
+
+def _flags() -> None:
+  flags.DEFINE_list("only", [], "entries: names, or kind:name (default: all that have recorded tests)")
+  flags.DEFINE_integer("mutants", 6, "at most so many of an entry", lower_bound=1)
+  flags.DEFINE_integer("seed", 0, "of the choice among an entry's mutants")
+  flags.DEFINE_integer("jobs", 2, "processes at a time", lower_bound=1)
+  flags.DEFINE_float("sample", 0.0, "seconds: draw over all entries, write nothing, end with 1 for a new survivor")
 
 
 def main(argv) -> None:
   del argv
-  chosen = _ONLY.value or list(MUTATIONS)
-  alive = []
-  for name in chosen:
-    alive += [name] if survives(name, MUTATIONS[name]) else []
-    print(f"{name}: {'SURVIVES' if name in alive else 'caught'}", flush=True)
-  if alive:
-    raise SystemExit(f"survivors: {', '.join(alive)}")
+  given = flags.FLAGS
+  store = Store(FOLDER)
+  with _isolated.pool(given.jobs) as run:
+    found = subjects(given.only, run)
+    if given.sample:
+      sys.exit(1 if sample(found, store, run, given.sample, given.seed) else 0)
+    command = f"python -m experiments.mutations --mutants={given.mutants} --seed={given.seed}"
+    sys.exit(1 if whole(found, store, run, given.mutants, given.seed, command, not given.only) else 0)
 
 
 if __name__ == "__main__":
+  _flags()
   app.run(main)
