@@ -10,6 +10,6 @@ if str(ROOT / "tests") not in sys.path:
   sys.path.append(str(ROOT / "tests"))
 
 import records  # noqa: E402
-from records import code  # noqa: E402
+from records import check, code  # noqa: E402
 
-__all__ = ["ROOT", "code", "records"]
+__all__ = ["ROOT", "check", "code", "records"]

@@ -1,4 +1,20 @@
-"""The proof records: for each entry of cljax what it was compared with and which laws it keeps."""
+"""The proof records: for each entry of cljax what it was compared with and which laws it keeps.
+
+An entry is what computes a formula or has a law; every exported or registered name is one, or stands in ``HELPERS``
+with a line that says what it is. A record is one ``name: Record(...)`` in the module of its kind (of methods: of their
+family), keyed by kind and name. To add one:
+
+1. Write the test that compares the entry's loss, update, state or edit with NumPy or a closed form, and those of its
+   laws. A test that enters the code through a traced program counts; one that only runs does not.
+2. Name them by function: ``compared=("test_f",)``, ``"test_f[id]"`` for one parameter, ``"stem::test_f"`` where two
+   files have one of that name. Without ``[id]``: the parameters of which the entry's name is a part, else the first.
+   A comparison has to enter the entry itself; the tests of a private part of it may stand beside it.
+3. A method has a ``claim``, or ``no_claim`` with one line why; and ``arguments``, with which it enters the contract
+   suite by its record alone. ``deviations`` from the paper or its code, a line each.
+4. ``python -m experiments.proofs --only=NAME`` (or ``kind/NAME``, or a module of records) proves and writes it.
+
+``tests/test_records.py`` compares; ``experiments/proofs.py`` proves; ``experiments/mutations.py`` breaks the code.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +26,10 @@ from typing import Any
 
 from records.form import KINDS, Kind, Record
 
-__all__ = ["KINDS", "Kind", "Record", "arguments", "entry", "exported", "helpers", "method", "records", "stops"]
+__all__ = [
+  "KINDS", "Kind", "Record", "arguments", "entry", "exported", "helpers", "method", "modules_of", "records", "stops",
+  "unfilled",
+]  # fmt: skip
 Key = tuple[str, str]  # (kind, name)
 
 
@@ -31,6 +50,17 @@ def records() -> dict[Key, Record]:
         raise ValueError(f"{module.__name__}: a second record of {module.KIND} {name!r}")
       found[module.KIND, name] = record
   return found
+
+
+@functools.cache
+def modules_of() -> dict[Key, str]:
+  """The module of records in which each stands."""
+  return {(m.KIND, name): m.__name__.rsplit(".", 1)[-1] for m in _modules() for name in m.RECORDS}
+
+
+def unfilled() -> set[str]:
+  """Modules that say of themselves that some of their records name no comparison yet (``UNFILLED``)."""
+  return {m.__name__.rsplit(".", 1)[-1] for m in _modules() if getattr(m, "UNFILLED", False)}
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """The own code of an entry, and digests of entries and tests, from syntax trees.
 
-An entry's own code is its function and, transitively, the functions of the same sub-package that it refers to and that
-are no entries themselves. Digests are of trees without docstrings, comments and places, so that a move changes none.
+An entry's own code is its function (and the functions that this one was made of: ``edit(call)`` holds ``call``) and,
+transitively, the functions of the same sub-package that it refers to and that are no entries themselves. Digests are
+of trees without docstrings, comments and places, so that a move changes none.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Piece(NamedTuple):
   node: ast.AST
   first: int
   last: int
+  core: bool = True  # the entry itself, or what its factory holds; else what these refer to
 
 
 @functools.lru_cache(maxsize=512)
@@ -122,6 +124,8 @@ def own_code(entry: Any, stops: frozenset[int] = frozenset()) -> list[Piece]:
   What is nested in a piece is part of it and no piece of its own. Empty where an entry has no Python code of cljax.
   """
   todo = list(bare(entry))
+  todo += [f for v in todo for f in _held(v)]
+  core = {id(f) for f in todo}
   homes = {area(f.__module__) for f in todo}
   seen = {id(f) for f in todo}
   pieces: list[Piece] = []
@@ -130,7 +134,7 @@ def own_code(entry: Any, stops: frozenset[int] = frozenset()) -> list[Piece]:
     piece = _piece(value)
     if piece is None:
       continue
-    pieces.append(piece)
+    pieces.append(piece._replace(core=id(value) in core))
     functions = [value] if isinstance(value, types.FunctionType) else _methods(value)
     for function in functions:
       cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
@@ -141,6 +145,13 @@ def own_code(entry: Any, stops: frozenset[int] = frozenset()) -> list[Piece]:
             seen.add(id(f))
             todo.append(f)
   return _outermost(pieces)
+
+
+def _held(f: Any) -> list[types.FunctionType]:
+  """Functions of cljax in the closure of a factory."""
+  cells = getattr(f, "__closure__", None) or ()
+  held = [g for cell in cells for g in bare(_content(cell))]
+  return [g for g in held if isinstance(g, types.FunctionType) and g.__module__.startswith("cljax")]
 
 
 def _private_code(f: Any) -> bool:
@@ -206,12 +217,12 @@ def digest(pieces: list[Piece]) -> str:
 # Tests: found statically, since a suite is no package.
 
 
-@functools.lru_cache(maxsize=1)
-def suite() -> dict[str, list[tuple[str, ast.FunctionDef]]]:
+@functools.cache
+def suite(folder: str = "tests") -> dict[str, list[tuple[str, ast.FunctionDef]]]:
   """``test_*`` functions of the suite by name, with their files; and ``stem::name`` for each."""
   found: dict[str, list[tuple[str, ast.FunctionDef]]] = {}
-  for path in sorted((ROOT / "tests").rglob("test_*.py")):
-    file = str(path.relative_to(ROOT))
+  for path in sorted((ROOT / folder).rglob("test_*.py")):
+    file = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
     for node in parsed(file).body:
       for f in node.body if isinstance(node, ast.ClassDef) else [node]:
         if isinstance(f, ast.FunctionDef) and f.name.startswith("test_"):
@@ -251,8 +262,9 @@ def pieces_of_test(file: str, function: ast.FunctionDef) -> list[tuple[str, ast.
   """A test and what it refers to in its file, in the conftest files above it and in the suite's helpers."""
   folders = [p for p in pathlib.Path(file).parents if "tests" in p.parts]
   conftests = [str(p / "conftest.py") for p in folders if (ROOT / p / "conftest.py").exists()]
-  seen: dict[int, tuple[str, ast.AST]] = {id(function): (file, function)}
   todo: list[tuple[str, ast.AST]] = [(file, function)]
+  todo += [(file, _top(file)["pytestmark"])] if "pytestmark" in _top(file) else []
+  seen: dict[int, tuple[str, ast.AST]] = {id(node): (where, node) for where, node in todo}
   while todo:
     where, node = todo.pop()
     imported = _imported(where)
@@ -271,8 +283,13 @@ def pieces_of_test(file: str, function: ast.FunctionDef) -> list[tuple[str, ast.
   return list(seen.values())
 
 
-@functools.cache
-def digest_of_test(file: str, name: str) -> str:
+def skips(file: str, function: ast.FunctionDef) -> list[str]:
+  """Which of skip, skipif, xfail and importorskip a test's own text, or its file's ``pytestmark``, speaks of."""
+  nodes = [function, *([_top(file)["pytestmark"]] if "pytestmark" in _top(file) else [])]
+  words = {n.attr for node in nodes for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+  return sorted(words & {"skip", "skipif", "xfail", "importorskip"})
+
+
+def digest_of_test(file: str, function: ast.FunctionDef) -> str:
   """SHA-256 (16 digits) of a test with what it refers to."""
-  function = next(f for where, f in suite()[name] if where == file)
   return _sha(sorted(dump(node) for _, node in pieces_of_test(file, function)))

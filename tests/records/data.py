@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "data"
+UNFILLED = True  # some records here name no comparison yet
 HELPERS = {
   "Dataset": "a type",
   "Split": "a type",

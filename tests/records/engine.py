@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "engine"
+UNFILLED = True  # some records here name no comparison yet
 HELPERS = {
   "Access": "a type",
   "AccessError": "an error",

@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "loss"
+UNFILLED = True  # some records here name no comparison yet
 RECORDS: dict[str, Record] = {
   "binary_cross_entropy": Record(),
   "bregman": Record(),

@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "model"
+UNFILLED = True  # some records here name no comparison yet
 HELPERS = {
   "Unit": "a type",
   "build": "looks up a zoo model by name",

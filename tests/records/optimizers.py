@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "optimizer"
+UNFILLED = True  # some records here name no comparison yet
 HELPERS = {
   "CbpState": "a state type",
   "ClasspState": "a state type",

@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "stream"
+UNFILLED = True  # some records here name no comparison yet
 HELPERS = {
   "KINDS": "the names of the scenarios",
   "READS": "which options a scenario reads",

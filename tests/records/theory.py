@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "theory"
+UNFILLED = True  # some records here name no comparison yet
 HELPERS = {
   "Errors": "a type",
 }

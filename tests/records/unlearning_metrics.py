@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "unlearning metric"
+UNFILLED = True  # some records here name no comparison yet
 HELPERS = {
   "Accuracies": "a type",
   "Attack": "a type",
