@@ -3,7 +3,8 @@
 ``python -m experiments.proofs [--only=NAME,...] [--jobs=2]``; names: of entries (``ewc``), of a kind's entry
 (``regularizer/ewc``) or of a module of records (``methods_replay``). Each test runs in a process that shares no traced
 program with another; what it enters is written to ``tests/records/proofs/MODULE.json``, keyed by digests of the entry
-and of the test. What is proved already is not run again. Exits with code 1 where a test proves nothing.
+and of the test. What is proved already is not run again. Then the packaged cards are made anew from records, claims
+and mutations (``cljax/methods/cards.json``). Exits with code 1 where a test proves nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import _isolated
+from experiments import _isolated, _proof_cards
 from experiments._proof_records import check, code, records
 
 _ONLY = flags.DEFINE_list("only", [], "entries, kind/entry or modules of records (default: all)")
@@ -43,7 +44,7 @@ def due(key: Key, again: bool = False) -> dict[str, tuple[str, str]]:
     where = check.named(test, code.suite())
     if isinstance(where, str):
       raise SystemExit(f"{' '.join(key)}: {where}")
-    digest = code.digest_of_test(*where)
+    digest = code.digest_of_test(where[0], test.split("[")[0])
     known = None if stale or proof is None else proof["tests"].get(test)
     if known is None or known["digest"] != digest or known["outcome"] != "passed" or not known["entered"]:
       found[test] = (where[0], digest)
@@ -104,6 +105,7 @@ def main(argv) -> None:
     print(f"{' '.join(key)}: {test}: {said}", flush=True)
     empty += [f"{' '.join(key)}: {test}: {said}"] if found["outcome"] != "passed" or not found["entered"] else []
   write(modules)
+  _proof_cards.write()
   if empty:
     raise SystemExit("\n".join(["these prove nothing:", *empty]))
 

@@ -1,4 +1,4 @@
-"""Prints the methods table of the README: ``python -m launch.methods``.
+"""Prints the methods table of the README, and below it what each is checked by: ``python -m launch.methods``.
 
 Bytes are those kept between tasks beside parameters and optimizer, with default options on the model of
 ``experiments/split_digits.py`` (64-100-100-10, 17,510 parameters, 5 tasks). Nothing is trained.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 
 from cljax import data, methods, models, recipe, streams, tree
-from cljax.methods.table import table
+from cljax.methods.table import checks, table
 from cljax.setup import spec_of
 from cljax.step import build, kept
 
@@ -33,3 +33,5 @@ def state_bytes() -> dict[str, int]:
 
 if __name__ == "__main__":
   print(table(state_bytes()))
+  print()
+  print(checks())

@@ -1,12 +1,42 @@
-"""The methods table: what each entry of the registry declares, and the bytes it keeps between tasks."""
+"""The methods tables: what each entry of the registry declares and the bytes it keeps; and what it is checked by."""
 
 from __future__ import annotations
 
+import json
+import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from cljax.methods.registry import METHODS
 
 HEADER = ("method", "stores rows", "task boundaries", "reads task data", "trains on", "forgets", "reference", "bytes")
+
+CHECKS = ("method", "checked by", "claim", "parity", "mutants killed", "deviations")
+CARDS = pathlib.Path(__file__).parent / "cards.json"
+
+
+def cards() -> dict[str, dict[str, Any]]:
+  """By method of cljax: what it is checked by, as the records, the claims and the mutations of this version say."""
+  return json.loads(CARDS.read_text())
+
+
+def checks(given: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+  """The cards (default: :func:`cards`) as a Markdown table."""
+  lines = ["| " + " | ".join(CHECKS) + " |", "|" + " --- |" * len(CHECKS)]
+  counted = lambda n, word: f"{n} {word}{'' if n == 1 else 's'}"
+  for name, card in (cards() if given is None else given).items():
+    tests = [(card["compared"], "comparison"), (card["laws"], "law")]
+    claims = [verdict if claim == name else f"{claim}: {verdict}" for claim, verdict in card["claims"].items()]
+    cells = (
+      f"`{name}`",
+      ", ".join(counted(n, word) for n, word in tests if n),
+      "; ".join(claims) or (f"none: {card['no_claim']}" if card["no_claim"] else ""),
+      "; ".join(card["parity"]),
+      "{} of {}".format(*card["mutants"]) if card["mutants"] else "",
+      "; ".join(card["deviations"]),
+    )
+    lines.append("| " + " | ".join(cells) + " |")
+  return "\n".join(lines)
 
 
 def table(state_bytes: Mapping[str, int]) -> str:

@@ -290,6 +290,8 @@ def skips(file: str, function: ast.FunctionDef) -> list[str]:
   return sorted(words & {"skip", "skipif", "xfail", "importorskip"})
 
 
-def digest_of_test(file: str, function: ast.FunctionDef) -> str:
-  """SHA-256 (16 digits) of a test with what it refers to."""
+@functools.cache
+def digest_of_test(file: str, name: str) -> str:
+  """SHA-256 (16 digits) of a test, by its file and name in the suite, with what it refers to."""
+  function = next(f for where, f in suite()[name] if where == file)
   return _sha(sorted(dump(node) for _, node in pieces_of_test(file, function)))

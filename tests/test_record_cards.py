@@ -1,0 +1,29 @@
+"""The packaged cards of the methods: what records, claims and mutations give, and how they are shown."""
+
+import configparser
+import pathlib
+
+from cljax import methods
+from cljax.methods.table import CARDS, cards, checks
+from experiments import _proof_cards
+
+
+def test_the_packaged_cards_are_what_the_records_give():
+  assert CARDS.read_text() == _proof_cards.text(), "run python -m experiments.proofs"
+  assert list(cards()) == [n for n, e in methods.METHODS.items() if e.factory.__module__.startswith("cljax")]
+
+
+def test_the_cards_are_packaged():
+  setup = configparser.ConfigParser()
+  setup.read(pathlib.Path(__file__).parent.parent / "setup.cfg")
+  assert "methods/cards.json" in setup["options.package_data"]["cljax"]
+
+
+def test_cards_as_a_table():
+  one = {"compared": 1, "laws": 2, "claims": {"one": "holds", "more": "inconclusive"}, "no_claim": "", "parity": []}
+  two = {"compared": 0, "laws": 0, "claims": {}, "no_claim": "a reference", "parity": ["row"], "mutants": []}
+  lines = checks({"one": {**one, "mutants": [3, 4], "deviations": []}, "two": {**two, "deviations": ["a", "b"]}})
+  assert lines.splitlines()[2:] == [
+    "| `one` | 1 comparison, 2 laws | holds; more: inconclusive |  | 3 of 4 |  |",
+    "| `two` |  | none: a reference | row |  | a; b |",
+  ]
