@@ -15,6 +15,7 @@ from records.form import Record
 
 from experiments import claims, proofs
 
+pytestmark = pytest.mark.xdist_group("records")  # a sample of proofs is made once
 ALL = list(records.records().items())
 UNFILLED = [key for key, module in records.modules_of().items() if module in records.unfilled()]
 

@@ -83,14 +83,21 @@ def arguments(name: str) -> Mapping[str, Any]:
 
 
 def exported(package: str) -> list[str]:
-  """The public names of a package."""
+  """The public names of a package; none of ''."""
+  if not package:
+    return []
   module = importlib.import_module(package)
   return list(getattr(module, "__all__", [n for n in dir(module) if not n.startswith("_")]))
 
 
 def entry(key: Key) -> Any:
-  """What a key names: a method's factory, or what the kind's package exports. KeyError, AttributeError without one."""
+  """What a key names: a method's factory, what the kind's package exports, or what its module of records says.
+
+  Raises KeyError or AttributeError where there is none.
+  """
   kind, name = key
+  if not KINDS[kind].package:
+    return next(m.OBJECTS[name] for m in _modules() if kind == m.KIND)
   if kind == "method":
     return importlib.import_module("cljax.methods").METHODS[name].factory
   return getattr(importlib.import_module(KINDS[kind].package), name)

@@ -21,11 +21,11 @@ Suite = Mapping[str, list[tuple[str, ast.FunctionDef]]]
 
 def exports() -> dict[str, list[str]]:
   """Every exported and every registered name, by kind. Methods that a test has registered are none of cljax."""
-  from cljax import methods
+  from cljax import methods, streams
 
   found = {kind: records.exported(k.package) for kind, k in records.KINDS.items()}
   own = [n for n, e in methods.METHODS.items() if e.factory.__module__.startswith("cljax")]
-  return {**found, "method": list(dict.fromkeys([*own, *found["method"]]))}
+  return {**found, "method": list(dict.fromkeys([*own, *found["method"]])), "scenario": list(streams.KINDS)}
 
 
 def name_faults(names: Mapping[str, Iterable[str]], recorded: Mapping, helpers: Mapping[str, Mapping]) -> list[str]:

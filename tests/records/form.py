@@ -31,7 +31,7 @@ class Record(NamedTuple):
 
 
 class Kind(NamedTuple):
-  """A kind of entries: the package that exports them, and why they make no claim of their own."""
+  """A kind of entries: the package that exports them ('' for names without one), and why they make no claim."""
 
   package: str
   no_claim: str = ""
@@ -50,6 +50,7 @@ KINDS = {
   "model": Kind("cljax.models", "a network or an adapter, compared with its definition"),
   "data": Kind("cljax.data", "reads data"),
   "stream": Kind("cljax.streams", "a protocol, compared with its definition"),
+  "scenario": Kind("", "a protocol, compared with its definition"),
   "theory": Kind("cljax.theory", "a theorem, compared with its numbers"),
   "edit": Kind("cljax.unlearning", PART),
   "engine": Kind("cljax", "plumbing"),
