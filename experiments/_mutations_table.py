@@ -23,7 +23,7 @@ class Subject(NamedTuple):
   stamp: str  # digest of its own code and of its recorded tests
   tests: tuple[str, ...]  # node ids: what was compared first, then the laws
   candidates: tuple[Mutant, ...]
-  own: str = ""  # the function that is the entry: of the rest of its code other entries have a share
+  own: tuple[str, ...] = ()  # the functions that are the entry; the rest of its code it may share with others
 
 
 class Store:

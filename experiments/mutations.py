@@ -32,41 +32,31 @@ Run = Callable[[Iterable[_isolated.Task]], Iterator[_isolated.Result]]
 
 
 def subjects(only: Iterable[str], run: Run) -> list[Subject]:
-  """The entries named (all by default; ``ewc`` or ``method:ewc``) that have recorded tests."""
-  from experiments._proof_records import code, records
+  """The entries named (``ewc``, ``method/ewc`` or a module of records; all by default) that have recorded tests."""
+  from experiments._proof_records import check, code, records
 
-  wanted = {w.replace(":", " ") for w in only}
-  keys = [k for k, r in sorted(records.records().items()) if not wanted or k[1] in wanted or " ".join(k) in wanted]
-  told = {k: records.records()[k].tests for k in keys}
-  bare = {t: t.partition("[")[0] for tests in told.values() for t in tests}
-  missing = sorted(t for t, name in bare.items() if name not in code.suite())
-  if missing:
-    raise SystemExit(f"no such tests: {', '.join(missing)}")
-  files = sorted({file for name in bare.values() for file, _ in code.suite()[name]})
+  modules, found = records.modules_of(), []
+  names = {k: (k[1], "/".join(k), module) for k, module in modules.items()}
+  for name in only:
+    if not any(name in mine for mine in names.values()):
+      raise SystemExit(f"--only: {name!r} is no entry, kind/entry or module of records")
+  keys = [k for k, mine in sorted(names.items()) if records.records()[k].tests and (not only or set(only) & set(mine))]
+  tests = {k: [(t, check.named(t, code.suite())) for t in records.records()[k].tests] for k in keys}
+  wrong = sorted({where for named in tests.values() for _, where in named if isinstance(where, str)})
+  if wrong:
+    raise SystemExit("\n".join(wrong))
+  files = sorted({where[0] for named in tests.values() for _, where in named})
   listed = {r.name: list(r.tests) for r in run(_isolated.Task(f, (f,), collect=True) for f in files)}
-  found = []
-  for key, tests in told.items():
+  for key, named in tests.items():
     pieces = code.own_code(records.entry(key), records.stops())
-    digests = [code.digest(pieces), *(code.digest_of_test(f, bare[t]) for t in tests for f, _ in code.suite()[bare[t]])]
-    ids = [i for t in tests for f, _ in code.suite()[bare[t]] for i in nodes_of(t, key[1], listed.get(f, []))]
+    ids = [i for t, (file, _) in named for i in check.nodes_of(t, key[1], file, listed.get(file, []))]
+    digests = [code.digest(pieces), *(code.digest_of_test(file, t.partition("[")[0]) for t, (file, _) in named)]
     made = [_mutants.mutants((ROOT / p.file).read_text(), p.file, [(p.qualname, p.node)]) for p in pieces]
     candidates = tuple(m for of_piece in made for m in of_piece)
-    own = pieces[0].qualname if pieces else ""
+    own = tuple(p.qualname for p in pieces if p.core)
     stamp = hashlib.sha256("\n".join([*digests, *ids]).encode()).hexdigest()[:16]
     found.append(Subject(" ".join(key), stamp, tuple(dict.fromkeys(ids)), candidates, own))
   return found
-
-
-def nodes_of(test: str, entry: str, listed: list[str]) -> list[str]:
-  """The node ids that a recorded name means: with ``[id]`` that one, else those that name the entry, else the first."""
-  name, bracket, given = test.partition("[")
-  name = name.rpartition("::")[2]
-  ids = [i for i in listed if i.partition("[")[0].rpartition("::")[2] == name]
-  if bracket:
-    return [i for i in ids if i.endswith(f"::{name}[{given}")]
-  named = [i for i in ids if entry in i.partition("[")[2].rstrip("]").replace(",", "-").split("-")]
-  named = named or [i for i in ids if entry in i.partition("[")[2]]
-  return named or ids[:1]
 
 
 def baselines(found: list[Subject], store: Store, run: Run) -> None:
@@ -103,7 +93,7 @@ def drawn(subject: Subject, store: Store, count: int, seed: str) -> list[_mutant
     return []
   unreached = set(base["unreached"])
   reached = [m for m in subject.candidates if m.key not in unreached]
-  inside = lambda m: (m.function + ".").startswith(subject.own + ".")
+  inside = lambda m: any((m.function + ".").startswith(own + ".") for own in subject.own)
   seed = f"{seed} {subject.name}"
   own = _mutants.chosen([m for m in reached if inside(m)], count, seed)
   rest = _mutants.chosen([m for m in reached if not inside(m)], count, seed)
@@ -120,9 +110,10 @@ def task(subject: Subject, mutant: _mutants.Mutant, store: Store, root=ROOT) -> 
 
 
 def judged(subject: Subject, mutant: _mutants.Mutant, result: _isolated.Result) -> Row:
-  """A row: killed by a test, survived, or inactive: what it changed never ran, whatever the tests said."""
-  outcome = "inactive" if not result.active else "survived" if result.outcome == "passed" else "killed"
-  how = f"{result.outcome}: {result.message}" if outcome != "survived" else ""
+  """A row: killed by a test, survived, or inactive: what it changed never ran; void where a test failed even so."""
+  passed = result.outcome == "passed"
+  outcome = ("survived" if passed else "killed") if result.active else ("inactive" if passed else "void")
+  how = "" if passed else f"{result.outcome}: {result.message}"
   if outcome == "inactive" and result.started:
     how = f"the tests start {result.started} processes of their own, which see no mutant"
   row: Row = {"entry": subject.name, "stamp": subject.stamp, "mutant": mutant.key, "outcome": outcome}
@@ -147,11 +138,16 @@ def mutate(chosen: Iterable[tuple[Subject, _mutants.Mutant]], store: Store, run:
 def whole(
   found: list[Subject], store: Store, run: Run, count: int, seed: int, command: str, every: bool, root=ROOT
 ) -> int:
-  """Runs what has not run, writes the tables; the number of entries whose recorded tests fail unmutated."""
+  """Runs what has not run, writes the tables; the number of faults: recorded tests that fail without a mutant."""
   baselines(found, store, run)
   todo = [(s, m) for s in found for m in drawn(s, store, count, str(seed)) if store.get(s, m.key) is None]
   print(f"{len(found)} entries, {len(todo)} mutants to run", flush=True)
+  void = 0
   for i, row in enumerate(mutate(todo, store, run, root)):
+    if row["outcome"] == "void":  # the tree was edited meanwhile, or the test is flaky: to be run again
+      void += 1
+      print(f"{row['entry']}: {row['by']} failed, and the mutant had not run: {row['how']}", flush=True)
+      continue
     store.put(row)
     done, by = f"{i + 1}/{len(todo)} {row['entry']} {row['outcome']}", row["by"].rpartition("::")[2]
     print(f"{done} {row['seconds']:.1f} s {by}: {table.told(row)}", flush=True)
@@ -165,7 +161,7 @@ def whole(
     print(f"{line['entry']}: {line['killed']} of {line['active']} killed, {len(line['equivalent'])} equivalent")
     for m in line["survived"]:
       print(f"  SURVIVED {table.told(m)}")
-  return sum("do not pass" in line["note"] for line in lines)
+  return void + sum("do not pass" in line["note"] for line in lines)
 
 
 def sample(found: list[Subject], store: Store, run: Run, seconds: float, seed: int, root=ROOT) -> int:
@@ -192,7 +188,7 @@ def sample(found: list[Subject], store: Store, run: Run, seconds: float, seed: i
 
 
 def _flags() -> None:
-  flags.DEFINE_list("only", [], "entries: names, or kind:name (default: all that have recorded tests)")
+  flags.DEFINE_list("only", [], "entries, kind/entry or modules of records (default: all with recorded tests)")
   flags.DEFINE_integer("mutants", 6, "at most so many of an entry", lower_bound=1)
   flags.DEFINE_integer("seed", 0, "of the choice among an entry's mutants")
   flags.DEFINE_integer("jobs", 2, "processes at a time", lower_bound=1)

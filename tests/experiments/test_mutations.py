@@ -163,7 +163,7 @@ def run(tree):
 
 def subject(tree, *tests, stamp="1"):
   _, found = made((tree / "made.py").read_text())
-  return table.Subject("loss scaled", stamp, tuple(f"test_made.py::{t}" for t in tests), tuple(found), "scaled")
+  return table.Subject("loss scaled", stamp, tuple(f"test_made.py::{t}" for t in tests), tuple(found), ("scaled",))
 
 
 def outcomes(tree, run, store, *tests):
@@ -202,6 +202,16 @@ def test_tests_that_fail_unmutated_make_no_mutant(tree, run, tmp_path):
   mutations.baselines([mine], store, run)
   assert "do not pass (failed)" in table.summary(mine, store, [])["note"]
   assert mutations.drawn(mine, store, 99, "0") == []
+
+
+def test_a_failure_before_the_mutant_ran_is_void(tree, run, tmp_path, capsys):
+  store = table.Store(tmp_path / "results")
+  mine = subject(tree, "test_scaled")
+  mutations.baselines([mine], store, run)
+  (tree / "test_made.py").write_text("import made\n\ndef test_scaled():\n  assert False\n")
+  assert mutations.whole([mine], store, run, 2, 0, "c", True, tree) == 2
+  assert "the mutant had not run" in capsys.readouterr().out
+  assert table.summary(mine, store, [])["made"] == 0
 
 
 def test_what_has_run_under_the_same_code_is_kept(tree, run, tmp_path, capsys):
@@ -250,20 +260,6 @@ def test_a_sample_fails_on_survivors_that_nobody_knows(tree, run, tmp_path, caps
   assert store.path.read_text() == before
   mutations.whole([mine], store, run, 1, 0, "c", True, tree)
   assert sample() == 0  # the committed table holds it
-
-
-def test_a_recorded_name_means_its_parameters():
-  listed = [
-    "t.py::test_a[ewc-1]",
-    "t.py::test_a[online_ewc-1]",
-    "t.py::test_b[x]",
-    "t.py::test_b[y::z]",
-    "t.py::test_c",
-  ]
-  assert mutations.nodes_of("test_a", "ewc", listed) == ["t.py::test_a[ewc-1]"]
-  assert mutations.nodes_of("test_b", "ewc", listed) == ["t.py::test_b[x]"]
-  assert mutations.nodes_of("stem::test_b[y::z]", "ewc", listed) == ["t.py::test_b[y::z]"]
-  assert mutations.nodes_of("t::test_c", "ewc", listed) == ["t.py::test_c"]
 
 
 def test_isolated_tasks_tell_what_became_of_them(tree, run):
