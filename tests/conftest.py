@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
+# Before JAX is imported, and inherited by the processes that tests start. Most of a test's time is compilation:
+# LLVM optimises little, the older emitters of fused kernels take a third of the time of the newer ones, and what several
+# tests, workers and processes build is compiled once. The cache lives and dies with the session unless one is given.
+QUICK = (
+  "--xla_cpu_use_fusion_emitters=false --xla_cpu_enable_concurrency_optimized_scheduler=false "
+  "--xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a worker a core is enough; LAPACK's threads would fight over them
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if QUICK not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cljax-tests-")
+  atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import numpy as np
 import pytest
@@ -61,24 +79,6 @@ def small_model():
   from cljax import models
 
   return models.mlp((4, 4, 1), 4, hidden=(8,))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation(tmp_path_factory):
-  """Most of a test's time is compilation: what several tests build is compiled once, and LLVM optimises little.
-
-  The cache lives and dies with the test session. Programs that tests start as processes of their own, launchers and
-  the kill-and-resume runs among them, are compiled as a user's are.
-  """
-  import jax
-
-  jax.config.update("jax_disable_most_optimizations", True)
-
-  root = tmp_path_factory.getbasetemp()
-  root = root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root
-  jax.config.update("jax_compilation_cache_dir", str(root / "jax_cache"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_collection_modifyitems(items):
