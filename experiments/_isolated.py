@@ -162,7 +162,6 @@ def _child(task: dict, root: pathlib.Path, place: pathlib.Path) -> None:
     os.dup2(out, 1)
     os.dup2(out, 2)
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-    os.environ["TESTS_JAX_CACHE"] = str(place.parent / "jax_cache")  # tests/conftest.py takes it
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(place / "hypothesis")
     os.chdir(root)
     builtins.mutant_ran = lambda: (place / "ran").touch()  # type: ignore[attr-defined]
@@ -273,9 +272,12 @@ def _line(report) -> str:
 
 
 if __name__ == "__main__":
-  os.environ.setdefault("JAX_PLATFORMS", "cpu")
-  os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
   os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(sys.argv[2]) / "jax_cache")  # one for all children
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  sys.path[0] = str(pathlib.Path(sys.argv[1]) / "tests")
+  with contextlib.suppress(ImportError):  # a tree without it is compiled as it is
+    importlib.import_module("quick")
   for _name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST"):
     os.environ.pop(_name, None)
   sys.path[0] = sys.argv[1]

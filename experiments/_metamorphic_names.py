@@ -18,7 +18,7 @@ from experiments._metamorphic_trial import Trial
 DRAWS_FOR_OUTPUTS = {
   "zeroth_order", "evolution_strategy", "lifecycle", "fomo", "vcl", "claw", "supsup", "refresh", "unified",
   "continual_backprop", "random_labels", "unsir", "bad_teacher", "stochastic_teacher", "oracle_matching",
-  "datamodel_matching", "miu", "gs_lora", "slug",
+  "datamodel_matching", "miu", "gs_lora", "slug", "fisher_forgetting",
 }  # fmt: skip
 DRAWS_FOR_TASKS = {"supsup"}  # the mask of each task number has first scores of its own
 

@@ -13,8 +13,8 @@ from absl import flags
 from cljax import CljaxError, Stopped, UsageError
 from launch import _workdir
 from launch._config import Override
+from launch._environment import CACHE
 
-CACHE = "~/.cache/cljax/jax"
 LONGEST = 1000  # characters of an error's line: it may hold what was given
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+CACHE = "~/.cache/cljax/jax"  # of compiled programs
 _DEVICES = "--xla_force_host_platform_device_count"
 # XLA aborts the process where one device's thread reaches a collective 40 s after another's, as a busy machine lets it.
 _PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"
@@ -146,12 +147,17 @@ def quiet() -> None:
 
 
 def use_compilation_cache(directory: str) -> None:
-  """JAX's persistent compilation cache, small programs included; an empty directory name turns it off."""
+  """JAX's persistent compilation cache, small programs included; an empty name leaves JAX's own setting.
+
+  ``$JAX_COMPILATION_CACHE_DIR`` and ``jax_compilation_cache_dir`` of the user win over the default, not over a folder
+  that was given.
+  """
   import jax
 
   if not directory:
     return
-  jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+  if directory != CACHE or not jax.config.jax_compilation_cache_dir:
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -132,6 +132,11 @@ def _run(source: Mapping[str, Any], seeds, values, alive, digests, **more) -> Ru
     raise TypeError("config is not a mapping")
   if not seeds or len(set(seeds)) < len(seeds):
     raise ValueError("seeds are missing or stand twice")
+  if "acc" not in values:  # every table ranks by it
+    raise LookupError("metrics have no acc")
+  for key in ("method", "stream", "dataset_digest"):
+    if not isinstance(source[key], str):
+      raise TypeError(f"{key} is no text")
   name = title({**source, "config": config})
   stream = _config.essence(config).get("stream", {})
   return Run(

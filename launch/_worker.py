@@ -23,7 +23,7 @@ def _work(argv: Sequence[str], stop: _cli.Stop) -> int:
   flags = absl_flags.FlagValues()
   absl_flags.DEFINE_string("workdir", "", "The workdir of a sweep.", flag_values=flags)
   absl_flags.DEFINE_list("units", [], "Names of the units to work on.", flag_values=flags)
-  absl_flags.DEFINE_string("compilation_cache", _cli.CACHE, "Folder of compiled programs.", flag_values=flags)
+  absl_flags.DEFINE_string("compilation_cache", _environment.CACHE, "Folder of compiled programs.", flag_values=flags)
   _cli.parse(argv, flags, __doc__ or "")
   workdir = epath.Path(flags.workdir).expanduser()
   found = {u.name: u for u in _plan.on_disk(workdir)}

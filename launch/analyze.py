@@ -108,7 +108,7 @@ def run(argv: Sequence[str], stop: _cli.Stop) -> int:
   absl_flags.DEFINE_string("data_dir", "", "Where the data lies, if not in the default place.", flag_values=flags)
   absl_flags.DEFINE_integer("rows", 256, "Test rows of each task to look at, at most.", 1, flag_values=flags)
   absl_flags.DEFINE_string(
-    "compilation_cache", _cli.CACHE, "Folder of compiled programs; empty for none.", flag_values=flags
+    "compilation_cache", _environment.CACHE, "Folder of compiled programs; empty for none.", flag_values=flags
   )
   argv = list(argv)
   if len(argv) > 1 and not argv[1].startswith("-"):

@@ -52,7 +52,7 @@ def _benchmark(argv: Sequence[str], stop: _cli.Stop) -> int:
   absl_flags.DEFINE_list("suite", [], f"Suites to run, of: {known}.", flag_values=values)
   absl_flags.DEFINE_integer("repeats", 15, "Rounds of each paired comparison.", flag_values=values)
   absl_flags.DEFINE_string("out", "experiments/results/benchmarks", "Folder of the records.", flag_values=values)
-  absl_flags.DEFINE_string("compilation_cache", _cli.CACHE, "Folder of compiled programs.", flag_values=values)
+  absl_flags.DEFINE_string("compilation_cache", _environment.CACHE, "Folder of compiled programs.", flag_values=values)
   _cli.parse(argv, values, __doc__ or "")
   unknown = [name for name in values.suite if name not in benchmarks.names()]
   if unknown or not values.suite:

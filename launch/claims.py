@@ -150,7 +150,7 @@ def _claims(argv: Sequence[str], stop: _cli.Stop) -> int:
   absl_flags.DEFINE_bool("quick", False, "Run the quick subset only.", flag_values=values)
   absl_flags.DEFINE_integer("jobs", 1, "Processes side by side.", flag_values=values)
   absl_flags.DEFINE_string("out", "experiments/claims", "Folder of RESULTS.json and RESULTS.md.", flag_values=values)
-  absl_flags.DEFINE_string("compilation_cache", _cli.CACHE, "Folder of compiled programs.", flag_values=values)
+  absl_flags.DEFINE_string("compilation_cache", _environment.CACHE, "Folder of compiled programs.", flag_values=values)
   _cli.parse(argv, values, __doc__ or "")
   for name in values.only:
     if name not in known:

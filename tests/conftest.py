@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a worker a core is enough; LAPACK's threads would fight over them
-
+import quick  # noqa: F401  (before JAX)
 import numpy as np
 import pytest
 
@@ -61,26 +59,6 @@ def small_model():
   from cljax import models
 
   return models.mlp((4, 4, 1), 4, hidden=(8,))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation(tmp_path_factory):
-  """Most of a test's time is compilation: what several tests build is compiled once, and LLVM optimises little.
-
-  The cache lives and dies with the test session. Programs that tests start as processes of their own, launchers and
-  the kill-and-resume runs among them, are compiled as a user's are. Isolated tests (experiments/_isolated.py) share
-  the cache that TESTS_JAX_CACHE names, which is as short-lived.
-  """
-  import jax
-
-  jax.config.update("jax_disable_most_optimizations", True)
-
-  root = tmp_path_factory.getbasetemp()
-  root = root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root
-  shared = os.environ.get("TESTS_JAX_CACHE")
-  jax.config.update("jax_compilation_cache_dir", shared or str(root / "jax_cache"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if shared else 0.1)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_collection_modifyitems(items):

@@ -280,6 +280,26 @@ def test_stopping_the_launcher_stops_the_workers_and_waits_for_them(tmp_path, mo
   assert (tmp_path / "saved").read_text() == "xx"
 
 
+def test_a_cache_of_the_user_s_wins_over_the_default(tmp_path):
+  code = """
+import sys
+import jax
+from launch import _environment
+if sys.argv[2]:
+  jax.config.update("jax_compilation_cache_dir", sys.argv[2])
+_environment.use_compilation_cache(sys.argv[1] or _environment.CACHE)
+print(jax.config.jax_compilation_cache_dir)
+"""
+  home = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | {"HOME": str(tmp_path)}
+  mine = home | {"JAX_COMPILATION_CACHE_DIR": "/mine"}
+  cases = {("", "", 0): f"{tmp_path}/.cache/cljax/jax", ("", "", 1): "/mine", ("/given", "", 1): "/given",
+           ("", "/set", 0): "/set", ("/given", "/set", 0): "/given"}  # fmt: skip
+  for (given, set_, own), expected in cases.items():
+    run = [sys.executable, "-c", code, given, set_]
+    out = subprocess.run(run, env=mine if own else home, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == expected, (given, set_, own)
+
+
 def test_each_worker_gets_its_share_of_the_cores(monkeypatch):
   monkeypatch.setattr(_environment, "_FOUND", {"NPROC": None, "XLA_FLAGS": "--mine"})
   monkeypatch.setenv("NPROC", "9")

@@ -1,0 +1,33 @@
+"""Compilation, which is most of a test's time, made quick: to be imported before JAX.
+
+LLVM optimises little, the older emitters of fused kernels take a third of the time of the newer ones, and what several
+tests, workers and processes build is compiled once. All is set in the environment, so that the processes that tests
+start are compiled so too. The cache of compiled programs lives and dies with the session, unless one is given.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+FLAGS = (
+  "--xla_cpu_use_fusion_emitters=false --xla_cpu_enable_concurrency_optimized_scheduler=false "
+  "--xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a worker a core is enough; LAPACK's threads would fight over them
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if FLAGS not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cljax-tests-")
+  atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def with_devices(count: int) -> str:
+  """``XLA_FLAGS`` for a process of its own with so many host devices."""
+  return f"{FLAGS} --xla_force_host_platform_device_count={count}"
