@@ -254,12 +254,15 @@ def test_a_sample_fails_on_survivors_that_nobody_knows(tree, run, tmp_path, caps
   store = table.Store(folder)
   mutations.baselines([mine], store, run)
   before = store.path.read_text()
-  sample = lambda: mutations.sample([mine], table.Store(folder), run, 60.0, 0, tree)
+  sample = lambda: mutations.sample([mine], table.Store(folder, keep=False), run, 60.0, 0, tree)
   assert sample() == 1
   assert "SURVIVED loss scaled" in capsys.readouterr().out
   assert store.path.read_text() == before
   mutations.whole([mine], store, run, 1, 0, "c", True, tree)
   assert sample() == 0  # the committed table holds it
+  mine = mine._replace(stamp="2")
+  assert sample() == 0  # and does so where something else was edited
+  assert '"2"' not in store.path.read_text()
 
 
 def test_isolated_tasks_tell_what_became_of_them(tree, run):
