@@ -182,7 +182,7 @@ class _Walk:
         return
       names = nodes.written(node)
       attribute = isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute | ast.Subscript)
-      if (attribute or (names and names <= scope.bound)) and not nodes.check_call(node.value):
+      if (attribute or (names and names <= scope.bound)) and not nodes.converts(node.value):
         self.remove(scope, node, "state not updated")
       self.expression(node.value, scope, node)
     elif isinstance(node, ast.Expr):

@@ -123,11 +123,11 @@ def drawn(subject: Subject, store: Store, count: int, seed: str) -> list[_mutant
   return [m for _, m in sorted(turns, key=lambda turn: turn[0])][:count]
 
 
-def task(subject: Subject, mutant: _mutants.Mutant, store: Store, root=ROOT) -> _isolated.Task:
+def task(subject: Subject, mutant: _mutants.Mutant, store: Store, root=ROOT, limit=math.inf) -> _isolated.Task:
   base = store.get(subject) or {"seconds": SLOW, "refused": []}
   tests = tuple(t for t in subject.tests if t not in base["refused"])
   text = _mutants.applied(mutant, (pathlib.Path(root) / mutant.file).read_text())
-  limit = 30 + 4 * base["seconds"]
+  limit = min(limit, 30 + 4 * base["seconds"])
   return _isolated.Task(f"{subject.name}\n{mutant.key}", tests, overlay={mutant.file: text}, timeout=limit)
 
 
@@ -143,13 +143,15 @@ def judged(subject: Subject, mutant: _mutants.Mutant, result: _isolated.Result) 
   return row | {"by": result.failed, "how": how[:160], "seconds": result.seconds}
 
 
-def mutate(chosen: Iterable[tuple[Subject, _mutants.Mutant]], store: Store, run: Run, root=ROOT) -> Iterator[Row]:
-  """Runs mutants and yields their rows, as they come."""
+def mutate(
+  chosen: Iterable[tuple[Subject, _mutants.Mutant]], store: Store, run: Run, root=ROOT, limit=math.inf
+) -> Iterator[Row]:
+  """Runs mutants, each for so many seconds at most, and yields their rows as they come."""
   pairs: dict[str, tuple[Subject, _mutants.Mutant]] = {}
 
   def tasks():
     for subject, mutant in chosen:
-      made = task(subject, mutant, store, root)
+      made = task(subject, mutant, store, root, limit)
       pairs[made.name] = (subject, mutant)
       yield made
 
@@ -203,7 +205,7 @@ def sample(found: list[Subject], store: Store, run: Run, seconds: float, seed: i
           if time.monotonic() < start + seconds - base["seconds"]:
             yield subject, mutant
 
-  rows = list(mutate(picks(), store, run, root))
+  rows = list(mutate(picks(), store, run, root, 3 * QUICK))
   alive = [r for r in rows if r["outcome"] == "survived" and (r["entry"], r["mutant"]) not in old]
   alive = [r for r in alive if not table.reason(known, r["entry"], r)]
   print(f"{len(rows)} mutants, {sum(r['outcome'] == 'killed' for r in rows)} killed")

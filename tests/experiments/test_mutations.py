@@ -92,6 +92,7 @@ def test_what_can_not_matter_is_left_alone():
         raise UsageError("x: " + str(x.ndim - 1))
       x = as_rows("x", x)
       logging.info("%d rows", len(x) - 1)
+      x, rate = x.astype(wide(x.dtype)), float(rate)
       return x.astype(wide(x.dtype) if x.ndim > 2 else None).reshape(x.shape[0] * 2, -1)
 
     def check_all(x):
