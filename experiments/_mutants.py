@@ -41,7 +41,7 @@ class Mutant(NamedTuple):
 class Scope(NamedTuple):
   qualname: str
   params: tuple[str, ...]  # of this function
-  options: frozenset[str]  # numbers among the keyword-only parameters of the functions around it
+  options: frozenset[str]  # numbers among the parameters of the functions around it
   bound: set[str]  # names that have a value so far
 
 

@@ -194,14 +194,12 @@ def of_types(node) -> bool:
 
 
 def options(args: ast.arguments) -> set[str]:
-  """Keyword-only parameters that are numbers: by their default, or in a method's factory, by having none."""
+  """Parameters that are numbers: by their default, or in a method's factory keyword-only ones without a default."""
   factory = [a.arg for a in args.args[:2]] == ["model", "spec"]
-  pairs = zip(args.kwonlyargs, args.kw_defaults, strict=True)
-  return {
-    a.arg
-    for a, d in pairs
-    if (factory if d is None else number(d) is not None) and not any(n in a.arg for n in OF_COURSE)
-  }
+  pairs: list = list(zip(args.kwonlyargs, args.kw_defaults, strict=True))
+  pairs += zip(args.args[len(args.args) - len(args.defaults) :], args.defaults, strict=True)
+  numbers = {a.arg for a, d in pairs if (factory if d is None else number(d) is not None)}
+  return {name for name in numbers if not any(n in name for n in OF_COURSE)}
 
 
 def yields(node) -> bool:

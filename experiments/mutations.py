@@ -225,13 +225,13 @@ def _flags() -> None:
 def main(argv) -> None:
   del argv
   given = flags.FLAGS
-  store = Store(FOLDER)
+  store, start = Store(FOLDER), time.monotonic()
   with _isolated.pool(given.jobs) as run:
     wanted = keys(given.only)
     if given.sample:
       store.keep = False
       found = subjects(sorted(wanted, key=lambda k: rank(given.seed, k))[:MOST], run)
-      sys.exit(1 if sample(found, store, run, given.sample, given.seed) else 0)
+      sys.exit(1 if sample(found, store, run, given.sample + start - time.monotonic(), given.seed) else 0)
     found = subjects(wanted, run)
     command = f"python -m experiments.mutations --mutants={given.mutants} --seed={given.seed}"
     sys.exit(1 if whole(found, store, run, given.mutants, given.seed, command, not given.only) else 0)

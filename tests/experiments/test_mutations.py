@@ -27,6 +27,8 @@ CASES = [
   ("removed coefficient", "def f(a, b):\n  return a * b\n", (5, 3), [5, 3]),
   ("swapped coefficient", "def f(a, b):\n  return a / b\n", (6, 3), [18]),
   ("swapped coefficient", "def f(x, *, rate=1.0):\n  return pow(x, rate)\n", (3,), [9]),
+  ("swapped coefficient", "def f(x, rate=1.0):\n  return pow(x, rate)\n", (3,), [9]),
+  ("opposite", "def f(a):\n  return sum(x for x in a)\n", ((5, 3),), [5]),
   ("removed weight", "def f(a, weight):\n  return a * weight\n", (5, 3), [5]),
   ("mean for sum", "def f(a):\n  return a.mean()\n", (np.array([1, 2]),), [3]),
   ("wrong axis", "def f(a):\n  return a.sum(0)[0]\n", (np.array([[1, 2], [3, 4]]),), [3]),
