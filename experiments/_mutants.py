@@ -41,7 +41,7 @@ class Mutant(NamedTuple):
 class Scope(NamedTuple):
   qualname: str
   params: tuple[str, ...]  # of this function
-  options: frozenset[str]  # numbers among the keyword-only parameters of the functions around it
+  options: frozenset[str]  # numbers among the parameters of the functions around it
   bound: set[str]  # names that have a value so far
 
 
@@ -182,7 +182,7 @@ class _Walk:
         return
       names = nodes.written(node)
       attribute = isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute | ast.Subscript)
-      if (attribute or (names and names <= scope.bound)) and not nodes.check_call(node.value):
+      if (attribute or (names and names <= scope.bound)) and not nodes.converts(node.value):
         self.remove(scope, node, "state not updated")
       self.expression(node.value, scope, node)
     elif isinstance(node, ast.Expr):

@@ -40,6 +40,8 @@ OTHER_SORTS = {
   "key", "model", "spec", "memory", "capacity", "state", "batch", "rows", "shape", "dtype", "reference", "references",
   "name", "init", "update", "learner", "task", "f", "g", "of", "state_dtype", "one", "forget", "retain",
 }  # fmt: skip
+CONVERSIONS = {"astype", "_together", "lenient", "tuple", "list", "dict", "float", "int", "str", "sorted"}
+OF_COURSE = ("batch", "seed", "random", "chunk", "block")  # in the name of an option: how, not what is computed
 CHECKS = (
   "check", "_check", "as_", "_as", "validate", "positive", "match", "fit", "evaluated", "upcast", "refuse", "canonic",
 )  # fmt: skip
@@ -136,6 +138,13 @@ def check_call(node) -> bool:
   return called.startswith(CHECKS) or (told and called not in ("fold", "getattr")) or called == "asarray"
 
 
+def converts(node) -> bool:
+  """Gives what it was given, in another dtype or form, or refuses it."""
+  if isinstance(node, ast.Tuple):
+    return all(map(converts, node.elts))
+  return check_call(node) or (isinstance(node, ast.Call) and name(node.func) in CONVERSIONS)
+
+
 def plain_statement(node) -> bool:
   """A statement in which no mutant could matter: docstrings, checks, errors, ``del``, imports."""
   if isinstance(node, ast.Raise | ast.Assert | ast.Delete | ast.Import | ast.ImportFrom | ast.Pass | ast.Global):
@@ -185,10 +194,12 @@ def of_types(node) -> bool:
 
 
 def options(args: ast.arguments) -> set[str]:
-  """Keyword-only parameters that are numbers: by their default, or in a method's factory, by having none."""
+  """Parameters that are numbers: by their default, or in a method's factory keyword-only ones without a default."""
   factory = [a.arg for a in args.args[:2]] == ["model", "spec"]
-  pairs = zip(args.kwonlyargs, args.kw_defaults, strict=True)
-  return {a.arg for a, d in pairs if (factory if d is None else number(d) is not None) and "batch" not in a.arg}
+  pairs: list = list(zip(args.kwonlyargs, args.kw_defaults, strict=True))
+  pairs += zip(args.args[len(args.args) - len(args.defaults) :], args.defaults, strict=True)
+  numbers = {a.arg for a, d in pairs if (factory if d is None else number(d) is not None)}
+  return {name for name in numbers if not any(n in name for n in OF_COURSE)}
 
 
 def yields(node) -> bool:

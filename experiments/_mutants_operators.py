@@ -104,6 +104,8 @@ def _at_call(node: ast.Call, options: frozenset[str]) -> Iterator[Found]:
     func = type(node.func)(**{k: renamed[k] for k in node.func._fields})
     kind = "mean for sum" if name in ("mean", "sum", "nanmean", "nansum") else "opposite"
     yield kind, f".{name}", u(ast.Call(func, node.args, node.keywords))
+  if plain and name == "sum" and len(node.args) == 1:
+    yield "opposite", ".sum", f"max({u(node.args[0])})"
   if name in nodes.UNWRAPPED and not at and (inner := called if method else first) is not None:
     yield "removed function", "", u(inner)
   if name == "where" and len(node.args) == 3:

@@ -27,10 +27,10 @@ class Subject(NamedTuple):
 
 
 class Store:
-  """Rows on disk, appended as they come."""
+  """Rows on disk, appended as they come where they are kept."""
 
-  def __init__(self, folder: pathlib.Path):
-    self.folder, self.path = folder, folder / "mutants.jsonl"
+  def __init__(self, folder: pathlib.Path, keep: bool = True):
+    self.folder, self.path, self.keep = folder, folder / "mutants.jsonl", keep
     lines = self.path.read_text().splitlines() if self.path.exists() else []
     rows = [json.loads(line) for line in lines if line.strip()]
     self.rows = {(row["entry"], row["stamp"], row.get("mutant", "")): row for row in rows}
@@ -43,8 +43,14 @@ class Store:
     keys = {m.key for m in subject.candidates}
     return [r for k, r in self.rows.items() if k[:2] == (subject.name, subject.stamp) and k[2] and k[2] in keys]
 
+  def survivors(self) -> set[tuple[str, str]]:
+    """Entry and key of each survivor, of any stamp."""
+    return {(r["entry"], r["mutant"]) for r in self.rows.values() if r.get("outcome") == "survived"}
+
   def put(self, row: Row) -> None:
     self.rows[row["entry"], row["stamp"], row.get("mutant", "")] = row
+    if not self.keep:
+      return
     self.folder.mkdir(parents=True, exist_ok=True)
     with self.path.open("a") as file:
       print(json.dumps(row), file=file)

@@ -13,6 +13,7 @@ survives that the committed rows do not hold as a survivor, nor ``equivalent.jso
 from __future__ import annotations
 
 import hashlib
+import math
 import pathlib
 import sys
 import time
@@ -27,42 +28,63 @@ from experiments._mutations_table import Row, Store, Subject
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / "experiments" / "results" / "mutations"
 SLOW = 60.0  # seconds: a recorded test that takes longer is refused
+MOST = 100  # entries of which a sample draws
 QUICK = 10.0  # seconds of an entry's tests, up to which it takes part in a sample
+Key = tuple[str, str]
 Run = Callable[[Iterable[_isolated.Task]], Iterator[_isolated.Result]]
 
 
-def subjects(only: Iterable[str], run: Run) -> list[Subject]:
+def keys(only: Iterable[str]) -> list[Key]:
   """The entries named (``ewc``, ``method/ewc`` or a module of records; all by default) that have recorded tests."""
-  from experiments._proof_records import check, code, records
+  from experiments._proof_records import records
 
-  modules, found = records.modules_of(), []
-  names = {k: (k[1], "/".join(k), module) for k, module in modules.items()}
+  names = {k: (k[1], "/".join(k), module) for k, module in sorted(records.modules_of().items())}
   for name in only:
     if not any(name in mine for mine in names.values()):
       raise SystemExit(f"--only: {name!r} is no entry, kind/entry or module of records")
-  keys = [k for k, mine in sorted(names.items()) if records.records()[k].tests and (not only or set(only) & set(mine))]
-  tests = {k: [(t, check.named(t, code.suite())) for t in records.records()[k].tests] for k in keys}
-  wrong = sorted({where for named in tests.values() for _, where in named if isinstance(where, str)})
-  if wrong:
-    raise SystemExit("\n".join(wrong))
-  files = sorted({where[0] for named in tests.values() for _, where in named})
+  return [k for k, mine in names.items() if records.records()[k].tests and (not only or set(only) & set(mine))]
+
+
+def subjects(wanted: Iterable[Key], run: Run) -> list[Subject]:
+  """The entries with their tests and all mutants of their own code."""
+  from experiments._proof_records import check, code, records
+
+  tests: dict[Key, dict[str, tuple[str, str]]] = {}  # entry -> test -> file and digest
+  for key in wanted:
+    named = {t: check.named(t, code.suite()) for t in records.records()[key].tests}
+    wrong = [where for where in named.values() if isinstance(where, str)]
+    if wrong:
+      raise SystemExit(f"{' '.join(key)}: {wrong[0]}")
+    tests[key] = {t: (w[0], code.digest_of_test(w[0], t.partition("[")[0])) for t, w in named.items()}
+  proved = {
+    (k, t): _proved(check.proofs().get(k), t, digest) for k, of in tests.items() for t, (_, digest) in of.items()
+  }
+  files = sorted({file for k, of in tests.items() for t, (file, _) in of.items() if not proved[k, t]})
   listed = {r.name: list(r.tests) for r in run(_isolated.Task(f, (f,), collect=True) for f in files)}
-  for key, named in tests.items():
+  found = []
+  for key, of in tests.items():
     pieces = code.own_code(records.entry(key), records.stops())
-    ids = [i for t, (file, _) in named for i in check.nodes_of(t, key[1], file, listed.get(file, []))]
-    digests = [code.digest(pieces), *(code.digest_of_test(file, t.partition("[")[0]) for t, (file, _) in named)]
+    ids = [i for t, (f, _) in of.items() for i in proved[key, t] or check.nodes_of(t, key[1], f, listed.get(f, []))]
     made = [_mutants.mutants((ROOT / p.file).read_text(), p.file, [(p.qualname, p.node)]) for p in pieces]
     candidates = tuple(m for of_piece in made for m in of_piece)
     own = tuple(p.qualname for p in pieces if p.core)
-    stamp = hashlib.sha256("\n".join([*digests, *ids]).encode()).hexdigest()[:16]
+    digests = [code.digest(pieces), *(digest for _, digest in of.values()), *ids]
+    stamp = hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
     found.append(Subject(" ".join(key), stamp, tuple(dict.fromkeys(ids)), candidates, own))
   return found
 
 
-def baselines(found: list[Subject], store: Store, run: Run) -> None:
+def _proved(proof: Row | None, test: str, digest: str) -> list[str]:
+  """The node ids that a committed proof of the test as it is holds: collecting them takes a second a file."""
+  known = (proof or {}).get("tests", {}).get(test)
+  return known["nodes"] if known and known["digest"] == digest else []
+
+
+def baselines(found: list[Subject], store: Store, run: Run, until: float = math.inf) -> None:
   """Runs the recorded tests of each on the code as it is."""
   new = {s.name: s for s in found if s.tests and store.get(s) is None}
-  tasks = (_isolated.Task(s.name, s.tests, lines=True, timeout=SLOW * len(s.tests)) for s in new.values())
+  due = (s for s in new.values() if time.monotonic() < until)
+  tasks = (_isolated.Task(s.name, s.tests, lines=True, timeout=SLOW * len(s.tests)) for s in due)
   for result in run(tasks):
     subject = new[result.name]
     store.put(baseline(subject, result))
@@ -101,11 +123,11 @@ def drawn(subject: Subject, store: Store, count: int, seed: str) -> list[_mutant
   return [m for _, m in sorted(turns, key=lambda turn: turn[0])][:count]
 
 
-def task(subject: Subject, mutant: _mutants.Mutant, store: Store, root=ROOT) -> _isolated.Task:
+def task(subject: Subject, mutant: _mutants.Mutant, store: Store, root=ROOT, limit=math.inf) -> _isolated.Task:
   base = store.get(subject) or {"seconds": SLOW, "refused": []}
   tests = tuple(t for t in subject.tests if t not in base["refused"])
   text = _mutants.applied(mutant, (pathlib.Path(root) / mutant.file).read_text())
-  limit = 30 + 4 * base["seconds"]
+  limit = min(limit, 30 + 4 * base["seconds"])
   return _isolated.Task(f"{subject.name}\n{mutant.key}", tests, overlay={mutant.file: text}, timeout=limit)
 
 
@@ -121,13 +143,15 @@ def judged(subject: Subject, mutant: _mutants.Mutant, result: _isolated.Result) 
   return row | {"by": result.failed, "how": how[:160], "seconds": result.seconds}
 
 
-def mutate(chosen: Iterable[tuple[Subject, _mutants.Mutant]], store: Store, run: Run, root=ROOT) -> Iterator[Row]:
-  """Runs mutants and yields their rows, as they come."""
+def mutate(
+  chosen: Iterable[tuple[Subject, _mutants.Mutant]], store: Store, run: Run, root=ROOT, limit=math.inf
+) -> Iterator[Row]:
+  """Runs mutants, each for so many seconds at most, and yields their rows as they come."""
   pairs: dict[str, tuple[Subject, _mutants.Mutant]] = {}
 
   def tasks():
     for subject, mutant in chosen:
-      made = task(subject, mutant, store, root)
+      made = task(subject, mutant, store, root, limit)
       pairs[made.name] = (subject, mutant)
       yield made
 
@@ -164,22 +188,25 @@ def whole(
   return void + sum("do not pass" in line["note"] for line in lines)
 
 
+def rank(seed: int, key: Key) -> str:
+  return hashlib.sha256(f"{seed} {' '.join(key)}".encode()).hexdigest()
+
+
 def sample(found: list[Subject], store: Store, run: Run, seconds: float, seed: int, root=ROOT) -> int:
-  """The number of unknown survivors among mutants drawn for so long."""
-  known, end = table.equivalents(store.folder), time.monotonic() + seconds
-  order = sorted(found, key=lambda s: hashlib.sha256(f"{seed} {s.name}".encode()).hexdigest())
+  """The number of unknown survivors among the mutants, one an entry, that run in so many seconds."""
+  known, old, start = table.equivalents(store.folder), store.survivors(), time.monotonic()
+  baselines(found, store, run, start + seconds / 2)  # of those whose code or tests are not the committed ones
 
   def picks():
-    for subject in order:
+    for subject in found:
       base = store.get(subject)
       if base and base["seconds"] < QUICK:
         for mutant in drawn(subject, store, 1, f"sample {seed}"):
-          if time.monotonic() < end - base["seconds"]:
+          if time.monotonic() < start + seconds - base["seconds"]:
             yield subject, mutant
 
-  rows = list(mutate(picks(), store, run, root))
-  old = lambda row: (store.rows.get((row["entry"], row["stamp"], row["mutant"])) or {}).get("outcome")
-  alive = [r for r in rows if r["outcome"] == "survived" and old(r) != "survived"]
+  rows = list(mutate(picks(), store, run, root, 3 * QUICK))
+  alive = [r for r in rows if r["outcome"] == "survived" and (r["entry"], r["mutant"]) not in old]
   alive = [r for r in alive if not table.reason(known, r["entry"], r)]
   print(f"{len(rows)} mutants, {sum(r['outcome'] == 'killed' for r in rows)} killed")
   for row in alive:
@@ -198,11 +225,14 @@ def _flags() -> None:
 def main(argv) -> None:
   del argv
   given = flags.FLAGS
-  store = Store(FOLDER)
+  store, start = Store(FOLDER), time.monotonic()
   with _isolated.pool(given.jobs) as run:
-    found = subjects(given.only, run)
+    wanted = keys(given.only)
     if given.sample:
-      sys.exit(1 if sample(found, store, run, given.sample, given.seed) else 0)
+      store.keep = False
+      found = subjects(sorted(wanted, key=lambda k: rank(given.seed, k))[:MOST], run)
+      sys.exit(1 if sample(found, store, run, given.sample + start - time.monotonic(), given.seed) else 0)
+    found = subjects(wanted, run)
     command = f"python -m experiments.mutations --mutants={given.mutants} --seed={given.seed}"
     sys.exit(1 if whole(found, store, run, given.mutants, given.seed, command, not given.only) else 0)
 

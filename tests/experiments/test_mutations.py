@@ -27,6 +27,8 @@ CASES = [
   ("removed coefficient", "def f(a, b):\n  return a * b\n", (5, 3), [5, 3]),
   ("swapped coefficient", "def f(a, b):\n  return a / b\n", (6, 3), [18]),
   ("swapped coefficient", "def f(x, *, rate=1.0):\n  return pow(x, rate)\n", (3,), [9]),
+  ("swapped coefficient", "def f(x, rate=1.0):\n  return pow(x, rate)\n", (3,), [9]),
+  ("opposite", "def f(a):\n  return sum(x for x in a)\n", ((5, 3),), [5]),
   ("removed weight", "def f(a, weight):\n  return a * weight\n", (5, 3), [5]),
   ("mean for sum", "def f(a):\n  return a.mean()\n", (np.array([1, 2]),), [3]),
   ("wrong axis", "def f(a):\n  return a.sum(0)[0]\n", (np.array([[1, 2], [3, 4]]),), [3]),
@@ -92,6 +94,7 @@ def test_what_can_not_matter_is_left_alone():
         raise UsageError("x: " + str(x.ndim - 1))
       x = as_rows("x", x)
       logging.info("%d rows", len(x) - 1)
+      x, rate = x.astype(wide(x.dtype)), float(rate)
       return x.astype(wide(x.dtype) if x.ndim > 2 else None).reshape(x.shape[0] * 2, -1)
 
     def check_all(x):
@@ -254,12 +257,15 @@ def test_a_sample_fails_on_survivors_that_nobody_knows(tree, run, tmp_path, caps
   store = table.Store(folder)
   mutations.baselines([mine], store, run)
   before = store.path.read_text()
-  sample = lambda: mutations.sample([mine], table.Store(folder), run, 60.0, 0, tree)
+  sample = lambda: mutations.sample([mine], table.Store(folder, keep=False), run, 60.0, 0, tree)
   assert sample() == 1
   assert "SURVIVED loss scaled" in capsys.readouterr().out
   assert store.path.read_text() == before
   mutations.whole([mine], store, run, 1, 0, "c", True, tree)
   assert sample() == 0  # the committed table holds it
+  mine = mine._replace(stamp="2")
+  assert sample() == 0  # and does so where something else was edited
+  assert '"2"' not in store.path.read_text()
 
 
 def test_isolated_tasks_tell_what_became_of_them(tree, run):
