@@ -13,6 +13,7 @@ from cljax import data, engine, methods, models, streams
 from cljax.data import types as datasets
 from cljax.streams.build import with_forget
 from cljax.streams.rows import balanced
+from experiments import _metamorphic_streams as told
 from experiments._proof_records import records
 
 BATCH = 8
@@ -50,6 +51,7 @@ class Combination(NamedTuple):
   recipe: cljax.Recipe
   options: cljax.Options
   activation: str
+  dtype: str = "float32"  # of the parameters
 
   @property
   def all_parts(self) -> tuple[Part, ...]:
@@ -61,6 +63,7 @@ class Combination(NamedTuple):
     asked = "".join(f"; after {after} {_asked(r)}" for after, r in self.requests)
     more = f"{self.classes} classes, {self.rows} rows, data seed {self.data_seed}, seeds {list(self.seeds)}"
     chunks = f"chunks of {self.options.chunk_steps}"
+    chunks += f", {self.dtype}" if self.dtype != "float32" else ""
     training = f"{self.optimizer} {self.learning_rate}, {self.recipe.epochs} epochs, {self.activation}, {chunks}"
     return f"{' + '.join(named)} on {self.kind}({stream}{asked}); {more}; {training}"
 
@@ -255,7 +258,8 @@ def built_stream(combination: Combination) -> streams.Stream:
 
 def model_of(combination: Combination, stream) -> cljax.Model:
   shape = stream.dataset.train.x.shape[1:]
-  return models.mlp(shape, stream.num_classes, hidden=(8,), activation=combination.activation)
+  model = models.mlp(shape, stream.num_classes, hidden=(8,), activation=combination.activation)
+  return model if combination.dtype == "float32" else told.narrowed(model, combination.dtype)
 
 
 def composed(parts: dict[str, Part]):

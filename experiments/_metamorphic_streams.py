@@ -125,3 +125,8 @@ def perturbed(model: cljax.Model, size: float, salt: int) -> cljax.Model:
     return jax.tree.unflatten(tree, new)
 
   return begun_otherwise(model, moved)
+
+
+def narrowed(model: cljax.Model, dtype: str) -> cljax.Model:
+  """The model with parameters of another float type."""
+  return begun_otherwise(model, lambda params: jax.tree.map(lambda a: a.astype(dtype), params))

@@ -40,7 +40,7 @@ MOST_BYTES = 3 << 30  # of a worker's memory
 
 def laws() -> dict:
   """The table, after each module has added its own."""
-  for module in ("names", "parts"):
+  for module in ("names", "parts", "cover"):
     importlib.import_module(f"experiments._metamorphic_{module}")
   return importlib.import_module("experiments._metamorphic_laws").LAWS
 
@@ -50,7 +50,11 @@ def drawn(seed: int, number: int, only: str = ""):
   from experiments import _metamorphic_draw as draws
 
   rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
-  table = {name: law for name, law in laws().items() if not law.always}
+  table = {name: law for name, law in laws().items() if not law.always and law.weight}
+  if only == "crossed":
+    cover = importlib.import_module("experiments._metamorphic_cover")
+    rows = cover.design(seed)
+    return only, cover.combination(rows[number % len(rows)], rng), {}, rng
   name = only or draws.pick(rng, table, [law.weight for law in table.values()])
   law = table[name]
   while True:
@@ -98,7 +102,7 @@ def attempt(seed: int, number: int, only: str = "") -> dict:
   return {**out, "seconds": round(time.time() - since, 2)}
 
 
-def work(seed: int) -> None:
+def work(seed: int, only: str) -> None:
   """A worker: numbers on standard input, results on what was standard output."""
   results = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
@@ -111,7 +115,7 @@ def work(seed: int) -> None:
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   try:
     for line in sys.stdin:
-      result = attempt(seed, int(line))
+      result = attempt(seed, int(line), only)
       jax.clear_caches()
       result["bytes"] = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
       print(json.dumps(result), file=results, flush=True)
@@ -119,8 +123,8 @@ def work(seed: int) -> None:
     shutil.rmtree(cache, ignore_errors=True)
 
 
-def start(seed: int) -> subprocess.Popen:
-  command = [sys.executable, "-m", "experiments.metamorphic", "--worker", f"--seed={seed}"]
+def start(seed: int, only: str) -> subprocess.Popen:
+  command = [sys.executable, "-m", "experiments.metamorphic", "--worker", f"--seed={seed}", f"--law={only}"]
   environment = {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **os.environ}
   return subprocess.Popen(
     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
@@ -153,7 +157,7 @@ def ask(worker: subprocess.Popen, number: int, limit: float) -> dict | str:
   return json.loads(line) if line.endswith("\n") else f"the process ended with code {worker.wait()}"
 
 
-def labour(numbers: queue.SimpleQueue, done, seed: int, limit: float, recycle: int) -> None:
+def labour(numbers: queue.SimpleQueue, done, seed: int, only: str, limit: float, recycle: int) -> None:
   """Works the queue off with one worker at a time; ``done(result)`` of each."""
   worker, count = None, 0
   try:
@@ -163,11 +167,11 @@ def labour(numbers: queue.SimpleQueue, done, seed: int, limit: float, recycle: i
       except queue.Empty:
         return
       if worker is None:
-        worker, count = start(seed), 0
+        worker, count = start(seed, only), 0
       result, count = ask(worker, number, limit), count + 1
       if isinstance(result, str):
         end(worker, kill=True)
-        name, combination, *_ = drawn(seed, number)
+        name, combination, *_ = drawn(seed, number, only)
         lost = {"law": name, "combination": str(combination), "refused": "", "checked": [], "runs": 1}
         result = {"seed": seed, "number": number, **lost, "violated": {"ends": result}, "seconds": limit}
         worker = None
@@ -229,7 +233,7 @@ def main(argv) -> None:
   del argv
   args = flags.FLAGS
   if args.worker:
-    return work(args.seed)
+    return work(args.seed, args.law)
   if args.only is not None:
     import jax
 
@@ -239,14 +243,18 @@ def main(argv) -> None:
     raise SystemExit(1 if result["violated"] else 0)
   if not args.workdir:
     raise app.UsageError("--workdir: missing; expected a folder for the results")
+  count = args.count
+  if args.law == "crossed":  # the whole design, unless less is asked for
+    laws()
+    count = min(count, len(importlib.import_module("experiments._metamorphic_cover").design(args.seed)) - args.first)
   folder = pathlib.Path(args.workdir)
   folder.mkdir(parents=True, exist_ok=True)
   path, lock = folder / "results.jsonl", threading.Lock()
   numbers: queue.SimpleQueue[int] = queue.SimpleQueue()
   results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-  results = [r for r in results if r["seed"] == args.seed and r["number"] < args.first + args.count]
+  results = [r for r in results if r["seed"] == args.seed and r["number"] < args.first + count]
   there = {r["number"] for r in results}
-  for number in range(args.first, args.first + args.count):
+  for number in range(args.first, args.first + count):
     if number not in there:
       numbers.put(number)
 
@@ -256,10 +264,11 @@ def main(argv) -> None:
       with open(path, "a") as file:
         print(json.dumps(result), file=file)
       bad = "".join(f"\n  {name}: {text}" for name, text in result["violated"].items())
-      print(f"{len(results)}/{args.count} {result['number']} {result['law']} {result['seconds']} s{bad}", flush=True)
+      print(f"{len(results)}/{count} {result['number']} {result['law']} {result['seconds']} s{bad}", flush=True)
 
   hands = [
-    threading.Thread(target=labour, args=(numbers, done, args.seed, args.limit, args.recycle)) for _ in range(args.jobs)
+    threading.Thread(target=labour, args=(numbers, done, args.seed, args.law, args.limit, args.recycle))
+    for _ in range(args.jobs)
   ]
   for hand in hands:
     hand.start()
@@ -282,7 +291,7 @@ if __name__ == "__main__":
   flags.DEFINE_integer("count", 1000, "how many numbers", lower_bound=1)
   flags.DEFINE_integer("jobs", 2, "workers at a time", lower_bound=1)
   flags.DEFINE_integer("only", None, "repeat one number")
-  flags.DEFINE_string("law", "", "with --only: this law instead of the one drawn")
+  flags.DEFINE_string("law", "", "this law instead of those drawn; crossed: a design that crosses features")
   flags.DEFINE_float("limit", 600.0, "seconds for one number", lower_bound=1)
   flags.DEFINE_integer("recycle", 25, "numbers of one worker", lower_bound=1)
   flags.DEFINE_boolean("worker", False, "read numbers from standard input (used by the search itself)")

@@ -16,6 +16,7 @@ class RingState(NamedTuple):
 
   rows: Any  # pytree [groups * m, ...]
   seen: Any  # [groups] int32, rows written since the group was last packed
+  met: Any  # [groups] int32, how many groups had rows before it; the number of groups where it has none yet
 
 
 def ring(capacity: int, num_groups: int, group: Callable | None = None) -> Memory:
@@ -23,7 +24,8 @@ def ring(capacity: int, num_groups: int, group: Callable | None = None) -> Memor
 
   The last ``m`` rows of every group are stored; ``capacity mod num_groups`` slots are not allocated. ``group(rows) ->
   [B] int32`` names the group of each row, by default ``rows['task']``; rows outside ``0..num_groups-1`` are not stored.
-  ``sample`` draws uniformly from all stored rows, however unevenly the groups are filled.
+  ``sample`` draws uniformly from all stored rows, however unevenly the groups are filled; a draw counts through the
+  groups in the order in which they first had rows, so that a group's number is a name.
 
   ``remove`` erases rows and moves the rest of the group to its first slots, oldest first.
 
@@ -40,7 +42,8 @@ def ring(capacity: int, num_groups: int, group: Callable | None = None) -> Memor
   groups, places = jnp.arange(num_groups, dtype=jnp.int32), jnp.arange(portion, dtype=jnp.int32)
 
   def init(row):
-    return RingState(slots.empty(row, capacity), jnp.zeros(num_groups, jnp.int32))
+    zeros = jnp.zeros(num_groups, jnp.int32)
+    return RingState(slots.empty(row, capacity), zeros, zeros + num_groups)
 
   def add(key, state, rows, weight):
     del key  # nothing here is random
@@ -51,13 +54,19 @@ def ring(capacity: int, num_groups: int, group: Callable | None = None) -> Memor
     last = jnp.max(jnp.where(member, seen[None], 0), axis=1)
     wins = (place >= 0) & (place >= last - portion)  # later rows of this call take the slots of the others
     at = jnp.where(wins, which * portion + place % portion, capacity + jnp.arange(wins.shape[0], dtype=jnp.int32))
-    return RingState(slots.write(state.rows, rows, at), seen)
+    # Of groups that begin in this call, the one whose row stands first comes first.
+    begins = member.any(0) & (state.met == num_groups)
+    first = jnp.where(begins, member.argmax(0), member.shape[0])
+    before = jnp.sum(begins[None] & (first[None] < first[:, None]), axis=1, dtype=jnp.int32)
+    met = jnp.where(begins, jnp.sum(state.met < num_groups, dtype=jnp.int32) + before, state.met)
+    return RingState(slots.write(state.rows, rows, at), seen, met)
 
   def sample(key, state, n):
-    ends = jnp.cumsum(jnp.minimum(state.seen, portion), dtype=jnp.int32)
+    order = jnp.argsort(state.met).astype(jnp.int32)
+    ends = jnp.cumsum(jnp.minimum(state.seen, portion)[order], dtype=jnp.int32)
     at, inside = slots.draw(key, ends[-1], slots.positive("n", n))
     which = jnp.sum(at[:, None] >= ends[None, :-1], axis=1, dtype=jnp.int32)
-    at = which * portion + at - jnp.where(which > 0, ends[which - 1], 0)
+    at = order[which] * portion + at - jnp.where(which > 0, ends[which - 1], 0)
     return slots.read(state.rows, jnp.where(inside, at, capacity)), inside.astype(jnp.float32)
 
   def stored(state):
@@ -69,7 +78,7 @@ def ring(capacity: int, num_groups: int, group: Callable | None = None) -> Memor
     order = jnp.argsort(jnp.where(keep, age, portion), axis=1)
     count = keep.sum(1, dtype=jnp.int32)
     at = jnp.where(places[None] < count[:, None], groups[:, None] * portion + order.astype(jnp.int32), capacity)
-    return RingState(slots.read(state.rows, at.reshape(capacity)), count)
+    return RingState(slots.read(state.rows, at.reshape(capacity)), count, state.met)
 
   def contents(state):
     return state.rows, stored(state).astype(jnp.float32)

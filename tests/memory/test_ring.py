@@ -88,3 +88,18 @@ def test_bad_arguments():
     ring(3, 0)
   with pytest.raises(UsageError, match="task"):
     ring(3, 2).add(None, ring(3, 2).init({"x": 0.0}), {"x": jnp.zeros(2)}, jnp.ones(2))
+
+
+def test_a_group_s_number_is_a_name():
+  """The same rows in groups of other numbers: the same draws, whatever order the groups come in."""
+  rng, new = np.random.default_rng(2), np.asarray([2, 0, 1])
+  one, two = MEMORY.init(EXAMPLE), MEMORY.init(EXAMPLE)
+  for step in range(4):
+    ids, task = 1 + 8 * step + np.arange(8), rng.integers(0, 3, 8) if step else np.repeat([1, 2], 4)
+    one = ADD(one, make(ids, task), jnp.ones(8))
+    two = ADD(two, make(ids, new[task]), jnp.ones(8))
+    assert one.met.tolist() == [[3, 0, 1], [2, 0, 1]][min(step, 1)]
+    drawn = [MEMORY.sample(jax.random.key(step), s, 5)[0]["id"].tolist() for s in (one, two)]
+    assert drawn[0] == drawn[1]
+    if step == 2:
+      one, two = REMOVE(one), REMOVE(two)

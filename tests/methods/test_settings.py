@@ -17,12 +17,17 @@ from cljax import methods, models, recipe, streams
 
 NAMES = sorted(methods.METHODS)
 SETTINGS = {
-  "strict": lambda: jax.numpy_dtype_promotion("strict"),
-  "rank": lambda: jax.numpy_rank_promotion("raise"),
+  "strict": lambda: strict(),  # neither dtypes nor ranks are promoted
   "x64": lambda: jax.enable_x64(True),
   "bfloat16": contextlib.nullcontext,
   "float16": contextlib.nullcontext,
 }
+
+
+@contextlib.contextmanager
+def strict():
+  with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    yield
 
 
 def half(model, dtype):
@@ -68,7 +73,7 @@ def test_every_method_traces(setting, dataset, small_model):
   wrong = []
   with SETTINGS[setting]():
     model = half(small_model, setting) if "float" in setting else small_model
-    for name in NAMES:
+    for name in NAMES[::6] if setting == "float16" else NAMES:  # in the stead of bfloat16 it differs in numbers only
       try:
         learner = trace(name, stream, model)
         if "float" in setting:
@@ -81,7 +86,7 @@ def test_every_method_traces(setting, dataset, small_model):
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "momentum"])
 def test_an_optimizer_that_is_not_ours(name, task_stream, small_model):
   """optax's Adam raises a float to an int count, which strict promotion refuses."""
-  with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+  with strict():
     bench = Bench("finetune", task_stream, small_model, optimizer=recipe.make_optimizer(name, learning_rate=0.1))
     learner = jax.eval_shape(bench.parts.init, jax.random.key(0))
     after, _, _ = jax.eval_shape(bench.parts.step, learner, *bench.arguments(0))
