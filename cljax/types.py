@@ -249,6 +249,8 @@ class Spec(NamedTuple):
   row_shape: tuple = ()  # of one stored row, before its task's view
   row_dtype: Any = None
   view: Callable = lambda x, row_task: x  # (x [B, *row_shape], row_task [B]) -> [B, *input_shape]
+  target: Any = jax.ShapeDtypeStruct((), np.int32)  # of one row's target: a tree of shapes and dtypes
+  objective: Any = None  # cljax.objective.Objective, made for this trace
 
   def class_mask(self, row_task, trained):
     """The ``[*row_task.shape, C]`` mask of classes in each row's softmax, or None where all take part.
