@@ -5,9 +5,10 @@ it has its defaults. One of one's own is such a factory too.
 """
 
 from cljax.objective import Objective, Score, supervised
-from cljax.objectives.registry import OBJECTIVES, Chosen, chosen
+from cljax.objectives.registry import OBJECTIVES, Chosen, chosen, given
 from cljax.objectives.targets import classification, regression, sequence
 
 __all__ = [
-  "OBJECTIVES", "Chosen", "Objective", "Score", "chosen", "classification", "regression", "sequence", "supervised",
+  "OBJECTIVES", "Chosen", "Objective", "Score", "chosen", "classification", "given", "regression",
+  "sequence", "supervised",
 ]  # fmt: skip

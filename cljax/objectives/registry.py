@@ -80,9 +80,7 @@ def chosen(name: str, given: Mapping[str, Any] | None = None) -> Chosen:
   options = OBJECTIVES[name].options
   for key in given or {}:
     if key not in options:
-      raise UsageError(
-        f"objective.{key}: {name!r} has no such option; allowed: {', '.join(sorted(options)) or 'none'}"
-      )
+      raise UsageError(f"objective.{key}: {name!r} has no such option; allowed: {', '.join(sorted(options)) or 'none'}")
   values = {key: _checked(key, (given or {}).get(key, option.default), option) for key, option in options.items()}
   return Chosen(name, tuple(sorted(values.items())))
 
@@ -98,3 +96,17 @@ def _checked(key: str, value, option: Number | Text):
     least = "above" if option.above else "at least"
     raise UsageError(f"objective.{key}: got {value}; expected a number {least} {option.low:g}")
   return float(value)
+
+
+def given(objective: str | Callable, options: Mapping[str, Any] | None = None) -> Callable:
+  """What a user names or gives, as a factory; UsageError where it is neither."""
+  if isinstance(objective, str):
+    return chosen(objective, options)
+  if options:
+    raise UsageError("objective_options: belong to an objective that is named; a factory has its own")
+  if not callable(objective):
+    raise UsageError(
+      f"objective: got {type(objective).__name__}; expected one of {', '.join(sorted(OBJECTIVES))}, or a factory "
+      "(model, spec, values) -> Objective"
+    )
+  return objective
