@@ -26,8 +26,8 @@ from cljax.types import Forget, Learn, Learner, Model, UsageError
 class RunResult(NamedTuple):
   """What a run returns. ``S`` members, ``E`` events, ``T`` tasks; accuracies are in [0, 1]."""
 
-  accuracy: np.ndarray | None  # [S, E+1, T] on test data; row 0 is before the first event; None: no such score
-  task_accuracy: np.ndarray | None  # the same, over each task's own classes
+  accuracy: Any  # [S, E+1, T] on test data; row 0 is before the first event; None: no such score
+  task_accuracy: Any  # the same, over each task's own classes
   validation: np.ndarray | None  # the main score on held-out training rows
   forgotten: list  # for each Forget event: {"event", "rows", "forget" [S], "retain" [S]}, main scores on training rows
   curves: list  # evaluations inside tasks: {"event", "task", "step", "total", "accuracy" [S][T]}, of the main score

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from cljax import losses
 
@@ -88,7 +89,5 @@ def row_loss(objective: Objective, apply_fn: Callable) -> Callable:
 
 def sums(score: Score, key, predict: Callable, batch) -> Any:
   """``[2]``: the numerator and the denominator over the rows of positive weight."""
-  import jax.numpy as jnp
-
   there = batch.weight > 0
   return jnp.stack([jnp.sum(jnp.where(there, part, 0).astype(jnp.float32)) for part in score.fn(key, predict, batch)])

@@ -273,8 +273,8 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
 class Blocks(NamedTuple):
   """Evaluation rows cut into blocks of one slot each.
 
-  ``index, weight [n, block]``, ``task [n]``, ``slot [count]``, ``totals [slots]``. A slot is a set of rows with an accuracy
-  of its own (a task's test rows, say); ``count`` blocks are real. Where rows lie in order, ``index [n]`` has the first
+  ``index, weight [n, block]``, ``task [n]``, ``slot [count]``, ``totals [slots]``. A slot is a set of rows
+  with a score of its own (a task's test rows, say); ``count`` blocks are real. Where rows lie in order, ``index [n]`` has the first
   of each block: cutting them out is cheaper than gathering.
   """
 

@@ -144,6 +144,9 @@ def check_access(name: str, method: Method, spec: Spec) -> None:
     raise AccessError(f"method {name!r} has forget but does not declare Access(forgets=True)")
   if access.stores_data and method.scrub is None:
     raise AccessError(f"method {name!r} stores data but has no scrub, so a deletion request could not be honoured")
+  for need in access.needs:
+    if not getattr(spec.objective, need):
+      raise UsageError(f"method.name: {name!r} needs {need}, which the objective {spec.objective.name!r} does not have")
   if access.task_id_at_test and not spec.task_id_given:
     raise UsageError(
       f"method.name: {name!r} needs the task id at test; this stream gives none (use stream.kind='task')"

@@ -218,7 +218,11 @@ class Request(NamedTuple):
 
 
 class Access(NamedTuple):
-  """What a method is allowed to see. The engine hands it this and nothing else."""
+  """What a method is allowed to see. The engine hands it this and nothing else.
+
+  ``needs`` names what it asks of the objective, whose lack refuses it: 'classes', or a field of
+  :class:`cljax.objective.Objective` that may be None. A method that says nothing is taken to need classes.
+  """
 
   stores_data: bool = False  # keeps raw inputs between steps
   task_boundaries: bool = False  # start_task and end_task are called
@@ -230,6 +234,7 @@ class Access(NamedTuple):
   retain_data: bool = False  # the rows to keep, when forgetting
   prefix: bool = False  # replays the event prefix (exact retraining)
   pretrained: bool = False  # needs a pre-trained model
+  needs: tuple[str, ...] = ("classes",)  # of the objective
 
 
 class Spec(NamedTuple):

@@ -74,7 +74,9 @@ def main(argv) -> None:
     print(f"no digests on record for {here}")
     return
   differ = [name for name, digest in found.items() if table[here].get(name) != digest]
-  print(f"{len(found) - len(differ)} of {len(found)} as on record" + (f"; differ: {', '.join(differ)}" if differ else ""))
+  print(
+    f"{len(found) - len(differ)} of {len(found)} as on record" + (f"; differ: {', '.join(differ)}" if differ else "")
+  )
   sys.exit(1 if differ else 0)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import pathlib
 
-import quick  # noqa: F401  (before JAX)
 import numpy as np
 import pytest
+import quick  # noqa: F401  (before JAX)
 
 
 def blobs(classes=4, rows=24, test_rows=8, seed=0, shape=(4, 4, 1)):

@@ -40,6 +40,10 @@ def make_memory(spec: Spec, capacity: int, policy: str):
   if policy == "ring":
     return memories.ring(capacity, spec.num_tasks)
   if policy == "class_balanced":
+    if not spec.objective.classes:
+      raise UsageError(
+        f"policy: class_balanced needs classes, which the objective {spec.objective.name!r} does not have"
+      )
     return memories.class_balanced(capacity, spec.num_classes)
   return memories.reservoir(capacity)
 
@@ -234,7 +238,7 @@ def derpp(
 
 register(
   "er",
-  Entry(er, BUFFER, ACCESS, "Chaudhry et al. 2019"),
+  Entry(er, BUFFER, ACCESS._replace(needs=()), "Chaudhry et al. 2019"),
 )
 register(
   "derpp",

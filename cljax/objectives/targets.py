@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax import losses
 from cljax.objective import Objective, Score, supervised
@@ -83,8 +86,6 @@ def sequence(model, spec, *, reduction: str) -> Objective:
       return batch._replace(y={**batch.y, "token": token})
     return batch._replace(y=jnp.where(batch.y >= 0, token, batch.y))
 
-  import numpy as np
-
   scores = {"perplexity": Score(likelihood, np.exp, "lower"), "accuracy": Score(accuracy)}
   return supervised("sequence", each, scores, "perplexity", sample=sample)
 
@@ -124,15 +125,9 @@ def regression(model, spec, *, noise) -> Objective:
     return jnp.sum(jnp.square(gap), -1) / (2 * noise * temperature)
 
   def check(prediction, target):
-    if np_size(prediction) != np_size(target):
-      raise UsageError(f"y: a row has {np_size(target)} targets; the model gives {np_size(prediction)} numbers")
+    own, given = (math.prod(a.shape[1:]) for a in (prediction, target))
+    if own != given:
+      raise UsageError(f"y: a row has {given} targets; the model gives {own} numbers")
 
   return supervised("regression", each, {"squared_error": Score(error, better="lower")}, "squared_error",
                     sample=sample, factor=factor, divergence=divergence, check=check)  # fmt: skip
-
-
-def np_size(described) -> int:
-  size = 1
-  for n in described.shape[1:]:
-    size *= n
-  return size
