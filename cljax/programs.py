@@ -274,8 +274,8 @@ class Blocks(NamedTuple):
   """Evaluation rows cut into blocks of one slot each.
 
   ``index, weight [n, block]``, ``task [n]``, ``slot [count]``, ``totals [slots]``. A slot is a set of rows
-  with a score of its own (a task's test rows, say); ``count`` blocks are real. Where rows lie in order, ``index [n]`` has the first
-  of each block: cutting them out is cheaper than gathering.
+  with a score of its own (a task's test rows, say); ``count`` blocks are real. Where rows lie in order, ``index [n]``
+  has the first of each block: cutting them out is cheaper than gathering.
   """
 
   index: Any

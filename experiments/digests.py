@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import sys
+from typing import Any
 
 from absl import app, flags
 
@@ -52,7 +53,7 @@ def digests(only=()) -> dict[str, list[str]]:
       continue
     hyper = config.method_defaults.to_dict().get(name, {})
     if name in FORGETTING:
-      given = {"method": "finetune", "forget": name, "training": cljax.Recipe(batch_size=32, epochs=2)}
+      given: dict[str, Any] = {"method": "finetune", "forget": name, "training": cljax.Recipe(batch_size=32, epochs=2)}
       out[name] = cljax.run(forgets, model, optimizer_options=rate, seeds=2, **given).params_sha256
     else:
       training = cljax.Recipe(batch_size=config.train.batch_size, epochs=config.train.epochs)
