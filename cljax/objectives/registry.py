@@ -98,7 +98,7 @@ def _checked(key: str, value, option: Number | Text):
   return float(value)
 
 
-def given(objective: str | Callable, options: Mapping[str, Any] | None = None) -> Callable:
+def given(objective: str | Callable, options: Mapping[str, Any] | None = None) -> Any:
   """What a user names or gives, as a factory; UsageError where it is neither."""
   if isinstance(objective, str):
     return chosen(objective, options)
