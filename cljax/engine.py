@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from cljax import ahead as compiling
-from cljax import checkpoint, identity, ledger, methods, recipe, tree
+from cljax import checkpoint, identity, ledger, methods, objectives, recipe, tree
 from cljax import mesh as meshes
 from cljax import programs as prog
 from cljax.loop import Hooks, State, all_alive, begin, execute, init_arguments, where_in_stream
@@ -26,11 +26,11 @@ from cljax.types import Forget, Learn, Learner, Model, UsageError
 class RunResult(NamedTuple):
   """What a run returns. ``S`` members, ``E`` events, ``T`` tasks; accuracies are in [0, 1]."""
 
-  accuracy: np.ndarray  # [S, E+1, T] on test data; row 0 is before the first event
-  task_accuracy: np.ndarray  # the same, over each task's own classes
-  validation: np.ndarray | None  # the same as accuracy, on held-out training rows
-  forgotten: list  # for each Forget event: {"event", "rows", "forget" [S], "retain" [S]}, accuracies on training rows
-  curves: list  # evaluations inside tasks: {"event", "task", "step", "total", "accuracy" [S][T]}
+  accuracy: Any  # [S, E+1, T] on test data; row 0 is before the first event; None: no such score
+  task_accuracy: Any  # the same, over each task's own classes
+  validation: np.ndarray | None  # the main score on held-out training rows
+  forgotten: list  # for each Forget event: {"event", "rows", "forget" [S], "retain" [S]}, main scores on training rows
+  curves: list  # evaluations inside tasks: {"event", "task", "step", "total", "accuracy" [S][T]}, of the main score
   events: list  # what happened, in order
   learner: Learner  # leading axis S
   predict: Callable  # predict(x, member=0, task=None) -> logits, as they were judged last
@@ -40,12 +40,13 @@ class RunResult(NamedTuple):
   seconds: dict
   compilations: dict
   alive: np.ndarray  # [S] bool: false where the loss became NaN and the member was frozen
+  scores: dict  # {name: [S, E+1, T]} on test data: every score of the objective, the main one first
 
   @property
   def learning_rows(self) -> np.ndarray:
-    """[S, T, T]: the rows of ``accuracy`` after each Learn event, what the matrix metrics are defined on."""
+    """[S, T, T]: the rows of the main score after each Learn event, what the matrix metrics are defined on."""
     rows = [i + 1 for i, e in enumerate(self.events) if e["kind"] == "learn"]
-    return self.accuracy[:, rows]
+    return next(iter(self.scores.values()))[:, rows]
 
 
 def run(
@@ -68,6 +69,8 @@ def run(
   stop: Callable[[], bool] | None = None,
   devices=None,
   mesh: Mapping[str, int] | None = None,
+  objective: str | Callable = "classification",
+  objective_options: Mapping[str, Any] | None = None,
 ) -> RunResult:
   """Runs a method over a stream and evaluates it on every task after every event.
 
@@ -83,6 +86,8 @@ def run(
   ``mesh``: devices for each axis of :mod:`cljax.mesh`, such as ``{"data": 2}``: each batch is cut over two. After
   ``jax.distributed.initialize`` these are the devices of all processes, which call this with the same arguments and a
   ``workdir`` that all of them see; process 0 alone reports and writes the ledger, and a stop in one stops all.
+  ``objective``: a name of ``cljax.objectives.OBJECTIVES`` with ``objective_options``, or a factory
+  ``(model, spec, values) -> Objective`` such as ``cljax.objectives.regression(noise=0.5)``.
 
   Raises UsageError on wrong arguments, DivergedError where the loss becomes NaN, Stopped where ``stop`` said so.
 
@@ -103,7 +108,7 @@ def run(
   prepared = prepare(
     stream, model, method, hyper, forget=forget, forget_hyper=forget_hyper, optimizer=optimizer,
     optimizer_options=optimizer_options, training=training, options=options, seeds=seeds, population=population,
-    config=config, devices=devices, mesh=mesh,
+    config=config, devices=devices, mesh=mesh, objective=objective, objective_options=objective_options,
   )  # fmt: skip
   return prepared.run(workdir, report, stop)
 
@@ -194,15 +199,20 @@ def prepare(
   config: Mapping[str, Any] | None = None,
   devices=None,
   mesh: Mapping[str, int] | None = None,
+  objective: str | Callable = "classification",
+  objective_options: Mapping[str, Any] | None = None,
 ) -> Prepared:
   """All that :func:`run` does before its first step, with the same arguments: for runs that are repeated or timed."""
   make_method, hyper_values = method_of(method, hyper or {}, forget, forget_hyper or {})
   make_optimizer, optimizer_values = recipe.optimizer_of(optimizer, dict(optimizer_options or {}))
   recipe.check_effect(training, options, optimizer if isinstance(optimizer, str) else "", optimizer_options or {})
-  values = {**hyper_values, **optimizer_values}
+  learned = objectives.given(objective, objective_options)
+  values = {**hyper_values, **optimizer_values, **getattr(learned, "hyper", {})}
   members = list(population) if population is not None else [Member(s) for s in _seeds(seeds)]
   name = method if isinstance(method, str) else getattr(method, "__name__", "method")
-  built = setup(stream, model, make_method, make_optimizer, values, members, training, options, devices, name, mesh)
+  built = setup(
+    stream, model, make_method, make_optimizer, values, members, training, options, devices, name, mesh, learned
+  )
 
   @functools.cache  # only checkpoints want it, and it traces the model
   def described() -> Mapping[str, Any]:
@@ -211,7 +221,10 @@ def prepare(
       whole = identity.describe(
         stream, model, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values, options
       )
-      if not isinstance(method, str) or not isinstance(optimizer, str):
+      if learned != objectives.chosen("classification"):
+        whole["objective"] = {"name": built.parts.objective.name, "options": repr(getattr(learned, "options", ()))}
+      own = not isinstance(learned, objectives.Chosen)
+      if own or not isinstance(method, str) or not isinstance(optimizer, str):
         whole["code"]["parts"] = _parts_digest(built)
     return {**whole, "members": [[m.seed, dict(m.hyper)] for m in members]}
 
@@ -368,17 +381,22 @@ def _result(built: Setup, state: State) -> RunResult:
   members, stream = built.members, built.stream
   learner = prog.fetch(state.learner, members)
   judged = judged_at(stream, built.trains_on, {k: getattr(state, k) for k in _SAVED})
-  stack = lambda key: np.asarray([row[key] for row in state.accuracy]).swapaxes(0, 1)
   params = jax.tree.map(np.asarray, learner.params)
   count = len(built.population)
   digests = [tree.digest(jax.tree.map(lambda a, i=i: a[i], params)) for i in range(count)]
   one = jax.eval_shape(lambda t: jax.tree.map(lambda a: a[0], t), learner)
   names = [n for n in built.programs._fields if getattr(built.programs, n) is not None]
   values = prog.fetch(built.hyper, members)
+  main = built.parts.objective.main
+  stacked = lambda name, key: np.asarray(
+    [(row if name == main else row["scores"][name])[key] for row in state.accuracy]
+  ).swapaxes(0, 1)
+  names_of = [main, *(n for n in built.parts.objective.scores if n != main)]
+  has = "accuracy" in names_of
   return RunResult(
-    accuracy=stack("test"),
-    task_accuracy=stack("task"),
-    validation=stack("validation") if "validation" in state.accuracy[0] else None,
+    accuracy=stacked("accuracy", "test") if has else None,
+    task_accuracy=stacked("accuracy", "task") if has else None,
+    validation=stacked(main, "validation") if "validation" in state.accuracy[0] else None,
     forgotten=state.forgotten,
     curves=state.curves,
     events=[event_record(e) for e in stream.events],
@@ -390,6 +408,7 @@ def _result(built: Setup, state: State) -> RunResult:
     seconds=dict(built.clock.seconds),
     compilations={n: getattr(built.programs, n).compilations for n in names},
     alive=np.asarray(state.alive)[:count],
+    scores={name: stacked(name, "test") for name in names_of},
   )
 
 

@@ -266,29 +266,42 @@ def _padded(index, task, capacity):
 
 
 def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -> dict:
-  """Accuracies ``[S][T]``: test, test within the task's classes, and validation where there is any."""
+  """The main score ``[S][T]``: on test rows, the same within the task's classes, and on validation rows where there
+  are any; under ``scores`` the same of each other score."""
   blocks = setup.partial if partial else setup.blocks
   since, brief = time.perf_counter(), partial and state.seconds_per_evaluation < _BRIEF_S
-  whole, masked = count_correct(setup, state, hooks, state.learner, setup.evaluation, blocks, brief)
+  found = scored(setup, state, hooks, state.learner, setup.evaluation, blocks, brief)
   if partial:
     state.seconds_per_evaluation = time.perf_counter() - since
-  tasks = setup.spec.num_tasks
-  totals = np.maximum(blocks.totals, 1)
-  row = {"test": (whole / totals)[:, :tasks].tolist(), "task": (masked / totals)[:, :tasks].tolist()}
-  if whole.shape[1] > tasks and not partial:
-    row["validation"] = (whole / totals)[:, tasks:].tolist()
-  return row
+  tasks, main = setup.spec.num_tasks, setup.parts.objective.main
+
+  def row(whole, own):
+    out = {"test": whole[:, :tasks].tolist(), "task": own[:, :tasks].tolist()}
+    if whole.shape[1] > tasks and not partial:
+      out["validation"] = whole[:, tasks:].tolist()
+    return out
+
+  values = {n: row(*(ratio(setup, n, sums[:, :, k]) for k in (0, 1))) for n, sums in found.items()}
+  others = {n: v for n, v in values.items() if n != main}
+  return values[main] | ({"scores": others} if others else {})
 
 
-def count_correct(setup: Setup, state: State, hooks: Hooks, learner, data, blocks, brief: bool = False):
-  """Correct predictions of each member of ``learner`` in each slot of ``blocks``: two ``[S, slots]`` counts.
+def ratio(setup: Setup, name: str, sums) -> np.ndarray:
+  """A score from its sums ``[..., 2]``; of no rows 0."""
+  ratios = sums[..., 0] / np.where(sums[..., 1] == 0, 1, sums[..., 1])
+  return setup.parts.objective.scores[name].finish(ratios)
+
+
+def scored(setup: Setup, state: State, hooks: Hooks, learner, data, blocks, brief: bool = False):
+  """``{score: [S, slots, 2, 2]}``: the sums of each member of ``learner`` in each slot of ``blocks``, over the judged
+  classes and over the task's own; numerators and denominators.
 
   A ``brief`` one is waited for without a look at the stop flag, which costs more than it is worth.
   """
   with setup.clock.timed("eval"):
-    counts = setup.programs.evaluate(setup.hyper, learner, (), (data, judged(setup, state), blocks.arguments))
-    counts = counts if brief else _wait(counts, hooks, state)
-    return tuple(np.asarray(c)[: len(setup.population)] for c in counts)
+    sums = setup.programs.evaluate(setup.hyper, learner, (), (data, judged(setup, state), blocks.arguments))
+    sums = sums if brief else _wait(sums, hooks, state)
+    return {n: blocks.by_slot(np.asarray(s)[: len(setup.population)]) for n, s in sums.items()}
 
 
 def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
@@ -328,11 +341,14 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
   size = setup.options.eval_block
   blocks = prog.blocks(slots, size, length=setup.spec.total_rows // size + len(slots))
   blocks = prog.on_device(blocks, setup.members)  # of one shape for every request
-  correct, _ = count_correct(setup, state, hooks, learner, setup.train, blocks)
+  main = setup.parts.objective.main
+  found = scored(setup, state, hooks, learner, setup.train, blocks)[main][:, :, 0]
   half = setup.spec.num_tasks
-  count = lambda part: int(blocks.totals[part].sum())
-  # Of no rows there is no accuracy.
-  share = lambda part: (correct[:, part].sum(1) / count(part)).tolist() if count(part) else [None] * len(correct)
+
+  def share(part):
+    sums = found[:, part].sum(1)  # of no rows there is no score
+    return [float(v) if n else None for v, n in zip(ratio(setup, main, sums), sums[:, 1], strict=True)]
+
   evidence = {"forget": share(slice(0, half)), "retain": share(slice(half, None))}
   hooks.deleted(state.event, np.unique(pairs.index[target]), state.learner.params, learner.params, evidence)
   state.learner, state.alive = learner, alive

@@ -91,8 +91,9 @@ def union_access(accesses) -> Access:
   accesses = list(accesses)
   order = ("current", "seen", "all")
   widest = max((a.trains_on for a in accesses), key=order.index, default="current")
-  flags = {f: any(getattr(a, f) for a in accesses) for f in Access._fields if f != "trains_on"}
-  return Access(trains_on=widest, **flags)
+  flags = {f: any(getattr(a, f) for a in accesses) for f in Access._fields if f not in ("trains_on", "needs")}
+  needs = tuple(dict.fromkeys(n for a in accesses for n in a.needs))
+  return Access(trains_on=widest, needs=needs, **flags)
 
 
 def compose(**methods: Method) -> Method:

@@ -39,7 +39,9 @@ def predictor(stream, parts_of: Callable, method: Method, judged, values, learne
   @jax.jit
   def logits(values, learner, tables, x, task, open_classes):
     shown = stream.view.apply(tables, x, jnp.full(x.shape[0], task))
-    return jnp.where(open_classes, parts_of(values).predict(learner, shown, task), -jnp.inf)
+    parts = parts_of(values)
+    prediction = parts.predict(learner, shown, task)
+    return jnp.where(open_classes, prediction, -jnp.inf) if parts.objective.classes else prediction
 
   def predict(x, member: int = 0, task: int | None = None):
     """Logits ``[B, C]`` of one member for stored inputs ``x``, shown as ``task`` shows them; -inf for classes that do

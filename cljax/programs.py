@@ -16,8 +16,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax import mesh as meshes
+from cljax import objective
 from cljax.step import Parts, shown_rows, weighed
-from cljax.types import UsageError
+from cljax.types import Batch, UsageError
 
 AXIS = meshes.POPULATION
 
@@ -193,7 +194,7 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
     learner, alive = state
     tables, where, count = shared
     parts = parts_of(hyper)
-    length = batches.y.shape[0]
+    length = batches.weight.shape[0]
 
     def body(i, carry):
       learner, alive, loss = carry
@@ -211,32 +212,39 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
     return Program(run, members, clock) if getattr(probe, field) is not None else None
 
   def evaluate(hyper, learner, member, shared):
-    """Correct predictions in each slot, over the judged classes and over the task's own: two ``[slots]`` counts."""
+    """``{score: [blocks, 2, 2]}``: what each block adds to its slot, over the judged classes and over the task's own;
+    numerators and denominators."""
     del member
     parts = parts_of(hyper)
-    data, judged, (zeros, index, weight, block_task, block_slot, count) = shared
+    data, judged, (index, weight, block_task, count) = shared
     own = jnp.asarray(spec.classes_of_task)
+    scores = parts.objective.scores
 
     def rows(a, at):
       return a[at] if at.ndim else jax.lax.dynamic_slice_in_dim(a, at, weight.shape[1])
 
     def body(i, carry):
-      task, slot = block_task[i], block_slot[i]
+      task = block_task[i]
       row_task = jnp.full(weight.shape[1:], task)
-      x, y = shown_rows(data, rows(data.x, index[i]), rows(data.y, index[i]), row_task, view_apply)
+      x, y, ids = jax.tree.map(lambda a: rows(a, index[i]), (data.x, data.y, data.id))
+      x, y = shown_rows(parts.objective, data, x, y, row_task, view_apply)
       x = x if place is None else place.rows(x)
-      logits = parts.predict(learner, x, task)
-      there = weight[i] > 0
+      prediction = parts.predict(learner, x, task)
+      predict = lambda batch: prediction if batch.x is x else parts.predict(learner, batch.x, task)
+      batch = Batch(x, y, weight[i].astype(jnp.float32), ids, row_task)
+      key = jax.random.key(0)  # noise follows the rows: two evaluations see the same
 
-      def hit(classes):
-        best = jnp.argmax(jnp.where(classes[task], logits, jnp.asarray(-jnp.inf, logits.dtype)), -1)
-        return jnp.sum((best == y) & there, dtype=jnp.int32)
+      def both(score):
+        sums = lambda classes: objective.sums(score, key, predict, batch._replace(class_mask=classes))
+        if not parts.objective.classes:
+          return jnp.stack([sums(None)] * 2)
+        masked = sums(own[task])
+        return jnp.stack([masked if spec.task_id_given else sums(judged[task]), masked])
 
-      masked = hit(own)
-      whole = masked if spec.task_id_given else hit(judged)
-      return carry[0].at[slot].add(whole), carry[1].at[slot].add(masked)
+      return {name: carry[name].at[i].set(both(score)) for name, score in scores.items()}
 
-    return jax.lax.fori_loop(0, count, body, (zeros, zeros))
+    zeros = jnp.zeros((block_task.shape[0], 2, 2), jnp.float32)
+    return jax.lax.fori_loop(0, count, body, dict.fromkeys(scores, zeros))
 
   def forget(hyper, learner, member, shared):
     del member
@@ -265,23 +273,29 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
 class Blocks(NamedTuple):
   """Evaluation rows cut into blocks of one slot each.
 
-  ``index, weight [n, block]``, ``task, slot [n]``, ``totals, zeros [slots]``. A slot is a set of rows with an accuracy
-  of its own (a task's test rows, say); ``count`` blocks are real. Where rows lie in order, ``index [n]`` has the first
-  of each block: cutting them out is cheaper than gathering.
+  ``index, weight [n, block]``, ``task [n]``, ``slot [count]``, ``totals [slots]``. A slot is a set of rows
+  with a score of its own (a task's test rows, say); ``count`` blocks are real. Where rows lie in order, ``index [n]``
+  has the first of each block: cutting them out is cheaper than gathering.
   """
 
   index: Any
   weight: Any
   task: Any
-  slot: Any
+  slot: np.ndarray
   totals: np.ndarray
-  zeros: Any
   count: Any
 
   @property
   def arguments(self) -> tuple:
     """What the ``evaluate`` program takes of them."""
-    return self.zeros, self.index, self.weight, self.task, self.slot, self.count
+    return self.index, self.weight, self.task, self.count
+
+  def by_slot(self, sums) -> np.ndarray:
+    """``[S, slots, ...]`` float64 of what each block gave, ``[S, n, ...]``."""
+    count = len(self.slot)
+    one = np.zeros((len(self.totals), count))
+    one[self.slot, np.arange(count)] = 1
+    return np.einsum("sb,mb...->ms...", one, np.asarray(sums, np.float64)[:, :count])
 
 
 def blocks(slots, block: int = 256, length: int = 0, ordered: int = 0) -> Blocks:
@@ -306,9 +320,7 @@ def blocks(slots, block: int = 256, length: int = 0, ordered: int = 0) -> Blocks
   pad = max(0, length - count)
   pack = lambda a: np.pad(np.asarray(a, np.int32), ((0, pad),) + ((0, 0),) * (np.ndim(a) - 1))
   totals = np.asarray([len(rows) for _, rows in slots], np.int32)
-  return Blocks(
-    pack(index), pack(weight), pack(task), pack(slot), totals, np.zeros(len(totals), np.int32), np.int32(count)
-  )
+  return Blocks(pack(index), pack(weight), pack(task), np.asarray(slot, np.int32), totals, np.int32(count))
 
 
 def in_order(slots) -> tuple[np.ndarray | None, list]:
@@ -329,7 +341,7 @@ def in_order(slots) -> tuple[np.ndarray | None, list]:
 
 def on_device(blocks: Blocks, members: Members) -> Blocks:
   """Blocks that are used again and again, on the device; what only the host reads stays there."""
-  return Blocks(*replicate(tuple(blocks), members))._replace(totals=blocks.totals)
+  return Blocks(*replicate(tuple(blocks), members))._replace(totals=blocks.totals, slot=blocks.slot)
 
 
 def replicate(tree, members: Members):

@@ -12,6 +12,7 @@ import numpy as np
 
 from cljax import feed as feeding
 from cljax import mesh as meshes
+from cljax import objectives
 from cljax import programs as prog
 from cljax.recipe import Recipe, check_recipe, make_augment
 from cljax.step import Data, Parts, build, rescaled
@@ -65,14 +66,14 @@ class Setup(NamedTuple):
   total_steps: int
 
 
-def spec_of(stream, batch_size: int) -> Spec:
-  """The static sizes that factories see."""
+def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:
+  """The static sizes that factories see; with the objective at its own values (default: classification's)."""
   split = stream.dataset.train
   probe = jax.eval_shape(
     stream.view.apply, stream.view.tables, jax.ShapeDtypeStruct((1, *split.x.shape[1:]), split.x.dtype),
     jax.ShapeDtypeStruct((1,), np.int32),
   )  # fmt: skip
-  return Spec(
+  spec = Spec(
     num_classes=stream.num_classes,
     num_tasks=stream.num_tasks,
     input_shape=tuple(probe.shape[1:]),
@@ -87,7 +88,13 @@ def spec_of(stream, batch_size: int) -> Spec:
     row_shape=tuple(split.x.shape[1:]),
     row_dtype=split.x.dtype,
     view=lambda x, row_task: stream.view.apply(jax.tree.map(jnp.asarray, stream.view.tables), x, row_task),
+    target=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], _target_dtype(a)), split.y),
   )
+  return spec._replace(objective=(objective or objectives.classification())(None, spec, {}))
+
+
+def _target_dtype(a):
+  return np.float32 if np.issubdtype(a.dtype, np.floating) else np.int32
 
 
 def setup(
@@ -102,6 +109,7 @@ def setup(
   devices=None,
   name: str = "method",
   axes: Mapping[str, int] | None = None,
+  objective: Callable | None = None,
 ) -> Setup:
   """Builds the programs. ``make_method(model, spec, values)`` and ``make_optimizer(values)`` get the dict of traced
   values; ``name`` is what errors call the method."""
@@ -110,7 +118,8 @@ def setup(
   split = stream.dataset.train
   check_recipe(recipe, split.x.shape[1:])
   _check_options(options)
-  spec = spec_of(stream, recipe.batch_size)
+  objective = objective or objectives.classification()
+  spec = spec_of(stream, recipe.batch_size, objective)
   model = rescaled(model, stream.dataset.scale)
   _check_model(model, spec)
   members = prog.layout(len(population), devices, axes)
@@ -130,8 +139,9 @@ def setup(
   values = {name: np.asarray([m.hyper.get(name, v) for m in population], np.float32) for name, v in hyper.items()}
 
   def parts_of(values, place=place):
-    method = make_method(model, spec, values)
-    return build(name, method, model, spec, make_optimizer(values), recipe, stream.view.apply, augment, place)
+    here = spec._replace(objective=objective(model, spec, values))
+    method = make_method(model, here, values)
+    return build(name, method, model, here, make_optimizer(values), recipe, stream.view.apply, augment, place)
 
   probe = parts_of(dict(hyper))
   made = prog.make(parts_of, probe, stream.view.apply, spec, members, clock)
@@ -211,7 +221,10 @@ def _check_model(model: Model, spec: Spec) -> None:
   except (TypeError, ValueError) as error:
     text = str(error).splitlines()[0]
     raise UsageError(f"model: does not take inputs of shape {spec.input_shape}: {text}") from error
-  if out.shape != (2, spec.num_classes):
+  if not spec.objective.classes:
+    if spec.objective.check is not None:
+      spec.objective.check(out, jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), spec.target))
+  elif out.shape != (2, spec.num_classes):
     raise UsageError(f"model: gives logits of shape {out.shape[1:]}; the stream has {spec.num_classes} classes")
 
 
@@ -228,7 +241,8 @@ def device_data(stream, options: Options, rows=None) -> Data:
 
 def _data(stream, x, y, ids) -> Data:
   as_int = lambda a: jnp.asarray(np.asarray(a), jnp.int32)
-  return Data(jnp.asarray(x), as_int(y), as_int(ids), as_int(stream.labels), stream.view.tables)
+  y = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), _target_dtype(a)), y)
+  return Data(jax.tree.map(jnp.asarray, x), y, as_int(ids), as_int(stream.labels), stream.view.tables)
 
 
 def _few_first(rows, y, limit: int) -> np.ndarray:

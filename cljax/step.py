@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import evaluation_parameters, losses, regularizers, tree
+from cljax import evaluation_parameters, objective, regularizers, tree
 from cljax.dtypes import lenient
 from cljax.holding import held, select
 from cljax.method import Method, _keep, _keep_batch
@@ -70,21 +70,27 @@ class Parts(NamedTuple):
   forget: Callable | None
   scrub: Callable | None
   method: Method
+  objective: objective.Objective
   evaluated: Callable = lambda learner: learner  # the learner with the parameters that evaluation uses
 
 
-def shown_rows(data: Data, x, y, row_task, view_apply):
-  """Stored rows ``x, y [B]`` as their tasks ``row_task [B]`` show and label them."""
-  return view_apply(data.tables, x, row_task), data.labels[row_task, y]
+def labelled(learned, labels, y, row_task):
+  """Stored targets as their tasks ``row_task [B]`` label them: class numbers go through the table, others stay."""
+  return labels[row_task, y] if learned.classes else y
+
+
+def shown_rows(learned, data: Data, x, y, row_task, view_apply):
+  """Stored rows ``x, y [B]`` as their tasks ``row_task [B]`` show and label them under the objective ``learned``."""
+  return view_apply(data.tables, x, row_task), labelled(learned, data.labels, y, row_task)
 
 
 def without_absent(batch: Batch) -> Batch:
   """Input and label 0 and id -1 where the weight is 0: a deleted row, or the row that pads a batch, must not reach
   anything that a method stores."""
   here = batch.weight > 0
-  there = here.reshape(-1, *(1,) * (batch.x.ndim - 1))
-  x = jnp.where(there, batch.x, jnp.zeros((), batch.x.dtype))
-  return batch._replace(x=x, y=jnp.where(here, batch.y, 0), id=jnp.where(here, batch.id, -1))
+  real = lambda a: jnp.where(here.reshape(-1, *(1,) * (a.ndim - 1)), a, jnp.zeros((), a.dtype))
+  x, y = jax.tree.map(real, (batch.x, batch.y))
+  return batch._replace(x=x, y=y, id=jnp.where(here, batch.id, -1))
 
 
 # What the host says of a row of a step: whether it is there, and whether the run offers it for the first time.
@@ -96,9 +102,11 @@ def weighed(batch: Batch, offered) -> Batch:
   return batch._replace(weight=(offered != ABSENT).astype(jnp.float32), fresh=(offered == FRESH).astype(jnp.float32))
 
 
-def rescaled(model: Model, scale: float) -> Model:
+def rescaled(model: Model, scale: float | None) -> Model:
   """The model on raw inputs: ``apply(x) = model.apply(float32(x) * scale)``, so that memories may hold the stored
-  dtype."""
+  dtype; None leaves inputs as they are (tokens)."""
+  if scale is None:
+    return model
 
   def raw(x):
     return x.astype(jnp.float32) * scale if scale != 1.0 or x.dtype != jnp.float32 else x
@@ -136,6 +144,9 @@ def check_access(name: str, method: Method, spec: Spec) -> None:
     raise AccessError(f"method {name!r} has forget but does not declare Access(forgets=True)")
   if access.stores_data and method.scrub is None:
     raise AccessError(f"method {name!r} stores data but has no scrub, so a deletion request could not be honoured")
+  for need in access.needs:
+    if not getattr(spec.objective, need):
+      raise UsageError(f"method.name: {name!r} needs {need}, which the objective {spec.objective.name!r} does not have")
   if access.task_id_at_test and not spec.task_id_given:
     raise UsageError(
       f"method.name: {name!r} needs the task id at test; this stream gives none (use stream.kind='task')"
@@ -178,8 +189,9 @@ def build(
   def gather(data: Data, index, row_task, weight, visit) -> Batch:
     """Rows as they were read."""
     mask = spec.class_mask(row_task, visit.trained)
-    y = data.labels[row_task, data.y[index]]
-    return Batch(data.x[index], y, weight.astype(jnp.float32), data.id[index], row_task, mask)
+    x, y = jax.tree.map(lambda a: a[index], (data.x, data.y))
+    y = labelled(spec.objective, data.labels, y, row_task)
+    return Batch(x, y, weight.astype(jnp.float32), data.id[index], row_task, mask)
 
   def viewed(tables, batch: Batch) -> Batch:
     return batch._replace(x=view_apply(tables, batch.x, batch.task))
@@ -190,17 +202,19 @@ def build(
     return batch._replace(x=Withheld("Batch.x (Access.stores_data)"), id=Withheld("Batch.id (Access.stores_data)"))
 
   def task_loss(key, params, learner, batch, visit, train=True):
-    outputs, model_state = model.apply(
-      params,
-      learner.model_state,
-      batch.x,
-      train=train,
-      key=tree.fold(key, "model"),
-      task=visit.task if access.task_boundaries else None,
-      mask=(batch.weight > 0).astype(jnp.float32),
-    )
-    per_row = losses.cross_entropy(outputs.logits, batch.y, batch.class_mask)
-    return losses.reduce(per_row, batch.weight, batch.coefficient), outputs, model_state
+    def apply(key, params, batch):
+      return model.apply(
+        params,
+        learner.model_state,
+        batch.x,
+        train=train,
+        key=tree.fold(key, "model"),
+        task=visit.task if access.task_boundaries else None,
+        mask=(batch.weight > 0).astype(jnp.float32),
+      )
+
+    each, inside, outputs, model_state = spec.objective.loss(key, apply, params, batch)
+    return objective.reduced(each, inside, batch), outputs, model_state
 
   def reference_gradients(key, learner, visit, tables):
     grads = {}
@@ -216,7 +230,7 @@ def build(
         loss = ref.loss or (lambda k, p, lrn, b: task_loss(k, p, lrn, b, visit)[0])
         return jax.grad(lambda p: loss(ref_key, p, learner, batch))(learner.params)
 
-      stacked = batch.y.ndim == 2
+      stacked = batch.weight.ndim == 2  # K references
       grads[ref_name] = jax.lax.map(one, batch) if stacked else one(batch)
     return grads
 
@@ -391,6 +405,7 @@ def build(
     forget=forget if method.forget is not None else None,
     scrub=scrub if method.scrub is not None else None,
     method=method,
+    objective=spec.objective,
     evaluated=evaluated,
   )
 

@@ -218,7 +218,11 @@ class Request(NamedTuple):
 
 
 class Access(NamedTuple):
-  """What a method is allowed to see. The engine hands it this and nothing else."""
+  """What a method is allowed to see. The engine hands it this and nothing else.
+
+  ``needs`` names what it asks of the objective, whose lack refuses it: 'classes', or a field of
+  :class:`cljax.objective.Objective` that may be None. A method that says nothing is taken to need classes.
+  """
 
   stores_data: bool = False  # keeps raw inputs between steps
   task_boundaries: bool = False  # start_task and end_task are called
@@ -230,6 +234,7 @@ class Access(NamedTuple):
   retain_data: bool = False  # the rows to keep, when forgetting
   prefix: bool = False  # replays the event prefix (exact retraining)
   pretrained: bool = False  # needs a pre-trained model
+  needs: tuple[str, ...] = ("classes",)  # of the objective
 
 
 class Spec(NamedTuple):
@@ -249,6 +254,8 @@ class Spec(NamedTuple):
   row_shape: tuple = ()  # of one stored row, before its task's view
   row_dtype: Any = None
   view: Callable = lambda x, row_task: x  # (x [B, *row_shape], row_task [B]) -> [B, *input_shape]
+  target: Any = jax.ShapeDtypeStruct((), np.int32)  # of one row's target: a tree of shapes and dtypes
+  objective: Any = None  # cljax.objective.Objective, made for this trace
 
   def class_mask(self, row_task, trained):
     """The ``[*row_task.shape, C]`` mask of classes in each row's softmax, or None where all take part.

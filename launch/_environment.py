@@ -156,7 +156,7 @@ def use_compilation_cache(directory: str) -> None:
 
   if not directory:
     return
-  if directory != CACHE or not jax.config.jax_compilation_cache_dir:
+  if directory != CACHE or not getattr(jax.config, "jax_compilation_cache_dir", None):
     jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -42,6 +42,12 @@ class Dataset(NamedTuple):
   digest: str  # sha256 of contents and options
   held: np.ndarray | None = None  # [N] bool: training rows that the data set itself keeps for validation, or None
 
+  @property
+  def has_classes(self) -> bool:
+    """Whether a target is a class number; else it is what the objective says: tokens, real numbers."""
+    y = self.train.y
+    return isinstance(y, np.ndarray) and y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
+
 
 def split(x, y, group=None) -> Split:
   """Builds a :class:`Split` with ids ``0..N-1`` from ``x [N, ...]``, ``y [N]`` and ``group [N]`` (default zeros)."""

@@ -43,7 +43,7 @@ for _factory, _source in (
     Entry(
       _factory,
       {"strength": Option(0.001, 0)},
-      Access(),
+      Access(needs=()),
       _source,
     ),
   )

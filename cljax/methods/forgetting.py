@@ -104,7 +104,7 @@ def approximate(name: str, call, options, reference: str, optimizer=optax.sgd, a
   return register(name, Entry(edit(call, optimizer), options, access, reference, exactness="approximate"))
 
 
-register("retrain", Entry(retrain, {}, Access(forgets=True, prefix=True), "spec A1", exactness="exact"))
+register("retrain", Entry(retrain, {}, Access(forgets=True, prefix=True, needs=()), "spec A1", exactness="exact"))
 register(
   "ssd",
   Entry(

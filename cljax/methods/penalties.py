@@ -98,7 +98,7 @@ register(
   Entry(
     si,
     {"strength": Option(0.1, 0), "damping": Option(0.1, 1e-12)},
-    _BOUNDARY,
+    _BOUNDARY._replace(needs=()),
     "Zenke et al. 2017",
   ),
 )

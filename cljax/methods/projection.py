@@ -46,7 +46,7 @@ def episodic(spec: Spec, capacity: int):
   def end_task(key, learner, task):
     state = learner.method_state
     slot, slots = slot_of(state.slots, task.visit)
-    kept = picking.sample(fold(key, "rows"), task.rows.as_read(), share, by_class=True)
+    kept = picking.sample(fold(key, "rows"), task.rows.as_read(), share, by_class=spec.objective.classes)
     stored = {"x": kept.x, "y": kept.y, "id": kept.id, "task": kept.task, "slot": jnp.full(share, slot, jnp.int32)}
     filled = ring.add(fold(key, "add"), state.memory, stored, kept.weight)
     return learner._replace(method_state=Episodes(filled, slots))
@@ -162,7 +162,7 @@ register(
   Entry(
     agem,
     {"capacity": Option(200, 1), "reference_batch": Option(0, 0), **ON_GRADIENT},
-    EPISODIC,
+    EPISODIC._replace(needs=()),
     "Chaudhry et al. 2019",
   ),
 )
@@ -171,7 +171,7 @@ register(
   Entry(
     gem,
     {"margin": Option(0.5, 0), "ridge": Option(0.001, 0), "capacity": Option(200, 1), **ON_GRADIENT},
-    EPISODIC,
+    EPISODIC._replace(needs=()),
     "Lopez-Paz and Ranzato 2017",
   ),
 )

@@ -23,6 +23,6 @@ def cumulative(model, spec) -> Method:
   return Method()
 
 
-register("finetune", Entry(finetune, {}, Access(), "reference"))
-register("joint", Entry(joint, {}, Access(trains_on="all"), "reference"))
-register("cumulative", Entry(cumulative, {}, Access(trains_on="seen"), "reference"))
+register("finetune", Entry(finetune, {}, Access(needs=()), "reference"))
+register("joint", Entry(joint, {}, Access(trains_on="all", needs=()), "reference"))
+register("cumulative", Entry(cumulative, {}, Access(trains_on="seen", needs=()), "reference"))

@@ -40,20 +40,25 @@ def make_memory(spec: Spec, capacity: int, policy: str):
   if policy == "ring":
     return memories.ring(capacity, spec.num_tasks)
   if policy == "class_balanced":
+    if not spec.objective.classes:
+      raise UsageError(
+        f"policy: class_balanced needs classes, which the objective {spec.objective.name!r} does not have"
+      )
     return memories.class_balanced(capacity, spec.num_classes)
   return memories.reservoir(capacity)
 
 
 def example_row(spec: Spec, **more):
   """One row as the memory stores it: the input as it was read, its label, id and task, and what the method adds."""
-  integer = jnp.zeros((), jnp.int32)
-  return {"x": jnp.zeros(spec.row_shape, spec.row_dtype), "y": integer, "id": integer, "task": integer, **more}
+  integer, target = jnp.zeros((), jnp.int32), jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), spec.target)
+  return {"x": jnp.zeros(spec.row_shape, spec.row_dtype), "y": target, "id": integer, "task": integer, **more}
 
 
 def rows_of(spec: Spec, batch: Batch, **more):
   """The current rows of a batch (they stand first), as the memory stores them."""
   own = slice(0, spec.batch_size)
-  return {"x": batch.x[own], "y": batch.y[own], "id": batch.id[own], "task": batch.task[own], **more}
+  x, y = jax.tree.map(lambda a: a[own], (batch.x, batch.y))
+  return {"x": x, "y": y, "id": batch.id[own], "task": batch.task[own], **more}
 
 
 def offered(spec: Spec, batch: Batch, insert: str):
@@ -116,7 +121,8 @@ def append(batch: Batch, more: Batch) -> Batch:
     more = more._replace(coefficient=zero if averaging else more.coefficient, averaged=zero + factor)
   if more.fresh is None:
     more = more._replace(fresh=jnp.zeros_like(more.weight))  # stored rows were offered before
-  join = lambda a, b: None if a is None else jnp.concatenate([a, b.astype(a.dtype)])
+  joined = lambda a, b: jnp.concatenate([a, b.astype(a.dtype)])
+  join = lambda a, b: None if a is None else jax.tree.map(joined, a, b)
   whole = ("extra", "visit")
   batch = batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f not in whole})
   if averaging and batch.coefficient is not None:
@@ -232,7 +238,7 @@ def derpp(
 
 register(
   "er",
-  Entry(er, BUFFER, ACCESS, "Chaudhry et al. 2019"),
+  Entry(er, BUFFER, ACCESS._replace(needs=()), "Chaudhry et al. 2019"),
 )
 register(
   "derpp",

@@ -57,7 +57,9 @@ def with_fields(out, sown=None) -> Outputs:
   return Outputs(out, features[-1] if features else None, tuple(hidden))
 
 
-def from_linen(module: nn.Module, input_shape, *, init=None, units=(), with_activation=None) -> Model:
+def from_linen(
+  module: nn.Module, input_shape, *, init=None, units=(), with_activation=None, input_dtype=jnp.float32
+) -> Model:
   """A :class:`Model` from a Linen module that maps ``x [B, *input_shape]`` to logits or to :class:`Outputs`.
 
   ``params`` is the module's ``params`` collection, ``model_state`` a dict of all its other collections. The mode is
@@ -69,7 +71,7 @@ def from_linen(module: nn.Module, input_shape, *, init=None, units=(), with_acti
   UsageError where the output is neither logits nor Outputs.
   """
   keywords = calling(type(module))
-  dummy = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  dummy = jax.ShapeDtypeStruct((1, *input_shape), input_dtype)
 
   def module_init(key, x):
     rngs = {n: jax.random.fold_in(key, i) for i, n in enumerate(("params", "dropout"))}
@@ -81,7 +83,7 @@ def from_linen(module: nn.Module, input_shape, *, init=None, units=(), with_acti
     return jax.eval_shape(module_init, jax.random.key(0), dummy)
 
   def model_init(key):
-    variables = init(shapes(), key) if init is not None else module_init(key, jnp.zeros(dummy.shape))
+    variables = init(shapes(), key) if init is not None else module_init(key, jnp.zeros(dummy.shape, dummy.dtype))
     return variables.get("params", {}), {n: c for n, c in variables.items() if n != "params"}
 
   def apply(params, model_state, x, *, train, key, task=None, mask=None):

@@ -47,17 +47,25 @@ def from_tasks(
       )
     made: dict[int, np.ndarray] = {}  # tasks that share an array keep sharing it
     rows[what] = tuple(
-      made[id(r)] if id(r) in made else made.setdefault(id(r), _rows(f"{what}[{t}]", r, len(split.y)))
+      made[id(r)] if id(r) in made else made.setdefault(id(r), _rows(f"{what}[{t}]", r, len(split.id)))
       for t, r in enumerate(given)
     )
   for t, (a, b) in enumerate(zip(rows["train"], rows["validation"], strict=True)):
     both = np.intersect1d(a, b)
     if len(both):
       raise UsageError(f"validation[{t}]: row {both[0]} is in train[{t}] too")
-  classes = [
-    np.concatenate([split.y[rows[what][t]] for what, (_, split) in parts.items()]).astype(int) for t in range(tasks)
-  ]
-  if labels is None:
+  named = dataset.has_classes
+  classes = (
+    [np.zeros(0, int)] * tasks
+    if not named
+    else [
+      np.concatenate([split.y[rows[what][t]] for what, (_, split) in parts.items()]).astype(int) for t in range(tasks)
+    ]
+  )
+  if not named:  # targets that are no class numbers pass through no table
+    table = np.zeros((tasks, max(1, dataset.num_classes)), np.int32)
+    num_classes = max(1, dataset.num_classes) if num_classes is None else num_classes
+  elif labels is None:
     table = np.full((tasks, dataset.num_classes), -1, np.int32)
     for t, mine in enumerate(classes):
       table[t, mine] = mine

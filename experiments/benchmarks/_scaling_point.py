@@ -79,7 +79,7 @@ def measured(method: str, size: Size, repeats: int, hyper: Mapping[str, Any] | N
   out = {"setup": time.perf_counter() - start}
   state, hooks = loop.begin(built), loop.Hooks(lambda s: None, lambda m: None, lambda: False)
   last = size.tasks - 1
-  evaluate = lambda: loop.count_correct(built, state, hooks, state.learner, built.evaluation, built.blocks)
+  evaluate = lambda: loop.scored(built, state, hooks, state.learner, built.evaluation, built.blocks)
   evaluate()
   out["evaluation"] = seconds(evaluate, repeats)
   learner, edge = _all_boundaries(built, state.learner)

@@ -11,7 +11,7 @@ import numpy as np
 import cljax
 from cljax import data, models, streams
 from cljax.engine import method_of
-from cljax.loop import Hooks, begin, count_correct
+from cljax.loop import Hooks, begin, scored
 from cljax.recipe import optimizer_of
 from cljax.setup import setup
 from experiments.benchmarks import Table, paired, ratio, shown
@@ -72,7 +72,7 @@ def suite(report, repeats: int) -> Table:
     functions = {
       "forward passes": forward_alone(stream, model, *one),
       # As a run does once it has seen that they are brief.
-      "evaluation": lambda b=built, s=state, brief=kind == "mlp": count_correct(
+      "evaluation": lambda b=built, s=state, brief=kind == "mlp": scored(
         b, s, hooks, s.learner, b.evaluation, b.partial, brief
       ),
     }

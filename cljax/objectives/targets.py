@@ -1,0 +1,133 @@
+"""Objectives of targets that stand beside the inputs: class numbers, next tokens, real numbers."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax import losses
+from cljax.objective import Objective, Score, supervised
+from cljax.objectives.registry import Number, Text, offered
+from cljax.types import UsageError
+
+
+@offered()
+def classification(model, spec) -> Objective:
+  """One of C classes: ``-log p(y | x)`` over the classes that the row's mask leaves open; score: accuracy.
+
+  Predictions are logits ``[B, C]``, targets class numbers ``[B]``, which each task labels.
+  """
+  del model, spec
+
+  def each(prediction, batch):
+    return losses.cross_entropy(prediction, batch.y, batch.class_mask), None
+
+  def accuracy(key, predict, batch):
+    del key
+    logits = predict(batch)
+    if batch.class_mask is not None:
+      logits = jnp.where(batch.class_mask, logits, jnp.asarray(-jnp.inf, logits.dtype))
+    return jnp.argmax(logits, -1) == batch.y, jnp.ones(batch.y.shape)
+
+  def sample(key, prediction, batch):
+    open_ = prediction if batch.class_mask is None else jnp.where(batch.class_mask, prediction, -jnp.inf)
+    return batch._replace(y=jax.random.categorical(key, open_, axis=-1).astype(batch.y.dtype))
+
+  return supervised(
+    "classification", each, {"accuracy": Score(accuracy)}, "accuracy", sample=sample, classes=True, check=None
+  )
+
+
+def _tokens(batch):
+  """``(token [B, L], weight [B, L])``: of an array, negative tokens are ignored; a dict has both."""
+  if isinstance(batch.y, dict):
+    return jnp.maximum(batch.y["token"], 0), batch.y["weight"].astype(jnp.float32)
+  return jnp.maximum(batch.y, 0), (batch.y >= 0).astype(jnp.float32)
+
+
+@offered(reduction=Text("tokens", ("tokens", "rows", "sum")))
+def sequence(model, spec, *, reduction: str) -> Objective:
+  """Next tokens: ``-log p(y_l | x)`` for each position of weight; scores: perplexity (lower), accuracy.
+
+  Predictions are logits ``[B, L, V]``; targets ``[B, L]`` int, negative where nothing is learned (padding, a prompt),
+  or ``{"token", "weight"}``. ``reduction``: the mean over 'tokens'; over 'rows' of each row's mean; over rows of each
+  row's 'sum'. Scores are over tokens in every case.
+  """
+  del model, spec
+
+  def tokens(prediction, batch):
+    token, weight = _tokens(batch)
+    return losses.cross_entropy(prediction, token), weight
+
+  def each(prediction, batch):
+    loss, weight = tokens(prediction, batch)
+    if reduction == "tokens":
+      return loss, weight
+    if reduction == "rows":
+      return jax.vmap(losses.reduce)(loss, weight), None
+    return jnp.sum(weight * jnp.where(weight > 0, loss, 0.0), -1), None
+
+  def likelihood(key, predict, batch):
+    del key
+    loss, weight = tokens(predict(batch), batch)
+    return jnp.sum(weight * jnp.where(weight > 0, loss, 0.0), -1), jnp.sum(weight, -1)
+
+  def accuracy(key, predict, batch):
+    del key
+    token, weight = _tokens(batch)
+    return jnp.sum((jnp.argmax(predict(batch), -1) == token) * weight, -1), jnp.sum(weight, -1)
+
+  def sample(key, prediction, batch):
+    token = jax.random.categorical(key, prediction, axis=-1).astype(jnp.int32)
+    if isinstance(batch.y, dict):
+      return batch._replace(y={**batch.y, "token": token})
+    return batch._replace(y=jnp.where(batch.y >= 0, token, batch.y))
+
+  scores = {"perplexity": Score(likelihood, np.exp, "lower"), "accuracy": Score(accuracy)}
+  return supervised("sequence", each, scores, "perplexity", sample=sample)
+
+
+@offered(noise=Number(1.0, above=True))
+def regression(model, spec, *, noise) -> Objective:
+  """Real numbers: ``|z - y|^2 / (2 noise)``, minus the log likelihood under Gaussian noise of that variance, less its
+  constant; score: the mean squared error of an output (lower).
+
+  Predictions and targets are ``[B, K]`` (or ``[B]`` and ``[B, 1]``). Without the noise a Fisher had no scale.
+  """
+  del model, spec
+
+  def gap(prediction, batch):
+    return (prediction - batch.y.reshape(prediction.shape)).astype(jnp.float32).reshape(prediction.shape[0], -1)
+
+  def each(prediction, batch):
+    return jnp.sum(jnp.square(gap(prediction, batch)), -1) / (2 * noise), None
+
+  def error(key, predict, batch):
+    del key
+    difference = gap(predict(batch), batch)
+    return jnp.mean(jnp.square(difference), -1), jnp.ones(difference.shape[0])
+
+  def sample(key, prediction, batch):
+    drawn = prediction + jnp.sqrt(noise) * jax.random.normal(key, prediction.shape, prediction.dtype)
+    return batch._replace(y=drawn.reshape(batch.y.shape))
+
+  def factor(prediction, batch):
+    del batch
+    count = prediction.reshape(prediction.shape[0], -1).shape[1]
+    return jnp.broadcast_to(jnp.eye(count) / jnp.sqrt(noise), (prediction.shape[0], count, count))
+
+  def divergence(prediction, teacher, batch, temperature):
+    del batch
+    gap = (prediction - teacher).reshape(prediction.shape[0], -1)
+    return jnp.sum(jnp.square(gap), -1) / (2 * noise * temperature)
+
+  def check(prediction, target):
+    own, given = (math.prod(a.shape[1:]) for a in (prediction, target))
+    if own != given:
+      raise UsageError(f"y: a row has {given} targets; the model gives {own} numbers")
+
+  return supervised("regression", each, {"squared_error": Score(error, better="lower")}, "squared_error",
+                    sample=sample, factor=factor, divergence=divergence, check=check)  # fmt: skip
