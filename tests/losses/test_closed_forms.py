@@ -118,6 +118,28 @@ def test_update_centers_weighs_rows_and_keeps_absent_classes():
   near(narrow.astype(np.float32), want, rtol=2e-2, atol=2e-2)
 
 
+def test_traced_scalars_of_another_dtype_fit():
+  """Under strict promotion, as they come of a narrow schedule."""
+  with jax.numpy_dtype_promotion("strict"):
+    half, two = jnp.float16(0.5), jnp.float16(2)
+    got = losses.update_centers(jnp.zeros((2, 5)), jnp.asarray(Z), np.array([0, 1, 1]), jnp.ones(3), half)
+    near(got, 0.5 * np.stack([Z[0] / 2, (Z[1] + Z[2]) / 3]))
+    want = losses.distillation(jnp.asarray(Z), jnp.asarray(T), 2.0)
+    near(losses.distillation(jnp.asarray(Z), jnp.asarray(T), two), want, 0, 0)
+    near(losses.kl_divergence(jnp.asarray(Z), jnp.asarray(T), two), want)
+
+
+def test_no_derivative_goes_to_the_teacher():
+  """Neither of the loss nor of its slope, which is what a method differentiates through that unrolls a step."""
+  c = jnp.asarray(RNG.normal(size=(3, 5)), jnp.float32)
+  for loss in (losses.distillation, losses.kl_divergence):
+    at = lambda z, t, loss=loss: jnp.sum(c * jax.grad(lambda z: loss(z, t, 2.0).sum())(z))
+    first, second = jax.grad(at, (0, 1))(jnp.asarray(Z), jnp.asarray(T))
+    assert np.abs(first).max() > 1e-3
+    assert not np.asarray(second).any()
+    assert not np.asarray(jax.grad(lambda t, loss=loss: loss(jnp.asarray(Z), t, 2.0).sum())(jnp.asarray(T))).any()
+
+
 def test_center_loss_in_bfloat16_is_summed_wide():
   f, c = jnp.asarray(Z, jnp.bfloat16), jnp.asarray(T[:2], jnp.bfloat16)
   y = np.array([1, 0, 1])
@@ -133,6 +155,7 @@ def test_reduce_of_narrow_losses_is_summed_wide():
   assert float(losses.reduce(each, weight, weight)) == 301
   assert float(losses.reduce(each, jnp.arange(301) < 257.0)) == 1
   assert losses.reduce(each, weight).dtype == jnp.float32
+  assert float(losses.reduce(jnp.ones(301), jnp.ones(301, jnp.bfloat16))) == 1
   w = np.array([0.5, 2.0, 1.0])
   near(losses.reduce(jnp.array([1.0, 4.0, -2.0]), jnp.asarray(w)), (0.5 + 8 - 2) / 3.5)
   near(losses.reduce(jnp.array([1.0, 4.0, np.inf]), jnp.asarray(w), jnp.array([2.0, -1.0, 0.0])), 2 - 4)

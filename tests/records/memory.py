@@ -22,6 +22,7 @@ RECORDS: dict[str, Record] = {
     compared=(
       "test_a_batch_equals_row_by_row",
       "test_balanced_buffers_read_what_is_stored",
+      "test_draw_equals_a_fisher_yates_shuffle",
       "test_a_large_buffer_equals_row_by_row",
     ),
     invariants=(
@@ -42,6 +43,7 @@ RECORDS: dict[str, Record] = {
     compared=(
       "test_greedy_equals_row_by_row",
       "test_balanced_buffers_read_what_is_stored",
+      "test_draw_equals_a_fisher_yates_shuffle",
       "test_greedy_evicts_any_row_of_the_largest_class",
     ),
     invariants=("test_greedy_favours_recent_rows", *LAWS),
@@ -71,6 +73,7 @@ RECORDS: dict[str, Record] = {
       "test_a_sample_of_a_ring_reads_the_slots_drawn",
       "test_slots_are_those_of_the_formula",
       "test_keeps_the_last_rows_of_every_task",
+      "test_draw_equals_a_fisher_yates_shuffle",
     ),
     invariants=(
       "test_sample_is_uniform_over_uneven_groups",

@@ -42,7 +42,14 @@ RECORDS: dict[str, Record] = {
     invariants=("test_the_log_partition_of_gaussians",),
   ),
   "consolidate": Record(
-    compared=("test_consolidate_anchors_what_it_names", "test_path_integral_of_two_tasks_by_hand[hierarchical]"),
+    compared=(
+      "test_consolidate_anchors_what_it_names",
+      "test_path_integral_of_two_tasks_by_hand[hierarchical]",
+      "test_ewc_of_two_tasks",
+      "test_online_ewc_of_two_tasks[True]",
+      "test_mas_of_two_tasks[0.25]",
+      "test_l2_family",
+    ),
     invariants=(
       "test_states_are_found_in_every_wrapper[ewc-partition_both]",
       "test_importance_by_name_and_by_need",
@@ -80,7 +87,14 @@ RECORDS: dict[str, Record] = {
   ),
   "follow_edit": Record(
     compared=("test_follow_edit_moves_the_anchors_at_past_parameters_alone",),
-    invariants=("test_a_tree_without_anchors_comes_back",),
+    invariants=(
+      "test_a_tree_without_anchors_comes_back",
+      "test_ewc_of_two_tasks",  # the boundaries, which go by the same table of states
+      "test_online_ewc_of_two_tasks[True]",
+      "test_mas_of_two_tasks[0.25]",
+      "test_path_integral_of_two_tasks_by_hand[hierarchical]",
+      "test_l2_family",
+    ),
   ),
   "gaussian_log_partition": Record(
     spec="regularizers_projectors 3.1",
@@ -176,13 +190,18 @@ RECORDS: dict[str, Record] = {
     compared=(
       "test_spectral_pull_after_one_power_iteration[2.0]",
       "test_spectral_pull_after_one_power_iteration[3.0]",
+      "test_spectral_pull_after_one_power_iteration[1.0]",
       "test_spectral_starts_near_the_top_singular_vector",
       "test_spectral_penalty_and_its_gradient[2]",
     ),
     invariants=(
       "test_spectral_survives_zero_matrices_and_pulls_small_layers_up",
       "test_spectral_has_derivatives_at_zero[2.0]",
+      "test_spectral_has_derivatives_at_zero[1.0]",
+      "test_spectral_has_derivatives_at_zero[3.0]",
+      "test_of_equinox_layers_only_convolutions_need_a_layout",
       "test_spectral_reads_convolutions_as_they_lie",
+      "test_equinox_modules_with_functions[spectral]",
       *derivatives("spectral"),
     ),
     deviations=(
@@ -195,6 +214,7 @@ RECORDS: dict[str, Record] = {
     compared=("test_spectral_penalty_of_each_kind_of_leaf", "test_spectral_penalty_and_its_gradient[1]"),
     invariants=(
       "test_spectral_penalty_is_zero_at_orthogonal_weights_and_invariant_to_rotations",
+      "test_of_equinox_layers_only_convolutions_need_a_layout",
       "test_spectral_reads_convolutions_as_they_lie",
     ),
     deviations=("the exponent's place and its value 2 are recalled, not read",),
@@ -208,6 +228,7 @@ RECORDS: dict[str, Record] = {
     compared=(
       "test_wasserstein_pulls_each_rank_to_the_initial_value_of_that_rank",
       "test_wasserstein_matches_sorted_values",
+      "test_wasserstein_of_equal_weights_meets_no_nan",
       "test_wasserstein_treats_equal_weights_alike",
     ),
     invariants=derivatives("wasserstein"),
