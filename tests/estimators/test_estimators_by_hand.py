@@ -176,6 +176,9 @@ def test_class_means_in_batches_with_empty_rows():
     want = sum((WEIGHT[i] * (X[i].astype(float) ** 2 + 1) for i in at), np.zeros(4)) / (total or 1)
     np.testing.assert_allclose(means[c], want, rtol=1e-5)
     assert float(counts[c]) == total
+  inverse, _ = class_means(lambda x: 1 / x, rows(False), 5, batch_size=3)  # rows that are not there are zeros to it
+  want = sum(WEIGHT[i] / X[i].astype(float) for i in range(7) if Y[i] == 1) / 0.5
+  np.testing.assert_allclose(inverse[1], want, rtol=1e-5)
   narrow, _ = class_means(lambda x: f(x).astype(jnp.bfloat16), rows(False), 5)
   assert narrow.dtype == jnp.float32
   holes = rows_from_arrays(jnp.asarray(np.where(WEIGHT[:, None] > 0, X, np.nan)), jnp.asarray(Y), jnp.asarray(WEIGHT))
