@@ -112,6 +112,6 @@ def fisher_diagonal(
     square = lambda g: jnp.square(g.astype(wide(g.dtype)))
     return jax.tree.map(square, jax.grad(loss)(params)), (batch.weight.sum() > 0).astype(jnp.float32)
 
-  like = (params, jnp.zeros((), jnp.float32))
+  like = (params, jax.ShapeDtypeStruct((), jnp.float32))
   total, weight = sum_over_batches(rows, size, like, batched if kind == "batched" else per_sample)
   return tree.scale(1.0 / jnp.where(weight > 0, weight, 1.0), total)

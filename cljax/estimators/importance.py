@@ -46,7 +46,7 @@ def mas_importance(
 
     return jax.tree.map(jnp.abs, jax.grad(loss)(params)), batch.weight.sum()
 
-  like = (params, jnp.zeros((), jnp.float32))
+  like = (params, jax.ShapeDtypeStruct((), jnp.float32))
   size = batch_size if batched else rows_at_once(model, params, model_state, rows, batch_size)
   total, weight = sum_over_batches(rows, size, like, by_batch if batched else per_sample)
   return tree.scale(1.0 / jnp.where(weight > 0, weight, 1.0), total)

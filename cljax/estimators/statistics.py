@@ -23,6 +23,6 @@ def class_means(features_fn, rows: Rows, num_classes: int, *, batch_size: int = 
     features = jnp.where((batch.weight > 0)[:, None], features_fn(batch.x).astype(jnp.float32), 0.0)
     return weight.T @ features, weight.sum(0)
 
-  like = (jnp.zeros((num_classes, width), jnp.float32), jnp.zeros(num_classes, jnp.float32))
+  like = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((num_classes, width), (num_classes,)))
   total, counts = sum_over_batches(rows, batch_size, like, sums)
   return total / jnp.where(counts > 0, counts, 1.0)[:, None], counts

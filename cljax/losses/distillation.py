@@ -22,9 +22,7 @@ def distillation(logits, teacher_logits, temperature=2.0, class_mask=None):
   temperature = jnp.asarray(temperature).astype(logits.dtype)
   log_q = masked_log_softmax(teacher_logits / temperature, class_mask)
   log_p = masked_log_softmax(logits / temperature, class_mask)
-  q = jnp.exp(log_q)
-  q = q if class_mask is None else jnp.where(jnp.broadcast_to(class_mask, q.shape), q, 0.0)
-  return temperature**2 * jnp.sum(q * (log_q - log_p), axis=-1)
+  return temperature**2 * jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)  # at masked classes both logs are 0
 
 
 def logit_mse(logits, target):
@@ -80,8 +78,7 @@ def squared_norm(x):
 
 def negative_entropy(p):
   """``sum p log p`` with ``0 log 0 = 0``; its Bregman divergence between distributions is ``KL(p || q)`` (LwF, CPR)."""
-  safe = jnp.where(p > 0, p, 1.0)
-  return jnp.sum(jnp.where(p > 0, p * jnp.log(safe), 0.0))
+  return jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1.0)))
 
 
 def _together(a, b):

@@ -26,7 +26,7 @@ def masked_log_softmax(logits, class_mask=None):
   mask = jnp.broadcast_to(class_mask, logits.shape)
   some = mask.any(-1, keepdims=True)
   top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, where=mask, initial=-jnp.inf))
-  shifted = jnp.where(mask, logits - jnp.where(some, top, 0.0), 0.0)
+  shifted = jnp.where(mask, logits - top, 0.0)
   total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True, where=mask)
   return jnp.where(mask, shifted - jnp.log(jnp.where(some, total, 1.0)), 0.0)
 

@@ -93,7 +93,7 @@ def consolidate_ewc(state: EwcState, params, importance) -> EwcState:
     dtype, real = wide(anchor.dtype), wide(total.dtype)
     a, p, f, n = anchor.astype(dtype), param.astype(dtype), total.astype(real), new.astype(real)
     both = f + n
-    share = jnp.where(both > 0, n / jnp.where(both > 0, both, 1), 1)
+    share = n / jnp.where(both > 0, both, 1)
     mean = jnp.where(f > 0, a + times(share, p - a), p)
     return mean.astype(anchor.dtype), both.astype(total.dtype), jnp.sum(f * share * abs2(p - a).astype(real))
 

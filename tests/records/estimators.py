@@ -3,10 +3,60 @@
 from records.form import Record
 
 KIND = "estimator"
-UNFILLED = True  # some records here name no comparison yet
 RECORDS: dict[str, Record] = {
-  "class_means": Record(),
-  "fisher_diagonal": Record(claim=("fisher_kinds",)),
-  "layer_inputs": Record(),
-  "mas_importance": Record(),
+  "class_means": Record(
+    compared=("test_class_means_in_batches_with_empty_rows", "test_class_means"),
+    spec="classic_methods A1",
+    deviations=("plain means of features; iCaRL normalises features and means",),
+  ),
+  "fisher_diagonal": Record(
+    spec="regularizers_projectors 1.1",
+    compared=(
+      "test_fisher_is_a_mean_of_squared_scores[exact-True]",
+      "test_fisher_is_a_mean_of_squared_scores[empirical-True]",
+      "test_fisher_is_a_mean_of_squared_scores[batched-True]",
+      "test_sampled_fisher_draws_labels_by_their_probabilities",
+      "test_exact_kind_of_a_softmax_linear_model_is_its_closed_form",
+      "test_public_functions_equal_plain_per_sample_gradients[cnn]",
+    ),
+    invariants=(
+      "test_no_rows_give_zeros",
+      "test_rows_of_weight_zero_are_as_if_absent_even_when_they_hold_nonsense",
+      "test_order_of_rows_and_scale_of_weights_do_not_matter",
+      "test_samples_are_drawn_without_replacement",
+      "test_traced_count_under_vmap_reads_so_many_rows",
+      "test_importance_of_narrow_parameters_is_made_in_float32[bfloat16-exact]",
+      "test_importance_of_narrow_parameters_is_made_in_float32[float16-batched]",
+      "test_small_squares_are_not_lost_in_float16",
+      "test_estimators_rows::test_wrong_arguments_are_named[arguments1-key]",
+    ),
+    claim=("fisher_kinds",),
+    deviations=("the mean is over n rows, where GMvandeVen's code divides by n - 1",),
+  ),
+  "layer_inputs": Record(
+    spec="regularizers_projectors 4.5",
+    compared=(
+      "test_layer_inputs_of_dense_layers_and_of_convolutions",
+      "test_layer_inputs_times_kernels_are_the_layers_outputs[cnn]",
+    ),
+    invariants=("test_layer_inputs_times_kernels_are_the_layers_outputs[vit]", "test_layer_inputs_need_capture"),
+    deviations=("rows are inputs: the transpose of GPM's R_l",),
+  ),
+  "mas_importance": Record(
+    spec="regularizers_projectors 1.4",
+    compared=(
+      "test_mas_is_a_mean_of_absolute_slopes_of_the_squared_output[False-True]",
+      "test_mas_is_a_mean_of_absolute_slopes_of_the_squared_output[True-True]",
+      "test_mas_of_samples_is_that_of_some_of_the_rows",
+      "test_public_functions_equal_plain_per_sample_gradients[cnn]",
+    ),
+    invariants=(
+      "test_no_rows_give_zeros",
+      "test_mas_scales_with_the_square_of_the_outputs",
+      "test_labels_matter_to_the_empirical_kind_only",
+      "test_importance_of_narrow_parameters_is_made_in_float32[bfloat16-mas]",
+      "test_importance_of_narrow_parameters_is_made_in_float32[float16-mas_batched]",
+    ),
+    deviations=("absolute values are taken row by row, as the paper says; its followers' codes take a batch's",),
+  ),
 }

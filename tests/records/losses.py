@@ -3,23 +3,104 @@
 from records.form import Record
 
 KIND = "loss"
-UNFILLED = True  # some records here name no comparison yet
+
+
+def narrow(name: str) -> tuple[str, ...]:
+  """Narrow logits give float32 losses and slopes of their own dtype, under careful settings."""
+  return tuple(f"test_losses_are_float32_under_careful_settings[{k}-{name}]" for k in ("bfloat16", "float16"))
+
+
+LAWS = ("test_traced_scalars_of_another_dtype_fit", "test_no_derivative_goes_to_the_teacher")  # of a teacher's
 RECORDS: dict[str, Record] = {
-  "binary_cross_entropy": Record(),
-  "bregman": Record(),
-  "center_loss": Record(spec="regularizers_projectors 7.1"),
-  "contrast": Record(),
-  "contrast_within": Record(spec="replay_architecture_metrics B4"),
-  "cross_entropy": Record(),
-  "distillation": Record(),
-  "group_lasso": Record(),
-  "kl_divergence": Record(),
-  "logit_mse": Record(),
-  "masked_log_softmax": Record(),
-  "negative_entropy": Record(),
-  "reduce": Record(),
-  "safe_norm": Record(),
-  "squared_norm": Record(),
-  "uniform_cross_entropy": Record(spec="replay_architecture_metrics B8"),
-  "update_centers": Record(),
+  "binary_cross_entropy": Record(
+    spec="classic_methods A1",
+    compared=("test_binary_cross_entropy", "test_binary_cross_entropy_and_its_slope"),
+    invariants=narrow("binary"),
+    deviations=("the sum over classes, where iCaRL's code takes their mean: its rate is in units of that",),
+  ),
+  "bregman": Record(
+    spec="regularizers_projectors 3.1",
+    compared=("test_bregman_is_its_definition_row_by_row",),
+    invariants=("test_bregman_divergences",),
+  ),
+  "center_loss": Record(
+    spec="regularizers_projectors 7.1",
+    compared=("test_center_loss_and_centers", "test_center_loss_in_bfloat16_is_summed_wide"),
+    invariants=narrow("center_loss"),
+  ),
+  "contrast": Record(
+    spec="unlearning B4",
+    compared=("test_contrast_and_its_slope_by_differences", "test_contrast_against_numpy"),
+    invariants=narrow("contrast"),
+    deviations=(
+      "anchors of one class push each other: once a whole class is forgotten, no row that is kept shares it",
+      "the exact form of contrastive unlearning (arXiv 2401.10458) is unverified",
+    ),
+  ),
+  "contrast_within": Record(
+    spec="unlearning B4",
+    compared=("test_contrast_and_its_slope_by_differences", "test_contrast_against_numpy"),
+    invariants=narrow("within"),
+  ),
+  "cross_entropy": Record(
+    compared=("test_cross_entropy_is_numpys", "test_bfloat16_logits_are_computed_wide"),
+    invariants=(
+      "test_cross_entropy_mask_of_classes_and_sequences",
+      "test_label_outside_its_mask_is_inf_without_gradient_and_weight_zero_hides_it",
+      *narrow("cross_entropy"),
+    ),
+  ),
+  "distillation": Record(
+    spec="regularizers_projectors 3.1",
+    compared=("test_distillation_is_scaled_kl",),
+    invariants=(*LAWS, *narrow("distillation"), "test_wrong_shapes_are_named[<lambda>-teacher_logits:]"),
+    deviations=("the teacher's entropy is subtracted, so that equal logits give 0; the gradient is LwF's",),
+  ),
+  "group_lasso": Record(spec="unlearning B6", compared=("test_group_lasso_and_its_slope",), invariants=narrow("lasso")),
+  "kl_divergence": Record(
+    spec="unlearning A5",
+    compared=("test_kl_divergence_and_its_gradient[True]", "test_kl_divergence_and_its_gradient[False]"),
+    invariants=(*LAWS, *narrow("kl"), "test_kl_to_the_model_as_it_was_is_stationary_at_the_start"),
+  ),
+  "logit_mse": Record(
+    spec="replay_architecture_metrics A2",
+    compared=("test_logit_mse_is_the_mean_over_logits",),
+    invariants=(*narrow("logit_mse"), "test_wrong_shapes_are_named[<lambda>-target:]"),
+  ),
+  "masked_log_softmax": Record(
+    compared=("test_masked_log_softmax_and_its_slope", "test_cross_entropy_is_numpys"),
+    invariants=("test_wrong_shapes_are_named[<lambda>-class_mask:]", "test_bfloat16_logits_are_computed_wide"),
+  ),
+  "negative_entropy": Record(
+    spec="regularizers_projectors 3.1",
+    compared=("test_potentials", "test_bregman_divergences"),
+  ),
+  "reduce": Record(
+    compared=("test_reduce_row_law", "test_reduce_of_narrow_losses_is_summed_wide"),
+    invariants=(
+      "test_label_outside_its_mask_is_inf_without_gradient_and_weight_zero_hides_it",
+      "test_wrong_shapes_are_named[<lambda>-weight:]",
+      "test_wrong_shapes_are_named[<lambda>-coefficient:]",
+      *narrow("coefficient"),
+    ),
+  ),
+  "safe_norm": Record(
+    spec="unlearning B5",
+    compared=("test_safe_norm_and_its_slope", "test_one_point_contraction_pulls_at_constant_strength"),
+    deviations=("the gradient at 0 is exactly 0, without the epsilon that the spec asks for",),
+  ),
+  "squared_norm": Record(
+    spec="regularizers_projectors 3.1",
+    compared=("test_potentials", "test_bregman_divergences"),
+  ),
+  "uniform_cross_entropy": Record(
+    spec="unlearning B8",
+    compared=("test_uniform_cross_entropy_and_its_slope", "test_famr_ends_where_the_anchor_balances_the_pull"),
+    invariants=narrow("uniform"),
+  ),
+  "update_centers": Record(
+    spec="regularizers_projectors 7.1",
+    compared=("test_update_centers_weighs_rows_and_keeps_absent_classes", "test_center_loss_and_centers"),
+    invariants=("test_traced_scalars_of_another_dtype_fit", *narrow("centers")),
+  ),
 }

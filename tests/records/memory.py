@@ -3,22 +3,87 @@
 from records.form import Record
 
 KIND = "memory"
-UNFILLED = True  # some records here name no comparison yet
 HELPERS = {
   "ClassBalancedState": "a state type",
   "ReservoirState": "a state type",
   "RingState": "a state type",
 }
+LAWS = (  # of every buffer, in tests/memory/test_contract.py
+  "test_stored_rows_are_whole_distinct_and_real",
+  "test_sampled_rows_are_whole_and_distinct",
+  "test_empty_rows_change_nothing",
+  "test_remove_erases_and_packs",
+  "test_slots_written_in_one_call_are_distinct",
+  "test_memories_under_careful_settings",
+)
 RECORDS: dict[str, Record] = {
-  "class_balanced": Record(),
-  "greedy_balanced": Record(),
-  "reservoir": Record(
+  "class_balanced": Record(
     spec="replay_architecture_metrics A1",
-    compared=("test_equals_the_sequential_algorithm", "test_draw_equals_a_fisher_yates_shuffle"),
+    compared=(
+      "test_a_batch_equals_row_by_row",
+      "test_balanced_buffers_read_what_is_stored",
+      "test_draw_equals_a_fisher_yates_shuffle",
+      "test_a_large_buffer_equals_row_by_row",
+    ),
     invariants=(
-      "test_every_row_is_stored_with_probability_m_over_n",
-      "test_reservoir::test_rows_of_weight_zero_are_as_if_absent",
+      "test_sizes_are_the_quotas",
+      "test_rows_of_a_class_are_kept_alike",
+      "test_after_a_removal_new_rows_enter_at_the_old_rate",
+      "test_class_balanced::test_rows_of_weight_zero_are_as_if_absent",
+      *LAWS,
+    ),
+    deviations=(
+      "a class shrinks only when its slots are needed, not whenever a class comes",
+      "which classes have one row more goes by class number, not by the order of a Python set",
+      "a removal keeps the floors of the classes that are left, so new rows enter at the old rate to O(1 / rows seen)",
     ),
   ),
-  "ring": Record(),
+  "greedy_balanced": Record(
+    spec="replay_architecture_metrics A8",
+    compared=(
+      "test_greedy_equals_row_by_row",
+      "test_balanced_buffers_read_what_is_stored",
+      "test_draw_equals_a_fisher_yates_shuffle",
+      "test_greedy_evicts_any_row_of_the_largest_class",
+    ),
+    invariants=("test_greedy_favours_recent_rows", *LAWS),
+    deviations=("of a batch all rows enter before any is evicted, and a new one may be; REMIND adds single rows",),
+  ),
+  "reservoir": Record(
+    spec="replay_architecture_metrics A1",
+    compared=(
+      "test_equals_the_sequential_algorithm",
+      "test_draw_equals_a_fisher_yates_shuffle",
+      "test_a_call_of_very_many_rows_equals_the_sequential_algorithm",
+      "test_asking_for_more_than_is_stored_and_removal",
+    ),
+    invariants=(
+      "test_every_row_is_stored_with_probability_m_over_n",
+      "test_sample_is_without_replacement_and_uniform",
+      "test_after_a_removal_old_and_new_rows_are_kept_alike",
+      "test_reservoir::test_rows_of_weight_zero_are_as_if_absent",
+      *LAWS,
+    ),
+    deviations=("after a removal new rows enter at the rate of the old ones until the buffer is full again (ours)",),
+  ),
+  "ring": Record(
+    spec="replay_architecture_metrics A1",
+    compared=(
+      "test_ring_equals_slots_by_hand",
+      "test_a_sample_of_a_ring_reads_the_slots_drawn",
+      "test_slots_are_those_of_the_formula",
+      "test_keeps_the_last_rows_of_every_task",
+      "test_draw_equals_a_fisher_yates_shuffle",
+    ),
+    invariants=(
+      "test_sample_is_uniform_over_uneven_groups",
+      "test_rows_as_tuples_and_own_groups",
+      "test_ring::test_bad_arguments",
+      *LAWS,
+    ),
+    deviations=(
+      "a counter a group, where Mammoth counts all rows in one: the same while tasks come one after another",
+      "samples are uniform however unevenly groups are filled; Mammoth's only while the filled slots are contiguous",
+    ),
+  ),
 }
