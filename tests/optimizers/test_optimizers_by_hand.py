@@ -108,6 +108,9 @@ def test_zo_conserve_takes_the_best_of_three():
     np.testing.assert_allclose(flat(got), (0, 1, -1)[best] * g, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose([here, aux["first"]], [sign * loss_at(THETA), THETA[0]], rtol=1e-12)
   assert chosen == {0, 1, 2}
+  far = lambda p: (jnp.where(jnp.abs(p["a"][0] - THETA[0]) > 50, jnp.nan, quadratic(p)[0]), ())
+  _, got = O.zo_conserve(jax.random.key(0), far, wide(), 1e4, epsilon=0.2)  # both ways lead to NaN
+  np.testing.assert_array_equal(flat(got), 0)
 
 
 def test_forward_gradient_is_the_slope_along_its_direction():
@@ -139,6 +142,32 @@ def test_averages_leaf_by_leaf():
     np.testing.assert_allclose(snapshot["w"], want if moved else b)
 
 
+def test_lcia_falls_back_where_its_weight_leaves_the_open_interval():
+  """Weight 0 (the parameters stand still) and weight 1: neither is inside, the average keeps 0.99."""
+  one, zero = ({"w": jnp.full(1, v)} for v in (1.0, 0.0))
+  still = O.lcia(zero, one, one, {"w": jnp.full(1, 2.0)}, zero)  # |t - t_last| = 0
+  np.testing.assert_allclose(still["w"], 0.01)
+  whole = O.lcia(zero, one, zero, zero, one)  # (0 + 1) / (1 * 1 / 1)
+  np.testing.assert_allclose(whole["w"], 0.01)
+
+
+def test_schedules_without_warmup_or_cooldown():
+  rate = O.rewarm_redecay(2.0, 0.5, 0, 10)
+  np.testing.assert_allclose([rate(0), rate(5), rate(10)], [2, 1.25, 2], rtol=1e-6)
+  rate = O.infinite(2.0, 1.0, 0.25, 0, 0, 4, 2)
+  np.testing.assert_allclose(
+    [rate(0), rate(1), rate(4), rate(5), rate(6), rate(9)], [2, 1, 1, 0.5, 0.25, 0.25], rtol=1e-6
+  )
+
+
+def test_the_gate_of_classp_is_strict():
+  tx = O.classp(0.5, threshold=0.25, power=2.0, eps=0.0)
+  g = jnp.asarray([0.5, -0.5, -2.0, 0.0])
+  got, state = tx.update({"w": g}, tx.init({"w": g}))
+  np.testing.assert_allclose(got["w"], [0, 0, 0.5, 0])
+  np.testing.assert_allclose(state[0].accumulated["w"], [0, 0, 4, 0])
+
+
 def test_ratios_are_shifted_and_cut_until_the_mean_is_right():
   for mean in (0.1, 0.5, 0.95):
     raw = RNG.normal(size=6) * 2
@@ -147,16 +176,16 @@ def test_ratios_are_shifted_and_cut_until_the_mean_is_right():
 
 
 def test_forgotten_weights_are_drawn_evenly():
-  """``round(0.3 * 10)`` of ten weights, each as often as any other; of a matching tensor alone."""
+  """``round(0.26 * 10)`` of ten weights, each as often as any other; of a matching tensor alone."""
   params, fresh = {"in": jnp.zeros(10), "out": jnp.zeros((5, 2))}, {"in": jnp.ones(10), "out": jnp.ones((5, 2))}
-  each = jax.jit(jax.vmap(lambda k: O.fomo_forget(k, params, fresh, 0.3, ["out"])))(
+  each = jax.jit(jax.vmap(lambda k: O.fomo_forget(k, params, fresh, 0.26, ["out"])))(
     jax.random.split(jax.random.key(0), 400)
   )
   taken = np.asarray(each["out"]).reshape(400, 10)
   np.testing.assert_array_equal(taken.sum(1), 3)
   assert scipy.stats.chisquare(taken.sum(0)).pvalue > 1e-3
   assert not np.any(each["in"])
-  both = O.fomo_forget(jax.random.key(1), params, fresh, 0.3)
+  both = O.fomo_forget(jax.random.key(1), params, fresh, 0.26)
   assert [int(np.sum(both[k])) for k in ("in", "out")] == [3, 3]
   assert np.any(np.ravel(both["in"]) != np.ravel(both["out"]))  # not the same places in each
 
@@ -192,6 +221,10 @@ def test_claw_adapts_each_neuron_by_its_relaxed_choice():
   a = (p > 0) / (1 + np.exp(-(np.log(inner / (1 - inner)) + u) / temperature))
   got = jax.jit(lambda kernel: O.claw_adapt(key, kernel, amount, p, limit, temperature))(kernel)
   np.testing.assert_allclose(got, kernel * (1 + a * limit * np.tanh(amount)), rtol=1e-6)
+  slope = jax.grad(lambda p: O.claw_adapt(key, jnp.asarray(kernel), amount, p, limit).sum())(
+    jnp.asarray([0, 1.0, 0.5, 1])
+  )
+  assert np.all(np.isfinite(slope))
 
 
 class Unit(NamedTuple):
@@ -314,7 +347,10 @@ def test_refresh_over_two_steps():
   for j in range(2):
     e, inverse = direction(key, j), 1 / (fisher + 0.2)
     theta = theta + 0.01 * inverse * (A @ theta) + 0.5 * np.sqrt(2 * 0.01 * inverse) * e
-  got = O.refresh(key, quadratic, wide(), trees, step_size=0.01, steps=2, damping=0.2, noise=0.5)
+  step = jax.jit(lambda p, size: O.refresh(key, quadratic, p, trees, step_size=size, steps=2, damping=0.2, noise=0.5))
+  still = {**wide(), "a": jnp.asarray([-0.0, 1.0, 0.0])}
+  np.testing.assert_array_equal(np.signbit(step(still, 0.0)["a"]), [True, False, False])  # neutral to the bit
+  got = step(wide(), 0.01)
   np.testing.assert_allclose(flat(got), theta, rtol=1e-9)
   theta = THETA.copy()
   for j in range(2):
@@ -341,8 +377,11 @@ def test_continual_backprop_step_with_a_convolution(utility):
   moments = optax.TraceState(jax.tree.map(jnp.ones_like, arrays(params)))
   key = jax.random.key(0)
   options = {"rate": rate, "maturity": maturity, "decay": decay, "utility": utility, "gain": gain}
-  step = jax.jit(lambda p, m, s, h: O.continual_backprop_step(key, p, m, s, h, jnp.asarray(weight), units, **options))
-  got, opt, new = step(arrays(params), moments, state, tuple(map(jnp.asarray, hidden)))
+  step = jax.jit(lambda p, m, s, h, w: O.continual_backprop_step(key, p, m, s, h, w, units, **options))
+  shown = tuple(map(jnp.asarray, hidden))
+  nobody = step(arrays(params), moments, state, shown, jnp.zeros(5, jnp.int32))[2]
+  np.testing.assert_allclose(nobody.mean[0][2], decay * mean[0][2], rtol=1e-6)  # unit 2 is too young to go
+  got, opt, new = step(arrays(params), moments, state, shown, jnp.asarray(weight, jnp.int32))
   want, ones = jax.tree.map(np.copy, params), jax.tree.map(np.ones_like, params)
   layers = (("one", "two", (0, 1, 2)), ("two", "head", (0,)))
   for i, (layer, after, axes) in enumerate(layers):

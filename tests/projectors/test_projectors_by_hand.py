@@ -67,6 +67,23 @@ def test_er_gem_with_one_reference():
     assert int(state.projected) == 1
 
 
+def test_the_residual_of_the_program_is_reported():
+  """At the size of rounding, and 0 where nothing fires."""
+  g, found = kernel_and_bias(0), {"gem": [], "geometric": []}
+  for seed in range(4):
+    rows = jax.tree.map(lambda a, b: a - 0.5 * b, stack(*range(10 * seed + 1, 10 * seed + 5)), g)
+    for name, tx, refs in (
+      ("gem", P.gem(margin=0.0, ridge=0.0), {"memory": rows}),
+      ("geometric", P.geometric_disentanglement(), {"retain": jax.tree.map(jnp.negative, rows)}),
+    ):
+      state = tx.update(g, tx.init(g), references=refs)[1]
+      assert int(state.projected) == 1
+      found[name].append(float(state.kkt))
+      quiet = {"memory": jax.tree.map(jnp.asarray, g), "retain": jax.tree.map(lambda x: -jnp.asarray(x), g)}
+      assert float(tx.update(g, state, references=quiet)[1].kkt) == 0
+  assert all(0 < max(v) < 1e-13 for v in found.values()), found
+
+
 def test_weights_of_the_current_loss():
   np.testing.assert_allclose([P.current_weight(t) for t in range(4)], [1, 1 / 2, 1 / 3, 1 / 4])
 
@@ -85,6 +102,35 @@ def test_ogd_removes_the_span_of_stored_directions():
   q = q[:, :2]
   np.testing.assert_allclose(flat(small.update(g, state)[0]), flat(g) - q @ (q.T @ flat(g)), atol=1e-12)
   assert (int(state.rank), int(state.dropped)) == (2, 2)
+
+
+def test_directions_of_any_size_and_with_zeros_are_stored():
+  g = kernel_and_bias(4)
+  e = np.zeros((3, D * C + C))
+  e[[0, 1, 2], [5, 2, 7]] = [1e200, 1e-200, -1.0]
+  rows = {"bias": jnp.asarray(e[:, :C]), "kernel": jnp.asarray(e[:, C:].reshape(3, D, C))}
+  tx = P.ogd(5)
+  state = P.ogd_extend(tx.init(g), rows)
+  want = flat(g).copy()
+  want[[5, 2, 7]] = 0
+  assert int(state.rank) == 3
+  np.testing.assert_allclose(flat(tx.update(g, state)[0]), want, atol=1e-12)
+
+
+def test_part_of_a_tree_takes_its_part_of_the_directions():
+  import optax
+
+  g, rows = kernel_and_bias(4), stack(1, 2, 3)
+  k = rows["kernel"].reshape(3, -1)
+  for extend, q in (
+    (P.ogd_extend, np.linalg.qr(k.T)[0]),
+    (lambda s, r: P.pca_ogd_extend(s, r, 2), np.linalg.svd(k)[2][:2].T),
+  ):
+    tx = optax.masked(P.ogd(4), {"kernel": True, "bias": False})
+    got, _ = tx.update(g, extend(tx.init(g), rows))
+    want = g["kernel"].ravel() - q @ (q.T @ g["kernel"].ravel())
+    np.testing.assert_allclose(np.ravel(got["kernel"]), want, atol=1e-10)
+    np.testing.assert_array_equal(got["bias"], g["bias"])
 
 
 @pytest.mark.parametrize("center", [False, True])
@@ -242,6 +288,21 @@ def test_coso_drops_what_finds_no_room_in_the_history():
   _, state = tx.update({"w": jnp.asarray(draw(5, 7))}, tx.init(params))
   k = P.coso_end_task(state, 1.0).kernels["w"]
   assert (k.history.shape, int(k.rank), int(k.dropped)) == ((7, 2), 2, 1)
+  tx = P.coso(2, 3)
+  _, state = tx.update({"w": jnp.asarray(draw(5, 7))}, tx.init(params))
+  k = P.coso_end_task(state, 1.0).kernels["w"]
+  u = np.linalg.svd(draw(5, 7).T)[0][:, :3]  # all that the sketch has, and nothing in the columns behind
+  np.testing.assert_allclose(k.history @ k.history.T, u @ u.T, atol=1e-9)
+  np.testing.assert_array_equal(np.any(k.history != 0, 0), np.arange(7) < 3)
+
+
+def test_what_is_empty_passes_anything_to_the_bit():
+  """Infinities too, which a product with an empty basis would make NaN."""
+  u = {"kernel": jnp.asarray(np.where(draw(D, C) > 1, np.inf, -np.abs(draw(D, C)))).at[0, 0].set(-0.0)}
+  makers = [P.coso_projection(), P.cuber_projection(2, 2), P.cuber_pull(2, 2), P.cuber(2, 2), P.gpm(), P.ogd(2)]
+  for tx in makers:
+    got, _ = tx.update(u, tx.init(u), u)
+    assert np.asarray(got["kernel"]).tobytes() == np.asarray(u["kernel"]).tobytes()
 
 
 @pytest.mark.parametrize("constraint", ["descent", "orthogonal"])
@@ -321,6 +382,16 @@ def test_forgetting_is_that_of_ridge_regression(ridge):
     np.testing.assert_allclose(P.ntk_forgetting(s, rows, left, ridge), np.sum(moved**2), rtol=1e-9)
 
 
+def test_forgetting_has_a_slope_in_the_ridge():
+  """With repeated rows too, whose singular value is 0: against a difference quotient in NumPy."""
+  s, t, residual = draw(3, D), draw(2, D, seed=1)[[0, 1, 0]], draw(3, seed=2)
+  u, sigma, v = np.linalg.svd(t, full_matrices=False)
+  u, sigma, v = u[:, :2], sigma[:2], v[:2]
+  value = lambda ridge: np.sum((s @ v.T @ (sigma / (sigma**2 + ridge) * (u.T @ residual))) ** 2)
+  slope = jax.grad(lambda ridge: P.ntk_forgetting(s, t, residual, ridge))(0.0)
+  np.testing.assert_allclose(slope, (value(1e-5) - value(-1e-5)) / 2e-5, rtol=1e-6)
+
+
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 def test_adaptive_orthogonality_of_quadratic_losses(gamma):
   """``g = A p - b``, whose derivative is A: value and gradient in closed form."""
@@ -343,3 +414,8 @@ def test_adaptive_orthogonality_of_quadratic_losses(gamma):
     np.testing.assert_allclose([penalty(jnp.asarray(p)), got], value, atol=1e-12)
     np.testing.assert_allclose(grad, slope, atol=1e-10)
   assert 0 < conflicts < 6
+  tiny = lambda p: -1e-170 * jnp.sum(p)  # its square is 0: no direction, so no conflict
+  for first, second in ((tiny, jnp.sum), (jnp.sum, tiny)):
+    value, slope = P.adaptive_orthogonality_grad(first, second, gamma)(jnp.ones(2))
+    assert (float(value), float(P.adaptive_orthogonality(first, second, gamma)(jnp.ones(2)))) == (0.0, 0.0)
+    np.testing.assert_array_equal(slope, 0)

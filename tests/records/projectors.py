@@ -74,13 +74,20 @@ RECORDS: dict[str, Record] = {
   "coso_projection": Record(
     spec="regularizers_projectors 4.7",
     compared=("test_coso_over_two_tasks[1-reach]",),
-    invariants=("test_coso_projection_behind_any_optimizer",),
+    invariants=(
+      "test_what_is_empty_passes_anything_to_the_bit",
+      "test_coso_projection_behind_any_optimizer",
+    ),
     deviations=("on the final update, so that it holds behind any optimizer",),
   ),
   "cuber": Record(
     spec="regularizers_projectors 4.6",
     compared=("test_cuber_over_three_tasks", "test_blocked_inputs_keep_their_outputs_and_open_ones_may_move"),
-    invariants=("test_sufficient_above_one_is_gpm", "test_first_task_is_bit_equal"),
+    invariants=(
+      "test_what_is_empty_passes_anything_to_the_bit",
+      "test_sufficient_above_one_is_gpm",
+      "test_first_task_is_bit_equal",
+    ),
     deviations=CUBER,
   ),
   "cuber_end_task": Record(
@@ -89,13 +96,19 @@ RECORDS: dict[str, Record] = {
   "cuber_projection": Record(
     spec="regularizers_projectors 4.6",
     compared=("test_cuber_over_three_tasks", "test_cuber_in_two_parts"),
-    invariants=("test_before_the_first_task_both_parts_pass_to_the_bit",),
+    invariants=(
+      "test_what_is_empty_passes_anything_to_the_bit",
+      "test_before_the_first_task_both_parts_pass_to_the_bit",
+    ),
     deviations=CUBER,
   ),
   "cuber_pull": Record(
     spec="regularizers_projectors 4.6",
     compared=("test_cuber_over_three_tasks", "test_cuber_in_two_parts"),
-    invariants=("test_before_the_first_task_both_parts_pass_to_the_bit",),
+    invariants=(
+      "test_what_is_empty_passes_anything_to_the_bit",
+      "test_before_the_first_task_both_parts_pass_to_the_bit",
+    ),
     deviations=CUBER,
   ),
   "cuber_start_task": Record(
@@ -124,7 +137,11 @@ RECORDS: dict[str, Record] = {
       "test_gem_is_the_projection_on_the_cone",
       "test_matches_enumeration",
     ),
-    invariants=("test_one_constraint_gem_is_agem", "test_zero_references_leave_bits"),
+    invariants=(
+      "test_the_residual_of_the_program_is_reported",
+      "test_one_constraint_gem_is_agem",
+      "test_zero_references_leave_bits",
+    ),
   ),
   "geometric_disentanglement": Record(
     spec="unlearning B15",
@@ -134,7 +151,11 @@ RECORDS: dict[str, Record] = {
       "test_orthogonal_is_the_nearest_point_in_adams_metric",
       "test_descent_moves_only_what_would_raise_the_retain_loss",
     ),
-    invariants=("test_geometric_constraints", "test_history_constrains_by_past_gradients"),
+    invariants=(
+      "test_the_residual_of_the_program_is_reported",
+      "test_geometric_constraints",
+      "test_history_constrains_by_past_gradients",
+    ),
     deviations=(
       "products run over all leaves and past gradients are the latest; release 1 works per parameter, on a basis that "
       "stays as it began and at half precision",
@@ -144,7 +165,11 @@ RECORDS: dict[str, Record] = {
   "gpm": Record(
     spec="regularizers_projectors 4.5",
     compared=("test_gpm_over_two_tasks", "test_many_columns_in_blocks"),
-    invariants=("test_old_inputs_keep_their_outputs", "test_empty_basis_is_bit_equal"),
+    invariants=(
+      "test_what_is_empty_passes_anything_to_the_bit",
+      "test_old_inputs_keep_their_outputs",
+      "test_empty_basis_is_bit_equal",
+    ),
   ),
   "gpm_bytes": Record(
     spec="regularizers_projectors 4.5", compared=("test_bytes_of_bases", "test_gpm::test_bytes_and_errors")
@@ -179,6 +204,7 @@ RECORDS: dict[str, Record] = {
   "ntk_forgetting": Record(
     spec="replay_architecture_metrics C16",
     compared=(
+      "test_forgetting_has_a_slope_in_the_ridge",
       "test_forgetting_is_that_of_ridge_regression[0.3]",
       "test_forgetting_is_that_of_ridge_regression[0.0]",
       "test_forgetting_equals_the_overlap_formula",
@@ -195,12 +221,20 @@ RECORDS: dict[str, Record] = {
   "ogd": Record(
     spec="regularizers_projectors 4.3",
     compared=("test_ogd_removes_the_span_of_stored_directions",),
-    invariants=("test_ogd_with_full_memory_never_forgets", "test_spans_on_the_update"),
+    invariants=(
+      "test_what_is_empty_passes_anything_to_the_bit",
+      "test_ogd_with_full_memory_never_forgets",
+      "test_spans_on_the_update",
+    ),
   ),
   "ogd_extend": Record(
     spec="regularizers_projectors 4.3",
     compared=("test_ogd_removes_the_span_of_stored_directions",),
-    invariants=("test_full_basis_drops_and_says_so",),
+    invariants=(
+      "test_directions_of_any_size_and_with_zeros_are_stored",
+      "test_part_of_a_tree_takes_its_part_of_the_directions",
+      "test_full_basis_drops_and_says_so",
+    ),
     claim=("ideal", "ogd"),
     deviations=("each direction is orthogonalised twice; once in the released code, which drifts",),
   ),
@@ -226,6 +260,7 @@ RECORDS: dict[str, Record] = {
     ),
     claim=("ntk_overlap",),
     deviations=("uncentred by default, as the theory is; the released code centres",),
+    invariants=("test_part_of_a_tree_takes_its_part_of_the_directions",),
   ),
   "principal_directions": Record(
     spec="regularizers_projectors 4.4",

@@ -36,46 +36,59 @@ RECORDS: dict[str, Record] = {
   "permuted": Record(
     spec="replay_architecture_metrics C4",
     compared=("test_pixels_are_permuted_by_each_tasks_own_permutation",),
-    invariants=("test_permuted_view_is_a_permutation_and_the_first_task_is_permuted_too",),
+    invariants=(
+      "test_permuted_view_is_a_permutation_and_the_first_task_is_permuted_too",
+      "test_tables_that_do_not_fit_into_memory_are_refused[permuted-64]",
+    ),
     deviations=("images are not padded first",),
   ),
-  "rotated": Record(compared=("test_images_are_turned_about_their_centre",)),
+  "rotated": Record(
+    compared=("test_images_are_turned_about_their_centre",),
+    invariants=("test_tables_that_do_not_fit_into_memory_are_refused[rotated-512]",),
+  ),
   "label_permuted": Record(
     compared=("test_renamed_classes_keep_their_rows",),
     invariants=(
       "test_hundreds_of_renamed_tasks_are_a_table_of_labels",
+      "test_tables_that_do_not_fit_into_memory_are_refused[label_permuted-16]",
       "test_tasks_keep_their_labels_when_more_are_asked_for",
     ),
   ),
   "label_random": Record(
-    compared=(
-      "test_random_labels_are_drawn_for_each_row_and_task[0]",
-      "test_random_labels_are_drawn_for_each_row_and_task[10]",
-    ),
+    compared=("test_random_labels_row_by_row", "test_random_labels_are_drawn_for_each_row_and_task[10]"),
     invariants=(
+      "test_tables_that_do_not_fit_into_memory_are_refused[label_random-384]",
       "test_tasks_keep_their_labels_when_more_are_asked_for",
       "test_a_random_label_cannot_be_forgotten_by_class",
     ),
   ),
   "si_blurry": Record(
     spec="replay_architecture_metrics C6",
-    compared=("test_si_blurry_row_by_row",),
+    compared=("test_si_blurry_row_by_row[0]", "test_si_blurry_row_by_row[1]"),
     invariants=(
       "test_blurry_streams_keep_what_the_generator_promises",
       "test_si_blurry_varies_and_its_draws_follow_the_seed",
       "test_blurry_label_noise_stays_inside_the_task",
+      "test_as_many_tasks_as_rows_are_possible_and_more_are_not",
     ),
     deviations=BLURRY,
   ),
   "i_blurry": Record(
     spec="replay_architecture_metrics C6",
     compared=("test_i_blurry_row_by_row", "test_i_blurry_moves_its_share_and_deals_it_evenly"),
-    invariants=("test_blurry_streams_keep_what_the_generator_promises",),
+    invariants=(
+      "test_blurry_streams_keep_what_the_generator_promises",
+      "test_as_many_tasks_as_rows_are_possible_and_more_are_not",
+    ),
     deviations=BLURRY,
   ),
   "scole": Record(
     spec="replay_architecture_metrics C5",
-    compared=("test_scole_learns_drawn_subsets_and_comes_back", "test_scole_draws_each_class_as_often_as_it_weighs"),
+    compared=(
+      "test_drawn_subsets_one_by_one",
+      "test_scole_learns_drawn_subsets_and_comes_back",
+      "test_scole_draws_each_class_as_often_as_it_weighs",
+    ),
     deviations=("classes are skewed by weights that are given; the paper's parameter is another",),
   ),
 }

@@ -24,9 +24,10 @@ RECORDS: dict[str, Record] = {
   ),
   "blurry_rows": Record(
     spec="replay_architecture_metrics C6",
-    compared=("test_i_blurry_row_by_row", "test_si_blurry_row_by_row"),
+    compared=("test_i_blurry_row_by_row", "test_si_blurry_row_by_row[0]", "test_si_blurry_row_by_row[1]"),
     invariants=(
       "test_blurry_streams_keep_what_the_generator_promises",
+      "test_as_many_tasks_as_rows_are_possible_and_more_are_not",
       "test_what_a_task_gives_to_the_pool_is_a_random_choice_and_the_remainder_is_dropped",
     ),
     deviations=(
@@ -40,11 +41,19 @@ RECORDS: dict[str, Record] = {
       "test_the_three_splits_by_class[class]",
       "test_class_order_is_a_list_or_its_own_seed",
       "test_task_stream_masks_and_uneven_sizes",
-      "test_a_subset_is_balanced_and_held_out_rows_come_from_it",
+      "test_a_share_that_holds_each_class_is_the_plain_draw",
+      "test_wrong_labels_are_uniform_over_the_others",
+      "test_input_noise_has_the_asked_deviation_in_what_the_model_sees",
+      "test_events_hold_classes_by_a_name_that_reads_back",
       "test_noisy_labels_are_so_many_wrong_and_of_the_task",
     ),
     invariants=(
       "test_class_split_is_a_partition",
+      "test_a_subset_is_balanced_and_held_out_rows_come_from_it",
+      "test_noise_may_differ_by_task_where_rows_do_not_meet",
+      "test_validation_leaves_each_class_a_row_in_each_task",
+      "test_a_share_of_a_task_holds_each_of_its_classes[0.1]",
+      "test_class_order_and_weights_take_names",
       "test_an_order_comes_back_to_tasks",
       "test_an_option_changes_the_stream_or_is_refused",
     ),
@@ -74,7 +83,7 @@ RECORDS: dict[str, Record] = {
   "from_timestamps": Record(
     compared=(
       "test_tasks_by_time_row_by_row",
-      "test_timestamps_split_by_quantiles",
+      "test_timestamps_split_by_quantiles[datetime64[s]]",
       "test_a_boundary_at_noon_cuts_after_midnight",
     ),
     invariants=("test_whole_times_are_compared_as_whole_numbers",),
@@ -108,6 +117,7 @@ RECORDS: dict[str, Record] = {
     )
   ),
   "with_forget": Record(
-    compared=("test_requests_stand_behind_so_many_tasks", "test_forget_events_stand_where_they_were_asked")
+    compared=("test_requests_stand_behind_so_many_tasks", "test_events_hold_classes_by_a_name_that_reads_back"),
+    invariants=("test_forget_events_stand_where_they_were_asked",),
   ),
 }

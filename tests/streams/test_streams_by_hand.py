@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from cljax import streams
+from cljax.streams.class_names import class_as_named
+from cljax.streams.relabel import random_labels
 from cljax.types import Forget, Learn, UsageError
 
 ORDER = [3, 1, 0, 2]
@@ -74,14 +76,37 @@ def test_images_are_turned_about_their_centre(dataset):
   turned = shown(s, x, [0, 1, 1])
   np.testing.assert_allclose(turned[0], x[0], atol=1e-6)
   np.testing.assert_allclose(turned[1:], np.rot90(x[1:], 1, axes=(1, 2)), atol=1e-6)
-  colours = np.random.default_rng(0).normal(size=(2, 3, 5, 2)).astype(np.float32)
-  view = streams.rotated([180.0, -90.0], (3, 5, 2))
-  got = np.asarray(view.apply(view.tables, jnp.asarray(colours), jnp.asarray([0, 0])))
-  np.testing.assert_allclose(got, colours[:, ::-1, ::-1], atol=1e-6)
-  got = np.asarray(view.apply(view.tables, jnp.asarray(colours), jnp.asarray([1, 1])))
-  want = np.zeros_like(colours)  # of the 3 x 5 image the 3 x 3 middle stays inside
-  want[:, :, 1:4] = np.rot90(colours[:, :, 1:4], -1, axes=(1, 2))
-  np.testing.assert_allclose(got, want, atol=1e-6)
+  colours, angles = np.random.default_rng(0).normal(size=(2, 4, 6, 2)).astype(np.float32), [0.0, -90.0, 30.0, 170.0]
+  view = streams.rotated(angles, (4, 6, 2))
+  for t, angle in enumerate(np.deg2rad(angles)):
+    got = np.asarray(view.apply(view.tables, jnp.asarray(colours), jnp.asarray([t, t])))
+    want = np.zeros_like(colours)
+    for i, j in itertools.product(range(4), range(6)):
+      row, column = i - 1.5, j - 2.5
+      y = np.cos(angle) * row + np.sin(angle) * column + 1.5
+      x = -np.sin(angle) * row + np.cos(angle) * column + 2.5
+      for near in itertools.product(
+        (np.floor(y + 1e-9), np.floor(y + 1e-9) + 1), (np.floor(x + 1e-9), np.floor(x + 1e-9) + 1)
+      ):
+        u, v = map(int, near)
+        if 0 <= u < 4 and 0 <= v < 6:
+          want[:, i, j] += max(0, 1 - abs(y - u)) * max(0, 1 - abs(x - v)) * colours[:, u, v]
+    np.testing.assert_allclose(got, want, atol=1e-5)
+  own = streams.build(dataset, "rotated", tasks=2, angles=[90.0, 0.0], validation=0.0)
+  np.testing.assert_allclose(shown(own, dataset.train.x[:3], [1, 0, 0]), turned, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("kind", "each"), [("permuted", 64), ("rotated", 512), ("label_permuted", 16), ("label_random", 384)]
+)
+def test_tables_that_do_not_fit_into_memory_are_refused(dataset, monkeypatch, kind, each):
+  """Bytes of a task: an index a pixel; four indices and weights; a label a class; a label a row."""
+  from cljax.data import limits
+
+  monkeypatch.setattr(limits, "available", lambda: 3 * each)
+  assert streams.build(dataset, kind, tasks=3).num_tasks == 3
+  with pytest.raises(UsageError, match=f"what makes 4 tasks of kind '{kind}' needs"):
+    streams.build(dataset, kind, tasks=4)
 
 
 def test_renamed_classes_keep_their_rows(dataset):
@@ -92,6 +117,32 @@ def test_renamed_classes_keep_their_rows(dataset):
     np.testing.assert_array_equal(s.train[t], np.arange(96))
     np.testing.assert_array_equal(s.test[t], np.arange(32))
   assert (s.num_classes, s.active, s.task_id_given) == (4, "all", False)
+
+
+def test_random_labels_row_by_row(dataset):
+  pool = np.array([3, 0, 7, 90])
+  made, labels = random_labels(dataset, pool, 2, 5)
+  rng = np.random.default_rng(np.random.SeedSequence([5, 0x7A2D03]))
+  np.testing.assert_array_equal(labels, rng.integers(4, size=(2, 4)))
+  np.testing.assert_array_equal(made.train.y[pool], np.arange(4))
+  assert np.sum(made.train.y) == 6  # rows outside the pool are of class 0
+  np.testing.assert_array_equal(made.test.x, dataset.train.x[pool])
+  np.testing.assert_array_equal(made.test.y, np.arange(4))
+  np.testing.assert_array_equal(made.test.id, dataset.train.id[pool])
+  np.testing.assert_array_equal(made.test.group, dataset.train.group[pool])
+  assert made.train.x is dataset.train.x
+  assert (made.num_classes, made.class_names) == (4, tuple(f"row {i}" for i in dataset.train.id[pool]))
+  others = [
+    random_labels(dataset, pool[::-1], 2, 5), random_labels(dataset, pool, 3, 5),
+    random_labels(dataset._replace(digest="other"), pool, 2, 5),
+  ]  # fmt: skip
+  assert len({d.digest for d, _ in [(dataset, 0), (made, 0), *others]}) == 5
+  assert random_labels(dataset, pool, 2, 5)[0].digest == made.digest
+  s = streams.build(dataset, "label_random", tasks=3, seed=2)
+  assert s.dataset.train.x is dataset.train.x
+  assert s.dataset.test.x is dataset.train.x
+  assert (s.num_classes, len(s.test[0]), len(s.train[2])) == (4, 96, 96)
+  np.testing.assert_array_equal(s.labels, random_labels(dataset, np.arange(96), 3, 2)[1])
 
 
 def test_rows_of_ones_own_by_hand(dataset):
@@ -113,12 +164,28 @@ def test_rows_of_ones_own_by_hand(dataset):
   wider = streams.from_tasks(dataset, train, test, num_classes=9, events=[Learn(1), Learn(0), Learn(1)])
   assert (wider.num_classes, [e.task for e in wider.events]) == (9, [1, 0, 1])
   assert (wider.active, wider.task_id_given) == ("all", False)
+  assert wider.view.tables == ()
+  view = streams.permuted(2, (4, 4, 1), 0)
+  assert streams.from_tasks(dataset, train, test, view=view).view is view
+  shared = streams.from_tasks(dataset, [train[0]] * 2, [test[0]] * 2)
+  assert shared.train[0] is shared.train[1]
+  for change, said in (
+    ({"num_classes": True}, "num_classes: got True"),
+    ({"num_classes": 3}, "labels go up to 3, so at least 4"),
+    ({"validation": [train[0][:1], ()]}, r"is in train\[0\] too"),
+    ({"events": [Forget(classes=(0,)), Learn(0)]}, "names no row that was learned"),
+    ({"events": [Learn(1), Forget(classes=(0,))]}, "names no row that was learned"),
+  ):
+    with pytest.raises(UsageError, match=said):
+      streams.from_tasks(dataset, train, test, **change)
 
 
 def test_tasks_by_time_row_by_row():
   rng = np.random.default_rng(0)
   y, time = np.repeat([0, 1], [60, 40]), rng.permutation(100)
-  s = streams.from_timestamps(rng.normal(size=(100, 2)), y, time, boundaries=[30, 50], test_fraction=0.25, validation=0)
+  s = streams.from_timestamps(
+    rng.normal(size=(100, 2)), y, time, boundaries=[29.5, 50], test_fraction=0.25, validation=0
+  )
   train, test = s.dataset.train, s.dataset.test
   assert (s.num_tasks, s.num_classes, s.active) == (3, 2, "all")
   for t, inside in enumerate((time < 30, (time >= 30) & (time < 50), time >= 50)):
@@ -128,13 +195,27 @@ def test_tasks_by_time_row_by_row():
       count = np.sum(inside & (y == c))
       assert np.sum(y[tested] == c) == max(round(0.25 * count), 1)
     np.testing.assert_array_equal(s.labels[t], [0, 1])
-  even = streams.from_timestamps(rng.normal(size=(100, 2)), y, time, tasks=4, validation=0)
-  spans = [
-    np.concatenate([even.dataset.train.id[a], even.dataset.test.id[b]])
-    for a, b in zip(even.train, even.test, strict=True)
-  ]
-  for t, ids in enumerate(spans):
-    np.testing.assert_array_equal(np.sort(time[ids]), np.arange(25 * t, 25 * t + 25))
+  assert s.dataset.class_names == ("0", "1")
+  x = rng.integers(0, 255, size=(100, 2), dtype=np.uint8)
+  even = streams.from_timestamps(x, y, time, tasks=3, validation=0.5, seed=3)
+  held = np.zeros(100, bool)  # a fifth of each class of each task, by uniform draws
+  draw = np.random.Generator(np.random.PCG64(3)).random(100)
+  for (low, high), c in itertools.product(((0, 34), (34, 67), (67, 100)), (0, 1)):
+    rows = np.flatnonzero((time >= low) & (time < high) & (y == c))
+    held[rows[np.argsort(draw[rows])[: round(0.2 * len(rows))]]] = True
+  np.testing.assert_array_equal(even.dataset.test.id, np.flatnonzero(held))
+  np.testing.assert_array_equal(even.dataset.train.x, x[~held])
+  rest = np.flatnonzero(~held)
+  order = np.random.default_rng(np.random.SeedSequence([3, 0x7A11D])).permutation(len(rest))
+  chosen = [order[y[rest[order]] == c][: round(0.5 * np.sum(y[rest] == c))] for c in (0, 1)]
+  np.testing.assert_array_equal(np.sort(np.concatenate(even.validation)), np.sort(np.concatenate(chosen)))
+  for t, (low, high) in enumerate(((0, 34), (34, 67), (67, 100))):
+    ids = [
+      even.dataset.train.id[even.train[t]],
+      even.dataset.train.id[even.validation[t]],
+      even.dataset.test.id[even.test[t]],
+    ]
+    np.testing.assert_array_equal(np.sort(time[np.concatenate(ids)]), np.arange(low, high))
 
 
 def test_requests_stand_behind_so_many_tasks(dataset):
@@ -179,28 +260,44 @@ def test_i_blurry_row_by_row():
     np.testing.assert_array_equal(got[t], np.sort(np.concatenate(want)))
 
 
-def test_si_blurry_row_by_row():
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_si_blurry_row_by_row(seed):
+  """Of the seeds 1 and 3 a draw leaves a task without a row that is kept, and is made again."""
   y, pool, tasks = np.repeat(np.arange(8), 10), np.arange(80), 3
-  got = streams.blurry_rows(y, pool, np.ones(80, bool), 8, tasks, 50, 40, True, 3)
-  rng = np.random.default_rng(np.random.SeedSequence([3, 0xB1022]))
+  keep = np.arange(80) % 10 < 3
+  got = streams.blurry_rows(y, pool, keep, 8, tasks, 50, 40, True, seed)
+  want, _ = si_blurry(y, pool, keep, tasks, seed)
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_array_equal(a, np.sort(b))
+
+
+def si_blurry(y, pool, keep, tasks, seed):
+  """The tasks' rows of 8 classes, 3 of them disjoint and 3 blurry at 40 %, and how many draws they took."""
+  rng = np.random.default_rng(np.random.SeedSequence([seed, 0xB1022]))
   cuts = lambda total: np.r_[0, np.sort(rng.integers(0, total, tasks - 1)), total]
-  while True:  # until each task has a row
+  for draws in range(1, 100):
     order = rng.permutation(8)
-    at = cuts(3)
-    own = [order[:3][a:b] for a, b in itertools.pairwise(at)]
-    at = cuts(3)
-    shared = [order[3:6][a:b] for a, b in itertools.pairwise(at)]
+    own = [order[:3][a:b] for a, b in itertools.pairwise(cuts(3))]
+    shared = [order[3:6][a:b] for a, b in itertools.pairwise(cuts(3))]
     moving = [rng.permutation(pool[np.isin(y[pool], group)]) for group in shared]
     given = np.diff(cuts(30 * 40 // 100))
     spread = rng.permutation(np.concatenate([rows[:n] for rows, n in zip(moving, given, strict=True)]))
-    back = [
-      spread[a:b] for a, b in zip(np.r_[0, np.cumsum(given)[:-1]], [*np.cumsum(given)[:-1], len(spread)], strict=True)
-    ]
-    want = [np.r_[pool[np.isin(y[pool], own[t])], moving[t][given[t] :], back[t]] for t in range(tasks)]
-    if all(len(w) for w in want):
-      break
-  for a, b in zip(got, want, strict=True):
-    np.testing.assert_array_equal(a, np.sort(b))
+    ends = np.r_[0, np.cumsum(given)[:-1], max(len(spread), np.sum(given))]
+    back = [spread[a:b] for a, b in itertools.pairwise(ends)]
+    out = [np.r_[pool[np.isin(y[pool], own[t])], moving[t][given[t] :], back[t]] for t in range(tasks)]
+    if all(keep[rows].any() for rows in out):
+      return out, draws
+  raise AssertionError("no draw gave each task a row")
+
+
+def test_as_many_tasks_as_rows_are_possible_and_more_are_not():
+  y, every = np.arange(2), np.ones(2, bool)
+  got = streams.blurry_rows(y, np.arange(2), every, 2, 2, 100, 0, False, 0)
+  assert sorted(np.concatenate(got)) == [0, 1]
+  with pytest.raises(UsageError, match="no division of 2 classes and 2 rows gives each of 2 tasks a row"):
+    streams.blurry_rows(y, np.arange(2), np.array([True, False]), 2, 2, 100, 0, False, 0)
+  with pytest.raises(UsageError, match="no division"):  # classes are dealt evenly: one draw says it
+    streams.blurry_rows(np.array([0, 0, 1]), np.arange(3), np.array([True, True, False]), 2, 2, 100, 0, False, 0)
 
 
 def test_drawn_subsets_one_by_one():
@@ -210,6 +307,16 @@ def test_drawn_subsets_one_by_one():
   drawn = [tuple(sorted(rng.choice(4, 2, replace=False, p=np.divide(weights, 8)))) for _ in range(12)]
   assert [tuple(subsets[k]) for k in order] == drawn
   assert [tuple(s) for s in subsets] == list(dict.fromkeys(drawn))
+  same = streams.drawn_subsets(4, 12, np.int64(2), np.array(weights), 5)
+  assert same[1] == order
+  rng = np.random.default_rng(np.random.SeedSequence([5, 0x5C01E]))
+  subsets, order = streams.drawn_subsets(4, 6, (), (), 5)  # two of equal classes
+  assert [tuple(subsets[k]) for k in order] == [
+    tuple(sorted(rng.choice(4, 2, replace=False, p=[0.25] * 4))) for _ in range(6)
+  ]
+  for size, given in ((True, ()), (5, ()), (2, [1, "a", 1, 1]), (3, [1, 1, 0, 0]), (2, [1, -1, 1, 1])):
+    with pytest.raises(UsageError):
+      streams.drawn_subsets(4, 6, size, given, 5)
 
 
 def test_a_share_of_rows_by_class_is_as_even_as_can_be():
@@ -223,3 +330,32 @@ def test_a_share_of_rows_by_class_is_as_even_as_can_be():
     np.testing.assert_array_equal(got, np.unique(got))
   np.testing.assert_array_equal(streams.at_most(rows, y, 33, 0), np.arange(33))
   np.testing.assert_array_equal(streams.at_most([5, 4], y, 0, 0), [4, 5])
+
+
+def test_events_hold_classes_by_a_name_that_reads_back():
+  """A class that is called as its own place is a number; a name that may mean two is quoted; one that stands twice
+  goes by its place."""
+  from cljax import data
+
+  def told(names, place):
+    part = data.types.split(np.zeros((10 * len(names), 2), np.float32), np.repeat(np.arange(len(names)), 10))
+    made = data.types.dataset("named", part, part, names) if len(set(names)) == len(names) else None
+    if made is None:
+      return class_as_named(names, place)
+    s = streams.build(made, "class", tasks=1, validation=0.0)
+    s = streams.with_forget(s, [(1, Forget(classes=(f"#{place}",)))])
+    (event,) = (e for e in s.events if isinstance(e, Forget))
+    np.testing.assert_array_equal(streams.resolve_pairs(event, s)[0], made.train.y == place)
+    return event.classes[0]
+
+  for name, place, want in (
+    ("cat", 1, "cat"), ("1", 1, 1), ("0", 1, "'0'"), ("007", 1, "007"), ("7", 1, "7"), ("'q'", 1, "'q'"),
+    ("#1", 1, "#1"),
+    ("#0", 1, "'#0'"), ("#9", 1, "#9"), ("5-6", 1, "5-6"), ("a b", 1, "a b"), ("\u00b2", 1, "\u00b2"), ("''", 1, "''"),
+  ):  # fmt: skip
+    names = ["zero", "one", "two"]
+    names[place] = name
+    assert told(names, place) == want, name
+  assert told(["q", "'q'", "two"], 1) == "''q''"
+  assert told(["a", "b", "a"], 2) == "#2"
+  assert told(["2", "07", "7"], 1) == "'07'"
