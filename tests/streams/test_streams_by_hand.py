@@ -196,6 +196,8 @@ def test_tasks_by_time_row_by_row():
       assert np.sum(y[tested] == c) == max(round(0.25 * count), 1)
     np.testing.assert_array_equal(s.labels[t], [0, 1])
   assert s.dataset.class_names == ("0", "1")
+  lists = streams.from_timestamps(np.ones((4, 2)).tolist(), [0, 1, 0, 1], [3, 1, 2, 0], tasks=1, validation=0)
+  assert lists.dataset.train.x.dtype == np.float32
   x = rng.integers(0, 255, size=(100, 2), dtype=np.uint8)
   even = streams.from_timestamps(x, y, time, tasks=3, validation=0.5, seed=3)
   held = np.zeros(100, bool)  # a fifth of each class of each task, by uniform draws
