@@ -96,17 +96,15 @@ def test_images_are_turned_about_their_centre(dataset):
   np.testing.assert_allclose(shown(own, dataset.train.x[:3], [1, 0, 0]), turned, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-  ("kind", "each"), [("permuted", 64), ("rotated", 512), ("label_permuted", 16), ("label_random", 384)]
-)
-def test_tables_that_do_not_fit_into_memory_are_refused(dataset, monkeypatch, kind, each):
+def test_tables_that_do_not_fit_into_memory_are_refused(dataset, monkeypatch):
   """Bytes of a task: an index a pixel; four indices and weights; a label a class; a label a row."""
   from cljax.data import limits
 
-  monkeypatch.setattr(limits, "available", lambda: 3 * each)
-  assert streams.build(dataset, kind, tasks=3).num_tasks == 3
-  with pytest.raises(UsageError, match=f"what makes 4 tasks of kind '{kind}' needs"):
-    streams.build(dataset, kind, tasks=4)
+  for kind, each in {"permuted": 64, "rotated": 512, "label_permuted": 16, "label_random": 384}.items():
+    monkeypatch.setattr(limits, "available", lambda each=each: 3 * each)
+    assert streams.build(dataset, kind, tasks=3).num_tasks == 3
+    with pytest.raises(UsageError, match=f"what makes 4 tasks of kind '{kind}' needs"):
+      streams.build(dataset, kind, tasks=4)
 
 
 def test_renamed_classes_keep_their_rows(dataset):
