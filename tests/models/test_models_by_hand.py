@@ -102,6 +102,16 @@ def test_cnn_is_its_formula():
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+def test_cnn_drops_features_while_it_trains():
+  model = models.cnn((3, 3), 2, widths=(40,), dropout=0.75)
+  params, state = drawn(model)
+  x = jnp.asarray(RNG.normal(size=(2, 3, 3)))
+  whole, some = (model.apply(params, state, x, train=t, key=jax.random.key(0))[0] for t in (False, True))
+  kept = np.asarray(some.features) != 0
+  np.testing.assert_allclose(some.features, np.where(kept, 4 * whole.features, 0), rtol=1e-5)
+  assert 0 < kept.sum() < 0.5 * np.sum(np.asarray(whole.features) > 0)
+
+
 class Norms:
   """BatchNorm with momentum 0.9 and epsilon 1e-5, of the rows that are there; collects the new statistics."""
 
@@ -328,3 +338,7 @@ def test_supermasks_over_frozen_weights():
   mixed = models.mixture_apply(base, scores, state, jnp.asarray(x), jnp.asarray(alphas), 0.4)
   want = forward(lambda n: alphas[0] * mask(n, 0) + alphas[1] * mask(n, 1))
   np.testing.assert_allclose(mixed.logits, want, rtol=1e-5, atol=1e-6)
+  of = lambda scores, alphas: models.mixture_apply(base, scores, state, jnp.asarray(x), alphas, 0.4).logits.sum()
+  still, slope = jax.grad(of, argnums=(0, 1))(scores, jnp.asarray(alphas))
+  assert not any(np.any(g) for g in still.values())
+  assert np.all(np.asarray(slope) != 0)

@@ -10,7 +10,11 @@ HELPERS = {
 }
 RECORDS: dict[str, Record] = {
   "cnn": Record(
-    compared=("test_cnn_is_its_formula", "test_sizes_are_those_of_the_literature"),
+    compared=(
+      "test_cnn_is_its_formula",
+      "test_cnn_drops_features_while_it_trains",
+      "test_sizes_are_those_of_the_literature",
+    ),
     invariants=("test_units_name_what_writes_and_reads_each_hidden_activation",),
   ),
   "conv": Record(
@@ -66,6 +70,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_units_name_what_writes_and_reads_each_hidden_activation",
       "test_dropout_follows_the_key_and_only_trains",
+      "test_zoo_networks_start_as_he_and_lecun_say",
     ),
   ),
   "reparameterise": Record(
@@ -87,6 +92,6 @@ RECORDS: dict[str, Record] = {
   ),
   "vit": Record(
     compared=("test_vit_is_its_formula",),
-    invariants=("test_outputs_have_the_promised_shapes",),
+    invariants=("test_outputs_have_the_promised_shapes", "test_zoo_networks_start_as_he_and_lecun_say"),
   ),
 }
