@@ -102,7 +102,8 @@ def test_tables_that_do_not_fit_into_memory_are_refused(dataset, monkeypatch):
 
   for kind, each in {"permuted": 64, "rotated": 512, "label_permuted": 16, "label_random": 384}.items():
     monkeypatch.setattr(limits, "available", lambda each=each: 3 * each)
-    assert streams.build(dataset, kind, tasks=3).num_tasks == 3
+    s = streams.build(dataset, kind, tasks=3)
+    assert (s.num_tasks, len(s.test[0])) == (3, 96 if kind == "label_random" else 32)
     with pytest.raises(UsageError, match=f"what makes 4 tasks of kind '{kind}' needs"):
       streams.build(dataset, kind, tasks=4)
 
