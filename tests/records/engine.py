@@ -3,7 +3,6 @@
 from records.form import Record
 
 KIND = "engine"
-UNFILLED = True  # some records here name no comparison yet
 HELPERS = {
   "Access": "a type",
   "AccessError": "an error",
@@ -28,7 +27,24 @@ HELPERS = {
   "consolidate": "of cljax.regularizers",
 }
 RECORDS: dict[str, Record] = {
-  "compose": Record(),
-  "load": Record(),
-  "run": Record(),
+  "compose": Record(
+    compared=("test_parts_of_a_hybrid_add_up",),
+    invariants=(
+      "test_a_part_keeps_its_state_and_randomness",
+      "test_a_penalty_of_no_strength_is_not_there",
+      "test_parts_that_replay_add_up_in_any_order",
+      "test_parts_that_do_not_go_together_are_refused[names0-ncm and supsup both define predict]",
+    ),
+  ),
+  "load": Record(
+    compared=("test_a_run_read_back_is_what_was_trained",), invariants=("test_a_run_of_the_library_comes_back",)
+  ),
+  "run": Record(
+    compared=("test_a_run_is_momentum_sgd_on_each_task_in_turn", "test_accuracy_is_counted_right"),
+    invariants=(
+      "test_finetune_is_a_hand_written_loop",
+      "test_chunks_of_any_size_give_the_same_bits",
+      "test_what_is_reported_is_what_is_predicted",
+    ),
+  ),
 }

@@ -3,24 +3,95 @@
 from records.form import Record
 
 KIND = "model"
-UNFILLED = True  # some records here name no comparison yet
 HELPERS = {
   "Unit": "a type",
   "build": "looks up a zoo model by name",
   "options": "looks up the options of a zoo model",
 }
 RECORDS: dict[str, Record] = {
-  "cnn": Record(),
-  "conv": Record(),
-  "flat_init": Record(spec="unlearning C1"),
-  "from_apply": Record(),
-  "from_linen": Record(),
-  "from_nnx": Record(),
-  "masked": Record(),
-  "mixture_apply": Record(),
-  "mlp": Record(),
-  "reparameterise": Record(),
-  "resnet18": Record(),
-  "top_mask": Record(),
-  "vit": Record(),
+  "cnn": Record(
+    compared=(
+      "test_cnn_is_its_formula",
+      "test_cnn_drops_features_while_it_trains",
+      "test_sizes_are_those_of_the_literature",
+    ),
+    invariants=("test_units_name_what_writes_and_reads_each_hidden_activation",),
+  ),
+  "conv": Record(
+    compared=(
+      "test_convolution_by_loops[kernel0-strides0-SAME]",
+      "test_convolution_by_loops[kernel1-strides1-SAME]",
+      "test_convolution_by_loops[kernel2-strides2-VALID]",
+      "test_convolution_by_loops[kernel3-strides3-padding3]",
+    ),
+    invariants=("test_both_forms_of_the_convolution_are_equal",),
+  ),
+  "flat_init": Record(
+    compared=(
+      "test_flat_initialisation_has_the_documented_scales_and_is_deterministic",
+      "test_zoo_networks_start_as_he_and_lecun_say",
+    ),
+    deviations=("one draw for all leaves: the distributions are Flax's, the numbers are others",),
+  ),
+  "from_apply": Record(
+    compared=("test_a_plain_function_is_called_with_what_it_names", "test_an_equinox_tree_is_a_model"),
+    invariants=("test_stateful_functions_get_what_they_name",),
+  ),
+  "from_linen": Record(
+    compared=(
+      "test_a_linen_module_is_called_with_what_it_names",
+      "test_foreign_modules_keep_every_law_of_a_model[linen]",
+      "test_resnet18_is_its_formula[True]",
+    ),
+    invariants=("test_masked_rows_touch_neither_batch_statistics_nor_other_rows",),
+    deviations=("rows of weight 0 touch no statistics of BatchNorm",),
+  ),
+  "from_nnx": Record(
+    compared=("test_an_nnx_module_is_its_formula", "test_rows_that_are_absent_leave_no_trace[BatchNorm]"),
+    invariants=(
+      "test_foreign_modules_keep_every_law_of_a_model[nnx]",
+      "test_nnx_functions_draw_new_weights_and_instances_are_copied",
+    ),
+    deviations=("rows of weight 0 touch no statistics of BatchNorm",),
+  ),
+  "masked": Record(
+    spec="replay_architecture_metrics B8",
+    compared=("test_supermasks_over_frozen_weights",),
+    invariants=("test_masked_models_train_one_task_and_hold_the_rest",),
+    deviations=("sparsity is the share of zeros; in the released code the share that is kept",),
+  ),
+  "mixture_apply": Record(
+    spec="replay_architecture_metrics B8",
+    compared=("test_supermasks_over_frozen_weights",),
+    invariants=("test_masked_models_train_one_task_and_hold_the_rest",),
+  ),
+  "mlp": Record(
+    compared=("test_mlp_is_its_formula", "test_sizes_are_those_of_the_literature"),
+    invariants=(
+      "test_units_name_what_writes_and_reads_each_hidden_activation",
+      "test_dropout_follows_the_key_and_only_trains",
+      "test_zoo_networks_start_as_he_and_lecun_say",
+    ),
+  ),
+  "reparameterise": Record(
+    compared=("test_an_adapter_of_low_rank",), invariants=("test_reparameterised_models_train_the_adapter_alone",)
+  ),
+  "resnet18": Record(
+    compared=(
+      "test_resnet18_is_its_formula[False]",
+      "test_resnet18_is_its_formula[True]",
+      "test_sizes_are_those_of_the_literature",
+    ),
+    invariants=("test_masked_rows_touch_neither_batch_statistics_nor_other_rows",),
+    deviations=("the mean over positions, so that images of any size pass; the original pools 4 x 4",),
+  ),
+  "top_mask": Record(
+    spec="replay_architecture_metrics B8",
+    compared=("test_top_mask_zeroes_exactly_the_smallest", "test_supermasks_over_frozen_weights"),
+    deviations=("the gradient goes to |scores|; scores tied with the smallest kept are kept",),
+  ),
+  "vit": Record(
+    compared=("test_vit_is_its_formula",),
+    invariants=("test_outputs_have_the_promised_shapes", "test_zoo_networks_start_as_he_and_lecun_say"),
+  ),
 }

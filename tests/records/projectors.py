@@ -3,7 +3,6 @@
 from records.form import Record
 
 KIND = "projector"
-UNFILLED = True  # some records here name no comparison yet
 HELPERS = {
   "AGEMState": "a state type",
   "CUBERBlocked": "a type",
@@ -18,41 +17,260 @@ HELPERS = {
   "IdealState": "a state type",
   "OGDState": "a state type",
 }
+CUBER = (
+  "written from memory of the paper, no code found; one basis of all blocked spans stands for projections in turn",
+)
+COSO = ("the paper says that old outputs are kept; they are along the history only",)
 RECORDS: dict[str, Record] = {
-  "adaptive_orthogonality": Record(spec="unlearning B16"),
-  "adaptive_orthogonality_grad": Record(spec="unlearning B16"),
+  "adaptive_orthogonality": Record(
+    spec="unlearning B16",
+    compared=(
+      "test_adaptive_orthogonality_of_quadratic_losses[1.0]",
+      "test_adaptive_orthogonality_of_quadratic_losses[2.0]",
+    ),
+    invariants=("test_adaptive_orthogonality_value_and_second_order_gradient",),
+    deviations=("differentiated through both gradients; the released code detaches them, where it trains nothing",),
+  ),
+  "adaptive_orthogonality_grad": Record(
+    spec="unlearning B16",
+    compared=(
+      "test_adaptive_orthogonality_of_quadratic_losses[1.0]",
+      "test_adaptive_orthogonality_of_quadratic_losses[2.0]",
+      "test_adaptive_orthogonality_at_its_borders",
+    ),
+    invariants=("test_adaptive_orthogonality_value_and_second_order_gradient",),
+    deviations=("differentiated through both gradients; the released code detaches them, where it trains nothing",),
+  ),
   "agem": Record(
     spec="regularizers_projectors 4.2",
     compared=("test_matches_the_formula_when_it_fires", "test_reads_its_own_reference"),
     invariants=("test_agem_meets_its_constraint_and_does_not_grow", "test_untouched_to_the_bit_when_aligned_or_empty"),
   ),
-  "basis_bytes": Record(),
-  "coso": Record(spec="regularizers_projectors 4.7"),
-  "coso_end_task": Record(spec="regularizers_projectors 4.7"),
-  "coso_projection": Record(spec="regularizers_projectors 4.7"),
-  "cuber": Record(spec="regularizers_projectors 4.6"),
-  "cuber_end_task": Record(spec="regularizers_projectors 4.6"),
-  "cuber_projection": Record(spec="regularizers_projectors 4.6"),
-  "cuber_pull": Record(spec="regularizers_projectors 4.6"),
-  "cuber_start_task": Record(spec="regularizers_projectors 4.6"),
-  "current_weight": Record(),
-  "er_agem": Record(spec="regularizers_projectors 4.8"),
-  "er_gem": Record(spec="regularizers_projectors 4.8"),
-  "gem": Record(spec="regularizers_projectors 4.1"),
-  "geometric_disentanglement": Record(spec="unlearning B15"),
-  "gpm": Record(spec="regularizers_projectors 4.5"),
-  "gpm_bytes": Record(),
-  "gpm_extend": Record(),
-  "ideal_init": Record(spec="replay_architecture_metrics C17"),
-  "ideal_learn": Record(spec="replay_architecture_metrics C17", claim=("ideal",)),
-  "ideal_member": Record(spec="replay_architecture_metrics C17"),
-  "ntk_forgetting": Record(claim=("ntk_overlap",)),
-  "ntk_overlap": Record(spec="replay_architecture_metrics C16"),
-  "ogd": Record(spec="regularizers_projectors 4.3"),
-  "ogd_extend": Record(claim=("ideal", "ogd")),
-  "on_update": Record(),
-  "pca_ogd": Record(spec="regularizers_projectors 4.4"),
-  "pca_ogd_extend": Record(spec="regularizers_projectors 4.4", claim=("ntk_overlap",)),
-  "principal_directions": Record(),
-  "scaled_projection": Record(),
+  "basis_bytes": Record(spec="regularizers_projectors 4.3", compared=("test_bytes_of_bases",)),
+  "coso": Record(
+    spec="regularizers_projectors 4.7",
+    compared=(
+      "test_coso_over_two_tasks[1-reach]",
+      "test_coso_over_two_tasks[2-released]",
+      "test_first_task_is_adam_in_the_gradient_subspace",
+      "test_sketch_brackets_the_covariance",
+    ),
+    invariants=(
+      "test_updates_stay_off_the_history_and_bases_stay_orthonormal",
+      "test_nothing_moves_once_the_history_is_full",
+    ),
+    deviations=COSO,
+  ),
+  "coso_end_task": Record(
+    spec="regularizers_projectors 4.7",
+    compared=(
+      "test_coso_over_two_tasks[1-reach]",
+      "test_coso_over_two_tasks[2-released]",
+      "test_coso_drops_what_finds_no_room_in_the_history",
+    ),
+    invariants=("test_released_rule_keeps_one_fewer_and_every_reuses_the_axes",),
+    deviations=("rule 'reach' keeps the first count that reaches the threshold; the released one is 'released'",),
+  ),
+  "coso_projection": Record(
+    spec="regularizers_projectors 4.7",
+    compared=("test_coso_over_two_tasks[1-reach]",),
+    invariants=(
+      "test_what_is_empty_passes_anything_to_the_bit",
+      "test_coso_projection_behind_any_optimizer",
+    ),
+    deviations=("on the final update, so that it holds behind any optimizer",),
+  ),
+  "cuber": Record(
+    spec="regularizers_projectors 4.6",
+    compared=("test_cuber_over_three_tasks", "test_blocked_inputs_keep_their_outputs_and_open_ones_may_move"),
+    invariants=(
+      "test_what_is_empty_passes_anything_to_the_bit",
+      "test_sufficient_above_one_is_gpm",
+      "test_first_task_is_bit_equal",
+    ),
+    deviations=CUBER,
+  ),
+  "cuber_end_task": Record(
+    spec="regularizers_projectors 4.6", compared=("test_cuber_over_three_tasks",), deviations=CUBER
+  ),
+  "cuber_projection": Record(
+    spec="regularizers_projectors 4.6",
+    compared=("test_cuber_over_three_tasks", "test_cuber_in_two_parts"),
+    invariants=(
+      "test_what_is_empty_passes_anything_to_the_bit",
+      "test_before_the_first_task_both_parts_pass_to_the_bit",
+    ),
+    deviations=CUBER,
+  ),
+  "cuber_pull": Record(
+    spec="regularizers_projectors 4.6",
+    compared=("test_cuber_over_three_tasks", "test_cuber_in_two_parts"),
+    invariants=(
+      "test_what_is_empty_passes_anything_to_the_bit",
+      "test_before_the_first_task_both_parts_pass_to_the_bit",
+    ),
+    deviations=CUBER,
+  ),
+  "cuber_start_task": Record(
+    spec="regularizers_projectors 4.6",
+    compared=("test_cuber_over_three_tasks", "test_the_three_regimes"),
+    invariants=("test_old_loss_does_not_rise_to_first_order_in_regime_three",),
+    deviations=CUBER,
+  ),
+  "current_weight": Record(
+    spec="regularizers_projectors 4.8",
+    compared=("test_weights_of_the_current_loss", "test_epsilon_of_er_agem"),
+  ),
+  "er_agem": Record(
+    spec="regularizers_projectors 4.8",
+    compared=("test_epsilon_of_er_agem",),
+  ),
+  "er_gem": Record(
+    spec="regularizers_projectors 4.8",
+    compared=("test_er_gem_with_one_reference",),
+    deviations=("the released code leaves BatchNorm out, and does not project where its solver fails",),
+  ),
+  "gem": Record(
+    spec="regularizers_projectors 4.1",
+    compared=(
+      "test_gem_with_margin_and_ridge_is_the_dual_solution",
+      "test_gem_is_the_projection_on_the_cone",
+      "test_matches_enumeration",
+    ),
+    invariants=(
+      "test_the_residual_of_the_program_is_reported",
+      "test_one_constraint_gem_is_agem",
+      "test_zero_references_leave_bits",
+    ),
+  ),
+  "geometric_disentanglement": Record(
+    spec="unlearning B15",
+    compared=(
+      "test_geometric_update_is_the_nearest_in_adams_metric[descent]",
+      "test_geometric_update_is_the_nearest_in_adams_metric[orthogonal]",
+      "test_orthogonal_is_the_nearest_point_in_adams_metric",
+      "test_descent_moves_only_what_would_raise_the_retain_loss",
+    ),
+    invariants=(
+      "test_the_residual_of_the_program_is_reported",
+      "test_geometric_constraints",
+      "test_history_constrains_by_past_gradients",
+    ),
+    deviations=(
+      "products run over all leaves and past gradients are the latest; release 1 works per parameter, on a basis that "
+      "stays as it began and at half precision",
+      "no back-tracking on the retain loss",
+    ),
+  ),
+  "gpm": Record(
+    spec="regularizers_projectors 4.5",
+    compared=("test_gpm_over_two_tasks", "test_many_columns_in_blocks"),
+    invariants=(
+      "test_what_is_empty_passes_anything_to_the_bit",
+      "test_old_inputs_keep_their_outputs",
+      "test_empty_basis_is_bit_equal",
+    ),
+  ),
+  "gpm_bytes": Record(
+    spec="regularizers_projectors 4.5", compared=("test_bytes_of_bases", "test_gpm::test_bytes_and_errors")
+  ),
+  "gpm_extend": Record(
+    spec="regularizers_projectors 4.5",
+    compared=("test_gpm_over_two_tasks", "test_rank_follows_the_threshold_rule"),
+    invariants=(
+      "test_energy_bound_of_what_is_not_captured",
+      "test_orthonormal_after_20_tasks_and_frozen_when_full",
+      "test_max_rank_drops_and_says_so",
+      "test_zero_rows_count_for_nothing",
+    ),
+    deviations=(
+      "every task keeps the first rank that reaches the threshold; 'released' keeps one fewer on the first",
+      "new directions are orthogonalised again; the released code stacks and truncates",
+    ),
+  ),
+  "ideal_init": Record(spec="replay_architecture_metrics C17", compared=("test_ideal_set_against_its_null_spaces",)),
+  "ideal_learn": Record(
+    spec="replay_architecture_metrics C17",
+    compared=("test_ideal_set_against_its_null_spaces", "test_ideal_learner_keeps_the_exact_set"),
+    invariants=("test_ideal_learner_without_a_shared_minimiser_is_lexicographic_and_is_projected_descent",),
+    claim=("ideal",),
+    deviations=("from memory of the paper, the algebra checked",),
+  ),
+  "ideal_member": Record(
+    spec="replay_architecture_metrics C17",
+    compared=("test_ideal_set_against_its_null_spaces",),
+    invariants=("test_ideal_learner_keeps_the_exact_set",),
+  ),
+  "ntk_forgetting": Record(
+    spec="replay_architecture_metrics C16",
+    compared=(
+      "test_forgetting_has_a_slope_in_the_ridge",
+      "test_forgetting_is_that_of_ridge_regression[0.3]",
+      "test_forgetting_is_that_of_ridge_regression[0.0]",
+      "test_forgetting_equals_the_overlap_formula",
+    ),
+    invariants=("test_overlap_invariants", "test_pca_ogd_leaves_the_residual_overlap"),
+    claim=("ntk_overlap",),
+    deviations=("from memory of the paper, the algebra checked",),
+  ),
+  "ntk_overlap": Record(
+    spec="replay_architecture_metrics C16",
+    compared=("test_overlaps_are_the_cosines_of_the_angles_between_row_spaces",),
+    invariants=("test_overlap_invariants",),
+  ),
+  "ogd": Record(
+    spec="regularizers_projectors 4.3",
+    compared=("test_ogd_removes_the_span_of_stored_directions",),
+    invariants=(
+      "test_what_is_empty_passes_anything_to_the_bit",
+      "test_ogd_with_full_memory_never_forgets",
+      "test_spans_on_the_update",
+    ),
+  ),
+  "ogd_extend": Record(
+    spec="regularizers_projectors 4.3",
+    compared=("test_ogd_removes_the_span_of_stored_directions",),
+    invariants=(
+      "test_directions_of_any_size_and_with_zeros_are_stored",
+      "test_part_of_a_tree_takes_its_part_of_the_directions",
+      "test_full_basis_drops_and_says_so",
+    ),
+    claim=("ideal", "ogd"),
+    deviations=("each direction is orthogonalised twice; once in the released code, which drifts",),
+  ),
+  "on_update": Record(
+    spec="regularizers_projectors 4.8",
+    compared=("test_agem_on_updates_removes_what_would_raise_the_reference_loss",),
+    invariants=("test_cones_on_the_gradient_and_on_the_update[agem-adam]", "test_vmap_equals_a_loop"),
+    deviations=("in no paper: the projectors' promise for the step instead of the gradient",),
+  ),
+  "pca_ogd": Record(
+    spec="regularizers_projectors 4.4",
+    compared=(
+      "test_pca_ogd_removes_the_leading_directions[False]",
+      "test_pca_ogd_removes_the_leading_directions[True]",
+    ),
+  ),
+  "pca_ogd_extend": Record(
+    spec="regularizers_projectors 4.4",
+    compared=(
+      "test_pca_ogd_removes_the_leading_directions[False]",
+      "test_pca_ogd_removes_the_leading_directions[True]",
+      "test_pca_ogd_leaves_the_residual_overlap",
+    ),
+    claim=("ntk_overlap",),
+    deviations=("uncentred by default, as the theory is; the released code centres",),
+    invariants=("test_part_of_a_tree_takes_its_part_of_the_directions",),
+  ),
+  "principal_directions": Record(
+    spec="regularizers_projectors 4.4",
+    compared=(
+      "test_principal_directions_match_svd_and_centring_drops_the_mean",
+      "test_pca_ogd_removes_the_leading_directions[True]",
+    ),
+  ),
+  "scaled_projection": Record(
+    spec="regularizers_projectors 4.6",
+    compared=("test_scaled_projection", "test_anchor_is_a_copy_and_scaled_projection"),
+  ),
 }
