@@ -283,3 +283,23 @@ def test_the_unified_gaussian_case(class_stream, small_model):
     np.testing.assert_allclose(updates.spread[k], spec.task_rows * s**2 / (2 * slope**2) * other.spread[k], rtol=1e-4)
   weights = jax.jit(method.model.init)(jax.random.key(0))[0]
   np.testing.assert_allclose(np.logaddexp(0, weights.spread["head"]["kernel"]), 0.1, rtol=1e-5)
+
+
+def test_center_loss_holds_the_last_layer_of_the_logits_shape(make_blobs):
+  """A hidden layer as wide as the logits goes on learning; centres keep to the rows that were there."""
+  stream = streams.build(make_blobs(), "domain", tasks=2, validation=0.0)
+  wide = spec_of(stream, 8).num_classes
+  bench = Bench("center_loss", stream, models.mlp((4, 4, 1), wide, hidden=(wide,)), {"strength": 0.4, "rate": 0.3})
+  present = np.array([1, 0, 1, 1, 0, 1, 1, 1], bool)
+  start = bench.start()
+  learner = bench.step(start, *bench.arguments(0, 0, weight=jnp.asarray(present, jnp.int32)))[0]
+  x, y = (a[present] for a in batch_of(bench, 0, 0))
+  y, h = np.asarray(stream.labels)[0][y], forward(start.params, x)[0]
+  counts = np.bincount(y, minlength=wide)
+  sums = np.stack([h[y == c].sum(0) for c in range(wide)])
+  np.testing.assert_array_equal(learner.method_state.rows, counts)
+  np.testing.assert_allclose(learner.method_state.centers, 0.3 * sums / (1 + counts)[:, None], atol=1e-6)
+  ended = bench.boundary("end_task", learner, 0)
+  after = bench.step(ended, *bench.arguments(1, 0))[0]
+  moved = {p: bool((v != leaves(ended.params)[p]).any()) for p, v in leaves(after.params).items()}
+  assert moved == {"hidden_0/kernel": True, "hidden_0/bias": True, "head/kernel": False, "head/bias": False}

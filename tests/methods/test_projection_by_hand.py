@@ -288,7 +288,7 @@ def test_cuber_opens_the_spans_on_which_tasks_agree(on, sufficient, positive, fo
     enough = [norm(s.T @ new[p]) >= sufficient * norm(new[p]) for s in spans[p]]
     agree = [(old * new[p]).sum() >= positive * norm(old) * norm(new[p]) for old in gradients[p]]
     regimes[p] = [3 if a and b else 2 if a else 1 for a, b in zip(enough, agree, strict=True)]
-  assert set(sum(regimes.values(), [])) == ({3} if positive == -1.0 else {1, 2, 3})
+  assert {r for found in regimes.values() for r in found} == ({3} if positive == -1.0 else {1, 2, 3})
   found = learner.opt_state.transform.kernels
   for p in kernels:
     np.testing.assert_array_equal(found[p].regime, [*regimes[p], 0, 0])

@@ -68,11 +68,14 @@ RECORDS: dict[str, Record] = {
   ),
   "center_loss": Record(
     spec="regularizers_projectors 7.1",
-    compared=("test_center_loss_adds_half_the_squared_distance",),
+    compared=(
+      "test_center_loss_adds_half_the_squared_distance",
+      "test_center_loss_holds_the_last_layer_of_the_logits_shape",
+    ),
     invariants=(
       "test_center_loss_holds_centres_and_classifier_after_the_first_task",
       "test_center_loss_forgets_the_centre_of_a_class",
-      "test_center_loss_holds_no_classifier_that_new_classes_need",
+      "test_center_loss_holds_no_classifier_that_new_classes_need[class-False]",
       "test_center_loss_refuses_what_it_cannot_hold",
       *NEUTRAL,
     ),
@@ -151,6 +154,8 @@ RECORDS: dict[str, Record] = {
       "test_the_unified_memory_forgets",
       "test_the_uniform_target_runs_over_the_mask",
       "test_parameter_divergences",
+      "test_a_mean_behind_what_was_added_is_the_mean_of_all_averaged_rows",
+      "test_parts_that_replay_add_up_in_any_order",
       "test_replay_is_neutral_to_tolerance",
     ),
     claim=("cpr",),
