@@ -10,7 +10,7 @@ from bench import Bench
 from by_hand import RATE, backward, batch_of, cross_entropy, forward, gradient, leaves, log_softmax
 
 from cljax import methods, models, streams
-from cljax.methods import unified
+from cljax.methods import anchors, unified
 from cljax.optimizers import MeanField
 from cljax.setup import spec_of
 from cljax.types import Learner
@@ -282,6 +282,15 @@ def test_the_unified_gaussian_case(class_stream, small_model):
     np.testing.assert_allclose(updates.mean[k], spec.task_rows * s**2 * other.mean[k], rtol=1e-4)
     np.testing.assert_allclose(updates.spread[k], spec.task_rows * s**2 / (2 * slope**2) * other.spread[k], rtol=1e-4)
   weights = jax.jit(method.model.init)(jax.random.key(0))[0]
+  x = class_stream.dataset.train.x[:3]
+  apply = jax.jit(
+    lambda key, train: method.model.apply(weights, {}, x, train=train, key=key)[0].logits, static_argnums=1
+  )
+  keys = jax.random.key(1), jax.random.key(2)
+  means = forward(weights.mean, x)[1]
+  np.testing.assert_allclose(apply(keys[0], False), means, atol=1e-5)
+  drawn = [np.asarray(apply(k, True)) for k in keys]
+  assert min(np.abs(a - b).max() for a, b in ((drawn[0], drawn[1]), (drawn[0], means), (drawn[1], means))) > 1e-3
   np.testing.assert_allclose(np.logaddexp(0, weights.spread["head"]["kernel"]), 0.1, rtol=1e-5)
 
 
@@ -292,14 +301,37 @@ def test_center_loss_holds_the_last_layer_of_the_logits_shape(make_blobs):
   bench = Bench("center_loss", stream, models.mlp((4, 4, 1), wide, hidden=(wide,)), {"strength": 0.4, "rate": 0.3})
   present = np.array([1, 0, 1, 1, 0, 1, 1, 1], bool)
   start = bench.start()
+  x, y = batch_of(bench, 0, 0)
+  y = np.asarray(stream.labels)[0][y]
+  present = present & (y != y[0])  # a class has no row yet
   learner = bench.step(start, *bench.arguments(0, 0, weight=jnp.asarray(present, jnp.int32)))[0]
-  x, y = (a[present] for a in batch_of(bench, 0, 0))
-  y, h = np.asarray(stream.labels)[0][y], forward(start.params, x)[0]
-  counts = np.bincount(y, minlength=wide)
-  sums = np.stack([h[y == c].sum(0) for c in range(wide)])
-  np.testing.assert_array_equal(learner.method_state.rows, counts)
-  np.testing.assert_allclose(learner.method_state.centers, 0.3 * sums / (1 + counts)[:, None], atol=1e-6)
+  h = forward(start.params, x)[0]
+  counts = np.bincount(y[present], minlength=wide)
+  sums = np.stack([h[present & (y == c)].sum(0) for c in range(wide)])
+  state = learner.method_state
+  np.testing.assert_array_equal(state.rows, counts)
+  np.testing.assert_allclose(state.centers, 0.3 * sums / (1 + counts)[:, None], atol=1e-6)
+  h, z = forward(learner.params, x)
+  distance = np.where(counts[y] > 0, 0.5 * ((h - np.asarray(state.centers)[y]) ** 2).sum(-1), 0.0)
+  loss = bench.step(learner, *bench.arguments(0, 0))[2]
+  np.testing.assert_allclose(float(loss), cross_entropy(z, y).mean() + 0.4 * distance.mean(), rtol=1e-5)
   ended = bench.boundary("end_task", learner, 0)
   after = bench.step(ended, *bench.arguments(1, 0))[0]
   moved = {p: bool((v != leaves(ended.params)[p]).any()) for p, v in leaves(after.params).items()}
   assert moved == {"hidden_0/kernel": True, "hidden_0/bias": True, "head/kernel": False, "head/bias": False}
+  np.testing.assert_array_equal(after.method_state.centers, ended.method_state.centers)
+  np.testing.assert_array_equal(after.method_state.rows, ended.method_state.rows)
+  assert int(bench.boundary("end_task", after, 1).method_state.tasks) == 2
+
+
+@pytest.mark.parametrize(("head", "held"), [("", set()), ("hidden", {"hidden_0/kernel"}), ("auto", {"head/kernel"})])
+def test_center_loss_holds_what_it_is_told(head, held, make_blobs, small_model):
+  """Bit for bit before the boundary, zero behind it; 'auto' the classifier where tasks share their classes."""
+  stream = streams.build(make_blobs(), "permuted", tasks=2, validation=0.0)
+  transform = methods.make("center_loss", small_model, spec_of(stream, 8), head=head).finalize
+  updates = {"hidden_0": {"kernel": jnp.ones((2, 2))}, "head": {"kernel": jnp.ones(3)}}
+  state = transform.init(updates)
+  for leaf in jax.tree.leaves(transform.update(updates, state)[0]):
+    np.testing.assert_array_equal(leaf, 1)
+  moved = leaves(transform.update(updates, anchors.held(state))[0])
+  assert {p for p, v in moved.items() if not v.any()} == held

@@ -71,6 +71,8 @@ RECORDS: dict[str, Record] = {
     compared=(
       "test_center_loss_adds_half_the_squared_distance",
       "test_center_loss_holds_the_last_layer_of_the_logits_shape",
+      "test_center_loss_holds_what_it_is_told",
+      "test_which_leaves_are_the_classifier_and_when_they_are_held",
     ),
     invariants=(
       "test_center_loss_holds_centres_and_classifier_after_the_first_task",
@@ -148,9 +150,11 @@ RECORDS: dict[str, Record] = {
       "test_the_unified_output_term_on_stored_rows",
       "test_cpr_adds_the_negative_entropy_to_ewc",
       "test_the_unified_gaussian_case",
+      "test_the_pieces_of_replay",
       "test_output_divergences",
     ),
     invariants=(
+      "test_as_many_rows_are_drawn_as_the_batch_has",
       "test_the_unified_memory_forgets",
       "test_the_uniform_target_runs_over_the_mask",
       "test_parameter_divergences",

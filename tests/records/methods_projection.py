@@ -4,12 +4,18 @@ from records.form import Record
 
 KIND = "method"
 PLAIN = ("test_first_task_equals_the_base_learner",)
+EPISODES = (
+  "test_a_step_against_references",
+  "test_an_episodic_memory_holds_a_share_of_each_task",
+  "test_a_task_has_the_slot_in_which_it_was_met",
+)
+HEADS = "test_which_leaves_are_the_classifier_and_when_they_are_held"
 RECORDS: dict[str, Record] = {
   "agem": Record(
     spec="regularizers_projectors 4.2",
-    compared=("test_a_step_against_references", "test_an_episodic_memory_holds_a_share_of_each_task"),
+    compared=EPISODES,
     invariants=(
-      "test_defaults_draw_as_many_rows_as_the_batch_has",
+      "test_as_many_rows_are_drawn_as_the_batch_has",
       "test_the_loss_of_stored_rows_does_not_rise",
       "test_on_the_update_no_step_raises_the_stored_loss",
       "test_an_episode_of_a_returning_task_replaces_its_own",
@@ -21,8 +27,12 @@ RECORDS: dict[str, Record] = {
   ),
   "gem": Record(
     spec="regularizers_projectors 4.1",
-    compared=("test_a_step_against_references", "test_the_loss_of_stored_rows_does_not_rise"),
-    invariants=("test_on_the_update_no_step_raises_the_stored_loss", *PLAIN),
+    compared=(*EPISODES, "test_the_loss_of_stored_rows_does_not_rise"),
+    invariants=(
+      "test_as_many_rows_are_drawn_as_the_batch_has",
+      "test_on_the_update_no_step_raises_the_stored_loss",
+      *PLAIN,
+    ),
     claim=("gem",),
     deviations=(
       "rows are drawn when a task ends, balanced by class; the released code keeps the last ones",
@@ -32,8 +42,9 @@ RECORDS: dict[str, Record] = {
   ),
   "gpm": Record(
     spec="regularizers_projectors 4.5",
-    compared=("test_gpm_keeps_off_old_inputs", "test_gpm_s_threshold_goes_on_from_the_tasks_met"),
+    compared=("test_gpm_keeps_off_old_inputs", "test_gpm_s_threshold_goes_on_from_the_tasks_met", HEADS),
     invariants=(
+      "test_no_more_than_samples_rows_are_looked_at",
       "test_old_outputs_stay_under_any_optimizer",
       "test_stored_inputs_keep_their_pre_activations",
       "test_where_tasks_have_outputs_of_their_own_those_of_others_stand_still",
@@ -83,8 +94,13 @@ RECORDS: dict[str, Record] = {
   ),
   "cuber": Record(
     spec="regularizers_projectors 4.6",
-    compared=("test_cuber_opens_the_spans_on_which_tasks_agree",),
+    compared=(
+      "test_cuber_opens_the_spans_on_which_tasks_agree",
+      HEADS,
+      "test_a_task_has_the_slot_in_which_it_was_met",
+    ),
     invariants=(
+      "test_no_more_than_samples_rows_are_looked_at",
       "test_old_outputs_stay_under_any_optimizer",
       "test_stored_inputs_keep_their_pre_activations",
       "test_cuber_and_tag_write_a_returning_task_where_it_was",
@@ -100,8 +116,9 @@ RECORDS: dict[str, Record] = {
   ),
   "coso": Record(
     spec="regularizers_projectors 4.7",
-    compared=("test_coso_is_adam_off_the_old_output_directions",),
+    compared=("test_coso_is_adam_off_the_old_output_directions", HEADS),
     invariants=(
+      "test_coso_takes_kernels_both_of_whose_sides_are_large_enough",
       "test_coso_keeps_off_stored_directions_under_any_optimizer",
       "test_coso_s_biases_go_with_their_kernels",
       "test_coso_moves_off_the_stored_output_directions",

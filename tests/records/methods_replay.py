@@ -7,13 +7,26 @@ REPLAY = (
   "test_a_mean_behind_what_was_added_is_the_mean_of_all_averaged_rows",
   "test_parts_that_replay_add_up_in_any_order",
   "test_a_request_erases_stored_and_pending_rows",
-  "test_a_batch_s_size_is_drawn_unless_said",
+  "test_as_many_rows_are_drawn_as_the_batch_has",
+)
+EPISODES = (
+  "test_as_many_rows_are_drawn_as_the_batch_has",
+  "test_on_the_update_no_step_raises_the_stored_loss",
+  "test_first_task_equals_the_base_learner",
+)
+MIXED = (
+  "test_a_step_against_references",
+  "test_the_mixture_s_coefficients",
+  "test_an_episodic_memory_holds_a_share_of_each_task",
+  "test_a_task_has_the_slot_in_which_it_was_met",
+  "test_the_pieces_of_replay",
 )
 RECORDS: dict[str, Record] = {
   "er": Record(
     spec="replay_architecture_metrics A1",
     compared=(
       "test_replay_of_an_earlier_task",
+      "test_the_pieces_of_replay",
       "test_er_trains_on_the_current_and_the_stored_rows",
       "test_what_a_policy_keeps",
     ),
@@ -25,7 +38,7 @@ RECORDS: dict[str, Record] = {
   ),
   "derpp": Record(
     spec="replay_architecture_metrics A2",
-    compared=("test_replay_of_an_earlier_task", "test_derpp_adds_both_draws"),
+    compared=("test_replay_of_an_earlier_task", "test_the_pieces_of_replay", "test_derpp_adds_both_draws"),
     invariants=(
       *REPLAY,
       "test_stored_logits_are_compared_with_those_of_their_own_rows",
@@ -99,24 +112,15 @@ RECORDS: dict[str, Record] = {
   ),
   "er_agem": Record(
     spec="regularizers_projectors 4.8",
-    compared=("test_a_step_against_references", "test_the_old_loss_does_not_grow"),
-    invariants=(
-      "test_defaults_draw_as_many_rows_as_the_batch_has",
-      "test_on_the_update_no_step_raises_the_stored_loss",
-      "test_unmet_classes_stay_under_references",
-      "test_first_task_equals_the_base_learner",
-    ),
+    compared=MIXED,
+    invariants=(*EPISODES, "test_unmet_classes_stay_under_references"),
     claim=("er_projection", "er_projection_elsewhere"),
     arguments={"capacity": 20},
   ),
   "er_gem": Record(
     spec="regularizers_projectors 4.8",
-    compared=("test_a_step_against_references", "test_the_old_loss_does_not_grow"),
-    invariants=(
-      "test_defaults_draw_as_many_rows_as_the_batch_has",
-      "test_on_the_update_no_step_raises_the_stored_loss",
-      "test_first_task_equals_the_base_learner",
-    ),
+    compared=MIXED,
+    invariants=(*EPISODES, "test_er_gem_draws_each_task_s_own_rows"),
     claim=("er_projection",),
     deviations=("norm parameters are projected with the rest; the released code leaves them out",),
     arguments={"capacity": 20},
