@@ -71,7 +71,9 @@ RECORDS: dict[str, Record] = {
     compared=(
       "test_center_loss_adds_half_the_squared_distance",
       "test_center_loss_holds_the_last_layer_of_the_logits_shape",
-      "test_center_loss_holds_what_it_is_told",
+      "test_center_loss_holds_what_it_is_told[-held0]",
+      "test_center_loss_holds_what_it_is_told[hidden-held1]",
+      "test_center_loss_holds_what_it_is_told[auto-held2]",
       "test_which_leaves_are_the_classifier_and_when_they_are_held",
     ),
     invariants=(
@@ -147,7 +149,8 @@ RECORDS: dict[str, Record] = {
     spec="regularizers_projectors 3.1",
     compared=(
       "test_the_pull_after_two_tasks",
-      "test_the_unified_output_term_on_stored_rows",
+      "test_the_unified_output_term_on_stored_rows[logits]",
+      "test_the_unified_output_term_on_stored_rows[labels]",
       "test_cpr_adds_the_negative_entropy_to_ewc",
       "test_the_unified_gaussian_case",
       "test_the_pieces_of_replay",

@@ -17,7 +17,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_as_many_rows_are_drawn_as_the_batch_has",
       "test_the_loss_of_stored_rows_does_not_rise",
-      "test_on_the_update_no_step_raises_the_stored_loss",
+      "test_on_the_update_no_step_raises_the_stored_loss[agem-momentum]",
       "test_an_episode_of_a_returning_task_replaces_its_own",
       *PLAIN,
     ),
@@ -42,10 +42,16 @@ RECORDS: dict[str, Record] = {
   ),
   "gpm": Record(
     spec="regularizers_projectors 4.5",
-    compared=("test_gpm_keeps_off_old_inputs", "test_gpm_s_threshold_goes_on_from_the_tasks_met", HEADS),
+    compared=(
+      "test_gpm_keeps_off_old_inputs[update]",
+      "test_gpm_keeps_off_old_inputs[gradient]",
+      "test_gpm_keeps_off_old_inputs[few]",
+      "test_gpm_s_threshold_goes_on_from_the_tasks_met",
+      HEADS,
+    ),
     invariants=(
       "test_no_more_than_samples_rows_are_looked_at",
-      "test_old_outputs_stay_under_any_optimizer",
+      "test_old_outputs_stay_under_any_optimizer[gpm-momentum]",
       "test_stored_inputs_keep_their_pre_activations",
       "test_where_tasks_have_outputs_of_their_own_those_of_others_stand_still",
       *PLAIN,
@@ -62,7 +68,7 @@ RECORDS: dict[str, Record] = {
     spec="regularizers_projectors 4.3",
     compared=("test_ogd_keeps_off_old_output_gradients",),
     invariants=(
-      "test_old_true_logits_stay_to_first_order_under_any_optimizer",
+      "test_old_true_logits_stay_to_first_order_under_any_optimizer[ogd-adam]",
       "test_stored_true_logits_stay",
       "test_an_orthogonal_basis_has_room_for_each_task_once",
       "test_what_cannot_work_is_refused",
@@ -80,7 +86,7 @@ RECORDS: dict[str, Record] = {
     spec="regularizers_projectors 4.4",
     compared=("test_ogd_keeps_off_old_output_gradients",),
     invariants=(
-      "test_old_true_logits_stay_to_first_order_under_any_optimizer",
+      "test_old_true_logits_stay_to_first_order_under_any_optimizer[pca_ogd-adam]",
       "test_stored_true_logits_stay",
       "test_what_cannot_work_is_refused",
       *PLAIN,
@@ -95,13 +101,15 @@ RECORDS: dict[str, Record] = {
   "cuber": Record(
     spec="regularizers_projectors 4.6",
     compared=(
-      "test_cuber_opens_the_spans_on_which_tasks_agree",
+      "test_cuber_opens_the_spans_on_which_tasks_agree[update]",
+      "test_cuber_opens_the_spans_on_which_tasks_agree[gradient]",
+      "test_cuber_opens_the_spans_on_which_tasks_agree[open]",
       HEADS,
       "test_a_task_has_the_slot_in_which_it_was_met",
     ),
     invariants=(
       "test_no_more_than_samples_rows_are_looked_at",
-      "test_old_outputs_stay_under_any_optimizer",
+      "test_old_outputs_stay_under_any_optimizer[cuber-momentum]",
       "test_stored_inputs_keep_their_pre_activations",
       "test_cuber_and_tag_write_a_returning_task_where_it_was",
       *PLAIN,
@@ -116,10 +124,15 @@ RECORDS: dict[str, Record] = {
   ),
   "coso": Record(
     spec="regularizers_projectors 4.7",
-    compared=("test_coso_is_adam_off_the_old_output_directions", HEADS),
+    compared=(
+      "test_coso_is_adam_off_the_old_output_directions[update]",
+      "test_coso_is_adam_off_the_old_output_directions[gradient]",
+      "test_coso_is_adam_off_the_old_output_directions[small]",
+      HEADS,
+    ),
     invariants=(
       "test_coso_takes_kernels_both_of_whose_sides_are_large_enough",
-      "test_coso_keeps_off_stored_directions_under_any_optimizer",
+      "test_coso_keeps_off_stored_directions_under_any_optimizer[adamw]",
       "test_coso_s_biases_go_with_their_kernels",
       "test_coso_moves_off_the_stored_output_directions",
       "test_what_cannot_work_is_refused",
