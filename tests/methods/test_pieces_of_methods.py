@@ -216,3 +216,35 @@ def test_coso_takes_kernels_both_of_whose_sides_are_large_enough(class_stream):
   assert set(state.kernels) == {"head/kernel"}
   assert state.kernels["head/kernel"].sketch.shape == (4, 4)
   assert state.kernels["head/kernel"].axes.shape == (4, 2)
+
+
+@pytest.mark.parametrize("on", ["gradient", "update"])
+def test_coso_holds_every_bias_once_one_kernel_has_a_direction(on, class_stream, small_model):
+  """And the stored kernel's update has nothing along it: here the first output's column."""
+  method = methods.make("coso", small_model, spec_of(class_stream, BATCH), rank=2, sketch_rank=3, on=on)
+  part = method.transform if on == "gradient" else method.finalize
+  params = jax.jit(small_model.init)(jax.random.key(0))[0]
+  ones = jax.tree.map(jnp.ones_like, params)
+  state, update = part.init(params), jax.jit(lambda s: part.update(ones, s, params)[0])
+  first = lambda basis: basis.at[0, 0].set(1.0)
+  if on == "gradient":
+    kernels = state[0].kernels
+    kernel = kernels["head/kernel"]._replace(history=first(kernels["head/kernel"].history), rank=jnp.int32(1))
+    stored = (state[0]._replace(kernels={**kernels, "head/kernel": kernel}), *state[1:])
+  else:
+    stored = state._replace(history={**state.history, "head/kernel": first(state.history["head/kernel"])})
+  free, held = update(state), update(stored)
+  for layer in ("head", "hidden_0"):
+    np.testing.assert_array_equal(free[layer]["bias"], 1)
+    np.testing.assert_array_equal(held[layer]["bias"], 0)
+  np.testing.assert_allclose(held["head"]["kernel"][:, 0], 0, atol=1e-6)
+  assert np.abs(np.asarray(held["head"]["kernel"])[:, 1:]).min() > 1e-3
+  assert np.abs(np.asarray(free["head"]["kernel"])).min() > 1e-3
+
+
+def test_cuber_needs_a_kernel(class_stream, small_model):
+  method = methods.make(
+    "cuber", small_model._replace(init=lambda key: ({"a": jnp.ones(3)}, {})), spec_of(class_stream, 8)
+  )
+  with pytest.raises(UsageError, match="kernel"):
+    method.transform.init({"a": jnp.ones(3)})

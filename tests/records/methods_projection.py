@@ -108,6 +108,7 @@ RECORDS: dict[str, Record] = {
       "test_a_task_has_the_slot_in_which_it_was_met",
     ),
     invariants=(
+      "test_cuber_needs_a_kernel",
       "test_no_more_than_samples_rows_are_looked_at",
       "test_old_outputs_stay_under_any_optimizer[cuber-momentum]",
       "test_stored_inputs_keep_their_pre_activations",
@@ -131,6 +132,8 @@ RECORDS: dict[str, Record] = {
       HEADS,
     ),
     invariants=(
+      "test_coso_holds_every_bias_once_one_kernel_has_a_direction[gradient]",
+      "test_coso_holds_every_bias_once_one_kernel_has_a_direction[update]",
       "test_coso_takes_kernels_both_of_whose_sides_are_large_enough",
       "test_coso_keeps_off_stored_directions_under_any_optimizer[adamw]",
       "test_coso_s_biases_go_with_their_kernels",
