@@ -248,3 +248,14 @@ def test_cuber_needs_a_kernel(class_stream, small_model):
   )
   with pytest.raises(UsageError, match="kernel"):
     method.transform.init({"a": jnp.ones(3)})
+
+
+@pytest.mark.parametrize("name", ["gem", "er_gem"])
+def test_a_margin_has_no_place_behind_the_optimizer(name, class_stream, small_model):
+  made = lambda **options: methods.make(name, small_model, spec_of(class_stream, BATCH), capacity=10, **options)
+  with pytest.raises(UsageError, match=r"method\.margin: got 0\.25; on='update' takes 0"):
+    made(margin=0.25, on="update")
+  assert made(margin=0.25).finalize is None
+  behind = made(margin=0.0, on="update")
+  assert behind.transform is None
+  assert behind.finalize is not None

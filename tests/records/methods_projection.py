@@ -30,6 +30,7 @@ RECORDS: dict[str, Record] = {
     compared=(*EPISODES, "test_the_loss_of_stored_rows_does_not_rise"),
     invariants=(
       "test_as_many_rows_are_drawn_as_the_batch_has",
+      "test_a_margin_has_no_place_behind_the_optimizer",
       "test_on_the_update_no_step_raises_the_stored_loss",
       *PLAIN,
     ),

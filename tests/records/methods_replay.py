@@ -128,7 +128,7 @@ RECORDS: dict[str, Record] = {
   "er_gem": Record(
     spec="regularizers_projectors 4.8",
     compared=MIXED,
-    invariants=(*EPISODES, "test_er_gem_draws_each_task_s_own_rows"),
+    invariants=(*EPISODES, "test_er_gem_draws_each_task_s_own_rows", "test_a_margin_has_no_place_behind_the_optimizer"),
     claim=("er_projection",),
     deviations=("norm parameters are projected with the rest; the released code leaves them out",),
     arguments={"capacity": 20},
