@@ -10,7 +10,7 @@ from bench import Bench
 
 from cljax import memory as memories
 from cljax import methods, models, streams
-from cljax.methods import heads, replay
+from cljax.methods import heads, replay, unified
 from cljax.methods.slots import no_slots, slot_of
 from cljax.setup import spec_of
 from cljax.types import Batch, UsageError, Visit
@@ -259,3 +259,12 @@ def test_a_margin_has_no_place_behind_the_optimizer(name, class_stream, small_mo
   behind = made(margin=0.0, on="update")
   assert behind.transform is None
   assert behind.finalize is not None
+
+
+def test_a_row_without_a_class_has_no_entropy():
+  """``log n - H(p)`` over the two classes of one row's mask, and 0 with slope 0 for a row whose mask is empty."""
+  f, mask = jnp.float32([[1, 2, 3, 4], [0, 1, 5, 5]]), jnp.array([[0, 0, 0, 0], [1, 1, 0, 0]], bool)
+  p = np.exp([0.0, 1.0]) / np.exp([0.0, 1.0]).sum()
+  each = lambda f: unified.output_divergence("uniform", f, None, mask)
+  np.testing.assert_allclose(jax.jit(each)(f), [0, np.log(2) + (p * np.log(p)).sum()], rtol=1e-5)
+  np.testing.assert_array_equal(jax.jit(jax.grad(lambda f: each(f).sum()))(f)[0], 0)

@@ -160,6 +160,7 @@ RECORDS: dict[str, Record] = {
       "test_as_many_rows_are_drawn_as_the_batch_has",
       "test_the_unified_memory_forgets",
       "test_the_uniform_target_runs_over_the_mask",
+      "test_a_row_without_a_class_has_no_entropy",
       "test_parameter_divergences",
       "test_a_mean_behind_what_was_added_is_the_mean_of_all_averaged_rows",
       "test_parts_that_replay_add_up_in_any_order",
