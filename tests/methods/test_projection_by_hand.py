@@ -346,3 +346,17 @@ def test_coso_is_adam_off_the_old_output_directions(on, decay, skip, sketch_rank
 def projector_state(learner, kind):
   found = jax.tree.leaves(learner.opt_state, is_leaf=lambda s: isinstance(s, kind))
   return next(s for s in found if isinstance(s, kind))
+
+
+@pytest.mark.parametrize("name", ["ogd", "pca_ogd"])
+def test_the_basis_is_of_the_sampled_rows_alone(name, four, small_model):
+  """Of ten rows three are drawn, and all their directions kept: just theirs lie in the basis."""
+  bench = Bench(name, four, small_model, {"samples": 3, **({"directions": 3} if name == "pca_ogd" else {})})
+  start = bench.start()
+  state = bench.boundary("end_task", start, 0).opt_state.finalize
+  assert int(state.rank) == 3
+  basis = np.stack([flat({p: v[i] for p, v in leaves(state.basis).items()}) for i in range(3)])
+  rows = true_gradients(start.params, *rows_of(four, 0))
+  left = np.linalg.norm(off(basis.T, rows.T), axis=0) / np.linalg.norm(rows, axis=1)
+  assert (left < 1e-4).sum() == 3
+  assert np.sort(left)[3] > 1e-2

@@ -71,6 +71,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_old_true_logits_stay_to_first_order_under_any_optimizer[ogd-adam]",
       "test_stored_true_logits_stay",
+      "test_the_basis_is_of_the_sampled_rows_alone",
       "test_an_orthogonal_basis_has_room_for_each_task_once",
       "test_what_cannot_work_is_refused",
       *PLAIN,
@@ -89,6 +90,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_old_true_logits_stay_to_first_order_under_any_optimizer[pca_ogd-adam]",
       "test_stored_true_logits_stay",
+      "test_the_basis_is_of_the_sampled_rows_alone",
       "test_what_cannot_work_is_refused",
       *PLAIN,
     ),
