@@ -36,7 +36,10 @@ def ewc(model, spec, *, strength, fisher: str = "exact", fisher_batch_size: int 
 
 
 def online_ewc(model, spec, *, strength, decay, fisher: str = "exact", fisher_batch_size: int = 64) -> Method:
-  """Online EWC: one anchor, one running Fisher ``F <- decay F + F_t``; spec 1.2. Schwarz et al., 2018."""
+  """Online EWC: ``strength/2 sum decay F (theta - theta*)^2``, one anchor, one running Fisher; spec 1.2.
+
+  ``F <- decay F + F_t`` at the end of a task. Schwarz et al., 2018.
+  """
   del spec
   penalty = regularizers.online_ewc(strength, decay)
   return Method(penalty=penalty, end_task=_fisher_end(model, "online_ewc", fisher, fisher_batch_size))

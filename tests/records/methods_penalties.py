@@ -3,38 +3,98 @@
 from records.form import Record
 
 KIND = "method"
-UNFILLED = True  # some records here name no comparison yet
+LAWS = ("test_neutral_strength_is_the_base_run", "test_first_task_equals_the_base_learner")
+NEUTRAL = LAWS[:1]
 RECORDS: dict[str, Record] = {
   "ewc": Record(
     spec="regularizers_projectors 1.1",
-    compared=("test_ewc_pulls_to_the_anchor_by_the_fisher",),
-    invariants=("test_neutral_strength_is_the_base_run", "test_first_task_equals_the_base_learner"),
+    compared=("test_the_pull_after_two_tasks", "test_ewc_pulls_to_the_anchor_by_the_fisher"),
+    invariants=LAWS,
     claim=("ewc", "fisher_kinds"),
+    deviations=(
+      "the Fisher information is that of the network's own outputs (exact) unless 'fisher' says otherwise",
+      "'sampled', 'empirical' and 'exact' divide by n, where GMvandeVen/continual-learning divides by n - 1",
+    ),
     arguments={"strength": 10.0},
     neutral={"strength": 0.0},
   ),
   "online_ewc": Record(
     spec="regularizers_projectors 1.2",
+    compared=("test_the_pull_after_two_tasks",),
+    invariants=(*LAWS, "test_a_boundary_makes_the_penalty_bite"),
     claim=("online_ewc",),
+    deviations=(
+      "decay scales the penalty too, as in Progress & Compress; Mammoth and Avalanche scale the accumulation alone",
+      "the anchor is the parameters at the last boundary; no distillation into a second network",
+    ),
     arguments={"strength": 10.0, "decay": 0.9},
     neutral={"strength": 0.0},
   ),
   "si": Record(
-    spec="regularizers_projectors 1.3", claim=("si",), arguments={"strength": 1.0}, neutral={"strength": 0.0}
+    spec="regularizers_projectors 1.3",
+    compared=("test_si_integrates_each_task_and_adds_them_up",),
+    invariants=(*LAWS, "test_a_boundary_makes_the_penalty_bite"),
+    claim=("si",),
+    deviations=("a negative importance is kept as it is, as in FACIL and Mammoth",),
+    arguments={"strength": 1.0},
+    neutral={"strength": 0.0},
   ),
-  "mas": Record(spec="regularizers_projectors 1.4", claim=("mas",), neutral={"strength": 0.0}),
-  "l2_previous": Record(spec="regularizers_projectors 1.5", claim=("l2_previous",), neutral={"strength": 0.0}),
+  "mas": Record(
+    spec="regularizers_projectors 1.4",
+    compared=("test_the_pull_after_two_tasks",),
+    invariants=(*LAWS, "test_a_boundary_makes_the_penalty_bite"),
+    claim=("mas",),
+    deviations=("importances of tasks are summed, as in the paper; FACIL averages them",),
+    neutral={"strength": 0.0},
+  ),
+  "l2_previous": Record(
+    spec="regularizers_projectors 1.5",
+    compared=("test_l2_previous_pulls_to_the_last_boundary",),
+    invariants=LAWS,
+    claim=("l2_previous",),
+    neutral={"strength": 0.0},
+  ),
   "hierarchical": Record(
-    spec="regularizers_projectors 7.9", claim=("hierarchical",), arguments={"strength": 1.0}, neutral={"strength": 0.0}
+    spec="regularizers_projectors 7.9",
+    compared=("test_hierarchical_integrates_the_path_and_weighs_layers",),
+    invariants=LAWS,
+    claim=("hierarchical",),
+    deviations=(
+      "the path integral runs over the tasks of the stream; the paper takes it from one pass over general data",
+      "the place of the layers' weights is UNVERIFIED",
+    ),
+    arguments={"strength": 1.0},
+    neutral={"strength": 0.0},
   ),
   "center_loss": Record(
     spec="regularizers_projectors 7.1",
+    compared=(
+      "test_center_loss_adds_half_the_squared_distance",
+      "test_center_loss_holds_the_last_layer_of_the_logits_shape",
+      "test_center_loss_holds_what_it_is_told[-held0]",
+      "test_center_loss_holds_what_it_is_told[hidden-held1]",
+      "test_center_loss_holds_what_it_is_told[auto-held2]",
+      "test_which_leaves_are_the_classifier_and_when_they_are_held",
+    ),
+    invariants=(
+      "test_center_loss_holds_centres_and_classifier_after_the_first_task",
+      "test_center_loss_forgets_the_centre_of_a_class",
+      "test_center_loss_holds_no_classifier_that_new_classes_need[class-False]",
+      "test_center_loss_refuses_what_it_cannot_hold",
+      *NEUTRAL,
+    ),
     claim=("center_loss",),
+    deviations=(
+      "a class that the first task lacks has no centre and no term",
+      "the classifier is held only where all tasks have the same classes",
+    ),
     neutral={"strength": 0.0, "head": ""},
     first_task_plain=False,
   ),
   "l2": Record(
     spec="regularizers_projectors 1.5",
+    compared=("test_a_penalty_without_tasks_acts_from_the_first_step",),
+    invariants=NEUTRAL,
     claim=("l2",),
     arguments={"strength": 0.01},
     neutral={"strength": 0.0},
@@ -42,6 +102,8 @@ RECORDS: dict[str, Record] = {
   ),
   "l2_init": Record(
     spec="regularizers_projectors 1.5",
+    compared=("test_a_penalty_without_tasks_acts_from_the_first_step",),
+    invariants=NEUTRAL,
     claim=("l2_init",),
     arguments={"strength": 0.01},
     neutral={"strength": 0.0},
@@ -49,22 +111,67 @@ RECORDS: dict[str, Record] = {
   ),
   "spectral": Record(
     spec="regularizers_projectors 2.1",
+    compared=("test_a_penalty_without_tasks_acts_from_the_first_step",),
+    invariants=NEUTRAL,
     claim=("spectral",),
+    deviations=("the exponent 2 and its place are UNVERIFIED",),
     arguments={"strength": 0.01},
     neutral={"strength": 0.0},
     first_task_plain=False,
   ),
   "wasserstein": Record(
     spec="regularizers_projectors 2.2",
+    compared=("test_a_penalty_without_tasks_acts_from_the_first_step",),
+    invariants=NEUTRAL,
     claim=("wasserstein",),
+    deviations=("equal weights share the mean of their partners",),
     arguments={"strength": 0.01},
     neutral={"strength": 0.0},
     first_task_plain=False,
   ),
-  "lwf": Record(neutral={"strength": 0.0}),
+  "lwf": Record(
+    spec="regularizers_projectors 3.1",
+    compared=(
+      "test_lwf_has_a_term_for_each_earlier_head",
+      "test_lwf_distils_the_old_classes",
+      "test_lwf_distils_the_tasks_met_and_no_other",
+      "test_a_teacher_moves_with_an_edit",
+    ),
+    invariants=LAWS,
+    no_claim="the paper transfers from ImageNet and Places365 to other photographs, which are not in reach",
+    deviations=(
+      "the teacher's outputs are computed at each step, of the augmented input; the paper stores them once a task",
+      "no warm-up of the new outputs alone before the joint training",
+    ),
+    neutral={"strength": 0.0},
+  ),
   "unified": Record(
     spec="regularizers_projectors 3.1",
+    compared=(
+      "test_the_pull_after_two_tasks",
+      "test_the_unified_output_term_on_stored_rows[logits]",
+      "test_the_unified_output_term_on_stored_rows[labels]",
+      "test_cpr_adds_the_negative_entropy_to_ewc",
+      "test_the_unified_gaussian_case",
+      "test_the_pieces_of_replay",
+      "test_output_divergences",
+    ),
+    invariants=(
+      "test_as_many_rows_are_drawn_as_the_batch_has",
+      "test_the_unified_memory_forgets",
+      "test_the_uniform_target_runs_over_the_mask",
+      "test_a_row_without_a_class_has_no_entropy",
+      "test_parameter_divergences",
+      "test_a_mean_behind_what_was_added_is_the_mean_of_all_averaged_rows",
+      "test_parts_that_replay_add_up_in_any_order",
+      "test_replay_is_neutral_to_tolerance",
+    ),
     claim=("cpr",),
+    deviations=(
+      "the squared norm of stored logits is divided by their number",
+      "cross-entropy and Gaussian divergence take the target, and the old parameters, first",
+      "which divergence belongs to VCL is UNVERIFIED",
+    ),
     arguments={"capacity": 20},
     neutral={"alpha": 0.0, "beta": 0.0},
     first_task_plain=False,

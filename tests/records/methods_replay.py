@@ -3,11 +3,48 @@
 from records.form import Record
 
 KIND = "method"
-UNFILLED = True  # some records here name no comparison yet
+REPLAY = (
+  "test_a_mean_behind_what_was_added_is_the_mean_of_all_averaged_rows",
+  "test_parts_that_replay_add_up_in_any_order",
+  "test_a_request_erases_stored_and_pending_rows",
+  "test_as_many_rows_are_drawn_as_the_batch_has",
+)
+EPISODES = (
+  "test_as_many_rows_are_drawn_as_the_batch_has",
+  "test_on_the_update_no_step_raises_the_stored_loss",
+  "test_first_task_equals_the_base_learner",
+)
+MIXED = (
+  "test_a_step_against_references",
+  "test_the_mixture_s_coefficients",
+  "test_an_episodic_memory_holds_a_share_of_each_task",
+  "test_a_task_has_the_slot_in_which_it_was_met",
+  "test_the_pieces_of_replay",
+)
 RECORDS: dict[str, Record] = {
-  "er": Record(spec="replay_architecture_metrics A1", arguments={"capacity": 20}, first_task_plain=False),
+  "er": Record(
+    spec="replay_architecture_metrics A1",
+    compared=(
+      "test_replay_of_an_earlier_task",
+      "test_the_pieces_of_replay",
+      "test_er_trains_on_the_current_and_the_stored_rows",
+      "test_what_a_policy_keeps[ring]",
+      "test_what_a_policy_keeps[class_balanced]",
+    ),
+    invariants=(*REPLAY, "test_er_memories_hold_rows_that_were_seen"),
+    no_claim="the base of other methods' claims (er_projection, refresh_derpp), where it is measured",
+    deviations=("each row is offered to the memory once in a run; insert='every_pass' is the released code's",),
+    arguments={"capacity": 20},
+    first_task_plain=False,
+  ),
   "derpp": Record(
     spec="replay_architecture_metrics A2",
+    compared=("test_replay_of_an_earlier_task", "test_the_pieces_of_replay", "test_derpp_adds_both_draws"),
+    invariants=(
+      *REPLAY,
+      "test_stored_logits_are_compared_with_those_of_their_own_rows",
+      "test_replay_is_neutral_to_tolerance",
+    ),
     claim=("refresh_derpp",),
     arguments={"capacity": 20},
     neutral={"alpha": 0.0, "beta": 0.0},
@@ -15,20 +52,85 @@ RECORDS: dict[str, Record] = {
   ),
   "zeroth_order": Record(
     spec="regularizers_projectors 5.4",
+    compared=(
+      "test_zeroth_order_is_the_mean_quotient_along_its_directions[two_point]",
+      "test_zeroth_order_is_the_mean_quotient_along_its_directions[one_sided]",
+      "test_zeroth_order_s_other_updates[0-sign]",
+      "test_zeroth_order_s_other_updates[0-scalar_sign]",
+      "test_zeroth_order_s_other_updates[0-conserve]",
+      "test_zeroth_order_s_other_updates[1-conserve]",
+      "test_a_forward_gradient_is_a_projection_on_one_direction",
+      "test_a_hybrid_is_first_order_up_to_its_switch",
+    ),
+    invariants=(
+      "test_sparse_directions_keep_their_mask",
+      "test_combinations_that_mean_nothing_are_refused",
+      "test_neutral_strength_is_the_base_run",
+    ),
     claim=("zeroth_order",),
+    deviations=(
+      "z, where the paper prints its inverse: as in the released code",
+      "the whole gradient is smoothed; the paper smooths the old tasks' part of it",
+      "regularizers and references are first-order still",
+    ),
     arguments={"epsilon": 0.05, "queries": 20},
     neutral={"switch_step": 1000000},
     first_task_plain=False,
   ),
   "evolution_strategy": Record(
-    spec="regularizers_projectors 5.5", claim=("evolution_strategy",), arguments={"sigma": 0.05}, first_task_plain=False
+    spec="regularizers_projectors 5.5",
+    compared=(
+      "test_an_evolution_strategy_is_the_standardised_sum[False]",
+      "test_an_evolution_strategy_is_the_standardised_sum[True]",
+    ),
+    invariants=("test_antithetic_evolution_follows_the_gradient",),
+    claim=("evolution_strategy",),
+    deviations=("the reward is minus the loss of the batch; the paper scores decoded answers",),
+    arguments={"sigma": 0.05},
+    first_task_plain=False,
   ),
-  "ncm": Record(spec="classic_methods A17"),
-  "finetune": Record(spec="unlearning A2", neutral={}),
-  "joint": Record(),
-  "cumulative": Record(),
+  "ncm": Record(
+    spec="classic_methods A17",
+    compared=(
+      "test_ncm_takes_the_nearest_mean_of_all_rows",
+      "test_ncm_counts_a_returning_task_s_rows_once",
+      "test_ncm_begins_with_the_logits_and_forgets_a_class",
+    ),
+    invariants=("test_first_task_equals_the_base_learner",),
+    no_claim="a rule of prediction beside plain training; iCaRL's claim would need its exemplars",
+    deviations=("means are of all rows of a task, not of stored exemplars, and features are not normalised",),
+  ),
+  "finetune": Record(
+    spec="replay_architecture_metrics C4",
+    compared=("test_what_a_reference_trains_on",),
+    no_claim="the floor of every claim",
+    neutral={},
+  ),
+  "joint": Record(
+    spec="replay_architecture_metrics C4",
+    compared=("test_what_a_reference_trains_on",),
+    invariants=("test_joint_costs_what_the_others_cost_and_cumulative_does_not",),
+    no_claim="the ceiling of every claim",
+  ),
+  "cumulative": Record(
+    spec="replay_architecture_metrics C4",
+    compared=("test_what_a_reference_trains_on",),
+    invariants=("test_joint_costs_what_the_others_cost_and_cumulative_does_not",),
+    no_claim="a reference with all rows so far",
+  ),
   "er_agem": Record(
-    spec="regularizers_projectors 4.8", claim=("er_projection", "er_projection_elsewhere"), arguments={"capacity": 20}
+    spec="regularizers_projectors 4.8",
+    compared=MIXED,
+    invariants=(*EPISODES, "test_unmet_classes_stay_under_references"),
+    claim=("er_projection", "er_projection_elsewhere"),
+    arguments={"capacity": 20},
   ),
-  "er_gem": Record(spec="regularizers_projectors 4.8", claim=("er_projection",), arguments={"capacity": 20}),
+  "er_gem": Record(
+    spec="regularizers_projectors 4.8",
+    compared=MIXED,
+    invariants=(*EPISODES, "test_er_gem_draws_each_task_s_own_rows", "test_a_margin_has_no_place_behind_the_optimizer"),
+    claim=("er_projection",),
+    deviations=("norm parameters are projected with the rest; the released code leaves them out",),
+    arguments={"capacity": 20},
+  ),
 }
