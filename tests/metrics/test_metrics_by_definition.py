@@ -45,7 +45,8 @@ def test_a_constant_has_no_share_of_variance():
   assert k == pytest.approx(0, abs=1e-12)
   assert np.isnan(r2)
   P, N = (v.ravel() for v in np.meshgrid([1.0, 10, 100], [1.0, 10, 100]))
-  assert np.isnan(metrics.fit_scaling_law(P, N, np.ones(9)).r2)
+  with np.errstate(divide="raise", invalid="raise"):
+    assert np.isnan(metrics.fit_scaling_law(P, N, np.ones(9)).r2)
 
 
 def test_a_leaf_at_the_top_is_a_module_of_its_own():
