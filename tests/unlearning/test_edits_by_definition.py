@@ -19,7 +19,7 @@ ROWS = np.float32(X), Y
 def test_dampening_divides_in_float32_and_never_by_0():
   """100 / 3 rounded once is 33.25 in bfloat16; a third rounded first would give 33.5."""
   narrow = lambda *v: jnp.asarray(v, jnp.bfloat16)
-  with jax.debug_nans(True):
+  with jax.debug_nans(True), jax.numpy_dtype_promotion("strict"):
     got = unlearning.dampen(narrow(100, 7), narrow(3, 0), narrow(1, 0), alpha=1.0, dampening=1.0)
   np.testing.assert_array_equal(np.asarray(got, np.float32), [33.25, 7])
   with jax.debug_nans(True):
