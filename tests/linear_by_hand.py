@@ -58,3 +58,18 @@ def steps_of(call, first=apply_fn, **fixed):
   options = {k: v for k, v in options.items() if v is not None}
   program = jax.jit(lambda p, steps, traced: call(first, p, steps=steps, **options, **traced))
   return lambda steps, **traced: np.asarray(program(PARAMS, steps, traced)["w"])
+
+
+def numeric(value, at, step=1e-5):
+  """The gradient of ``value(at)``, float64, by central differences."""
+  out = np.zeros_like(at)
+  for i in np.ndindex(at.shape):
+    e = np.zeros_like(at)
+    e[i] = step
+    out[i] = (value(at + e) - value(at - e)) / (2 * step)
+  return out
+
+
+def ce_of(x, label: int, w):
+  """The gradient in w of the cross-entropy of any row."""
+  return np.outer(x, softmax(x @ w) - np.eye(w.shape[1])[label])

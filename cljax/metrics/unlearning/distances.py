@@ -35,11 +35,11 @@ def zrf(logits, random_logits, variant: str = "proper") -> float:
   E9). ``variant='released'`` is what their code computes instead: ``1 - 1/K mean_x (1/2 KL(m || p) + 1/2 KL(m ||
   q))``. Its arguments are reversed, and dividing by K presses every score into about 0.95 to 1 from 20 classes on.
   """
-  if variant == "proper":
-    return 1.0 - js_divergence(logits, random_logits)
-  if variant != "released":
+  if variant not in ("proper", "released"):
     raise UsageError(f"variant: is {variant!r}; expected 'proper' or 'released'")
   z, r = as_pair(logits, random_logits, "random_logits")
+  if variant == "proper":
+    return 1.0 - js_divergence(z, r)
   p, q = log_softmax(z), log_softmax(r)
   m = _log_mean(p, q)
   return float(1.0 - (0.5 * _kl(m, p) + 0.5 * _kl(m, q)).mean() / z.shape[-1])

@@ -85,8 +85,7 @@ def tpr_at_fpr(members, others, fpr: float = 0.01) -> float:
   if not len(a) or not len(b):
     return float("nan")
   allowed = int(np.floor(fpr * len(b) + 1e-9))  # 0.29 * 100 is 28.999...
-  threshold = np.sort(b)[::-1][allowed] if allowed < len(b) else -np.inf
-  return float((a > threshold).mean() if allowed < len(b) else 1.0)
+  return float((a > np.sort(b)[::-1][allowed]).mean()) if allowed < len(b) else 1.0
 
 
 def attack_accuracy(inside_scores, outside_scores) -> np.ndarray:

@@ -61,7 +61,7 @@ def test_epochs_to_reach():
   assert unlearning.epochs_to_reach(losses, 2.0).tolist() == [1, 3, 3, 0]
   assert unlearning.epochs_to_reach(losses, jnp.array([1.0, 5, 5, -1])).tolist() == [2, 0, 3, 3]
   assert jax.jit(unlearning.epochs_to_reach)(losses[0], 1.0) == 2
-  assert unlearning.relearn_time(jnp.array([1.00002, 1.000005]), 1.0) == 1  # 1e-5 of slack
+  assert unlearning.relearn_time(jnp.array([1.00002, 1.000005, 1.1]), 1.0) == 1  # 1e-5 of slack
   with pytest.raises(UsageError, match="losses"):
     unlearning.epochs_to_reach(1.0, 2.0)
 
@@ -71,6 +71,8 @@ def test_split_is_disjoint_and_whole():
     a, b = unlearning.split_forget(n, few)
     assert len(a) == count
     assert sorted([*a, *b]) == list(range(n))
+    assert list(a) == sorted(a)
+    assert list(b) == sorted(b)
   assert not np.array_equal(unlearning.split_forget(40, 0.5, 0)[0], unlearning.split_forget(40, 0.5, 1)[0])
   for n, few in ((1, 0.5), (40, 0.0), (40, 1.0)):
     with pytest.raises(UsageError, match="few"):
