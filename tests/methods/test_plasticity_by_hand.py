@@ -9,7 +9,7 @@ import pytest
 from bench import Bench, assert_same
 from by_hand import RATE, batch_of, cross_entropy, forward, gradient, leaves, log_softmax
 
-from cljax import methods, optimizers, types
+from cljax import methods, optimizers, recipe, types
 
 RNG = np.random.default_rng(7)
 KERNELS = ("hidden_0/kernel", "head/kernel")
@@ -325,3 +325,92 @@ def test_priors_follow_an_edit(class_stream, small_model, name):
     np.testing.assert_allclose(got, far(k, b, a), rtol=1e-5, atol=1e-6)
   if name == "claw":  # the odds start at the prior's
     assert_same(after.odds, edited.odds)
+
+
+def fisher_by_hand(p, x):
+  """``mean_n sum_c p_c (d log p_c / d theta)^2``; a row's squared gradient is a product of squares."""
+  h, z = forward(p, x)
+  q, flat = np.exp(log_softmax(z)), x.reshape(len(x), -1)
+  out = {n: 0.0 * v for n, v in p.items()}
+  for c in range(q.shape[1]):
+    d = np.eye(q.shape[1])[c] - q
+    back = (d @ p["head/kernel"].T) * (h > 0)
+    for layer, slope, inputs in (("head", d, h), ("hidden_0", back, flat)):
+      squares = slope**2 * q[:, c : c + 1] / len(x)
+      out[f"{layer}/bias"] += squares.sum(0)
+      out[f"{layer}/kernel"] += (inputs**2).T @ squares
+  return out
+
+
+def test_refresh_climbs_twice_under_an_accumulating_fisher(class_stream, small_model):
+  """``F <- decay F + F_t`` at each boundary; two ascents a step over plain descent."""
+  size, damping, decay = 2e-3, 0.05, 0.3
+  hyper = {"base": "finetune", "step_size": size, "damping": damping, "noise": 0.0, "decay": decay, "steps": 2}
+  bench = Bench("refresh", class_stream, small_model, hyper)
+  learner = bench.start()
+  p = leaves(learner.params)
+  fisher = {n: 0.0 * v for n, v in p.items()}
+  for task in (0, 1):
+    for k in range(2):
+      x, y = batch_of(bench, task, k)
+      for _ in range(2):
+        g = gradient(p, x, y)
+        p = {n: v + size / (fisher[n] + damping) * g[n] for n, v in p.items()}
+      g = gradient(p, x, y)
+      p = {n: v - RATE * g[n] for n, v in p.items()}
+      learner = bench.step(learner, *bench.arguments(task, k))[0]
+      near(learner.params, p, 2e-5)
+    learner = bench.boundary("end_task", learner, task)
+    new = fisher_by_hand(p, class_stream.dataset.train.x[class_stream.train[task]])
+    fisher = {n: decay * v + new[n] for n, v in fisher.items()}
+    near(learner.method_state.fisher, fisher, 1e-5, 1e-3)
+
+
+def test_refresh_s_noise_is_as_large_as_its_step_says(class_stream, small_model):
+  """With no descent: ``(theta' - theta - s g / (F + d)) / (noise sqrt(2 s / (F + d)))`` is standard normal."""
+  size, damping, noise = 1e-3, 0.05, 0.3
+  hyper = {"base": "finetune", "step_size": size, "damping": damping, "noise": noise}
+  still = recipe.make_optimizer("sgd", learning_rate=0.0)
+  bench = Bench("refresh", class_stream, small_model, hyper, optimizer=still)
+  learner = bench.start()
+  draw = np.random.default_rng(2)
+  fisher = jax.tree.map(lambda f: jnp.asarray(draw.uniform(0, 0.2, f.shape), jnp.float32), learner.method_state.fisher)
+  learner = learner._replace(method_state=learner.method_state._replace(fisher=fisher))
+  p, f = leaves(learner.params), leaves(fisher)
+  g, drawn = gradient(p, *batch_of(bench, 0, 0)), []
+  for k in range(5):  # the same batch under other keys
+    given = learner._replace(key=jax.random.key(k), step=jnp.int32(k))
+    after = leaves(bench.step(given, *bench.arguments(0, 0))[0].params)
+    rest = {n: after[n] - v - size * g[n] / (f[n] + damping) for n, v in p.items()}
+    drawn.append(np.concatenate([(v / noise / np.sqrt(2 * size / (f[n] + damping))).ravel() for n, v in rest.items()]))
+  e = np.stack(drawn)
+  assert abs(e.mean()) < 4 / np.sqrt(e.size)
+  assert abs(e.var() - 1) < 4 * np.sqrt(2 / e.size)
+  assert abs(np.corrcoef(e[0], e[1])[0, 1]) < 0.4
+
+
+PERIODS = {
+  "ema": {"decay": 0.9, "early_decay": 0.5, "capacity": 12},
+  "lifecycle": {"probability": 0.7, "period": 0},
+  "fomo": {"fraction": 0.5, "decay": 0.25, "strength": 0.0, "period": 0, "patterns": "head"},
+}
+
+
+@pytest.mark.parametrize("name", PERIODS)
+def test_one_pass_is_the_default_length_of_a_period(name, class_stream, small_model):
+  """42 rows in batches of 8 are 6 steps: EMA's early steps, and the periods of lifecycle and fomo."""
+  bench = Bench(name, class_stream, small_model, PERIODS[name])
+  learner = bench.start()
+  start = mean = leaves(learner.params)
+  for k in range(8):
+    learner = bench.step(learner, *bench.arguments(0, k))[0]
+    now = leaves(learner.params)
+    if name == "ema":
+      d = 0.5 if k < 6 else 0.9
+      mean = {n: d * mean[n] + (1 - d) * now[n] for n in now}
+      near(learner.method_state.own.params, mean, 1e-5)
+    elif name == "lifecycle":  # units fall asleep before the seventh step
+      assert bool(np.asarray(learner.method_state.sleep[0]).any()) == (k >= 6)
+    else:
+      stable = leaves(learner.method_state.params)
+      assert all(np.array_equal(stable[n], start[n]) for n in start) == (k < 5)

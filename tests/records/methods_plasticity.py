@@ -8,7 +8,10 @@ FIRST = "test_first_task_equals_the_base_learner"
 RECORDS: dict[str, Record] = {
   "ema": Record(
     spec="regularizers_projectors 6.1",
-    compared=("test_ema_trains_as_er_and_predicts_with_the_average",),
+    compared=(
+      "test_ema_trains_as_er_and_predicts_with_the_average",
+      "test_one_pass_is_the_default_length_of_a_period",
+    ),
     invariants=("test_scrub_erases_every_stored_row",),
     claim=("ema",),
     deviations=(
@@ -81,7 +84,7 @@ RECORDS: dict[str, Record] = {
   "lifecycle": Record(
     spec="regularizers_projectors 8.1",
     compared=("test_lifecycle_wakes_units_as_they_fell_asleep",),
-    invariants=(NEUTRAL,),
+    invariants=("test_one_pass_is_the_default_length_of_a_period", NEUTRAL),
     claim=("lifecycle",),
     deviations=("a reconstruction: only the idea of the paper was read",),
     arguments={"probability": 0.1, "duration": 2, "period": 4},
@@ -94,7 +97,7 @@ RECORDS: dict[str, Record] = {
       "test_fomo_pulls_to_the_stable_model",
       "test_fomo_forgets_a_share_and_predicts_with_the_stable_model",
     ),
-    invariants=(NEUTRAL,),
+    invariants=("test_one_pass_is_the_default_length_of_a_period", NEUTRAL),
     claim=("fomo",),
     deviations=(
       "a reconstruction: only the idea of the paper was read",
@@ -227,6 +230,8 @@ RECORDS: dict[str, Record] = {
     compared=(
       "test_it_climbs_the_whole_loss_by_the_inverse_fisher_and_then_descends",
       "test_the_released_form_climbs_the_current_rows_alone",
+      "test_refresh_climbs_twice_under_an_accumulating_fisher",
+      "test_refresh_s_noise_is_as_large_as_its_step_says",
     ),
     invariants=("test_without_ascent_it_is_the_base_method_to_the_bit", "test_replay_is_neutral_to_tolerance"),
     claim=("refresh_derpp", "refresh_ewc"),

@@ -20,11 +20,7 @@ RECORDS: dict[str, Record] = {
   "ssd": Record(
     spec="unlearning B1",
     compared=("test_ssd_dampens_by_the_formula", "test_ssd_measures_batches_as_the_released_code"),
-    invariants=(
-      STRENGTH,
-      "test_a_request_without_rows_changes_nothing[ssd]",
-      "test_ssd_at_zero_strength_is_the_identity",
-    ),
+    invariants=(STRENGTH, "test_ssd_at_zero_strength_is_the_identity"),
     claim=("ssd",),
     deviations=(
       "importance is per sample, as in the paper; the released code squares the mean of a batch ('batched')",
@@ -217,7 +213,7 @@ RECORDS: dict[str, Record] = {
   ),
   "slug": Record(
     spec="unlearning B3",
-    compared=("test_slug_by_hand", "test_the_pareto_front_by_definition"),
+    compared=("test_slug_by_hand",),
     invariants=(STRENGTH, "test_a_request_without_rows_changes_nothing[slug]"),
     no_claim=MEASURED,
     deviations=("top-1 accuracy (release: top-5); the least step that forgot, where the release keeps the last tried",),
@@ -227,7 +223,7 @@ RECORDS: dict[str, Record] = {
   "fisher_forgetting": Record(
     spec="unlearning A10",
     compared=("test_fisher_forgetting_by_hand",),
-    invariants=(STRENGTH, "test_exact_fisher_and_the_noise_by_numpy"),
+    invariants=(STRENGTH,),
     no_claim=MEASURED,
     deviations=("the SSD repository's 1 / F; the first paper has F^(-1/4); the code's heuristics are 'released'",),
     neutral={"alpha": 0.0},
@@ -263,11 +259,7 @@ RECORDS: dict[str, Record] = {
   "modhifi_u": Record(
     spec="unlearning D4",
     compared=("test_units_of_highest_fidelity_are_cut_off_the_head",),
-    invariants=(
-      STRENGTH,
-      "test_a_request_without_rows_changes_nothing[modhifi_u]",
-      "test_fidelity_is_one_minus_residual_over_energy",
-    ),
+    invariants=(STRENGTH,),
     no_claim=MEASURED,
     deviations=("read in summary only: the share and how layers are compared are guesses",),
     arguments={"share": 0.3},
@@ -288,7 +280,7 @@ RECORDS: dict[str, Record] = {
   ),
   "datamodel_matching": Record(
     spec="unlearning B9",
-    compared=("test_datamodel_matching_by_hand", "test_a_datamodel_is_exact_for_additive_outputs"),
+    compared=("test_datamodel_matching_by_hand",),
     invariants=(STRENGTH, "test_a_request_without_rows_changes_nothing[datamodel_matching]"),
     no_claim=MEASURED,
     deviations=("the datamodel is a ridge regression on nets that are trained here",),
@@ -298,10 +290,6 @@ RECORDS: dict[str, Record] = {
   "streaming": Record(
     spec="unlearning B7",
     compared=("test_streaming_forgets_by_the_statistics_of_what_was_learned",),
-    invariants=(
-      "test_a_request_without_rows_changes_nothing[streaming]",
-      "test_statistics_without_rows_are_those_of_the_rest",
-    ),
     no_claim=MEASURED,
     deviations=(
       "a reconstruction: only the paper's abstract was read",
@@ -312,11 +300,7 @@ RECORDS: dict[str, Record] = {
   "group_reweight": Record(
     spec="unlearning B13",
     compared=("test_group_reweight_by_hand",),
-    invariants=(
-      STRENGTH,
-      "test_a_request_without_rows_changes_nothing[group_reweight]",
-      "test_weights_restore_the_groups_shares",
-    ),
+    invariants=(STRENGTH, "test_a_request_without_rows_changes_nothing[group_reweight]"),
     no_claim=MEASURED,
     deviations=("weights multiply the losses of uniformly drawn rows, where the release draws rows by them",),
     arguments={"steps": 3},
@@ -324,7 +308,7 @@ RECORDS: dict[str, Record] = {
   ),
   "miu": Record(
     spec="unlearning B13",
-    compared=("test_miu_by_hand", "test_the_bound_of_a_constant_critic_is_zero"),
+    compared=("test_miu_by_hand",),
     invariants=(
       STRENGTH,
       "test_a_request_without_rows_changes_nothing[miu]",
