@@ -49,7 +49,12 @@ DEEP = {k: DRAW.normal(size=s) * 0.7 for k, s in {"a": (5, 3), "b": (3, 3), "c":
 
 
 def model_of(forward, initial):
-  apply = lambda params, state, x, *, train, key, task=None, mask=None: (forward(x, params), state)
+  """A model that is asked in eval mode alone."""
+
+  def apply(params, state, x, *, train, key, task=None, mask=None):
+    assert not train
+    return forward(x, params), state
+
   return types.Model(lambda key: (initial, {}), apply)
 
 
