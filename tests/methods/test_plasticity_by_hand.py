@@ -63,24 +63,33 @@ def test_tag_mixes_second_moments_by_direction(class_stream, small_model):
       p = {n: x - RATE * scale * g[n] / (np.sqrt(mixed[n]) + 1e-8) for n, x in p.items()}
       learner = bench.step(learner, *bench.arguments(task, k))[0]
       near(learner.params, p, 2e-5)
-    old = m, v
     learner = bench.boundary("end_task", learner, task)
+    state = learner.opt_state.transform[0]
+    assert int(state.task) == task + 1
+    for kept, (first, second) in enumerate(filter(None, (old, (m, v)))):
+      slot = lambda stack, kept=kept: jax.tree.map(lambda a: a[kept], stack)
+      near(slot(state.directions), {n: x / length(x) for n, x in first.items()}, 1e-5)
+      near(slot(state.seconds), second, 1e-6, 1e-3)
+    old = m, v
 
 
 @pytest.mark.parametrize("utility", ["contribution", "adaptable"])
 def test_continual_backprop_renews_the_least_useful_units(class_stream, small_model, utility):
-  """Utilities, ages and the units that go; new incoming weights alone are random."""
+  """Utilities, ages, the units that go and their momentum; new incoming weights alone are random."""
   rate, decay = 0.31, 0.8
-  bench = Bench("continual_backprop", class_stream, small_model, {"rate": rate, "decay": decay, "maturity": 1,
-                                                                  "utility": utility})  # fmt: skip
+  momentum = recipe.make_optimizer("momentum", learning_rate=RATE, momentum=0.8)
+  hyper = {"rate": rate, "decay": decay, "maturity": 1, "utility": utility}
+  bench = Bench("continual_backprop", class_stream, small_model, hyper, optimizer=momentum)
   learner = bench.start()
   p, renewed = leaves(learner.params), 0
+  trace = {n: 0.0 * v for n, v in p.items()}
   age, u, f, due = np.zeros(8), np.zeros(8), np.zeros(8), 0.0
   for k in range(4):
     x, y = batch_of(bench, 0, k)
     h, _ = forward(p, x)
     g = gradient(p, x, y)
-    p = {n: v - RATE * g[n] for n, v in p.items()}
+    trace = {n: 0.8 * v + g[n] for n, v in trace.items()}
+    p = {n: v - RATE * trace[n] for n, v in p.items()}
     age += 1
     c = 1 - decay**age
     f = decay * f + (1 - decay) * h.mean(0)
@@ -102,6 +111,8 @@ def test_continual_backprop_renews_the_least_useful_units(class_stream, small_mo
       assert fresh.std() > 0.4 * bound
       p["head/bias"] = p["head/bias"] + (f / c)[gone] @ p["head/kernel"][gone]
       p["hidden_0/kernel"][:, gone], p["hidden_0/bias"][gone], p["head/kernel"][gone] = fresh, 0, 0
+      for moment in (trace["hidden_0/kernel"].T, trace["hidden_0/bias"], trace["head/kernel"]):
+        moment[gone] = 0
       age[gone] = u[gone] = f[gone] = 0
     near(learner.params, p, 1e-5)
     state = learner.method_state
@@ -183,7 +194,7 @@ def test_supsup_infers_the_task_of_the_steepest_entropy(supsup, how, class_strea
 def test_clnp_prunes_to_the_margin_and_trains_what_is_free(class_stream, small_model):
   strength, margin, count = 0.01, 0.1, 30
   bench = Bench("clnp", class_stream, small_model, {"strength": strength, "margin": margin, "thresholds": count,
-                                                    "samples": 64})  # fmt: skip
+                                                    "samples": 400})  # fmt: skip
   learner = bench.start()
   p = leaves(learner.params)
   owned, classes = np.zeros(8, bool), np.zeros(4, bool)

@@ -233,7 +233,11 @@ RECORDS: dict[str, Record] = {
       "test_refresh_climbs_twice_under_an_accumulating_fisher",
       "test_refresh_s_noise_is_as_large_as_its_step_says",
     ),
-    invariants=("test_without_ascent_it_is_the_base_method_to_the_bit", "test_replay_is_neutral_to_tolerance"),
+    invariants=(
+      "test_without_ascent_it_is_the_base_method_to_the_bit",
+      "test_scrub_erases_every_stored_row",
+      "test_replay_is_neutral_to_tolerance",
+    ),
     claim=("refresh_derpp", "refresh_ewc"),
     deviations=(
       "the penalty's part of the relearning gradient is taken before the ascent",
