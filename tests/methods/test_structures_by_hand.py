@@ -7,6 +7,7 @@ import types as python
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from bench import Bench
 from by_hand import RATE, backward, batch_of, forward, gradient, leaves, log_softmax
 
@@ -112,17 +113,19 @@ def test_clpu_replays_each_task_s_own_reservoir(make_blobs, small_model):
   assert sorted(left) == sorted([*ids[0][5:], *ids[1]])
 
 
-def test_units_of_highest_fidelity_are_cut_off_the_head(class_stream, small_model):
-  """``<Y, A_i>^2 / (E|A_i|^2 E|Y|^2)`` of each hidden unit's part of the logits, over the forget rows."""
-  bench = Bench("modhifi_u", class_stream, small_model, {"share": 0.25, "batch": 5})
+@pytest.mark.parametrize("kernels", ["", "hidden_0/kernel"])
+def test_units_of_highest_fidelity_are_cut_off_their_reader(class_stream, small_model, kernels):
+  """``<Y, A_i>^2 / (E|A_i|^2 E|Y|^2)`` of each input's part of a layer, over the forget rows; the head by default."""
+  bench = Bench("modhifi_u", class_stream, small_model, {"share": 0.25, "batch": 5, "kernels": kernels})
   before = bench.train(3, (0,))
   after, (gone, _) = bench.forget_class(before)
-  p = leaves(before.params)
-  h, z = forward(p, class_stream.dataset.train.x[gone])
-  y = z - p["head/bias"]
-  parts = h[:, :, None] * p["head/kernel"][None]
+  p, name = leaves(before.params), kernels or "head/kernel"
+  x = class_stream.dataset.train.x[gone]
+  inputs = x.reshape(len(x), -1).astype(np.float64) if kernels else forward(p, x)[0]
+  parts = inputs[:, :, None] * p[name][None]
+  y = parts.sum(1)
   score = np.einsum("nc,nuc->u", y, parts) ** 2 / np.maximum((parts**2).sum((0, 2)) * (y**2).sum(), 1e-30)
-  p["head/kernel"][np.argsort(-score)[:2]] = 0
+  p[name][np.argsort(-score)[: len(score) // 4]] = 0
   near(after.params, p, 0, 0)
 
 

@@ -258,7 +258,7 @@ RECORDS: dict[str, Record] = {
   ),
   "modhifi_u": Record(
     spec="unlearning D4",
-    compared=("test_units_of_highest_fidelity_are_cut_off_the_head",),
+    compared=("test_units_of_highest_fidelity_are_cut_off_their_reader",),
     invariants=(STRENGTH,),
     no_claim=MEASURED,
     deviations=("read in summary only: the share and how layers are compared are guesses",),
