@@ -213,7 +213,7 @@ RECORDS: dict[str, Record] = {
   ),
   "slug": Record(
     spec="unlearning B3",
-    compared=("test_slug_by_hand",),
+    compared=("test_slug_by_hand[0.5]", "test_slug_by_hand[0.02]"),
     invariants=(STRENGTH, "test_a_request_without_rows_changes_nothing[slug]"),
     no_claim=MEASURED,
     deviations=("top-1 accuracy (release: top-5); the least step that forgot, where the release keeps the last tried",),
@@ -258,7 +258,10 @@ RECORDS: dict[str, Record] = {
   ),
   "modhifi_u": Record(
     spec="unlearning D4",
-    compared=("test_units_of_highest_fidelity_are_cut_off_their_reader",),
+    compared=(
+      "test_units_of_highest_fidelity_are_cut_off_their_reader",
+      "test_units_of_highest_fidelity_are_cut_off_their_reader[hidden_0/kernel]",
+    ),
     invariants=(STRENGTH,),
     no_claim=MEASURED,
     deviations=("read in summary only: the share and how layers are compared are guesses",),
