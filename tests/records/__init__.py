@@ -28,7 +28,6 @@ from records.form import KINDS, Kind, Record
 
 __all__ = [
   "KINDS", "Kind", "Record", "arguments", "entry", "exported", "helpers", "method", "modules_of", "records", "stops",
-  "unfilled",
 ]  # fmt: skip
 Key = tuple[str, str]  # (kind, name)
 
@@ -56,11 +55,6 @@ def records() -> dict[Key, Record]:
 def modules_of() -> dict[Key, str]:
   """The module of records in which each stands."""
   return {(m.KIND, name): m.__name__.rsplit(".", 1)[-1] for m in _modules() for name in m.RECORDS}
-
-
-def unfilled() -> set[str]:
-  """Modules that say of themselves that some of their records name no comparison yet (``UNFILLED``)."""
-  return {m.__name__.rsplit(".", 1)[-1] for m in _modules() if getattr(m, "UNFILLED", False)}
 
 
 @functools.cache
