@@ -16,8 +16,6 @@ from typing import Any
 
 from absl import app, flags
 
-_RECORD = flags.DEFINE_boolean("record", False, "write the table instead of comparing with it")
-_ONLY = flags.DEFINE_list("only", [], "names of runs (default: all)")
 TABLE = pathlib.Path(__file__).parent / "results" / "digests.json"
 SEEDS = 5
 LEARNING = ("finetune", "joint", "ewc", "si", "er", "derpp", "agem", "gem", "gpm", "lwf", "ncm")
@@ -66,8 +64,8 @@ def digests(only=()) -> dict[str, list[str]]:
 def main(argv) -> None:
   del argv
   table = json.loads(TABLE.read_text()) if TABLE.exists() else {}
-  here, found = place(), digests(_ONLY.value)
-  if _RECORD.value:
+  here, found = place(), digests(flags.FLAGS.only)
+  if flags.FLAGS.record:
     table.setdefault(here, {}).update(found)
     TABLE.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
     return
@@ -82,4 +80,6 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
+  flags.DEFINE_boolean("record", False, "write the table instead of comparing with it")
+  flags.DEFINE_list("only", [], "names of runs (default: all)")
   app.run(main)

@@ -157,7 +157,7 @@ def ask(worker: subprocess.Popen, number: int, limit: float) -> dict | str:
   return json.loads(line) if line.endswith("\n") else f"the process ended with code {worker.wait()}"
 
 
-def labour(numbers: queue.SimpleQueue, done, seed: int, only: str, limit: float, recycle: int) -> None:
+def labour(numbers: queue.SimpleQueue, done, seed: int, limit: float, recycle: int, only: str = "") -> None:
   """Works the queue off with one worker at a time; ``done(result)`` of each."""
   worker, count = None, 0
   try:
@@ -267,7 +267,7 @@ def main(argv) -> None:
       print(f"{len(results)}/{count} {result['number']} {result['law']} {result['seconds']} s{bad}", flush=True)
 
   hands = [
-    threading.Thread(target=labour, args=(numbers, done, args.seed, args.law, args.limit, args.recycle))
+    threading.Thread(target=labour, args=(numbers, done, args.seed, args.limit, args.recycle, args.law))
     for _ in range(args.jobs)
   ]
   for hand in hands:

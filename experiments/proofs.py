@@ -19,8 +19,6 @@ from absl import app, flags
 from experiments import _isolated, _proof_cards
 from experiments._proof_records import check, code, records
 
-_ONLY = flags.DEFINE_list("only", [], "entries, kind/entry or modules of records (default: all)")
-_JOBS = flags.DEFINE_integer("jobs", 2, "processes at a time", lower_bound=1)
 Key = tuple[str, str]
 
 
@@ -89,12 +87,12 @@ def write(modules: Iterable[str]) -> None:
 
 def main(argv) -> None:
   del argv
-  keys = chosen(_ONLY.value)
+  keys = chosen(flags.FLAGS.only)
   asked = {key: tests for key in keys if (tests := due(key))}
   modules = {records.modules_of()[key] for key in keys}
   print(f"{sum(map(len, asked.values()))} tests of {len(asked)} entries to prove")
   empty = []
-  for key, test, found in prove(asked, _JOBS.value):
+  for key, test, found in prove(asked, flags.FLAGS.jobs):
     digest = check.entry_digest(records.entry(key))
     proof = check.proofs().setdefault(key, {"entry": digest, "tests": {}})
     if proof["entry"] != digest:
@@ -111,4 +109,6 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
+  flags.DEFINE_list("only", [], "entries, kind/entry or modules of records (default: all)")
+  flags.DEFINE_integer("jobs", 2, "processes at a time", lower_bound=1)
   app.run(main)

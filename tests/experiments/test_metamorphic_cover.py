@@ -11,7 +11,7 @@ from cljax import methods
 from experiments import _metamorphic_cover as cover
 from experiments import metamorphic
 
-SAMPLE = np.random.default_rng(14).permutation(300)[:6].tolist()
+SAMPLE = np.random.default_rng(14).permutation(300)[:4].tolist()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
