@@ -52,3 +52,13 @@ def batch_of(bench, task, k):
   index = np.asarray(bench.rows(task, k)[0])
   split = bench.stream.dataset.train
   return split.x[index], split.y[index]
+
+
+KERNELS = ("hidden_0/kernel", "head/kernel")
+
+
+def near(params, want, atol=2e-6, rtol=2e-4):
+  got = leaves(params)
+  assert set(got) == set(want)
+  for name, value in want.items():
+    np.testing.assert_allclose(got[name], value, rtol, atol, err_msg=name)

@@ -169,7 +169,7 @@ RECORDS: dict[str, Record] = {
   ),
   "erase_at_the_core": Record(
     spec="unlearning B4",
-    compared=("test_erase_at_the_core_by_hand",),
+    compared=("test_registered_erase_at_the_core_by_hand",),
     invariants=(
       STRENGTH,
       "test_a_request_without_rows_changes_nothing[erase_at_the_core]",

@@ -1,55 +1,14 @@
 """Each penalty, pull and boundary in NumPy float64, by its formula: values, slopes, states, and what is left alone."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from pulls_by_hand import AWAY, END, F1, F2, START, ZERO, added, draw, jnp_tree, near, tmap, total, wide
 
 from cljax import UsageError, tree
 from cljax import regularizers as R
-
-RNG = np.random.default_rng(11)
-SHAPES = {"head": {"kernel": (3, 2), "bias": (2,)}, "scale": (4,)}
-
-
-def draw(positive=False):
-  of = lambda s: RNG.uniform(0.1, 2, size=s) if positive else RNG.normal(size=s)
-  return jax.tree.map(lambda s: of(s).astype(np.float32), SHAPES, is_leaf=lambda s: isinstance(s, tuple))
-
-
-START, END, AWAY, GRADIENT = draw(), draw(), draw(), draw()
-F1, F2 = draw(True), draw(True)
-ZERO = jax.tree.map(np.zeros_like, START)
-
-
-def wide(t):
-  return jax.tree.map(lambda x: np.asarray(x, np.float64), t)
-
-
-def tmap(fn, *trees):
-  return jax.tree.map(fn, *map(wide, trees))
-
-
-def total(fn, *trees):
-  return sum(np.sum(x) for x in jax.tree.leaves(tmap(fn, *trees)))
-
-
-def near(got, want, rtol=1e-5, atol=1e-5):
-  assert tree.paths(got) == tree.paths(want)
-  for name, a, b in zip(tree.paths(want), jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-    np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=name)
-
-
-def jnp_tree(t):
-  return jax.tree.map(jnp.asarray, t)
-
-
-def added(tx, state, params=AWAY, gradient=GRADIENT):
-  """What the transform adds to a gradient, and its next state."""
-  got, state = tx.update(jnp_tree(gradient), state, jnp_tree(params))
-  return tmap(lambda a, b: a - b, got, gradient), state
 
 
 def test_penalties():
@@ -214,98 +173,6 @@ def test_nonnegative_si_pulls_where_importance_is_positive_alone():
   near(added(tx, state)[0], tmap(lambda t, a, w: 6 * np.maximum(w, 0) * (t - a), AWAY, END, omega))
 
 
-@pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
-def test_spectral_pull_after_one_power_iteration(power):
-  """``2k s^(k-1) (s^k - 1) u v'``; ``2k |g|^(k-2) (|g|^k - 1) g`` for a scale; ``2k |b|^(2k-2) b`` for a bias."""
-  params = {"conv": RNG.normal(size=(2, 2, 3)), "kernel": RNG.normal(size=(4, 3)), "scale": RNG.normal(size=3)}
-  params |= {"bias": RNG.normal(size=4)}
-  tx = R.spectral(0.7, power)
-  state = tx.init(jnp_tree(params))
-  for _ in range(2):
-    grads, vectors = {}, {}
-    for name in ("conv", "kernel"):
-      w = params[name].reshape(-1, params[name].shape[-1])
-      u = np.asarray(state.vectors[name], np.float64)
-      v = w.T @ u / np.linalg.norm(w.T @ u)
-      u = w @ v / np.linalg.norm(w @ v)
-      s, vectors[name] = u @ w @ v, u
-      grads[name] = (2 * power * s ** (power - 1) * (s**power - 1) * np.outer(u, v)).reshape(params[name].shape)
-    g, b = params["scale"], params["bias"]
-    grads["scale"] = 2 * power * np.abs(g) ** (power - 2) * (np.abs(g) ** power - 1) * g
-    grads["bias"] = 2 * power * (b @ b) ** (power - 1) * b
-    zeros = jax.tree.map(np.zeros_like, params)
-    pull, state = tx.update(jnp_tree(zeros), state, jnp_tree(params))
-    near(pull, jax.tree.map(lambda x: 0.7 * x, grads), 1e-4, 1e-4)
-    near({n: state.vectors[n] for n in vectors}, vectors, 1e-4, 1e-4)
-    params = {n: p + 0.3 * RNG.normal(size=p.shape) for n, p in params.items()}  # warm: the vectors go on
-  still = {"kernel": jnp.zeros((4, 3))}  # no direction is the top one: no pull
-  pull, after = tx.update(still, tx.init(still), still)
-  near(pull, still, 0, 0)
-  np.testing.assert_allclose(jnp.linalg.norm(after.vectors["kernel"]), 1, rtol=1e-5)
-
-
-def test_spectral_starts_near_the_top_singular_vector():
-  """Ten iterations on singular values 3 and 1 leave (1/3)^20 of the other."""
-  u, _ = np.linalg.qr(RNG.normal(size=(3, 3)))
-  v, _ = np.linalg.qr(RNG.normal(size=(3, 3)))
-  w = u @ np.diag([3.0, 1.0, 0.5]) @ v.T
-  state = R.spectral(1.0).init({"kernel": jnp.asarray(w), "scale": jnp.ones(2)})
-  np.testing.assert_allclose(abs(state.vectors["kernel"] @ u[:, 0]), 1, atol=1e-6)
-  assert state.vectors["scale"].shape == ()
-  assert float(state.vectors["scale"]) == 0
-
-
-def test_spectral_penalty_of_each_kind_of_leaf():
-  conv, kernel, scale, bias = (RNG.normal(size=s) for s in ((2, 2, 3), (4, 3), (3,), (4,)))
-  sigma = lambda m: np.linalg.svd(m, compute_uv=False)[0]
-  for power in (1, 2, 3):
-    of = lambda p, power=power: float(R.spectral_penalty(jnp_tree(p), 0.7, power))
-    near([of({"kernel": kernel})], [0.7 * (sigma(kernel) ** power - 1) ** 2], 1e-4)
-    near([of({"conv": conv})], [0.7 * (sigma(conv.reshape(4, 3)) ** power - 1) ** 2], 1e-4)
-    near([of({"scale": scale})], [0.7 * ((np.abs(scale) ** power - 1) ** 2).sum()], 1e-4)
-    near([of({"bias": bias})], [0.7 * (bias @ bias) ** power], 1e-4)
-    near([of({"k": kernel, "b": bias})], [of({"k": kernel}) + of({"b": bias})], 1e-4)
-  narrow = {"kernel": jnp.asarray(kernel, jnp.bfloat16), "scale": jnp.asarray(scale, jnp.bfloat16)}
-  near([R.spectral_penalty(narrow)], [R.spectral_penalty(jax.tree.map(lambda x: x.astype(jnp.float32), narrow))])
-  out_in = float(R.spectral_penalty({"conv": jnp.asarray(conv)}, layout="out_in"))
-  near([out_in], [(sigma(conv.reshape(2, 6)) ** 2 - 1) ** 2], 1e-4)
-
-
-def test_of_equinox_layers_only_convolutions_need_a_layout():
-  conv = eqx.filter(eqx.nn.Conv2d(2, 3, 2, key=jax.random.key(0)), eqx.is_array)
-  dense = eqx.filter(eqx.nn.Linear(2, 3, key=jax.random.key(0)), eqx.is_array)
-  for refuses in (R.spectral(1.0).init, R.spectral_penalty):
-    with pytest.raises(UsageError, match="say layout='out_in'"):
-      refuses(conv)  # its bias beside the kernel
-  sigma = np.linalg.svd(np.float64(dense.weight), compute_uv=False)[0]
-  want = (sigma**2 - 1) ** 2 + (np.float64(dense.bias) ** 2).sum() ** 2
-  near([R.spectral_penalty(dense)], [want], 1e-4)
-  assert R.spectral(1.0).init(dense).vectors.weight.shape == (3,)
-
-
-def test_wasserstein_pulls_each_rank_to_the_initial_value_of_that_rank():
-  start = {"a": np.array([[4.0, -1.0], [0.5, 2.0]]), "b": np.array([1.0, -3.0])}
-  theta = {"a": np.array([[0.1, 5.0], [-2.0, 0.2]]), "b": np.array([7.0, 6.0])}
-  partner = {"a": np.array([[0.5, 4.0], [-1.0, 2.0]]), "b": np.array([1.0, -3.0])}
-  tx = R.wasserstein(0.7)
-  state = tx.init(jnp_tree(start))
-  near(state.anchor, {"a": np.array([-1.0, 0.5, 2.0, 4.0]), "b": np.array([-3.0, 1.0])}, 0, 0)
-  got, after = tx.update(jax.tree.map(jnp.zeros_like, jnp_tree(theta)), state, jnp_tree(theta))
-  near(got, jax.tree.map(lambda t, p: 1.4 * (t - p), theta, partner))
-  assert tree.digest(after) == tree.digest(state)
-  want = sum(((theta[n] - partner[n]) ** 2).sum() for n in theta)
-  near([R.wasserstein_penalty(jnp_tree(theta), jnp_tree(start), 0.7)], [0.7 * want])
-
-
-def test_wasserstein_of_equal_weights_meets_no_nan():
-  """Two pairs of equal weights share the means of their partners; no 0/0 on the way."""
-  start, theta = {"k": jnp.array([-3.0, -1.0, 0.5, 1.0, 4.0])}, {"k": jnp.array([2.0, -5.0, 2.0, 0.0, -5.0])}
-  tx = R.wasserstein(0.5)
-  with jax.debug_nans(True):
-    got, _ = tx.update({"k": jnp.zeros(5)}, tx.init(start), theta)
-  near(got, {"k": np.array([2.0, -5.0, 2.0, 0.0, -5.0]) - [2.5, -2.0, 2.5, 0.5, -2.0]})
-
-
 def test_bregman_divergences_of_trees():
   """Of the Fisher potential ``1/2 sum F (p - q)^2``; of Gaussians' log-partition the KL with the order turned round."""
   p, q = jnp_tree(AWAY), jnp_tree(START)
@@ -336,98 +203,3 @@ def test_the_log_partition_of_gaussians():
   )
   got = R.bregman_penalty(R.gaussian_log_partition, jnp_tree(natural[0]), jnp_tree(natural[1]))
   near([got], [kl], 1e-3)
-
-
-EVERY = lambda: optax.chain(R.ewc(1.0), R.si(1.0), R.l2_previous(1.0), R.l2_init(1.0), optax.trace(0.9))
-
-
-def test_follow_edit_moves_the_anchors_at_past_parameters_alone():
-  """To the bit ``after`` where the anchor was ``before``; else by the difference."""
-  tx = EVERY()
-  state = tx.init(jnp_tree(START))
-  _, state = tx.update(jnp_tree(GRADIENT), state, jnp_tree(AWAY))  # SI's last parameters
-  state = R.consolidate(state, END, importance={"ewc": F1})
-  state = R.consolidate(state, START, importance={"ewc": F2})
-  after = jax.tree.map(lambda x: x + np.float32(0.1) * np.abs(x), START)
-  ewc, si, previous, init, trace = R.follow_edit(state, START, after)
-  moved = lambda x: tmap(lambda x, a, b: x + b - a, x, START, after)
-  mean = tmap(lambda a, f, b, g: (f * a + g * b) / (f + g), END, F1, START, F2)
-  near(ewc.anchor, moved(mean))
-  near(si.anchor, after, 0, 0)
-  near(previous.anchor, after, 0, 0)
-  near(si.last_params, moved(AWAY))
-  near(init.anchor, START, 0, 0)
-  for old, new, keep in (
-    (state[0], ewc, ("importance", "constant")),
-    (state[1], si, ("importance", "path", "last_gradient", "damping")),
-    (state[2], previous, ("active",)),
-  ):
-    for field in keep:
-      assert tree.digest(getattr(old, field)) == tree.digest(getattr(new, field))
-  assert tree.digest(trace) == tree.digest(state[4])
-  plain = {"a": np.ones(3)}
-  assert R.follow_edit(plain, START, after) == plain
-
-
-def test_exported_states_are_plain_copies_that_fill_another():
-  tx = EVERY()
-  state = R.consolidate(tx.init(jnp_tree(START)), END, importance={"ewc": F1})
-  out = R.export_state(state)
-  assert {n: set(fields) for n, fields in out.items()} == {
-    "ewc": {"anchor", "importance", "constant"},
-    "si": {"anchor", "importance", "path", "last_params", "last_gradient", "damping"},
-    "l2_previous": {"anchor", "active"},
-    "l2_init": {"anchor"},
-  }
-  near(out["ewc"]["anchor"], END, 0, 0)
-  near(out["ewc"]["importance"], F1, 0, 0)
-  near(out["l2_init"]["anchor"], START, 0, 0)
-  assert float(out["l2_previous"]["active"]) == 1
-  assert out["ewc"]["anchor"]["scale"] is not state[0].anchor["scale"]
-  assert set(R.export_state(state, "ewc")) == {"ewc"}
-  blank = tx.init(jnp_tree(AWAY))
-  back = R.import_state(blank, {"ewc": out["ewc"]})
-  near(back[0].anchor, END, 0, 0)
-  near(back[0].importance, F1, 0, 0)
-  assert tree.digest(back[1:]) == tree.digest(blank[1:])
-  narrow = R.import_state(R.ewc(1.0, state_dtype="bfloat16").init(jnp_tree(AWAY)), {"ewc": out["ewc"]})
-  assert narrow.anchor["scale"].dtype == jnp.bfloat16
-  with pytest.raises(UsageError, match="ewc: anchor: leaf 'scale' is missing"):
-    R.import_state(blank, {"ewc": out["ewc"] | {"anchor": {"head": out["ewc"]["anchor"]["head"]}}})
-
-
-def test_state_bytes_are_those_of_the_leaves():
-  """12 parameters of 4 bytes: EWC keeps two trees and a scalar, SI five and one, L2-init one."""
-  state = EVERY().init(jnp_tree(START))
-  want = {"ewc": 2 * 48 + 4, "si": 5 * 48 + 4, "l2_previous": 48 + 4, "l2_init": 48}
-  assert {n: R.state_bytes(state, n) for n in want} == want
-  assert R.state_bytes(state) == sum(want.values())
-  with pytest.raises(UsageError, match="name: no regularizer state is called 'mas'"):
-    R.state_bytes(state, "mas")
-
-
-def test_attach_leaves_the_old_values_and_starts_the_new_at_the_parameters():
-  old = optax.adam(0.1).init(jnp_tree(START))
-  _, old = optax.adam(0.1).update(jnp_tree(GRADIENT), old, jnp_tree(START))
-  state = R.attach(optax.chain(R.ewc(1.0), optax.adam(0.1)), old, jnp_tree(END))
-  near(state[0].anchor, END, 0, 0)
-  near(state[0].importance, ZERO, 0, 0)
-  near(state[1][0].mu, tmap(lambda g: 0.1 * g, GRADIENT))
-  near(state[1][0].nu, tmap(lambda g: 0.001 * g**2, GRADIENT))
-  assert int(state[1][0].count) == 1
-
-
-def test_consolidate_anchors_what_it_names():
-  tx = optax.chain(R.ewc(1.0), R.ewc(1.0, name="other"), optax.masked(R.mas(1.0), {"head": False, "scale": True}))
-  start = tx.init(jnp_tree(START))
-  state = R.consolidate(start, END, importance={"ewc": F1, "other": F2, "mas": F1})
-  near(state[0].importance, F1, 0, 0)
-  near(state[1].importance, F2, 0, 0)
-  np.testing.assert_array_equal(state[2].inner_state.importance["scale"], F1["scale"])
-  np.testing.assert_array_equal(state[2].inner_state.anchor["scale"], END["scale"])
-  for s in state[:2]:
-    near(s.anchor, END, 0, 0)
-    assert s.anchor["scale"] is not END["scale"]
-  state = R.consolidate(start, END, importance=F2, name="other")
-  assert tree.digest((state[0], state[2])) == tree.digest((start[0], start[2]))
-  near(state[1].importance, F2, 0, 0)
