@@ -17,8 +17,6 @@ from cljax import methods, types
 from cljax.unlearning._common import drawn
 
 KEY = jax.random.key(3)
-
-
 RATE = 0.05
 
 
@@ -27,8 +25,6 @@ def rows(x, y, ids):
 
 
 FORGET, RETAIN = rows(X[:1], Y[:1], [7]), rows(X[1:], Y[1:], [8])
-
-
 CLASSES = jnp.array([False, True, False, False])
 
 
@@ -45,8 +41,6 @@ def deep(x, params):
 
 
 DRAW = np.random.default_rng(11)
-
-
 DEEP = {k: DRAW.normal(size=s) * 0.7 for k, s in {"a": (5, 3), "b": (3, 3), "c": (3, 4)}.items()}
 
 
@@ -61,8 +55,6 @@ def model_of(forward, initial):
 
 
 MODEL = model_of(linear, {"w": jnp.asarray(OTHER)})
-
-
 DEEP_MODEL = model_of(deep, None)
 
 
@@ -124,8 +116,6 @@ def loss(z, label):
 
 
 LR = {"learning_rate": RATE, "batch": 2}
-
-
 STARTS = W.astype(np.float64)
 
 
@@ -147,6 +137,4 @@ def stages(p, x):
 
 
 MANY = DRAW.normal(size=(10, 5)).astype(np.float32)
-
-
 LABELS = DRAW.integers(0, 4, 10).astype(np.int32)

@@ -4,11 +4,7 @@ import jax
 import numpy as np
 
 D, C = 6, 3
-
-
 RNG = np.random.default_rng(7)
-
-
 INPUTS = [RNG.normal(size=(5, D)) * [2, 1, 1, 0.5, 0.2, 0.1], RNG.normal(size=(5, D)) * [0.1, 2, 0.3, 1, 0.2, 1]]
 
 

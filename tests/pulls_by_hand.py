@@ -7,8 +7,6 @@ import numpy as np
 from cljax import tree
 
 RNG = np.random.default_rng(11)
-
-
 SHAPES = {"head": {"kernel": (3, 2), "bias": (2,)}, "scale": (4,)}
 
 
@@ -18,11 +16,7 @@ def draw(positive=False):
 
 
 START, END, AWAY, GRADIENT = draw(), draw(), draw(), draw()
-
-
 F1, F2 = draw(True), draw(True)
-
-
 ZERO = jax.tree.map(np.zeros_like, START)
 
 

@@ -18,20 +18,10 @@ def double():
 
 
 RNG = np.random.default_rng(3)
-
-
 A = RNG.normal(size=(5, 5))
-
-
 A = A @ A.T / 5 + np.eye(5)
-
-
 THETA = RNG.normal(size=5)
-
-
 flat = lambda t: np.concatenate([np.ravel(t["a"]), np.ravel(t["b"])])
-
-
 loss_at = lambda v: 0.5 * v @ A @ v
 
 

@@ -25,8 +25,6 @@ class Unit(NamedTuple):
 
 
 UNITS = (Unit("a/kernel", "a/bias", "b/kernel", 0), Unit("b/kernel", "b/bias", "c/kernel", 1))
-
-
 SIZES = {"a": (4, 5), "b": (5, 3), "c": (3, 2)}
 
 
