@@ -14,6 +14,7 @@ import time
 import distributed_worker as worker
 import numpy as np
 import pytest
+import quick
 
 import cljax
 from cljax import mesh
@@ -32,7 +33,7 @@ def free_port() -> int:
 
 def processes(commands, meanwhile=lambda running: None, timeout=240):
   """Runs commands side by side, one device each; returns ``[(exit code, output)]``."""
-  environment = {**os.environ, "XLA_FLAGS": "", "NPROC": "1", "JAX_PLATFORMS": "cpu"}
+  environment = {**os.environ, "XLA_FLAGS": quick.FLAGS, "NPROC": "1", "JAX_PLATFORMS": "cpu"}
   environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
   running = [
     subprocess.Popen(c, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import quick
 import records
 from bench import BATCH
 
@@ -83,7 +84,7 @@ try:
 except cljax.UsageError as e:
   print("refused:", e)
 """.format(root=str(Path(__file__).parents[2]), batch=BATCH)
-  more = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+  more = {"XLA_FLAGS": quick.with_devices(2), "JAX_PLATFORMS": "cpu"}
   done = subprocess.run(
     [sys.executable, "-c", code], env={**os.environ, **more}, capture_output=True, text=True, timeout=300, check=False
   )

@@ -1,5 +1,6 @@
 """The transforms inside optax's wrappers, under vmap, and on sharded parameters."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick
 
 from cljax.projectors import (
   AGEMState,
@@ -214,6 +216,6 @@ SHARDED = """
 
 
 def test_sharding_is_kept_on_four_devices():
-  env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
+  env = os.environ | {"XLA_FLAGS": quick.with_devices(4), "JAX_PLATFORMS": "cpu"}
   done = subprocess.run([sys.executable, "-c", textwrap.dedent(SHARDED)], env=env, capture_output=True, text=True)
   assert done.stdout.strip() == "sharded ok", done.stderr[-2000:]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick
 from flax import nnx
 
 from cljax import UsageError, tree
@@ -267,7 +268,7 @@ print(json.dumps(out))
 
 
 def test_an_explicit_mesh_is_kept():
-  env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+  env = os.environ | {"XLA_FLAGS": quick.with_devices(4), "JAX_PLATFORMS": "cpu"}
   script = MESH.replace("NAMES", repr(json.dumps([NAMES, ANCHORED, IMPORTANT])))
   done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr[-3000:]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import quick
 
 SCRIPT = r"""
 import json, re
@@ -61,7 +62,7 @@ print(json.dumps(out))
 
 @pytest.fixture(scope="module")
 def report():
-  env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+  env = os.environ | {"XLA_FLAGS": quick.with_devices(4), "JAX_PLATFORMS": "cpu"}
   done = subprocess.run(
     [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=300, check=False
   )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import quick
 from transforms.cases import REFUSED, ROWS
 
 SCRIPT = r"""
@@ -60,15 +61,15 @@ for name in ROWS:
 def spec(x):
   return tuple(x.sharding.spec) if isinstance(x.sharding, NamedSharding) else "one device"
 
-def automatic(name):
+def automatic(name, eager=False):
   row, tx, lift, step, refs = prepare(name)
   state = tx.init(lift(cases.A, True))
   began = {jax.tree_util.keystr(p): spec(x) for p, x in jax.tree_util.tree_leaves_with_path(state) if x.ndim > 1}
   for _ in range(2):
     _, state = step(lift(cases.G0, False), state, lift(cases.A, True), refs)
   compiled = step._cache_size()
-  end = jax.jit(lambda s, p: row.end(s, p, DICT)) if name != "cuber" else lambda s, p: row.end(s, p, DICT)
-  state = end(state, cases.at(DICT, cases.A))
+  end = lambda s, p: row.end(s, p, DICT)
+  state = (end if eager else jax.jit(end))(state, cases.at(DICT, cases.A))
   updates, state = step(lift(cases.G, False), state, lift(cases.W, True), refs)
   ended = {jax.tree_util.keystr(p): spec(x) for p, x in jax.tree_util.tree_leaves_with_path(state) if x.ndim > 1}
   return {n: np.asarray(x).tolist() for n, x in row.lower(updates).items()}, began, ended, step._cache_size() - compiled
@@ -76,7 +77,7 @@ def automatic(name):
 sharded = {}
 for name in ("cuber", "coso", "tag", "geometric_disentanglement"):
   where = meshed(AxisType.Auto)
-  values, began, ended, again = automatic(name)
+  values, began, ended, again = automatic(name, eager=name == "cuber")
   cases.at = lambda place, t: {n: jnp.asarray(x) for n, x in t.items()}
   alone = automatic(name)[0]
   error = max(float(np.abs(np.array(values[n]) - np.array(alone[n])).max()) for n in values)
@@ -89,9 +90,7 @@ print(json.dumps({"explicit": out, "automatic": sharded}))
 def report():
   tests = pathlib.Path(__file__).parents[1]
   path = os.pathsep.join(filter(None, (str(tests), str(tests.parent), os.environ.get("PYTHONPATH"))))
-  env = os.environ | {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path
-  }  # fmt: skip
+  env = os.environ | {"XLA_FLAGS": quick.with_devices(4), "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
   done = subprocess.run(
     [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=500, check=False
   )
