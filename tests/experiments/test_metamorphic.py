@@ -119,7 +119,7 @@ def neutral_drawn(seed: int):
 def stub(code: str):
   """A worker that runs ``code`` instead."""
   command = [sys.executable, "-c", code]
-  return lambda seed: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+  return lambda seed, only: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 ANSWERS = """
