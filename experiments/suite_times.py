@@ -40,8 +40,8 @@ def function(node: str) -> str:
 
 
 def slow(times: list[tuple[str, float]], above: float) -> list[str]:
-  total: collections.Counter = collections.Counter()
-  count: collections.Counter = collections.Counter()
+  total: dict[str, float] = collections.defaultdict(float)
+  count: collections.Counter[str] = collections.Counter()
   for node, seconds in times:
     total[function(node)] += seconds
     count[function(node)] += 1
@@ -55,11 +55,11 @@ def main(argv) -> None:
     code = 0 if args.read else run(pathlib.Path(folder))
     times = read(pathlib.Path(args.read or folder))
   for what, key in (("file", lambda node: node.partition("::")[0]), ("test", function)):
-    by: collections.Counter = collections.Counter()
+    by: dict[str, float] = collections.defaultdict(float)
     for node, seconds in times:
       by[key(node)] += seconds
     print(f"\nseconds by {what}, of {sum(by.values()):.0f} in all")
-    print("\n".join(f"{seconds:8.1f} {name}" for name, seconds in by.most_common(40)))
+    print("\n".join(f"{seconds:8.1f} {name}" for name, seconds in sorted(by.items(), key=lambda i: -i[1])[:40]))
   if args.write:
     SLOW.write_text("\n".join(slow(times, args.above)) + "\n")
   sys.exit(code)
