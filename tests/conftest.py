@@ -63,16 +63,18 @@ def small_model():
 
 # Functions whose tests take more than a fifth of a second each, as measured by experiments.suite_times.py.
 SLOW = frozenset((pathlib.Path(__file__).parent / "slow.txt").read_text().split())
-IN_EVERY_LOOP = ("er", "ewc", "ssd")  # entries whose contract is tried with -m "not slow" too
+IN_EVERY_LOOP = ("er", "ewc", "ssd")  # with -m "not slow" the contract is tried on these entries alone
 
 
 def pytest_collection_modifyitems(items):
   """Marks what is slow. Contract tests of one method follow one another, so that its programs can be dropped when the
   next one begins."""
   for item in items:
-    params = item.callspec.params if hasattr(item, "callspec") else {}
-    tried = item.path.stem == "test_contract" and params.get("name") in IN_EVERY_LOOP
-    if f"{item.path.stem}::{getattr(item, 'originalname', item.name)}" in SLOW and not tried:
+    if item.path == pathlib.Path(__file__).parent / "test_contract.py":
+      slow = item.callspec.params["name"] not in IN_EVERY_LOOP
+    else:
+      slow = f"{item.path.stem}::{getattr(item, 'originalname', item.name)}" in SLOW
+    if slow:
       item.add_marker(pytest.mark.slow)
   at = [i for i, item in enumerate(items) if item.path == pathlib.Path(__file__).parent / "test_contract.py"]
   ordered = sorted((items[i] for i in at), key=lambda item: item.callspec.params["name"])
