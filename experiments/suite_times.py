@@ -1,4 +1,4 @@
-"""What the tests cost, and which of them a developer's loop leaves out: ``python -m experiments.suite_times [--write]``.
+"""What the tests cost, and which a developer's loop leaves out: ``python -m experiments.suite_times [--write]``.
 
 Runs the suite with two workers and prints CPU seconds by file and by test. ``--write`` renews ``tests/slow.txt``: the
 functions whose tests take more than ``--above`` seconds each, which ``-m "not slow"`` passes over. ``--read=DIR`` reads
