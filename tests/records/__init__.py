@@ -94,6 +94,8 @@ def entry(key: Key) -> Any:
     return next(m.OBJECTS[name] for m in _modules() if kind == m.KIND)
   if kind == "method":
     return importlib.import_module("cljax.methods").METHODS[name].factory
+  if kind == "objective":
+    return importlib.import_module("cljax.objectives").OBJECTIVES[name].make
   return getattr(importlib.import_module(KINDS[kind].package), name)
 
 

@@ -53,6 +53,7 @@ KINDS = {
   "scenario": Kind("", "a protocol, compared with its definition"),
   "theory": Kind("cljax.theory", "a theorem, compared with its numbers"),
   "edit": Kind("cljax.unlearning", PART),
+  "objective": Kind("cljax.objectives", "a definition, not a method"),
   "engine": Kind("cljax", "plumbing"),
   "method": Kind("cljax.methods"),
 }

@@ -1,0 +1,41 @@
+"""Records of cljax.objectives."""
+
+from records.form import Record
+
+KIND = "objective"
+HELPERS = {
+  "Chosen": "a named objective with its options",
+  "OBJECTIVES": "the table of names",
+  "Objective": "the form of an objective",
+  "Score": "the form of a score",
+  "chosen": "looks a name up",
+  "given": "looks up what a user gives",
+  "supervised": "puts an objective together from its parts",
+}
+RECORDS: dict[str, Record] = {
+  "classification": Record(
+    compared=("test_classification_by_hand", "test_drawn_classes_follow_the_open_softmax"),
+    invariants=("test_wrong_objectives_are_one_line",),
+  ),
+  "regression": Record(
+    compared=(
+      "test_regression_by_hand",
+      "test_one_number_a_row_may_stand_with_or_without_an_axis",
+      "test_regression_scores_are_numpy_s",
+    ),
+    invariants=("test_noise_scales_the_step", "test_it_resumes_to_the_same_bits_and_another_objective_is_refused"),
+  ),
+  "sequence": Record(
+    compared=(
+      "test_sequence_by_hand[tokens-array]",
+      "test_sequence_by_hand[rows-array]",
+      "test_sequence_by_hand[sum-weights]",
+      "test_drawn_tokens_follow_the_softmax_and_leave_ignored_places",
+      "test_text_scores_are_ratios_of_sums",
+    ),
+    invariants=(
+      "test_the_loss_of_text_is_the_mean_over_tokens",
+      "test_a_request_is_answered_by_retraining_and_leaves_no_target",
+    ),
+  ),
+}
