@@ -17,7 +17,7 @@ from cljax.types import Visit
 BATCH = 8
 
 
-# Not with the older emitters of tests/quick.py: an unfused step of gem, which solves a quadratic program, comes out wrong.
+# With the older emitters of tests/quick.py an unfused step of gem, which solves a quadratic program, comes out wrong.
 UNFUSED = {"xla_disable_hlo_passes": "fusion", "xla_cpu_use_fusion_emitters": True}
 
 
