@@ -64,7 +64,8 @@ def twice(trial: Trial, rng) -> str | None:
   "two penalties in turn",
   "a sum of two pulls has no order",
   draw=NO_FORGET | {"learns": (*PULLS, "lwf")},
-  applies=lambda c: len({p.name for p in c.parts}) == 2,
+  # A path integral is of the gradient that reaches it, so behind another penalty it is another one (their docstrings).
+  applies=lambda c: len({p.name for p in c.parts}) == 2 and not {"si", "hierarchical"} & {p.name for p in c.parts},
   prepare=_composed,
 )
 def in_turn(trial: Trial, rng) -> str | None:
