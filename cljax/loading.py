@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import checkpoint, data, engine, models, prediction, recipe, streams
+from cljax import checkpoint, data, engine, models, objectives, prediction, recipe, streams
 from cljax.setup import spec_of
 from cljax.step import build, rescaled
 from cljax.types import CljaxError, Learner, Model, UsageError
@@ -129,21 +129,26 @@ def _from_config(config: dict, data_dir) -> dict:
 
 def _rebuild(
   config, *, stream, model, method="finetune", hyper=None, forget="", forget_hyper=None, optimizer="sgd",
-  optimizer_options=None, training: recipe.Recipe = recipe.Recipe(),
+  optimizer_options=None, training: recipe.Recipe = recipe.Recipe(), objective="classification", objective_options=None,
 ):  # fmt: skip
   """``(abstract state, values -> parts, values [S], trains_on, rebuild)`` with ``rebuild(learner, position) ->
   (parameters to judge by, predict)``."""
   make_method, traced = engine.method_of(method, hyper or {}, forget, forget_hyper or {})
   make_optimizer, also = recipe.optimizer_of(optimizer, dict(optimizer_options or {}))
-  defaults = {**traced, **also}
+  learned = objectives.given(objective, objective_options)
+  defaults = {**traced, **also, **getattr(learned, "hyper", {})}
   members = [dict(hyper) for _, hyper in config["members"]]
   values = {k: jnp.asarray([m.get(k, v) for m in members], jnp.float32) for k, v in defaults.items()}
-  spec = spec_of(stream, training.batch_size)
+  spec = spec_of(stream, training.batch_size, learned)
+  asked = config.get("objective", {}).get("name", "classification")
+  if asked != spec.objective.name:
+    raise UsageError(f"objective: got {spec.objective.name!r}; the run learned {asked!r}")
   raw = rescaled(model, stream.dataset.scale)
 
   def parts(values):
-    method = make_method(raw, spec, values)
-    return build("method", method, raw, spec, make_optimizer(values), training, stream.view.apply, None)
+    here = spec._replace(objective=learned(raw, spec, values))
+    method = make_method(raw, here, values)
+    return build("method", method, raw, here, make_optimizer(values), training, stream.view.apply, None)
 
   probe = parts(defaults)
   wide = lambda a: jax.ShapeDtypeStruct((len(members), *a.shape), a.dtype)

@@ -197,6 +197,16 @@ def test_it_resumes_to_the_same_bits_and_another_objective_is_refused(real, tmp_
   np.testing.assert_array_equal(again.scores["squared_error"], whole.scores["squared_error"])
 
 
+def test_a_run_is_loaded_under_its_objective(real, tmp_path):
+  model, given = models.mlp((3,), 2, hidden=(8,)), {"objective": "regression", "objective_options": {"noise": 0.5}}
+  result = run(real, model, workdir=str(tmp_path), **given)
+  again = cljax.load(str(tmp_path), stream=real, model=model, training=TRAINING, **given)
+  x = real.dataset.test.x
+  np.testing.assert_array_equal(again.predict(x), result.predict(x))
+  with pytest.raises(cljax.UsageError, match="objective: got 'classification'; the run learned 'regression'"):
+    cljax.load(str(tmp_path), stream=real, model=model, training=TRAINING)
+
+
 def test_a_request_is_answered_by_retraining_and_leaves_no_target(text, reader):
   """The deleted rows' tokens, inputs and targets, lie nowhere in the learner."""
   rows = text.train[0][:3]
