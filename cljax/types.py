@@ -46,7 +46,7 @@ class Batch(NamedTuple):
   x: Any  # [B, ...] inputs
   y: Any  # [B] int32 labels
   weight: Any  # [B] float32
-  id: Any  # [B] int32 stable row ids
+  id: Any  # [B] int32 places in the stored rows; the same for the whole run, -1 where absent
   task: Any  # [B] int32 task of each row
   class_mask: Any = None  # [B, C] bool, the classes that take part in the row's softmax; None for all
   coefficient: Any = None  # [B] float32 or None

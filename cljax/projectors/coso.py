@@ -76,9 +76,10 @@ def coso(
   Every leaf must have two axes and both at least ``max(rank, sketch_rank)``: give the rest to another optimizer by
   ``optax.partition`` (the paper trains attention output projections and the head). It is an optimizer itself; another
   one behind it, or weight decay, breaks ``dW M = 0`` unless :func:`coso_projection` stands last. Moments are kept when
-  P changes, as in the released code. ``max_history``: columns of M (default: all). Raises UsageError: leaves of other
-  shapes, complex ones, none; updates whose kernels are not those of the state. Paper's settings on ImageNet-R: rank 50,
-  sketch 120, every 1. Cheng et al., NeurIPS 2025.
+  P changes, as in the released code; an axis then points to the side of the one before it, a first one to where the
+  gradient's entries along it sum above 0: a choice of ours, where the SVD's is arbitrary. ``max_history``: columns of M
+  (default: all). Raises UsageError: leaves of other shapes, complex ones, none; updates whose kernels are not those of
+  the state. Paper's settings on ImageNet-R: rank 50, sketch 120, every 1. Cheng et al., NeurIPS 2025.
   """
   for name, value in (("rank", rank), ("sketch_rank", sketch_rank), ("every", every)):
     common.check_count(name, value)
@@ -107,6 +108,10 @@ def coso(
       # A singular vector of a zero singular value is arbitrary, even inside M, and Adam would scale its noise up to 1.
       real = sigma[:rank] > max(a.shape) * jnp.finfo(a.dtype).eps * jnp.linalg.norm(g.astype(a.dtype))
       axes = jnp.where(real[None, :], remove_span(state.history, u[:, :rank]), 0)
+      # A singular vector's sign is arbitrary: without a rule, rounding would turn axes round below their moments.
+      along = jnp.sum(axes * state.axes, 0)
+      along = jnp.where(along == 0, jnp.sum(axes * jnp.sum(a, 1)[:, None], 0), along)
+      axes = jnp.where(along[None, :] < 0, -axes, axes)
       block, lost = _shrink(u, sigma, sketch_rank)
       merged = jnp.concatenate([jnp.sqrt(decay) * state.sketch, block], 1)
       u, sigma = _left(merged)

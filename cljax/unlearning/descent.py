@@ -115,9 +115,10 @@ def random_labels(apply_fn, params, *, forget, retain, key=None, steps: int = 50
   """Amnesiac unlearning: descent on the loss of the forget rows under wrong labels together with the retain rows.
 
   ``apply_fn(params, batch)`` gives logits or Outputs. Each forget row has one label for all steps, uniform over the
-  classes other than its own, by a hash of ``key`` and its ``id``. A step draws ``batch`` rows of either set, and weighs
-  their mean losses as the union has them, by n_f and n_r. The default optimizer is Adam at 1e-3; the release's is 1e-4,
-  over 3 epochs. Fixed wrong labels can be memorised, and betray the row. Spec A6; Graves et al., AAAI 2021.
+  classes other than its own, by a hash of ``key`` and its ``id`` (in a run, its place in the data). A step draws
+  ``batch`` rows of either set, and weighs their mean losses as the union has them, by n_f and n_r. The default
+  optimizer is Adam at 1e-3; the release's is 1e-4, over 3 epochs. Fixed wrong labels can be memorised,
+  and betray the row. Spec A6; Graves et al., AAAI 2021.
   """
   forget, retain = as_rows("forget", forget), as_rows("retain", retain)
   key = key_of(key, "random_labels")

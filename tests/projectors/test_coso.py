@@ -1,3 +1,5 @@
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +75,29 @@ def test_first_task_is_adam_in_the_gradient_subspace(program):
   left = np.linalg.svd(a.T)[0][:, :RANK]
   small = a @ left
   np.testing.assert_allclose(u["w"], small / (np.abs(small) + 1e-6) @ left.T, atol=1e-3)
+
+
+def test_signs_of_singular_vectors_do_not_matter(monkeypatch):
+  """Where the SVD turns vectors round at random, steps are the same: moments stay with the side of their axis."""
+  module = importlib.import_module("cljax.projectors.coso")  # the package has the function under this name
+  rng, svd = np.random.default_rng(0), module._left
+
+  def turned(a):
+    u, sigma = svd(a)
+    return u * rng.choice([-1.0, 1.0], u.shape[1]).astype(np.float32), sigma
+
+  def steps():
+    tx = coso(RANK, SKETCH)
+    state, out = tx.init(grads(0)), []
+    for seed in (0, 1, 2, 0):
+      updates, state = tx.update(grads(seed), state)
+      out.append(np.asarray(updates["w"]))
+    return out
+
+  want = steps()
+  monkeypatch.setattr(module, "_left", turned)
+  for _ in range(3):
+    np.testing.assert_allclose(steps(), want, atol=1e-4)
 
 
 def test_sketch_brackets_the_covariance(program):
