@@ -1,27 +1,66 @@
-"""cljax: continual learning and machine unlearning in JAX."""
+"""cljax: continual learning and machine unlearning in JAX.
 
-from cljax.engine import Member, Options, RunResult, run
-from cljax.loading import load
-from cljax.loop import DivergedError, Stopped
-from cljax.method import Method, Reference, compose
-from cljax.recipe import Recipe
-from cljax.regularizers import attach, consolidate
-from cljax.types import (
-  Access,
-  AccessError,
-  Batch,
-  CljaxError,
-  Forget,
-  Learn,
-  Learner,
-  Memory,
-  Model,
-  Outputs,
-  UsageError,
-)
+Names are imported when they are first asked for, so that a launcher can set the environment that JAX reads at its
+start, and ``import cljax`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from cljax import _old_names
+
+if TYPE_CHECKING:
+  from cljax.core.method import Method, Reference, compose
+  from cljax.core.types import (
+    Access,
+    AccessError,
+    Batch,
+    CljaxError,
+    Forget,
+    Learn,
+    Learner,
+    Memory,
+    Model,
+    Outputs,
+    UsageError,
+  )
+  from cljax.engine import DivergedError, Member, Options, Recipe, RunResult, Stopped, load, run
+  from cljax.regularizers import attach, consolidate
 
 __all__ = [
   "Access", "AccessError", "Batch", "CljaxError", "DivergedError", "Forget", "Learn", "Learner", "Member", "Memory",
   "Method", "Model", "Options", "Outputs", "Recipe", "Reference", "RunResult", "Stopped", "UsageError", "attach",
   "compose", "consolidate", "load", "run",
 ]  # fmt: skip
+
+_HOME = {
+  "core.types": "Access AccessError Batch CljaxError Forget Learn Learner Memory Model Outputs UsageError",
+  "core.method": "Method Reference compose",
+  "engine": "DivergedError Member Options Recipe RunResult Stopped load run",
+  "regularizers": "attach consolidate",
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
+_PACKAGES = (
+  "cli", "core", "data", "edits", "engine", "estimators", "evaluation", "io", "losses", "memory", "methods", "metrics",
+  "models", "objectives", "optimizers", "projectors", "regularizers", "streams", "theory", "unlearning",
+)  # fmt: skip
+
+
+def __getattr__(name: str):
+  if name in _MODULE_OF:
+    value = getattr(importlib.import_module(f"cljax.{_MODULE_OF[name]}"), name)
+  elif name in _PACKAGES or f"cljax.{name}" in _old_names.MODULES:
+    value = importlib.import_module(f"cljax.{name}")
+  else:
+    raise AttributeError(f"module 'cljax' has no attribute {name!r}")
+  globals()[name] = value
+  return value
+
+
+def __dir__():
+  return sorted({*globals(), *__all__, *_PACKAGES})
+
+
+_old_names.install()

@@ -18,9 +18,13 @@ from etils import epath
 from PIL import Image
 
 import cljax
-from cljax import checkpoint, data, ledger, loading, results
+from cljax import data
+from cljax.cli import _config, _owner, _progress, _registered, _workdir, report, sweep, train
+from cljax.cli.sweeps import _ahead, _plan, _units
 from cljax.data import builders
-from launch import _ahead, _config, _owner, _plan, _progress, _registered, _units, _workdir, report, sweep, train
+from cljax.engine import restore
+from cljax.evaluation import results
+from cljax.io import checkpoint, ledger
 
 TEXTS = (b"null", b"[]", b"{}", b"[1]", b'"x"', b"1e999", b"-1", b"NaN", b"true", b"\xff\xfe", b"", b"\x00" * 40,
          b"[" * 3000, b'{"a":' * 3000, b"[" * 200_000, b"9" * 5000)  # fmt: skip
@@ -204,7 +208,7 @@ def workdir_files(rng, folder: pathlib.Path):
   def call():
     checks: list[Callable] = [lambda: report.build([place], "finetune", "validation"), lambda: _ledgers(folder)]
     if whole == "train":
-      checks += [lambda: _train(place), lambda: loading.config_of(folder), lambda: _checkpoints(folder / "checkpoints")]
+      checks += [lambda: _train(place), lambda: restore.config_of(folder), lambda: _checkpoints(folder / "checkpoints")]
     else:
       checks.append(lambda: _sweep(place))
     for check in checks:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import types
 
-from cljax import Member, data, mesh, methods, models, recipe, streams
+from cljax import Member, data, methods, models, streams
+from cljax.cli import _build, _config, _grid, _shared, _values, sweep
+from cljax.cli.reporting import _table
+from cljax.cli.sweeps import _plan
+from cljax.engine import mesh, recipe
 from cljax.models.build import ZOO
-from launch import _build, _cli, _config, _grid, _plan, _report_table, _values, sweep
 
 BASE: dict[str, dict] = {
   "data": {"name": "digits"},
@@ -118,9 +121,9 @@ def flags(rng, folder):
   prepares = not rng.integers(0, 12)
 
   def call():
-    known = _cli.common_flags()
-    _cli.mesh_flags(known)
-    overrides = _cli.parse(argv, known)
+    known = _shared.common_flags()
+    _shared.mesh_flags(known)
+    overrides = _shared.parse(argv, known)
     seeds = _values.parse_seeds(known.seeds)
     mesh.parse(known.mesh)
     config = _config.resolve(FILE, overrides)
@@ -158,7 +161,7 @@ def grids(rng, folder):
 
   def call():
     known = sweep._flags()
-    overrides = _cli.parse(argv, known)
+    overrides = _shared.parse(argv, known)
     if known.max_bytes:
       sweep.parse_bytes(known.max_bytes)
     points = _grid.points(known.grid, known.methods, FILE.module)
@@ -184,7 +187,7 @@ def requests(rng, folder):
     elif which == 1:
       streams.parse_request(text)
     elif which == 2:
-      _report_table.parse_select(text)
+      _table.parse_select(text)
     else:
       models.build(text, (8, 8, 1), 10)
 

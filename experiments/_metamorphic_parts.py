@@ -7,7 +7,7 @@ import numpy as np
 
 import cljax
 from cljax import methods
-from cljax.types import Forget
+from cljax.core.types import Forget
 from experiments import _metamorphic_draw as draws
 from experiments import _metamorphic_streams as told
 from experiments._metamorphic_laws import NO_FORGET, law

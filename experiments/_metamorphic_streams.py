@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 import cljax
-from cljax import streams, tree
-from cljax.types import Forget
+from cljax import streams
+from cljax.core import tree
+from cljax.core.types import Forget
 
 
 def own(stream, **changed) -> streams.Stream:

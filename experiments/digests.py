@@ -24,7 +24,7 @@ FORGETTING = ("ssd", "graddiff", "retrain")
 
 def place() -> str:
   """What digests depend on beside the code, as one line."""
-  from cljax import checkpoint
+  from cljax.io import checkpoint
 
   with open("/proc/cpuinfo") as lines:
     processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")

@@ -32,7 +32,7 @@ import traceback
 import numpy as np
 from absl import app, flags
 
-from cljax.writers import write_text
+from cljax.io.files import write_text
 
 ROOT = pathlib.Path(__file__).parent.parent
 MOST_BYTES = 3 << 30  # of a worker's memory

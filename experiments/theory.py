@@ -21,7 +21,8 @@ import optax
 from absl import app, flags
 from jax.flatten_util import ravel_pytree
 
-from cljax import data, metrics, models, projectors, streams, theory, tree
+from cljax import data, metrics, models, projectors, streams, theory
+from cljax.core import tree
 
 _OUT = flags.DEFINE_string("out", "experiments/results/theory", "directory of the figures and of theory.json")
 _ONLY = flags.DEFINE_list("only", [], "parts to run: rotation, linear, overlap, ideal, scaling (default: all)")
@@ -136,10 +137,10 @@ def overlap(width: int = 512, seeds: int = 5, steps: int = 1500) -> dict:
       change = fs @ (ravel_pytree(tree.axpy(-1.0, after, moved))[0])
       end = descend(network(xt, yt), own, part)
       real = output(end, xs) - output(own, xs)
-      return projectors.ntk_forgetting(fs, left, rest, ridge), jnp.sum(change**2), jnp.sum(real**2)
+      return theory.ntk_forgetting(fs, left, rest, ridge), jnp.sum(change**2), jnp.sum(real**2)
 
     values = jax.lax.map(with_kept, jnp.asarray(kept))
-    cosines = jnp.linalg.svd(projectors.ntk_overlap(fs, ft), compute_uv=False)
+    cosines = jnp.linalg.svd(theory.ntk_overlap(fs, ft), compute_uv=False)
     return {**dict(zip(("theory", "linearised", "network"), values, strict=True)), "cosines": cosines}
 
   runs = []
@@ -169,13 +170,13 @@ def ideal(features: int = 60, rows: int = 10, tasks: int = 8, draws: int = 200) 
 
     def task(carry, now):
       state, plain = carry
-      state = projectors.ideal_learn(state, now[0], now[1][:, None], tolerance=1e-4)
+      state = theory.ideal_learn(state, now[0], now[1][:, None], tolerance=1e-4)
       plain = theory.learn(plain, *now)
       distance = jnp.stack([jnp.sum((w - teacher) ** 2) for w in (state.weights[:, 0], plain)])
       first = jnp.stack([jnp.mean((x[0] @ w - y[0]) ** 2) for w in (state.weights[:, 0], plain)])
       return (state, plain), (distance, first, state.rank)
 
-    start = (projectors.ideal_init(jnp.zeros((features, 1))), jnp.zeros(features))
+    start = (theory.ideal_init(jnp.zeros((features, 1))), jnp.zeros(features))
     return jax.lax.scan(task, start, (x, y))[1]
 
   keys = jax.random.split(jax.random.key(0), draws)

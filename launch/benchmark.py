@@ -12,15 +12,16 @@ import sys
 import time
 from collections.abc import Sequence
 
-from launch import _environment
+from cljax.cli import _environment
 
 _environment.prepare(__name__)
 
 from absl import flags as absl_flags  # noqa: E402
 
-from cljax import Stopped, UsageError, writers  # noqa: E402
+from cljax import Stopped, UsageError  # noqa: E402
+from cljax.cli import _shared  # noqa: E402
+from cljax.io import files  # noqa: E402
 from experiments import benchmarks  # noqa: E402
-from launch import _cli  # noqa: E402
 
 
 def record(name: str, repeats: int, out: str, report=print) -> benchmarks.Table:
@@ -35,7 +36,7 @@ def record(name: str, repeats: int, out: str, report=print) -> benchmarks.Table:
   content = {"suite": name, "title": table.title, "command": command, "seconds": round(time.time() - start, 1)}
   content |= {"machine": before, "rows": table.rows, "notes": table.notes}
   with open(base + ".json", "w") as file:
-    file.write(writers.dumps(content, indent=1) + "\n")
+    file.write(files.dumps(content, indent=1) + "\n")
   hardware = ", ".join(f"{k} {v}" for k, v in before.items() if v != "")
   notes = "".join(f"- {note}\n" for note in table.notes)
   picture = f"\n![{name}]({name}.png)\n" if table.plot else ""
@@ -46,14 +47,14 @@ def record(name: str, repeats: int, out: str, report=print) -> benchmarks.Table:
   return table
 
 
-def _benchmark(argv: Sequence[str], stop: _cli.Stop) -> int:
+def _benchmark(argv: Sequence[str], stop: _shared.Stop) -> int:
   values = absl_flags.FlagValues()
   known = ", ".join(benchmarks.names())
   absl_flags.DEFINE_list("suite", [], f"Suites to run, of: {known}.", flag_values=values)
   absl_flags.DEFINE_integer("repeats", 15, "Rounds of each paired comparison.", flag_values=values)
   absl_flags.DEFINE_string("out", "experiments/results/benchmarks", "Folder of the records.", flag_values=values)
   absl_flags.DEFINE_string("compilation_cache", _environment.CACHE, "Folder of compiled programs.", flag_values=values)
-  _cli.parse(argv, values, __doc__ or "")
+  _shared.parse(argv, values, __doc__ or "")
   unknown = [name for name in values.suite if name not in benchmarks.names()]
   if unknown or not values.suite:
     raise UsageError(f"suite: {f'unknown {unknown[0]!r}' if unknown else 'not given'}; allowed: {known}")
@@ -69,7 +70,7 @@ def _benchmark(argv: Sequence[str], stop: _cli.Stop) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs with the given arguments (program name first; default ``sys.argv``) and returns the exit code."""
-  return _cli.guarded(_benchmark, list(sys.argv if argv is None else argv))
+  return _shared.guarded(_benchmark, list(sys.argv if argv is None else argv))
 
 
 if __name__ == "__main__":

@@ -19,15 +19,16 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from launch import _environment
+from cljax.cli import _environment
 
 _environment.prepare(__name__)
 
 from absl import flags as absl_flags  # noqa: E402
 
-from cljax import CljaxError, Stopped, UsageError, writers  # noqa: E402
+from cljax import CljaxError, Stopped, UsageError  # noqa: E402
+from cljax.cli import _shared  # noqa: E402
+from cljax.io import files  # noqa: E402
 from experiments import benchmarks, claims  # noqa: E402
-from launch import _cli  # noqa: E402
 
 FAILED = "failed"
 
@@ -90,7 +91,7 @@ def read(out: str) -> dict[str, Any]:
 def write(out: str, records: dict[str, Any]) -> None:
   os.makedirs(out, exist_ok=True)
   ordered = {name: records[name] for name in sorted(records)}
-  for name, text in (("RESULTS.json", writers.dumps(ordered, indent=1) + "\n"), ("RESULTS.md", render(ordered))):
+  for name, text in (("RESULTS.json", files.dumps(ordered, indent=1) + "\n"), ("RESULTS.md", render(ordered))):
     path = os.path.join(out, name)
     with open(path + ".part", "w") as file:
       file.write(text)
@@ -143,7 +144,7 @@ def render(records: dict[str, Any]) -> str:
   return "\n".join(lines) + "\n"
 
 
-def _claims(argv: Sequence[str], stop: _cli.Stop) -> int:
+def _claims(argv: Sequence[str], stop: _shared.Stop) -> int:
   values = absl_flags.FlagValues()
   known = claims.names()
   absl_flags.DEFINE_list("only", [], f"Claims to run, of: {', '.join(known)}.", flag_values=values)
@@ -151,7 +152,7 @@ def _claims(argv: Sequence[str], stop: _cli.Stop) -> int:
   absl_flags.DEFINE_integer("jobs", 1, "Processes side by side.", flag_values=values)
   absl_flags.DEFINE_string("out", "experiments/claims", "Folder of RESULTS.json and RESULTS.md.", flag_values=values)
   absl_flags.DEFINE_string("compilation_cache", _environment.CACHE, "Folder of compiled programs.", flag_values=values)
-  _cli.parse(argv, values, __doc__ or "")
+  _shared.parse(argv, values, __doc__ or "")
   for name in values.only:
     if name not in known:
       raise UsageError(f"only: unknown claim {name!r}; allowed: {', '.join(known)}")
@@ -160,7 +161,7 @@ def _claims(argv: Sequence[str], stop: _cli.Stop) -> int:
   chosen = values.only or [n for n in known if not values.quick or claims.load(n).CLAIM.quick]
   records, failed = read(values.out), []
   for done, (name, record) in enumerate(run(chosen, values.jobs, values.compilation_cache, stop), 1):
-    records[name] = json.loads(writers.dumps(record))
+    records[name] = json.loads(files.dumps(record))
     write(values.out, {n: r for n, r in records.items() if n in known})
     failed += [name] if record["verdict"] == FAILED else []
     print(f"[{done}/{len(chosen)}] {name}: {record['verdict']} ({record['seconds']:.0f} s)", flush=True)
@@ -171,7 +172,7 @@ def _claims(argv: Sequence[str], stop: _cli.Stop) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs with the given arguments (program name first; default ``sys.argv``) and returns the exit code."""
-  return _cli.guarded(_claims, list(sys.argv if argv is None else argv))
+  return _shared.guarded(_claims, list(sys.argv if argv is None else argv))
 
 
 if __name__ == "__main__":

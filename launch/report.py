@@ -1,92 +1,12 @@
-"""Writes a report on one or several sweeps: report.html (needs no network), report.png and report.tex.
-
-``python -m launch.report DIR [DIR...] [--baseline=finetune] [--select=validation] [--out=DIR]``
-
-DIR is the workdir of launch.sweep or launch.train. Several are merged: seeds of the same configuration are joined,
-streams are ranked over. Without --out, the files go into the first DIR.
-"""
-
-from __future__ import annotations
+"""``python -m launch.report``, from a checkout: :mod:`cljax.cli.report`."""
 
 import sys
-from collections.abc import Sequence
 
-from launch import _environment
+from cljax.cli import _environment
 
 _environment.prepare(__name__)
 
-from absl import flags as absl_flags  # noqa: E402
-from etils import epath  # noqa: E402
-
-from cljax import UsageError, writers  # noqa: E402
-from launch import _cli, _report_data, _report_page, _report_table  # noqa: E402
-
-
-def build(folders: Sequence[epath.Path], baseline: str, select: str) -> _report_page.Report:
-  """Reads, merges, selects and compares; raises UsageError where there is nothing to report on."""
-  protocol = _report_table.parse_select(select)
-  runs, notes = [], []
-  for folder in folders:
-    found, problems = _report_data.read(folder)
-    runs += found
-    notes += problems
-  grouped = _report_data.blocks(_report_data.merge(runs, notes))
-  blocks = [_report_table.block(name, group, protocol, baseline) for name, group in grouped.items()]
-  ranked = _report_table.ranking(blocks, baseline) if len(blocks) > 1 else []
-  return _report_page.Report(blocks, ranked, protocol, baseline, [str(f) for f in folders], notes)
-
-
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-  """Folders, and the flags; a flag without ``=`` takes the next argument."""
-  folders: list[str] = []
-  flags = [argv[0]]
-  for i, token in enumerate(argv[1:], 1):
-    before = argv[i - 1] if i > 1 else ""
-    value = before.startswith("-") and "=" not in before
-    (flags if token.startswith("-") or value else folders).append(token)
-  return folders, flags
-
-
-def _report(argv: Sequence[str], stop: _cli.Stop) -> int:
-  """The program, with errors as exceptions; returns the exit code."""
-  del stop
-  values = absl_flags.FlagValues()
-  absl_flags.DEFINE_string(
-    "baseline", "finetune", "Method, or label of a configuration, to test against.", flag_values=values
-  )
-  absl_flags.DEFINE_string(
-    "select", "validation", "validation, or first_tasks:K: by validation accuracy after the first K tasks only.",
-    flag_values=values,
-  )  # fmt: skip
-  absl_flags.DEFINE_string("out", "", "Folder for the report; default: the first DIR.", flag_values=values)
-  given, flags = _split(argv)
-  _cli.parse(flags, values, __doc__ or "")
-  if not given:
-    raise UsageError("DIR: not given; expected the workdir of a launch.sweep, as in: python -m launch.report DIR")
-  folders = [epath.Path(f).expanduser() for f in dict.fromkeys(given)]
-  report = build(folders, values.baseline, values.select)
-  labels = {n for b in report.blocks for x in b.lines for n in (x.run.title, x.run.label)}
-  if values["baseline"].present and values.baseline not in labels:
-    titles = sorted({x.run.title for b in report.blocks for x in b.lines})
-    raise UsageError(f"baseline: there is no {values.baseline!r}; expected one of {', '.join(titles)}")
-  out = epath.Path(values.out).expanduser() if values.out else folders[0]
-  try:
-    writers.write_text(out / "report.html", _report_page.page(report))
-    writers.write_text(out / "report.tex", _report_page.tex(report))
-    _report_page.picture(report, out / "report.png")
-  except (PermissionError, NotADirectoryError, FileExistsError) as error:
-    raise UsageError(f"out: cannot write to {out}: {error.strerror}; expected a writable folder") from error
-  for note in [*report.notes, *(f"{b.name}: {n}" for b in report.blocks for n in b.notes)]:
-    print(f"note: {note}", file=sys.stderr)
-  print("\n".join([_report_page.plain(report), "", *_report_page.headline(report)]))
-  print(f"{out / 'report.html'}, report.png and report.tex written")
-  return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs with the given arguments (program name first; default ``sys.argv``) and returns the exit code."""
-  return _cli.guarded(_report, list(sys.argv if argv is None else argv))
-
+from cljax.cli.report import main  # noqa: E402
 
 if __name__ == "__main__":
   sys.exit(main())

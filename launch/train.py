@@ -1,108 +1,12 @@
-"""Trains one method over one stream.
-
-``python -m launch.train --config=FILE --config.method.name=ewc --config.method.strength=10 --seeds=5 --workdir=DIR``
-
-On several machines the same command in each, with ``--mesh=data:8`` and ``--coordinator=HOST:PORT --num_processes=2
---process_id=0`` (or 1), or under srun without these three.
-"""
-
-from __future__ import annotations
+"""``python -m launch.train``, from a checkout: :mod:`cljax.cli.train`."""
 
 import sys
-from collections.abc import Sequence
 
-from launch import _environment
+from cljax.cli import _environment
 
 _environment.prepare(__name__)
 
-import jax  # noqa: E402
-from etils import epath  # noqa: E402
-
-from cljax import Member, UsageError, mesh, results  # noqa: E402
-from launch import _build, _cli, _config, _plots, _registered, _values, _workdir  # noqa: E402
-from launch._progress import Log, Progress  # noqa: E402
-
-LEFT = ("result.json", "config.json", "metrics.jsonl", "accuracy_matrix.png", "checkpoints", "launch.json")
-
-
-def _draw(result: dict, path: epath.Path, stop: _cli.Stop) -> None:
-  if not path.exists() and not stop():
-    _plots.accuracy_matrix(result, path)
-
-
-def run(argv: Sequence[str], stop: _cli.Stop) -> int:
-  """The program, with errors as exceptions; returns the exit code."""
-  flags = _cli.common_flags()
-  _cli.mesh_flags(flags)
-  overrides = _cli.parse(argv, flags, __doc__ or "")
-  seeds = _values.parse_seeds(flags.seeds)
-  axes = mesh.parse(flags.mesh)
-  file = _config.read_file(flags.config)
-  several = _environment.distribute(flags.coordinator, flags.num_processes, flags.process_id)
-  if several and not axes:
-    axes = {mesh.DATA: jax.device_count()}
-  config = _config.resolve(file, overrides)
-  if _config.no_requests(config):
-    raise UsageError(_config.no_requests(config))
-  built = _build.build(config)
-  workdir = epath.Path(flags.workdir).expanduser()
-  mine = {**built.identity, "seeds": seeds}
-
-  def settle(leads: bool) -> tuple[dict, dict | None]:
-    overwrite = flags.overwrite and leads
-    held = _workdir.claim(workdir, "config.json", mine, overwrite, LEFT, _config.essence)
-    if leads:
-      _registered.remember(workdir, flags.config)
-    return held, results.read(workdir / "result.json")
-
-  held, result = _environment.in_turn(settle, several)
-  leads = not several or jax.process_index() == 0
-  built = built._replace(identity={k: v for k, v in held.items() if k != "seeds"})  # as its checkpoints have it
-  if result is None:
-    _environment.quiet()
-    _environment.use_compilation_cache(flags.compilation_cache)
-    result = _train(built, seeds, workdir, stop, axes, leads)
-  if not leads:
-    return 0
-  _draw(result, workdir / "accuracy_matrix.png", stop)
-  print(results.summary(result))
-  return 0
-
-
-def _train(built: _build.Built, seeds: list[int], workdir: epath.Path, stop: _cli.Stop, axes, leads: bool) -> dict:
-  progress = Progress(built.arguments["method"], len(built.stream.events))
-  log = Log(workdir / "metrics.jsonl")
-
-  def report(message: dict) -> None:
-    log(message)
-    progress(message)
-
-  try:
-    outcome = _build.execute(built, [Member(s) for s in seeds], workdir, report, stop, axes or None)
-  finally:
-    log.close()
-    progress.clear()
-  result = results.describe(
-    outcome,
-    config=built.identity,
-    method=built.arguments["method"],
-    stream=built.stream.name,
-    kind=built.identity["stream"]["kind"],
-    seeds=seeds,
-    environment={
-      **_environment.describe(),
-      **({"mesh": ",".join(f"{k}:{v}" for k, v in axes.items())} if axes else {}),
-    },
-  )
-  if leads:
-    results.write(workdir / "result.json", result)
-  return result
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs with the given arguments (program name first; default ``sys.argv``) and returns the exit code."""
-  return _cli.guarded(run, list(sys.argv if argv is None else argv))
-
+from cljax.cli.train import main  # noqa: E402
 
 if __name__ == "__main__":
   sys.exit(main())

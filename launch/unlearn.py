@@ -1,87 +1,12 @@
-"""Compares unlearning methods on one deletion request, beside retraining and its noise floor.
+"""``python -m launch.unlearn``, from a checkout: :mod:`cljax.cli.unlearn`."""
 
-``python -m launch.unlearn --config=experiments/unlearn_digits.py --methods=ssd,scrub --request='class=3' --oracles=100
---seeds=5 --workdir=DIR``
-
-Trains the original models and a bank of oracles that never saw the rows, lets each method answer, and writes
-``unlearn.json``, ``unlearn.md`` and, for each method, a deletion ledger. A request with positions, such as
-``'1:class=0; 2:ids=5-9'``, is a stream of requests between the tasks: each method goes through it as a whole.
-"""
-
-from __future__ import annotations
-
-import re
 import sys
-from collections.abc import Sequence
 
-from launch import _environment
+from cljax.cli import _environment
 
 _environment.prepare(__name__)
 
-from absl import flags as absl_flags  # noqa: E402
-from etils import epath  # noqa: E402
-
-from cljax import UsageError, checkpoint, methods, streams, writers  # noqa: E402
-from launch import _cli, _config, _unlearn, _unlearn_job, _unlearn_stream, _unlearn_table, _values, _workdir  # noqa: E402
-
-LEFT = ("unlearn.request.json", "unlearn.json", "unlearn.md", "original", "oracles", "shadows", "methods")
-
-
-def _unlearning(argv: Sequence[str], stop: _cli.Stop) -> int:
-  """The program, with errors as exceptions; returns the exit code."""
-  flags = _cli.common_flags()
-  absl_flags.DEFINE_list("methods", [], "Methods to compare; all that answer requests by default.", flag_values=flags)
-  absl_flags.DEFINE_list("method", [], "The same, for one.", flag_values=flags)
-  absl_flags.DEFINE_string("request", "", "What to forget: 'class=3', 'ids=1-9', 'group=2&class=3'.", flag_values=flags)
-  absl_flags.DEFINE_integer("oracles", 20, "Retrained models in the bank.", lower_bound=0, flag_values=flags)
-  absl_flags.DEFINE_integer("shadows", 0, "Shadow models for U-LiRA; 0 for none.", lower_bound=0, flag_values=flags)
-  overrides = _cli.parse(argv, flags, __doc__ or "")
-  seeds = _values.parse_seeds(flags.seeds)
-  file = _config.read_file(flags.config)
-  names = [*flags.methods, *flags.method] or default_methods()
-  if len(set(names)) != len(names):
-    raise UsageError(f"methods: got {', '.join(names)}; expected each once")
-  if not flags.request:
-    raise UsageError("request: not given; expected what to forget, such as --request='class=3'")
-  workdir = epath.Path(flags.workdir).expanduser()
-  kept = {o.key: o.value for o in overrides if not o.key.startswith(("checkpoint.", "data.data_dir"))}
-  asked = {
-    "config": flags.config,
-    "overrides": kept,
-    "seeds": seeds,
-    "request": flags.request,
-    "oracles": flags.oracles,
-  }
-  asked |= {"shadows": flags.shadows} if flags.shadows else {}
-  whole = re.match(r"\s*[0-9]+\s*:", flags.request) is not None  # class names may hold colons
-  request = streams.parse_forget(flags.request) if whole else streams.parse_request(flags.request)
-  _workdir.claim(workdir, LEFT[0], asked, flags.overwrite, LEFT)
-  _environment.quiet()
-  _environment.use_compilation_cache(flags.compilation_cache)
-  say = lambda text: print(text, file=sys.stderr, flush=True)
-  job = _unlearn_job.Job(file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop)
-  compared = (_unlearn_stream if whole else _unlearn).compare(job)
-  text = _unlearn_table.render(compared, flags.request, stream=whole)
-  command = "python -m launch.unlearn " + " ".join(a for a in argv[1:] if not a.startswith("--workdir"))
-  result = {"command": command, **asked, **compared._asdict(), "versions": checkpoint.versions()}
-  result["environment"] = _environment.describe()
-  writers.write_text(workdir / "unlearn.json", writers.dumps(result, indent=1) + "\n")
-  writers.write_text(workdir / "unlearn.md", _unlearn_table.markdown(compared, flags.request, command, stream=whole))
-  print(text)
-  return 0
-
-
-def default_methods() -> list[str]:
-  """Every edit: methods that answer requests and take no part in training."""
-  part = ("task_boundaries", "stores_data", "prefix", "boundary_data")
-  plain = lambda a: a.forgets and not any(getattr(a, p) for p in part)
-  return sorted(n for n, e in methods.METHODS.items() if plain(e.access))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs with the given arguments (program name first; default ``sys.argv``) and returns the exit code."""
-  return _cli.guarded(_unlearning, list(sys.argv if argv is None else argv))
-
+from cljax.cli.unlearn import main  # noqa: E402
 
 if __name__ == "__main__":
   sys.exit(main())

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import records
 
-from cljax import compose, methods, recipe, tree
-from cljax.setup import spec_of
-from cljax.step import AGAIN, FRESH, Data, Where, build
-from cljax.types import Visit
+from cljax import compose, methods
+from cljax.core import tree
+from cljax.core.types import Visit
+from cljax.engine import recipe
+from cljax.engine.setup import spec_of
+from cljax.engine.step import AGAIN, FRESH, Data, Where, build
 
 BATCH = 8
 

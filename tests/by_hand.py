@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from cljax import tree
+from cljax.core import tree
 
 RATE = 0.1  # of the bench's SGD
 

@@ -56,7 +56,7 @@ def params(result) -> dict[str, np.ndarray]:
   """The parameters of a result by path."""
   import jax
 
-  from cljax import tree
+  from cljax.core import tree
 
   leaves = [np.asarray(a) for a in jax.tree.leaves(result.learner.params)]
   return dict(zip(tree.paths(result.learner.params), leaves, strict=True))

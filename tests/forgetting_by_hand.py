@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from linear_by_hand import OTHER, PARAMS, W, X, Y
 
-from cljax import methods, types
+from cljax import methods
+from cljax.core import types
 from cljax.unlearning._common import drawn
 
 KEY = jax.random.key(3)

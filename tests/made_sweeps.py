@@ -6,7 +6,8 @@ import types
 
 import numpy as np
 
-from cljax import results, writers
+from cljax.evaluation import results
+from cljax.io import files
 
 TASKS = 4
 
@@ -61,5 +62,5 @@ def write(folder, found):
     name = f"{r['method']}-{i}"
     results.write(folder / "runs" / name / "result.json", r)
     lines += results.rows(r, run=name, point={})
-  writers.write_text(folder / "rows.jsonl", "".join(writers.dumps(row) + "\n" for row in lines))
+  files.write_text(folder / "rows.jsonl", "".join(files.dumps(row) + "\n" for row in lines))
   return folder

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import tree
+from cljax.core import tree
 
 RNG = np.random.default_rng(11)
 SHAPES = {"head": {"kernel": (3, 2), "bias": (2,)}, "scale": (4,)}

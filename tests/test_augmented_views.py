@@ -9,12 +9,13 @@ import optax
 import pytest
 
 import cljax
-from cljax import methods, recipe, streams
-from cljax.method import Reference
+from cljax import methods, streams
+from cljax.core.method import Reference
+from cljax.core.types import Outputs, Visit
+from cljax.engine import recipe
+from cljax.engine.setup import spec_of
+from cljax.engine.step import Data, Where, build
 from cljax.methods import replay
-from cljax.setup import spec_of
-from cljax.step import Data, Where, build
-from cljax.types import Outputs, Visit
 
 
 @pytest.fixture(scope="module")

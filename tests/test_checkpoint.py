@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import checkpoint
-from cljax.types import CljaxError, UsageError
+from cljax.core.types import CljaxError, UsageError
+from cljax.io import checkpoint
 
 
 def state(seed=0):

@@ -11,8 +11,9 @@ import records
 from bench import BATCH, Bench, assert_near, assert_same, renamed
 
 import cljax
-from cljax import engine, loop, methods, optimizers, projectors, streams
-from cljax.setup import spec_of
+from cljax import engine, methods, optimizers, projectors, streams
+from cljax.engine import loop
+from cljax.engine.setup import spec_of
 
 NAMES = sorted(methods.METHODS)
 FORGET = [n for n in NAMES if methods.METHODS[n].access.forgets]

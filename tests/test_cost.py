@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import cost, metrics, models, streams
+from cljax import metrics, models, streams
 from cljax.engine import prepare
+from cljax.evaluation import cost
 
 
 @pytest.fixture(scope="module")

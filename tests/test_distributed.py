@@ -17,8 +17,8 @@ import pytest
 import quick
 
 import cljax
-from cljax import mesh
-from launch import _environment, train
+from cljax.cli import _environment, train
+from cljax.engine import mesh
 
 # Sums over the rows of a batch are added in another order; a few dozen steps of SGD with momentum amplify it little.
 TOLERANCE = 1e-5

@@ -9,9 +9,11 @@ import optax
 import pytest
 
 import cljax
-from cljax import engine, feed, losses, models, recipe, streams, tree
-from cljax.method import Method
-from cljax.types import Access, AccessError, UsageError
+from cljax import engine, losses, models, streams
+from cljax.core import tree
+from cljax.core.method import Method
+from cljax.core.types import Access, AccessError, UsageError
+from cljax.engine import recipe, schedule
 
 TRAIN = cljax.Recipe(batch_size=8, epochs=2)
 
@@ -38,8 +40,8 @@ def test_finetune_is_a_hand_written_loop(class_stream, small_model, plain):
     return optax.apply_updates(params, updates), opt
 
   for t in range(2):
-    plan = feed.schedule(class_stream, list(range(t)), t, t, "current", TRAIN)
-    index, _, weight = feed.rows(plan, 3, 0, plan.steps, plan.steps, deleted)
+    plan = schedule.schedule(class_stream, list(range(t)), t, t, "current", TRAIN)
+    index, _, weight = schedule.rows(plan, 3, 0, plan.steps, plan.steps, deleted)
     for i, w in zip(index, weight, strict=True):
       params, opt = step(params, opt, data.x[i], data.y[i], w.astype(np.float32))
   got = jax.tree.map(lambda a: a[0], plain.learner.params)
@@ -140,8 +142,8 @@ def test_retraining_is_training_without_the_rows(dataset, small_model):
   # The retrained learner keeps nothing of the old one: it is a fresh run over a stream whose rows are at weight 0.
   gone = dataset.train.y == 1
   deleted_from_start = streams.build(dataset, tasks=2)
-  plan = feed.schedule(deleted_from_start, [], 0, 0, "current", TRAIN)
-  _, _, weight = feed.rows(plan, 0, 0, plan.steps, plan.steps, gone)
+  plan = schedule.schedule(deleted_from_start, [], 0, 0, "current", TRAIN)
+  _, _, weight = schedule.rows(plan, 0, 0, plan.steps, plan.steps, gone)
   assert 0 < (weight > 0).sum() < weight.size
 
 
@@ -280,7 +282,7 @@ def test_the_docstring_example_runs(monkeypatch, dataset):
 
 def test_a_run_stopped_in_evaluation_does_not_end_the_task_twice(class_stream, small_model, tmp_path, monkeypatch):
   """A stop while the matrix row is computed, after the boundary: the boundary is not run again."""
-  from cljax import loop
+  from cljax.engine import loop
 
   evaluate = loop._evaluate
   calls = []

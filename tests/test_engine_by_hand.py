@@ -9,8 +9,8 @@ import scipy.special
 
 import cljax
 from cljax import models, streams
-from cljax.method import Method
-from cljax.types import Access
+from cljax.core.method import Method
+from cljax.core.types import Access
 
 RNG = np.random.default_rng(5)
 START = {"w": RNG.normal(size=(16, 4)) * 0.1, "b": RNG.normal(size=4) * 0.1}

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cljax
-from cljax import models, programs, streams
+from cljax import models, streams
+from cljax.engine import programs
 
 
 @settings(deadline=None, max_examples=30)

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import cljax
-from cljax import evaluation_parameters, streams
+from cljax import streams
+from cljax.engine import evaluation_parameters
 
 TRAINING = cljax.Recipe(batch_size=8, epochs=2)
 OPTIONS = cljax.Options(chunk_steps=4)
@@ -23,7 +24,8 @@ OPTIMIZERS = {
 
 def by_hand(name, model, stream):
   """The same training written out: final parameters to judge by, and those trained."""
-  from cljax import feed, tree
+  from cljax.core import tree
+  from cljax.engine import schedule
 
   tx = OPTIMIZERS[name]()
   root = jax.random.key(0)
@@ -45,8 +47,8 @@ def by_hand(name, model, stream):
     return optax.apply_updates(params, updates), pair, state
 
   for at, event in enumerate(stream.events):
-    plan = feed.schedule(stream, learned, at, event.task, "current", TRAINING)
-    index = feed.rows(plan, 0, 0, plan.steps, plan.steps, np.zeros(len(plan.pairs.index), bool))[0]
+    plan = schedule.schedule(stream, learned, at, event.task, "current", TRAINING)
+    index = schedule.rows(plan, 0, 0, plan.steps, plan.steps, np.zeros(len(plan.pairs.index), bool))[0]
     for rows in index:
       params, pair, state = one(params, pair, state, split.x[rows], split.y[rows])
     learned.append(event.task)

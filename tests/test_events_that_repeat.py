@@ -11,9 +11,9 @@ import pytest
 from bench import assert_same
 
 import cljax
-from cljax import feed, loop, streams
-from cljax.engine import prepare
-from cljax.step import AGAIN, FRESH
+from cljax import streams
+from cljax.engine import loop, prepare, schedule
+from cljax.engine.step import AGAIN, FRESH
 
 TRAINING = cljax.Recipe(batch_size=8, epochs=2)
 OPTIONS = cljax.Options(chunk_steps=4)
@@ -24,9 +24,9 @@ def offered(stream, trains_on, recipe=TRAINING, seed=0):
   """Counts of each (task, row) pair, in all and FRESH, and the steps of each event."""
   count, fresh, steps, learned = Counter(), Counter(), [], []
   for at, event in enumerate(stream.events):
-    plan = feed.schedule(stream, learned, at, event.task, trains_on, recipe)
+    plan = schedule.schedule(stream, learned, at, event.task, trains_on, recipe)
     none = np.zeros(len(plan.pairs.index), bool)
-    index, task, what = feed.rows(plan, seed, 0, plan.steps, plan.steps, none) if plan.steps else np.zeros((3, 0))
+    index, task, what = schedule.rows(plan, seed, 0, plan.steps, plan.steps, none) if plan.steps else np.zeros((3, 0))
     there = what > 0
     count.update(zip(task[there].tolist(), index[there].tolist(), strict=True))
     fresh.update(zip(task[what == FRESH].tolist(), index[what == FRESH].tolist(), strict=True))
@@ -66,7 +66,7 @@ def test_returned_tasks_count_once(dataset):
 
 def test_pairs_are_listed_once(dataset):
   stream = streams.build(dataset, "class", tasks=2, validation=0.0)
-  pairs = feed.pairs_of(stream, [1, 0, 1])
+  pairs = schedule.pairs_of(stream, [1, 0, 1])
   assert pairs.tasks == (1, 0)
   np.testing.assert_array_equal(pairs.index, np.concatenate([stream.train[1], stream.train[0]]))
   masks = [rows % 2 == 0 for rows in stream.train]
@@ -145,12 +145,12 @@ def test_retraining_without_a_task_keeps_the_others_rows(dataset, small_model):
   built = prepare(stream, small_model, "finetune", forget="retrain", **given).setup
   gone = streams.deleted_pairs(stream, 3)
   assert [int(g.sum()) for g in gone] == [96, 0]
-  plan = feed.schedule(stream, [0], 1, 1, "current", TRAINING)
+  plan = schedule.schedule(stream, [0], 1, 1, "current", TRAINING)
   assert not plan.pairs.select(gone).any()
   learner, alive = loop.initial_learner(built), loop.all_alive(built)
   nothing = np.ones(96, bool)
   for at, mask in ((0, nothing), (1, ~nothing)):
-    plan = feed.schedule(stream, [0][:at], at, at, "current", TRAINING)
+    plan = schedule.schedule(stream, [0][:at], at, at, "current", TRAINING)
     where = loop.where_in_stream(built, at, 24 * at, plan.steps)
     for start in range(0, plan.steps, 4):
       learner, alive, _ = loop._chunk(built, mask, plan, where, learner, alive, start, 4, 4)

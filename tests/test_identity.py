@@ -9,8 +9,9 @@ import optax
 import pytest
 
 import cljax
-from cljax import engine, identity, models, streams
-from cljax.types import Forget
+from cljax import engine, models, streams
+from cljax.core.types import Forget
+from cljax.io import identity
 
 TRAINING = cljax.Recipe(batch_size=8, epochs=1)
 
@@ -116,13 +117,13 @@ def test_each_argument_that_changes_a_result_is_told_apart(dataset, base, name):
   change = dict(CHANGES[name])
   shared = change.pop("against", {})
   base = described(dataset, **shared) if shared else base
-  differing = cljax.checkpoint.differences(base, described(dataset, **shared, **change))
+  differing = cljax.io.checkpoint.differences(base, described(dataset, **shared, **change))
   assert differing
 
 
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_what_changes_no_result_is_not(dataset, base, name):
-  assert not cljax.checkpoint.differences(base, described(dataset, **NEUTRAL[name]))
+  assert not cljax.io.checkpoint.differences(base, described(dataset, **NEUTRAL[name]))
 
 
 def test_every_field_is_in_the_table():
@@ -142,10 +143,10 @@ def test_every_field_is_in_the_table():
 
 def test_evaluation_times_and_feeds(dataset, base):
   for options in (cljax.Options(eval_every=3), cljax.Options(eval_every=3, eval_limit=2), cljax.Options(feed="grain")):
-    assert cljax.checkpoint.differences(base, described(dataset, options=options))
+    assert cljax.io.checkpoint.differences(base, described(dataset, options=options))
   grain = described(dataset, options=cljax.Options(feed="grain"))
   other = described(dataset, options=cljax.Options(feed="grain", boundary_limit=5))
-  assert cljax.checkpoint.differences(grain, other)
+  assert cljax.io.checkpoint.differences(grain, other)
   with pytest.raises(cljax.UsageError, match="boundary_limit"):  # without batches from the host nothing reads it
     described(dataset, options=cljax.Options(boundary_limit=5))
 
@@ -153,7 +154,7 @@ def test_evaluation_times_and_feeds(dataset, base):
 def test_code_of_ones_own_is_known_by_what_it_does(dataset):
   one, same, other = (described(dataset, method=with_rate(r), hyper={}) for r in (0.1, 0.1, 0.2))
   assert one == same
-  (difference,) = cljax.checkpoint.differences(one, other)
+  (difference,) = cljax.io.checkpoint.differences(one, other)
   assert difference.startswith("code.parts")
   closed = jnp.arange(3.0)
   twice = [identity.traced_digest(lambda x, c=c: x + c, jnp.zeros(3)) for c in (closed, closed, closed + 1)]
@@ -181,8 +182,8 @@ def test_other_versions_do_not_refuse_the_same_code(dataset, tmp_path, monkeypat
   arguments = {"model": mlp(), **BASE, "training": TRAINING}
   cljax.run(stream_of(dataset), **arguments, workdir=tmp_path)
   told = []
-  older = {**cljax.checkpoint.versions(), "jax": "0.0.1"}
-  monkeypatch.setattr(cljax.checkpoint, "versions", lambda: older)
+  older = {**cljax.io.checkpoint.versions(), "jax": "0.0.1"}
+  monkeypatch.setattr(cljax.io.checkpoint, "versions", lambda: older)
   cljax.run(stream_of(dataset), **{**arguments, "model": mlp(activation="tanh")}, workdir=tmp_path, report=told.append)
   assert any("0.0.1" in m.get("text", "") for m in told)
   with pytest.raises(cljax.UsageError, match="stream_digest"):

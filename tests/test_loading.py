@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import results, tree
-from cljax.types import UsageError
+from cljax.core import tree
+from cljax.core.types import UsageError
+from cljax.evaluation import results
 
 
 def test_a_run_of_the_library_comes_back(class_stream, small_model, tmp_path):
@@ -33,7 +34,7 @@ def test_a_run_of_the_library_comes_back(class_stream, small_model, tmp_path):
 
 
 def test_a_run_of_a_launcher_comes_back_from_its_workdir_alone(tmp_path):
-  from launch import train
+  from cljax.cli import train
 
   config = ["--config=experiments/split_digits.py", "--config.train.epochs=1", "--config.method.name=ncm"]
   assert train.main(["train", *config, "--seeds=1", f"--workdir={tmp_path}"]) == 0

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import judging, streams
+from cljax import streams
+from cljax.core import judging
 
 TRAINING = cljax.Recipe(batch_size=8, epochs=1)
 OPTIONS = cljax.Options(chunk_steps=4)

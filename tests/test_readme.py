@@ -17,8 +17,8 @@ def blocks(heading, language="python"):
 
 
 def test_the_methods_table_is_the_registry():
+  from cljax.cli.methods import state_bytes
   from cljax.methods.table import table
-  from launch.methods import state_bytes
 
   assert table(state_bytes()) in README
 

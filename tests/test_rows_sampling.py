@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import rows as picking
-from cljax.types import UsageError, rows_from_arrays
+from cljax.core import rows as picking
+from cljax.core.types import UsageError, rows_from_arrays
 
 
 def ordered(per_class, weight=None):

@@ -8,7 +8,7 @@ import pytest
 
 import cljax
 from cljax import UsageError
-from cljax.engine import _seeds
+from cljax.engine.api import _seeds
 
 GOOD = [
   (2, [0, 1]), (np.int64(2), [0, 1]), (np.uint8(1), [0]), ([3, 7], [3, 7]), ((7, 3), [7, 3]), (range(2), [0, 1]),

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import UsageError, selection
+from cljax import UsageError
+from cljax.evaluation import selection
 
 
 def learn(*tasks):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cljax import UsageError
-from cljax import writers_tracking as tracking
-from launch._progress import Log
+from cljax.cli._progress import Log
+from cljax.io import trackers as tracking
 
 MEMBERS = ["seed 0", "seed 1"]
 

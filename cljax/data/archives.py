@@ -15,8 +15,8 @@ from typing import NoReturn
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.data import images, limits, types
-from cljax.types import UsageError
 
 _IDX = {
   ("train", "x"): ("train-images-idx3-ubyte", "train-images.idx3-ubyte"),

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.data import limits, types
-from cljax.types import UsageError
 
 SPLIT_DEFAULTS: dict[str, Any] = {"test_fraction": 0.2, "seed": 0}
 MOST_GROUPS = 10**6  # each has a name

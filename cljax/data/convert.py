@@ -16,8 +16,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cljax.core.types import UsageError
 from cljax.data import store, tfds_sets
-from cljax.types import UsageError
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<split>[^-]+)\.tfrecord-(?P<part>\d{5}-of-\d{5})")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.data import images, types
 from cljax.data.arrays import SPLIT_DEFAULTS, check_split, hold_out
-from cljax.types import UsageError
 
 DEFAULTS: dict[str, Any] = {**SPLIT_DEFAULTS, "size": None}
 _SPLITS = {

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.data import glyph_render as gr
-from cljax.types import UsageError
 
 # Inclusive codepoint ranges.
 ALPHABETS: dict[str, tuple[tuple[int, int], ...]] = {

@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.data import limits
 from cljax.data.types import first_line
-from cljax.types import UsageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
 # Pictures that Pillow may or may not read; refused by name, since a class would lose rows without a word.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 _CGROUPS = (
   ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),

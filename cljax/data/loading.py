@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cljax.core.types import UsageError
 from cljax.data import archives, arrays, embedded, folders, glyphs, store, tfds_sets, types
-from cljax.types import UsageError
 
 _ARCHIVES = {
   "mnist": archives.mnist,

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.data import types
-from cljax.types import UsageError
 
 
 def root(data_dir: str | os.PathLike | None) -> Path:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.data import images, limits, types
-from cljax.types import UsageError
 
 DEFAULTS: dict[str, Any] = {"train_split": "train", "test_split": "test", "size": None}
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+?))?(:(?P<version>\d+\.\d+\.\d+))?")

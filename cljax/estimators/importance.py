@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax import tree
-from cljax.dtypes import wide
+from cljax.core import tree
+from cljax.core.dtypes import wide
+from cljax.core.types import Model, Rows
 from cljax.estimators.per_sample import check_batch_size, per_sample_sums, rows_at_once, sum_over_batches, thinned
-from cljax.types import Model, Rows
 
 
 def mas_importance(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cljax.types import Model, UsageError
+from cljax.core.types import Model, UsageError
 
 
 def layer_inputs(model: Model, params, model_state, x) -> dict:

@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax import rows as picking
-from cljax import tree
-from cljax.dtypes import wide
-from cljax.types import Batch, Model, Rows, UsageError
+from cljax.core import rows as picking
+from cljax.core import tree
+from cljax.core.dtypes import wide
+from cljax.core.types import Batch, Model, Rows, UsageError
 
 _TRANSPARENT = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2", "core_call")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from cljax.core.types import Rows
 from cljax.estimators.per_sample import check_batch_size, sum_over_batches
-from cljax.types import Rows
 
 
 def class_means(features_fn, rows: Rows, num_classes: int, *, batch_size: int = 256):

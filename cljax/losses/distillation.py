@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax.dtypes import wide
+from cljax.core.dtypes import wide
+from cljax.core.types import UsageError
 from cljax.losses.supervised import masked_log_softmax
-from cljax.types import UsageError
 
 
 def distillation(logits, teacher_logits, temperature=2.0, class_mask=None):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax.dtypes import wide
-from cljax.types import UsageError
+from cljax.core.dtypes import wide
+from cljax.core.types import UsageError
 
 
 def _wide(logits):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax.dtypes import wide
+from cljax.core.dtypes import wide
 from cljax.losses.distillation import distillation
 from cljax.losses.supervised import masked_log_softmax
 

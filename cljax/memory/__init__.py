@@ -1,4 +1,4 @@
-"""Fixed-capacity buffers for replay (:class:`cljax.types.Memory`)."""
+"""Fixed-capacity buffers for replay (:class:`cljax.core.types.Memory`)."""
 
 from cljax.memory.class_balanced import ClassBalancedState, class_balanced, greedy_balanced
 from cljax.memory.reservoir import ReservoirState, reservoir

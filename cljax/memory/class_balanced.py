@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax.core.types import Memory
 from cljax.memory import slots
-from cljax.types import Memory
 
 _NEVER = np.uint32(0xFFFFFFFF)  # above every key that is compared
 _CHUNKS, _LARGE = 32, 2048

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cljax.core.types import Memory
 from cljax.memory import slots
-from cljax.types import Memory
 
 
 class ReservoirState(NamedTuple):

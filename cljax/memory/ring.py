@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from cljax.core.types import Memory, UsageError
 from cljax.memory import slots
-from cljax.types import Memory, UsageError
 
 
 class RingState(NamedTuple):

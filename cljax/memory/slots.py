@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax.types import Array, UsageError
+from cljax.core.types import Array, UsageError
 
 
 def positive(name: str, value) -> int:

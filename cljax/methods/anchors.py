@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses, regularizers, tree
-from cljax.method import Method
+from cljax import losses, regularizers
+from cljax.core import tree
+from cljax.core.method import Method
+from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.heads import AUTO, classifier
 from cljax.methods.penalties import consolidated
 from cljax.methods.registry import Entry, Option, register
-from cljax.types import Access, Spec, UsageError
 
 _BOUNDARY = Access(task_boundaries=True)
 

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import optimizers, tree
-from cljax.method import Method
+from cljax import edits
+from cljax.core import tree
+from cljax.core.method import Method
+from cljax.core.types import Access, Spec
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import ACCESS, BUFFER, er
-from cljax.types import Access, Spec
 
 
 class Beside(NamedTuple):
@@ -100,9 +101,9 @@ def averaged(model, spec: Spec, *, decay, early_decay, early_steps: int = 0) -> 
 
   def after_step(key, learner, info):
     del key, info
-    d = optimizers.ema_decay(learner.step, early, early_decay, decay)
+    d = edits.ema_decay(learner.step, early, early_decay, decay)
     now = (learner.params, learner.model_state)
-    mean = optimizers.ema(current_average(learner), now, d)
+    mean = edits.ema(current_average(learner), now, d)
     return learner._replace(method_state=Average(mean[0], mean[1], jnp.zeros((), bool)))
 
   return Method(
@@ -141,7 +142,7 @@ def lcia(model, spec: Spec, *, balance: str = "paper") -> Method:
   value when a task ends.
 
   The first task trains plainly (the released code has no average where a group of tasks starts) and its end sets the
-  mean. ``balance`` 'released' is the code's weight, see :func:`cljax.optimizers.lcia`. All parameters are averaged,
+  mean. ``balance`` 'released' is the code's weight, see :func:`cljax.edits.lcia`. All parameters are averaged,
   where the paper has LoRA's; its routing by instruction is left out. Spec 6.2; Qiao et al., 2025.
   """
   del model, spec
@@ -149,7 +150,7 @@ def lcia(model, spec: Spec, *, balance: str = "paper") -> Method:
   def after_step(key, learner, info):
     del key
     s = learner.method_state
-    average = optimizers.lcia(
+    average = edits.lcia(
       s.average, learner.params, s.last_params, info.gradient, s.last_gradient, released=balance == "released"
     )
     return learner._replace(method_state=Balanced(average, learner.params, info.gradient, s.started))
@@ -183,7 +184,7 @@ def reptile(
 
   def after_step(key, learner, info):
     del key, info
-    params, snapshot = optimizers.reptile_every(learner.step, learner.params, learner.method_state, every, epsilon)
+    params, snapshot = edits.reptile_every(learner.step, learner.params, learner.method_state, every, epsilon)
     return learner._replace(params=params, method_state=snapshot)
 
   own = Method(init=lambda key, learner: tree.copy(learner.params), after_step=after_step)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cljax import regularizers
-from cljax.method import Method
+from cljax.core.method import Method
+from cljax.core.types import Access
 from cljax.methods.registry import Entry, Option, register
-from cljax.types import Access
 
 
 def l2(model, spec, *, strength) -> Method:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import losses, tree
-from cljax.method import Method
+from cljax import losses
+from cljax.core import tree
+from cljax.core.method import Method
+from cljax.core.types import Access, Spec
 from cljax.methods.registry import Entry, Option, register
-from cljax.types import Access, Spec
 
 
 class Teacher(NamedTuple):

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses, optimizers, tree
-from cljax import rows as picking
-from cljax.method import Method
+from cljax import edits, losses
+from cljax.core import rows as picking
+from cljax.core import tree
+from cljax.core.method import Method
+from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
-from cljax.types import Access, Spec, UsageError
 
 BEGIN = {"begin_task": Option(1, 0)}
 
@@ -39,9 +40,9 @@ def freeze(model, spec, *, patterns: str = "", begin_task: int = 1) -> Method:
 
   def update(updates, state, params=None, *, visit, **extra):
     del extra
-    return optimizers.freeze(chosen, active=visit.others >= begin_task).update(updates, state, params)
+    return edits.freeze(chosen, active=visit.others >= begin_task).update(updates, state, params)
 
-  return Method(finalize=optax.GradientTransformationExtraArgs(optimizers.freeze(chosen).init, update))
+  return Method(finalize=optax.GradientTransformationExtraArgs(edits.freeze(chosen).init, update))
 
 
 def edited(edit, begin_task: int) -> Method:
@@ -68,7 +69,7 @@ def lines(model, spec, *, alpha, blocks: str = "", begin_task: int = 1) -> Metho
   del spec
   chosen = listed(blocks) or layers(model, "lines", "blocks")
   return edited(
-    lambda key, learner, task, before: optimizers.lines(before, learner.params, chosen, alpha, 1 - alpha), begin_task
+    lambda key, learner, task, before: edits.lines(before, learner.params, chosen, alpha, 1 - alpha), begin_task
   )
 
 
@@ -87,14 +88,14 @@ def heterogeneous_averaging(
 
   def edit(key, learner, task, before):
     batch = picking.sample(tree.fold(key, "rows"), task.rows, samples)
-    mix = lambda ratios: optimizers.heterogeneous_averaging(before, learner.params, chosen, ratios)
+    mix = lambda ratios: edits.heterogeneous_averaging(before, learner.params, chosen, ratios)
 
     def loss(ratios):
       out, _ = model.apply(mix(ratios), learner.model_state, batch.x, train=False, key=None, task=None, mask=None)
       return losses.reduce(losses.cross_entropy(out.logits, batch.y, batch.class_mask), batch.weight)
 
     def ascend(_, ratios):
-      return optimizers.project_ratios(ratios - learning_rate * jax.grad(loss)(ratios), ratio)
+      return edits.project_ratios(ratios - learning_rate * jax.grad(loss)(ratios), ratio)
 
     ratios = jax.lax.fori_loop(0, steps, ascend, jnp.full(len(chosen), ratio, jnp.float32))
     return mix(jnp.where(ratio == 1, 1.0, ratios))

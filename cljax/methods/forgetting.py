@@ -8,10 +8,10 @@ import inspect
 import optax
 
 from cljax import estimators, unlearning
-from cljax.method import Method
+from cljax.core.method import Method
+from cljax.core.tree import fold
+from cljax.core.types import Access
 from cljax.methods.registry import Entry, Option, register
-from cljax.tree import fold
-from cljax.types import Access
 from cljax.unlearning._common import cross_entropy
 
 EDITS = Access(forgets=True, forget_data=True, retain_data=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 
 from cljax import optimizers
-from cljax.method import Method
+from cljax.core.method import Method
+from cljax.core.tree import fold
+from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
-from cljax.tree import fold
-from cljax.types import Access, Spec, UsageError
 
 
 def zeroth_order(

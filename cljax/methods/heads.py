@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import tree
-from cljax.types import Spec, UsageError
+from cljax.core import tree
+from cljax.core.types import Spec, UsageError
 
 AUTO = "auto"
 

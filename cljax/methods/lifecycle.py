@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax import losses, optimizers, tree
-from cljax.method import Method
+from cljax import edits, losses
+from cljax.core import tree
+from cljax.core.method import Method
+from cljax.core.types import Access, Spec
 from cljax.methods.averaging import (
   Average,
   current_average,
@@ -18,7 +20,6 @@ from cljax.methods.averaging import (
 )
 from cljax.methods.edits import layers, listed
 from cljax.methods.registry import Entry, Option, register
-from cljax.types import Access, Spec
 
 
 def epoch_steps(spec: Spec, period: int) -> int:
@@ -39,7 +40,7 @@ def lifecycle(model, spec: Spec, *, probability, duration: int = 5, period: int 
   def prepare(key, learner, batch):
     # Before a step, so that no unit falls asleep between the last step of a task and its evaluation.
     def epoch(learner):
-      params, optimizer, state = optimizers.lifecycle_epoch(
+      params, optimizer, state = edits.lifecycle_epoch(
         key, learner.params, learner.opt_state.optimizer, learner.method_state, model.units, probability=probability,
         duration=duration,
       )  # fmt: skip
@@ -51,11 +52,11 @@ def lifecycle(model, spec: Spec, *, probability, duration: int = 5, period: int 
 
   def after_step(key, learner, info):
     del key, info  # momentum and weight decay would move sleeping weights
-    return learner._replace(params=optimizers.lifecycle_mask(learner.params, learner.method_state, model.units))
+    return learner._replace(params=edits.lifecycle_mask(learner.params, learner.method_state, model.units))
 
   def init(key, learner):
     del key
-    return optimizers.lifecycle_init(learner.params, model.units)
+    return edits.lifecycle_init(learner.params, model.units)
 
   return Method(init=init, prepare=prepare, after_step=after_step)
 
@@ -80,10 +81,10 @@ def fomo(
 
     def forget(learner):
       now = (learner.params, learner.model_state)
-      stable = optimizers.ema(current_average(learner), now, decay)
+      stable = edits.ema(current_average(learner), now, decay)
       fresh, _ = model.init(tree.fold(key, "fresh"))
       gone = jnp.where(learner.step > warmup, fraction, 0.0)
-      params = optimizers.fomo_forget(tree.fold(key, "forget"), learner.params, fresh, gone, chosen)
+      params = edits.fomo_forget(tree.fold(key, "forget"), learner.params, fresh, gone, chosen)
       return learner._replace(params=params, method_state=Average(stable[0], stable[1], jnp.zeros((), bool)))
 
     return jax.lax.cond(learner.step % every == 0, forget, lambda same: same, learner)

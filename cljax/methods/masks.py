@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from cljax import models
-from cljax.method import Method
+from cljax.core.method import Method
+from cljax.core.tree import fold
+from cljax.core.types import Access, Spec
 from cljax.methods.registry import Entry, Option, register
-from cljax.tree import fold
-from cljax.types import Access, Spec
 
 
 def hold_other_tasks() -> optax.GradientTransformationExtraArgs:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cljax import estimators, regularizers
-from cljax.method import Method
+from cljax.core.method import Method
+from cljax.core.tree import fold
+from cljax.core.types import Access
 from cljax.methods.registry import Entry, Option, register
-from cljax.tree import fold
-from cljax.types import Access
 
 _BOUNDARY = Access(task_boundaries=True)
 _PASS = Access(task_boundaries=True, boundary_data=True)

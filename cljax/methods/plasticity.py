@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import optimizers
-from cljax.method import Method
+from cljax import models, optimizers
+from cljax.core.method import Method
+from cljax.core.tree import path_name
+from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.slots import counted, no_slots, slot_of
-from cljax.tree import path_name
-from cljax.types import Access, Spec, UsageError
 
 
 def classp(
@@ -107,7 +107,7 @@ def elephant(model, spec: Spec, *, width, height, power, bias_std) -> Method:
     )
 
   def activation(x):
-    return optimizers.elephant(nn.LayerNorm()(x), width, height, power)
+    return models.elephant(nn.LayerNorm()(x), width, height, power)
 
   net = model.with_activation(activation)
   biases = {u.in_bias for u in net.units}

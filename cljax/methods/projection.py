@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from cljax import estimators, memory, projectors
-from cljax import rows as picking
-from cljax.method import Method, Reference
+from cljax.core import rows as picking
+from cljax.core.method import Method, Reference
+from cljax.core.tree import fold
+from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.heads import AUTO, hold_others, skipping
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import drawn, example_row
 from cljax.methods.slots import no_slots, slot_of
-from cljax.tree import fold
-from cljax.types import Access, Spec, UsageError
 
 EPISODIC = Access(stores_data=True, task_boundaries=True, boundary_data=True)
 

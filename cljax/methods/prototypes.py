@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from cljax import estimators
-from cljax.method import Method
+from cljax.core.method import Method
+from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.registry import Entry, register
-from cljax.types import Access, Spec, UsageError
 
 
 class Prototypes(NamedTuple):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax import losses, optimizers
-from cljax import rows as picking
-from cljax.method import Method
+from cljax import edits, losses
+from cljax.core import rows as picking
+from cljax.core.method import Method
+from cljax.core.tree import fold
+from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
-from cljax.tree import fold
-from cljax.types import Access, Spec, UsageError
 
 
 def mean_activation(hidden, weight):
@@ -39,25 +39,23 @@ def clnp(model, spec: Spec, *, strength, margin, thresholds: int = 100, samples:
   def end_task(key, learner, task):
     batch = picking.sample(fold(key, "rows"), task.rows, samples, by_class=True)
     classes = own_classes[task.id]
-    state = optimizers.clnp_state(learner.opt_state)
+    state = edits.clnp_state(learner.opt_state)
     apply = lambda params: model.apply(params, learner.model_state, batch.x, train=False, key=key, task=None, mask=None)
     outputs, _ = apply(learner.params)
     activity = [mean_activation(outputs.hidden[u.hidden], batch.weight) for u in model.units]
     kept = lambda threshold: tuple(a > threshold for a in activity)
 
     def accuracy(threshold):
-      params, _ = optimizers.clnp_end_task(learner.params, state, model.units, kept(threshold), classes)
+      params, _ = edits.clnp_end_task(learner.params, state, model.units, kept(threshold), classes)
       logits = jnp.where(classes, apply(params)[0].logits, -jnp.inf)
       return losses.reduce((jnp.argmax(logits, -1) == batch.y).astype(jnp.float32), batch.weight)
 
     highest = jnp.max(jnp.stack([a.max() for a in activity]))
-    threshold = optimizers.clnp_threshold(accuracy, jnp.linspace(0.0, highest, thresholds), margin)
-    params, opt_state = optimizers.clnp_consolidate(
-      learner.params, learner.opt_state, model.units, kept(threshold), classes
-    )
+    threshold = edits.clnp_threshold(accuracy, jnp.linspace(0.0, highest, thresholds), margin)
+    params, opt_state = edits.clnp_consolidate(learner.params, learner.opt_state, model.units, kept(threshold), classes)
     return learner._replace(params=params, opt_state=opt_state)
 
-  return Method(terms={"sparsity": sparsity}, finalize=optimizers.clnp(model.units), end_task=end_task)
+  return Method(terms={"sparsity": sparsity}, finalize=edits.clnp(model.units), end_task=end_task)
 
 
 register(

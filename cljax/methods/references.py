@@ -1,8 +1,8 @@
 """References: what no continual learning does, and what having all the data does."""
 
-from cljax.method import Method
+from cljax.core.method import Method
+from cljax.core.types import Access
 from cljax.methods.registry import Entry, register
-from cljax.types import Access
 
 
 def finetune(model, spec) -> Method:

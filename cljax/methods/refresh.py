@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses, optimizers, tree
-from cljax.method import Method, _keep, _keep_batch, union_access
+from cljax import losses, optimizers
+from cljax.core import tree
+from cljax.core.method import Method, _keep, _keep_batch, union_access
+from cljax.core.tree import fold
+from cljax.core.types import Access, Spec, UsageError
 from cljax.methods import registry
 from cljax.methods.penalties import FISHER
 from cljax.methods.penalties import fisher as fisher_of
 from cljax.methods.registry import Entry, Option, register
-from cljax.tree import fold
-from cljax.types import Access, Spec, UsageError
 
 BASES = ("derpp", "er", "ewc", "online_ewc", "finetune")
 

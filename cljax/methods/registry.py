@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cljax.method import Method, compose
-from cljax.types import Access, Model, Spec, UsageError
+from cljax.core.method import Method, compose
+from cljax.core.types import Access, Model, Spec, UsageError
 
 
 class Option(NamedTuple):

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from cljax import losses
 from cljax import memory as memories
-from cljax.method import Method
+from cljax.core.method import Method
+from cljax.core.tree import fold
+from cljax.core.types import Access, Batch, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
-from cljax.tree import fold
-from cljax.types import Access, Batch, Spec, UsageError
 
 POLICIES = ("reservoir", "ring", "class_balanced")
 ACCESS = Access(stores_data=True)

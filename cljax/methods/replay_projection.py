@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from cljax import losses, projectors
-from cljax.method import Method, Reference
+from cljax.core.method import Method, Reference
+from cljax.core.tree import fold
+from cljax.core.types import Spec, UsageError
 from cljax.methods.projection import EPISODIC, ON_GRADIENT, by_references, episodic
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import append, drawn, share, weighted
-from cljax.tree import fold
-from cljax.types import Spec, UsageError
 
 
 def mixed(spec: Spec, ring, size: int, name: str):

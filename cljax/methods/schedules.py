@@ -6,9 +6,9 @@ import jax
 import optax
 
 from cljax import optimizers
-from cljax.method import Method
+from cljax.core.method import Method
+from cljax.core.types import Access
 from cljax.methods.registry import Entry, Option, register
-from cljax.types import Access
 
 
 def scale_by_progress(schedule) -> optax.GradientTransformationExtraArgs:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from cljax import tree
-from cljax.types import Spec, Visit
+from cljax.core import tree
+from cljax.core.types import Spec, Visit
 
 
 def no_slots(spec: Spec):

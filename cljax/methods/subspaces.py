@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses, projectors, tree
-from cljax import rows as picking
-from cljax.method import Method
+from cljax import losses, projectors
+from cljax.core import rows as picking
+from cljax.core import tree
+from cljax.core.method import Method
+from cljax.core.tree import fold
+from cljax.core.types import Access, Batch, Spec, UsageError
 from cljax.methods.heads import AUTO, hold_others, skipping
 from cljax.methods.projection import ON_UPDATE, layer_rows, standing
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.slots import counted, no_slots, slot_of
 from cljax.projectors.gpm import kernels
-from cljax.tree import fold
-from cljax.types import Access, Batch, Spec, UsageError
 
 PASS = Access(task_boundaries=True, boundary_data=True)
 GIB = 2**30

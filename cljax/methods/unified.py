@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from cljax import losses, optimizers, regularizers, tree
-from cljax.method import Method
+from cljax import losses, optimizers, regularizers
+from cljax.core import tree
+from cljax.core.method import Method
+from cljax.core.types import Access, Spec
 from cljax.methods import penalties, replay, variational
 from cljax.methods.registry import Entry, Option, register
-from cljax.types import Access, Spec
 
 # Options under which the objective is a method that has a name.
 CASES: dict[str, dict[str, Any]] = {

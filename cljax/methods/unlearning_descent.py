@@ -7,9 +7,9 @@ import functools
 import optax
 
 from cljax import unlearning
+from cljax.core.types import Access
 from cljax.methods.forgetting import FORGET_ONLY, approximate
 from cljax.methods.registry import Option
-from cljax.types import Access
 
 RETAIN_ONLY = Access(forgets=True, retain_data=True)
 

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import estimators, tree, unlearning
-from cljax.method import Method
+from cljax import estimators, unlearning
+from cljax.core import tree
+from cljax.core.method import Method
+from cljax.core.tree import fold
+from cljax.core.types import Access, UsageError
 from cljax.methods.forgetting import EDITS, FORGET_ONLY, approximate, viewed
 from cljax.methods.registry import Entry, Option, register
-from cljax.tree import fold
-from cljax.types import Access, UsageError
 from cljax.unlearning.class_statistics import empty_statistics
 from cljax.unlearning.tangent import chosen_leaves, with_leaves
 

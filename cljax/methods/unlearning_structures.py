@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses, tree
+from cljax import losses
 from cljax import memory as memories
-from cljax.method import Method
+from cljax.core import tree
+from cljax.core.method import Method
+from cljax.core.types import Access, Model, Outputs, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import INSERT_OUTPUTS, example_row, offered, rows_of
 from cljax.methods.slots import no_slots, slot_of
-from cljax.types import Access, Model, Outputs, Spec, UsageError
 from cljax.unlearning.sharding import shard_of
 
 

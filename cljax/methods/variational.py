@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import optimizers, tree
-from cljax.method import Method
+from cljax import optimizers
+from cljax.core import tree
+from cljax.core.method import Method
+from cljax.core.types import Access, Model, Spec
 from cljax.methods.registry import Entry, Option, register
 from cljax.optimizers import MeanField
-from cljax.types import Access, Model, Spec
 
 
 def gaussian(model: Model, deviation) -> Model:

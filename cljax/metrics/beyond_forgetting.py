@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.metrics.matrix import as_matrix, lower, upper
-from cljax.types import UsageError
 
 
 def triangle_accuracy(R) -> np.ndarray:

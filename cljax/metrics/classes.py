@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 def confusion(labels, predicted, num_classes: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 class Events(NamedTuple):

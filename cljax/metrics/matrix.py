@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 def as_matrix(R, name: str = "R") -> np.ndarray:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import tree
-from cljax.types import UsageError
+from cljax.core import tree
+from cljax.core.types import UsageError
 
 
 def forward_kl(base_logits, logits, weight=None) -> float:

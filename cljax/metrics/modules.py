@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax import tree
-from cljax.types import UsageError
+from cljax.core import tree
+from cljax.core.types import UsageError
 
 
 def module_of(path: str) -> str:

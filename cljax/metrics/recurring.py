@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 def over_events(R, learned, baseline) -> dict[str, np.ndarray]:

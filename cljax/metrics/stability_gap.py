@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 def minimum_accuracy(curve, current) -> float:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 def netscore(accuracy, memory, compute, kappa: float = 2.0, beta: float = 0.5, gamma: float = 0.5) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Models as pure functions: a small zoo, adapters from other libraries, and reparameterisations."""
 
+from cljax.models.activations import elephant
 from cljax.models.adapters import from_apply, from_nnx
 from cljax.models.build import build, options
 from cljax.models.convolution import conv
@@ -15,6 +16,7 @@ __all__ = [
   "build",
   "cnn",
   "conv",
+  "elephant",
   "flat_init",
   "from_apply",
   "from_linen",

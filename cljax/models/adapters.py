@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from cljax import tree
+from cljax.core import tree
+from cljax.core.types import Model, UsageError
 from cljax.models.linen import with_fields
-from cljax.types import Model, UsageError
 
 
 def from_apply(init: Callable, apply: Callable, *, stateful: bool = False, units=()) -> Model:

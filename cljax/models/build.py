@@ -8,9 +8,9 @@ import math
 import os
 from collections.abc import Callable
 
+from cljax.core.types import Model, UsageError
 from cljax.models.images import cnn, resnet18, vit
 from cljax.models.zoo import mlp
-from cljax.types import Model, UsageError
 
 ZOO: dict[str, Callable[..., Model]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18, "vit": vit}
 DEEPEST = 1000  # layers: each is traced and compiled by itself

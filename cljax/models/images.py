@@ -9,11 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cljax.core.types import Model, Outputs, UsageError
 from cljax.models.convolution import Convolution
 from cljax.models.initial import flat_init, relu_gain
 from cljax.models.linen import from_linen
 from cljax.models.zoo import activation_of, chain_units
-from cljax.types import Model, Outputs, UsageError
 
 
 def _image(input_shape) -> tuple[int, int, int]:

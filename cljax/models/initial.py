@@ -7,8 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from cljax.tree import paths
-from cljax.types import UsageError
+from cljax.core.tree import paths
+from cljax.core.types import UsageError
 
 _TRUNCATED_STD = 0.87962566103423978  # of a standard normal cut at +-2
 

@@ -1,4 +1,4 @@
-"""Any Flax Linen module as a :class:`cljax.types.Model`."""
+"""Any Flax Linen module as a :class:`cljax.core.types.Model`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cljax.core.types import Model, Outputs, UsageError
 from cljax.models.capture import capture_layers
-from cljax.types import Model, Outputs, UsageError
 
 _TRAIN = ("train", "training", "is_training")  # names by which modules take the mode ...
 _EVAL = ("deterministic", "eval", "use_running_average", "inference")  # ... and by which they take its opposite

@@ -7,8 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from cljax import tree
-from cljax.types import Model, UsageError
+from cljax.core import tree
+from cljax.core.types import Model, UsageError
 
 
 def _kth_smallest_bits(bits, k):

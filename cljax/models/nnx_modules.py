@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cljax import tree
+from cljax.core import tree
+from cljax.core.types import Model, UsageError
 from cljax.models.linen import calling, with_fields
-from cljax.types import Model, UsageError
 
 
 class _MaskedBatchNorm(nnx.BatchNorm):

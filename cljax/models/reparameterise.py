@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import jax
 
-from cljax import tree
-from cljax.types import Model
+from cljax.core import tree
+from cljax.core.types import Model
 
 
 def reparameterise(model: Model, materialize: Callable, init: Callable) -> Model:

@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
+from cljax.core.types import Model, Outputs, UsageError
 from cljax.models.initial import flat_init, relu_gain
 from cljax.models.linen import from_linen
-from cljax.types import Model, Outputs, UsageError
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu, "elu": nn.elu, "leaky_relu": nn.leaky_relu}
 
 
 class Unit(NamedTuple):
-  """The hidden units of one layer: leaf paths as :func:`cljax.tree.paths` names them.
+  """The hidden units of one layer: leaf paths as :func:`cljax.core.tree.paths` names them.
 
   Unit ``i`` is written by ``in_kernel[..., i]`` and ``in_bias[i]``, read by ``out_kernel[..., i, :]``, and its
   activation is ``outputs.hidden[hidden][..., i]``.

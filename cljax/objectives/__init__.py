@@ -1,10 +1,10 @@
-"""Ready-made objectives, by name; the form is :class:`cljax.objective.Objective`.
+"""Ready-made objectives, by name; the form is :class:`cljax.objectives.objective.Objective`.
 
 A call gives a factory ``(model, spec, values) -> Objective`` for ``cljax.run(..., objective=...)``; without arguments
 it has its defaults. One of one's own is such a factory too.
 """
 
-from cljax.objective import Objective, Score, supervised
+from cljax.objectives.objective import Objective, Score, supervised
 from cljax.objectives.registry import OBJECTIVES, Chosen, chosen, given
 from cljax.objectives.targets import classification, regression, sequence
 

@@ -7,8 +7,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from cljax.objective import Objective
-from cljax.types import UsageError
+from cljax.core.types import UsageError
+from cljax.objectives.objective import Objective
 
 SECTION = "objective"
 

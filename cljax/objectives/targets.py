@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import losses
-from cljax.objective import Objective, Score, supervised
+from cljax.core.types import UsageError
+from cljax.objectives.objective import Objective, Score, supervised
 from cljax.objectives.registry import Number, Text, offered
-from cljax.types import UsageError
 
 
 @offered()

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import tree
-from cljax.dtypes import wide
-from cljax.optimizers._common import check_scalar
+from cljax.core import tree
+from cljax.core.checks import check_scalar
+from cljax.core.dtypes import wide
 
 
 class ClasspState(NamedTuple):

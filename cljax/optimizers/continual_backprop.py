@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax.optimizers._common import check_choice, check_scalar, edit_leaves, edit_moments, in_out_only, leaf
-from cljax.tree import paths
-from cljax.types import UsageError
+from cljax.core.checks import check_choice, check_scalar
+from cljax.core.layout import in_out_only
+from cljax.core.opt_state import edit_moments
+from cljax.core.tree import edit_leaves, leaf, paths
+from cljax.core.types import UsageError
 
 
 class CbpState(NamedTuple):

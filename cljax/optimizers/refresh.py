@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax.optimizers._common import check_scalar, random_like
+from cljax.core.checks import check_scalar
+from cljax.optimizers._common import random_like
 
 
 def refresh(

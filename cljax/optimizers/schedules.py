@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from cljax.optimizers._common import check_choice, check_scalar
+from cljax.core.checks import check_choice, check_scalar
 
 
 def rewarm_redecay(peak, floor, warmup_steps, task_steps):

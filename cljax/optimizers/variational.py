@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import tree
-from cljax.dtypes import wide
-from cljax.optimizers._common import check_scalar
-from cljax.tree import size
-from cljax.types import UsageError
+from cljax.core import tree
+from cljax.core.checks import check_scalar
+from cljax.core.dtypes import wide
+from cljax.core.tree import size
+from cljax.core.types import UsageError
 
 
 class MeanField(NamedTuple):

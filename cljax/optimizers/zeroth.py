@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax.dtypes import wide
-from cljax.optimizers._common import check_scalar, random_like
-from cljax.tree import axpy, dot, empty_like, fit
-from cljax.types import UsageError
+from cljax.core.checks import check_scalar
+from cljax.core.dtypes import wide
+from cljax.core.tree import axpy, dot, empty_like, fit
+from cljax.core.types import UsageError
+from cljax.optimizers._common import random_like
 
 
 def _direction(key, params, sparsity, sparsity_key):

@@ -4,6 +4,7 @@ All of them: ``update(grads, state, params, references={name: tree}, **extra)``.
 ``*_end_task`` are pure functions on the optimizer state, which find the projector's state wherever it is nested.
 """
 
+from cljax import _old_names
 from cljax.projectors.agem import AGEMState, agem, current_weight, er_agem
 from cljax.projectors.coso import CoSOHistory, CoSOKernel, CoSOState, coso, coso_end_task, coso_projection
 from cljax.projectors.cuber import (
@@ -20,14 +21,6 @@ from cljax.projectors.cuber import (
 from cljax.projectors.gem import GEMState, er_gem, gem
 from cljax.projectors.geometric import GeometricState, geometric_disentanglement
 from cljax.projectors.gpm import GPMState, gpm, gpm_bytes, gpm_extend
-from cljax.projectors.linear import (
-  IdealState,
-  ideal_init,
-  ideal_learn,
-  ideal_member,
-  ntk_forgetting,
-  ntk_overlap,
-)
 from cljax.projectors.ogd import (
   OGDState,
   basis_bytes,
@@ -51,7 +44,6 @@ __all__ = [
   "GEMState",
   "GPMState",
   "GeometricState",
-  "IdealState",
   "OGDState",
   "adaptive_orthogonality",
   "adaptive_orthogonality_grad",
@@ -73,11 +65,6 @@ __all__ = [
   "gpm",
   "gpm_bytes",
   "gpm_extend",
-  "ideal_init",
-  "ideal_learn",
-  "ideal_member",
-  "ntk_forgetting",
-  "ntk_overlap",
   "ogd",
   "ogd_extend",
   "on_update",
@@ -86,3 +73,6 @@ __all__ = [
   "principal_directions",
   "scaled_projection",
 ]
+
+_LINEAR = "IdealState ideal_init ideal_learn ideal_member ntk_forgetting ntk_overlap"
+__getattr__ = _old_names.from_package(__name__, {name: "cljax.theory" for name in _LINEAR.split()})

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from cljax import dtypes, tree
-from cljax.types import UsageError
+from cljax.core import dtypes, tree
+from cljax.core.types import UsageError
 
 PRECISION = (
   jax.lax.Precision.HIGHEST
 )  # accelerators round float32 products to 10 bits otherwise; bases need all of them
-
-
-def check(name: str, value, allowed: str, ok: Callable[[Any], bool]) -> None:
-  """Raises UsageError unless ``ok(value)``; a traced value is left alone, because a sweep may trace it."""
-  if isinstance(value, jax.core.Tracer):
-    return
-  if isinstance(value, str) or not np.all(ok(value)):
-    raise UsageError(f"{name}: got {value!r}; allowed: {allowed}")
-
-
-def check_count(name: str, value, least: int = 1) -> None:
-  """:func:`check` of a whole number, which shapes a state."""
-  check(name, value, f"whole numbers >= {least}", lambda v: not isinstance(v, float) and v >= least)
 
 
 def wide(x):
@@ -57,7 +42,7 @@ def upcast(a):
 
 
 def dot(a, b):
-  """:func:`cljax.tree.dot` with sums in at least float32."""
+  """:func:`cljax.core.tree.dot` with sums in at least float32."""
   return tree.dot(upcast(a), upcast(b))
 
 
@@ -145,11 +130,3 @@ def stack_combine(weights, stack):
   """``sum_k weights[k] * stack[k]``, a tree; with ``weights [J, K]`` a stack of J trees."""
   combine = lambda s: jnp.tensordot(weights.astype(wide(s)), s.astype(wide(s)), axes=1, precision=PRECISION)
   return jax.tree.map(combine, stack)
-
-
-def edit_states(opt_state, kind: type, edit: Callable, what: str):
-  """``opt_state`` with ``edit`` applied to every state of type ``kind``, wherever it is nested; none is an error."""
-  out, found = tree.edit_nodes(opt_state, kind, edit)
-  if not found:
-    raise UsageError(f"{what}: opt_state holds no {kind.__name__}; put the projector in the chain whose state this is")
-  return out

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from cljax import layout, tree
-from cljax.types import UsageError
+from cljax.core import layout, tree
+from cljax.core.types import UsageError
 
 
 def kernels(params, skip: Callable[[str], bool] | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax.core.checks import check
 from cljax.projectors import _common as common
 
 
@@ -28,7 +29,7 @@ def agem(reference: str = "memory", epsilon=0.0) -> optax.GradientTransformation
 
   Raises UsageError when the reference is missing or shaped otherwise. Chaudhry et al., ICLR 2019.
   """
-  common.check("epsilon", epsilon, ">= 0", lambda v: v >= 0)
+  check("epsilon", epsilon, ">= 0", lambda v: v >= 0)
 
   def init(params):
     del params

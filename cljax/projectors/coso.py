@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import layout as kernel_layout
-from cljax import tree
+from cljax.core import layout as kernel_layout
+from cljax.core import tree
+from cljax.core.checks import check, check_count
+from cljax.core.opt_state import edit_states
+from cljax.core.types import UsageError
 from cljax.projectors import _common as common
 from cljax.projectors import _kernels
 from cljax.projectors.gpm import append, leading, remove_span
-from cljax.types import UsageError
 
 
 class CoSOKernel(NamedTuple):
@@ -82,7 +84,7 @@ def coso(
   the state. Paper's settings on ImageNet-R: rank 50, sketch 120, every 1. Cheng et al., NeurIPS 2025.
   """
   for name, value in (("rank", rank), ("sketch_rank", sketch_rank), ("every", every)):
-    common.check_count(name, value)
+    check_count(name, value)
   kernel_layout.check("coso", layout)
 
   def init(params):
@@ -190,7 +192,7 @@ def coso_end_task(opt_state, threshold=0.98, rule: str = "reach"):
   """
   if rule not in ("reach", "released"):
     raise UsageError(f"rule: got {rule!r}; allowed: 'reach', 'released'")
-  common.check("threshold", threshold, "0 to 1", lambda v: (v >= 0) & (v <= 1))
+  check("threshold", threshold, "0 to 1", lambda v: (v >= 0) & (v <= 1))
 
   histories: dict[str, Any] = {}  # for the states of coso_projection
 
@@ -211,5 +213,5 @@ def coso_end_task(opt_state, threshold=0.98, rule: str = "reach"):
         raise UsageError(f"coso_projection: no coso of its max_history holds {path!r}; give both one set of options")
     return CoSOHistory({path: jnp.array(histories[path], copy=True) for path in state.history})
 
-  opt_state = common.edit_states(opt_state, CoSOState, end, "coso_end_task")
+  opt_state = edit_states(opt_state, CoSOState, end, "coso_end_task")
   return tree.edit_nodes(opt_state, CoSOHistory, follow)[0]

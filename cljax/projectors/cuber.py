@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from cljax import layout as kernel_layout
-from cljax import tree
-from cljax.layout import fan_in
+from cljax.core import layout as kernel_layout
+from cljax.core import tree
+from cljax.core.checks import check, check_count
+from cljax.core.layout import fan_in
+from cljax.core.opt_state import edit_states
+from cljax.core.types import UsageError
 from cljax.projectors import _common as common
 from cljax.projectors import _kernels
 from cljax.projectors.gpm import extend_basis, remove_span
-from cljax.types import UsageError
 
 
 class CUBERKernel(NamedTuple):
@@ -131,8 +133,8 @@ def cuber_projection(
 
 
 def _check(owner: str, num_tasks, max_rank, layout) -> None:
-  common.check_count("num_tasks", num_tasks)
-  common.check_count("max_rank", max_rank)
+  check_count("num_tasks", num_tasks)
+  check_count("max_rank", max_rank)
   kernel_layout.check(owner, layout)
 
 
@@ -144,7 +146,7 @@ def _room(m, num_tasks: int, max_rank: int):
 
 def _pull(owner: str, num_tasks: int, max_rank: int, strength, skip, layout) -> optax.GradientTransformationExtraArgs:
   _check(owner, num_tasks, max_rank, layout)
-  common.check("strength", strength, ">= 0", lambda v: v >= 0)
+  check("strength", strength, ">= 0", lambda v: v >= 0)
 
   def init(params):
     tasks = jnp.zeros((), jnp.int32)
@@ -226,7 +228,7 @@ def cuber_start_task(opt_state, params, grads, sufficient=0.5, positive=0.0):
       out[path] = k._replace(regime=regime, blocked=own, anchor=jnp.array(w, copy=True))
     return state._replace(kernels=out)
 
-  opt_state = common.edit_states(opt_state, CUBERState, start, "cuber_start_task")
+  opt_state = edit_states(opt_state, CUBERState, start, "cuber_start_task")
 
   def follow(state: CUBERBlocked) -> CUBERBlocked:
     for path, basis in state.blocked.items():
@@ -239,13 +241,13 @@ def cuber_start_task(opt_state, params, grads, sufficient=0.5, positive=0.0):
 
 def cuber_end_task(opt_state, layer_inputs: dict[str, Any], grads, threshold=0.97):
   """Stores a finished task: a basis of ``threshold`` of ``layer_inputs[path] [n, d_in]``, and its gradient."""
-  common.check("threshold", threshold, "0 to 1", lambda v: (v >= 0) & (v <= 1))
+  check("threshold", threshold, "0 to 1", lambda v: (v >= 0) & (v <= 1))
   gradients = tree.by_path(grads)
 
   def end(state: CUBERState) -> CUBERState:
     out, layout = {}, kernel_layout.marked(state.layout)
     room = min((len(k.regime) for k in state.kernels.values()), default=0)
-    common.check("num_tasks", state.tasks, f"fewer than {room} tasks stored before this one", lambda t: t < room)
+    check("num_tasks", state.tasks, f"fewer than {room} tasks stored before this one", lambda t: t < room)
     for path, k in state.kernels.items():
       x = _kernels.rows(layer_inputs, path, k.anchor.shape[0])
       span, _, _ = extend_basis(jnp.zeros_like(k.spans[0]), jnp.zeros((), jnp.int32), x, threshold)
@@ -254,7 +256,7 @@ def cuber_end_task(opt_state, layer_inputs: dict[str, Any], grads, threshold=0.9
       out[path] = k._replace(spans=spans, gradients=stored)
     return state._replace(tasks=state.tasks + 1, kernels=out)
 
-  opt_state = common.edit_states(opt_state, CUBERState, end, "cuber_end_task")
+  opt_state = edit_states(opt_state, CUBERState, end, "cuber_end_task")
   return tree.edit_nodes(opt_state, CUBERBlocked, lambda s: s._replace(tasks=s.tasks + 1))[0]
 
 

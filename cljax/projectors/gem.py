@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import tree
+from cljax.core import tree
+from cljax.core.checks import check
 from cljax.projectors import _common as common
 from cljax.projectors import _qp
 
@@ -35,8 +36,8 @@ def gem(reference: str = "memory", margin=0.5, ridge=1e-3) -> optax.GradientTran
   rate and ``g_k`` does not. The promise is on the gradient: behind momentum, Adam or weight decay the step has it only
   in that form. Reverse mode does not go through an update (the solver is a loop). Lopez-Paz & Ranzato, NeurIPS 2017.
   """
-  common.check("margin", margin, ">= 0", lambda v: v >= 0)
-  common.check("ridge", ridge, ">= 0", lambda v: v >= 0)
+  check("margin", margin, ">= 0", lambda v: v >= 0)
+  check("ridge", ridge, ">= 0", lambda v: v >= 0)
 
   def init(params):
     tree.refuse_explicit("gem", params)

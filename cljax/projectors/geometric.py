@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import tree
+from cljax.core import tree
+from cljax.core.checks import check, check_count
+from cljax.core.types import UsageError
 from cljax.projectors import _common as common
 from cljax.projectors import _qp
-from cljax.types import UsageError
 
 
 class GeometricState(NamedTuple):
@@ -52,8 +53,8 @@ def geometric_disentanglement(
   """
   if constraint not in ("descent", "orthogonal"):
     raise UsageError(f"constraint: got {constraint!r}; allowed: 'descent', 'orthogonal'")
-  common.check_count("history", history, 0)
-  common.check("epsilon", epsilon, "> 0", lambda v: v > 0)
+  check_count("history", history, 0)
+  check("epsilon", epsilon, "> 0", lambda v: v > 0)
 
   def init(params):
     tree.refuse_explicit("geometric_disentanglement", params)

@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cljax import layout as kernel_layout
-from cljax import tree
-from cljax.layout import fan_in
+from cljax.core import layout as kernel_layout
+from cljax.core import tree
+from cljax.core.checks import check, check_count
+from cljax.core.layout import fan_in
+from cljax.core.opt_state import edit_states
+from cljax.core.types import UsageError
 from cljax.projectors import _common as common
 from cljax.projectors import _kernels
 from cljax.projectors._kernels import kernels
-from cljax.types import UsageError
 
 
 class GPMState(NamedTuple):
@@ -77,7 +79,7 @@ def gpm(
   kernels are not those of the state. Saha et al., ICLR 2021.
   """
   if max_rank is not None:
-    common.check_count("max_rank", max_rank)
+    check_count("max_rank", max_rank)
   kernel_layout.check("gpm", layout)
 
   def init(params):
@@ -127,7 +129,7 @@ def gpm_extend(opt_state, layer_inputs: dict[str, Any], threshold=0.97, first_ta
   if first_task_rule not in ("reach", "released"):
     raise UsageError(f"first_task_rule: got {first_task_rule!r}; allowed: 'reach', 'released'")
   for value in threshold.values() if isinstance(threshold, dict) else (threshold,):
-    common.check("threshold", value, "0 to 1", lambda v: (v >= 0) & (v <= 1))
+    check("threshold", value, "0 to 1", lambda v: (v >= 0) & (v <= 1))
 
   def extend(state: GPMState) -> GPMState:
     bases, ranks, dropped = {}, {}, {}
@@ -141,7 +143,7 @@ def gpm_extend(opt_state, layer_inputs: dict[str, Any], threshold=0.97, first_ta
       dropped[path] = state.dropped[path] + lost
     return GPMState(bases, ranks, dropped, state.tasks + 1)
 
-  return common.edit_states(opt_state, GPMState, extend, "gpm_extend")
+  return edit_states(opt_state, GPMState, extend, "gpm_extend")
 
 
 def extend_basis(basis, rank, x, threshold, strict=False):

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cljax import tree
+from cljax.core import tree
+from cljax.core.checks import check_count
+from cljax.core.opt_state import edit_states
+from cljax.core.types import UsageError
 from cljax.projectors import _common as common
-from cljax.types import UsageError
 
 
 class OGDState(NamedTuple):
@@ -39,7 +41,7 @@ def ogd(capacity: int, max_bytes: int | None = None) -> optax.GradientTransforma
   Costs :func:`basis_bytes`; more than ``max_bytes`` raises UsageError in ``init``. The released code stores 100 samples
   a task. Farajtabar et al., AISTATS 2020.
   """
-  common.check_count("capacity", capacity)
+  check_count("capacity", capacity)
 
   def init(params):
     tree.refuse_explicit("ogd", params)
@@ -98,7 +100,7 @@ def ogd_extend(opt_state, directions):
 
     return jax.lax.scan(insert, state, rows)[0]
 
-  return common.edit_states(opt_state, OGDState, extend, "ogd_extend")
+  return edit_states(opt_state, OGDState, extend, "ogd_extend")
 
 
 def pca_ogd(capacity: int, max_bytes: int | None = None) -> optax.GradientTransformationExtraArgs:
@@ -135,4 +137,4 @@ def pca_ogd_extend(opt_state, gradients, count: int, center: bool = False):
     rows = common.match_stack(gradients, like, "gradients")
     return ogd_extend(state, principal_directions(rows, count, center))
 
-  return common.edit_states(opt_state, OGDState, extend, "pca_ogd_extend")
+  return edit_states(opt_state, OGDState, extend, "pca_ogd_extend")

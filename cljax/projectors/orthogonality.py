@@ -7,7 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cljax import tree
+from cljax.core import tree
+from cljax.core.checks import check
 from cljax.projectors import _common as common
 
 
@@ -27,7 +28,7 @@ def adaptive_orthogonality(forget_loss: Callable, retain_loss: Callable, gamma=1
   gradients (the released code computes it from detached gradients, where it is a constant and trains nothing). Where
   only a few layers matter, let the losses be functions of those. The paper has gamma 1, its code 2. arXiv 2602.01703.
   """
-  common.check("gamma", gamma, "> 0", lambda v: v > 0)
+  check("gamma", gamma, "> 0", lambda v: v > 0)
   return lambda params: _penalty(jax.grad(forget_loss)(params), jax.grad(retain_loss)(params), gamma)
 
 
@@ -36,7 +37,7 @@ def adaptive_orthogonality_grad(forget_loss: Callable, retain_loss: Callable, ga
 
   Forward over reverse: the memory of one gradient, and equal to ``jax.grad`` of :func:`adaptive_orthogonality`.
   """
-  common.check("gamma", gamma, "> 0", lambda v: v > 0)
+  check("gamma", gamma, "> 0", lambda v: v > 0)
 
   def value_and_grad(params):
     gradients = jax.grad(forget_loss), jax.grad(retain_loss)

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cljax.dtypes import wide
-from cljax.tree import alike, by_path, cut, empty_like, fit, is_placeholder, paths, product, refuse_complex
-from cljax.types import UsageError
-
-
-def is_concrete(x) -> bool:
-  return not any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(x))
-
-
-def check_scalar(owner: str, argument: str, value, low: float = 0.0, high: float = math.inf, above: bool = False):
-  """Refuses a concrete scalar outside ``[low, high]`` (``(low, high]`` if ``above``); traced values pass."""
-  if callable(value):
-    raise UsageError(f"{owner}: {argument} is a function; wrap the factory in optax.inject_hyperparams to schedule it")
-  if not is_concrete(value):
-    return value
-  if isinstance(value, str) or jnp.ndim(value) != 0:
-    given = repr(value) if isinstance(value, str) else f"of shape {jnp.shape(value)}"
-    raise UsageError(f"{owner}: {argument} is {given}; a scalar is expected")
-  if not low <= float(value) <= high or (above and float(value) == low):  # NaN fails the first
-    allowed = f"{'above' if above else 'at least'} {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-    raise UsageError(f"{owner}: {argument} must be {allowed}; got {float(value):g}")
-  return value
+from cljax.core.checks import is_concrete
+from cljax.core.dtypes import wide
+from cljax.core.tree import (
+  alike,
+  by_path,
+  cut,
+  empty_like,
+  fit,
+  is_placeholder,
+  paths,
+  product,
+  refuse_complex,
+)
+from cljax.core.types import UsageError
 
 
 def each(fn, updates, *trees):

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cljax.core.tree import by_path, follow, nbytes
+from cljax.core.types import UsageError
 from cljax.regularizers import path, quadratic, structure
 from cljax.regularizers._state import align, check_importance, name_of
-from cljax.tree import by_path, follow, nbytes
-from cljax.types import UsageError
 
 # state type: (consolidation, how it treats importance: 'needs', 'takes' or 'none')
 _BOUNDARY: dict[type, tuple[Callable, str]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax.dtypes import wide
-from cljax.tree import match
+from cljax.core.dtypes import wide
+from cljax.core.tree import match
 
 
 def bregman_penalty(psi, params, anchor, strength=1.0):

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax.dtypes import wide
+from cljax.core.checks import check_scalar
+from cljax.core.dtypes import wide
+from cljax.core.tree import by_path, empty_like, is_placeholder, product
 from cljax.regularizers._state import (
   abs2,
   check_covers,
   check_params,
-  check_scalar,
   check_updates,
   difference,
   each,
@@ -26,7 +27,6 @@ from cljax.regularizers._state import (
   times,
 )
 from cljax.regularizers.quadratic import recast
-from cljax.tree import by_path, empty_like, is_placeholder, product
 
 
 class SiState(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax.dtypes import wide
+from cljax.core.dtypes import wide
+from cljax.core.tree import match
 from cljax.regularizers._state import abs2, difference, times
-from cljax.tree import match
 
 
 def _weighted_square(params, anchor, importance=None):

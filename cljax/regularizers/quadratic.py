@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax.dtypes import wide
+from cljax.core.checks import check_scalar
+from cljax.core.dtypes import wide
 from cljax.regularizers._state import (
   abs2,
   add,
   check_covers,
   check_params,
-  check_scalar,
   check_updates,
   difference,
   each,

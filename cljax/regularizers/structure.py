@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import layout as kernel_layout
-from cljax.dtypes import wide
+from cljax.core import layout as kernel_layout
+from cljax.core.checks import check_scalar
+from cljax.core.dtypes import wide
+from cljax.core.tree import is_placeholder, map_named, paths
+from cljax.core.types import UsageError
 from cljax.regularizers._state import (
   add,
   align,
   check_covers,
   check_params,
-  check_scalar,
   check_updates,
   each,
   gathered,
@@ -25,8 +27,6 @@ from cljax.regularizers._state import (
   scalar,
   times,
 )
-from cljax.tree import is_placeholder, map_named, paths
-from cljax.types import UsageError
 
 _TINY = 1e-36  # of a squared length; a normal float32
 _SCALES = ("scale", "gamma", "weight")  # the last path name of a 1-D leaf that is a normalisation scale

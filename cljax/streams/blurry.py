@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 def blurry_rows(y, pool, keep, classes: int, tasks: int, disjoint: int, blurry: int, stochastic: bool, seed: int):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.core.types import Forget, Learn, UsageError
 from cljax.data import limits
 from cljax.streams.blurry import blurry_rows, occurring
 from cljax.streams.class_names import class_as_named, class_places, class_values
@@ -29,7 +30,6 @@ from cljax.streams.rows import (
   thin,
 )
 from cljax.streams.views import View, identity, permuted, rotated
-from cljax.types import Forget, Learn, UsageError
 
 KINDS = tuple(READS)
 MOST_TASKS = 10**6

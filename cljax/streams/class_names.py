@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.streams.options import plain
-from cljax.types import UsageError
 
 
 def class_places(names: Sequence[str], given: Iterable[Any], what: str) -> list[int]:

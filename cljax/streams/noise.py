@@ -6,8 +6,8 @@ import hashlib
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.streams.options import is_number, plain
-from cljax.types import UsageError
 
 
 def corrupt(dataset, train, labels, label_noise, input_noise, seed: int):

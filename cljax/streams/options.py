@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 _ALL = ("tasks", "task_fractions", "active", "seed", "forget", "rows", "input_noise")
 _MEASURED = (*_ALL, "validation", "order", "label_noise")

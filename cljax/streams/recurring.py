@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.streams.options import is_integer, is_number, plain
-from cljax.types import UsageError
 
 
 def drawn_subsets(classes: int, draws: int, size, weights, seed: int):

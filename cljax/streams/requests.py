@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from cljax.core.types import Forget, Learn, UsageError
 from cljax.streams.class_names import class_places, cut, words
 from cljax.streams.options import is_integer, plain
-from cljax.types import Forget, Learn, UsageError
 
 _FIELDS = {
   "class": "classes",

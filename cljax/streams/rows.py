@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.streams.class_names import class_places
 from cljax.streams.options import is_integer, is_number
-from cljax.types import UsageError
 
 ACTIVE = ("all", "seen", "task")
 

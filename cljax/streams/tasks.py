@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from cljax.core.types import Forget, Learn, UsageError
 from cljax.streams.build import Stream, named_request
 from cljax.streams.rows import ACTIVE
 from cljax.streams.views import View, identity
-from cljax.types import Forget, Learn, UsageError
 
 
 def from_tasks(

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.streams.blurry import occurring
 from cljax.streams.build import Layout, Stream, assemble
 from cljax.streams.rows import check_edge
 from cljax.streams.views import identity
-from cljax.types import UsageError
 
 
 def from_timestamps(

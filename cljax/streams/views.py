@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 class View(NamedTuple):

@@ -3,16 +3,23 @@
 All are pure functions of a key and of sizes: ``jax.vmap`` a draw over keys for a mean and its standard error.
 """
 
+from cljax.theory.linear import IdealState, ideal_init, ideal_learn, ideal_member, ntk_forgetting, ntk_overlap
 from cljax.theory.overparameterised import Errors, draw_errors, expected_errors
 from cljax.theory.regression import haar, learn, partial_rotation
 from cljax.theory.rotation import rotation_draw, rotation_forgetting
 
 __all__ = [
   "Errors",
+  "IdealState",
   "draw_errors",
   "expected_errors",
   "haar",
+  "ideal_init",
+  "ideal_learn",
+  "ideal_member",
   "learn",
+  "ntk_forgetting",
+  "ntk_overlap",
   "partial_rotation",
   "rotation_draw",
   "rotation_forgetting",

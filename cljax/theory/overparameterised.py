@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import tree
+from cljax.core import tree
 from cljax.theory import regression
 
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from cljax import losses
-from cljax import rows as picking
-from cljax.dtypes import lenient, wide
-from cljax.tree import fold
-from cljax.types import Outputs
+from cljax.core import rows as picking
+from cljax.core.dtypes import lenient, wide
+from cljax.core.tree import fold
+from cljax.core.types import Outputs
 
 
 def key_of(key, name: str):

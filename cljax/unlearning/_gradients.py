@@ -5,10 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax import losses, tree
-from cljax.dtypes import wide
+from cljax import losses
+from cljax.core import tree
+from cljax.core.dtypes import wide
+from cljax.core.types import Rows
 from cljax.estimators.per_sample import sum_over_batches
-from cljax.types import Rows
 from cljax.unlearning._common import outputs_of
 
 

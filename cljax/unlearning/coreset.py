@@ -7,8 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from cljax.rows import as_rows
-from cljax.types import Rows, UsageError
+from cljax.core.rows import as_rows
+from cljax.core.types import Rows, UsageError
 from cljax.unlearning._common import cross_entropy, outputs_of
 from cljax.unlearning.descent import graddiff
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax import tree
-from cljax.dtypes import wide
+from cljax.core import tree
+from cljax.core.dtypes import wide
+from cljax.core.rows import as_rows
 from cljax.estimators.per_sample import sum_over_batches
-from cljax.rows import as_rows
 from cljax.unlearning._common import share_of
 
 

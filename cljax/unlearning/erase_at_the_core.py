@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import optax
 
 from cljax import losses
-from cljax.rows import as_rows
-from cljax.types import Outputs, UsageError
+from cljax.core.rows import as_rows
+from cljax.core.types import Outputs, UsageError
 from cljax.unlearning._common import drawn, key_of, minimize, outputs_of
 
 

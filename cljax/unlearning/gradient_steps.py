@@ -5,11 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax import rows as picking
-from cljax import tree
-from cljax.dtypes import wide
-from cljax.rows import as_rows
-from cljax.types import UsageError
+from cljax.core import rows as picking
+from cljax.core import tree
+from cljax.core.dtypes import wide
+from cljax.core.rows import as_rows
+from cljax.core.types import UsageError
 from cljax.unlearning._common import cross_entropy, if_asked, key_of
 from cljax.unlearning._gradients import accuracy, mean_gradient, total_gradient
 

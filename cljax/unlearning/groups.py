@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cljax import losses, tree
-from cljax.dtypes import lenient
+from cljax import losses
+from cljax.core import tree
+from cljax.core.dtypes import lenient
+from cljax.core.rows import as_rows
+from cljax.core.types import Rows, UsageError
 from cljax.estimators.per_sample import sum_over_batches
-from cljax.rows import as_rows
-from cljax.types import Rows, UsageError
 from cljax.unlearning._common import cross_entropy, drawn, if_asked, key_of, mean_loss, minimize, outputs_of, share_of
 
 

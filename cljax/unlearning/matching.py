@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import rows as picking
-from cljax.dtypes import wide
-from cljax.rows import as_rows
-from cljax.tree import fold
-from cljax.types import Batch, Rows
+from cljax.core import rows as picking
+from cljax.core.dtypes import wide
+from cljax.core.rows import as_rows
+from cljax.core.tree import fold
+from cljax.core.types import Batch, Rows
 from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, moved2, outputs_of
 from cljax.unlearning.groups import rows_with_ids
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax.dtypes import wide
-from cljax.rows import as_rows
-from cljax.tree import fold, map_named, match
+from cljax.core.dtypes import wide
+from cljax.core.rows import as_rows
+from cljax.core.tree import fold, map_named, match
 from cljax.unlearning._common import key_of, outputs_of
 from cljax.unlearning._gradients import exact_fisher
 from cljax.unlearning.gradient_steps import _check_variant

@@ -5,8 +5,9 @@ from __future__ import annotations
 import jax
 import optax
 
-from cljax import projectors, tree
-from cljax.rows import as_rows
+from cljax import projectors
+from cljax.core import tree
+from cljax.core.rows import as_rows
 from cljax.unlearning._common import drawn, if_asked, key_of, mean_loss, minimize
 
 

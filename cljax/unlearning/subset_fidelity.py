@@ -7,10 +7,10 @@ import re
 import jax
 import jax.numpy as jnp
 
-from cljax import tree
+from cljax.core import tree
+from cljax.core.rows import as_rows
+from cljax.core.types import UsageError
 from cljax.estimators.per_sample import sum_over_batches
-from cljax.rows import as_rows
-from cljax.types import UsageError
 
 
 def fidelity_sums(inputs, kernel, weight):

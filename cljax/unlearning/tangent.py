@@ -7,11 +7,12 @@ import re
 import jax
 import jax.numpy as jnp
 
-from cljax import losses, tree
-from cljax import rows as picking
-from cljax.dtypes import wide
-from cljax.rows import as_rows
-from cljax.types import Batch, UsageError
+from cljax import losses
+from cljax.core import rows as picking
+from cljax.core import tree
+from cljax.core.dtypes import wide
+from cljax.core.rows import as_rows
+from cljax.core.types import Batch, UsageError
 from cljax.unlearning._common import if_asked, key_of, outputs_of
 from cljax.unlearning.gradient_steps import _check_variant
 

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses, tree
+from cljax import losses
+from cljax.core import tree
+from cljax.core.rows import as_rows
+from cljax.core.types import UsageError
 from cljax.estimators.per_sample import sum_over_batches
-from cljax.rows import as_rows
-from cljax.types import UsageError
 from cljax.unlearning._common import (
   cross_entropy,
   descent,

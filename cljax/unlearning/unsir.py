@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import rows as picking
-from cljax import tree
-from cljax.dtypes import wide
-from cljax.rows import as_rows
-from cljax.types import UsageError
+from cljax.core import rows as picking
+from cljax.core import tree
+from cljax.core.dtypes import wide
+from cljax.core.rows import as_rows
+from cljax.core.types import UsageError
 from cljax.unlearning._common import drawn, key_of, mean_loss, minimize
 
 

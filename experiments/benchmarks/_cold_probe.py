@@ -153,25 +153,27 @@ def _watch_clock(clock) -> None:
 
 def main(argv: list[str]) -> int:
   begun = float(os.environ.get("CLJAX_COLD_START") or time.time())
-  from launch import _environment
+  from cljax.cli import _environment
 
   _environment.prepare("__main__")
   from jax import monitoring
 
-  import cljax.checkpoint
   import cljax.engine
-  import cljax.programs
-  import cljax.results
-  from launch import _plots, _units, sweep
+  import cljax.engine.programs
+  import cljax.evaluation.results
+  import cljax.io.checkpoint
+  from cljax.cli import sweep
+  from cljax.cli.reporting import _plots
+  from cljax.cli.sweeps import _units
 
   _record("import", begun)
   monitoring.register_event_duration_secs_listener(_heard)
   _watch_imports()
-  _watch_clock(cljax.programs.Clock)
+  _watch_clock(cljax.engine.programs.Clock)
   for name in ("save", "drop", "close"):
-    _watch(cljax.checkpoint.Writer, name, "checkpoint")
+    _watch(cljax.io.checkpoint.Writer, name, "checkpoint")
   for owner, name, kind in (
-    (cljax.results, "write", "results"), (_units, "_write_rows", "results"),
+    (cljax.evaluation.results, "write", "results"), (_units, "_write_rows", "results"),
     (Future, "exception", "wait"), (Future, "result", "wait"),
     (_plots, "accuracy_matrix", "pictures"), (_plots, "comparison", "pictures"),
   ):  # fmt: skip

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cljax import models, tree
+from cljax import models
+from cljax.core import tree
+from cljax.core.types import Model, Rows, rows_from_arrays
 from cljax.estimators import fisher_diagonal
-from cljax.types import Model, Rows, rows_from_arrays
 
 BATCH = 32  # rows of a training step
 CLASSES = 10

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import cost, tree
+from cljax.core import tree
+from cljax.evaluation import cost
 
 SIZES = (2**20, 2**22, 2**24, 2**27)  # bytes of the arrays that are passed over: in a core's cache, ..., in memory
 

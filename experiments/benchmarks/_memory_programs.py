@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from cljax import memory, models
-from cljax.types import Memory
+from cljax.core.types import Memory
 
 BATCH = 32  # rows added, and rows sampled, in a step
 CLASSES, TASKS = 10, 5

@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import cljax
-from cljax import checkpoint, engine, loop, models, streams, tree
-from cljax import feed as feeding
-from cljax import programs as prog
+from cljax import engine, models, streams
+from cljax.core import tree
+from cljax.core.types import Visit
 from cljax.data import Dataset, Split
-from cljax.step import Where, kept
+from cljax.engine import loop, saving, schedule
+from cljax.engine import programs as prog
+from cljax.engine.step import Where, kept
+from cljax.io import checkpoint
 from cljax.streams.requests import deleted_pairs
-from cljax.types import Visit
 
 BATCH, INPUTS = 8, 16
 TRAIN, TEST = 16, 4  # rows of a task
@@ -119,8 +121,8 @@ def _all_boundaries(built, learner):
 
 def _step(built, learner, task: int, repeats: int) -> float:
   """Seconds of a step: a scan of 64 of them over one of none, on what the last task trains on."""
-  plan = feeding.schedule(built.stream, list(range(task)), task, task, built.trains_on, built.recipe)
-  rows = feeding.rows(plan, 0, 0, min(2, plan.steps), 64, np.zeros(len(plan.pairs.index), bool))
+  plan = schedule.schedule(built.stream, list(range(task)), task, task, built.trains_on, built.recipe)
+  rows = schedule.rows(plan, 0, 0, min(2, plan.steps), 64, np.zeros(len(plan.pairs.index), bool))
   packed = prog.spread(tuple(np.stack([part]) for part in rows), built.members)
   where, alive = _where(built, task), loop.all_alive(built)
   copied = jax.jit(tree.copy)
@@ -140,9 +142,9 @@ def _step(built, learner, task: int, repeats: int) -> float:
 def _host(built, event: int):
   """What the host does for one Learn event of one seed, beside waiting: its schedule, its rows, its boundary's rows."""
   task = built.stream.events[event].task
-  plan = feeding.schedule(built.stream, loop._learned(built, event), event, task, built.trains_on, built.recipe)
+  plan = schedule.schedule(built.stream, loop._learned(built, event), event, task, built.trains_on, built.recipe)
   deleted = deleted_pairs(built.stream, event)
-  feeding.rows(plan, 0, 0, plan.steps, built.options.chunk_steps, plan.pairs.select(deleted))
+  schedule.rows(plan, 0, 0, plan.steps, built.options.chunk_steps, plan.pairs.select(deleted))
   return loop._boundary(built, deleted, task, _where(built, task))
 
 
@@ -150,7 +152,7 @@ def _save(built, state, repeats: int) -> tuple[float, float]:
   """Seconds and bytes of the checkpoint after the last event."""
   with tempfile.TemporaryDirectory() as folder:
     writer = checkpoint.Writer(folder)
-    save = engine._saver(built, writer, {}, folder)
+    save = saving.saver(built, writer, {}, folder)
     save(state)
     found = seconds(lambda: save(state), min(3, repeats))
     writer.close()

@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax import memory, tree
-from cljax.types import UsageError
+from cljax import memory
+from cljax.core import tree
+from cljax.core.types import UsageError
 
 
 def require() -> Any:

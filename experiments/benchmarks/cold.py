@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.cli import _environment
 from experiments.benchmarks import Stats, Table, _cold_probe
-from launch import _environment
 
 METHODS = ("finetune", "ewc", "er", "agem")
 SEEDS = 5

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import cljax
-from cljax import engine, feed, loop, methods, models, streams, tree
+from cljax import engine, methods, models, streams
+from cljax.core import tree
 from cljax.data import Dataset
-from cljax.loop import Stopped
+from cljax.engine import loop, schedule
+from cljax.engine.loop import Stopped
 from experiments.benchmarks import Stats, Table, _limit, _scan, _torch, clocked, population, ratio, rounds, shown
 
 METHODS = ("finetune", "ewc", "si", "er", "derpp", "agem", "gpm", "lwf")
@@ -77,7 +79,7 @@ class Timed(NamedTuple):
   def train(self) -> tuple[loop.State, float]:
     """The state after one chunk of ``steps`` steps of the second task, and its seconds by the run's own clock."""
     state, clock = self.fresh(), self.prepared.setup.clock.seconds
-    feed._order.cache_clear()  # a run draws each permutation once
+    schedule._order.cache_clear()  # a run draws each permutation once
     jax.block_until_ready((state.learner.params, state.alive))
     before = clock["train"]
     try:
@@ -120,8 +122,8 @@ def at_second_task(stream, model, name: str, case: Case, seeds: int = 1, rate: f
 
 def rows_of(case: Case, stream, steps: int) -> np.ndarray:
   """``[K, B]``: the rows that the engine's first seed trains on in its first steps of the second task."""
-  plan = feed.Schedule(feed.pairs_of(stream, [1]), case.steps, 1, case.batch)
-  return feed.rows(plan, 0, 0, steps, steps, np.zeros(len(plan.pairs.index), bool))[0]
+  plan = schedule.Schedule(schedule.pairs_of(stream, [1]), case.steps, 1, case.batch)
+  return schedule.rows(plan, 0, 0, steps, steps, np.zeros(len(plan.pairs.index), bool))[0]
 
 
 def options_of(name: str, **hyper) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import numpy as np
 import cljax
 from cljax import data, models, streams
 from cljax.engine import method_of
-from cljax.loop import Hooks, begin, scored
-from cljax.recipe import optimizer_of
-from cljax.setup import setup
+from cljax.engine.loop import Hooks, begin, scored
+from cljax.engine.recipe import optimizer_of
+from cljax.engine.setup import setup
 from experiments.benchmarks import Table, paired, ratio, shown
 
 TASKS, ROWS = 5, 512

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 import cljax
-from cljax import engine, models, streams, tree
+from cljax import engine, models, streams
+from cljax.core import tree
 from cljax.data import Dataset, Split
 from experiments.benchmarks import Stats, Table, exponent, paired, population, ratio, shown
 from experiments.benchmarks import _memory_programs as programs

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 import cljax
-from cljax import engine, models, streams, tree
+from cljax import engine, models, streams
+from cljax.core import tree
 from cljax.data import Dataset, Split
 from experiments import benchmarks
 from experiments.benchmarks import Stats, Table, ratio, shown

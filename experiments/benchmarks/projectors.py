@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cljax import methods, models, projectors, recipe, streams, tree
+from cljax import methods, models, projectors, streams
+from cljax.core import tree
+from cljax.core.types import Visit
 from cljax.data import Dataset, Split
-from cljax.setup import spec_of
-from cljax.step import Data, Where, build, kept
-from cljax.types import Visit
+from cljax.engine import recipe
+from cljax.engine.setup import spec_of
+from cljax.engine.step import Data, Where, build, kept
 from experiments.benchmarks import Table, paired, ratio, shown
 
 TASKS = (1, 5, 10, 20)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cljax import models, optimizers, regularizers, tree
+from cljax import models, optimizers, regularizers
+from cljax.core import tree
 from experiments.benchmarks import Table, paired, ratio, shown
 
 STEPS = {"mlp": 100, "cnn": 10}  # a timed call is one scan of so many steps

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cljax import data, engine, estimators, models, recipe, streams, unlearning
-from cljax import rows as picking
-from cljax.step import rescaled
-from cljax.tree import fold
+from cljax import data, engine, estimators, models, streams, unlearning
+from cljax.core import rows as picking
+from cljax.core.tree import fold
+from cljax.engine import recipe
+from cljax.engine.step import rescaled
 from experiments.benchmarks import Table, paired, ratio, shown
 
 ORACLES, EPOCHS, BATCH = 100, 20, 32

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 from cljax import methods
-from cljax.setup import spec_of
-from cljax.types import Learner
+from cljax.core.types import Learner
+from cljax.engine.setup import spec_of
 from experiments.claims import Claim, Measured
 from experiments.claims._runs import digits, forgetting, mlp, percent, train
 

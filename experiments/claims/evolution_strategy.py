@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import losses, optimizers, tree
+from cljax import losses, optimizers
+from cljax.core import tree
 from experiments.claims import Claim, Measured
 from experiments.claims._runs import digits, mlp
 

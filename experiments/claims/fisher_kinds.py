@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import estimators, regularizers
-from cljax.method import Method
+from cljax.core.method import Method
+from cljax.core.types import Access
 from cljax.methods.penalties import consolidated
-from cljax.types import Access
 from experiments.claims import Claim, Measured
 from experiments.claims._paired import grid
 from experiments.claims._runs import digits, mlp

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import projectors
+from cljax import projectors, theory
 from experiments.claims import Claim, Measured
 from experiments.claims._linear import basis, descend, tasks
 
@@ -22,8 +22,8 @@ CLAIM = Claim(
 
 def distances(seed):
   sets, w = tasks(seed, 4, 8), jnp.zeros(64)
-  learn, extend = jax.jit(projectors.ideal_learn), jax.jit(projectors.ogd_extend)  # compiled once for all seeds
-  ideal, state = projectors.ideal_init(jnp.zeros((64, 1))), basis(32).init({"w": w})
+  learn, extend = jax.jit(theory.ideal_learn), jax.jit(projectors.ogd_extend)  # compiled once for all seeds
+  ideal, state = theory.ideal_init(jnp.zeros((64, 1))), basis(32).init({"w": w})
   for x, y in sets:
     ideal = learn(ideal, x, y[:, None])
     w = descend(basis(32), state, w, x, y, 20_000)

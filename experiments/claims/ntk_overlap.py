@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import projectors
+from cljax import projectors, theory
 from experiments.claims import Claim, Measured
 from experiments.claims._linear import NONE, basis, descend, tasks
 
@@ -30,7 +30,7 @@ def errors(seed):
   for transform, held, features in ((NONE, (), x_t), (basis(4), state, left)):
     moved = descend(transform, held, w, x_t, y_t, 100_000)
     change = jnp.sum((x_s @ (moved - w)) ** 2)
-    formula = projectors.ntk_forgetting(x_s, features, y_t - x_t @ w)
+    formula = theory.ntk_forgetting(x_s, features, y_t - x_t @ w)
     out += [float(jnp.abs(change - formula) / formula), float(change)]
   return out
 

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 import cljax
-from cljax import engine, evidence, streams
+from cljax import engine, streams
+from cljax.evaluation import evidence
 from cljax.metrics import unlearning as metrics
 from experiments.claims import Claim, Measured
 from experiments.claims._runs import digits, mlp

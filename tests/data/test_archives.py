@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cljax import data
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 RNG = np.random.default_rng(0)
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cljax import data
+from cljax.core.types import UsageError
 from cljax.data import types
-from cljax.types import UsageError
 
 RNG = np.random.default_rng(1)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cljax import data
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 RNG = np.random.default_rng(8)
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from cljax import data, streams
+from cljax.core.types import UsageError
 from cljax.data import arrays, limits
-from cljax.types import UsageError
 
 
 def one_line(message, function, *args, **kwargs):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cljax import data, streams
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 def picture(path, value=7, shape=(4, 4), mode="L", **more):

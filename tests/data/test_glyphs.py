@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cljax import data
+from cljax.core.types import UsageError
 from cljax.data import builders, glyph_render, glyphs, store
-from cljax.types import UsageError
 
 OPTIONS = dict(
   alphabets=("latin",), styles=("sans", "serif_bold", "cm"), samples_per_class=30, test_samples_per_class=5, classes=6

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from cljax import data
+from cljax.core.types import UsageError
 from cljax.data import builders, convert
-from cljax.types import UsageError
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import models, tree
+from cljax import models
+from cljax.core import tree
+from cljax.core.types import Rows, UsageError, rows_from_arrays
 from cljax.estimators import class_means, fisher_diagonal, layer_inputs, mas_importance
-from cljax.types import Rows, UsageError, rows_from_arrays
 
 CLASSES = 3
 MODEL = models.mlp((4,), CLASSES, (5,))

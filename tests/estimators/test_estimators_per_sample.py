@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import models, tree
+from cljax import models
+from cljax.core import tree
+from cljax.core.types import rows_from_arrays
 from cljax.estimators import fisher_diagonal, mas_importance
 from cljax.estimators.per_sample import per_sample_sums, splits
-from cljax.types import rows_from_arrays
 
 ROWS, CLASSES = 5, 3
 WEIGHT = np.array([1.0, 0.0, 2.0, 0.5, 1.0])

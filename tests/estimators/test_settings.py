@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cljax import losses, memory
+from cljax.core.types import Model, Outputs, rows_from_arrays
 from cljax.estimators import class_means, fisher_diagonal, mas_importance
 from cljax.models import mlp
-from cljax.types import Model, Outputs, rows_from_arrays
 
 MODEL = mlp((4,), 3, (5,), activation="tanh")
 PARAMS, _ = MODEL.init(jax.random.key(0))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import tree
+from cljax.core import tree
 from experiments.benchmarks import _limit, _scan, _torch, engine
 
 CASE = engine.Case("mlp", 8, 64, 8, 8)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import tree
+from cljax.core import tree
 from experiments.benchmarks import _fisher_rivals as parts
 from experiments.benchmarks import fisher
 

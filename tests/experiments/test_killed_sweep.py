@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from cljax.cli import _config, _grid
+from cljax.cli.sweeps import _plan
 from experiments import killed_sweep
-from launch import _config, _grid, _plan
 
 
 def test_the_grid_is_six_methods_of_four_strengths_in_six_programs():

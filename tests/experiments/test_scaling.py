@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import engine, models, tree
+from cljax import engine, models
+from cljax.core import tree
 from experiments.benchmarks import _scaling_point as point
 from experiments.benchmarks import scaling
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import data, loading, models, streams
-from cljax.step import OptState
-from launch import _analysis, analyze, train
+from cljax import data, models, streams
+from cljax.cli import analyze, train
+from cljax.cli.reporting import _analysis
+from cljax.engine import restore
+from cljax.engine.step import OptState
 
 LAST = 5
 
@@ -227,8 +229,8 @@ def test_rows_are_looked_at_as_their_task_shows_and_labels_them(dataset):
   """Two tasks that permute the pixels, with a network that was never trained."""
   stream = streams.build(dataset, "permuted", tasks=2, seed=1)
   model = models.mlp((4, 4, 1), 4, hidden=(8,))
-  _, parts, values, trains_on, _ = loading._rebuild({"members": [[0, {}]]}, stream=stream, model=model)
-  history = loading.History([], {}, stream, model, values, parts, lambda number: None, trains_on)
+  _, parts, values, trains_on, _ = restore._rebuild({"members": [[0, {}]]}, stream=stream, model=model)
+  history = restore.History([], {}, stream, model, values, parts, lambda number: None, trains_on)
   params, _ = model.init(jax.random.key(0))
   learner = cljax.Learner(0, jax.random.key(0), params, {}, OptState((), (), (), ()), ())
   look, one = _analysis._look(history, 1000, [0, 1]), {k: v[0] for k, v in values.items()}

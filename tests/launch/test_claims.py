@@ -77,12 +77,10 @@ def test_committed_results_are_whole():
 
 
 def test_every_method_of_the_ledger_exists():
-  import cljax.losses
-  import cljax.optimizers
-  import cljax.projectors
-  from cljax import methods
+  from cljax import edits, estimators, losses, methods, optimizers, projectors, theory
 
-  known = {*methods.METHODS, *dir(cljax.optimizers), *dir(cljax.projectors), *dir(cljax.estimators), *dir(cljax.losses)}
+  parts = (optimizers, edits, projectors, theory, estimators, losses)
+  known = {*methods.METHODS, *(name for part in parts for name in dir(part))}
   for name in claims.names():
     claim = claims.load(name).CLAIM
     assert claim.methods, name

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cljax import writers
-from launch import _config, _executors, _owner, _plan
+from cljax.cli import _config, _owner
+from cljax.cli.sweeps import _executors, _plan
+from cljax.io import files
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-RESULT = writers.dumps(made_sweeps.result("er", 0.5, seeds=(0,), rng=np.random.default_rng(0)))
+RESULT = files.dumps(made_sweeps.result("er", 0.5, seeds=(0,), rng=np.random.default_rng(0)))
 
 # Each worker passes over the units as a real one does; what it would train is said by the unit's name.
 WORKER = """
 import os, signal, sys, time
 from etils import epath
-from launch import _plan, _units, _workdir
+from cljax.cli import _workdir
+from cljax.cli.sweeps import _plan, _units
 workdir, most = epath.Path(sys.argv[1]), int(sys.argv[2])
 (workdir / f"on.{os.getpid()}").touch()
 end = time.time() + 60
@@ -34,7 +36,7 @@ def run(workdir, unit, *rest):
     os.kill(os.getpid(), signal.SIGKILL)
   if unit.name == "wrong":
     raise ValueError("wrong")
-  _workdir.writers.write_text(workdir / "runs" / unit.name / "result.json", RESULT)
+  _workdir.files.write_text(workdir / "runs" / unit.name / "result.json", RESULT)
 
 _units._run = run
 _units.results.rows = lambda *a, **k: []
@@ -51,7 +53,7 @@ def made(folder: pathlib.Path, *names: str) -> list[_plan.Unit]:
                           "identity": identity, "more": {}}  # fmt: skip
   units = [_plan.Unit(name, members(name)) for name in names]
   for unit in units:
-    writers.write_text(epath.Path(folder) / "groups" / unit.name / "unit.json", writers.dumps(unit.content))
+    files.write_text(epath.Path(folder) / "groups" / unit.name / "unit.json", files.dumps(unit.content))
   return units
 
 
@@ -92,7 +94,7 @@ def test_a_unit_that_failed_is_told_once_by_several_workers(tmp_path, monkeypatc
 
 TAKES_OVER = """
 import os, pathlib, signal, sys, time
-from launch import _owner
+from cljax.cli import _owner
 folder = pathlib.Path(sys.argv[1])
 if any(r.get("left") == "finished" for r in _owner.history(folder)):
   sys.exit(0)  # started for the other unit, which never runs here

@@ -13,9 +13,11 @@ import time
 
 import pytest
 
-from cljax import UsageError, writers
-from launch import _ahead, _build, _cli, _environment, _executors, _owner, _plan, _units, _workdir, sweep
-from launch._config import Override
+from cljax import UsageError
+from cljax.cli import _build, _environment, _owner, _shared, _workdir, sweep
+from cljax.cli._config import Override
+from cljax.cli.sweeps import _ahead, _executors, _plan, _units
+from cljax.io import files
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -82,7 +84,7 @@ def test_a_zombie_is_dead_and_another_machine_cannot_be_told(tmp_path):
 
 RACE = """
 import os, pathlib, sys
-from launch import _owner
+from cljax.cli import _owner
 root = pathlib.Path(sys.argv[1])
 for i in range(60):
   (root / str(i)).mkdir()
@@ -213,9 +215,9 @@ import os, signal, sys
 
 class Finder:
   def find_spec(self, name, path=None, target=None):
-    if name == "launch._units" and "--units=" in " ".join(sys.argv + sys.orig_argv):
+    if name == "cljax.cli.sweeps._units" and "--units=" in " ".join(sys.argv + sys.orig_argv):
       sys.meta_path.remove(self)
-      import launch._units as units
+      import cljax.cli.sweeps._units as units
       write = units.results.write
 
       def dies(path, result):
@@ -257,8 +259,8 @@ def test_a_worker_that_dies_while_it_writes_sinks_nothing(workers):
 def test_a_population_that_kills_its_workers_is_given_up(tmp_path, monkeypatch, capsys):
   folder = _path(tmp_path) / "groups" / "deadly"
   unit = _plan.Unit("deadly", {"label": "deadly", "members": [{"run": "r", "seed": 0}], "runs": {"r": {}}})
-  writers.write_text(folder / "unit.json", writers.dumps(unit.content))
-  dies = "import os, signal; from launch import _owner; _owner.take({!r}); os.kill(os.getpid(), signal.SIGKILL)"
+  files.write_text(folder / "unit.json", files.dumps(unit.content))
+  dies = "import os, signal; from cljax.cli import _owner; _owner.take({!r}); os.kill(os.getpid(), signal.SIGKILL)"
   monkeypatch.setattr(_executors, "command", lambda *a: [sys.executable, "-c", dies.format(str(folder))])
   _executors.local(_path(tmp_path), [unit], 2, "", lambda: False)
   told = capsys.readouterr().err.splitlines()
@@ -275,7 +277,7 @@ def test_stopping_the_launcher_stops_the_workers_and_waits_for_them(tmp_path, mo
   monkeypatch.setattr(_executors, "command", lambda *a: [sys.executable, "-c", saves])
   units = [_plan.Unit(str(i), {"label": "x", "members": [], "runs": {}}) for i in range(3)]
   on = lambda: (tmp_path / "on").exists() and (tmp_path / "on").read_text() == "xx"
-  with pytest.raises(_cli.Stopped, match="stopped all workers"):
+  with pytest.raises(_shared.Stopped, match="stopped all workers"):
     _executors.local(_path(tmp_path), units, 2, "", on)
   assert (tmp_path / "saved").read_text() == "xx"
 
@@ -284,7 +286,7 @@ def test_a_cache_of_the_user_s_wins_over_the_default(tmp_path):
   code = """
 import sys
 import jax
-from launch import _environment
+from cljax.cli import _environment
 if sys.argv[2]:
   jax.config.update("jax_compilation_cache_dir", sys.argv[2])
 _environment.use_compilation_cache(sys.argv[1] or _environment.CACHE)
@@ -314,11 +316,11 @@ def test_each_worker_gets_its_share_of_the_cores(monkeypatch):
   assert _environment.processors() == 3
   monkeypatch.setenv("SLURM_JOB_ID", "1")
   assert _environment.cluster() == _environment.describe()["cluster"] == "slurm"
-  assert signal.SIGUSR2 in _cli.stop_signals()
+  assert signal.SIGUSR2 in _shared.stop_signals()
   monkeypatch.delenv("SLURM_JOB_ID")
   monkeypatch.setenv("TPU_WORKER_ID", "0")
   assert _environment.cluster() == "tpu"
-  assert signal.SIGUSR2 not in _cli.stop_signals()
+  assert signal.SIGUSR2 not in _shared.stop_signals()
 
 
 def test_a_disk_that_is_full_fails_one_population_in_one_line(command, tmp_path, monkeypatch, capsys):
@@ -348,7 +350,9 @@ def test_a_disk_that_is_full_fails_one_population_in_one_line(command, tmp_path,
 
 def test_slurm_options_are_kept_apart_from_the_configuration():
   flags = sweep._flags()
-  given = _cli.parse(["x", "--workdir=w", "--slurm.partition=a", "--config.train.epochs=2", "--slurm.time", "5"], flags)
+  given = _shared.parse(
+    ["x", "--workdir=w", "--slurm.partition=a", "--config.train.epochs=2", "--slurm.time", "5"], flags
+  )
   assert given == [
     Override("train.epochs", "2", True), Override("slurm.partition", "a", True), Override("slurm.time", "5", True),
   ]  # fmt: skip

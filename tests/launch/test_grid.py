@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from cljax import UsageError, writers
-from launch import _config, _grid, _values
-from launch._config import Override
+from cljax import UsageError
+from cljax.cli import _config, _grid, _values
+from cljax.cli._config import Override
+from cljax.io import files
 
 
 def test_product_zip_and_chain():
@@ -71,7 +72,7 @@ def test_seeds():
 
 
 def test_writers(tmp_path):
-  log = writers.JsonLines(tmp_path / "a" / "log.jsonl")
+  log = files.JsonLines(tmp_path / "a" / "log.jsonl")
   for i in range(4):
     log.write({"i": i, "v": np.float32(i), "n": float("nan"), "a": np.arange(2)})
   log.close()
@@ -87,10 +88,10 @@ def test_writers(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
   path = tmp_path / "x.json"
-  writers.write_text(path, "old")
+  files.write_text(path, "old")
   with pytest.raises(UnicodeEncodeError):
-    writers.write_text(path, "\ud800")
+    files.write_text(path, "\ud800")
   with pytest.raises(TypeError):
-    writers.write_bytes(path, "text")  # type: ignore[arg-type]
+    files.write_bytes(path, "text")  # type: ignore[arg-type]
   assert path.read_text() == "old"
   assert [p.name for p in tmp_path.iterdir()] == ["x.json"], "no temporary file is left"

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import Member, UsageError, data, models, recipe, streams
-from launch import _build, _config, _plan, train
+from cljax import Member, UsageError, data, models, streams
+from cljax.cli import _build, _config, train
+from cljax.cli.sweeps import _plan
+from cljax.engine import recipe
 
 BASE = {
   "data": {"name": "digits"},

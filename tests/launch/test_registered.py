@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from cljax import UsageError, methods
-from launch import _registered, analyze, report, sweep
+from cljax.cli import _registered, analyze, report, sweep
 
 CONFIG = """
 from ml_collections import ConfigDict

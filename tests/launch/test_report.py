@@ -13,7 +13,8 @@ from made_sweeps import TASKS, result, write
 from scipy import stats
 
 from cljax import UsageError, methods
-from launch import _report_data, _report_page, _report_svg, _report_table, report, sweep
+from cljax.cli import report, sweep
+from cljax.cli.reporting import _data, _page, _svg, _table
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_validation_chooses_and_test_accuracy_does_not(swept):
   assert {x.run.label for x in block.shown} == {"finetune", "er", "ewc strength=1", "lwf"}
   assert block.winner.run.label == "er", "the test accuracy of ewc strength=10 is higher, but was not selected"
   assert [x.run.label for x in block.lines if x.choice] == ["ewc strength=1"]
-  text = " ".join(_report_page.page(made).split())
+  text = " ".join(_page.page(made).split())
   assert "highest validation accuracy" in text
   assert "Winner on made/class/4: er" in text
 
@@ -92,7 +93,7 @@ def test_first_tasks_selects_by_them_and_scores_the_later_ones(tmp_path):
   np.testing.assert_allclose(got.values, np.asarray(early["accuracy_matrix"])[:, TASKS, 2:].mean(1))
   assert got.validation.mean == pytest.approx(0.9)
   made = report.build([folder], "finetune", "first_tasks:2")
-  assert "after the first 2 tasks" in _report_page.page(made)
+  assert "after the first 2 tasks" in _page.page(made)
   for r in (early, late):
     del r["validation_matrix"]
   old = report.build([write(tmp_path, [early, late])], "finetune", "first_tasks:2").blocks[0]
@@ -111,7 +112,7 @@ def test_without_validation_rows_nothing_is_selected(tmp_path):
   assert len(block.shown) == 3
   assert not any(x.choice for x in block.lines)
   assert block.winner is None, "ewc may well be the best, but only test accuracy could say with which strength"
-  page = _report_page.page(made)
+  page = _page.page(made)
   assert "No winner is named on made/class/4: nothing could choose among the configurations of ewc." in page
   assert "there are no validation rows" in page
   assert 'class="best"' not in page.split("All metrics")[0]
@@ -132,7 +133,7 @@ def test_with_forget_events_nobody_wins(tmp_path):
   found = [result(m, v, rng=rng, validation=v, forgets=True) for m, v in (("finetune", 0.3), ("er", 0.8))]
   made = report.build([write(tmp_path, found)], "finetune", "validation")
   assert made.blocks[0].winner is None
-  page = _report_page.page(made)
+  page = _page.page(made)
   assert "No winner is named" in page
   assert "forget, event 4" in page
   assert 'class="best"' not in page
@@ -164,10 +165,8 @@ def test_a_key_at_its_default_makes_no_other_configuration(tmp_path):
   default = methods.lookup("ewc").options["strength"].default
   new["config"]["method"]["strength"] = default
   other = result("ewc", 0.5, rng=rng, seeds=(0, 1), strength=default + 1)
-  runs, _ = zip(
-    *(_report_data.read(write(tmp_path / str(i), [r])) for i, r in enumerate((old, new, other))), strict=True
-  )
-  merged = _report_data.merge([r for found in runs for r in found], [])
+  runs, _ = zip(*(_data.read(write(tmp_path / str(i), [r])) for i, r in enumerate((old, new, other))), strict=True)
+  merged = _data.merge([r for found in runs for r in found], [])
   assert [r.seeds for r in merged] == [(0, 1, 2), (0, 1)]
   assert merged[1].label == f"ewc strength={default + 1:g}"
 
@@ -190,29 +189,29 @@ def test_ranks_over_streams(tmp_path):
   assert {m: ranked[m].test.p for m in p} == pytest.approx(p)
   assert max(p.values()) == pytest.approx(max(ranked[m].test.holm for m in p), rel=0.5)
   assert ranked["er"].mean.mean == pytest.approx(mean("er").mean())
-  page, tex = _report_page.page(made), _report_page.tex(made)
+  page, tex = _page.page(made), _page.tex(made)
   assert "Over all streams" in page
   assert "equal means share the mean of their places" in page
   assert "Average rank" in tex
 
 
 def test_holm_never_lets_a_larger_p_pass_before_a_smaller_one():
-  made = [None if p is None else _report_table.Test(0.1, p, p, 3) for p in (0.01, 0.034, None, 0.03, 0.2, 0.01)]
-  got = [None if t is None else round(t.holm, 10) for t in _report_table.holm(made)]
+  made = [None if p is None else _table.Test(0.1, p, p, 3) for p in (0.01, 0.034, None, 0.03, 0.2, 0.01)]
+  got = [None if t is None else round(t.holm, 10) for t in _table.holm(made)]
   assert got == [0.05, 0.09, None, 0.09, 0.2, 0.05]  # 5 and 4 times 0.01; 3 times 0.03; 2 times 0.034 is less than that
 
 
 def test_equal_means_share_their_places():
   scores = [0.5, 0.7, 0.5, 0.1]
-  assert [_report_table._rank(scores, s) for s in scores] == list(stats.rankdata([-s for s in scores]))
+  assert [_table._rank(scores, s) for s in scores] == list(stats.rankdata([-s for s in scores]))
 
 
 def test_what_cannot_be_tested_is_not():
-  same = _report_table._t_test(np.zeros(4))
+  same = _table._t_test(np.zeros(4))
   assert (same.p, same.difference) == (1.0, 0.0)
-  assert _report_table._t_test(np.full(4, 0.25)) is None, "no spread"
-  assert _report_table._t_test(np.asarray([0.1])) is None
-  assert _report_table._t_test(np.asarray([0.1, np.nan, 0.2])) is None
+  assert _table._t_test(np.full(4, 0.25)) is None, "no spread"
+  assert _table._t_test(np.asarray([0.1])) is None
+  assert _table._t_test(np.asarray([0.1, np.nan, 0.2])) is None
 
 
 def test_damage_is_one_line_each_and_the_rest_goes_on(swept, tmp_path, capsys):
@@ -246,7 +245,7 @@ def test_parts_that_do_not_fit_are_not_used(tmp_path):
   bad = result("er", 0.5, rng=rng, validation=0.5)
   bad["validation_matrix"] = bad["validation_matrix"][:1]
   bad["curves"][3]["accuracy"] = [[0.1]]
-  (run,), notes = _report_data.read(write(tmp_path, [bad]))
+  (run,), notes = _data.read(write(tmp_path, [bad]))
   assert run.validation is None
   assert run.curves is None
   assert run.matrix.shape == (3, TASKS + 1, TASKS)
@@ -290,11 +289,11 @@ def test_a_real_sweep_with_curves(command, tmp_path, capsys):
 
 
 def test_latex(swept):
-  assert _report_page.tex_escape(r"50%_a&b$#{x}~^\<") == (
+  assert _page.tex_escape(r"50%_a&b$#{x}~^\<") == (
     r"50\%\_a\&b\$\#\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}\textless{}"
   )
   folder, found = swept
-  text = _report_page.tex(report.build([folder], "finetune", "validation"))
+  text = _page.tex(report.build([folder], "finetune", "validation"))
   body = text.split("\\midrule\n")[1].split("\\bottomrule")[0].strip().splitlines()
   columns = text.split("\\begin{tabular}{")[1].split("}")[0]
   assert len(body) == 4
@@ -309,7 +308,7 @@ def test_names_are_text_and_not_markup(tmp_path):
   rng = np.random.default_rng(6)
   found = [result("finetune", 0.3, rng=rng), result("er", 0.5, rng=rng, policy='<img src=x onerror="a">'),
            result("er", 0.6, rng=rng, policy="b")]  # fmt: skip
-  page = _report_page.page(report.build([write(tmp_path, found)], "finetune", "validation"))
+  page = _page.page(report.build([write(tmp_path, found)], "finetune", "validation"))
   assert "<img src=x" not in page
   assert "&lt;imgsrc=x" in page or "&lt;img src=x" in page
 
@@ -317,8 +316,8 @@ def test_names_are_text_and_not_markup(tmp_path):
 def test_thinning_keeps_the_lowest_point():
   y = np.full(5000, 90.0)
   y[1234] = 3.0
-  x, thin = _report_svg.thin(np.arange(5000), y)
-  assert len(x) <= 1.1 * _report_svg.MOST_POINTS
+  x, thin = _svg.thin(np.arange(5000), y)
+  assert len(x) <= 1.1 * _svg.MOST_POINTS
   assert (thin.min(), x[thin.argmin()]) == (3.0, 1234)
 
 
@@ -327,13 +326,13 @@ def test_a_large_matrix_becomes_a_picture(swept):
 
   from matplotlib import image
 
-  from launch import _report_html
+  from cljax.cli.reporting import _html
 
   values = np.random.default_rng(0).random((40, 31)) * 100
-  pixels = image.imread(io.BytesIO(_report_html._png(values)))
+  pixels = image.imread(io.BytesIO(_html._png(values)))
   np.testing.assert_allclose(pixels[..., 0], 1 - values / 100, atol=0.003)
-  run = _report_data.read(swept[0])[0][0]
-  assert 'alt="accuracy matrix of' in _report_html._matrix(values / 100, run, "")
+  run = _data.read(swept[0])[0][0]
+  assert 'alt="accuracy matrix of' in _html._matrix(values / 100, run, "")
 
 
 @pytest.fixture(scope="module")

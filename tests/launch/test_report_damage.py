@@ -9,7 +9,8 @@ import re
 import numpy as np
 from made_sweeps import result, write
 
-from launch import _report_page, report
+from cljax.cli import report
+from cljax.cli.reporting import _page
 
 
 def broken():
@@ -37,7 +38,7 @@ def test_any_part_gone_is_a_note_at_most(tmp_path):
   for what, bad in cases:
     (folder / "runs" / "er-1" / "result.json").write_text(json.dumps(bad))
     built = report.build([folder], "", "validation")
-    text = _report_page.plain(built)
-    assert _report_page.page(built), what
+    text = _page.plain(built)
+    assert _page.page(built), what
     assert re.search(r"\bewc ", text), what
     assert re.search(r"\b(er|x) ", text) or any("left out" in n for n in built.notes), what

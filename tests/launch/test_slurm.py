@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cljax import UsageError, writers
-from launch import _config, _executors, _owner, _plan, _slurm, sweep
-from launch._config import Override
+from cljax import UsageError
+from cljax.cli import _config, _owner, sweep
+from cljax.cli._config import Override
+from cljax.cli.sweeps import _executors, _plan, _slurm
+from cljax.io import files
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster is enough
 
@@ -269,9 +271,9 @@ def test_a_job_that_fails_is_one_line_and_the_rest_is_waited_for(cluster, comman
     content = {"label": name, "identity": identity, "more": {}, "members": [{"run": name, "seed": 0, "hyper": {}}]}
     about = {"label": name, "point": {}, "identity": identity}
     units.append(_plan.Unit(name, {**content, "runs": {name: about}}))
-    writers.write_text(workdir / "groups" / name / "unit.json", writers.dumps(units[-1].content))
+    files.write_text(workdir / "groups" / name / "unit.json", files.dumps(units[-1].content))
   finished = made_sweeps.result("er", 0.5, seeds=(0,), rng=np.random.default_rng(0))
-  writers.write_text(workdir / "runs" / "done" / "result.json", writers.dumps(finished))
+  files.write_text(workdir / "runs" / "done" / "result.json", files.dumps(finished))
   _slurm.run(workdir, units, config, "", [Override("slurm.cpus-per-task", "1", True)], lambda: False)
   told = capsys.readouterr().err.splitlines()
   assert len(told) == 3
@@ -319,7 +321,7 @@ def test_without_a_cluster(monkeypatch, tmp_path):
 
 
 def test_a_job_passes_on_how_its_worker_ended(tmp_path):
-  from launch._slurm_job import Job
+  from cljax.cli.sweeps._slurm_job import Job
 
   job = Job(["-c", "import sys; sys.exit(3)"], str(tmp_path))
   with pytest.raises(RuntimeError, match="exit code 3"):

@@ -6,8 +6,10 @@ import json
 
 import pytest
 
-from cljax import checkpoint, results
-from launch import _build, _config, _grid, _owner, _plan, _units, sweep
+from cljax.cli import _build, _config, _grid, _owner, sweep
+from cljax.cli.sweeps import _plan, _units
+from cljax.evaluation import results
+from cljax.io import checkpoint
 
 
 def rows(workdir) -> list[dict]:

@@ -9,8 +9,10 @@ import pytest
 from etils import epath
 from made_sweeps import result
 
-from cljax import results, writers
-from launch import _analysis_text, _report_data, _units
+from cljax.cli.reporting import _analysis_text, _data
+from cljax.cli.sweeps import _units
+from cljax.evaluation import results
+from cljax.io import files
 
 
 @pytest.fixture
@@ -66,13 +68,13 @@ def test_requests_are_shown_wherever_one_line_has_them(rng):
 def test_the_accuracy_on_no_rows_is_a_dash_and_in_no_mean(rng, nothing, tmp_path):
   asked = result("er", 0.7, rng=rng, forgets=True)
   asked = {**asked, "forgotten": [{"event": 4, "rows": 9, "forget": [0.1] * 3, "retain": [nothing] * 3}]}
-  asked = json.loads(writers.dumps(asked))
+  asked = json.loads(files.dumps(asked))
   assert cells(results.table([asked], ["er"]), "retain, event 4") == ["-"]
   text = results.summary(asked)
   assert [line.split()[-1] for line in text.splitlines() if "on those kept" in line] == ["-"]
   rows = results.rows(asked, run="er-1")
   assert [r["forgotten"][0]["retain"] for r in rows] == [None] * 3
-  for run in (_report_data.from_result(asked), _report_data.from_rows(rows)):
+  for run in (_data.from_result(asked), _data.from_rows(rows)):
     assert np.isnan(run.values["retain 4"]).all()
     np.testing.assert_allclose(run.values["forget 4"], 0.1)
   both = _units.merge(asked, {**asked, "seeds": [3, 4, 5]})
@@ -88,6 +90,6 @@ def test_json_nested_by_the_thousand_reads_as_none(tmp_path):
     (tmp_path / "lines.jsonl").write_text(
       '{"a": 1}\n{"a": ' + "[" * depth + "]" * depth + '}\n[1]\nnull\n\xff\n{"a": 2}\n'
     )
-    assert writers.read_lines(tmp_path / "lines.jsonl") == [{"a": 1}, {"a": 2}]
+    assert files.read_lines(tmp_path / "lines.jsonl") == [{"a": 1}, {"a": 2}]
     assert _units.read_rows(epath.Path(tmp_path) / "lines.jsonl")[1] == 6
-  assert writers.loads('{"a": [[1, {"b": []}]]}') == {"a": [[1, {"b": []}]]}
+  assert files.loads('{"a": [[1, {"b": []}]]}') == {"a": [[1, {"b": []}]]}

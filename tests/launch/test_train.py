@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from cljax import Stopped
-from launch import _build, _cli, train
-from launch._progress import Progress
+from cljax.cli import _build, _shared, train
+from cljax.cli._progress import Progress
 
 ROOT = Path(__file__).parents[2]
 ER = ("--config.method.name=er", "--config.stream.forget=5:ids=0-30", "--config.forget.name=retrain", "--seeds=2")
@@ -161,7 +161,7 @@ def test_signals_set_a_flag_and_the_exit_code(capsys, number, code):
     assert stop()
     raise Stopped("stopped at step 3")
 
-  assert _cli.guarded(run, []) == code
+  assert _shared.guarded(run, []) == code
   assert capsys.readouterr().err == "stopped: stopped at step 3; saved, run the same command again to resume\n"
 
 
@@ -171,7 +171,7 @@ def test_a_second_interrupt_does_not_wait(capsys):
     os.kill(os.getpid(), signal.SIGINT)
     return 0
 
-  assert _cli.guarded(run, []) == 130
+  assert _shared.guarded(run, []) == 130
   assert "interrupted" in capsys.readouterr().err
 
 
@@ -179,8 +179,8 @@ def test_a_full_disk_inside_a_library_is_recognised():
   inner = ValueError("RESOURCE_EXHAUSTED: Failed writing: No space left on device [os_error_code='28']")
   outer = RuntimeError("save failed")
   outer.__cause__ = inner
-  assert "No space left" in (_cli.disk_full(outer) or "")
-  assert _cli.disk_full(ValueError("something else")) is None
+  assert "No space left" in (_shared.disk_full(outer) or "")
+  assert _shared.disk_full(ValueError("something else")) is None
 
 
 def test_divergence_says_where_and_saves(command, tmp_path, capsys):

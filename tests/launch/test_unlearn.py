@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from launch import _unlearn_shadows, unlearn
+from cljax.cli import unlearn
+from cljax.cli.unlearning import _shadows
 
 FAST = ["--config=experiments/unlearn_digits.py", "--config.train.epochs=1", "--config.model.hidden=(16,)"]
 
@@ -66,10 +67,10 @@ def test_mistakes_are_one_line(tmp_path, capsys, more, text):
 
 def test_u_lira_sees_nothing_in_noise_and_much_in_what_was_kept():
   rng = np.random.default_rng(0)
-  members = _unlearn_shadows._PATTERNS[np.arange(24) % 6].T
+  members = _shadows._PATTERNS[np.arange(24) % 6].T
   noise = rng.normal(size=(4, 16, 24))
-  assert abs(_unlearn_shadows.attacked(noise, members)["u_lira"] - 0.5) < 0.05
-  assert _unlearn_shadows.attacked(noise + 1.5 * members[:, None], members)["u_lira"] > 0.8
+  assert abs(_shadows.attacked(noise, members)["u_lira"] - 0.5) < 0.05
+  assert _shadows.attacked(noise + 1.5 * members[:, None], members)["u_lira"] > 0.8
   # What a seed does to all its models alike is no trace of a row.
   of_seed = noise + 5 * rng.normal(size=(4, 16, 1))
-  assert abs(_unlearn_shadows.attacked(of_seed, members)["u_lira"] - 0.5) < 0.05
+  assert abs(_shadows.attacked(of_seed, members)["u_lira"] - 0.5) < 0.05

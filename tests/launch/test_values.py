@@ -7,7 +7,7 @@ import types
 import pytest
 
 from cljax import UsageError, streams
-from launch import _config, _grid, _values, sweep, train, unlearn
+from cljax.cli import _config, _grid, _values, sweep, train, unlearn
 
 FILE = _config.File({"data": {"name": "digits"}}, {}, types.ModuleType("base"))
 

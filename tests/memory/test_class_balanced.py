@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cljax.core.types import UsageError
 from cljax.memory import class_balanced, greedy_balanced
-from cljax.types import UsageError
 
 EXAMPLE = {"id": jnp.int32(0), "y": jnp.int32(0)}
 MEMORY = class_balanced(10, 4)

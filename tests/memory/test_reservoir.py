@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cljax.core.types import UsageError
 from cljax.memory import reservoir
-from cljax.types import UsageError
 
 
 def rows_of(ids):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cljax.core.types import UsageError
 from cljax.memory import ring
-from cljax.types import UsageError
 
 EXAMPLE = {"id": jnp.int32(0), "task": jnp.int32(0)}
 MEMORY = ring(10, 3)  # portions of 3; the tenth slot is not allocated
@@ -71,7 +71,7 @@ def test_sample_is_uniform_over_uneven_groups():
 
 
 def test_rows_as_tuples_and_own_groups():
-  from cljax.types import Batch
+  from cljax.core.types import Batch
 
   rows = Batch(*(jnp.arange(4) for _ in range(5)))
   example = jax.tree.map(lambda v: v[0], rows)

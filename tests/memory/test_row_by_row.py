@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cljax.core.types import UsageError
 from cljax.memory import class_balanced, greedy_balanced, ring
-from cljax.types import UsageError
 
 EXAMPLE = {"id": jnp.int32(0), "y": jnp.int32(0), "x": jnp.zeros(2)}
 

@@ -10,8 +10,8 @@ from bench import Bench
 from by_hand import RATE, batch_of, cross_entropy, forward, gradient, leaves
 
 from cljax import models, streams
-from cljax.setup import spec_of
-from cljax.types import UsageError
+from cljax.core.types import UsageError
+from cljax.engine.setup import spec_of
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from bench import BATCH, Bench
 
 import cljax
 from cljax import methods, models, projectors, streams
+from cljax.engine.setup import spec_of
 from cljax.methods import heads
-from cljax.setup import spec_of
 
 OPTIMIZERS = {
   "sgd": optax.sgd(0.1),

@@ -11,8 +11,10 @@ import pytest
 from bench import BATCH, Bench, assert_near, assert_same
 
 import cljax
-from cljax import methods, optimizers, recipe, streams, tree
-from cljax.setup import spec_of
+from cljax import edits, methods, streams
+from cljax.core import tree
+from cljax.engine import recipe
+from cljax.engine.setup import spec_of
 
 RATE = 0.1
 BUFFER = {"capacity": 12}
@@ -260,7 +262,7 @@ def test_clnp_keeps_what_a_task_answers_to_the_bit(task_stream, small_model):
   bench = Bench("clnp", task_stream, small_model, {"margin": margin, "samples": 48})
   tuned = steps(bench, bench.start(), 0, 6)[-1]
   first = bench.boundary("end_task", tuned, 0)
-  state = optimizers.clnp_state(first.opt_state)
+  state = edits.clnp_state(first.opt_state)
   owned = np.asarray(state.owned[0])
   assert 0 < owned.sum() < 8
   np.testing.assert_array_equal(state.outputs, task_stream.classes_of_task[0])
@@ -277,7 +279,7 @@ def test_clnp_keeps_what_a_task_answers_to_the_bit(task_stream, small_model):
   )
   ended = bench.boundary("end_task", second, 1)
   np.testing.assert_array_equal(logits(ended), logits(first))
-  assert np.all(np.asarray(optimizers.clnp_state(ended.opt_state).owned[0])[owned])
+  assert np.all(np.asarray(edits.clnp_state(ended.opt_state).owned[0])[owned])
 
 
 def test_wrong_arguments(dataset, class_stream, small_model):

@@ -26,7 +26,7 @@ from forgetting_by_hand import (
 )
 from linear_by_hand import OTHER, W, X, Y, ce, kl, outer, softmax
 
-from cljax import tree
+from cljax.core import tree
 from cljax.unlearning._common import key_of
 
 

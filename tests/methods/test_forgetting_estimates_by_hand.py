@@ -24,7 +24,8 @@ from forgetting_by_hand import (
 )
 from linear_by_hand import OTHER, W, X, Y, outer, softmax
 
-from cljax import methods, tree, types
+from cljax import methods
+from cljax.core import tree, types
 from cljax.unlearning._common import key_of
 from cljax.unlearning.matching import random_subset
 

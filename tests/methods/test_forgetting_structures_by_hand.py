@@ -30,7 +30,7 @@ from forgetting_by_hand import (
 )
 from linear_by_hand import X, softmax
 
-from cljax import tree, types
+from cljax.core import tree, types
 from cljax.unlearning._common import key_of
 from cljax.unlearning.gs_lora import factors_of
 

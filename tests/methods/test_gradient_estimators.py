@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from bench import Bench
 
-from cljax import methods, recipe, tree
-from cljax.types import UsageError
+from cljax import methods
+from cljax.core import tree
+from cljax.core.types import UsageError
+from cljax.engine import recipe
 
 RATE = 0.1
 

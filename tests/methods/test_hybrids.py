@@ -6,7 +6,7 @@ import records
 
 import cljax
 from cljax import methods
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 TRAIN = cljax.Recipe(batch_size=8, epochs=5)
 

@@ -9,7 +9,7 @@ import pytest
 from bench import Bench, assert_same
 from by_hand import KERNELS, RATE, batch_of, forward, gradient, leaves, log_softmax, near
 
-from cljax import optimizers
+from cljax import edits
 
 
 def masks_of(scores, task, sparsity):
@@ -114,7 +114,7 @@ def test_clnp_prunes_to_the_margin_and_trains_what_is_free(class_stream, small_m
     classes = classes | own
     learner = bench.boundary("end_task", learner, task)
     near(learner.params, p, 1e-5)
-    state = optimizers.clnp_state(learner.opt_state)
+    state = edits.clnp_state(learner.opt_state)
     np.testing.assert_array_equal(state.owned[0], owned)
     np.testing.assert_array_equal(state.outputs, classes)
     assert task == 1 or 0 < owned.sum() < 8

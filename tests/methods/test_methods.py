@@ -10,7 +10,9 @@ from bench import BATCH, Bench
 
 import cljax
 from cljax import memory as memories
-from cljax import recipe, streams, tree
+from cljax import streams
+from cljax.core import tree
+from cljax.engine import recipe
 from cljax.methods import replay
 
 RATE = 0.1

@@ -14,8 +14,8 @@ import records
 from bench import Bench
 
 from cljax import methods, models
-from cljax.identity import traced_digest
-from cljax.types import UsageError
+from cljax.core.types import UsageError
+from cljax.io.identity import traced_digest
 
 HOOKS = ("step", "end_task", "forget", "init", "start_task", "predict", "scrub")
 ANSWERS = ("forget", *(h for h in HOOKS if h != "forget"))  # of what answers requests: found sooner

@@ -75,8 +75,8 @@ def test_parts_that_replay_add_up_in_any_order(class_stream, small_model):
 
 def test_a_mean_behind_what_was_added_is_the_mean_of_all_averaged_rows():
   """``1/7 sum l`` over five current and two replayed rows, beside ``0.3 l`` of an added one; absent rows count not."""
+  from cljax.core.types import Batch
   from cljax.methods.replay import append
-  from cljax.types import Batch
 
   def rows(weight, coefficient=None):
     weight = jnp.asarray(weight, jnp.float32)

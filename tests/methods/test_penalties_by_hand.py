@@ -10,10 +10,10 @@ from bench import Bench
 from by_hand import RATE, backward, batch_of, cross_entropy, forward, gradient, leaves, log_softmax
 
 from cljax import methods, models, streams
+from cljax.core.types import Learner
+from cljax.engine.setup import spec_of
 from cljax.methods import anchors, unified
 from cljax.optimizers import MeanField
-from cljax.setup import spec_of
-from cljax.types import Learner
 
 RNG = np.random.default_rng(5)
 

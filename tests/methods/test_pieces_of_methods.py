@@ -10,10 +10,10 @@ from bench import Bench
 
 from cljax import memory as memories
 from cljax import methods, models, streams
+from cljax.core.types import Batch, UsageError, Visit
+from cljax.engine.setup import spec_of
 from cljax.methods import heads, replay, unified
 from cljax.methods.slots import no_slots, slot_of
-from cljax.setup import spec_of
-from cljax.types import Batch, UsageError, Visit
 
 BATCH = 8
 

@@ -10,9 +10,10 @@ import optax
 import pytest
 from bench import Bench
 
-from cljax import methods, models, optimizers, tree
-from cljax.step import rescaled
-from cljax.types import Model, UsageError
+from cljax import methods, models, optimizers
+from cljax.core import tree
+from cljax.core.types import Model, UsageError
+from cljax.engine.step import rescaled
 
 RATE = 0.1
 

@@ -9,7 +9,9 @@ import pytest
 from bench import Bench, assert_same
 from by_hand import KERNELS, RATE, batch_of, cross_entropy, forward, gradient, leaves, log_softmax, near
 
-from cljax import methods, recipe, types
+from cljax import methods
+from cljax.core import types
+from cljax.engine import recipe
 
 RNG = np.random.default_rng(7)
 

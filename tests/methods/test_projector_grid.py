@@ -9,10 +9,12 @@ import pytest
 import records
 
 import cljax
-from cljax import methods, projectors, recipe, tree
-from cljax.setup import spec_of
-from cljax.step import Data, Where, build
-from cljax.types import UsageError, Visit
+from cljax import methods, projectors
+from cljax.core import tree
+from cljax.core.types import UsageError, Visit
+from cljax.engine import recipe
+from cljax.engine.setup import spec_of
+from cljax.engine.step import Data, Where, build
 
 BATCH = 8
 POLICIES = ("reservoir", "ring", "class_balanced")

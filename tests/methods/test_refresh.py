@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from bench import Bench, assert_near, assert_same
 
-from cljax import methods, recipe, tree
-from cljax.step import build
-from cljax.types import UsageError
+from cljax import methods
+from cljax.core import tree
+from cljax.core.types import UsageError
+from cljax.engine import recipe
+from cljax.engine.step import build
 
 RATE = 0.1
 

@@ -14,8 +14,8 @@ from bench import BATCH
 
 import cljax
 from cljax import methods, models, streams
-from cljax.setup import spec_of
-from launch import train
+from cljax.cli import train
+from cljax.engine.setup import spec_of
 
 CONFIG = Path(__file__).parents[2] / "experiments/split_digits.py"
 SAID = "clpu_derpp forgets tasks in 'temporary' only; the request names rows of a task that was learned for good"

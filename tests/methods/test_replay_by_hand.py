@@ -10,9 +10,10 @@ from bench import Bench
 from by_hand import RATE, backward, batch_of, cross_entropy, forward, gradient, leaves
 
 import cljax
-from cljax import feed, methods, streams
-from cljax.step import AGAIN, FRESH
-from cljax.types import Learner
+from cljax import methods, streams
+from cljax.core.types import Learner
+from cljax.engine import schedule
+from cljax.engine.step import AGAIN, FRESH
 
 PRESENT = np.array([1, 1, 1, 0, 1, 1, 0, 1], bool)
 
@@ -285,8 +286,8 @@ def in_passes(stream, training):
   """The rows of each step of ``joint``: two steps an event, which together take every row once."""
   out = []
   for event in (0, 1):
-    plan = feed.schedule(stream, list(range(event)), event, event, "all", training)
-    index, _, offered = feed.rows(plan, 0, 0, plan.steps, plan.steps, np.zeros(len(plan.pairs.index), bool))
+    plan = schedule.schedule(stream, list(range(event)), event, event, "all", training)
+    index, _, offered = schedule.rows(plan, 0, 0, plan.steps, plan.steps, np.zeros(len(plan.pairs.index), bool))
     steps = [i[o > 0] for i, o in zip(index, offered, strict=True)]
     np.testing.assert_array_equal(np.sort(np.concatenate(steps)), np.arange(32))
     out += steps

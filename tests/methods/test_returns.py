@@ -8,7 +8,7 @@ import pytest
 from bench import Bench
 
 from cljax import projectors, streams
-from cljax.types import Visit
+from cljax.core.types import Visit
 
 
 def test_a_visit_counts_the_other_tasks_met():

@@ -13,7 +13,8 @@ import records
 from bench import Bench
 
 import cljax
-from cljax import methods, models, recipe, streams
+from cljax import methods, models, streams
+from cljax.engine import recipe
 
 NAMES = sorted(methods.METHODS)
 SETTINGS = {

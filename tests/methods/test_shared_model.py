@@ -9,7 +9,7 @@ from bench import assert_near
 
 import cljax
 from cljax import methods, streams
-from cljax.setup import spec_of
+from cljax.engine.setup import spec_of
 
 GIVEN = {"training": cljax.Recipe(batch_size=8, epochs=1), "options": cljax.Options(chunk_steps=4)}
 

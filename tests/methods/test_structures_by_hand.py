@@ -12,7 +12,8 @@ from bench import Bench
 from by_hand import RATE, backward, batch_of, forward, gradient, leaves, log_softmax
 
 import cljax
-from cljax import methods, models, streams, types, unlearning
+from cljax import methods, models, streams, unlearning
+from cljax.core import types
 
 KEY = jax.random.key(3)
 

@@ -9,12 +9,13 @@ import pytest
 from bench import BATCH, Bench, assert_near
 from by_hand import RATE, backward, batch_of, forward, gradient, leaves, log_softmax
 
-from cljax import losses, optimizers, recipe, regularizers
+from cljax import losses, optimizers, regularizers
+from cljax.core.types import Learner, UsageError
+from cljax.engine import recipe
+from cljax.engine.setup import spec_of
 from cljax.methods import check_options, unified, variational
 from cljax.methods.unified import CASES, parameter_divergence
 from cljax.optimizers import MeanField
-from cljax.setup import spec_of
-from cljax.types import Learner, UsageError
 
 RNG = np.random.default_rng(0)
 output_divergence = jax.jit(unified.output_divergence, static_argnums=0)

@@ -9,7 +9,8 @@ import pytest
 from bench import Bench, assert_near, assert_same
 from by_hand import batch_of, cross_entropy, forward, leaves
 
-from cljax import optimizers, tree
+from cljax import optimizers
+from cljax.core import tree
 from cljax.methods import variational
 from cljax.optimizers import MeanField
 

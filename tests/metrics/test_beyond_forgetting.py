@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax import metrics
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 HAND = np.array([[0.9, 0.2, 0.1], [0.6, 0.8, 0.3], [0.7, 0.5, 1.0]])
 matrices = st.integers(2, 5).flatmap(lambda t: hnp.arrays(np.float64, (t, t), elements=st.floats(0, 1)))

@@ -6,7 +6,7 @@ import pytest
 import sklearn.metrics
 
 from cljax import metrics
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 def test_confusion_is_scikit_learns():

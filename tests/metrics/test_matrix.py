@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax import metrics
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 # Three tasks by hand. Task 1: .9 -> .6 -> .7; task 2: .2 before, .8, .5; task 3: .1, .3, 1.0.
 HAND = np.array([[0.9, 0.2, 0.1], [0.6, 0.8, 0.3], [0.7, 0.5, 1.0]])

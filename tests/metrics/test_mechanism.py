@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax import metrics
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 def test_forward_kl():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from cljax import metrics
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 @settings(max_examples=20, deadline=None)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax import metrics
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 # Two tasks, three evaluations each. Task 1 drops to .2 at the switch and recovers: the gap.
 CURVE = np.array([[0.5, np.nan], [0.7, np.nan], [0.9, np.nan], [0.2, 0.4], [0.6, 0.7], [0.8, 0.9]])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax import metrics
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 positive = st.floats(1e-3, 1e3)
 

@@ -10,8 +10,9 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import models, tree
-from cljax.types import Outputs, UsageError
+from cljax import models
+from cljax.core import tree
+from cljax.core.types import Outputs, UsageError
 
 
 class Foreign(nn.Module):

@@ -8,7 +8,8 @@ import pytest
 import scipy.special
 from flax import nnx
 
-from cljax import models, tree
+from cljax import models
+from cljax.core import tree
 
 RNG = np.random.default_rng(0)
 

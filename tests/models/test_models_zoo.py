@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import models, tree
+from cljax import models
+from cljax.core import tree
+from cljax.core.types import UsageError
 from cljax.models.convolution import conv_by_lax, conv_by_patches
-from cljax.types import UsageError
 
 SMALL = {
   "mlp": {"hidden": (7, 6)},

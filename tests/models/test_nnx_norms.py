@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from cljax import models
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 class Plain(nnx.BatchNorm):

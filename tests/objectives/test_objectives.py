@@ -11,9 +11,9 @@ import pytest
 
 import cljax
 from cljax import methods, models, objectives, streams
+from cljax.core.types import Batch
 from cljax.data import Dataset, Split
-from cljax.step import without_absent
-from cljax.types import Batch
+from cljax.engine.step import without_absent
 
 TASKS, ROWS, LENGTH, VOCABULARY = 2, 16, 6, 5
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import objective, objectives
-from cljax.types import Batch, Outputs, UsageError
+from cljax import objectives
+from cljax.core.types import Batch, Outputs, UsageError
+from cljax.objectives import objective
 
 B, L, V, K = 4, 3, 5, 2
 RNG = np.random.default_rng(5)

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import UsageError, tree
+from cljax import UsageError
 from cljax import optimizers as O
+from cljax.core import tree
 
 
 def stack(seed, layers=12):

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import UsageError, tree
+from cljax import UsageError
 from cljax import optimizers as O
+from cljax.core import tree
 
 
 class Unit(NamedTuple):

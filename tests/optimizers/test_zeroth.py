@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import UsageError, tree
+from cljax import UsageError
 from cljax import optimizers as O
+from cljax.core import tree
 
 rng = np.random.default_rng(0)
 MATRIX = rng.normal(size=(7, 7))

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cljax.core.types import UsageError
 from cljax.projectors import agem, current_weight, er_agem
-from cljax.types import UsageError
 
 
 def tree(seed, scale=1.0):

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
+from cljax.core.types import UsageError
 from cljax.projectors import coso, coso_end_task
-from cljax.types import UsageError
 
 ROWS, OUT, RANK, SKETCH = 9, 7, 2, 3
 EPS = np.finfo(np.float32).eps

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cljax.core.types import UsageError
 from cljax.projectors import cuber, cuber_end_task, cuber_start_task, gpm, gpm_extend, scaled_projection
-from cljax.types import UsageError
 
 D, C, LAMBDA = 6, 3, 0.5
 EYE = np.eye(D, dtype=np.float32)

@@ -4,9 +4,9 @@ import numpy as np
 import optax
 import pytest
 
+from cljax.core.types import UsageError
 from cljax.projectors import GPMState, gpm, gpm_bytes, gpm_extend
 from cljax.projectors.gpm import extend_basis
-from cljax.types import UsageError
 
 DIMS = {"a/kernel": 12, "c/kernel": 18}
 EPS = np.finfo(np.float32).eps

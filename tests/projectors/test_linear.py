@@ -6,19 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from cljax.projectors import (
-  gpm,
-  gpm_extend,
-  ideal_init,
-  ideal_learn,
-  ideal_member,
-  ntk_forgetting,
-  ntk_overlap,
-  ogd,
-  ogd_extend,
-  pca_ogd_extend,
-  principal_directions,
-)
+from cljax.projectors import gpm, gpm_extend, ogd, ogd_extend, pca_ogd_extend, principal_directions
+from cljax.theory import ideal_init, ideal_learn, ideal_member, ntk_forgetting, ntk_overlap
 
 P, N, TASKS = 24, 5, 4
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from cljax import projectors as P
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 D, C, RATE, STRENGTH = 5, 4, 0.1, 0.5
 RNG = np.random.default_rng(0)

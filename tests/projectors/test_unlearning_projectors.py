@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from cljax.core.types import UsageError
 from cljax.projectors import adaptive_orthogonality, adaptive_orthogonality_grad, geometric_disentanglement
-from cljax.types import UsageError
 
 
 def params():

@@ -12,6 +12,7 @@ import optax
 import pytest
 import quick
 
+from cljax.core.types import UsageError
 from cljax.projectors import (
   AGEMState,
   agem,
@@ -25,7 +26,6 @@ from cljax.projectors import (
   ogd_extend,
   on_update,
 )
-from cljax.types import UsageError
 
 
 def params(seed=0):

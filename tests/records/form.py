@@ -47,6 +47,7 @@ KINDS = {
   "metric": Kind("cljax.metrics", "a definition, not a method"),
   "unlearning metric": Kind("cljax.metrics.unlearning", "a definition, not a method"),
   "optimizer": Kind("cljax.optimizers", PART),
+  "weight edit": Kind("cljax.edits", PART),
   "model": Kind("cljax.models", "a network or an adapter, compared with its definition"),
   "data": Kind("cljax.data", "reads data"),
   "stream": Kind("cljax.streams", "a protocol, compared with its definition"),

@@ -94,4 +94,7 @@ RECORDS: dict[str, Record] = {
     compared=("test_vit_is_its_formula",),
     invariants=("test_outputs_have_the_promised_shapes", "test_zoo_networks_start_as_he_and_lecun_say"),
   ),
+  "elephant": Record(
+    spec="regularizers_projectors 8.3", compared=("test_elephant[0.2-1.0-4.0]", "test_elephant[0.08-2.0-8.0]")
+  ),
 }

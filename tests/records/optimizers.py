@@ -6,12 +6,9 @@ KIND = "optimizer"
 HELPERS = {
   "CbpState": "a state type",
   "ClasspState": "a state type",
-  "ClnpState": "a state type",
   "HistoryState": "a state type",
-  "LifecycleState": "a state type",
   "MeanField": "a type",
   "TagState": "a state type",
-  "clnp_state": "looks up a state",
 }
 CLASSP = Record(
   spec="regularizers_projectors 5.1",
@@ -25,11 +22,6 @@ CLASSP = Record(
   deviations=(
     "the gate is by weight and the power counts; the released code gates whole tensors and adds |g| (released=True)",
   ),
-)
-CLNP = Record(
-  spec="regularizers_projectors 8.9",
-  compared=("test_clnp_over_two_tasks",),
-  invariants=("test_finished_tasks_are_kept_to_the_bit",),
 )
 TAG = Record(
   spec="regularizers_projectors 5.2",
@@ -47,12 +39,6 @@ CBP = (
   "the next bias takes over the mean that goes (the paper's intent); in the released code it is always 0",
   "moments of reset weights are 0; their step counts stay, as optax counts once",
 )
-LIFECYCLE = Record(
-  spec="regularizers_projectors 8.1",
-  compared=("test_lifecycle_over_six_epochs",),
-  invariants=("test_lifecycle_sleeps_and_wakes_with_what_was_stored", "test_lifecycle_overlapping_spells_store_once"),
-  deviations=("the rule is a reconstruction: no code found",),
-)
 RECORDS: dict[str, Record] = {
   "classp": CLASSP,
   "claw_adapt": Record(
@@ -60,16 +46,6 @@ RECORDS: dict[str, Record] = {
     compared=("test_claw_adapts_each_neuron_by_its_relaxed_choice",),
     invariants=("test_claw_is_bounded_and_neutral",),
     deviations=("the choice is a binary concrete variable; from memory of the paper, no code found",),
-  ),
-  "clnp": CLNP._replace(invariants=()),
-  "clnp_consolidate": CLNP._replace(invariants=()),
-  "clnp_end_task": CLNP,
-  "clnp_init": CLNP._replace(invariants=("test_nothing_is_frozen_before_the_first_boundary",)),
-  "clnp_threshold": Record(
-    spec="regularizers_projectors 8.9", compared=("test_threshold_is_the_largest_within_the_margin",)
-  ),
-  "clnp_trainable": CLNP._replace(
-    invariants=("test_finished_tasks_are_kept_to_the_bit", "test_nothing_is_frozen_before_the_first_boundary")
   ),
   "continual_backprop_init": Record(
     spec="regularizers_projectors 5.3",
@@ -92,42 +68,16 @@ RECORDS: dict[str, Record] = {
     ),
     deviations=CBP,
   ),
-  "elephant": Record(
-    spec="regularizers_projectors 8.3", compared=("test_elephant[0.2-1.0-4.0]", "test_elephant[0.08-2.0-8.0]")
-  ),
-  "ema": Record(
-    spec="regularizers_projectors 6.1", compared=("test_averages_leaf_by_leaf", "test_schedules_averaging::test_ema")
-  ),
-  "ema_decay": Record(spec="regularizers_projectors 6.1", compared=("test_schedules_averaging::test_ema",)),
   "evolution_strategy": Record(
     spec="regularizers_projectors 5.5",
     compared=("test_evolution_strategy_is_the_scored_sum[False]", "test_evolution_strategy_is_the_scored_sum[True]"),
     invariants=("test_evolution_strategy_invariants",),
     deviations=("antithetic pairs are an option; equal rewards give no update",),
   ),
-  "fomo_forget": Record(
-    spec="regularizers_projectors 8.2",
-    compared=("test_forgotten_weights_are_drawn_evenly", "test_fomo_replaces_exactly_a_share"),
-    deviations=("no code found: the share and the schedule are the user's",),
-  ),
   "forward_gradient": Record(
     spec="regularizers_projectors 5.4",
     compared=("test_forward_gradient_is_the_slope_along_its_direction",),
     invariants=("test_estimates_are_unbiased[forward]",),
-  ),
-  "freeze": Record(
-    spec="regularizers_projectors 8.4",
-    compared=("test_freeze_zeroes_what_matches",),
-    invariants=(
-      "test_freeze_keeps_tensors_to_the_bit[adamw]",
-      "test_freeze_may_begin_later_and_names_what_is_missing",
-    ),
-    deviations=("updates are held at zero; the released code sets the learning rate of the group to 0",),
-  ),
-  "heterogeneous_averaging": Record(
-    spec="regularizers_projectors 8.6",
-    compared=("test_heterogeneous_averaging_and_its_constraint",),
-    deviations=("ratios weigh the tuned model, as in the paper; the released README weighs the base",),
   ),
   "history": Record(
     spec="regularizers_projectors 5.4",
@@ -144,19 +94,6 @@ RECORDS: dict[str, Record] = {
     compared=("test_infinite[cosine]", "test_infinite[inverse_sqrt]", "test_schedules_without_warmup_or_cooldown"),
     deviations=("the bend of 'inverse_sqrt' is from memory",),
   ),
-  "lcia": Record(
-    spec="regularizers_projectors 6.2",
-    compared=(
-      "test_lcia[False]",
-      "test_lcia[True]",
-      "test_lcia_falls_back_where_its_weight_leaves_the_open_interval",
-    ),
-    deviations=("the paper's formula; the released code weighs the other side, with a factor 2 (released=True)",),
-  ),
-  "lifecycle_epoch": LIFECYCLE,
-  "lifecycle_init": LIFECYCLE,
-  "lifecycle_mask": LIFECYCLE,
-  "lines": Record(spec="regularizers_projectors 8.5", compared=("test_lines_scales_depth_linearly",)),
   "mean_field": Record(
     spec="regularizers_projectors 8.8",
     compared=("test_mean_field_by_hand", "test_pruning_variational::test_mean_field"),
@@ -175,14 +112,6 @@ RECORDS: dict[str, Record] = {
     spec="regularizers_projectors 8.8",
     compared=("test_mean_field_by_hand", "test_a_natural_step_mixes_natural_parameters"),
   ),
-  "path_mask": Record(
-    spec="regularizers_projectors 8.4", compared=("test_freeze_may_begin_later_and_names_what_is_missing",)
-  ),
-  "project_ratios": Record(
-    spec="regularizers_projectors 8.6",
-    compared=("test_ratios_are_shifted_and_cut_until_the_mean_is_right",),
-    invariants=("test_heterogeneous_averaging_and_its_constraint",),
-  ),
   "refresh": Record(
     spec="regularizers_projectors 3.2",
     compared=(
@@ -191,16 +120,6 @@ RECORDS: dict[str, Record] = {
       "test_refresh_as_released",
     ),
     deviations=("the noise's covariance is unverified; the released step, of another size, is released=True",),
-  ),
-  "reptile": Record(
-    spec="regularizers_projectors 6.3",
-    compared=("test_averages_leaf_by_leaf", "test_reptile_aligns_gradients"),
-    invariants=("test_schedules_averaging::test_reptile",),
-  ),
-  "reptile_every": Record(
-    spec="regularizers_projectors 6.3",
-    compared=("test_averages_leaf_by_leaf", "test_schedules_averaging::test_reptile"),
-    deviations=("no interpolation at step 0, where the released code makes one",),
   ),
   "rewarm_redecay": Record(
     spec="regularizers_projectors 6.4", compared=("test_rewarm_redecay", "test_schedules_without_warmup_or_cooldown")

@@ -14,7 +14,6 @@ HELPERS = {
   "GEMState": "a state type",
   "GPMState": "a state type",
   "GeometricState": "a state type",
-  "IdealState": "a state type",
   "OGDState": "a state type",
 }
 CUBER = (
@@ -187,36 +186,6 @@ RECORDS: dict[str, Record] = {
       "every task keeps the first rank that reaches the threshold; 'released' keeps one fewer on the first",
       "new directions are orthogonalised again; the released code stacks and truncates",
     ),
-  ),
-  "ideal_init": Record(spec="replay_architecture_metrics C17", compared=("test_ideal_set_against_its_null_spaces",)),
-  "ideal_learn": Record(
-    spec="replay_architecture_metrics C17",
-    compared=("test_ideal_set_against_its_null_spaces", "test_ideal_learner_keeps_the_exact_set"),
-    invariants=("test_ideal_learner_without_a_shared_minimiser_is_lexicographic_and_is_projected_descent",),
-    claim=("ideal",),
-    deviations=("from memory of the paper, the algebra checked",),
-  ),
-  "ideal_member": Record(
-    spec="replay_architecture_metrics C17",
-    compared=("test_ideal_set_against_its_null_spaces",),
-    invariants=("test_ideal_learner_keeps_the_exact_set",),
-  ),
-  "ntk_forgetting": Record(
-    spec="replay_architecture_metrics C16",
-    compared=(
-      "test_forgetting_has_a_slope_in_the_ridge",
-      "test_forgetting_is_that_of_ridge_regression[0.3]",
-      "test_forgetting_is_that_of_ridge_regression[0.0]",
-      "test_forgetting_equals_the_overlap_formula",
-    ),
-    invariants=("test_overlap_invariants", "test_pca_ogd_leaves_the_residual_overlap"),
-    claim=("ntk_overlap",),
-    deviations=("from memory of the paper, the algebra checked",),
-  ),
-  "ntk_overlap": Record(
-    spec="replay_architecture_metrics C16",
-    compared=("test_overlaps_are_the_cosines_of_the_angles_between_row_spaces",),
-    invariants=("test_overlap_invariants",),
   ),
   "ogd": Record(
     spec="regularizers_projectors 4.3",

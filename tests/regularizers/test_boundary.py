@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import UsageError, tree
+from cljax import UsageError
 from cljax import regularizers as R
+from cljax.core import tree
 
 PARAMS = {"body": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}, "head": {"kernel": jnp.ones((3, 2))}}
 MOVED = jax.tree.map(lambda x: x + 0.5, PARAMS)

@@ -11,7 +11,7 @@ from flax import nnx, serialization
 from flax.training.train_state import TrainState
 
 from cljax import regularizers as R
-from cljax import tree
+from cljax.core import tree
 
 X = jnp.array(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
 Y = jnp.array(np.random.default_rng(1).normal(size=(8, 2)), jnp.float32)

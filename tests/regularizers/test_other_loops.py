@@ -15,8 +15,9 @@ import pytest
 import quick
 from flax import nnx
 
-from cljax import UsageError, tree
+from cljax import UsageError
 from cljax import regularizers as R
+from cljax.core import tree
 
 NAMES = ["ewc", "online_ewc", "mas", "l2", "l2_previous", "l2_init", "si", "hierarchical", "spectral", "wasserstein"]
 ANCHORED = ["ewc", "online_ewc", "mas", "l2_previous", "si", "hierarchical"]

@@ -7,8 +7,9 @@ import optax
 import pytest
 from pulls_by_hand import AWAY, END, F1, F2, START, ZERO, added, draw, jnp_tree, near, tmap, total, wide
 
-from cljax import UsageError, tree
+from cljax import UsageError
 from cljax import regularizers as R
+from cljax.core import tree
 
 
 def test_penalties():

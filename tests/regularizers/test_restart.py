@@ -6,8 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import UsageError, checkpoint, tree
+from cljax import UsageError
 from cljax import regularizers as R
+from cljax.core import tree
+from cljax.io import checkpoint
 
 
 def loss(params, x, y):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from pulls_by_hand import RNG, jnp_tree, near
 
-from cljax import UsageError, tree
+from cljax import UsageError
 from cljax import regularizers as R
+from cljax.core import tree
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0, 3.0])

@@ -7,8 +7,9 @@ import optax
 import pytest
 from pulls_by_hand import AWAY, END, F1, F2, GRADIENT, START, ZERO, jnp_tree, near, tmap
 
-from cljax import UsageError, tree
+from cljax import UsageError
 from cljax import regularizers as R
+from cljax.core import tree
 
 EVERY = lambda: optax.chain(R.ewc(1.0), R.si(1.0), R.l2_previous(1.0), R.l2_init(1.0), optax.trace(0.9))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cljax import streams
-from cljax.types import Forget, Learn, UsageError
+from cljax.core.types import Forget, Learn, UsageError
 
 
 def parts(dataset):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cljax import streams
+from cljax.core.types import Forget, Learn, UsageError
 from cljax.streams.rows import thin
-from cljax.types import Forget, Learn, UsageError
 
 GIVEN = {
   "tasks": 1, "classes_per_task": [1, 2], "class_order": [3, 1, 0, 2], "task_fractions": [0.5, 0.75], "validation": 0.3,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from cljax import streams
-from cljax.types import Forget, Learn, UsageError
+from cljax.core.types import Forget, Learn, UsageError
 
 KINDS = ("class", "task", "domain", "permuted", "label_permuted", "group", "scole")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from cljax import streams
-from cljax.types import Learn, UsageError
+from cljax.core.types import Learn, UsageError
 
 
 def test_hundreds_of_renamed_tasks_are_a_table_of_labels(dataset):

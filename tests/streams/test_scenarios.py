@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 
 import cljax
-from cljax import results, streams
-from cljax.setup import spec_of
-from cljax.types import Forget, Learn, UsageError, Visit
-from launch import _config
+from cljax import streams
+from cljax.cli import _config
+from cljax.core.types import Forget, Learn, UsageError, Visit
+from cljax.engine.setup import spec_of
+from cljax.evaluation import results
 
 TRAIN = cljax.Recipe(batch_size=8, epochs=2)
 

@@ -8,7 +8,7 @@ import scipy.ndimage
 from hypothesis import given, settings
 
 from cljax import streams
-from cljax.types import Forget, Learn, UsageError
+from cljax.core.types import Forget, Learn, UsageError
 
 
 @settings(max_examples=30, deadline=None)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from cljax import streams
+from cljax.core.types import Forget, Learn, UsageError
 from cljax.streams.class_names import class_as_named
 from cljax.streams.relabel import random_labels
-from cljax.types import Forget, Learn, UsageError
 
 ORDER = [3, 1, 0, 2]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 
 from cljax import streams
-from cljax.types import Forget, UsageError
+from cljax.core.types import Forget, UsageError
 
 QUIET = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 WORDS = st.lists(

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from cljax import tree
+from cljax.core import tree
 from cljax.theory import draw_errors, haar, partial_rotation, rotation_forgetting
 
 

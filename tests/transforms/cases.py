@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cljax import optimizers, projectors, regularizers
+from cljax import edits, optimizers, projectors, regularizers
 from cljax.models.zoo import Unit
 
 LEAVES = ("kernel", "bias", "out")
@@ -313,15 +313,15 @@ ROWS: dict[str, Row] = {
     **CUT,
   ),
   "freeze": Row(
-    optimizers.freeze,
+    edits.freeze,
     each(lambda v, n: np.zeros_like(v.G[n]) if n == "kernel" else v.G[n]),
     lambda place: {"patterns": (place.names["kernel"],)},
   ),
   "clnp": Row(
-    optimizers.clnp,
+    edits.clnp,
     each(lambda v, n: v.G[n] * (1 if n == "out" else np.array([0.0, 1.0, 1.0]))),
     lambda place: {"units": units(place), "layout": place.layout},
-    lambda s, p, place: optimizers.clnp_consolidate(
+    lambda s, p, place: edits.clnp_consolidate(
       p,
       s,
       units(place),

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from transforms.cases import LEAVES, SHAPES, Place
 
-from cljax import tree
+from cljax.core import tree
 
 
 @jax.tree_util.register_dataclass

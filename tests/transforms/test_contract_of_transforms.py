@@ -32,8 +32,8 @@ from transforms.cases import (
 )
 from transforms.places import PLACES, layer_of, loop
 
-from cljax import optimizers, projectors, regularizers
-from cljax.types import UsageError
+from cljax import edits, optimizers, projectors, regularizers
+from cljax.core.types import UsageError
 
 DICT = PLACES["dict"]
 DTYPES = [("bfloat16", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16"), ("float16", "float32")]
@@ -58,7 +58,7 @@ def prepared(name, tx, place=DICT, ended=None):
 
 def test_every_exported_transform_has_a_row():
   found = set()
-  for module in (regularizers, projectors, optimizers):
+  for module in (regularizers, projectors, optimizers, edits):
     for name in module.__all__:
       thing = getattr(module, name)
       if inspect.isfunction(thing) and "GradientTransformation" in str(inspect.signature(thing).return_annotation):

@@ -10,8 +10,8 @@ from flax import nnx
 
 from cljax import optimizers as O
 from cljax import projectors as P
-from cljax import tree
-from cljax.types import UsageError
+from cljax.core import tree
+from cljax.core.types import UsageError
 
 
 @pytest.mark.parametrize("jitted", [False, True])
@@ -119,7 +119,7 @@ def test_convolutions_of_both_layouts():
 
 def test_moments_of_nnx_states_are_edited_by_name():
   """Units reset by continual backprop lose their moments, which an ``nnx.Optimizer`` keeps in Variables."""
-  from cljax.optimizers._common import edit_moments
+  from cljax.core.opt_state import edit_moments
 
   model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
   state = nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param).opt_state

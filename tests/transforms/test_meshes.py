@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from transforms import cases
 from transforms.cases import ROWS, Place
 from cljax import optimizers
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 SPECS = {"kernel": P("a", "b"), "bias": P("b"), "out": P(None, "a")}
 cases.SHAPES.update({"kernel": (4, 8), "bias": (8,), "out": (8, 4)})

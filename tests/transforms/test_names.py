@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cljax import regularizers, tree
-from cljax.types import UsageError
+from cljax import regularizers
+from cljax.core import tree
+from cljax.core.types import UsageError
 
 
 @jax.tree_util.register_dataclass

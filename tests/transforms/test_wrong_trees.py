@@ -12,8 +12,8 @@ from transforms.places import PLACES
 from cljax import optimizers as O
 from cljax import projectors as P
 from cljax import regularizers as R
+from cljax.core.types import UsageError
 from cljax.models.zoo import Unit
-from cljax.types import UsageError
 
 DICT = PLACES["dict"]
 WRONG = {
@@ -69,8 +69,8 @@ CALLS = {
   "half a rank": (lambda x: P.gpm(max_rank=1.5), r"max_rank: got 1.5; allowed: whole numbers >= 1"),
   "half a task": (lambda x: O.tag(0.1, 2.5), "num_tasks must be a whole number; got 2.5"),
   "word for epsilon": (lambda x: P.agem(epsilon="small"), "epsilon: got 'small'; allowed: >= 0"),
-  "word for strength": (lambda x: R.ewc("much"), "ewc: strength is 'much'; a scalar is expected"),
-  "word for alpha": (lambda x: O.history("much"), "history: alpha must be a scalar; got str"),
+  "word for strength": (lambda x: R.ewc("much"), "ewc: strength must be a scalar; got 'much'"),
+  "word for alpha": (lambda x: O.history("much"), "history: alpha must be a scalar; got 'much'"),
 }
 
 

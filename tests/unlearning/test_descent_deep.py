@@ -10,7 +10,7 @@ import pytest
 
 import cljax
 from cljax import losses, methods, unlearning
-from cljax.rows import as_rows
+from cljax.core.rows import as_rows
 from cljax.unlearning._common import minimize
 from cljax.unlearning.gs_lora import factors_of, merged, prototypes_of
 from cljax.unlearning.unsir import learn_noise

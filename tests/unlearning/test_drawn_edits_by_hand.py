@@ -11,7 +11,7 @@ from linear_by_hand import RATE, K, W, X, Y, apply_fn, ce, ce_of, loss_fn, numer
 
 import cljax
 from cljax import unlearning
-from cljax.tree import fold
+from cljax.core.tree import fold
 from cljax.unlearning.class_statistics import FeatureStatistics
 
 SGD = optax.sgd(RATE)

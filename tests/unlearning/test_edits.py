@@ -32,7 +32,7 @@ def loss_fn(params, batch):
 
 
 def changed(after, before=PARAMS):
-  pairs = zip(cljax.tree.paths(before), jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+  pairs = zip(cljax.core.tree.paths(before), jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
   return {path for path, a, b in pairs if (np.asarray(a) != np.asarray(b)).any()}
 
 
@@ -108,7 +108,7 @@ def test_slug_needs_a_matrix():
 def test_exact_fisher_and_the_noise_by_numpy():
   weights = {"kernel": jnp.asarray(RNG.normal(size=(5, 3)), jnp.float32)}
   linear = lambda p, batch: batch.x @ p["kernel"]
-  rows = cljax.types.rows_from_arrays(X, Y)
+  rows = cljax.core.types.rows_from_arrays(X, Y)
   fisher = np.asarray(exact_fisher(linear, weights, rows)["kernel"])
   p = np.asarray(jax.nn.softmax(X @ np.asarray(weights["kernel"])))
   each = (X[:, None, :, None] * (np.eye(3) - p[:, None])[:, :, None]) ** 2  # [n, label, 5, 3]

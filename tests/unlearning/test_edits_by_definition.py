@@ -9,7 +9,7 @@ import pytest
 
 import cljax
 from cljax import losses, unlearning
-from cljax.tree import fold
+from cljax.core.tree import fold
 
 RNG = np.random.default_rng(17)
 X, Y = RNG.normal(size=(5, 3)), np.array([0, 1, 1, 0, 1], np.int32)
@@ -49,7 +49,7 @@ def test_what_stands_behind_the_rows_of_a_set_does_not_count():
 
 def test_a_group_of_which_all_rows_go_weighs_nothing():
   groups = jnp.asarray([0, 0, 1, 2, 2], jnp.int32)
-  side = lambda at: cljax.types.rows_from_arrays(np.float32(X[at]), Y[at], ids=np.array(at))
+  side = lambda at: cljax.core.types.rows_from_arrays(np.float32(X[at]), Y[at], ids=np.array(at))
   weights = unlearning.group_weights(side([0, 2]), side([1, 3, 4]), groups, 3, batch=2)
   np.testing.assert_allclose(weights, [2, 0, 1])
 

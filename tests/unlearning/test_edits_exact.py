@@ -11,8 +11,9 @@ import records
 from bench import BATCH, Bench, assert_near, assert_same
 
 import cljax
-from cljax import methods, models, recipe, streams, unlearning
-from cljax.setup import spec_of
+from cljax import methods, models, streams, unlearning
+from cljax.engine import recipe
+from cljax.engine.setup import spec_of
 
 MOMENTUM = recipe.make_optimizer("momentum", learning_rate=0.1, momentum=0.9, weight_decay=0.01)
 

@@ -147,7 +147,7 @@ def test_oracles_never_see_a_forget_row_and_the_nets_of_a_datamodel_do():
 
 
 def test_two_sets_are_joined_and_thinned_by_id():
-  sides = [cljax.types.rows_from_arrays(r["x"], r["y"], ids=r["id"]) for r in (FORGET, RETAIN)]
+  sides = [cljax.core.types.rows_from_arrays(r["x"], r["y"], ids=r["id"]) for r in (FORGET, RETAIN)]
 
   @jax.jit
   def read(key):
@@ -208,7 +208,7 @@ GROUPS = jnp.asarray((np.arange(40) % 5 == 0) | (np.arange(40) < 6), jnp.int32)
 
 
 def test_weights_restore_the_groups_shares():
-  sides = [cljax.types.rows_from_arrays(r["x"], r["y"], ids=r["id"]) for r in (FORGET, RETAIN)]
+  sides = [cljax.core.types.rows_from_arrays(r["x"], r["y"], ids=r["id"]) for r in (FORGET, RETAIN)]
   weights = np.asarray(unlearning.group_weights(*sides, GROUPS, 3, batch=7))
   group = np.asarray(GROUPS)
   share = np.bincount(group[8:], weights[group[8:]], 3)

@@ -8,7 +8,8 @@ import pytest
 from bench import assert_same
 
 import cljax
-from cljax import engine, evidence, streams
+from cljax import engine, streams
+from cljax.evaluation import evidence
 
 REQUEST = cljax.Forget(classes=(2,))
 TRAINING = {"training": cljax.Recipe(batch_size=8, epochs=2), "options": cljax.Options(chunk_steps=4)}

@@ -137,7 +137,7 @@ def compiled(name):
 @pytest.mark.parametrize("name", EDITS)
 def test_rows_of_weight_zero_are_as_if_absent(name):
   want = compiled(name)(rows(FORGET), rows(RETAIN))
-  assert cljax.tree.digest(want) != cljax.tree.digest(PARAMS)
+  assert cljax.core.tree.digest(want) != cljax.core.tree.digest(PARAMS)
   got = compiled(name)(rows(FORGET, 4), rows(RETAIN, 3))
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
@@ -147,9 +147,9 @@ def test_rows_of_weight_zero_are_as_if_absent(name):
 def test_a_request_without_rows_changes_nothing(name):
   """Rows of weight 0 alone, which only the run can tell; and for some edits arrays of length 0."""
   absent = compiled(name)(rows(FORGET, weight=np.zeros(9, np.float32)), rows(RETAIN))
-  assert cljax.tree.digest(absent) == cljax.tree.digest(PARAMS)
+  assert cljax.core.tree.digest(absent) == cljax.core.tree.digest(PARAMS)
   if name in ("graddiff", "ssd", "ntk", "modhifi_u", "iau"):
-    assert cljax.tree.digest(compiled(name)(rows(slice(0, 0)), rows(RETAIN))) == cljax.tree.digest(PARAMS)
+    assert cljax.core.tree.digest(compiled(name)(rows(slice(0, 0)), rows(RETAIN))) == cljax.core.tree.digest(PARAMS)
 
 
 @pytest.mark.parametrize("name", ["graddiff", "scrub", "ssd", "unsir", "finetune_retain"])

@@ -10,7 +10,8 @@ import pytest
 import records
 
 import cljax
-from cljax import checkpoint, engine, ledger, streams
+from cljax import engine, streams
+from cljax.io import checkpoint, ledger
 
 TRAINING = cljax.Recipe(batch_size=8, epochs=2)
 

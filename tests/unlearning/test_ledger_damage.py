@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import CljaxError, ledger
+from cljax import CljaxError
 from cljax.data import Split
+from cljax.io import ledger
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 
 import cljax
 from cljax import unlearning
-from cljax.tree import fold
+from cljax.core.tree import fold
 from cljax.unlearning.gs_lora import factors_of
 
 SGD = optax.sgd(RATE)

@@ -11,7 +11,7 @@ from linear_by_hand import PARAMS, RATE, K, W, X, Y, apply_fn, ce_of, loss_fn, n
 
 import cljax
 from cljax import losses, unlearning
-from cljax.tree import fold
+from cljax.core.tree import fold
 
 SGD = optax.sgd(RATE)
 X64, W64 = X.astype(np.float64), W.astype(np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 
 def as_logits(logits, name: str = "logits", population: bool = False) -> np.ndarray:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.metrics.unlearning._inputs import as_labels, as_logits
-from cljax.types import UsageError
 
 
 class Accuracies(NamedTuple):

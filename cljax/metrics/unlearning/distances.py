@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.metrics.unlearning._inputs import as_pair, log_softmax, softmax
-from cljax.types import UsageError
 
 
 def activation_distance(logits, reference) -> float:

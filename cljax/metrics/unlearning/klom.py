@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cljax.types import UsageError
+from cljax.core.types import UsageError
 
 DIRECTIONS = ("ours||oracles", "oracles||ours")
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.metrics.unlearning._inputs import as_labels, as_logits, of_label
-from cljax.types import UsageError
 
 LEAST_STD = 1e-6  # of a margin; equal margins in every model would otherwise give an infinite density
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.metrics.unlearning._inputs import as_labels, as_logits, log_softmax, of_label
-from cljax.types import UsageError
 
 CLIP = 100.0  # nats; a loss of gradient ascent would otherwise dominate the fit, and an infinite one break it
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import tree
-from cljax.types import UsageError
+from cljax.core import tree
+from cljax.core.types import UsageError
 
 SLACK = 1e-5  # nats above the original model's loss that still count as reached
 

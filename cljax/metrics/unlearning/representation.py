@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.metrics.mechanism import linear_cka
 from cljax.metrics.unlearning._inputs import as_features, as_logits
-from cljax.types import UsageError
 
 FLAT = 1e-12  # of a column's largest value: what a constant column's mean leaves by rounding
 

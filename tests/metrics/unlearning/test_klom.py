@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cljax.core.types import UsageError
 from cljax.metrics import unlearning
-from cljax.types import UsageError
 
 
 def by_histograms(ours, oracles, bins=20, eps=1e-5, clip=100.0):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cljax.core.types import UsageError
 from cljax.metrics import unlearning
-from cljax.types import UsageError
 
 
 def test_margin_of_a_population():

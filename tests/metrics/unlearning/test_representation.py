@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax import metrics
+from cljax.core.types import UsageError
 from cljax.metrics import unlearning
-from cljax.types import UsageError
 
 
 @settings(deadline=None, max_examples=25)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cljax.core.types import UsageError
 from cljax.metrics import unlearning
-from cljax.types import UsageError
 
 LOGITS = np.array([[2.0, 1, 0], [0, 3, 1], [5, -np.inf, 1], [0, 0.5, 1]])
 Y = np.array([0, 1, 1, 2])

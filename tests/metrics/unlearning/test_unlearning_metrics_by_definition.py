@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from cljax.core.types import UsageError
 from cljax.metrics import unlearning
-from cljax.types import UsageError
 
 
 def test_rows_that_no_model_was_in_do_not_count():

@@ -1,0 +1,69 @@
+"""Modules and names as they were called in 0.1: they go on working with a DeprecationWarning until 0.3."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+
+MODULES = {
+  f"cljax.{old}": f"cljax.{new}"
+  for old, new in {
+    "ahead": "engine.precompile", "checkpoint": "io.checkpoint", "cost": "evaluation.cost", "dtypes": "core.dtypes",
+    "evaluation_parameters": "engine.evaluation_parameters", "evidence": "evaluation.evidence",
+    "feed": "engine.schedule",
+    "holding": "engine.holding", "identity": "io.identity", "judging": "core.judging", "layout": "core.layout",
+    "ledger": "io.ledger", "loading": "engine.restore", "loop": "engine.loop", "mesh": "engine.mesh",
+    "method": "core.method", "prediction": "engine.prediction", "programs": "engine.programs",
+    "recipe": "engine.recipe",
+    "results": "evaluation.results", "rows": "core.rows", "selection": "evaluation.selection", "setup": "engine.setup",
+    "step": "engine.step", "tree": "core.tree", "types": "core.types", "writers": "io.files",
+    "writers_tracking": "io.trackers",
+  }.items()
+}  # fmt: skip
+
+
+def warn(old: str, new: str) -> None:
+  """Warns at the line that uses the old name, however many frames of the import system lie between."""
+  frame = sys._getframe()
+  while frame.f_back and (frame.f_code.co_filename == __file__ or "importlib" in frame.f_code.co_filename):
+    frame = frame.f_back
+  text, where = f"{old} is now {new}; the old name goes with 0.3", frame.f_globals
+  registry = where.setdefault("__warningregistry__", {})
+  warnings.warn_explicit(
+    text, DeprecationWarning, frame.f_code.co_filename, frame.f_lineno, where.get("__name__"), registry
+  )
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+  """Gives the module at its new place for an import by its old name."""
+
+  def find_spec(self, fullname, path=None, target=None):
+    return importlib.machinery.ModuleSpec(fullname, self) if fullname in MODULES else None
+
+  def create_module(self, spec):
+    warn(spec.name, MODULES[spec.name])
+    return None
+
+  def exec_module(self, module):
+    # importlib hands out what stands in sys.modules, so both names are one module.
+    sys.modules[module.__name__] = importlib.import_module(MODULES[module.__name__])
+
+
+def install() -> None:
+  if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    sys.meta_path.insert(0, _Finder())
+
+
+def from_package(package: str, names: dict[str, str]):
+  """A module's ``__getattr__`` for ``names`` that another package, ``{name: package}``, has now."""
+
+  def getter(name: str):
+    if name not in names:
+      raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    warn(f"{package}.{name}", f"{names[name]}.{name}")
+    return getattr(importlib.import_module(names[name]), name)
+
+  return getter

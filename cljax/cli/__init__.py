@@ -1,0 +1,1 @@
+"""The launchers: training, sweeps, unlearning, analysis and reports from the command line."""

@@ -1,0 +1,97 @@
+"""A workdir belongs to one configuration, and is changed by one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from etils import epath
+
+from cljax import UsageError
+from cljax.io import checkpoint, files
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def claim(
+  workdir: epath.Path,
+  name: str,
+  identity: dict,
+  overwrite: bool,
+  left: Sequence[str],
+  essence: Callable[[dict], dict] = lambda identity: identity,
+) -> dict:
+  """Makes ``workdir`` this configuration's: writes it to ``name``, or refuses where another one is there already.
+
+  ``overwrite`` first discards the files ``left`` by an earlier run. Two identities are the same where what ``essence``
+  leaves of them is. Returns the identity that is written there. Raises UsageError where it cannot be written.
+  """
+  try:
+    for file in left if overwrite else ():
+      _discard(workdir / file)
+    held = read_json(workdir / name)
+    if held is not None:
+      keys = {line.partition(": ")[0] for line in checkpoint.differences(essence(held), essence(identity))}
+      if keys:
+        # Told as both have them, defaults included.
+        differing = [d for d in checkpoint.differences(held, identity) if d.partition(": ")[0] in keys]
+        raise UsageError(
+          f"workdir: {workdir} holds a run of another configuration; differing keys: {'; '.join(differing)}; "
+          "give another workdir, or --overwrite"
+        )
+      return held
+    files.write_text(workdir / name, files.dumps(identity, indent=1) + "\n")
+    return identity
+  except OSError as error:
+    if error.errno in FULL:
+      raise
+    text = error.strerror or error
+    raise UsageError(f"workdir: cannot write to {workdir}: {text}; expected a writable folder") from error
+
+
+def in_path(name: str) -> str:
+  """A name as one part of a path."""
+  return name.replace("/", "%2F")
+
+
+def read_json(path) -> dict[str, Any] | None:
+  """The object that a file of JSON holds; None where there is no file, or none that can be read."""
+  path = epath.Path(path)
+  try:
+    found = files.loads(path.read_bytes()) if path.exists() else None
+  except ValueError:
+    return None
+  return found if isinstance(found, dict) else None
+
+
+def _discard(path: epath.Path) -> None:
+  if path.is_dir():
+    path.rmtree()
+  else:
+    path.unlink(missing_ok=True)
+
+
+def is_local(workdir) -> bool:
+  """Whether it lies in a file system, not in an object store."""
+  return "://" not in os.fspath(workdir)
+
+
+@contextlib.contextmanager
+def exclusive(workdir):
+  """Held by one process at a time, for the moments in which files that several write are read and written.
+
+  The kernel lets go of it when its holder dies. In an object store, and where a file system has no locks, it does
+  nothing.
+  """
+  if not is_local(workdir):
+    yield
+    return
+  import fcntl
+
+  with open(os.path.join(os.fspath(workdir), ".lock"), "a") as file:
+    with contextlib.suppress(OSError):
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield

@@ -1,0 +1,49 @@
+"""Prints the methods table of the README, and below it what each is checked by: ``python -m launch.methods``.
+
+Bytes are those kept between tasks beside parameters and optimizer, with default options on the model of
+``experiments/split_digits.py`` (64-100-100-10, 17,510 parameters, 5 tasks). Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from cljax import data, methods, models, streams
+from cljax.core import tree
+from cljax.engine import recipe
+from cljax.engine.setup import spec_of
+from cljax.engine.step import build, kept
+from cljax.methods.table import checks, table
+
+
+def state_bytes() -> dict[str, int]:
+  """Bytes that each method of the registry keeps between tasks, by its name."""
+  stream = streams.build(data.load("digits"), "class", tasks=5)
+  # Told the task at test, so that methods that need it can be built; nothing they keep depends on it.
+  spec = spec_of(stream, 32)._replace(task_id_given=True)
+  model = models.mlp((8, 8, 1), 10, hidden=(100, 100))
+  optimizer, training, augment = recipe.make_optimizer(), recipe.Recipe(), recipe.make_augment("none")
+  sizes = {}
+  for name in methods.METHODS:
+    plan = methods.plan({"method": (name, {})})
+    method = plan.build(model, spec, plan.hyper)
+    parts = build(name, method, model, spec, optimizer, training, stream.view.apply, augment)
+    learner = jax.eval_shape(parts.init, jax.random.key(0))
+    sizes[name] = tree.nbytes(kept(learner))
+  return sizes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prints both tables; takes no arguments."""
+  del argv
+  print(table(state_bytes()))
+  print()
+  print(checks())
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

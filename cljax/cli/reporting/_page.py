@@ -1,0 +1,273 @@
+"""The report put together: the page, the LaTeX table and the picture, from the same numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from cljax.cli.reporting import _html as parts
+from cljax.cli.reporting import _text as text
+from cljax.cli.reporting._html import so_far
+from cljax.cli.reporting._style import CSS, SCRIPT
+from cljax.cli.reporting._svg import COLORS, escape
+from cljax.cli.reporting._table import RANKING, Block, Line, Protocol, Ranked, Summary
+
+
+class Report(NamedTuple):
+  """``ranked`` is empty for one stream. ``notes``: what was left out, a line each."""
+
+  blocks: list[Block]
+  ranked: list[Ranked]
+  protocol: Protocol
+  baseline: str
+  sources: list[str]
+  notes: list[str]
+
+
+NOTES = 4  # so many stand open
+
+
+def title(report: Report) -> str:
+  if len(report.blocks) == 1:
+    return f"Sweep report: {report.blocks[0].name}"
+  return f"Sweep report: {len(report.blocks)} streams"
+
+
+def headline(report: Report) -> list[str]:
+  """The sentences at the top of the page, also printed."""
+  if report.ranked:
+    return text.overall(report.ranked, report.blocks)
+  return text.headline(report.blocks[0], report.protocol)
+
+
+def page(report: Report) -> str:
+  """The whole page. Its policy forbids the browser any request."""
+  name = escape(title(report))
+  said = [*headline(report), text.selection(report.protocol, report.blocks)]
+  first, *rest = said
+  lead = f"<p><strong>{escape(first)}</strong></p>" + "".join(f"<p>{escape(s)}</p>" for s in rest)
+  notes = [*report.notes, *(f"{b.name}: {n}" for b in report.blocks for n in b.notes)]
+  body = [f'<h1>{name}</h1><section class="headline" aria-label="Result">{lead}</section>']
+  if notes:
+    items = "".join(f"<li>{escape(n)}</li>" for n in notes)
+    opened = " open" if len(notes) <= NOTES else ""
+    what = "1 note" if len(notes) == 1 else f"{len(notes)} notes"
+    body.append(
+      f"<details{opened}><summary>{what} on what was read and what could be said</summary>"
+      f'<ul class="notes">{items}</ul></details>'
+    )
+  body.append(
+    '<div class="filter"><label for="filter">Filter by method or setting</label>'
+    '<input id="filter" type="search" placeholder="such as ewc" autocomplete="off">'
+    '<span id="filtered" role="status" class="soft"></span>'
+    '<span class="soft">Headings sort; rest the pointer on one for its meaning.</span></div>'
+  )
+  if report.ranked:
+    body.append(f"<h2>Over all streams</h2>{parts.ranking_table(report.ranked, report.blocks)}")
+  for block in report.blocks:
+    body.append(_block(block, report))
+  body.append(f"<h2>How to read this</h2>{_definitions(report)}")
+  policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+  return (
+    f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+    f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+    f"<style>{CSS}</style></head><body><main>{''.join(body)}</main><script>{SCRIPT}</script></body></html>\n"
+  )
+
+
+def _block(block: Block, report: Report) -> str:
+  several = len(block.lines) > len(block.shown)
+  one = len(report.blocks) == 1
+  heading = "Comparison" if one else block.name
+  lead = "" if one else "".join(f"<p>{escape(s)}</p>" for s in text.headline(block, report.protocol))
+  out = [f"<h2>{escape(heading)}</h2>{lead}{parts.table(block, report.protocol, False)}"]
+  drawn = parts.charts(block, report.protocol)
+  if drawn:
+    out.append(f"<h2>{'Charts' if one else escape(f'{block.name}: charts')}</h2>{drawn}")
+  every = parts.table(block, report.protocol, True)
+  name = "All configurations" if several else "All metrics"
+  out.append(f"<h2>{name if one else escape(f'{block.name}: {name.lower()}')}</h2>{every}")
+  held = parts.matrices(block)
+  if held:
+    out.append(f"<h2>{'Accuracy matrices' if one else escape(f'{block.name}: accuracy matrices')}</h2>{held}")
+  return "".join(out)
+
+
+COST = (
+  "Seconds are wall time of training and evaluation, divided by the runs that shared the program; compilation counts "
+  "once a program and is shorter with a warm cache. Runs on other machines or at other load do not compare. Bytes are "
+  "those that the method keeps between tasks beside the model."
+)
+
+
+def _definitions(report: Report) -> str:
+  selected = text.selection(report.protocol, report.blocks)
+  score = {text.score_meaning(report.protocol, b.scenario) for b in report.blocks}
+  items = [
+    ("Score", f"{report.protocol.score_name}: {'; '.join(sorted(score))}."),
+    ("Errors", "± is the standard error over seeds, std(ddof=1) / √seeds; diverged seeds count as they were frozen."),
+    ("Selection", selected),
+    ("Significance", text.testing(report.baseline, report.blocks)),
+  ]
+  if report.ranked:
+    items.append(("Ranking", RANKING + " Its tests pair seeds, each with its score averaged over the streams."))
+  items.append(("Cost", COST))
+  items.append(("Sources", ", ".join(report.sources)))
+  return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in items)}</dl>"
+
+
+SPECIAL = {
+  "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+  "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+  "|": r"\textbar{}", '"': "''",
+}  # fmt: skip
+
+
+def tex_escape(value: object) -> str:
+  """Text for LaTeX, each special character by its command."""
+  return "".join(SPECIAL.get(c, c) for c in str(value))
+
+
+def _tex_number(s: Summary | None, bold: bool, star: bool = False) -> str:
+  if s is None or math.isnan(s.mean):
+    return "--"
+  number = f"{100 * s.mean:.1f}"
+  number = rf"\mathbf{{{number}}}" if bold else number
+  error = "" if math.isnan(s.stderr) else rf" \pm {100 * s.stderr:.1f}"
+  return f"${number}{error}{'^{*}' if star else ''}$"
+
+
+def tex(report: Report) -> str:
+  """``report.tex``: a booktabs table, one row a method; needs ``\\usepackage{booktabs}``."""
+  return _tex_ranking(report) if report.ranked else _tex_block(report.blocks[0], report)
+
+
+TEX_METRICS = (("average_incremental_accuracy", "AIA", 1), ("forgetting", "Forgetting", -1))
+
+
+def _tex_block(block: Block, report: Report) -> str:
+  lines = block.shown
+  used = [m for m in TEX_METRICS if any(m[0] in x.run.values for x in lines)]
+  value = lambda x, key: parts.summarize(x.run.values[key]) if key in x.run.values else None
+  able = [x for x in lines if all(x.run.alive) and x.selected and not x.run.forgets]
+  top: dict[str, float] = {"score": max((x.score.mean for x in able), default=math.nan)}
+  for key, _, sign in used:
+    held = [v.mean for x in able if (v := value(x, key)) is not None and not math.isnan(v.mean)]
+    top[key] = (max if sign > 0 else min)(held, default=math.nan)
+  head = [tex_escape(report.protocol.score_name), *(name for _, name, _ in used), "Kept", "Time per seed", "Seeds"]
+  rows = []
+  for x in lines:
+    name = tex_escape(x.run.label) + ("" if all(x.run.alive) else r"$^{\dagger}$")
+    sound = any(x is a for a in able)
+    cells = [_tex_number(x.score, sound and x.score.mean == top["score"], x.test is not None and x.test.significant)]
+    for key, _, _ in used:
+      v = value(x, key)
+      cells.append(_tex_number(v, sound and v is not None and v.mean == top[key]))
+    costs = [text.kept(x.run.state_bytes), text.seconds(x.run.seconds), str(len(x.run.seeds))]
+    rows.append([name, *cells, *(tex_escape(c).replace(text.NONE, "--") for c in costs)])
+  caption = f"{tex_escape(block.name)}: {tex_escape(text.score_meaning(report.protocol, block.scenario))}, in \\%."
+  return _tabular(["Method", *head], rows, caption + _tex_notes(report, lines))
+
+
+def _tex_ranking(report: Report) -> str:
+  count = len(report.blocks)
+  best = [max((s.mean for r in report.ranked if (s := r.scores[i])), default=math.nan) for i in range(count)]
+  first = min((r.rank for r in report.ranked if not math.isnan(r.rank)), default=math.nan)
+  rows = []
+  for r in report.ranked:
+    rank = "--" if math.isnan(r.rank) else f"{r.rank:.2f}"
+    cells = [_tex_number(s, s is not None and s.mean == b) for s, b in zip(r.scores, best, strict=True)]
+    mean = _tex_number(r.mean, False, r.test is not None and r.test.significant)
+    rows.append([tex_escape(r.title), *cells, mean, rf"\textbf{{{rank}}}" if r.rank == first else rank])
+  head = ["Method", *(tex_escape(b.name) for b in report.blocks), "Mean", "Average rank"]
+  lines = [x for b in report.blocks for x in b.lines if x.selected]
+  return _tabular(head, rows, f"{tex_escape(report.protocol.score_name)} in \\%." + _tex_notes(report, lines))
+
+
+def _tex_notes(report: Report, lines: Sequence[Line]) -> str:
+  out = " Mean $\\pm$ standard error over seeds. " + tex_escape(text.selection(report.protocol, report.blocks))
+  if any(x.test for x in lines):
+    out += f" $^{{*}}$ differs from {tex_escape(report.baseline)}, paired $t$-test over seeds, $p < 0.05$ after Holm."
+  if any(not all(x.run.alive) for x in lines):
+    out += r" $^{\dagger}$ a seed diverged."
+  return out
+
+
+def _tabular(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+  body = "\n".join(" & ".join(row) + r" \\" for row in rows)
+  return (
+    "% needs \\usepackage{booktabs}\n\\begin{table}[t]\n\\centering\n"
+    f"\\caption{{{caption}}}\n\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}\n\\toprule\n"
+    f"{' & '.join(head)} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+  )
+
+
+BARS = 24
+
+
+def picture(report: Report, path) -> None:
+  """``report.png``: for each stream, scores as bars and accuracy over events."""
+  from cljax.cli.reporting._plots import _event_names, _pyplot, _save
+
+  heights = [max(2.6, 0.34 * min(BARS, len(b.shown)) + 1.2) for b in report.blocks]
+  figure, axes = _pyplot().subplots(
+    len(heights), 2, figsize=(10.5, sum(heights)), squeeze=False, layout="constrained", height_ratios=heights
+  )
+  for (bars, curve), block in zip(axes, report.blocks, strict=True):
+    lines = block.shown[:BARS]
+    place = list(range(len(lines)))[::-1]
+    colors = [COLORS[n % len(COLORS)] for n in range(len(lines))]
+    errors = [0 if math.isnan(x.score.stderr) else 100 * x.score.stderr for x in lines]
+    bars.barh(place, [100 * x.score.mean for x in lines], xerr=errors, color=colors, capsize=3)
+    bars.set_yticks(place, [x.run.label + " (diverged)" * (not all(x.run.alive)) for x in lines], fontsize=8)
+    for at, x, error in zip(place, lines, errors, strict=True):
+      star = " *" if x.test and x.test.significant else ""
+      bars.text(100 * x.score.mean + error + 1.5, at, f"{100 * x.score.mean:.1f}{star}", va="center", fontsize=8)
+    bars.set_xlim(0, 112)
+    bars.set_xlabel(f"{report.protocol.score_name}, %")
+    bars.set_title(block.name, fontsize=10)
+    for n, x in enumerate(lines):
+      if x.run.matrix is None or x.run.events != lines[0].run.events:
+        continue
+      values = 100 * so_far(x.run)
+      spread = None if len(values) < 2 else values.std(0, ddof=1) / math.sqrt(len(values))
+      style = ("-", "--", ":", "-.")[n // len(COLORS) % 4]
+      curve.errorbar(range(values.shape[1]), values.mean(0), yerr=spread, color=colors[n], marker="o", markersize=3,
+                     linestyle=style, capsize=2, label=x.run.label)  # fmt: skip
+    names = _event_names(lines[0].run.events)[1:]
+    shown = range(0, len(names), max(1, -(-len(names) // 26)))
+    curve.set_xticks(shown, [names[i] for i in shown], fontsize=8)
+    curve.set_ylim(0, 102)
+    curve.set_xlabel("after learning task, or event" if any("forget" in n for n in names) else "after learning task")
+    curve.set_ylabel("accuracy on tasks so far, %")
+    curve.grid(alpha=0.3)
+    if curve.lines:
+      curve.legend(fontsize=7, ncols=2 if len(lines) > 6 else 1)
+  starred = any(x.test and x.test.significant for b in report.blocks for x in b.shown)
+  note = "mean ± standard error over seeds"
+  note += f"; * differs from {report.baseline}, paired t-test, p < 0.05 after Holm" if starred else ""
+  figure.suptitle(note, fontsize=10)
+  _save(figure, path)
+
+
+def plain(report: Report) -> str:
+  """The table as text, for the terminal."""
+  rows: list[Mapping[str, str]] = [
+    {
+      "stream": block.name,
+      "method": x.run.label,
+      report.protocol.score_name: text.percent(x.score),
+      "against baseline": "baseline" if x.baseline else text.against(x.test),
+      "kept": text.kept(x.run.state_bytes),
+      "time a seed": text.seconds(x.run.seconds),
+      "seeds": text.seeds(x),
+    }
+    for block in report.blocks
+    for x in block.shown
+  ]
+  head = list(rows[0])[0 if len(report.blocks) > 1 else 1 :]
+  width = {h: max(len(h), *(len(r[h]) for r in rows)) for h in head}
+  lines = ["  ".join(h.ljust(width[h]) for h in head), "  ".join("-" * width[h] for h in head)]
+  return "\n".join(line.rstrip() for line in lines + ["  ".join(r[h].ljust(width[h]) for h in head) for r in rows])

@@ -1,0 +1,180 @@
+"""Pictures of results. Matplotlib is imported here, inside the functions, because its import takes over a second."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cljax.evaluation.results import (
+  best_by_validation,
+  diverged,
+  over_seeds,
+  percent,
+  rivals,
+  title,
+)
+from cljax.io.files import write_bytes
+
+
+def _pyplot():
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  return pyplot
+
+
+MOST_CELLS = 26  # rows or columns of a matrix that still get a number in each cell
+
+
+def _event_names(events: Sequence[Mapping[str, Any]]) -> list[str]:
+  """A label for each row of the matrix: 'start', then '0', '1', ... for tasks and 'forget class 3' and the like."""
+  names = ["start"]
+  for event in events:
+    if event["kind"] == "learn":
+      names.append(str(event["task"]))
+      continue
+    parts = []
+    for key, one in (("classes", "class"), ("ids", "row"), ("tasks", "task"), ("groups", "group")):
+      values = event.get(key, [])
+      if values:
+        parts.append(f"{one} {','.join(map(str, values))}" if len(values) < 4 else f"{len(values)} {one}s")
+    names.append("forget " + ", ".join(parts))
+  return names
+
+
+def _heatmap(axes, matrix, events, heading: str, size: float):
+  """Draws one matrix ``[E+1, T]`` of fractions, in percent, with a number in each cell where they are not too many."""
+  image = axes.imshow(100 * matrix, vmin=0, vmax=100, cmap="viridis", aspect="auto")
+  rows, columns = matrix.shape
+  crowded = rows > MOST_CELLS or columns > MOST_CELLS
+  for r in range(0 if crowded else rows):
+    for c in range(columns):
+      value = 100 * matrix[r, c]
+      axes.text(c, r, f"{value:.0f}", ha="center", va="center", fontsize=size, color="white" if value < 60 else "black")
+  names = _event_names(events) if rows <= MOST_CELLS else ["start", *map(str, range(len(events)))]
+  across, down = (range(0, n, -(-n // MOST_CELLS)) for n in (columns, rows))
+  axes.set_xticks(across, [str(c) for c in across])
+  axes.set_yticks(down, [names[r] for r in down])
+  axes.set_xlabel("accuracy on task")
+  axes.set_ylabel(
+    "after event"
+    if rows > MOST_CELLS
+    else "after learning task"
+    if all(e["kind"] == "learn" for e in events)
+    else "after learning task, or event"
+  )
+  axes.set_title(heading, fontsize=10)
+  # A line under the row from before the first event, which nothing was learned for.
+  axes.axhline(0.5, color="white", linewidth=2)
+  return image
+
+
+def _matrices(result: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
+  over = lambda key: np.asarray(result[key], float).mean(0)
+  out = [(f"{result['scenario']}: ACC {percent(result['metrics']['acc'])} %", over("accuracy_matrix"))]
+  if "task_accuracy_matrix" in result:
+    acc = percent(result["task_metrics"]["acc"])
+    out.append((f"task-masked: ACC {acc} %", over("task_accuracy_matrix")))
+  return out
+
+
+def _save(figure, path) -> None:
+  content = io.BytesIO()
+  figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
+  _pyplot().close(figure)
+  write_bytes(path, content.getvalue())
+
+
+def accuracy_matrix(result: Mapping[str, Any], path) -> None:
+  """``accuracy_matrix.png`` of one run: mean over seeds, a row after each event; task-masked beside it where it is."""
+  panels = _matrices(result)
+  rows, columns = panels[0][1].shape
+  columns, rows = min(columns, MOST_CELLS), min(rows, MOST_CELLS)
+  width, height = max(3.6, 0.5 * columns + 1.2), max(2.8, 0.42 * rows + 1.0)
+  figure, axes = _pyplot().subplots(
+    1, len(panels), figsize=(width * len(panels) + 0.8, height), squeeze=False, layout="constrained"
+  )
+  for axis, (heading, matrix) in zip(axes[0], panels, strict=True):
+    image = _heatmap(axis, matrix, result["events"], heading, 9)
+  figure.colorbar(image, ax=list(axes[0]), label="test accuracy, %")
+  seeds = len(result["seeds"])
+  over = "1 seed" if seeds == 1 else f"mean over {seeds} seeds"
+  figure.suptitle(f"{title(result)} on {result['stream']}, {over}")
+  _save(figure, path)
+
+
+MOST = 12
+
+
+def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path) -> None:
+  """A sweep in one picture: accuracy over events with error bars, final accuracy as bars, and the matrices.
+
+  Shows one configuration a method, the best by validation, where there are several; at most :data:`MOST`.
+  """
+  marked = best_by_validation(results)
+  many = len(results) > len({rivals(r) for r in results})
+  shown = [i for i in range(len(results)) if not many or not marked or i in marked]
+  if len({rivals(results[i]) for i in shown}) == 1 and many:
+    shown = list(range(len(results)))
+  shown = shown[:MOST]
+  labels = [label + " (diverged)" * bool(diverged(r)) for label, r in zip(labels, results, strict=True)]
+  pyplot = _pyplot()
+  columns = min(4, max(2, len(shown)))
+  grid = -(-len(shown) // columns)
+  rows, tasks = np.shape(results[shown[0]]["accuracy_matrix"])[1:]
+  cell = max(2.2, 0.3 * min(rows, MOST_CELLS) + 0.9)
+  figure = pyplot.figure(figsize=(3.7 * columns, 4.0 + (cell + 0.2) * grid), layout="constrained")
+  top, bottom = figure.subfigures(2, 1, height_ratios=[4.0, (cell + 0.2) * grid])
+  curve, bars = top.subplots(1, 2)
+  colors = pyplot.get_cmap("tab10" if len(shown) <= 10 else "tab20").colors
+  for n, i in enumerate(shown):
+    _curve(curve, results[i], labels[i], colors[n], n, len(shown))
+  learning = all(e["kind"] == "learn" for e in results[shown[0]]["events"])
+  curve.set_xlabel("after learning task" if learning else "after learning task, or event")
+  curve.set_ylabel("accuracy on tasks so far, %")
+  curve.set_ylim(0, 102)
+  curve.grid(alpha=0.3)
+  curve.legend(fontsize=7, ncols=2 if len(shown) > 6 else 1)
+  values = [results[i]["metrics"]["acc"] for i in shown]
+  at = np.arange(len(shown))[::-1]
+  bars.barh(at, [100 * v["mean"] for v in values], xerr=[100 * (v["stderr"] or 0) for v in values],
+            color=[colors[n] for n in range(len(shown))], capsize=3)  # fmt: skip
+  bars.set_yticks(at, [labels[i] for i in shown], fontsize=8)
+  bars.set_xlabel(f"final accuracy, {results[shown[0]]['scenario']}, %")
+  bars.set_xlim(0, 100)
+  bars.grid(axis="x", alpha=0.3)
+  axes = bottom.subplots(grid, columns, squeeze=False).ravel()
+  for axis in axes[len(shown) :]:
+    axis.axis("off")
+  for n, (axis, i) in enumerate(zip(axes, shown, strict=False)):
+    heading = f"{labels[i]}\n{percent(results[i]['metrics']['acc'])} %"
+    image = _heatmap(axis, np.asarray(results[i]["accuracy_matrix"], float).mean(0), results[i]["events"], heading,
+                     8 if tasks <= 6 else 6)  # fmt: skip
+    if n % columns:
+      axis.set_ylabel("")
+  bottom.colorbar(image, ax=list(axes), label="test accuracy, %")
+  note = "" if len(shown) == len(results) else ", best of each method by validation"
+  streams = ", ".join(dict.fromkeys(results[i]["stream"] for i in shown))
+  figure.suptitle(f"{streams}, {over_seeds([results[i] for i in shown])}{note}")
+  _save(figure, path)
+
+
+def _curve(axes, result, label, color, n: int, count: int) -> None:
+  """Mean accuracy over the tasks learned so far, after each event, with its standard error."""
+  matrix = np.asarray(result["accuracy_matrix"], float)[:, 1:]
+  met: list[list[int]] = [[]]
+  for event in result["events"]:
+    met.append(met[-1] + [event["task"]] if event["kind"] == "learn" and event["task"] not in met[-1] else met[-1])
+  so_far = 100 * np.stack([matrix[:, i, tasks].mean(-1) for i, tasks in enumerate(met[1:])], 1)
+  error = so_far.std(0, ddof=1) / np.sqrt(len(so_far)) if len(so_far) > 1 else None
+  # A small shift keeps error bars of methods that agree apart.
+  x = np.arange(so_far.shape[1]) + 0.2 * (n / max(1, count - 1) - 0.5)
+  axes.errorbar(x, so_far.mean(0), yerr=error, label=label, color=color, marker="o", markersize=3, capsize=2)
+  names, count = _event_names(result["events"])[1:], so_far.shape[1]
+  shown = range(0, count, -(-count // MOST_CELLS))
+  axes.set_xticks(shown, [names[i] for i in shown], fontsize=8)

@@ -1,0 +1,85 @@
+"""Compares unlearning methods on one deletion request, beside retraining and its noise floor.
+
+``python -m launch.unlearn --config=experiments/unlearn_digits.py --methods=ssd,scrub --request='class=3' --oracles=100
+--seeds=5 --workdir=DIR``
+
+Trains the original models and a bank of oracles that never saw the rows, lets each method answer, and writes
+``unlearn.json``, ``unlearn.md`` and, for each method, a deletion ledger. A request with positions, such as
+``'1:class=0; 2:ids=5-9'``, is a stream of requests between the tasks: each method goes through it as a whole.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+
+from absl import flags as absl_flags
+from etils import epath
+
+from cljax import UsageError, methods, streams
+from cljax.cli import _config, _environment, _shared, _values, _workdir
+from cljax.cli.unlearning import _compare, _job, _stream, _table
+from cljax.io import checkpoint, files
+
+LEFT = ("unlearn.request.json", "unlearn.json", "unlearn.md", "original", "oracles", "shadows", "methods")
+
+
+def _unlearning(argv: Sequence[str], stop: _shared.Stop) -> int:
+  """The program, with errors as exceptions; returns the exit code."""
+  flags = _shared.common_flags()
+  absl_flags.DEFINE_list("methods", [], "Methods to compare; all that answer requests by default.", flag_values=flags)
+  absl_flags.DEFINE_list("method", [], "The same, for one.", flag_values=flags)
+  absl_flags.DEFINE_string("request", "", "What to forget: 'class=3', 'ids=1-9', 'group=2&class=3'.", flag_values=flags)
+  absl_flags.DEFINE_integer("oracles", 20, "Retrained models in the bank.", lower_bound=0, flag_values=flags)
+  absl_flags.DEFINE_integer("shadows", 0, "Shadow models for U-LiRA; 0 for none.", lower_bound=0, flag_values=flags)
+  overrides = _shared.parse(argv, flags, __doc__ or "")
+  seeds = _values.parse_seeds(flags.seeds)
+  file = _config.read_file(flags.config)
+  names = [*flags.methods, *flags.method] or default_methods()
+  if len(set(names)) != len(names):
+    raise UsageError(f"methods: got {', '.join(names)}; expected each once")
+  if not flags.request:
+    raise UsageError("request: not given; expected what to forget, such as --request='class=3'")
+  workdir = epath.Path(flags.workdir).expanduser()
+  kept = {o.key: o.value for o in overrides if not o.key.startswith(("checkpoint.", "data.data_dir"))}
+  asked = {
+    "config": flags.config,
+    "overrides": kept,
+    "seeds": seeds,
+    "request": flags.request,
+    "oracles": flags.oracles,
+  }
+  asked |= {"shadows": flags.shadows} if flags.shadows else {}
+  whole = re.match(r"\s*[0-9]+\s*:", flags.request) is not None  # class names may hold colons
+  request = streams.parse_forget(flags.request) if whole else streams.parse_request(flags.request)
+  _workdir.claim(workdir, LEFT[0], asked, flags.overwrite, LEFT)
+  _environment.quiet()
+  _environment.use_compilation_cache(flags.compilation_cache)
+  say = lambda text: print(text, file=sys.stderr, flush=True)
+  job = _job.Job(file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop)
+  compared = (_stream if whole else _compare).compare(job)
+  text = _table.render(compared, flags.request, stream=whole)
+  command = "python -m launch.unlearn " + " ".join(a for a in argv[1:] if not a.startswith("--workdir"))
+  result = {"command": command, **asked, **compared._asdict(), "versions": checkpoint.versions()}
+  result["environment"] = _environment.describe()
+  files.write_text(workdir / "unlearn.json", files.dumps(result, indent=1) + "\n")
+  files.write_text(workdir / "unlearn.md", _table.markdown(compared, flags.request, command, stream=whole))
+  print(text)
+  return 0
+
+
+def default_methods() -> list[str]:
+  """Every edit: methods that answer requests and take no part in training."""
+  part = ("task_boundaries", "stores_data", "prefix", "boundary_data")
+  plain = lambda a: a.forgets and not any(getattr(a, p) for p in part)
+  return sorted(n for n, e in methods.METHODS.items() if plain(e.access))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs with the given arguments (program name first; default ``sys.argv``) and returns the exit code."""
+  return _shared.guarded(_unlearning, list(sys.argv if argv is None else argv))
+
+
+if __name__ == "__main__":
+  sys.exit(main())

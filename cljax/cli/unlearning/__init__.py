@@ -1,0 +1,1 @@
+"""Comparisons of forget methods with retrained models."""

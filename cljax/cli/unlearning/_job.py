@@ -1,0 +1,84 @@
+"""What the comparisons of unlearning methods share: what was asked, and the runs it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+import cljax
+from cljax import UsageError, engine, methods
+from cljax.cli import _build, _config
+
+
+class Job(NamedTuple):
+  """One comparison: a configuration file with its overrides, the methods, the request and how many models."""
+
+  file: _config.File
+  overrides: Sequence[_config.Override]
+  methods: Sequence[str]
+  request: Any  # a Forget, or [(after how many tasks, Forget)] for a stream of requests
+  seeds: Sequence[int]
+  oracles: int
+  shadows: int
+  workdir: epath.Path
+  report: Callable[[str], None]
+  stop: Callable[[], bool]
+
+
+class Compared(NamedTuple):
+  """``values {row: {metric: [S]}}`` of the original, the retrained and each method; ``about {row: facts}``."""
+
+  values: dict[str, dict[str, Any]]
+  about: dict[str, dict[str, Any]]
+  context: dict[str, Any]
+
+
+ORACLE_SEED = 10_000  # oracles share no seed with the models that unlearn
+
+
+def built_for(job: Job, names: Sequence[str]) -> dict[str, _build.Built]:
+  """Everything a run of each method needs, '' the original model; a mistake in the last one costs nothing.
+
+  An option of ``forget`` must be read by one of them at least.
+  """
+  cache: dict = {}
+  points, out = _config.Points([], {}, {}, {}), {}
+  for name in names:
+    config, _ = points.resolve(job.file, [*job.overrides, _config.Override("forget.name", name)], asked=True)
+    out[name] = _build.build(config, cache)
+  points.check()
+  for line in points.lines():
+    job.report(line)
+  return out
+
+
+def prepared(built: _build.Built, stream, seeds) -> engine.Prepared:
+  arguments = {**built.arguments, "options": built.arguments["options"]._replace(on_divergence="freeze")}
+  identity = {**built.identity, "events": [repr(e) for e in stream.events], "rows": [len(t) for t in stream.train]}
+  return engine.prepare(stream, built.model, seeds=list(seeds), config=identity, **arguments)
+
+
+def needs(access) -> str:
+  flags = (("forget_data", "forget"), ("retain_data", "retain"), ("prefix", "all past data"))
+  return " and ".join(label for field, label in flags if getattr(access, field)) or "no data"
+
+
+def reuses(built: _build.Built) -> bool:
+  """Whether the method edits what plain training made: then every method starts from the same trained models."""
+  spec = cljax.engine.setup.spec_of(built.stream, 1)
+  method = methods.make(built.arguments["forget"], built.model, spec, **built.arguments["forget_hyper"])
+  plain = method._replace(forget=None, access=cljax.Access()) == cljax.Method()
+  return plain and not method.access.prefix
+
+
+def check(job: Job, base: _build.Built) -> None:
+  if base.stream.task_id_given:
+    raise UsageError("stream.kind: 'task' tells the task at test; unlearning is compared where it is not told")
+  if base.stream.dataset.train.x.dtype == object:
+    raise UsageError("data: must fit the device to be forgotten from")
+  for name in job.methods:
+    if not methods.lookup(name).access.forgets:
+      answer = ", ".join(sorted(n for n, e in methods.METHODS.items() if e.access.forgets))
+      raise UsageError(f"methods: {name!r} answers no deletion request; those that do: {answer}")

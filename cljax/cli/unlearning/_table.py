@@ -1,0 +1,110 @@
+"""The comparison of unlearning methods as a table, for a terminal and as Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cljax.evaluation import evidence
+
+PERCENT = "%"
+STREAM = {
+  "forget_gap": "forget gap %",
+  "retain_gap": "retain gap %",
+  "test_gap": "test gap %",
+  "forget_accuracy": "FA %",
+  "retain_accuracy": "RA %",
+  "final_accuracy": "ACC at the end %",
+}
+
+
+def _cell(values, heading: str) -> str:
+  v = np.atleast_1d(np.asarray(values, float))
+  scale = 100 if heading.endswith(PERCENT) else 1
+  digits = 1 if scale == 100 or "epochs" in heading else 2
+  error = f" ± {scale * v.std(ddof=1) / np.sqrt(len(v)):.{digits}f}" if len(v) > 1 else ""
+  return f"{scale * v.mean():.{digits}f}{error}"
+
+
+def rows(compared, stream: bool) -> tuple[list[str], list[list[str]]]:
+  """Head and body; ``*`` marks a value outside the noise floor."""
+  headings = STREAM if stream else evidence.METRICS
+  used = [k for k in headings if any(k in v for v in compared.values.values())]
+  head = [
+    "method",
+    *(headings[k] for k in used),
+    "outside",
+    "training s" if stream else "cost, epochs",
+    "exactness",
+    "needs",
+  ]
+  floor = compared.values["retrained"]
+  body = []
+  for name, values in compared.values.items():
+    about = compared.about[name]
+    if not values:
+      why = "refused" if "refused" in about else "diverged"
+      body.append([name, *(why for _ in used), "-", _epochs(about), about["exactness"], about["needs"]])
+      continue
+    spread = {k: v for k, v in values.items() if np.ndim(v)}  # KLoM has a floor, but no spread
+    beyond = [] if name == "retrained" else evidence.outside(spread, floor)
+    cells = [_cell(values[k], headings[k]) + (" *" if k in beyond else "") if k in values else "-" for k in used]
+    counted = "-" if name == "retrained" else f"{len(beyond)} of {len(spread)}"
+    body.append([name, *cells, counted, _epochs(about), about["exactness"], about["needs"]])
+  return head, body
+
+
+def _epochs(about: dict[str, Any]) -> str:
+  return f"{about['epochs']:.2f}" if np.isfinite(about["epochs"]) else "-"
+
+
+def notes(compared, stream: bool) -> list[str]:
+  context = compared.context
+  out = [
+    "mean ± standard error over seeds; * outside the noise floor: further from the retrained models of other seeds "
+    "(row retrained) than twice both standard errors. Within it, a method is not told from retraining by that number "
+    "at this size; that is no proof of privacy.",
+  ]
+  rows = f"{context['rows_to_forget']} rows to forget"
+  if stream:
+    out.append(
+      f"Gaps are to retraining after the same request (mean over {len(context['seeds'])} seeds), averaged over "
+      f"{context['requests']} requests, {rows} in all. Training s: of all seeds, learning and forgetting together."
+    )
+  else:
+    out.append(
+      f"{context['population']} models unlearn, {context['oracles']} were retrained without the rows; {rows}; an "
+      f"epoch of one population took {context['epoch_seconds']:.2f} s."
+    )
+    out.append(
+      "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
+      "(half of the oracles against the other half). FM and HR: training-free recovery of the forgotten labels. "
+      "Relearn attack: accuracy on held-out forget rows after 20 steps on a twentieth of them."
+      + (f" U-LiRA on {context['shadows']} shadow models; 0.5 is exact." if context.get("shadows") else "")
+    )
+  out += [f"{n} refused: {a['refused']}." for n, a in compared.about.items() if "refused" in a]
+  leaks = [n for n, a in compared.about.items() if a.get("over_forgets")]
+  if leaks:
+    out.append(
+      f"Over-forgetting, a leak too (forget accuracy below that of every retrained model): {', '.join(leaks)}."
+    )
+  return out
+
+
+def render(compared, request: str, stream: bool) -> str:
+  head, body = rows(compared, stream)
+  widths = [max(len(r[c]) for r in [head, *body]) for c in range(len(head))]
+  line = lambda r: "  ".join(
+    v.ljust(w) if not c else v.rjust(w) for c, (v, w) in enumerate(zip(r, widths, strict=True))
+  )
+  table = [line(head), line(["-" * w for w in widths]), *map(line, body)]
+  return "\n".join([f"request: {request}", "", *table, "", *notes(compared, stream)])
+
+
+def markdown(compared, request: str, command: str, stream: bool) -> str:
+  head, body = rows(compared, stream)
+  bar = lambda r: "| " + " | ".join(r) + " |"
+  table = [bar(head), bar(["---"] * len(head)), *map(bar, body)]
+  listed = [f"- {note}" for note in notes(compared, stream)]
+  return "\n".join([f"# Forgetting `{request}`", "", f"`{command}`", "", *table, "", *listed, ""])

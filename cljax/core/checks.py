@@ -1,0 +1,55 @@
+"""Checks of numbers and names at the edge; what is traced passes, because a sweep may trace it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.core.types import UsageError
+
+
+def is_concrete(x) -> bool:
+  return not any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(x))
+
+
+def check_scalar(
+  owner: str, argument: str, value, low: float = 0.0, high: float = math.inf, above: bool = False, whole: bool = False
+):
+  """Refuses a concrete scalar outside ``[low, high]`` (``(low, high]`` if ``above``); traced values and bounds pass."""
+  if callable(value):
+    raise UsageError(f"{owner}: {argument} is a function; wrap the factory in optax.inject_hyperparams to schedule it")
+  if not all(map(is_concrete, (value, low, high))):
+    return value
+  if isinstance(value, str) or jnp.ndim(value) != 0:
+    given = repr(value) if isinstance(value, str) else f"{type(value).__name__} of shape {jnp.shape(value)}"
+    raise UsageError(f"{owner}: {argument} must be a scalar; got {given}")
+  if whole and isinstance(value, float):
+    raise UsageError(f"{owner}: {argument} must be a whole number; got {value}")
+  if not low <= float(value) <= high or (above and float(value) == low):  # NaN fails the first
+    allowed = f"{'above' if above else 'at least'} {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+    raise UsageError(f"{owner}: {argument} must be {allowed}; got {float(value):g}")
+  return value
+
+
+def check_choice(owner: str, argument: str, value, allowed):
+  if value not in allowed:
+    raise UsageError(f"{owner}: {argument} must be one of {', '.join(map(str, allowed))}; got {value!r}")
+  return value
+
+
+def check(name: str, value, allowed: str, ok: Callable[[Any], bool]) -> None:
+  """Raises UsageError unless ``ok(value)`` for all of it."""
+  if not is_concrete(value):
+    return
+  if isinstance(value, str) or not np.all(ok(value)):
+    raise UsageError(f"{name}: got {value!r}; allowed: {allowed}")
+
+
+def check_count(name: str, value, least: int = 1) -> None:
+  """:func:`check` of a whole number, which shapes a state."""
+  check(name, value, f"whole numbers >= {least}", lambda v: not isinstance(v, float) and v >= least)

@@ -1,0 +1,101 @@
+"""Picking rows of a set inside a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from cljax.core.types import Batch, Rows, UsageError, rows_from_arrays
+
+
+def random(key, rows: Rows, size: int) -> Batch:
+  """``size`` rows drawn uniformly with replacement (weight 0 where the set is empty)."""
+  return _at(rows, jax.random.randint(key, (size,), 0, jnp.maximum(rows.count, 1)))
+
+
+def sample(key, rows: Rows, size: int, by_class: bool = False) -> Batch:
+  """``size`` of the rows of positive weight, drawn uniformly without replacement, in their order in the set.
+
+  ``by_class`` draws in rounds, one row of each class that has any left and the last round's classes at random, so that
+  classes have equal shares as far as their rows go; within a class all rows are as likely. Where there are fewer rows
+  than ``size``, each once and weight 0 behind them. Sorts the whole set: meant for boundaries, not for steps.
+  """
+  return subset(key, rows, size, by_class).batch(0, size)
+
+
+def subset(key, rows: Rows, size: int, by_class: bool = False) -> Rows:
+  """:func:`sample` as Rows, of which ``count`` is the number of rows drawn."""
+  if size < 1:
+    raise UsageError(f"size: got {size}; must be at least 1")
+  everything = rows.batch(0, rows.capacity)
+  there = everything.weight > 0
+  # Two numbers a row: its place among its class (or in the set), and its class's in the last round.
+  noise = jax.random.bits(key, (rows.capacity, 2), jnp.uint32)
+  place = jnp.zeros(rows.capacity, jnp.int32)
+  if by_class:
+    if jnp.ndim(everything.y) != 1:
+      raise UsageError(f"rows: y has shape {jnp.shape(everything.y)}; sampling by class needs one label a row")
+    order = jnp.lexsort((noise[:, 0], everything.y, ~there))
+    label, i = jnp.asarray(everything.y)[order], jnp.arange(rows.capacity, dtype=jnp.int32)
+    begins = (label != jnp.roll(label, 1)) | (i == 0)
+    place = place.at[order].set(i - jax.lax.cummax(jnp.where(begins, i, 0)), unique_indices=True)
+  at = jnp.lexsort((noise[:, 1], place, ~there))[:size]
+  count = jnp.minimum(there.sum(dtype=jnp.int32), size)
+  at = jnp.sort(jnp.where(jnp.arange(at.shape[0], dtype=jnp.int32) < count, at, rows.capacity - 1))
+  return _through(rows, at, size, count)
+
+
+def present(rows: Rows) -> Rows:
+  """The rows of positive weight, in their order: what is left when a row of weight 0 is as if absent."""
+  there = rows.batch(0, rows.capacity).weight > 0
+  return _through(rows, jnp.argsort(~there, stable=True), rows.capacity, there.sum(dtype=jnp.int32))
+
+
+def _through(rows: Rows, at, capacity: int, count) -> Rows:
+  """The rows at the places ``at``, of which the first ``count`` are meant."""
+  at = at.astype(jnp.int32)  # sorting gives int64 under jax_enable_x64
+
+  def batch(start, size):
+    i = jnp.asarray(start, jnp.int32) + jnp.arange(size, dtype=jnp.int32)
+    read = _at(rows, at[jnp.minimum(i, at.shape[0] - 1)])
+    # What is not meant is zero throughout: a weight of 0 would not silence a NaN.
+    inside = lambda v: jnp.where((i < count).reshape(-1, *(1,) * (v.ndim - 1)), v, jnp.zeros_like(v))
+    kept = jax.tree.map(inside, read)
+    if kept.class_mask is not None:  # a softmax over no class is NaN too
+      kept = kept._replace(class_mask=kept.class_mask | (i >= count)[:, None])
+    return kept._replace(id=jnp.where(i < count, kept.id, -1))
+
+  return Rows(capacity, count, batch)
+
+
+def _at(rows: Rows, start) -> Batch:
+  batch = jax.vmap(lambda s: rows.batch(s, 1))(start)
+  return jax.tree.map(lambda a: a.reshape(start.shape[0], *a.shape[2:]), batch)
+
+
+def as_rows(name: str, data) -> Rows:
+  """:class:`Rows` as they are; ``(x, y)`` or ``{"x": ..., "y": ..., "id": ...}`` of arrays as Rows.
+
+  A mapping may also hold ``weight [N]``, ``id [N]`` and ``task``. Rows of weight 0 are taken out (:func:`present`), so
+  that draws, counts and shares are those of the rows that are there. Raises UsageError, naming the argument ``name``.
+  """
+  if isinstance(data, Rows):
+    return present(data)
+  if isinstance(data, Mapping):
+    given = dict(data)
+    unknown = sorted(set(given) - {"x", "y", "weight", "id", "task"})
+    if unknown or not {"x", "y"} <= set(given):
+      what = f"an unknown key {unknown[0]!r}" if unknown else f"only {', '.join(sorted(given)) or 'nothing'}"
+      raise UsageError(f"{name}: got {what}; expected x and y, and of weight, id, task what there is")
+    x, y, ids = given.pop("x"), given.pop("y"), given.pop("id", None)
+  elif isinstance(data, tuple) and len(data) == 2:
+    (x, y), ids, given = data, None, {}
+  else:
+    raise UsageError(f"{name}: got {type(data).__name__}; expected (x, y), a dict of arrays, or Rows")
+  try:
+    rows = rows_from_arrays(x, y, ids=ids, **given)
+  except UsageError as error:
+    raise UsageError(f"{name}: {error}") from None
+  return rows if given.get("weight") is None else present(rows)

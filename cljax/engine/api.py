@@ -1,0 +1,336 @@
+"""``cljax.run``: a stream of events in, an accuracy matrix and a resumable learner out."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cljax import methods, objectives
+from cljax.core import tree
+from cljax.core.types import Forget, Learn, Learner, Model, UsageError
+from cljax.engine import mesh as meshes
+from cljax.engine import precompile, recipe, saving
+from cljax.engine import programs as prog
+from cljax.engine.loop import (
+  Hooks,
+  State,
+  all_alive,
+  begin,
+  execute,
+  init_arguments,
+  where_in_stream,
+)
+from cljax.engine.prediction import judged_at, predictor
+from cljax.engine.setup import Member, Options, Setup, setup
+from cljax.engine.step import kept
+from cljax.io import checkpoint, identity
+
+
+class RunResult(NamedTuple):
+  """What a run returns. ``S`` members, ``E`` events, ``T`` tasks; accuracies are in [0, 1]."""
+
+  accuracy: Any  # [S, E+1, T] on test data; row 0 is before the first event; None: no such score
+  task_accuracy: Any  # the same, over each task's own classes
+  validation: np.ndarray | None  # the main score on held-out training rows
+  forgotten: list  # for each Forget event: {"event", "rows", "forget" [S], "retain" [S]}, main scores on training rows
+  curves: list  # evaluations inside tasks: {"event", "task", "step", "total", "accuracy" [S][T]}, of the main score
+  events: list  # what happened, in order
+  learner: Learner  # leading axis S
+  predict: Callable  # predict(x, member=0, task=None) -> logits, as they were judged last
+  params_sha256: list[str]
+  state_bytes: int  # bytes a member keeps between tasks, beside parameters and optimizer
+  steps: int
+  seconds: dict
+  compilations: dict
+  alive: np.ndarray  # [S] bool: false where the loss became NaN and the member was frozen
+  scores: dict  # {name: [S, E+1, T]} on test data: every score of the objective, the main one first
+
+  @property
+  def learning_rows(self) -> np.ndarray:
+    """[S, T, T]: the rows of the main score after each Learn event, what the matrix metrics are defined on."""
+    rows = [i + 1 for i, e in enumerate(self.events) if e["kind"] == "learn"]
+    return next(iter(self.scores.values()))[:, rows]
+
+
+def run(
+  stream,
+  model: Model,
+  method: str | Callable = "finetune",
+  hyper: Mapping[str, Any] | None = None,
+  *,
+  forget: str = "",
+  forget_hyper: Mapping[str, Any] | None = None,
+  optimizer: str | optax.GradientTransformation | Callable = "sgd",
+  optimizer_options: Mapping[str, Any] | None = None,
+  training: recipe.Recipe = recipe.Recipe(),
+  options: Options = Options(),
+  seeds: int | Sequence[int] = 1,
+  population: Sequence[Member] | None = None,
+  workdir: str | None = None,
+  config: Mapping[str, Any] | None = None,
+  report: Callable[[dict], None] | None = None,
+  stop: Callable[[], bool] | None = None,
+  devices=None,
+  mesh: Mapping[str, int] | None = None,
+  objective: str | Callable = "classification",
+  objective_options: Mapping[str, Any] | None = None,
+) -> RunResult:
+  """Runs a method over a stream and evaluates it on every task after every event.
+
+  ``method``: a name of ``cljax.methods.METHODS`` with options ``hyper``, or a factory
+  ``f(model, spec, **hyper) -> Method``.
+  ``forget``: the method that answers Forget events, where ``method`` does not.
+  ``optimizer``: a name of ``recipe.OPTIMIZERS`` with ``optimizer_options`` (``learning_rate``, ...), or any optax
+  transformation. ``seeds``: a number (seeds 0, 1, ...) or a list; all run in one program. ``population``: instead of
+  seeds, a list of :class:`Member`, each with a seed and values for float hyper-parameters such as
+  ``{"method.strength": 10.0}``.
+  ``workdir``: where checkpoints go; run again with the same arguments to resume, to the same bits.
+  ``report`` is called with a dict after every chunk and event; ``stop`` is asked between them.
+  ``mesh``: devices for each axis of ``engine.mesh``, such as ``{"data": 2}``: each batch is cut over two. After
+  ``jax.distributed.initialize`` these are the devices of all processes, which call this with the same arguments and a
+  ``workdir`` that all of them see; process 0 alone reports and writes the ledger, and a stop in one stops all.
+  ``objective``: a name of ``cljax.objectives.OBJECTIVES`` with ``objective_options``, or a factory
+  ``(model, spec, values) -> Objective`` such as ``cljax.objectives.regression(noise=0.5)``.
+
+  Raises UsageError on wrong arguments, DivergedError where the loss becomes NaN, Stopped where ``stop`` said so.
+
+  >>> import cljax
+  >>> from cljax import data, models, streams
+  >>> stream = streams.build(data.load("digits"), "class", tasks=5)
+  >>> model = models.mlp((8, 8, 1), 10, hidden=(32,))
+  >>> training = cljax.Recipe(batch_size=32, epochs=3)
+  >>> result = cljax.run(stream, model, "er", {"capacity": 100}, training=training, seeds=2)
+  >>> result.accuracy.shape  # seeds, one row before the first event and one after each, tasks
+  (2, 6, 5)
+  >>> from cljax import metrics
+  >>> bool(metrics.average_accuracy(result.learning_rows).mean() > 0.5)
+  True
+  >>> result.predict(stream.dataset.test.x[:4]).shape
+  (4, 10)
+  """
+  prepared = prepare(
+    stream, model, method, hyper, forget=forget, forget_hyper=forget_hyper, optimizer=optimizer,
+    optimizer_options=optimizer_options, training=training, options=options, seeds=seeds, population=population,
+    config=config, devices=devices, mesh=mesh, objective=objective, objective_options=objective_options,
+  )  # fmt: skip
+  return prepared.run(workdir, report, stop)
+
+
+class Prepared(NamedTuple):
+  """A run whose data is on the device; its programs are compiled as they are first needed, and kept.
+
+  ``run(workdir=None, report=None, stop=None) -> RunResult`` runs it from its beginning, or from what ``workdir`` holds;
+  as often as one likes, to the same bits. ``start``, a ``State`` of ``engine.loop`` such as :func:`continued` makes,
+  stands in for the beginning. ``ahead(submit)`` lets other threads compile them before (``engine.precompile``).
+  """
+
+  setup: Setup
+  config: Callable  # () -> the configuration that checkpoints hold
+  result: Callable  # State -> RunResult
+  answers: str = ""  # the method that answers Forget events
+
+  def ahead(self, submit: Callable[[Callable[[], object]], object]) -> None:
+    precompile.ahead(self.setup, submit)
+
+  def run(
+    self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None,
+    start: State | None = None,
+  ) -> RunResult:  # fmt: skip
+    mesh = self.setup.members.mesh
+    report = report if report and meshes.leads(mesh) else lambda message: None
+    asked = stop or (lambda: False)
+    writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
+    config = self.config() if writer else {}
+    state = saving.resume(self.setup, writer, config, report) if writer else None
+    if state is not None and self.setup.options.checkpoint_purge_before_deletion:
+      saving.purge(self.setup, writer, workdir, state.event)
+    state = (start or begin(self.setup)) if state is None else state
+    deleted = saving.recorder(self.setup, workdir, self.answers)
+    meshes.agree("workdir: what it holds", [state.event, state.step, int(state.ended), state.total], mesh)
+    waiting = (lambda: False) if meshes.several(mesh) else asked
+    save = saving.saver(self.setup, writer, config, workdir)
+    hooks = Hooks(save, report, lambda: meshes.anywhere(asked(), mesh), deleted, waiting)
+    try:
+      state = execute(self.setup, state, hooks)
+    finally:
+      if writer:
+        writer.close()
+    return self.result(state)
+
+
+def continued(built: Prepared, result: RunResult) -> State:
+  """Where ``result``'s run ended, as a state that ``built`` can go on from: its stream begins with the same events.
+
+  Several ways to forget can so start from one trained population. Raises UsageError where the learners or the members
+  are not the same.
+  """
+  members = built.setup.members
+  shapes = lambda t: [(a.shape, a.dtype) for a in jax.tree.leaves(t)]
+  given = {"learner": result.learner, "alive": jnp.asarray(result.alive)}
+  wanted = jax.eval_shape(
+    lambda t: prog.unpad(t, members), {"learner": built.setup.programs.init.shape(*init_arguments(built.setup)),
+                                       "alive": all_alive(built.setup)}
+  )  # fmt: skip
+  events = [event_record(e) for e in built.setup.stream.events[: len(result.events)]]
+  if shapes(given) != shapes(wanted) or events != result.events:
+    raise UsageError("result: its learners or its events are not those that this run begins with")
+  # A composed method keeps its parts' states by name; where they hold no arrays only the tree differs.
+  arrays = prog.spread(jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(given)), members)
+  rows = lambda a: None if a is None else np.asarray(a).swapaxes(0, 1).tolist()
+  parts = {"test": rows(result.accuracy), "task": rows(result.task_accuracy), "validation": rows(result.validation)}
+  table = [{k: v[r] for k, v in parts.items() if v is not None} for r in range(len(result.events) + 1)]
+  return State(
+    arrays["learner"], arrays["alive"], event=len(result.events), total=result.steps, accuracy=table,
+    forgotten=list(result.forgotten), curves=list(result.curves),
+  )  # fmt: skip
+
+
+def prepare(
+  stream,
+  model: Model,
+  method: str | Callable = "finetune",
+  hyper: Mapping[str, Any] | None = None,
+  *,
+  forget: str = "",
+  forget_hyper: Mapping[str, Any] | None = None,
+  optimizer: str | optax.GradientTransformation | Callable = "sgd",
+  optimizer_options: Mapping[str, Any] | None = None,
+  training: recipe.Recipe = recipe.Recipe(),
+  options: Options = Options(),
+  seeds: int | Sequence[int] = 1,
+  population: Sequence[Member] | None = None,
+  config: Mapping[str, Any] | None = None,
+  devices=None,
+  mesh: Mapping[str, int] | None = None,
+  objective: str | Callable = "classification",
+  objective_options: Mapping[str, Any] | None = None,
+) -> Prepared:
+  """All that :func:`run` does before its first step, with the same arguments: for runs that are repeated or timed."""
+  make_method, hyper_values = method_of(method, hyper or {}, forget, forget_hyper or {})
+  make_optimizer, optimizer_values = recipe.optimizer_of(optimizer, dict(optimizer_options or {}))
+  recipe.check_effect(training, options, optimizer if isinstance(optimizer, str) else "", optimizer_options or {})
+  learned = objectives.given(objective, objective_options)
+  values = {**hyper_values, **optimizer_values, **getattr(learned, "hyper", {})}
+  members = list(population) if population is not None else [Member(s) for s in _seeds(seeds)]
+  name = method if isinstance(method, str) else getattr(method, "__name__", "method")
+  built = setup(
+    stream, model, make_method, make_optimizer, values, members, training, options, devices, name, mesh, learned
+  )
+
+  @functools.cache  # only checkpoints want it, and it traces the model
+  def described() -> Mapping[str, Any]:
+    whole = config
+    if whole is None:
+      whole = identity.describe(
+        stream, model, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values, options
+      )
+      if learned != objectives.chosen("classification"):
+        whole["objective"] = {"name": built.parts.objective.name, "options": repr(getattr(learned, "options", ()))}
+      own = not isinstance(learned, objectives.Chosen)
+      if own or not isinstance(method, str) or not isinstance(optimizer, str):
+        whole["code"]["parts"] = _parts_digest(built)
+    return {**whole, "members": [[m.seed, dict(m.hyper)] for m in members]}
+
+  return Prepared(built, described, lambda state: _result(built, state), forget or name)
+
+
+def _seeds(seeds) -> list[int]:
+  """``3`` is seeds 0, 1, 2; else a list of them. NumPy's integers are integers; text and truth values are not."""
+  whole = lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool)
+  if whole(seeds):
+    if seeds < 1:
+      raise UsageError(f"seeds: got {seeds}; expected at least 1")
+    return list(range(int(seeds)))
+  seeds = np.asarray(seeds) if isinstance(seeds, jax.Array) else seeds
+  listed = isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str | bytes) and np.ndim(seeds) == 1
+  out = [int(s) for s in seeds if whole(s)] if listed else []
+  if not out or len(out) < len(seeds) or min(out) < 0 or max(out) >= 2**32 or len(set(out)) != len(out):
+    raise UsageError(f"seeds: got {seeds!r}; expected a number of seeds, or distinct seeds from 0 to 2**32 - 1")
+  return out
+
+
+def method_of(method, hyper, forget, forget_hyper):
+  """``(make_method(model, spec, values), {name: traced default})``."""
+  if isinstance(method, str):
+    sections = {"method": (method, hyper)}
+    if forget:
+      sections["forget"] = (forget, forget_hyper)
+    plan = methods.plan(sections)
+    return plan.build, plan.hyper
+  if not callable(method):
+    raise UsageError(
+      f"method: got {type(method).__name__}; expected a registered name or a factory f(model, spec, **hyper)"
+    )
+  if forget:
+    raise UsageError("forget: a factory gives its own forget; compose it there")
+  parameters = inspect.signature(method).parameters
+  for key in hyper:
+    if key not in parameters and not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+      raise UsageError(f"hyper: the factory takes no {key!r}; it takes {', '.join(list(parameters)[2:]) or 'none'}")
+  traced = {f"method.{k}": v for k, v in hyper.items() if isinstance(v, float)}
+  static = {k: v for k, v in hyper.items() if not isinstance(v, float)}
+
+  def make(model, spec, values):
+    return method(model, spec, **static, **{k: values[f"method.{k}"] for k in hyper if k not in static})
+
+  return make, traced
+
+
+def _parts_digest(built: Setup) -> str:
+  learner = jax.eval_shape(built.parts.init, jax.random.key(0))
+  abstract = lambda t: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), t)
+  where = abstract(where_in_stream(built, 0, 0, 1))
+  return identity.parts_digest(built.parts, learner, abstract(built.train), where, built.spec)
+
+
+def event_record(event) -> dict:
+  if isinstance(event, Learn):
+    return {"kind": "learn", "task": event.task}
+  assert isinstance(event, Forget)
+  named = {k: list(v) for k, v in event._asdict().items() if v and k != "match"}
+  return {"kind": "forget", **named, **({} if event.match == "any" else {"match": event.match})}
+
+
+def _result(built: Setup, state: State) -> RunResult:
+  members, stream = built.members, built.stream
+  learner = prog.fetch(state.learner, members)
+  judged = judged_at(stream, built.trains_on, {k: getattr(state, k) for k in saving.SAVED})
+  params = jax.tree.map(np.asarray, learner.params)
+  count = len(built.population)
+  digests = [tree.digest(jax.tree.map(lambda a, i=i: a[i], params)) for i in range(count)]
+  one = jax.eval_shape(lambda t: jax.tree.map(lambda a: a[0], t), learner)
+  names = [n for n in built.programs._fields if getattr(built.programs, n) is not None]
+  values = prog.fetch(built.hyper, members)
+  main = built.parts.objective.main
+  stacked = lambda name, key: np.asarray(
+    [(row if name == main else row["scores"][name])[key] for row in state.accuracy]
+  ).swapaxes(0, 1)
+  names_of = [main, *(n for n in built.parts.objective.scores if n != main)]
+  has = "accuracy" in names_of
+  return RunResult(
+    accuracy=stacked("accuracy", "test") if has else None,
+    task_accuracy=stacked("accuracy", "task") if has else None,
+    validation=stacked(main, "validation") if "validation" in state.accuracy[0] else None,
+    forgotten=state.forgotten,
+    curves=state.curves,
+    events=[event_record(e) for e in stream.events],
+    learner=learner,
+    predict=predictor(stream, built.parts_of, built.parts.method, judged, values, learner),
+    params_sha256=digests,
+    state_bytes=tree.nbytes(kept(one)),
+    steps=state.total,
+    seconds=dict(built.clock.seconds),
+    compilations={n: getattr(built.programs, n).compilations for n in names},
+    alive=np.asarray(state.alive)[:count],
+    scores={name: stacked(name, "test") for name in names_of},
+  )
+
+
+__all__ = ["Member", "Options", "Prepared", "RunResult", "continued", "prepare", "run"]

@@ -1,0 +1,52 @@
+"""Compiles the programs of a run before it needs them, in other threads: XLA lets them work side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from cljax.core.types import Learn
+from cljax.engine import loop
+from cljax.engine import programs as prog
+from cljax.engine.setup import Setup
+from cljax.streams.requests import deleted_pairs
+
+
+def ahead(setup: Setup, submit: Callable[[Callable[[], object]], object]) -> None:
+  """Has ``submit(function)`` called once for each program that learning takes, in the order in which they are needed.
+
+  Nothing for a mesh that was asked for or batches from the host: what these programs are called with is known late.
+  What a thread's own JAX configuration says (``jax.default_matmul_precision`` as a context, say) is not known to
+  others: only for whoever sets none.
+  """
+  events = setup.stream.events
+  if setup.members.placed is not None or setup.options.feed != "device" or not isinstance(events[0], Learn):
+    return
+  programs, hyper, start = setup.programs, setup.hyper, loop.init_arguments(setup)
+  submit(lambda: programs.init.ahead(*start))
+  learner = _split(programs.init.shape(*start), setup)
+  alive = loop.all_alive(setup)
+  evaluated = (setup.evaluation, loop.judged(setup, loop.State(learner, alive)), setup.blocks.arguments)
+  submit(lambda: programs.evaluate.ahead(hyper, learner, (), evaluated))
+  where = loop.where_in_stream(setup, 0, 0, 1)
+  shared = loop._boundary(setup, deleted_pairs(setup.stream, 0), events[0].task, where)
+  capacity = min(setup.options.chunk_steps, max(setup.total_steps, 1))
+  rows = [jax.ShapeDtypeStruct((setup.members.padded, capacity, setup.spec.batch_size), jnp.int32)] * 3
+  state = (learner, alive)
+  boundary = lambda program: submit(lambda: program.ahead(hyper, learner, alive, shared)) if program else None
+  boundary(programs.start_task)
+  packed, count = _split(tuple(rows), setup), prog.replicate(np.int32(0), setup.members)
+  submit(lambda: programs.chunk.ahead(hyper, state, packed, (setup.train, where, count)))
+  boundary(programs.end_task)
+
+
+def _split(tree, setup: Setup):
+  """Shapes as programs return and take them: members over the mesh."""
+  if setup.members.mesh is None:
+    return tree
+  over = NamedSharding(setup.members.mesh, PartitionSpec(prog.AXIS))
+  return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=over, weak_type=a.weak_type), tree)

@@ -1,0 +1,57 @@
+"""What a run predicts for raw inputs: the same as it was judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.core.judging import judged_classes
+from cljax.core.method import Method
+from cljax.core.types import Learn, UsageError
+
+
+def judged_at(stream, trains_on: str, position: Mapping[str, Any]) -> np.ndarray:
+  """The classes that compete where a run stands, by the ``position`` of its state (:mod:`cljax.core.judging`)."""
+  begun = position["event"] + (1 if position["step"] or position["ended"] else 0)
+  learned = [e.task for e in stream.events[:begun] if isinstance(e, Learn)]
+  return judged_classes(stream, learned, trains_on)
+
+
+def predictor(stream, parts_of: Callable, method: Method, judged, values, learner) -> Callable:
+  """``predict(x, member=0, task=None) -> logits`` of learners and hyper-parameter values with a leading member axis.
+
+  ``parts_of(values)`` builds the pure functions that the run evaluates with; ``judged [T, C]``: what competes.
+  """
+  needs = [
+    *(["the inputs depend on the task"] if stream.view.tables else []),
+    *(["the stream tells the task at test"] if stream.task_id_given else []),
+    *(["the method is told the task"] if method.access.task_id_at_test else []),
+  ]
+  classes = jnp.asarray(judged)
+  every = classes[int(judged.sum(1).argmin())]  # the union, where any task was met
+
+  tables = jax.tree.map(jnp.asarray, stream.view.tables)
+
+  @jax.jit
+  def logits(values, learner, tables, x, task, open_classes):
+    shown = stream.view.apply(tables, x, jnp.full(x.shape[0], task))
+    parts = parts_of(values)
+    prediction = parts.predict(learner, shown, task)
+    return jnp.where(open_classes, prediction, -jnp.inf) if parts.objective.classes else prediction
+
+  def predict(x, member: int = 0, task: int | None = None):
+    """Logits ``[B, C]`` of one member for stored inputs ``x``, shown as ``task`` shows them; -inf for classes that do
+    not compete there. UsageError without ``task`` where the answer depends on it."""
+    if task is None and needs:
+      raise UsageError(f"task: got none, but {needs[0]}; expected one of 0..{stream.num_tasks - 1}")
+    if task is not None and not 0 <= task < stream.num_tasks:
+      raise UsageError(f"task: got {task}; expected one of 0..{stream.num_tasks - 1}")
+    pick = lambda t: jax.tree.map(lambda a: a[member], t)
+    competing = every if task is None else classes[task]
+    return logits(pick(values), pick(learner), tables, jnp.asarray(x), jnp.asarray(task or 0, jnp.int32), competing)
+
+  return predict

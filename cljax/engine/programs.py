@@ -1,0 +1,388 @@
+"""The compiled programs of a run: one for all tasks, over a population of seeds and hyper-parameter values."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cljax.core.types import Batch, UsageError
+from cljax.engine import mesh as meshes
+from cljax.engine.step import Parts, shown_rows, weighed
+from cljax.objectives import objective
+
+AXIS = meshes.POPULATION
+
+
+class Members(NamedTuple):
+  """How a population is laid out: ``size`` members padded to ``padded``, over ``mesh`` (None: one device)."""
+
+  size: int
+  padded: int
+  mesh: Mesh | None
+  vectorize: bool  # vmap on accelerators; lax.map on CPU, where vmap gains nothing
+  placed: Mesh | None = None  # ``mesh`` where it was asked for, with axes beside the population's
+
+
+def layout(size: int, devices=None, axes: Mapping[str, int] | None = None) -> Members:
+  """Shards members over all local devices; padding repeats the last member, and is dropped from every result.
+
+  With ``axes`` over a mesh of those sizes, of the devices of all processes.
+  """
+  if axes:
+    mesh = meshes.make(axes, devices)
+    used = mesh.shape[AXIS]
+    if used > size:
+      raise UsageError(f"mesh.population: got {used} for {size} members; expected at most one device a member")
+    return Members(size, -(-size // used) * used, mesh, mesh.devices.flat[0].platform != "cpu", placed=mesh)
+  devices = list(devices or jax.local_devices())
+  vectorize = devices[0].platform != "cpu"
+  used = min(len(devices), size)
+  if used == 1:
+    return Members(size, size, None, vectorize)
+  mesh = jax.make_mesh((used,), (AXIS,), devices=devices[:used], axis_types=(jax.sharding.AxisType.Auto,))
+  return Members(size, -(-size // used) * used, mesh, vectorize)
+
+
+def pad_members(tree, members: Members):
+  """Repeats the last member of each leaf up to the padded size; NumPy's arrays stay on the host, where that compiles
+  nothing."""
+  extra = members.padded - members.size
+  if not extra:
+    return tree
+  of = lambda a: np if isinstance(a, np.ndarray) else jnp
+  return jax.tree.map(lambda a: of(a).concatenate([a, of(a).repeat(a[-1:], extra, axis=0)]), tree)
+
+
+class Clock:
+  """Seconds spent compiling, training and evaluating."""
+
+  def __init__(self):
+    self.seconds = {"compile": 0.0, "train": 0.0, "eval": 0.0}
+
+  @contextlib.contextmanager
+  def timed(self, what: str):
+    """Adds the time of the block to ``what``, less what was spent compiling inside it."""
+    since, compiled = time.perf_counter(), self.seconds["compile"]
+    yield
+    self.seconds[what] += time.perf_counter() - since - (self.seconds["compile"] - compiled)
+
+
+class Program:
+  """A function of one member, mapped over the population, compiled once for each argument shape, donated on request.
+
+  ``fn(hyper, member_args, shared_args)``; the first two have a leading population axis. Threads may share it: what one
+  compiles (:meth:`ahead`) the others wait for. The clock counts what a call waited.
+  """
+
+  def __init__(self, fn: Callable, members: Members, clock: Clock, donate: bool = False):
+    self._clock = clock
+    self._compiled: dict[Any, Future] = {}
+    self._lock = threading.Lock()
+
+    def mapped(hyper, state, member, shared):
+      one = lambda args: fn(*args, shared)
+      args = (hyper, state, member)
+      count = jax.tree.leaves(args)[0].shape[0]
+      if members.vectorize:
+        return jax.vmap(one)(args)
+      if count == 1:
+        out = one(jax.tree.map(lambda a: a[0], args))
+        return jax.tree.map(lambda a: jnp.asarray(a)[None], out)
+      return jax.lax.map(one, args)
+
+    if members.mesh is not None and members.mesh.shape[AXIS] > 1:
+      split, whole = PartitionSpec(AXIS), PartitionSpec()
+      only: dict[str, Any] = {} if members.placed is None else {"axis_names": {AXIS}}
+      mapped = jax.shard_map(
+        mapped, mesh=members.mesh, in_specs=(split, split, split, whole), out_specs=split, check_vma=False, **only
+      )
+    self._members = members
+    self._jit = functools.partial(jax.jit, mapped, donate_argnums=(1,) if donate else ())
+    self._jitted = self._jit()
+
+  def __call__(self, hyper, state, member, shared):
+    args = (hyper, state, member, shared)
+    compiled = self._compiled.get(_shapes(args))
+    if compiled is None or not compiled.done():
+      since = time.perf_counter()
+      compiled = self.ahead(*args)
+      compiled.exception()
+      self._clock.seconds["compile"] += time.perf_counter() - since
+    return compiled.result()(*args)
+
+  def ahead(self, *args) -> Future:
+    """Compiles for arguments of these shapes and shardings, abstract or not, unless another thread does or has."""
+    key = _shapes(args)
+    with self._lock:
+      compiled = self._compiled.get(key)
+      if compiled is not None:
+        return compiled
+      compiled = self._compiled[key] = Future()
+    try:
+      jitted = self._jitted
+      if self._members.placed is not None:
+        jitted = self._jit(out_shardings=meshes.shardings(self.shape(*args), self._members.placed))
+      compiled.set_result(jitted.lower(*args).compile())
+    except BaseException as error:
+      with self._lock:
+        del self._compiled[key]
+      compiled.set_exception(error)
+    return compiled
+
+  def shape(self, *args):
+    """The shapes and dtypes of the result, without compiling."""
+    return jax.eval_shape(self._jitted, *args)
+
+  @property
+  def compilations(self) -> int:
+    return len(self._compiled)
+
+
+def _shapes(args) -> tuple:
+  return tuple((a.shape, a.dtype) for a in jax.tree.leaves(args))
+
+
+class Programs(NamedTuple):
+  """What the event loop calls. ``parts_of(hyper)`` builds the pure functions inside the trace."""
+
+  init: Program
+  chunk: Program
+  feed: Program
+  start_task: Program | None
+  end_task: Program | None
+  evaluate: Program
+  forget: Program | None
+  scrub: Program | None
+
+
+def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, members: Members, clock: Clock) -> Programs:
+  """Builds the programs. ``probe`` (a Parts built with concrete defaults) says which hooks exist."""
+
+  place = meshes.placement(members.placed) if members.placed is not None else None
+
+  def init(hyper, state, seed, shared):
+    del state, shared
+    return parts_of(hyper).init(jax.random.key(seed))
+
+  def chunk(hyper, state, rows, shared):
+    """Up to K steps: ``rows = (index, row_task, offered) [K, B]``; runs ``count`` of them."""
+    learner, alive = state
+    data, where, count = shared
+    parts = parts_of(hyper)
+    index, row_task, offered = rows
+
+    def body(i, carry):
+      learner, alive, loss = carry
+      learner, alive, value = parts.step(learner, data, where, alive, index[i], row_task[i], offered[i])
+      return learner, alive, loss.at[i].set(value)
+
+    return jax.lax.fori_loop(0, count, body, (learner, alive, jnp.zeros(index.shape[0], jnp.float32)))
+
+  def feed(hyper, state, batches, shared):
+    """As ``chunk``, on batches that came from the host: a Batch with leading axes ``[K, B]``, its weight as in
+    :func:`cljax.engine.step.weighed`."""
+    learner, alive = state
+    tables, where, count = shared
+    parts = parts_of(hyper)
+    length = batches.weight.shape[0]
+
+    def body(i, carry):
+      learner, alive, loss = carry
+      batch = jax.tree.map(lambda a: a[i], batches)
+      batch = weighed(batch._replace(class_mask=spec.class_mask(batch.task, where.visit.trained)), batch.weight)
+      learner, alive, value = parts.step_on_batch(learner, where, alive, batch, tables)
+      return learner, alive, loss.at[i].set(value)
+
+    return jax.lax.fori_loop(0, count, body, (learner, alive, jnp.zeros(length, jnp.float32)))
+
+  def boundary(field):
+    def run(hyper, learner, alive, shared):
+      return getattr(parts_of(hyper), field)(learner, alive, *shared)
+
+    return Program(run, members, clock) if getattr(probe, field) is not None else None
+
+  def evaluate(hyper, learner, member, shared):
+    """``{score: [blocks, 2, 2]}``: what each block adds to its slot, over the judged classes and over the task's own;
+    numerators and denominators."""
+    del member
+    parts = parts_of(hyper)
+    data, judged, (index, weight, block_task, count) = shared
+    own = jnp.asarray(spec.classes_of_task)
+    scores = parts.objective.scores
+
+    def rows(a, at):
+      return a[at] if at.ndim else jax.lax.dynamic_slice_in_dim(a, at, weight.shape[1])
+
+    def body(i, carry):
+      task = block_task[i]
+      row_task = jnp.full(weight.shape[1:], task)
+      x, y, ids = jax.tree.map(lambda a: rows(a, index[i]), (data.x, data.y, data.id))
+      x, y = shown_rows(parts.objective, data, x, y, row_task, view_apply)
+      x = x if place is None else place.rows(x)
+      prediction = parts.predict(learner, x, task)
+      predict = lambda batch: prediction if batch.x is x else parts.predict(learner, batch.x, task)
+      batch = Batch(x, y, weight[i].astype(jnp.float32), ids, row_task)
+      key = jax.random.key(0)  # noise follows the rows: two evaluations see the same
+
+      def both(score):
+        sums = lambda classes: objective.sums(score, key, predict, batch._replace(class_mask=classes))
+        if not parts.objective.classes:
+          return jnp.stack([sums(None)] * 2)
+        masked = sums(own[task])
+        return jnp.stack([masked if spec.task_id_given else sums(judged[task]), masked])
+
+      return {name: carry[name].at[i].set(both(score)) for name, score in scores.items()}
+
+    zeros = jnp.zeros((block_task.shape[0], 2, 2), jnp.float32)
+    return jax.lax.fori_loop(0, count, body, dict.fromkeys(scores, zeros))
+
+  def forget(hyper, learner, member, shared):
+    del member
+    parts = parts_of(hyper)
+    assert parts.forget is not None
+    return parts.forget(learner, *shared)
+
+  def scrub(hyper, learner, member, shared):
+    del member
+    parts = parts_of(hyper)
+    assert parts.scrub is not None
+    return parts.scrub(learner, *shared)
+
+  return Programs(
+    init=Program(init, members, clock),
+    chunk=Program(chunk, members, clock, donate=True),
+    feed=Program(feed, members, clock, donate=True),
+    start_task=boundary("start_task"),
+    end_task=boundary("end_task"),
+    evaluate=Program(evaluate, members, clock),
+    forget=Program(forget, members, clock) if probe.forget is not None else None,
+    scrub=Program(scrub, members, clock) if probe.scrub is not None else None,
+  )
+
+
+class Blocks(NamedTuple):
+  """Evaluation rows cut into blocks of one slot each.
+
+  ``index, weight [n, block]``, ``task [n]``, ``slot [count]``, ``totals [slots]``. A slot is a set of rows
+  with a score of its own (a task's test rows, say); ``count`` blocks are real. Where rows lie in order, ``index [n]``
+  has the first of each block: cutting them out is cheaper than gathering.
+  """
+
+  index: Any
+  weight: Any
+  task: Any
+  slot: np.ndarray
+  totals: np.ndarray
+  count: Any
+
+  @property
+  def arguments(self) -> tuple:
+    """What the ``evaluate`` program takes of them."""
+    return self.index, self.weight, self.task, self.count
+
+  def by_slot(self, sums) -> np.ndarray:
+    """``[S, slots, ...]`` float64 of what each block gave, ``[S, n, ...]``."""
+    count = len(self.slot)
+    one = np.zeros((len(self.totals), count))
+    one[self.slot, np.arange(count)] = 1
+    return np.einsum("sb,mb...->ms...", one, np.asarray(sums, np.float64)[:, :count])
+
+
+def blocks(slots, block: int = 256, length: int = 0, ordered: int = 0) -> Blocks:
+  """Cuts ``slots``, a list of ``(task, row indices)``, into blocks; pads to ``length`` blocks, to share a shape.
+
+  ``ordered``: the number of rows in the data, at least ``block``, where those of each slot follow one another (0: they
+  do not). A block at the end of the data begins earlier, with weight 0 for the rows before its own.
+  """
+  index, weight, task, slot = [], [], [], []
+  for s, (t, rows) in enumerate(slots):
+    for at in range(0, len(rows), block):
+      part = rows[at : at + block]
+      first = min(part[0], ordered - block) if ordered else 0
+      index.append(first if ordered else np.pad(part, (0, block - len(part))))
+      before = part[0] - first if ordered else 0
+      weight.append(np.pad(np.ones(len(part)), (before, block - before - len(part))))
+      task.append(t)
+      slot.append(s)
+  if not index:
+    raise UsageError("evaluation: no rows to evaluate on")
+  count = len(index)
+  pad = max(0, length - count)
+  pack = lambda a: np.pad(np.asarray(a, np.int32), ((0, pad),) + ((0, 0),) * (np.ndim(a) - 1))
+  totals = np.asarray([len(rows) for _, rows in slots], np.int32)
+  return Blocks(pack(index), pack(weight), pack(task), np.asarray(slot, np.int32), totals, np.int32(count))
+
+
+def in_order(slots) -> tuple[np.ndarray | None, list]:
+  """``(order, slots)``: an order of the rows in which those of every slot follow one another, and the slots in it.
+
+  Slots may share all their rows or none (the views of a set, the parts of one); the order of others is None.
+  """
+  order = np.concatenate([np.asarray(rows, int) for _, rows in slots])
+  _, first = np.unique(order, return_index=True)
+  order = order[np.sort(first)]
+  place = np.zeros(order.max(initial=-1) + 1, int)
+  place[order] = np.arange(len(order))
+  moved = [(t, place[np.asarray(rows, int)]) for t, rows in slots]
+  if all((np.diff(rows) == 1).all() for _, rows in moved):
+    return order, moved
+  return None, slots
+
+
+def on_device(blocks: Blocks, members: Members) -> Blocks:
+  """Blocks that are used again and again, on the device; what only the host reads stays there."""
+  return Blocks(*replicate(tuple(blocks), members))._replace(totals=blocks.totals, slot=blocks.slot)
+
+
+def replicate(tree, members: Members):
+  """Puts shared arrays on every device of the population's mesh."""
+  if members.mesh is None:
+    return jax.tree.map(lambda a: a if isinstance(a, jax.Array) else jnp.asarray(a), tree)
+  if members.placed is not None:
+    place = NamedSharding(members.placed, PartitionSpec())
+    return meshes.put(tree, jax.tree.map(lambda _: place, tree))
+  return jax.device_put(tree, NamedSharding(members.mesh, PartitionSpec()))
+
+
+def spread(tree, members: Members):
+  """Puts member arrays (leading population axis, unpadded) on the mesh, one share a device."""
+  tree = pad_members(tree, members)
+  if members.mesh is not None and members.placed is None:
+    return jax.device_put(tree, NamedSharding(members.mesh, PartitionSpec(AXIS)))
+  tree = jax.tree.map(jnp.asarray, tree)
+  return tree if members.placed is None else meshes.put(tree, meshes.shardings(tree, members.placed))
+
+
+def gather(tree, members: Members):
+  """As ``unpad``; over a mesh that was asked for, whole on every device. Every process must call it."""
+  return unpad(meshes.whole(tree, members.placed) if members.placed is not None else tree, members)
+
+
+def fetch(tree, members: Members):
+  """As ``gather``, this process's own copy."""
+  tree = gather(tree, members)
+  return meshes.local(tree) if members.placed is not None else tree
+
+
+def unpad(tree, members: Members):
+  if members.size == members.padded:
+    return _first(tree, members.size)
+  return _first_jitted(tree, members.size)
+
+
+def _first(tree, count: int):
+  return jax.tree.map(lambda a: a[:count], tree)
+
+
+# One program for a tree, where leaf by leaf it were one for each of their shapes.
+_first_jitted = jax.jit(_first, static_argnums=1)

@@ -1,0 +1,214 @@
+"""The training recipe: optimizer by name, learning-rate schedule, augmentation. All of it is configuration."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax.core.types import UsageError
+
+_ALL = ("learning_rate", "weight_decay", "schedule", "warmup")
+# The options that each optimizer reads.
+READS = {
+  "sgd": _ALL,
+  "momentum": (*_ALL, "momentum"),
+  "nesterov": (*_ALL, "momentum"),
+  "adam": _ALL,
+  "adamw": _ALL,
+  "rmsprop": _ALL,
+}
+OPTIMIZERS = tuple(READS)
+MOMENTUM = 0.9
+SCHEDULES = ("constant", "linear", "cosine")
+AUGMENTS = ("none", "crop", "flip", "crop_flip")
+
+
+class Recipe(NamedTuple):
+  """How each Learn event trains. ``first_task_epochs`` 0 means ``epochs``; ``augment`` is one of AUGMENTS."""
+
+  batch_size: int = 32
+  epochs: int = 1
+  first_task_epochs: int = 0
+  augment: str = "none"
+  reset_per_task: bool = False  # a fresh optimizer state at the start of each task
+  schedule_over: str = "task"  # what the learning-rate schedule spans: 'task' or 'stream'
+
+
+def check_recipe(recipe: Recipe, input_shape) -> Recipe:
+  """Raises UsageError unless the recipe makes sense for inputs of this shape."""
+  for field in ("batch_size", "epochs"):
+    value = getattr(recipe, field)
+    if not isinstance(value, int) or value < 1:
+      raise UsageError(f"train.{field}: got {value!r}; expected an integer of at least 1")
+  if not isinstance(recipe.first_task_epochs, int) or recipe.first_task_epochs < 0:
+    raise UsageError(f"train.first_task_epochs: got {recipe.first_task_epochs!r}; expected an integer of at least 0")
+  if recipe.schedule_over not in ("task", "stream"):
+    raise UsageError(f"optimizer.schedule_over: unknown {recipe.schedule_over!r}; allowed: task, stream")
+  if recipe.augment not in AUGMENTS:
+    raise UsageError(f"train.augment: unknown {recipe.augment!r}; allowed: {', '.join(AUGMENTS)}")
+  if recipe.augment != "none" and len(input_shape) != 3:
+    raise UsageError(f"train.augment: {recipe.augment!r} needs images; inputs have shape {tuple(input_shape)}")
+  return recipe
+
+
+def check_effect(recipe: Recipe, options, optimizer="", given=()) -> None:
+  """Raises UsageError where an option can change nothing beside the others: what is asked for must happen.
+
+  ``options``: :class:`cljax.Options`; ``optimizer`` and ``given``: its name and options, where it has a name.
+  """
+  if options.eval_limit and not options.eval_every:
+    raise UsageError(
+      f"eval.limit: got {options.eval_limit}, without eval.every; it limits the evaluations inside tasks: give both"
+    )
+  if options.feed == "device" and options.boundary_limit != type(options)._field_defaults["boundary_limit"]:
+    raise UsageError(
+      f"train.boundary_limit: got {options.boundary_limit} with train.feed='device', whose boundary passes see all "
+      "rows; read by: grain"
+    )
+  if not isinstance(optimizer, str) or not optimizer:
+    return
+  given = dict(given)
+  if recipe.schedule_over == "stream" and given.get("schedule", "constant") == "constant" and not given.get("warmup"):
+    raise UsageError(
+      "optimizer.schedule_over: got 'stream', but a constant schedule without warmup spans nothing; give "
+      "optimizer.schedule (linear, cosine) or optimizer.warmup"
+    )
+  if recipe.reset_per_task and optimizer == "sgd":
+    raise UsageError(
+      "optimizer.reset_per_task: got True, which 'sgd' does not read: it keeps nothing to reset; read by: "
+      f"{', '.join(o for o in OPTIMIZERS if o != 'sgd')}"
+    )
+
+
+def unread(name: str, option: str) -> str:
+  """Why a given option has no effect under an optimizer, and which ones read it; '' where it is read."""
+  if name not in READS or option in READS[name]:
+    return ""
+  readers = [o for o in OPTIMIZERS if option in READS[o]]
+  return f"{name!r} does not read it; read by: {', '.join(readers)}" if readers else ""
+
+
+def read_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+  """Those of a whole section of options that the optimizer reads."""
+  return {k: v for k, v in options.items() if not unread(name, k)}
+
+
+class ScheduleState(NamedTuple):
+  """The schedule keeps nothing: progress comes with each call."""
+
+
+def scale_by_schedule(learning_rate, schedule: str = "constant", warmup: float = 0.0) -> Any:
+  """``u <- -learning_rate * s(progress) * u`` with ``progress`` in [0, 1] given by the engine (per task or per stream).
+
+  ``s`` is 1 (constant), ``1 - p`` (linear) or ``(1 + cos(pi p)) / 2`` (cosine), after a linear warmup over that share.
+  Outside the engine, where no progress is given, ``s`` is taken at 0 after warmup, so a constant schedule is exact.
+  """
+
+  def init(params):
+    del params
+    return ScheduleState()
+
+  def update(updates, state, params=None, *, progress=None, **extra):
+    del params, extra
+    factor = jnp.asarray(learning_rate, jnp.float32)
+    if progress is not None and (schedule != "constant" or warmup):
+      ramp = jnp.clip(progress / warmup, 0.0, 1.0) if warmup else 1.0
+      p = jnp.clip((progress - warmup) / (1.0 - warmup), 0.0, 1.0)
+      shapes: dict[str, Any] = {"constant": 1.0, "linear": 1.0 - p, "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * p))}
+      factor = factor * ramp * shapes[schedule]
+    return jax.tree.map(lambda u: (-factor).astype(u.dtype) * u, updates), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def make_optimizer(
+  name: str = "sgd", *, learning_rate=0.1, momentum=None, weight_decay=0.0, schedule: str = "constant", warmup=0.0
+) -> optax.GradientTransformationExtraArgs:
+  """An optimizer by name. ``learning_rate``, ``momentum`` and ``weight_decay`` may be traced.
+
+  ``momentum`` (None: 0.9) is read by 'momentum' and 'nesterov'. ``weight_decay`` is decoupled for 'adamw' and added to
+  the gradient (L2) for all others. Raises UsageError on unknown names, on negative values and on a given ``momentum``
+  that the optimizer does not read.
+  """
+  if name not in OPTIMIZERS:
+    raise UsageError(f"optimizer.name: unknown {name!r}; allowed: {', '.join(OPTIMIZERS)}")
+  if schedule not in SCHEDULES:
+    raise UsageError(f"optimizer.schedule: unknown {schedule!r}; allowed: {', '.join(SCHEDULES)}")
+  if momentum is not None and unread(name, "momentum"):
+    raise UsageError(f"optimizer.momentum: got {momentum!r}; {unread(name, 'momentum')}")
+  momentum = MOMENTUM if momentum is None else momentum
+  for key, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay), ("momentum", momentum)):
+    if not isinstance(value, jax.Array) and not (isinstance(value, int | float) and value >= 0):
+      raise UsageError(f"optimizer.{key}: got {value!r}; expected a number of at least 0")
+  if not 0 <= warmup < 1:
+    raise UsageError(f"optimizer.warmup: got {warmup}; expected 0 <= warmup < 1")
+  direction = {
+    "sgd": lambda: optax.identity(),
+    "momentum": lambda: optax.trace(decay=momentum),
+    "nesterov": lambda: optax.trace(decay=momentum, nesterov=True),
+    "adam": optax.scale_by_adam,
+    "adamw": optax.scale_by_adam,
+    "rmsprop": optax.scale_by_rms,
+  }[name]()
+  parts: list[Any] = [direction, scale_by_schedule(learning_rate, schedule, warmup)]
+  decays = isinstance(weight_decay, jax.Array) or weight_decay > 0
+  if decays:
+    parts.insert(1 if name == "adamw" else 0, optax.add_decayed_weights(weight_decay))
+  return optax.with_extra_args_support(optax.chain(*parts))
+
+
+def optimizer_of(optimizer, given):
+  """``(make_optimizer(values), {name: traced default})``."""
+  if not isinstance(optimizer, str):
+    if given:
+      raise UsageError("optimizer_options: only for an optimizer given by name")
+    if callable(optimizer) and not isinstance(optimizer, tuple):
+      return (lambda values: optax.with_extra_args_support(optimizer())), {}
+    return (lambda values: optax.with_extra_args_support(optimizer)), {}
+  allowed = set(inspect.signature(make_optimizer).parameters) - {"name"}
+  for key in given:
+    if key not in allowed:
+      raise UsageError(f"optimizer.{key}: no such option; allowed: {', '.join(sorted(allowed))}")
+    if unread(optimizer, key):
+      raise UsageError(f"optimizer.{key}: got {given[key]!r}; {unread(optimizer, key)}")
+  given = {"learning_rate": 0.1, **given}
+  make_optimizer(optimizer, **given)
+  names = ("learning_rate", "momentum", "weight_decay")
+  traced = {f"optimizer.{k}": float(given[k]) for k in names if k in given and (k != "weight_decay" or given[k])}
+  static = {k: v for k, v in given.items() if f"optimizer.{k}" not in traced}
+  static.pop("weight_decay", None)
+
+  def make(values):
+    return make_optimizer(optimizer, **static, **{k.split(".", 1)[1]: values[k] for k in traced})
+
+  return make, traced
+
+
+def make_augment(kind: str, pad: int = 4) -> Callable:
+  """``augment(key, x [B, H, W, C]) -> x``: random crop after zero padding by ``min(pad, H // 7)``, horizontal flip, or
+  both."""
+  if kind == "none":
+    return lambda key, x: x
+
+  def one(bits, x):
+    height, width, channels = x.shape
+    if "crop" in kind:
+      margin = max(1, min(pad, height // 7))
+      wide = jnp.pad(x, ((margin, margin), (margin, margin), (0, 0)))
+      span = 2 * margin + 1
+      at = (bits[0] % span, bits[1] % span, 0)
+      x = jax.lax.dynamic_slice(wide, tuple(jnp.asarray(a, jnp.int32) for a in at), (height, width, channels))
+    if "flip" in kind:
+      x = jnp.where(bits[2] % 2 == 0, x, x[:, ::-1])
+    return x
+
+  def augment(key, x):
+    bits = jax.random.bits(key, (x.shape[0], 3), jnp.uint32)
+    return jax.vmap(one)(bits, x)
+
+  return augment

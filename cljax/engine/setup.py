@@ -1,0 +1,276 @@
+"""All that is fixed before the first step of a run: sizes, data on the device, compiled programs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax import objectives
+from cljax.core.types import Forget, Learn, Model, Spec, UsageError
+from cljax.engine import mesh as meshes
+from cljax.engine import programs as prog
+from cljax.engine import schedule
+from cljax.engine.recipe import Recipe, check_recipe, make_augment
+from cljax.engine.step import Data, Parts, build, rescaled
+from cljax.streams.rows import at_most
+
+
+class Member(NamedTuple):
+  """One member of a population: a seed, and values that override the run's traced hyper-parameters."""
+
+  seed: int
+  hyper: Mapping[str, float] = {}
+
+
+class Options(NamedTuple):
+  """How a run is evaluated, fed and kept."""
+
+  eval_every: int = 0  # evaluate each so many steps (0: after events only)
+  eval_limit: int = 0  # rows of each task in those evaluations, evenly by class (0: all)
+  eval_block: int = 256
+  feed: str = "device"  # 'device' (data on the device) or 'grain' (data larger than memory)
+  boundary_limit: int = 4096  # with grain: rows of a task that a boundary pass sees
+  chunk_steps: int = 512  # longest scan
+  checkpoint_every: int = 0  # steps between checkpoints inside a task (0: after events only)
+  checkpoint_purge_before_deletion: bool = False  # after a Forget event no checkpoint from before it stays
+  max_interval_s: float = 60.0  # a scan is cut so that it takes at most about this long
+  on_divergence: str = "stop"  # 'stop' or 'freeze'
+
+
+class Setup(NamedTuple):
+  """All that is fixed before the first step."""
+
+  stream: Any
+  spec: Spec
+  members: prog.Members
+  population: tuple[Member, ...]
+  model: Model  # on raw inputs, before the method wraps it
+  parts: Parts  # the learner's pure functions at the run's own hyper-parameters
+  parts_of: Callable  # the same at other values, without placement on a mesh
+  programs: prog.Programs
+  hyper: Any
+  train: Data
+  evaluation: Data
+  blocks: prog.Blocks
+  partial: prog.Blocks
+  trains_on: str
+  replays: bool
+  recipe: Recipe
+  options: Options
+  clock: prog.Clock
+  total_steps: int
+
+
+def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:
+  """The static sizes that factories see; with the objective at its own values (default: classification's)."""
+  split = stream.dataset.train
+  probe = jax.eval_shape(
+    stream.view.apply, stream.view.tables, jax.ShapeDtypeStruct((1, *split.x.shape[1:]), split.x.dtype),
+    jax.ShapeDtypeStruct((1,), np.int32),
+  )  # fmt: skip
+  spec = Spec(
+    num_classes=stream.num_classes,
+    num_tasks=stream.num_tasks,
+    input_shape=tuple(probe.shape[1:]),
+    input_dtype=probe.dtype,
+    batch_size=batch_size,
+    num_rows=len(split.y),
+    task_rows=max(len(t) for t in stream.train),
+    total_rows=sum(len(t) for t in stream.train),
+    classes_of_task=stream.classes_of_task,
+    active=stream.active,
+    task_id_given=stream.task_id_given,
+    row_shape=tuple(split.x.shape[1:]),
+    row_dtype=split.x.dtype,
+    view=lambda x, row_task: stream.view.apply(jax.tree.map(jnp.asarray, stream.view.tables), x, row_task),
+    target=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], _target_dtype(a)), split.y),
+  )
+  return spec._replace(objective=(objective or objectives.classification())(None, spec, {}))
+
+
+def _target_dtype(a):
+  return np.float32 if np.issubdtype(a.dtype, np.floating) else np.int32
+
+
+def setup(
+  stream,
+  model: Model,
+  make_method: Callable,
+  make_optimizer: Callable,
+  hyper: Mapping[str, float],
+  population: Sequence[Member],
+  recipe: Recipe,
+  options: Options,
+  devices=None,
+  name: str = "method",
+  axes: Mapping[str, int] | None = None,
+  objective: Callable | None = None,
+) -> Setup:
+  """Builds the programs. ``make_method(model, spec, values)`` and ``make_optimizer(values)`` get the dict of traced
+  values; ``name`` is what errors call the method."""
+  if not population:
+    raise UsageError("seeds: got none; expected at least one")
+  split = stream.dataset.train
+  check_recipe(recipe, split.x.shape[1:])
+  _check_options(options)
+  objective = objective or objectives.classification()
+  spec = spec_of(stream, recipe.batch_size, objective)
+  model = rescaled(model, stream.dataset.scale)
+  _check_model(model, spec)
+  members = prog.layout(len(population), devices, axes)
+  place: meshes.Placement | None = None
+  if members.placed is not None:
+    place, over = meshes.placement(members.placed), meshes.rows_over(members.placed)
+    if recipe.batch_size % over:
+      raise UsageError(f"train.batch_size: got {recipe.batch_size}; expected a multiple of the mesh's {over} shares")
+  clock = prog.Clock()
+  augment = make_augment(recipe.augment)
+  for member in population:
+    unknown = set(member.hyper) - set(hyper)
+    if unknown:
+      raise UsageError(
+        f"hyper: unknown {sorted(unknown)[0]!r}; a grid may vary {', '.join(sorted(hyper)) or 'nothing'}"
+      )
+  values = {name: np.asarray([m.hyper.get(name, v) for m in population], np.float32) for name, v in hyper.items()}
+
+  def parts_of(values, place=place):
+    here = spec._replace(objective=objective(model, spec, values))
+    method = make_method(model, here, values)
+    return build(name, method, model, here, make_optimizer(values), recipe, stream.view.apply, augment, place)
+
+  probe = parts_of(dict(hyper))
+  made = prog.make(parts_of, probe, stream.view.apply, spec, members, clock)
+  train = device_data(stream, options)
+  evaluation, whole, part = _evaluation(stream, options)
+  access = probe.method.access
+  learned: list[int] = []
+  total = 0
+  for e, event in enumerate(stream.events):
+    if isinstance(event, Learn):
+      total += schedule.schedule(stream, learned, e, event.task, access.trains_on, recipe).steps
+      learned.append(event.task)
+    elif not access.forgets:
+      raise UsageError(f"stream.forget: event {e} asks to forget, but the method does not; choose one with forget.name")
+    else:
+      _check_holds(event, access)
+  return Setup(
+    stream=stream,
+    spec=spec,
+    members=members,
+    population=tuple(population),
+    model=model,
+    parts=probe,
+    parts_of=lambda values: parts_of(values, None),
+    programs=made,
+    hyper=prog.spread(values, members),
+    train=prog.replicate(train, members),
+    evaluation=prog.replicate(evaluation, members),
+    blocks=prog.on_device(whole, members),
+    partial=prog.on_device(part, members),
+    trains_on=access.trains_on,
+    replays=access.prefix,
+    recipe=recipe,
+    options=options,
+    clock=clock,
+    total_steps=total,
+  )
+
+
+def _check_options(options: Options) -> None:
+  if options.feed not in ("device", "grain"):
+    raise UsageError(f"train.feed: unknown {options.feed!r}; allowed: device, grain")
+  if options.on_divergence not in ("stop", "freeze"):
+    raise UsageError(f"train.on_divergence: unknown {options.on_divergence!r}; allowed: stop, freeze")
+  least = {
+    "eval_every": 0,
+    "eval_limit": 0,
+    "eval_block": 1,
+    "boundary_limit": 1,
+    "chunk_steps": 1,
+    "checkpoint_every": 0,
+  }
+  sections = {"boundary_limit": "train.boundary_limit", "chunk_steps": "train.chunk_steps"}
+  for field, low in least.items():
+    value = getattr(options, field)
+    if not isinstance(value, int) or value < low:
+      name = sections.get(field, field.replace("_", ".", 1))
+      raise UsageError(f"{name}: got {value!r}; expected an integer of at least {low}")
+  if not options.max_interval_s > 0:
+    raise UsageError(
+      f"checkpoint.max_interval_s: got {options.max_interval_s!r}; expected a positive number of seconds"
+    )
+
+
+def _check_holds(event: Forget, access) -> None:
+  for need, flag in (("forget", access.forget_data), ("retain", access.retain_data), ("prefix", access.prefix)):
+    if flag and need not in event.holds:
+      raise UsageError(f"forget: the method needs {need!r} data, but the request holds only {', '.join(event.holds)}")
+
+
+def _check_model(model: Model, spec: Spec) -> None:
+  try:
+    params, state = jax.eval_shape(model.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((2, *spec.input_shape), spec.input_dtype)
+    apply = lambda p, s, x: model.apply(p, s, x, train=False, key=jax.random.key(0), task=0, mask=None)[0].logits
+    out = jax.eval_shape(apply, params, state, x)
+  except (TypeError, ValueError) as error:
+    text = str(error).splitlines()[0]
+    raise UsageError(f"model: does not take inputs of shape {spec.input_shape}: {text}") from error
+  if not spec.objective.classes:
+    if spec.objective.check is not None:
+      spec.objective.check(out, jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), spec.target))
+  elif out.shape != (2, spec.num_classes):
+    raise UsageError(f"model: gives logits of shape {out.shape[1:]}; the stream has {spec.num_classes} classes")
+
+
+def device_data(stream, options: Options, rows=None) -> Data:
+  """Training rows for the device; with grain a single row, or the given few for a boundary pass."""
+  split = stream.dataset.train
+  if options.feed == "grain":
+    rows = np.zeros(1, int) if rows is None else rows
+    x, y, ids = np.stack([split.x[r] for r in rows]), split.y[rows], rows
+  else:
+    x, y, ids = split.x, split.y, np.arange(len(split.y))
+  return _data(stream, x, y, ids)
+
+
+def _data(stream, x, y, ids) -> Data:
+  as_int = lambda a: jnp.asarray(np.asarray(a), jnp.int32)
+  y = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), _target_dtype(a)), y)
+  return Data(jax.tree.map(jnp.asarray, x), y, as_int(ids), as_int(stream.labels), stream.view.tables)
+
+
+def _few_first(rows, y, limit: int) -> np.ndarray:
+  """The rows of a task with those in front that a partial evaluation sees: ``limit`` of them, evenly by class."""
+  if not limit:
+    return rows
+  few = at_most(rows, y, limit, seed=0)
+  return np.concatenate([few, np.asarray(rows)[~np.isin(rows, few)]])
+
+
+def _evaluation(stream, options: Options):
+  """Test rows and, behind them, validation rows as one array; the blocks of a full and of a partial evaluation."""
+  test, train = stream.dataset.test, stream.dataset.train
+  block, limit = options.eval_block, options.eval_limit
+  slots = [(t, _few_first(rows, test.y, limit)) for t, rows in enumerate(stream.test)]
+  x, y = np.asarray(test.x), np.asarray(test.y)
+  without = [t for t, rows in enumerate(stream.validation) if not len(rows)]
+  if without and len(without) < len(stream.validation):
+    warnings.warn(f"stream.validation: task {without[0]} has no validation rows, so none are evaluated", stacklevel=2)
+  if not without:
+    held = np.unique(np.concatenate(stream.validation))
+    slots += [(t, len(y) + np.searchsorted(held, rows)) for t, rows in enumerate(stream.validation)]
+    x, y = np.concatenate([x, np.stack([train.x[r] for r in held])]), np.concatenate([y, train.y[held]])
+  order, slots = prog.in_order(slots)
+  if order is not None and (len(order) < block or (order != np.arange(len(order))).any()):
+    least = lambda a: np.concatenate([a[order], np.zeros((max(0, block - len(order)), *a.shape[1:]), a.dtype)])
+    x, y = least(x), least(y)
+  cut = lambda slots, length=0: prog.blocks(slots, block, length, ordered=0 if order is None else len(y))
+  whole = cut(slots)
+  few: list = [(t, rows[: limit or None] if s < stream.num_tasks else []) for s, (t, rows) in enumerate(slots)]
+  return _data(stream, x, y, np.arange(len(y))), whole, cut(few, len(whole.task))

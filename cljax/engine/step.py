@@ -1,0 +1,419 @@
+"""One training step, and the hooks around it, as pure functions of one learner. No population, no jit, no host here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax import regularizers
+from cljax.core import tree
+from cljax.core.dtypes import lenient
+from cljax.core.method import Method, _keep, _keep_batch
+from cljax.core.types import (
+  AccessError,
+  Batch,
+  Learner,
+  Model,
+  Request,
+  Rows,
+  Spec,
+  StepInfo,
+  Task,
+  Tools,
+  UsageError,
+  Visit,
+  Withheld,
+)
+from cljax.engine import evaluation_parameters
+from cljax.engine.holding import held, select
+from cljax.objectives import objective
+
+
+class Data(NamedTuple):
+  """The training or evaluation rows on the device: raw inputs, raw labels, row ids, label table and view tables."""
+
+  x: Any  # [N, ...]
+  y: Any  # [N] int32 dataset classes
+  id: Any  # [N] int32 position in the training split
+  labels: Any  # [T, classes] int32
+  tables: tuple
+
+
+class Where(NamedTuple):
+  """Where in the stream a step stands, all traced: the visit, its first step, its number of steps, and the stream's."""
+
+  visit: Visit
+  start: Any
+  steps: Any
+  total: Any
+
+
+class OptState(NamedTuple):
+  """Optimizer state in the order in which a gradient passes through it."""
+
+  penalty: Any
+  transform: Any
+  optimizer: Any
+  finalize: Any
+
+
+class Parts(NamedTuple):
+  """What the engine compiles: pure functions of one learner."""
+
+  init: Callable
+  step: Callable
+  step_on_batch: Callable
+  start_task: Callable | None
+  end_task: Callable | None
+  predict: Callable
+  forget: Callable | None
+  scrub: Callable | None
+  method: Method
+  objective: objective.Objective
+  evaluated: Callable = lambda learner: learner  # the learner with the parameters that evaluation uses
+
+
+def labelled(learned, labels, y, row_task):
+  """Stored targets as their tasks ``row_task [B]`` label them: class numbers go through the table, others stay."""
+  return labels[row_task, y] if learned.classes else y
+
+
+def shown_rows(learned, data: Data, x, y, row_task, view_apply):
+  """Stored rows ``x, y [B]`` as their tasks ``row_task [B]`` show and label them under the objective ``learned``."""
+  return view_apply(data.tables, x, row_task), labelled(learned, data.labels, y, row_task)
+
+
+def without_absent(batch: Batch) -> Batch:
+  """Input and label 0 and id -1 where the weight is 0: a deleted row, or the row that pads a batch, must not reach
+  anything that a method stores."""
+  here = batch.weight > 0
+  real = lambda a: jnp.where(here.reshape(-1, *(1,) * (a.ndim - 1)), a, jnp.zeros((), a.dtype))
+  x, y = jax.tree.map(real, (batch.x, batch.y))
+  return batch._replace(x=x, y=y, id=jnp.where(here, batch.id, -1))
+
+
+# What the host says of a row of a step: whether it is there, and whether the run offers it for the first time.
+ABSENT, FRESH, AGAIN = 0, 1, 2
+
+
+def weighed(batch: Batch, offered) -> Batch:
+  """The batch with ``weight`` and ``fresh`` from ``offered [B]``: ABSENT, FRESH or AGAIN."""
+  return batch._replace(weight=(offered != ABSENT).astype(jnp.float32), fresh=(offered == FRESH).astype(jnp.float32))
+
+
+def rescaled(model: Model, scale: float | None) -> Model:
+  """The model on raw inputs: ``apply(x) = model.apply(float32(x) * scale)``, so that memories may hold the stored
+  dtype; None leaves inputs as they are (tokens)."""
+  if scale is None:
+    return model
+
+  def raw(x):
+    return x.astype(jnp.float32) * scale if scale != 1.0 or x.dtype != jnp.float32 else x
+
+  def apply(params, model_state, x, **kwargs):
+    return model.apply(params, model_state, raw(x), **kwargs)
+
+  capture = None
+  if model.capture is not None:
+    inner = model.capture
+
+    def capture(params, model_state, x, *args, **kwargs):
+      return inner(params, model_state, raw(x), *args, **kwargs)
+
+  with_activation = None
+  if model.with_activation is not None:
+    rebuild = model.with_activation
+    with_activation = lambda activation: rescaled(rebuild(activation), scale)
+
+  return model._replace(apply=apply, capture=capture, with_activation=with_activation)
+
+
+def kept(learner: Learner):
+  """What a learner keeps between tasks beside its parameters and the optimizer's own state."""
+  state = learner.opt_state
+  return learner.method_state, state.penalty, state.transform, state.finalize
+
+
+def check_access(name: str, method: Method, spec: Spec) -> None:
+  """Refuses a method whose hooks exceed what it declared, or that needs what the scenario does not give."""
+  access = method.access
+  if not access.task_boundaries and (method.start_task is not _keep or method.end_task is not _keep):
+    raise AccessError(f"method {name!r} has start_task or end_task but does not declare Access(task_boundaries=True)")
+  if method.forget is not None and not access.forgets:
+    raise AccessError(f"method {name!r} has forget but does not declare Access(forgets=True)")
+  if access.stores_data and method.scrub is None:
+    raise AccessError(f"method {name!r} stores data but has no scrub, so a deletion request could not be honoured")
+  for need in access.needs:
+    if not getattr(spec.objective, need):
+      raise UsageError(f"method.name: {name!r} needs {need}, which the objective {spec.objective.name!r} does not have")
+  if access.task_id_at_test and not spec.task_id_given:
+    raise UsageError(
+      f"method.name: {name!r} needs the task id at test; this stream gives none (use stream.kind='task')"
+    )
+
+
+def chain(method: Method, optimizer) -> optax.GradientTransformationExtraArgs:
+  """Penalties, then projectors, then the optimizer, then update-space projectors (the order law)."""
+  parts = [method.penalty, method.transform, lenient(optimizer), method.finalize]
+  parts = [optax.with_extra_args_support(p) if p is not None else None for p in parts]
+
+  def init(params):
+    return OptState(*(() if p is None else p.init(params) for p in parts))
+
+  def update(grads, state, params=None, **extra):
+    new = list(state)
+    for i, part in enumerate(parts):
+      if part is None:
+        continue
+      more = {"optimizer_state": new[2]} if i == 3 else {}
+      grads, new[i] = part.update(grads, state[i], params, **extra, **more)
+    return grads, OptState(*new)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def build(
+  name: str, method: Method, model: Model, spec: Spec, optimizer, recipe, view_apply, augment, place=None
+) -> Parts:
+  """Assembles the pure functions of one learner. ``model`` is the one given to the factory; ``method.model`` wins.
+
+  ``place``, a :class:`cljax.engine.mesh.Placement`, lays the rows of each batch and the learner over a mesh.
+  """
+  check_access(name, method, spec)
+  model = method.model or model
+  access = method.access
+  optimizer = evaluation_parameters.adapted(optimizer)
+  tx = chain(method, optimizer)
+
+  def gather(data: Data, index, row_task, weight, visit) -> Batch:
+    """Rows as they were read."""
+    mask = spec.class_mask(row_task, visit.trained)
+    x, y = jax.tree.map(lambda a: a[index], (data.x, data.y))
+    y = labelled(spec.objective, data.labels, y, row_task)
+    return Batch(x, y, weight.astype(jnp.float32), data.id[index], row_task, mask)
+
+  def viewed(tables, batch: Batch) -> Batch:
+    return batch._replace(x=view_apply(tables, batch.x, batch.task))
+
+  def guarded(batch: Batch) -> Batch:
+    if access.stores_data:
+      return batch
+    return batch._replace(x=Withheld("Batch.x (Access.stores_data)"), id=Withheld("Batch.id (Access.stores_data)"))
+
+  def task_loss(key, params, learner, batch, visit, train=True):
+    def apply(key, params, batch):
+      return model.apply(
+        params,
+        learner.model_state,
+        batch.x,
+        train=train,
+        key=tree.fold(key, "model"),
+        task=visit.task if access.task_boundaries else None,
+        mask=(batch.weight > 0).astype(jnp.float32),
+      )
+
+    each, inside, outputs, model_state = spec.objective.loss(key, apply, params, batch)
+    return objective.reduced(each, inside, batch), outputs, model_state
+
+  def reference_gradients(key, learner, visit, tables):
+    grads = {}
+    for ref_name, ref in method.references.items():
+      ref_key = tree.fold(key, "reference/" + ref_name)
+      batch = ref.batch(ref_key, learner)
+      if batch.class_mask is None:
+        batch = batch._replace(class_mask=spec.class_mask(batch.task, visit.trained))
+
+      def one(batch, ref=ref, ref_key=ref_key):
+        batch = batch if place is None else place.rows(batch)
+        batch = viewed(tables, batch._replace(x=augment(tree.fold(ref_key, "augment"), batch.x)))
+        loss = ref.loss or (lambda k, p, lrn, b: task_loss(k, p, lrn, b, visit)[0])
+        return jax.grad(lambda p: loss(ref_key, p, learner, batch))(learner.params)
+
+      stacked = batch.weight.ndim == 2  # K references
+      grads[ref_name] = jax.lax.map(one, batch) if stacked else one(batch)
+    return grads
+
+  def step(learner: Learner, data: Data, where: Where, alive, index, row_task, offered):
+    """One step on rows ``index [B]``, ``offered [B]`` as in :func:`weighed`; returns ``(learner, alive, loss)``."""
+    batch = weighed(gather(data, index, row_task, offered, where.visit), offered)
+    return step_on_batch(learner, where, alive, batch, data.tables)
+
+  def step_on_batch(learner, where, alive, batch, tables):
+    """A member that is dead stays as it is: its rows are absent, so that its memories take none, and all else is held.
+    The loss that killed it is returned once; after that NaN."""
+    before, was_alive, visit = learner, alive, where.visit
+    there = jnp.where(alive, batch.weight, 0.0)
+    batch = without_absent(batch._replace(weight=there, fresh=batch.fresh * there))
+    key = jax.random.fold_in(learner.key, learner.step)
+    if method.prepare is not _keep_batch:
+      learner, ready = method.prepare(tree.fold(key, "prepare"), learner, guarded(batch._replace(visit=visit)))
+      batch = ready._replace(
+        x=batch.x if isinstance(ready.x, Withheld) else ready.x,
+        id=batch.id if isinstance(ready.id, Withheld) else ready.id,
+      )
+    prepared = batch._replace(visit=None)
+    shown = prepared if place is None else place.rows(prepared)
+    shown = viewed(tables, shown._replace(x=augment(tree.fold(key, "augment"), shown.x)))._replace(visit=visit)
+
+    def loss_fn(params):
+      loss, outputs, model_state = task_loss(key, params, learner, shown, visit)
+      for term_name, term in method.terms.items():
+        loss = loss + term(tree.fold(key, term_name), params, learner, shown, outputs)
+      return loss, (outputs, model_state)
+
+    if method.gradient is None:
+      (loss, (outputs, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(learner.params)
+    else:
+      (loss, (outputs, model_state)), grads = method.gradient(tree.fold(key, "gradient"), loss_fn, learner)
+    alive = alive & jnp.isfinite(loss)
+    # A select on a scalar fuses into the optimizer's loop and leaves the bits of a healthy run alone.
+    grads = jax.tree.map(lambda g: jnp.where(alive, g, jnp.zeros_like(g)), grads)
+    extra: dict[str, Any] = {"value": loss, "progress": _progress(learner.step, where, recipe)}
+    if access.task_boundaries:
+      extra["task"], extra["visit"] = visit.task, visit
+    if method.references:
+      extra["references"] = reference_gradients(key, learner, visit, tables)
+    updates, opt_state = tx.update(grads, learner.opt_state, learner.params, **extra)
+    params = optax.apply_updates(learner.params, updates)
+    learner = learner._replace(step=learner.step + 1, params=params, model_state=model_state, opt_state=opt_state)
+    if method.after_step is not _keep:
+      info = StepInfo(guarded(batch._replace(visit=visit)), outputs, grads, updates, loss)
+      learner = method.after_step(tree.fold(key, "after_step"), learner, info)
+    learner = held(alive, learner, before)
+    loss = jnp.where(was_alive, loss, jnp.nan)
+    return learner if place is None else place.learner(learner), alive, loss
+
+  def init(key) -> Learner:
+    params, model_state = model.init(tree.fold(key, "model"))
+    learner = Learner(jnp.zeros((), jnp.int32), tree.fold(key, "learner"), params, model_state, tx.init(params), ())
+    return learner._replace(method_state=method.init(tree.fold(key, "method"), learner))
+
+  def rows_of(data, index, row_task, count, visit) -> Rows:
+    capacity = index.shape[0]
+
+    def read(start, size):
+      at = start + jnp.arange(size)
+      inside = at < count
+      at = jnp.minimum(at, capacity - 1)
+      return without_absent(gather(data, index[at], row_task[at], inside, visit))
+
+    return Rows(capacity, count, lambda start, size: without_absent(viewed(data.tables, read(start, size))), read)
+
+  def boundary(hook, label):
+    def run(learner, alive, data, where: Where, index, row_task, count):
+      """``hook`` on a living member, whose evaluated parameters it sees; a dead one stays as it is."""
+      key = tree.fold(jax.random.fold_in(learner.key, learner.step), label)
+      rows: Any = Withheld("Task.rows (Access.boundary_data)")
+      if access.boundary_data:
+        rows = rows_of(data, index, row_task, count, where.visit)
+      new = at_evaluated(learner, lambda inner: hook(key, inner, Task(where.visit, rows)))
+      return select(alive, new, learner)
+
+    return run
+
+  def evaluated(learner: Learner) -> Learner:
+    return learner._replace(params=evaluation_parameters.of(learner.opt_state.optimizer, learner.params))
+
+  def at_evaluated(learner: Learner, hook) -> Learner:
+    """``hook`` on the learner with its evaluated parameters; what it changes in them moves the trained ones too."""
+    if not evaluation_parameters.differ(learner.opt_state.optimizer):
+      return hook(learner)
+    shown = evaluated(learner)
+    new = hook(shown)
+    return new._replace(**evaluation_parameters.moved(learner, new, shown.params))
+
+  def start(key, learner, task):
+    if recipe.reset_per_task:
+      learner = reset_optimizer(learner)
+    return method.start_task(key, learner, task)
+
+  def reset_optimizer(learner):
+    return learner._replace(opt_state=learner.opt_state._replace(optimizer=optimizer.init(learner.params)))
+
+  def predict(learner, x, task):
+    learner = evaluated(learner)
+    key = tree.fold(learner.key, "predict")
+    if method.predict is not None:
+      shown = task if access.task_id_at_test else Withheld("task (Access.task_id_at_test)")
+      return method.predict(key, learner, x, shown)
+    told = task if access.task_id_at_test else None
+    outputs, _ = model.apply(learner.params, learner.model_state, x, train=False, key=key, task=told, mask=None)
+    return outputs.logits
+
+  def tools_for(visit) -> Tools:
+    def gradient(key, params, learner, batch):
+      return jax.grad(lambda p: task_loss(key, p, learner, batch, visit, train=False)[0])(params)
+
+    def train(key, learner, objective, steps, learning_rate=None):
+      opt = optimizer if learning_rate is None else optax.with_extra_args_support(optax.sgd(learning_rate))
+
+      def body(i, carry):
+        learner, state = carry
+        (_, model_state), grads = jax.value_and_grad(
+          lambda p: objective(jax.random.fold_in(key, i), p, learner, i), has_aux=True
+        )(learner.params)
+        updates, state = opt.update(grads, state, learner.params, progress=jnp.float32(i) / jnp.float32(steps))
+        params = optax.apply_updates(learner.params, updates)
+        return learner._replace(params=params, model_state=model_state), state
+
+      trained, state = jax.lax.fori_loop(0, steps, body, (learner, opt.init(learner.params)))
+      return trained._replace(params=evaluation_parameters.of(state, trained.params))
+
+    return Tools(gradient, train, reset_optimizer)
+
+  def forget(learner, data, where, forget_rows, retain_rows, named, classes, groups):
+    """``forget_rows`` and ``retain_rows`` are ``(index, row_task, count)``; undeclared data is withheld.
+
+    Returns ``(learner, permitted)``: whether the method may answer the request (``Method.permits``).
+    """
+    answer = method.forget
+    assert answer is not None
+    key = tree.fold(jax.random.fold_in(learner.key, learner.step), "forget")
+    seen: list[Any] = []
+    for rows, allowed, label in (
+      (forget_rows, access.forget_data, "forget"),
+      (retain_rows, access.retain_data, "retain"),
+    ):
+      hidden = Withheld(f"Request.{label} (Access.{label}_data)")
+      seen.append(rows_of(data, rows[0], rows[1], rows[2], where.visit) if allowed else hidden)
+    request = Request(seen[0], seen[1], named, classes, groups)
+    permitted = jnp.asarray(True) if method.permits is None else method.permits(learner, request)
+
+    def edit(learner):
+      before = learner.params
+      learner = answer(key, learner, request, tools_for(where.visit))
+      kept = regularizers.follow_edit((learner.opt_state, learner.method_state), before, learner.params)
+      learner = learner._replace(opt_state=kept[0], method_state=kept[1])
+      return method.after_forget(learner, before) if method.after_forget is not None else learner
+
+    return at_evaluated(learner, edit), permitted
+
+  def scrub(learner, named, classes):
+    assert method.scrub is not None
+    unseen = Withheld("Request rows are not given to scrub")
+    return method.scrub(learner, Request(unseen, unseen, named, classes))
+
+  needs_start = recipe.reset_per_task or method.start_task is not _keep
+  return Parts(
+    init=init,
+    step=step,
+    step_on_batch=step_on_batch,
+    start_task=boundary(start, "start_task") if needs_start else None,
+    end_task=boundary(method.end_task, "end_task") if method.end_task is not _keep else None,
+    predict=predict,
+    forget=forget if method.forget is not None else None,
+    scrub=scrub if method.scrub is not None else None,
+    method=method,
+    objective=spec.objective,
+    evaluated=evaluated,
+  )
+
+
+def _progress(step, where: Where, recipe):
+  if recipe.schedule_over == "stream":
+    return step.astype(jnp.float32) / jnp.maximum(where.total, 1).astype(jnp.float32)
+  return (step - where.start).astype(jnp.float32) / jnp.maximum(where.steps, 1).astype(jnp.float32)

@@ -1,0 +1,260 @@
+"""What was forgotten, measured: a population of models beside its retrained reference, and the bank of oracles.
+
+The reference of every metric is the model that never saw the rows. No number here proves privacy.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax import losses, streams
+from cljax.core.judging import judged_classes
+from cljax.core.types import Forget, Learn, UsageError
+from cljax.engine.setup import Setup
+from cljax.metrics import unlearning as metrics
+
+SIDES = ("forget", "retain", "test")
+# name -> (heading, True where more is better, False where less is, None where the target is the reference)
+METRICS = {
+  "forget_accuracy": "FA %",
+  "retain_accuracy": "RA %",
+  "test_accuracy": "TA %",
+  "average_gap": "avg gap %",
+  "tug_of_war": "ToW",
+  "entropy_attack": "MIA entropy",
+  "loss_attack": "MIA loss",
+  "confidence_attack": "SVC confidence",
+  "activation_distance": "AD",
+  "js_divergence": "JS",
+  "completeness": "agreement",
+  "cka": "CKA to original",
+  "feature_mapping": "FM recovery %",
+  "head_recovery": "HR recovery %",
+  "relearn_time": "relearn epochs",
+  "relearning_attack": "relearn attack %",
+  "klom_forget": "KLoM forget",
+  "klom_retain": "KLoM retain",
+  "u_lira": "U-LiRA AUC",
+  "u_lira_accuracy": "U-LiRA accuracy",
+}
+
+
+class Sides(NamedTuple):
+  """Rows to measure on, as their tasks show them: inputs ``x [N, ...]``, labels ``y [N]`` and tasks of each side, and
+  the classes ``judged [T, C]`` among which a row of each task is judged."""
+
+  x: dict[str, Any]
+  y: dict[str, np.ndarray]
+  task: dict[str, np.ndarray]
+  judged: np.ndarray
+
+
+class Answers(NamedTuple):
+  """What a population says: ``logits {side: [S, N, K]}``, ``features {side: [S, N, D]}``, parameters ``[S, ...]``."""
+
+  logits: dict[str, np.ndarray]
+  features: dict[str, np.ndarray]
+  params: Any
+  model_state: Any
+
+
+def without_rows(stream, gone):
+  """The stream as if the pairs ``gone`` (of ``streams.resolve_pairs``) had never been there: Learn events alone.
+
+  Tasks that lose all their rows are not learned. Retraining on it draws its batches from the rows that are left, where
+  the ``retrain`` method keeps the batches and weighs deleted rows with 0: both are retraining from scratch.
+  """
+  train = tuple(rows[~mine] for rows, mine in zip(stream.train, gone, strict=True))
+  events = tuple(e for e in stream.events if isinstance(e, Learn) and len(train[e.task]))
+  if not events:
+    raise UsageError("request: names all rows of all tasks; nothing is left to retrain on")
+  return stream._replace(train=train, events=events, name=f"{stream.name} without {sum(map(np.sum, gone))} rows")
+
+
+def sides(stream, request: Forget, most: int = 2000) -> Sides:
+  """The rows to forget, the rows to keep (at most ``most``, evenly spread) and the test rows.
+
+  Where whole classes are forgotten, ``test`` holds the other classes, and ``forgotten_test`` those.
+  """
+  split, test = stream.dataset.train, stream.dataset.test
+  learned = streams.learned_tasks(stream.events)
+  named = streams.resolve_pairs(request, stream)
+  gone = np.concatenate([named[t] for t in learned])
+  pairs = [
+    np.stack([rows, np.full(len(rows), t)], 1) for t, rows in ((t, np.asarray(stream.train[t])) for t in learned)
+  ]
+  tests = [np.stack([rows, np.full(len(rows), t)], 1) for t, rows in ((t, np.asarray(stream.test[t])) for t in learned)]
+  train_pairs, test_pairs = np.concatenate(pairs), np.concatenate(tests)
+  forget, retain = train_pairs[gone], train_pairs[~gone]
+  if not len(forget) or not len(retain):
+    raise UsageError("request: expected rows that were learned, and others to keep")
+  retain = retain[np.linspace(0, len(retain) - 1, min(most, len(retain))).astype(int)]
+  learning = tuple(e for e in stream.events if isinstance(e, Learn))
+  labels = streams.forgotten_classes(stream._replace(events=(*learning, request)), len(learning) + 1)
+  whole = labels[stream.labels[test_pairs[:, 1], np.asarray(test.y)[test_pairs[:, 0]]]]
+  chosen = {"forget": (split, forget), "retain": (split, retain), "test": (test, test_pairs[~whole])}
+  if whole.any() and not whole.all():
+    chosen["forgotten_test"] = (test, test_pairs[whole])
+  x, y, task = {}, {}, {}
+  for side, (data, at) in chosen.items():
+    raw = jnp.asarray(np.stack([data.x[i] for i in at[:, 0]]))
+    x[side] = stream.view.apply(stream.view.tables, raw, jnp.asarray(at[:, 1], jnp.int32))
+    y[side] = stream.labels[at[:, 1], np.asarray(data.y)[at[:, 0]]]
+    task[side] = at[:, 1]
+  return Sides(x, y, task, judged_classes(stream, learned))
+
+
+def answers(built: Setup, learner, rows: Sides, model=None) -> Answers:
+  """Logits and features of each member of ``learner`` (leading axis S) on each side; features are the model's own.
+
+  Classes that do not compete (:mod:`cljax.core.judging`) have logits 100 below the row's highest: as good as absent.
+  ``model`` (on raw inputs) lets runs of one model share a program, where the method neither predicts nor wraps it.
+  """
+  method = built.parts.method
+  own = method.predict is not None or method.model is not None
+  program = _program(built.parts.predict, method.model or built.model) if own or model is None else _plain(model)
+  told = built.spec.task_id_given and own
+  logits, features = {}, {}
+  for side, x in rows.x.items():
+    task = rows.task[side] if told else np.zeros(len(x), int)
+    found = [(task == t, program(learner, x[task == t], np.int32(t))) for t in np.unique(task)]
+    place = np.argsort(np.concatenate([np.flatnonzero(mine) for mine, _ in found]))
+    z, features[side] = (np.concatenate([np.asarray(pair[i]) for _, pair in found], 1)[:, place] for i in (0, 1))
+    judged = rows.judged[rows.task[side]]
+    top = np.where(judged, z, -np.inf).max(-1, keepdims=True)
+    logits[side] = z if judged.all() else np.where(judged, z, top - 100)
+  return Answers(logits, features, learner.params, learner.model_state)
+
+
+def _program(predict, model):
+  """``(learner [S], x, task) -> (logits [S, N, K], features [S, N, D])``, jitted."""
+
+  def one(learner, x, task):
+    out, _ = model.apply(learner.params, learner.model_state, x, train=False, key=learner.key, task=None, mask=None)
+    logits = out.logits if predict is None else predict(learner, x, task)
+    return logits, logits if out.features is None else out.features
+
+  return jax.jit(lambda learner, x, task: jax.lax.map(lambda l: one(l, x, task), learner))
+
+
+@functools.lru_cache(maxsize=4)
+def _plain(model):
+  whole = _program(None, model)
+  return lambda learner, x, task: whole(learner._replace(opt_state=(), method_state=()), x, task)
+
+
+def first(given: Answers, count: int, start: int = 0) -> Answers:
+  """Members ``start .. start + count`` of a population."""
+  return jax.tree.map(lambda a: a[start : start + count], given)
+
+
+def _head(logits, features):
+  """The linear head behind the features, found from what the model answered; exact where the head is linear."""
+  ones = np.concatenate([features, np.ones((len(features), 1))], 1)
+  weights = np.linalg.lstsq(ones, logits, rcond=None)[0]
+  return lambda h: np.concatenate([h, np.ones((len(h), 1))], 1) @ weights
+
+
+def measure(
+  ours: Answers, reference: Answers, original: Answers, rows: Sides, model, *, relearning_rate: float = 0.05,
+  relearning_epochs: int = 30,
+) -> dict[str, np.ndarray]:  # fmt: skip
+  """Each metric of METRICS but KLoM and U-LiRA: ``{name: [S]}``, member i compared with reference member i.
+
+  ``ours`` may hold at most as many members as ``reference`` and ``original``. Recovery attacks fit on test rows (all
+  classes) and answer on the rows to forget. The rate of relearning is the same for all. ``model`` takes raw inputs.
+  """
+  y, count = rows.y, len(ours.logits["forget"])
+  mean_reference = [np.mean(metrics.accuracy(reference.logits[s], y[s])) for s in SIDES]
+  out: dict[str, list] = {name: [] for name in METRICS if not name.startswith(("klom", "u_lira"))}
+  curves = _relearn(ours, rows, model, relearning_rate, relearning_epochs)
+  first_loss = np.mean([metrics.cross_entropy(z, y["forget"]).mean() for z in original.logits["forget"]])
+  # Fitted on what is left of the forgotten classes too, where the test rows were cut by class.
+  probe = [s for s in ("test", "forgotten_test") if s in y]
+  join = lambda part, i: np.concatenate([part[s][i] for s in probe])
+  probe_y = np.concatenate([y[s] for s in probe])
+  same_class = "forgotten_test" if "forgotten_test" in y else "test"
+  for i in range(count):
+    z, r = ({s: a.logits[s][i] for s in y} for a in (ours, reference))
+    accuracies = metrics.accuracies(*((z[s], y[s]) for s in SIDES))
+    head = _head(join(original.logits, i), join(original.features, i))
+    fit, forget = (join(ours.features, i), join(original.features, i)), ours.features["forget"][i]
+    svc = metrics.svc_attacks(z["retain"], y["retain"], z["test"], y["test"], z["forget"], y["forget"], most=300)
+    values = {
+      "forget_accuracy": accuracies.forget, "retain_accuracy": accuracies.retain, "test_accuracy": accuracies.test,
+      "average_gap": metrics.average_gap(accuracies, mean_reference),
+      "tug_of_war": metrics.tug_of_war(accuracies, mean_reference),
+      "entropy_attack": metrics.entropy_attack(z["retain"], z["test"], z["forget"]),
+      "loss_attack": metrics.loss_attack(z["forget"], y["forget"], z[same_class], y[same_class]),
+      "confidence_attack": svc.confidence,
+      "activation_distance": metrics.activation_distance(z["forget"], r["forget"]),
+      "js_divergence": metrics.js_divergence(z["forget"], r["forget"]),
+      "completeness": metrics.completeness(z["forget"], r["forget"]).agreement,
+      "cka": metrics.feature_cka(forget, original.features["forget"][i]),
+      "feature_mapping": metrics.feature_mapping_attack(*fit, head, forget, y["forget"]),
+      "head_recovery": metrics.head_recovery_attack(fit[0], probe_y, forget, y["forget"]),
+      "relearn_time": metrics.relearn_time(curves[0][i], first_loss), "relearning_attack": curves[1][i],
+    }  # fmt: skip
+    for name, value in values.items():
+      out[name].append(float(value))
+  return {name: np.asarray(v) for name, v in out.items()}
+
+
+def _relearn(ours: Answers, rows: Sides, model, rate: float, epochs: int):
+  """Loss curves ``[S, epochs + 1]`` of relearning, and ``[S]`` the accuracy on held-out forget rows after 20 steps on a
+  twentieth of them."""
+  x, y = rows.x["forget"], jnp.asarray(rows.y["forget"])
+  few, held = metrics.split_forget(len(y)) if len(y) > 1 else (np.zeros(1, int), np.zeros(1, int))
+  return _relearner(model, rate, epochs)((ours.params, ours.model_state), (x, y), (x[few], y[few]), (x[held], y[held]))
+
+
+@functools.lru_cache(maxsize=4)
+def _relearner(model, rate: float, epochs: int):
+  def logits(params, state, x):
+    return model.apply(params, state, x, train=False, key=jax.random.key(0), task=None, mask=None)[0].logits
+
+  def one(params, state, rows, few, held):
+    loss = lambda p, r: jnp.mean(losses.cross_entropy(logits(p, state, r[0]), r[1]))
+    right = lambda p, r: jnp.mean(jnp.argmax(logits(p, state, r[0]), -1) == r[1])
+    key = jax.random.key(0)
+    curve = metrics.relearn(loss, params, rows, key, learning_rate=rate, epochs=epochs, samples=100).losses
+    return curve, metrics.relearning_attack(loss, right, params, few, held, key, learning_rate=rate)[-1]
+
+  return jax.jit(lambda members, *rows: jax.lax.map(lambda m: one(*m, *rows), members))
+
+
+def population(ours: Answers, oracles: Answers, rows: Sides) -> dict[str, float]:
+  """KLoM of M unlearned models against as many oracles, in 8 bins where there are fewer than 50, else 20."""
+  count = min(len(ours.logits["forget"]), len(oracles.logits["forget"]))
+  bins = 20 if count >= 50 else 8
+  margin = lambda a, s: metrics.logit_margin(a.logits[s][:count], rows.y[s])
+  pairs = (("klom_forget", "forget"), ("klom_retain", "retain"))
+  return {name: metrics.klom(margin(ours, s), margin(oracles, s), bins=bins).mean for name, s in pairs}
+
+
+def outside(values: Mapping[str, np.ndarray], floor: Mapping[str, np.ndarray]) -> list[str]:
+  """Metrics whose mean over members is further from the floor's than both their standard errors, doubled, allow.
+
+  ``floor`` holds the same metrics of retrained models of other seeds: within it a method is not told from retraining.
+  """
+  out = []
+  for name, v in values.items():
+    w = np.asarray(floor[name], float)
+    v = np.asarray(v, float)
+    spread = sum(a.var(ddof=1) / len(a) if len(a) > 1 else 0.0 for a in (v, w))
+    if not np.isfinite(v).all() or abs(v.mean() - w.mean()) > 2 * np.sqrt(spread) + 1e-9:
+      out.append(name)
+  return out
+
+
+def cost(trainings: Sequence[tuple[str, int]], steps: int) -> str:
+  """One line: what the evidence costs, before it is spent."""
+  total = sum(count for _, count in trainings)
+  parts = ", ".join(f"{count} {what}" for what, count in trainings)
+  return f"evidence: {total} trainings of {steps} steps each ({parts})"

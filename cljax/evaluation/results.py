@@ -1,0 +1,322 @@
+"""The result of a run as one JSON-ready dict, as rows, and as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from cljax import metrics
+from cljax.evaluation import selection
+from cljax.io import checkpoint
+from cljax.io.files import dumps, loads, write_text
+
+# Key in "metrics" -> (heading in tables, what it is). Task-masked accuracy is there for class-incremental streams only.
+METRICS = {
+  "acc": "ACC",
+  "task_acc": "ACC task-masked",
+  "average_incremental_accuracy": "AIA",
+  "bwt": "BWT",
+  "fwt": "FWT",
+  "forgetting": "forgetting",
+  "never_learned": "ACC never learned",
+  "acc_after_last_event": "ACC after last event",
+}
+SCENARIOS = {
+  "class": "class-incremental",
+  "task": "task-incremental",
+  "domain": "domain-incremental",
+  "si_blurry": "class-incremental (Si-Blurry)",
+  "i_blurry": "class-incremental (i-Blurry)",
+  "scole": "class-incremental (SCoLe)",
+}
+
+
+def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+  """Metrics over seeds of an accuracy matrix ``[S, E+1, T]`` whose row 0 comes before the first event.
+
+  ACC, BWT, FWT, forgetting and average incremental accuracy are taken over the rows after Learn events, by
+  :func:`cljax.metrics.over_events` where tasks come back or are never learned; where there are Forget events,
+  ``acc_after_last_event`` is the mean of the last row of all.
+  """
+  accuracy = np.asarray(accuracy)
+  learn = [i + 1 for i, e in enumerate(events) if e["kind"] == "learn"]
+  learned = [e["task"] for e in events if e["kind"] == "learn"]
+  R = accuracy[:, learn]
+  if learned == list(range(accuracy.shape[-1])):
+    values = {
+      "acc": metrics.average_accuracy(R),
+      "average_incremental_accuracy": metrics.average_incremental_accuracy(R),
+      "bwt": metrics.backward_transfer(R),
+      "fwt": metrics.forward_transfer(R, accuracy[:, 0]),
+      "forgetting": metrics.forgetting(R),
+    }
+  else:
+    values = metrics.over_events(R, learned, accuracy[:, 0])
+  if len(learn) < len(events):
+    values["acc_after_last_event"] = accuracy[:, -1].mean(-1)
+  return {k: metrics.summarize(v) for k, v in values.items()}
+
+
+def describe(
+  result,
+  *,
+  config: Mapping[str, Any],
+  method: str,
+  stream: str,
+  kind: str,
+  seeds: Sequence[int],
+  members: Sequence[int] | None = None,
+  environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+  """The content of ``result.json`` for the given ``members`` of a :class:`cljax.RunResult` (default: all).
+
+  Accuracies are fractions; ``accuracy_matrix [S][E][T]`` has one row before the first event. ``kind`` is the stream's:
+  for ``'class'`` the matrix over each task's own classes comes beside it, and ``validation_matrix`` where the stream
+  holds rows out. ``seconds`` are those of the whole population, of ``population`` members.
+  """
+  who = list(range(len(result.accuracy))) if members is None else list(members)
+  accuracy = result.accuracy[who]
+  out: dict[str, Any] = {
+    "config": config,
+    "method": method,
+    "stream": stream,
+    "scenario": SCENARIOS.get(kind, f"domain-incremental ({kind})"),
+    "seeds": list(seeds),
+    "accuracy_matrix": accuracy,
+    "metrics": matrix_metrics(accuracy, result.events),
+  }
+  if kind == "class":
+    masked = result.task_accuracy[who]
+    out["task_accuracy_matrix"] = masked
+    out["task_metrics"] = matrix_metrics(masked, result.events)
+  if result.validation is not None:
+    out["validation_matrix"] = result.validation[who]
+    out["validation_metrics"] = matrix_metrics(result.validation[who], result.events)
+  out.update(
+    events=result.events,
+    forgotten=[{**r, **{k: [r[k][i] for i in who] for k in ("forget", "retain")}} for r in result.forgotten],
+    curves=[{**c, "accuracy": [c["accuracy"][i] for i in who]} for c in result.curves],
+    alive=result.alive[who],
+    state_bytes=result.state_bytes,
+    steps=result.steps,
+    population=len(result.accuracy),
+    seconds=result.seconds,
+    compilations=result.compilations,
+    params_sha256=[result.params_sha256[i] for i in who],
+    dataset_digest=config.get("data", {}).get("digest", ""),
+    versions=checkpoint.versions(),
+    environment=dict(environment or {}),
+  )
+  return json.loads(dumps(out))
+
+
+def write(path, result: Mapping[str, Any]) -> None:
+  """Writes ``result.json`` whole or not at all."""
+  write_text(path, dumps(result, indent=1) + "\n")
+
+
+def read(path) -> dict[str, Any] | None:
+  """A ``result.json``, or None where there is none that can be read."""
+  path = epath.Path(path)
+  if not path.exists():
+    return None
+  try:
+    found = loads(path.read_bytes())
+  except ValueError:
+    return None
+  return found if is_whole(found) else None
+
+
+def is_whole(found) -> bool:
+  """Whether something that was read is a result: all that tables, rows and merging take from one is there."""
+  try:
+    seeds = found["seeds"]
+    number = lambda v: v is None or (isinstance(v, int | float) and not isinstance(v, bool))
+    each = lambda values: isinstance(values, list) and len(values) == len(seeds) and all(map(number, values))
+    whole = seeds and all(isinstance(s, int) for s in seeds) and len(set(seeds)) == len(seeds)
+    shape = (len(seeds), len(found["events"]) + 1)
+    named = [k for k in found if k.endswith("accuracy_matrix") or k == "validation_matrix"]
+    matrices = [np.asarray(found[k], np.float64) for k in named]
+    whole &= bool(matrices) and all(m.ndim == 3 and m.shape[:2] == shape for m in matrices)
+    for group in [found["metrics"], *(found[k] for k in ("task_metrics", "validation_metrics") if k in found)]:
+      whole &= all(each(m["values"]) and number(m["mean"]) and number(m["stderr"]) for m in group.values())
+      whole &= "acc" in group
+    whole &= all(each(r[k]) for r in found["forgotten"] for k in ("forget", "retain"))
+    whole &= all(len(c["accuracy"]) == len(seeds) for c in found["curves"])
+    whole &= all(isinstance(found[k], str) for k in ("method", "stream", "scenario", "dataset_digest"))
+    whole &= all(len(found[k]) == len(seeds) for k in ("alive", "params_sha256")) and found["population"] > 0
+    whole &= all(number(v) and v is not None for v in found["seconds"].values()) and isinstance(found["config"], dict)
+    summary(found)
+    rows(found)
+    table([found], [title(found)])
+  except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+    return False
+  return bool(whole)
+
+
+def share_of_seconds(result: Mapping[str, Any]) -> float:
+  """Seconds of a run; of a population, this configuration's share."""
+  return sum(result["seconds"].values()) * len(result["seeds"]) / result["population"]
+
+
+def title(result: Mapping[str, Any]) -> str:
+  """``er``, or ``er + retrain`` where another method answers the Forget events."""
+  forget = result["config"].get("forget", {}).get("name", "")
+  return f"{result['method']} + {forget}" if forget else result["method"]
+
+
+def diverged(result: Mapping[str, Any]) -> int:
+  return sum(not alive for alive in result["alive"])
+
+
+def _all_metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  out = dict(result["metrics"])
+  if "task_metrics" in result:
+    out["task_acc"] = result["task_metrics"]["acc"]
+  return {k: out[k] for k in METRICS if k in out}
+
+
+def rows(result: Mapping[str, Any], **more) -> list[dict[str, Any]]:
+  """One flat row for each seed: identity, metrics (``validation_acc`` is the one to select by), costs, digest."""
+  out = []
+  forget = result["config"].get("forget", {}).get("name", "")
+  for i, seed in enumerate(result["seeds"]):
+    row = {"method": result["method"], "forget": forget, "stream": result["stream"], "seed": seed, **more}
+    row.update({k: m["values"][i] for k, m in _all_metrics(result).items()})
+    if "validation_metrics" in result:
+      row["validation_acc"] = result["validation_metrics"]["acc"]["values"][i]
+    if result["forgotten"]:
+      row["forgotten"] = [{**r, "forget": r["forget"][i], "retain": r["retain"][i]} for r in result["forgotten"]]
+    row.update(
+      alive=result["alive"][i],
+      state_bytes=result["state_bytes"],
+      steps=result["steps"],
+      seconds=share_of_seconds(result) / len(result["seeds"]),
+      params_sha256=result["params_sha256"][i],
+      dataset_digest=result["dataset_digest"],
+      config=result["config"],
+    )
+    out.append(row)
+  return out
+
+
+def percent(summary: Mapping[str, Any]) -> str:
+  """``81.2 ± 1.0``, in percent; a dash where it is not defined (one task), no error for one seed."""
+  if summary["mean"] is None:
+    return "-"
+  error = "" if summary["stderr"] is None else f" ± {100 * summary['stderr']:.1f}"
+  return f"{100 * summary['mean']:.1f}{error}"
+
+
+def _mean(values: Sequence[float | None]) -> str:
+  """As :func:`percent`, of values; None, the accuracy on no rows, is a dash."""
+  return percent(metrics.summarize(values))
+
+
+def human_bytes(count: int) -> str:
+  size = float(count)
+  for unit in ("B", "KiB", "MiB"):
+    if size < 1024:
+      return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+    size /= 1024
+  return f"{size:.1f} GiB"
+
+
+def summary(result: Mapping[str, Any]) -> str:
+  """The table of one run: mean and standard error over seeds, in percent."""
+  scenario, count = result["scenario"], len(result["seeds"])
+  names = {
+    "acc": f"final accuracy, {scenario}",
+    "task_acc": "final accuracy, task-masked",
+    "average_incremental_accuracy": "average incremental accuracy",
+    "bwt": "backward transfer",
+    "fwt": "forward transfer",
+    "forgetting": "forgetting",
+    "never_learned": "final accuracy, tasks never learned",
+    "acc_after_last_event": "accuracy after the last event",
+  }
+  lines = [(names[k], percent(m)) for k, m in _all_metrics(result).items()]
+  if "validation_metrics" in result:
+    lines.append(("final accuracy, validation rows", percent(result["validation_metrics"]["acc"])))
+  for r in result["forgotten"]:
+    at = f"event {r['event']}: {r['rows']} rows to forget"
+    lines += [(f"{at}, accuracy on them", _mean(r["forget"])), (f"{at}, on those kept", _mean(r["retain"]))]
+  width = max(len(name) for name, _ in lines)
+  seeds = "1 seed" if count == 1 else f"mean ± standard error over {count} seeds"
+  head = f"{title(result)} on {result['stream']}, {seeds}, in %"
+  spent = result["seconds"]
+  tail = (
+    f"{result['steps']} steps, {share_of_seconds(result):.1f} s (compile {spent['compile']:.1f}, train "
+    f"{spent['train']:.1f}, eval {spent['eval']:.1f}), {human_bytes(result['state_bytes'])} kept between tasks"
+  )
+  body = [f"  {name:<{width}}  {value}" for name, value in lines]
+  if diverged(result):
+    body.append(f"  {diverged(result)} of {count} seeds diverged (loss NaN or infinite) and were frozen there")
+  return "\n".join([head, *body, tail])
+
+
+def over_seeds(results: Sequence[Mapping[str, Any]]) -> str:
+  """What a mean stands over: ``mean ± standard error over 3 seeds``, or over 1 to 3 where results differ."""
+  counts = sorted({len(r["seeds"]) for r in results})
+  if counts == [1]:
+    return "1 seed"
+  return f"mean ± standard error over {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
+
+
+def _stream(result: Mapping[str, Any]) -> str:
+  """The stream with all its options, and its data: what accuracies must share to be compared."""
+  config = result["config"]
+  return dumps([result.get("stream"), config.get("data"), config.get("stream")], sort_keys=True)
+
+
+def rivals(result: Mapping[str, Any]) -> tuple[str, str]:
+  """What results must have in common for one to be the best of them: the method and the stream."""
+  return title(result), _stream(result)
+
+
+def best_by_validation(results: Sequence[Mapping[str, Any]]) -> set[int]:
+  """For each method on each stream, the index of the result with the highest validation accuracy.
+
+  None without validation rows, and none where there are Forget events: accuracy prefers what did not forget. Runs in
+  which a seed diverged are passed over.
+  """
+  passed = lambda r: "validation_metrics" not in r or bool(r["forgotten"]) or bool(diverged(r))
+  scores = [None if passed(r) else r["validation_metrics"]["acc"]["mean"] for r in results]
+  return selection.best([rivals(r) for r in results], scores)
+
+
+def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
+  """One line for each configuration of a sweep; ``*`` marks the best of each method on its stream by validation
+  accuracy."""
+  names = [rivals(r) for r in results]
+  marked = {i for i in best_by_validation(results) if names.count(names[i]) > 1}
+  used = [k for k in METRICS if any(k in _all_metrics(r) for r in results)]
+  scenarios = {r["scenario"] for r in results}
+  acc = f"ACC {scenarios.pop()}" if len(scenarios) == 1 else "ACC"
+  events = sorted({f["event"] for r in results for f in r["forgotten"]})
+  forget = [f"{what}, event {e}" for e in events for what in ("forget", "retain")]
+  named = [acc if k == "acc" else METRICS[k] for k in used]
+  uneven = len({len(r["seeds"]) for r in results}) > 1
+  head = ["", "run", *["seeds"] * uneven, "ACC validation", *named, *forget, "state", "seconds"]
+  body = []
+  for i, (result, label) in enumerate(zip(results, labels, strict=True)):
+    have = _all_metrics(result)
+    note = f" ({diverged(result)} of {len(result['seeds'])} diverged)" if diverged(result) else ""
+    validation = percent(result["validation_metrics"]["acc"]) if "validation_metrics" in result else "-"
+    cells = [percent(have[k]) if k in have else "-" for k in used]
+    by_event = {r["event"]: r for r in result["forgotten"]}
+    cells += [_mean(by_event[e][k]) if e in by_event else "-" for e in events for k in ("forget", "retain")]
+    costs = [human_bytes(result["state_bytes"]), f"{share_of_seconds(result):.1f}"]
+    count = [str(len(result["seeds"]))] * uneven
+    body.append(["*" if i in marked else "", label + note, *count, validation, *cells, *costs])
+  widths = [max(len(row[c]) for row in [head, *body]) for c in range(len(head))]
+  align = lambda row: "  ".join(
+    v.ljust(w) if c < 2 else v.rjust(w) for c, (v, w) in enumerate(zip(row, widths, strict=True))
+  ).rstrip()
+  streams = "" if len({_stream(r) for r in results}) == 1 else " on its stream"
+  foot = f"{over_seeds(results)}, in %" + (f"; * best of its method{streams} by validation accuracy" if marked else "")
+  return "\n".join([align(head), align(["-" * w for w in widths]), *(align(r) for r in body), foot])

@@ -1,0 +1,1 @@
+"""What is written and read back: checkpoints, the ledger of deletions, identities, files and trackers."""

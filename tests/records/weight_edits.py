@@ -1,0 +1,87 @@
+"""Records of cljax.edits."""
+
+from records.form import Record
+
+KIND = "weight edit"
+HELPERS = {
+  "LifecycleState": "a state type",
+  "ClnpState": "a state type",
+  "clnp_state": "looks up a state",
+}
+CLNP = Record(
+  spec="regularizers_projectors 8.9",
+  compared=("test_clnp_over_two_tasks",),
+  invariants=("test_finished_tasks_are_kept_to_the_bit",),
+)
+LIFECYCLE = Record(
+  spec="regularizers_projectors 8.1",
+  compared=("test_lifecycle_over_six_epochs",),
+  invariants=("test_lifecycle_sleeps_and_wakes_with_what_was_stored", "test_lifecycle_overlapping_spells_store_once"),
+  deviations=("the rule is a reconstruction: no code found",),
+)
+RECORDS: dict[str, Record] = {
+  "ema": Record(
+    spec="regularizers_projectors 6.1", compared=("test_averages_leaf_by_leaf", "test_schedules_averaging::test_ema")
+  ),
+  "ema_decay": Record(spec="regularizers_projectors 6.1", compared=("test_schedules_averaging::test_ema",)),
+  "lcia": Record(
+    spec="regularizers_projectors 6.2",
+    compared=(
+      "test_lcia[False]",
+      "test_lcia[True]",
+      "test_lcia_falls_back_where_its_weight_leaves_the_open_interval",
+    ),
+    deviations=("the paper's formula; the released code weighs the other side, with a factor 2 (released=True)",),
+  ),
+  "reptile": Record(
+    spec="regularizers_projectors 6.3",
+    compared=("test_averages_leaf_by_leaf", "test_reptile_aligns_gradients"),
+    invariants=("test_schedules_averaging::test_reptile",),
+  ),
+  "reptile_every": Record(
+    spec="regularizers_projectors 6.3",
+    compared=("test_averages_leaf_by_leaf", "test_schedules_averaging::test_reptile"),
+    deviations=("no interpolation at step 0, where the released code makes one",),
+  ),
+  "fomo_forget": Record(
+    spec="regularizers_projectors 8.2",
+    compared=("test_forgotten_weights_are_drawn_evenly", "test_fomo_replaces_exactly_a_share"),
+    deviations=("no code found: the share and the schedule are the user's",),
+  ),
+  "freeze": Record(
+    spec="regularizers_projectors 8.4",
+    compared=("test_freeze_zeroes_what_matches",),
+    invariants=(
+      "test_freeze_keeps_tensors_to_the_bit[adamw]",
+      "test_freeze_may_begin_later_and_names_what_is_missing",
+    ),
+    deviations=("updates are held at zero; the released code sets the learning rate of the group to 0",),
+  ),
+  "heterogeneous_averaging": Record(
+    spec="regularizers_projectors 8.6",
+    compared=("test_heterogeneous_averaging_and_its_constraint",),
+    deviations=("ratios weigh the tuned model, as in the paper; the released README weighs the base",),
+  ),
+  "lines": Record(spec="regularizers_projectors 8.5", compared=("test_lines_scales_depth_linearly",)),
+  "path_mask": Record(
+    spec="regularizers_projectors 8.4", compared=("test_freeze_may_begin_later_and_names_what_is_missing",)
+  ),
+  "project_ratios": Record(
+    spec="regularizers_projectors 8.6",
+    compared=("test_ratios_are_shifted_and_cut_until_the_mean_is_right",),
+    invariants=("test_heterogeneous_averaging_and_its_constraint",),
+  ),
+  "lifecycle_epoch": LIFECYCLE,
+  "lifecycle_init": LIFECYCLE,
+  "lifecycle_mask": LIFECYCLE,
+  "clnp": CLNP._replace(invariants=()),
+  "clnp_consolidate": CLNP._replace(invariants=()),
+  "clnp_end_task": CLNP,
+  "clnp_init": CLNP._replace(invariants=("test_nothing_is_frozen_before_the_first_boundary",)),
+  "clnp_threshold": Record(
+    spec="regularizers_projectors 8.9", compared=("test_threshold_is_the_largest_within_the_margin",)
+  ),
+  "clnp_trainable": CLNP._replace(
+    invariants=("test_finished_tasks_are_kept_to_the_bit", "test_nothing_is_frozen_before_the_first_boundary")
+  ),
+}
