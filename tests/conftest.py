@@ -97,6 +97,24 @@ def share_contexts(programs=200):
 share_contexts()
 
 
+def group(nodeid):
+  """What shares a worker: the tests of a file, and in the contract suite those of a method."""
+  path, _, test = nodeid.partition("::")
+  return path + test.partition("[")[2] if path.endswith("tests/test_contract.py") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """Tests that share programs share a worker. The mark ``xdist_group`` is lost between pytest 9.2 and xdist 3.8."""
+  from xdist.scheduler import LoadScopeScheduling
+
+  if config.getvalue("dist") not in ("load", "loadgroup"):
+    return None
+  scheduler = LoadScopeScheduling(config, log)
+  scheduler._split_scope = group
+  return scheduler
+
+
 def pytest_collection_modifyitems(items):
   """Marks what is slow. Contract tests of one method follow one another, so that its programs can be dropped when the
   next one begins."""
