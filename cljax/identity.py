@@ -67,11 +67,7 @@ def stream_digest(stream) -> str:
 
 def traced_digest(function: Callable, *arguments) -> str:
   """SHA-256 of what ``function`` traces to on abstract arguments: its operations and the arrays that it closes over."""
-  return jaxpr_digest(*jax.make_jaxpr(function, return_shape=True)(*arguments))
-
-
-def jaxpr_digest(closed, out) -> str:
-  """SHA-256 of a closed jaxpr, of its constants and of the structure of ``out``, what it returns."""
+  closed, out = jax.make_jaxpr(function, return_shape=True)(*arguments)
   # Addresses in what is printed differ between processes.
   text = re.sub(r"0x[0-9a-f]+", "", f"{closed.jaxpr}{jax.tree.structure(out)}")
   h = hashlib.sha256(text.encode())

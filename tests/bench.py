@@ -47,7 +47,7 @@ class Bench:
       method = made(model, self.spec, values)
       return build(name, method, model, self.spec, optimizer, training, stream.view.apply, augment)
 
-    self.of, self.parts = parts, parts(values)  # the parts under other values of the floats
+    self.parts = parts(values)
     split = stream.dataset.train
     ids = np.arange(len(split.y), dtype=np.int32)
     self.data = Data(*map(jnp.asarray, (split.x, split.y, ids, stream.labels)), stream.view.tables)

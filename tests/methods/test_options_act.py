@@ -7,6 +7,8 @@ needs beside it (``Option.needs``) is chosen, and refused without; ``NEUTRAL`` n
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ from bench import Bench
 from jax.interpreters import partial_eval
 
 from cljax import methods, models
-from cljax.identity import jaxpr_digest
+from cljax.identity import traced_digest
 from cljax.types import UsageError
 
 HOOKS = ("step", "end_task", "forget", "init", "start_task", "predict", "scrub")
@@ -82,16 +84,21 @@ class Traced:
     self.parts, self.found = parts, {}
 
   def traced(self, hook: str) -> tuple[str, set[str]]:
-    """The digest of a hook's operations, floats being arguments; and the floats on which what it returns depends."""
-    if hook not in self.found and getattr(self.parts, hook) is None:
-      self.found[hook] = "", set()
+    """What a hook traces to, floats being arguments where they can be; and those on which what it returns depends."""
     if hook not in self.found:
-      function = lambda values, *args: getattr(self.bench.of(values), hook)(*args)
-      closed, out = jax.make_jaxpr(function, return_shape=True)(self.bench.hyper, *self.arguments[hook])
-      used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[1]
-      names = sorted(self.bench.hyper)  # the order of a dict's leaves
-      live = {k for k, u in zip(names, used[: len(names)], strict=True) if u}
-      self.found[hook] = jaxpr_digest(closed, out), live
+      self.found[hook] = "", set()
+      function, program = getattr(self.parts, hook), self.bench.programs.get(hook)
+      if function is not None and program is None:
+        self.found[hook] = traced_digest(function, *self.arguments[hook]), set()
+      elif function is not None:
+        made = program.trace(self.bench.hyper, *self.arguments[hook])
+        used = partial_eval.dce_jaxpr(made.jaxpr.jaxpr, [True] * len(made.jaxpr.jaxpr.outvars))[1]
+        names = sorted(self.bench.hyper)  # the order of a dict's leaves
+        live = {k for k, u in zip(names, used[: len(names)], strict=True) if u}
+        text = re.sub("0x[0-9a-f]+", "", f"{made.jaxpr.jaxpr}{jax.tree.structure(made.out_info)}")
+        constants = [jax.random.key_data(c) if jax.dtypes.issubdtype(c.dtype, jax.dtypes.prng_key) else c
+                     for c in made.jaxpr.consts]  # fmt: skip
+        self.found[hook] = text + str([np.asarray(c).tobytes() for c in constants]), live
     return self.found[hook]
 
 
@@ -116,9 +123,8 @@ def test_every_option_is_read(name, class_stream, task_stream, small_model):
     values = others(name, key, base.get(key, option.default))
     assert values, f"{name}.{key}: give another value in TEXTS"
     before = traced(base)
-    if f"method.{key}" in before.bench.hyper:
-      if not any(f"method.{key}" in before.traced(hook)[1] for hook in hooks):
-        unread.append(key)
+    told = f"method.{key}"
+    if told in before.bench.hyper and any(told in before.traced(hook)[1] for hook in hooks):
       continue
     reads = lambda value, base=base, key=key, before=before: any(
       traced({**base, key: value}).traced(hook)[0] != before.traced(hook)[0] for hook in hooks
