@@ -97,7 +97,7 @@ def share_contexts(programs=200):
 share_contexts()
 
 
-def group(nodeid):
+def programs_shared(nodeid):
   """What shares a worker: the tests of a file, and in the contract suite those of a method."""
   path, _, test = nodeid.partition("::")
   return path + test.partition("[")[2] if path.endswith("tests/test_contract.py") else path
@@ -111,7 +111,7 @@ def pytest_xdist_make_scheduler(config, log):
   if config.getvalue("dist") not in ("load", "loadgroup"):
     return None
   scheduler = LoadScopeScheduling(config, log)
-  scheduler._split_scope = group
+  scheduler._split_scope = programs_shared
   return scheduler
 
 
