@@ -143,6 +143,8 @@ def forgotten_classes(stream, upto: int) -> np.ndarray:
   """
   gone = deleted_pairs(stream, upto)
   met, left = np.zeros((2, stream.num_classes), bool)
+  if not stream.dataset.has_classes:  # targets are tokens or numbers, of which none is forgotten whole
+    return met
   for t in learned_tasks(stream.events[:upto]):
     label = stream.labels[t][stream.dataset.train.y[stream.train[t]]]
     met[label] = True
