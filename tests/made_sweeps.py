@@ -44,6 +44,8 @@ def result(method, level, *, seeds=(0, 1, 2), rng, validation=None, alive=None, 
     seconds={"compile": 5.0, "train": 2.0 * count, "eval": 1.0 * count},
     compilations={},
     params_sha256=[f"{method}{level}{options}{s}" for s in seeds],
+    scores={"accuracy": accuracy},
+    better={"accuracy": "higher"},
   )
   config = {
     "data": {"name": "made", "digest": "d1"},

@@ -51,6 +51,7 @@ class RunResult(NamedTuple):
   compilations: dict
   alive: np.ndarray  # [S] bool: false where the loss became NaN and the member was frozen
   scores: dict  # {name: [S, E+1, T]} on test data: every score of the objective, the main one first
+  better: dict  # {name: 'higher' or 'lower'}
 
   @property
   def learning_rows(self) -> np.ndarray:
@@ -330,6 +331,7 @@ def _result(built: Setup, state: State) -> RunResult:
     compilations={n: getattr(built.programs, n).compilations for n in names},
     alive=np.asarray(state.alive)[:count],
     scores={name: stacked(name, "test") for name in names_of},
+    better={name: built.parts.objective.scores[name].better for name in names_of},
   )
 
 

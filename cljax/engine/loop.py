@@ -115,7 +115,7 @@ def execute(setup: Setup, state: State, hooks: Hooks) -> State:
     row = _evaluate(setup, state, hooks)
     state.accuracy.append(row)
     state.event, state.step, state.ended = state.event + 1, 0, False
-    hooks.report({"kind": "event", "event": state.event - 1, "total": state.total, **row})
+    hooks.report({"kind": "event", "event": state.event - 1, "total": state.total, **_score(setup), **row})
     hooks.save(state)
   return state
 
@@ -213,7 +213,13 @@ def _curve(setup: Setup, state: State, hooks: Hooks, plan) -> None:
   state.curves.append(
     {"event": state.event, "task": task, "step": state.step, "total": state.total, "accuracy": row["test"]}
   )
-  hooks.report({"kind": "curve", **state.curves[-1]})
+  hooks.report({"kind": "curve", **_score(setup), **state.curves[-1]})
+
+
+def _score(setup: Setup) -> dict[str, str]:
+  """What a message's numbers are, where that is not accuracy."""
+  main = setup.parts.objective.main
+  return {} if main == "accuracy" else {"score": main}
 
 
 def _chunk(setup, gone, plan, where, learner, alive, done, count, capacity):

@@ -1,0 +1,141 @@
+"""Objectives and scores from the command line: regression on a file, what its results say, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from cljax.cli import _build, _config, train
+from cljax.cli._config import Override
+from cljax.engine import restore
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config():
+  config = ConfigDict()
+  config.data = ConfigDict({{"name": "npz:{path}"}})
+  config.stream = ConfigDict({{"kind": "group", "tasks": 3, "validation": 0.2}})
+  config.model = ConfigDict({{"name": "mlp", "hidden": (8,)}})
+  config.objective = ConfigDict({{"name": "regression", "noise": 0.5}})
+  config.train = ConfigDict({{"epochs": 2, "batch_size": 16, "chunk_steps": 8}})
+  config.optimizer = ConfigDict({{"learning_rate": 0.02}})
+  config.method_defaults = ConfigDict({{"er": {{"capacity": 16}}}})
+  return config
+"""
+
+
+@pytest.fixture(scope="module")
+def rows():
+  """scikit-learn's diabetes rows: ten inputs, how the illness went on after a year (standardised), and thirds of
+  age."""
+  from sklearn.datasets import load_diabetes
+
+  x, y = load_diabetes(return_X_y=True)
+  x, y = (x / x.std(0)).astype(np.float32), ((y - y.mean()) / y.std()).astype(np.float32)
+  group = np.searchsorted(np.quantile(x[:, 0], [1 / 3, 2 / 3]), x[:, 0]).astype(np.int32)
+  cut = np.arange(len(x)) % 4 == 0
+  named = {"x": x, "y": y, "group": group}
+  return {f"{k}_{s}": v[m] for k, v in named.items() for s, m in (("train", ~cut), ("test", cut))}
+
+
+@pytest.fixture(scope="module")
+def command(rows, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("diabetes")
+  np.savez(folder / "diabetes.npz", **rows)
+  (folder / "config.py").write_text(CONFIG.format(path=folder / "diabetes.npz"))
+  return lambda *more: ["launch", f"--config={folder / 'config.py'}", "--compilation_cache=", *more]
+
+
+@pytest.fixture(scope="module")
+def trained(command, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("trained") / "run"
+  assert train.main(command("--seeds=2", f"--workdir={workdir}")) == 0
+  return workdir
+
+
+def test_a_file_of_real_targets_trains_by_group(trained, rows):
+  """The last row of the matrix is NumPy's mean squared error of what the saved model predicts."""
+  result = json.loads((trained / "result.json").read_text())
+  assert (result["main"], result["better"]) == ("squared_error", {"squared_error": "lower"})
+  assert result["config"]["objective"] == {"name": "regression", "noise": 0.5}
+  assert "accuracy_matrix" not in result
+  matrix = np.asarray(result["scores"]["squared_error"])
+  assert matrix.shape == (2, 4, 3)
+  loaded = restore.load(trained)
+  for member in range(2):
+    z = np.asarray(loaded.predict(rows["x_test"], member=member), np.float64)[:, 0]
+    for task in range(3):
+      mine = rows["group_test"] == task
+      np.testing.assert_allclose(matrix[member, -1, task], np.mean((z - rows["y_test"])[mine] ** 2), rtol=1e-5)
+
+
+def test_where_lower_is_better_forgetting_is_what_got_worse(trained):
+  result = json.loads((trained / "result.json").read_text())
+  R = np.asarray(result["scores"]["squared_error"])
+  after = R[:, 1:]
+  assert result["metrics"]["acc"]["values"] == pytest.approx(after[:, -1].mean(-1))
+  assert result["metrics"]["forgetting"]["values"] == pytest.approx(
+    (after[:, -1, :2] - after[:, :2, :2].min(1)).mean(-1)
+  )
+  own = np.diagonal(after, axis1=1, axis2=2)
+  assert result["metrics"]["bwt"]["values"] == pytest.approx((own - after[:, -1])[:, :2].mean(-1))
+  assert result["validation_metrics"]["acc"]["mean"] > 0
+
+
+def test_the_printed_summary_names_the_score(trained, command, capsys):
+  assert train.main(command("--seeds=2", f"--workdir={trained}")) == 0
+  out = capsys.readouterr().out
+  assert "squared error: lower is better" in out
+  assert re.search(r"final squared error, domain-incremental \(group\) +0\.\d+ ± 0\.\d+\n", out)
+  assert "%" not in out
+  assert (trained / "score_matrix.png").read_bytes()[:4] == b"\x89PNG"
+  events = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+  assert {e["score"] for e in events if e["kind"] == "event"} == {"squared_error"}
+
+
+def test_a_workdir_of_another_objective_is_refused(trained, command, capsys):
+  assert train.main(command("--seeds=2", f"--workdir={trained}", "--config.objective.noise=2")) == 2
+  error = capsys.readouterr().err
+  assert "objective.noise: 0.5 -> 2.0" in error
+  assert len(error.splitlines()) == 1
+
+
+REFUSED = [
+  (["--config.objective.name=regresion"], "objective.name: unknown 'regresion'; did you mean regression?"),
+  (["--config.objective.noise=0"], "objective.noise: got 0.0; expected a number above 0"),
+  (["--config.objective.noise=much"], "objective.noise: got 'much'; expected a number"),
+  (["--config.objective.nois=1"], "objective.nois: 'regression' has no such option; allowed: name, noise"),
+  (["--config.objective.reduction=rows"], "'regression' has no such option; allowed: name, noise; read by: sequence"),
+  (["--config.objective.name=classification"], "objective.name: 'classification' needs classes, which the data do not"),
+  (["--config.stream.kind=class"], "stream.kind: 'class' needs classes, which the data do not have; allowed: group"),
+  (["--config.stream.label_noise=0.1"], "stream.label_noise: got 0.1; it needs classes"),
+  (["--config.stream.forget=2:class=1", "--config.forget.name=retrain"], "class= needs classes, which the data do not"),
+  (["--config.method.name=lwf"], "'lwf' needs classes, which the objective 'regression' does not have"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), REFUSED, ids=[g[0] for g, _ in REFUSED])
+def test_refused_in_one_line(given, said, command, tmp_path, capsys):
+  assert train.main(command(f"--workdir={tmp_path}", *given)) == 2
+  error = capsys.readouterr().err
+  assert said in error
+  assert len(error.splitlines()) == 1
+
+
+def test_classification_is_the_same_run_named_or_not():
+  """Its identity has no objective, so that runs of before there were others go on to the letter."""
+  file = _config.File({}, {}, None)
+  plain = _config.identity(_config.resolve(file), "d")
+  named = _config.identity(_config.resolve(file, [Override("objective.name", "classification", True)]), "d")
+  assert plain == named
+  assert "objective" not in plain
+  essence = _config.essence({**plain, "objective": {"name": "classification"}})
+  assert essence == _config.essence(plain)
+  other = _config.resolve(file, [Override("objective.name", "regression", True)])
+  assert _config.identity(other, "d")["objective"] == {"name": "regression", "noise": 1.0}
+  assert _build.traced(other)["objective.noise"] == 1.0
+  assert not [k for k in _build.traced(_config.resolve(file)) if k.startswith("objective")]
