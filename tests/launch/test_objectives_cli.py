@@ -8,12 +8,27 @@ import re
 import numpy as np
 import pytest
 
-from cljax.cli import _build, _config, train
+from cljax.cli import _build, _config, sweep, train
 from cljax.cli._config import Override
 from cljax.engine import restore
+from cljax.evaluation import results
 
 CONFIG = """
 from ml_collections import ConfigDict
+
+import jax.numpy as jnp
+from cljax.objectives import regression, registry, OBJECTIVES, Score
+
+def near(model, spec, *, noise, within):
+  # Regression, and the share of rows that are near: a second score, of the other direction.
+  made = regression(noise=1.0)(model, spec, {{"objective.noise": noise}})
+  def close(key, predict, batch):
+    gap = predict(batch)[:, 0] - batch.y
+    return jnp.abs(gap) < within, jnp.ones(gap.shape)
+  return made._replace(name="near", scores={{**made.scores, "accuracy": Score(close)}})
+
+if "near" not in OBJECTIVES:
+  registry.offered(noise=registry.Number(1.0, above=True), within=registry.Number(0.5))(near)
 
 def get_config():
   config = ConfigDict()
@@ -139,3 +154,80 @@ def test_classification_is_the_same_run_named_or_not():
   assert _config.identity(other, "d")["objective"] == {"name": "regression", "noise": 1.0}
   assert _build.traced(other)["objective.noise"] == 1.0
   assert not [k for k in _build.traced(_config.resolve(file)) if k.startswith("objective")]
+
+
+NEAR = ("--config.objective.name=near", "--grid=objective.noise=[0.25,1.0]", "--methods=finetune,er")
+
+
+@pytest.fixture(scope="module")
+def swept(command, tmp_path_factory):
+  """Two methods, each with two noises in one program, under an objective of the file's own with two scores."""
+  workdir = tmp_path_factory.mktemp("swept") / "sweep"
+  assert sweep.main(command(*NEAR, "--seeds=2", f"--workdir={workdir}")) == 0
+  return workdir
+
+
+def results_of(workdir):
+  found = [json.loads(p.read_text()) for p in sorted(workdir.glob("runs/*/result.json"))]
+  return {(r["method"], r["config"]["objective"]["noise"]): r for r in found}
+
+
+def test_a_traced_option_is_swept_in_one_program(swept, command, tmp_path):
+  assert len(list((swept / "groups").iterdir())) == 2, "one population a method"
+  found = results_of(swept)
+  assert sorted(found) == [("er", 0.25), ("er", 1.0), ("finetune", 0.25), ("finetune", 1.0)]
+  alone = ("--config.objective.name=near", "--config.objective.noise=0.25", "--seeds=2")
+  assert train.main(command(*alone, f"--workdir={tmp_path}")) == 0
+  result = json.loads((tmp_path / "result.json").read_text())
+  for name, values in result["scores"].items():
+    np.testing.assert_allclose(found["finetune", 0.25]["scores"][name], values, rtol=1e-4, atol=1e-6)
+  assert found["finetune", 1.0]["scores"] != found["finetune", 0.25]["scores"]
+
+
+def test_every_score_stands_in_the_results(swept):
+  for result in results_of(swept).values():
+    assert (result["main"], list(result["scores"])) == ("squared_error", ["squared_error", "accuracy"])
+    assert result["better"] == {"squared_error": "lower", "accuracy": "higher"}
+    R = np.asarray(result["scores"]["accuracy"])[:, 1:]
+    own = result["score_metrics"]["accuracy"]
+    assert own["acc"]["values"] == pytest.approx(R[:, -1].mean(-1))
+    assert own["forgetting"]["values"] == pytest.approx((R[:, :2, :2].max(1) - R[:, -1, :2]).mean(-1))
+  rows = [json.loads(line) for line in (swept / "rows.jsonl").read_text().splitlines()]
+  assert len(rows) == 8
+  for row in rows:
+    result = results_of(swept)[row["method"], row["config"]["objective"]["noise"]]
+    at = result["seeds"].index(row["seed"])
+    assert (row["score"], row["better"]) == ("squared_error", "lower")
+    assert row["acc"] == result["metrics"]["acc"]["values"][at]
+    assert row["accuracy.forgetting"] == result["score_metrics"]["accuracy"]["forgetting"]["values"][at]
+
+
+def test_the_table_marks_the_lowest_validation_error(swept, command, capsys):
+  """More seeds join those that are there; the best of a method is the lowest."""
+  assert sweep.main(command(*NEAR, "--seeds=3", f"--workdir={swept}")) == 0
+  out = capsys.readouterr().out
+  assert "squared error: lower is better; * best of its method by validation squared error" in out
+  assert "accuracy, %" in out
+  found = results_of(swept)
+  assert all(np.shape(r["scores"][n]) == (3, 4, 3) for r in found.values() for n in r["scores"])
+  assert all(len(r["score_metrics"]["accuracy"]["acc"]["values"]) == 3 for r in found.values())
+  error = lambda m, n: found[m, n]["validation_metrics"]["acc"]["mean"]
+  best = {m: min((0.25, 1.0), key=lambda n, m=m: error(m, n)) for m in ("er", "finetune")}
+  marked = [line.split()[1:3] for line in out.splitlines() if line.startswith("*")]
+  assert sorted(marked) == [[m, f"noise={best[m]}"] for m in ("er", "finetune")]
+  assert (swept / "comparison.png").exists()
+
+
+def test_results_of_two_scores_make_two_tables(swept, trained, tmp_path):
+  """A table's numbers are of one score."""
+  found = [*results_of(swept).values()]
+  plain = {**json.loads((trained / "result.json").read_text())}
+  matrix = np.clip(plain.pop("scores")["squared_error"], 0, 1)
+  plain = {k: v for k, v in plain.items() if k not in ("better", "main")} | {"accuracy_matrix": matrix.tolist()}
+  plain["metrics"] = results.matrix_metrics(matrix, plain["events"])
+  text = results.table([*found, plain], [*"abcd", "labels"])
+  first, second = text.split("\n\n")
+  assert "squared error" in first
+  assert "labels" not in first
+  assert "labels" in second
+  assert "in %" in second
