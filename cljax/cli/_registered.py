@@ -1,5 +1,5 @@
-"""Methods and objectives that a configuration file registers, known again where there is no ``--config``: in workers and
-in analyses."""
+"""Methods and objectives that a configuration file registers, known again where there is no ``--config``: in workers
+and in analyses."""
 
 from __future__ import annotations
 

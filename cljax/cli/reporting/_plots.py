@@ -47,7 +47,7 @@ def picture(result: Mapping[str, Any]) -> str:
   return PICTURES[scores.main(result) != scores.ACCURACY]
 
 
-def _span(name: str, matrix) -> tuple[float, float]:
+def span(name: str, matrix) -> tuple[float, float]:
   """What the ends of the colours stand for: accuracy 0 to 100 %, other scores the least and the greatest."""
   if name == scores.ACCURACY:
     return 0, 100
@@ -129,7 +129,7 @@ def matrix(result: Mapping[str, Any], path) -> None:
   )
   plain = {n for n, _, _ in panels} == {scores.ACCURACY}
   for axis, (name, heading, values) in zip(axes[0], panels, strict=True):
-    image = _heatmap(axis, values, result["events"], heading, 9, name, _span(name, values))
+    image = _heatmap(axis, values, result["events"], heading, 9, name, span(name, values))
     if not plain:
       figure.colorbar(image, ax=axis, label=f"test {scores.label(name)}{scores.unit(name)}")
   if plain:
@@ -163,7 +163,7 @@ def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path
   columns = min(4, max(2, len(chosen)))
   grid = -(-len(chosen) // columns)
   means = [np.asarray(scores.matrices(r)[name], float).mean(0) for r in results]
-  span = _span(name, np.concatenate([means[i].ravel() for i in chosen]))
+  ends = span(name, np.concatenate([means[i].ravel() for i in chosen]))
   rows, tasks = means[chosen[0]].shape
   cell = max(2.2, 0.3 * min(rows, MOST_CELLS) + 0.9)
   figure = pyplot.figure(figsize=(3.7 * columns, 4.0 + (cell + 0.2) * grid), layout="constrained")
@@ -194,7 +194,7 @@ def comparison(results: Sequence[Mapping[str, Any]], labels: Sequence[str], path
     axis.axis("off")
   for n, (axis, i) in enumerate(zip(axes, chosen, strict=False)):
     heading = f"{labels[i]}\n{shown(results[i]['metrics']['acc'], name)}{scores.unit(name, ' ')}"
-    image = _heatmap(axis, means[i], results[i]["events"], heading, 8 if tasks <= 6 else 6, name, span)
+    image = _heatmap(axis, means[i], results[i]["events"], heading, 8 if tasks <= 6 else 6, name, ends)
     if n % columns:
       axis.set_ylabel("")
   bottom.colorbar(image, ax=list(axes), label=f"test {scores.label(name)}{scores.unit(name)}")
