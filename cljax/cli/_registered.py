@@ -30,7 +30,11 @@ def recall(workdir: epath.Path, identities: Iterable[Mapping[str, Any]]) -> None
 
   Raises UsageError where it is not there, or does not register them.
   """
-  registries = {"method": methods.METHODS, "forget": methods.METHODS, "objective": objectives.OBJECTIVES}
+  registries: dict[str, Mapping] = {
+    "method": methods.METHODS,
+    "forget": methods.METHODS,
+    "objective": objectives.OBJECTIVES,
+  }
   named = {(s, i[s].get("name")) for i in identities for s in registries if isinstance(i.get(s), Mapping)}
   unknown = lambda: sorted(
     ("objective" if s == "objective" else "method", n) for s, n in named if n and n not in registries[s]
