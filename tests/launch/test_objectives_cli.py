@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from cljax.cli import _build, _config, sweep, train
+from cljax.cli import _build, _config, analyze, report, sweep, train, unlearn
 from cljax.cli._config import Override
 from cljax.engine import restore
 from cljax.evaluation import results
@@ -141,6 +141,28 @@ def test_refused_in_one_line(given, said, command, tmp_path, capsys):
   assert len(error.splitlines()) == 1
 
 
+def test_what_looks_at_classes_says_so_in_one_line(trained, command, tmp_path, capsys):
+  assert analyze.main(["analyze", str(trained)]) == 2
+  error = capsys.readouterr().err
+  assert error == f"error: objective.name: {trained} learned 'regression'; an analysis looks at classes: of " + (
+    "classification only\n"
+  )
+  assert unlearn.main(command(f"--workdir={tmp_path}", "--request=ids=1-9", "--method=graddiff")) == 2
+  error = capsys.readouterr().err
+  assert error == "error: objective.name: got 'regression'; unlearning is compared under classification only\n"
+
+
+def test_rows_are_forgotten_by_exact_retraining(command, rows, tmp_path, capsys):
+  """The score on the rows to forget and on the others is NumPy's, of the learner that never saw the former."""
+  gone = "--config.stream.forget=3:ids=0-20", "--config.forget.name=retrain", "--config.stream.validation=0"
+  assert train.main(command(f"--workdir={tmp_path}", *gone)) == 0
+  assert "event 3: 21 rows to forget, squared error on them" in capsys.readouterr().out
+  (record,) = json.loads((tmp_path / "result.json").read_text())["forgotten"]
+  z = np.asarray(restore.load(tmp_path).predict(rows["x_train"]), np.float64)[:, 0]
+  off = (z - rows["y_train"]) ** 2
+  np.testing.assert_allclose([*record["forget"], *record["retain"]], [off[:21].mean(), off[21:].mean()], rtol=1e-5)
+
+
 def test_classification_is_the_same_run_named_or_not():
   """Its identity has no objective, so that runs of before there were others go on to the letter."""
   file = _config.File({}, {}, None)
@@ -231,3 +253,17 @@ def test_results_of_two_scores_make_two_tables(swept, trained, tmp_path):
   assert "labels" not in first
   assert "labels" in second
   assert "in %" in second
+
+
+def test_a_real_sweep_is_reported(swept, capsys):
+  """From the files alone: the lowest error first, the second score beside it."""
+  assert report.main(["report", str(swept)]) == 0
+  out = capsys.readouterr().out
+  lines = [line for line in out.splitlines() if line.startswith(("er", "finetune"))]
+  shown = [float(re.split(r"  +", line)[1].split(" ")[0]) for line in lines]
+  assert len(shown) == 2
+  assert shown == sorted(shown)
+  assert "accuracy, %" in out
+  page = (swept / "report.html").read_text()
+  assert "Squared error over events, lower is better" in page
+  assert (swept / "report.png").read_bytes()[:4] == b"\x89PNG"
