@@ -311,8 +311,8 @@ def _result(built: Setup, state: State) -> RunResult:
   values = prog.fetch(built.hyper, members)
   main = built.parts.objective.main
   stacked = lambda name, key: np.asarray(
-    [(row if name == main else row["scores"][name])[key] for row in state.accuracy]
-  ).swapaxes(0, 1)
+    [(row if name == main else row["scores"][name])[key] for row in state.accuracy], np.float64
+  ).swapaxes(0, 1)  # NaN, of a member that diverged, is null in a checkpoint
   names_of = [main, *(n for n in built.parts.objective.scores if n != main)]
   has = "accuracy" in names_of
   return RunResult(

@@ -43,10 +43,13 @@ def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]], better: str = 
   ACC, BWT, FWT, forgetting and average incremental accuracy are taken over the rows after Learn events, by
   :func:`cljax.metrics.over_events` where tasks come back or are never learned; where there are Forget events,
   ``acc_after_last_event`` is the mean of the last row of all. Where lower is ``better``, they are taken of ``-R``, so
-  that forgetting > 0 and BWT < 0 mean worse as for accuracy; those that are means of entries keep the score's sign.
+  that forgetting > 0 and BWT < 0 mean worse as for accuracy; those that are means of entries keep the score's sign. Of
+  a seed with an entry that is no number (an error of what diverged) they are None.
   """
   sign = scores.sign(better)
-  accuracy = sign * np.asarray(accuracy, np.float64)
+  given = sign * np.asarray(accuracy, np.float64)
+  sound = np.isfinite(given).all((1, 2))
+  accuracy = np.where(sound[:, None, None], given, 0.0)
   learn = [i + 1 for i, e in enumerate(events) if e["kind"] == "learn"]
   learned = [e["task"] for e in events if e["kind"] == "learn"]
   R = accuracy[:, learn]
@@ -62,7 +65,8 @@ def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]], better: str = 
     values = metrics.over_events(R, learned, accuracy[:, 0])
   if len(learn) < len(events):
     values["acc_after_last_event"] = accuracy[:, -1].mean(-1)
-  return {k: metrics.summarize(v if k in _CHANGES else sign * v) for k, v in values.items()}
+  signed = {k: v if k in _CHANGES else sign * v for k, v in values.items()}
+  return {k: metrics.summarize(np.where(sound, v, np.nan)) for k, v in signed.items()}
 
 
 def describe(

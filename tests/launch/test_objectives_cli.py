@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 
 import numpy as np
 import pytest
 
+from cljax import Stopped
 from cljax.cli import _build, _config, analyze, report, sweep, train, unlearn
 from cljax.cli._config import Override
 from cljax.engine import restore
@@ -267,3 +269,33 @@ def test_a_real_sweep_is_reported(swept, capsys):
   page = (swept / "report.html").read_text()
   assert "Squared error over events, lower is better" in page
   assert (swept / "report.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_error_of_what_diverged_is_no_number(command, tmp_path, capsys):
+  """It is frozen with NaN, which takes nothing from the others of its population."""
+  grid = "--grid=optimizer.learning_rate=[0.02,1e6]"
+  given = command(grid, "--methods=finetune", f"--workdir={tmp_path}", "--config.eval.every=4")
+  assert sweep.main(given) == 0
+  assert re.search(r"finetune learning_rate=1000000.0 \(1 of 1 diverged\) +- +- ", capsys.readouterr().out)
+  found = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/result.json")]
+  assert {tuple(r["alive"]): r["metrics"]["acc"]["mean"] is None for r in found} == {(True,): False, (False,): True}
+  assert report.main(["report", str(tmp_path)]) == 0
+  out = capsys.readouterr().out
+  assert "Result on" in out or "Winner on" in out
+  assert "learning_rate=0.02" in out
+  assert "nan" not in out
+  assert '<span class="flag">1 of 1 diverged</span>' in (tmp_path / "report.html").read_text()
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(trained, command, tmp_path):
+  """Under the objective of its file, with a replay memory that holds real targets."""
+  er = ("--config.method.name=er", "--config.checkpoint.every=8")
+  assert train.main(command(*er, f"--workdir={tmp_path / 'whole'}")) == 0
+  asked = itertools.count()
+  with pytest.raises(Stopped):
+    train.run(command(*er, f"--workdir={tmp_path / 'cut'}"), lambda: next(asked) > 4)
+  assert not (tmp_path / "cut" / "result.json").exists()
+  assert train.main(command(*er, f"--workdir={tmp_path / 'cut'}")) == 0
+  whole, cut = (json.loads((tmp_path / n / "result.json").read_text()) for n in ("whole", "cut"))
+  for key in ("params_sha256", "scores", "metrics"):
+    assert whole[key] == cut[key]

@@ -120,9 +120,11 @@ def _stability(curves: Curves, events, sign: int) -> dict[str, Any]:
   order = [e["task"] if e["kind"] == "learn" else -1 for e in events]
   if order != list(range(curves.accuracy.shape[2])) or len(order) < 2 or len(curves.event) <= len(order):
     return {}
+  named = {"min_acc": metrics.minimum_accuracy, "wc_acc": metrics.worst_case_accuracy}
+  sound = lambda a: np.isfinite(a).all()  # an error of what diverged is no number
   return {
-    "min_acc": [sign * metrics.minimum_accuracy(sign * a, curves.event) for a in curves.accuracy],
-    "wc_acc": [sign * metrics.worst_case_accuracy(sign * a, curves.event) for a in curves.accuracy],
+    k: [sign * metric(sign * a, curves.event) if sound(a) else np.nan for a in curves.accuracy]
+    for k, metric in named.items()
   }
 
 

@@ -246,6 +246,8 @@ def picture(report: Report, path) -> None:
     bars.set_yticks(place, [x.run.label + " (diverged)" * (not all(x.run.alive)) for x in lines], fontsize=8)
     for at, x, mean, error in zip(place, lines, means, errors, strict=True):
       star = " *" if x.test and x.test.significant else ""
+      if math.isnan(mean):
+        continue
       number = scores.number(score, x.score.mean)
       bars.text(mean + error + room, at, f"{number}{star}", va="center", fontsize=8)
     if plain:

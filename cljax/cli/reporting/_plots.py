@@ -72,6 +72,8 @@ def _heatmap(axes, matrix, events, heading: str, size: float, name: str = scores
     for c in range(columns):
       value = matrix[r, c]
       text = f"{value:.0f}" if name == scores.ACCURACY else f"{value:.3g}"
+      if np.isnan(value):
+        continue
       dark = value < low + 0.6 * (high - low)
       axes.text(c, r, text, ha="center", va="center", fontsize=size, color="white" if dark else "black")
   names = _event_names(events) if rows <= MOST_CELLS else ["start", *map(str, range(len(events)))]
