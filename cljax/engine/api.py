@@ -185,8 +185,13 @@ def continued(built: Prepared, result: RunResult) -> State:
   # A composed method keeps its parts' states by name; where they hold no arrays only the tree differs.
   arrays = prog.spread(jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(given)), members)
   rows = lambda a: None if a is None else np.asarray(a).swapaxes(0, 1).tolist()
-  parts = {"test": rows(result.accuracy), "task": rows(result.task_accuracy), "validation": rows(result.validation)}
-  table = [{k: v[r] for k, v in parts.items() if v is not None} for r in range(len(result.events) + 1)]
+  own = lambda name: result.task_accuracy if name == "accuracy" else result.scores[name]  # over the task's classes
+  both = {name: {"test": rows(matrix), "task": rows(own(name))} for name, matrix in result.scores.items()}
+  main, *others = both
+  parts = {**both[main], "validation": rows(result.validation)}
+  at = lambda parts, r: {k: v[r] for k, v in parts.items() if v is not None}
+  more = lambda r: {"scores": {name: at(both[name], r) for name in others}} if others else {}
+  table = [at(parts, r) | more(r) for r in range(len(result.events) + 1)]
   return State(
     arrays["learner"], arrays["alive"], event=len(result.events), total=result.steps, accuracy=table,
     forgotten=list(result.forgotten), curves=list(result.curves),

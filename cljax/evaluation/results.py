@@ -48,7 +48,7 @@ def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]], better: str = 
   """
   sign = scores.sign(better)
   given = sign * np.asarray(accuracy, np.float64)
-  sound = np.isfinite(given).all((1, 2))
+  sound = np.asarray(np.isfinite(given).all((1, 2)))
   accuracy = np.where(sound[:, None, None], given, 0.0)
   learn = [i + 1 for i, e in enumerate(events) if e["kind"] == "learn"]
   learned = [e["task"] for e in events if e["kind"] == "learn"]

@@ -27,6 +27,7 @@ from cljax.streams.rows import (
   keep_one,
   numeric,
   of_classes,
+  outputs,
   strata,
   thin,
 )
@@ -256,23 +257,18 @@ def _same_labels(dataset, tasks: int) -> np.ndarray:
   return np.tile(np.arange(max(1, dataset.num_classes), dtype=np.int32), (tasks, 1))
 
 
-def _outputs(dataset) -> int:
-  """What a model gives for each row: a number for each class, or for each target of a row."""
-  return dataset.num_classes if dataset.has_classes else int(np.prod(dataset.train.y.shape[1:]))
-
-
 def _groups(dataset, pool, test_pool, tasks: int) -> Layout:
   names = np.unique(dataset.train.group)
   if len(names) < tasks:
     raise UsageError(f"stream.tasks: {tasks} tasks by group, but the dataset has {len(names)} groups")
   train = [pool[dataset.train.group[pool] == g] for g in names[:tasks]]
   test = [test_pool[dataset.test.group[test_pool] == g] for g in names[:tasks]]
-  return Layout(dataset, train, test, _same_labels(dataset, tasks), _outputs(dataset), identity())
+  return Layout(dataset, train, test, _same_labels(dataset, tasks), outputs(dataset), identity())
 
 
 def _shared(dataset, kind: str, pool, test_pool, tasks: int, angles, seed: int) -> Layout:
   """All rows in every task; what differs is the view or the labels."""
-  shape, classes, view = dataset.train.x.shape[1:], _outputs(dataset), identity()
+  shape, classes, view = dataset.train.x.shape[1:], outputs(dataset), identity()
   pixels = int(np.prod(shape))
   size = {"permuted": 4 * pixels, "rotated": 32 * pixels, "label_random": 4 * len(pool)}.get(kind, 4 * classes)
   limits.check_memory(f"stream.tasks: what makes {tasks} tasks of kind {kind!r}", tasks * size, "ask for fewer")

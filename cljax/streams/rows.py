@@ -38,6 +38,11 @@ def strata(dataset) -> np.ndarray:
   return dataset.train.y if dataset.has_classes else dataset.train.group
 
 
+def outputs(dataset) -> int:
+  """What a model gives for each row: a number for each class, or for each target of a row."""
+  return dataset.num_classes or int(np.prod(dataset.train.y.shape[1:]))
+
+
 def of_classes(y, pool, classes) -> np.ndarray:
   """The rows of ``pool`` that are of the given classes, in its order."""
   return pool[np.isin(y[pool], classes)]
