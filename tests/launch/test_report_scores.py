@@ -206,3 +206,15 @@ def test_one_stream_under_two_scores_makes_two_blocks(tmp_path):
   found[1]["config"]["stream"] = found[0]["config"]["stream"]
   made = report.build([write(tmp_path, found)], "finetune", "validation")
   assert sorted(b.name for b in made.blocks) == ["made/class/4 score=accuracy", "made/class/4 score=squared_error"]
+
+
+def test_reasons_speak_of_the_score(tmp_path):
+  rng = np.random.default_rng(5)
+  made = [errors(v, rng, 0.5, method="ewc", strength=s) for v, s in ((0.5, 1.0), (0.9, 10.0))]
+  (block,) = report.build([write(tmp_path / "a", made)], "ewc", "validation").blocks
+  assert "no validation rows (stream.validation=0), and test squared error must not choose" in block.notes[0]
+  gone = [errors(0.5, rng, 0.5, method=m, forgets=True) for m in ("er", "finetune")]
+  page = _page.page(report.build([write(tmp_path / "b", gone)], "finetune", "validation"))
+  assert "and final squared error prefers what did not forget" in page
+  assert "squared error on the rows to forget, after that event" in page
+  assert 'class="best"' not in page

@@ -143,10 +143,11 @@ def block(name: str, runs: Sequence[Run], protocol: Protocol, baseline: str) -> 
   ``protocol.first_tasks`` does not fit the stream.
   """
   notes: list[str] = []
+  name_of = scores.label(runs[0].score)
   if protocol.first_tasks is not None:
     missing = [r.label for r in runs if r.matrix is None]
     if missing:
-      notes.append(f"{', '.join(missing)}: no accuracy matrix, so no accuracy on the later tasks; left out")
+      notes.append(f"{', '.join(missing)}: no {name_of} matrix, so no {name_of} on the later tasks; left out")
     runs = [r for r in runs if r.matrix is not None]
     if not runs:
       raise UsageError("select: first_tasks needs the accuracy matrices of result.json; there are only rows")
@@ -193,13 +194,14 @@ def _validation(run: Run, protocol: Protocol) -> np.ndarray | None:
 
 
 def _why_unchosen(titles: Sequence[str], runs: Sequence[Run], protocol: Protocol) -> str:
+  name = scores.label(runs[0].score)
   who = f"{', '.join(titles)}: no configuration is selected, all are shown: "
   if any(r.forgets for r in runs):
-    return who + "the stream has Forget events, and validation accuracy prefers what did not forget"
+    return who + f"the stream has Forget events, and validation {name} prefers what did not forget"
   if protocol.first_tasks is not None and any("validation_acc" in r.values for r in runs):
     return who + "result.json has no validation_matrix (written before it was kept); run again, or --select=validation"
   if not any("validation_acc" in r.values for r in runs):
-    return who + "there are no validation rows (stream.validation=0), and test accuracy must not choose"
+    return who + f"there are no validation rows (stream.validation=0), and test {name} must not choose"
   return who + "a seed of each diverged"
 
 
@@ -230,7 +232,8 @@ def _against(lines: list[Line], baseline: str, notes: list[str]) -> list[Line]:
 def _winner(lines: list[Line], unchosen: Sequence[str]) -> tuple[Line | None, Line | None, str]:
   """The selected configuration with the best score, the next one, and why there is none."""
   if any(x.run.forgets for x in lines):
-    return None, None, "the stream has Forget events, and final accuracy prefers what did not forget"
+    name = scores.label(lines[0].run.score)
+    return None, None, f"the stream has Forget events, and final {name} prefers what did not forget"
   if unchosen:
     return None, None, f"nothing could choose among the configurations of {', '.join(unchosen)}"
   able = [x for x in lines if x.selected and all(x.run.alive) and not math.isnan(x.score.mean)]
