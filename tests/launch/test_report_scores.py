@@ -10,7 +10,7 @@ from made_sweeps import TASKS, result, write
 from scipy import stats
 
 from cljax.cli import report
-from cljax.cli.reporting import _charts, _data, _page, _svg, _table
+from cljax.cli.reporting import _charts, _data, _html, _page, _svg, _table
 from cljax.evaluation import results, selection
 
 LEVELS = (("finetune", 3.0, 0.2, {}), ("er", 0.6, 0.5, {}), ("ewc", 0.9, 0.4, {"strength": 1.0}),
@@ -218,3 +218,14 @@ def test_reasons_speak_of_the_score(tmp_path):
   assert "and final squared error prefers what did not forget" in page
   assert "squared error on the rows to forget, after that event" in page
   assert 'class="best"' not in page
+
+
+def test_which_way_each_column_is_good(swept):
+  folder, _ = swept
+  (block,) = report.build([folder], "finetune", "validation").blocks
+  ways = {c.heading: c.better for c in _html.columns(block, _table.Protocol(), True)}
+  assert {k: ways[k] for k in ("squared error", "squared error over events", "worst squared error")} == {
+    "squared error": -1, "squared error over events": -1, "worst squared error": -1,
+  }  # fmt: skip
+  assert {k: ways[k] for k in ("forgetting", "BWT", "FWT")} == {"forgetting": -1, "BWT": 1, "FWT": 1}
+  assert (ways["accuracy, %"], ways["accuracy forgetting, %"]) == (1, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import math
 import struct
 import zlib
@@ -99,7 +100,8 @@ def columns(block: Block, protocol: Protocol, every: bool) -> list[Column]:
     )
   if not plain:  # what is a change is so signed that forgetting is above 0 where it got worse
     changes = ("forgetting", "bwt", "fwt")
-    worded = lambda words: words.replace("accuracy", name).replace("AIA", f"{name} over events").replace("ACC", name)
+    names = {"accuracy": name, "AIA": f"{name} over events", "min-": "worst ", "WC-": "worst-case ", "ACC": name}
+    worded = lambda words: functools.reduce(lambda said, old: said.replace(old, names[old]), names, words)
     more = [(k, worded(h), worded(w), way if k in changes else block.sign * way) for k, h, w, way in more]
   meaning = {"forget": f"{name} on the rows to forget, after that event", "retain": f"{name} on the rows kept"}
   asked = [(k, k.split(" ")) for k in sorted(known) if " " in k]
