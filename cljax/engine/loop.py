@@ -228,7 +228,7 @@ def _chunk(setup, gone, plan, where, learner, alive, done, count, capacity):
   if setup.options.feed == "device":
     packed = prog.spread(tuple(np.stack(part) for part in zip(*rows, strict=True)), setup.members)
     return setup.programs.chunk(setup.hyper, (learner, alive), packed, (setup.train, where, count))
-  split, labels = setup.stream.dataset.train, setup.stream.labels
+  split, labels = setup.stream.dataset.train, setup.stream.labels if setup.parts.objective.classes else None
   batches = [schedule.read(split, labels, *r) for r in rows]
   columns = {f: np.stack([getattr(b, f) for b in batches]) for f in ("x", "y", "weight", "id", "task")}
   stacked = Batch(**columns)

@@ -287,6 +287,19 @@ def test_an_error_of_what_diverged_is_no_number(command, tmp_path, capsys):
   assert '<span class="flag">1 of 1 diverged</span>' in (tmp_path / "report.html").read_text()
 
 
+def test_a_feed_of_the_host_and_evaluations_in_part_change_nothing(trained, command, tmp_path):
+  """Real targets go by Grain as they are; what is looked at meanwhile leaves no trace."""
+  alike = {"grain": ["--config.train.feed=grain"], "limit": ["--config.eval.every=8", "--config.eval.limit=10"]}
+  expected = json.loads((trained / "result.json").read_text())
+  for name, more in alike.items():
+    assert train.main(command("--seeds=2", f"--workdir={tmp_path / name}", *more)) == 0
+    result = json.loads((tmp_path / name / "result.json").read_text())
+    assert result["params_sha256"] == expected["params_sha256"]
+    # A limit puts other rows into a block, and so another order into its sum.
+    np.testing.assert_allclose(result["scores"]["squared_error"], expected["scores"]["squared_error"], rtol=1e-6)
+  assert np.shape([c["accuracy"] for c in result["curves"]])[1:] == (2, 3)
+
+
 def test_a_stopped_run_resumes_to_the_same_bits(trained, command, tmp_path):
   """Under the objective of its file, with a replay memory that holds real targets."""
   er = ("--config.method.name=er", "--config.checkpoint.every=8")
