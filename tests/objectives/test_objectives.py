@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import methods, models, objectives, streams
+from cljax import engine, methods, models, objectives, streams
 from cljax.core.types import Batch
 from cljax.data import Dataset, Split
 from cljax.engine.step import without_absent
@@ -274,3 +274,18 @@ def test_absent_rows_are_zeroed_whole():
   assert gone.id.tolist() == [0, -1, 2]
   for leaf in jax.tree.leaves((gone.x, gone.y)):
     assert (np.asarray(leaf).reshape(3, -1).any(1) == [True, False, True]).all()
+
+
+def test_a_run_goes_on_from_another_s_end(text, reader):
+  """With every score of the rows before."""
+  cut = text._replace(events=text.events[:1])
+  built = lambda stream: engine.prepare(
+    stream, reader, objective="sequence", training=TRAINING, options=cljax.Options(chunk_steps=4)
+  )
+  first, long = built(cut).run(), built(text)
+  gone_on, whole = long.run(start=engine.continued(long, first)), long.run()
+  assert gone_on.params_sha256 == whole.params_sha256
+  assert list(gone_on.scores) == ["perplexity", "accuracy"]
+  assert gone_on.better == {"perplexity": "lower", "accuracy": "higher"}
+  for name, values in whole.scores.items():
+    np.testing.assert_array_equal(gone_on.scores[name], values)
