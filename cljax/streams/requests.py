@@ -142,12 +142,10 @@ def forgotten_classes(stream, upto: int) -> np.ndarray:
   the same, and a label that another task or class still uses stays. What the request at event ``e`` took whole is
   ``forgotten_classes(stream, e + 1) & ~forgotten_classes(stream, e)``.
   """
-  if not stream.dataset.has_classes:
+  if not stream.dataset.has_classes:  # targets are tokens or numbers, of which none is forgotten whole
     return np.zeros(stream.num_classes, bool)
   gone = deleted_pairs(stream, upto)
   met, left = np.zeros((2, stream.num_classes), bool)
-  if not stream.dataset.has_classes:  # targets are tokens or numbers, of which none is forgotten whole
-    return met
   for t in learned_tasks(stream.events[:upto]):
     label = stream.labels[t][stream.dataset.train.y[stream.train[t]]]
     met[label] = True
