@@ -42,6 +42,15 @@ print(run("hard_replay"), run("finetune"))
   assert mine > floor + 0.2
 
 
+def test_an_objective_of_one_s_own(tmp_path):
+  """As the README shows it: ewc forgets less of the first task's absolute error than finetune."""
+  (source,) = blocks("More than labels")
+  out = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=tmp_path, check=False)
+  assert out.returncode == 0, out.stderr
+  finetune, ewc = (float(v) for v in re.findall(r"\[([\d.]+)", out.stdout))
+  assert ewc < finetune - 0.02, out.stdout
+
+
 @pytest.mark.parametrize("heading", ["One regularizer in your own optax chain", "One projector in your own loop"])
 def test_scripts_outside_the_package(tmp_path, heading):
   """Scripts with optax and one cljax import: less forgetting with than without, as they print."""
