@@ -232,8 +232,8 @@ def prepare(
         stream, model, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values, options
       )
       if learned != objectives.chosen("classification"):
-        whole["objective"] = {"name": built.parts.objective.name, "options": repr(getattr(learned, "options", ()))}
-      own = not isinstance(learned, objectives.Chosen)
+        whole["objective"] = {"name": built.parts.objective.name, "options": getattr(learned, "told", "()")}
+      own = not isinstance(learned, objectives.Chosen) or learned.own_code
       if own or not isinstance(method, str) or not isinstance(optimizer, str):
         whole["code"]["parts"] = _parts_digest(built)
     return {**whole, "members": [[m.seed, dict(m.hyper)] for m in members]}

@@ -17,6 +17,13 @@ RECORDS: dict[str, Record] = {
     compared=("test_classification_by_hand", "test_drawn_classes_follow_the_open_softmax"),
     invariants=("test_wrong_objectives_are_one_line",),
   ),
+  "multi_label": Record(
+    compared=("test_multi_label_by_hand", "test_drawn_labels_follow_their_sigmoids"),
+    invariants=(
+      "test_absent_rows_of_labels_are_as_if_absent",
+      "test_a_run_of_labels_learns_and_wrong_shapes_are_one_line",
+    ),
+  ),
   "regression": Record(
     compared=(
       "test_regression_by_hand",
