@@ -23,22 +23,26 @@ def batch(x, y=None, weight=None, ids=None):
   return Batch(x, jnp.zeros(size, jnp.int32) if y is None else y, weight, ids, rows * 0)
 
 
-def value_and_slope(one, model, given, key=None):
-  """The loss of a batch and its gradient by parameters, through ``model(params, x, key) -> prediction``."""
+def value_and_slope(one, model, key=None):
+  """``(params, batch) -> (loss, gradient)`` through ``model(params, x, key) -> prediction``."""
   key = jax.random.key(7) if key is None else key
 
-  def loss(params):
+  def loss(params, given):
     apply = lambda key, params, batch: (Outputs(model(params, batch.x, key)), {})
     return objective.reduced(*one.loss(key, apply, params, given)[:2], given)
 
   return jax.jit(jax.value_and_grad(loss))
 
 
-def totals(one, model, params, given):
-  """``{score: [2]}`` in one program."""
-  predict = lambda b: model(params, b.x, None)
-  sums = lambda given: {n: objective.sums(s, jax.random.key(0), predict, given) for n, s in one.scores.items()}
-  return jax.tree.map(lambda a: np.asarray(a, np.float64), jax.jit(sums)(given))
+def scored(one, model):
+  """``(params, batch) -> {score: [2]}``: numerators and denominators."""
+
+  def sums(params, given):
+    predict = lambda b: model(params, b.x, None)
+    return {n: objective.sums(s, jax.random.key(0), predict, given) for n, s in one.scores.items()}
+
+  program = jax.jit(sums)
+  return lambda params, given: jax.tree.map(lambda a: np.asarray(a, np.float64), program(params, given))
 
 
 def same_bits(a, b):
@@ -69,19 +73,18 @@ def cut(given, count):
 def check_absent(one, model, params, given, count):
   """Rows of weight 0, which stand behind the first ``count``, are as if absent: what they hold changes no bit of value,
   gradient or score, and without them all is the same up to the order of sums."""
-  clean, dirty = jax.jit(lambda g: g)(spoiled(given, 0.0)), spoiled(given)
-  program = lambda g: value_and_slope(one, model, g)(params)
-  first = program(clean)
+  clean, dirty = spoiled(given, 0.0), spoiled(given)
+  program, totals = value_and_slope(one, model), scored(one, model)
+  first = program(params, clean)
   assert all(np.isfinite(a).all() for a in jax.tree.leaves(first))
   assert any(np.abs(a).max() > 0 for a in jax.tree.leaves(first[1]))
-  same_bits(first, program(dirty))
+  same_bits(first, program(params, dirty))
   close = lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=2e-5, atol=2e-6)
-  jax.tree.map(close, first, program(cut(given, count)))
-  scores = totals(one, model, params, clean)
-  same_bits(scores, totals(one, model, params, dirty))
-  same_bits(scores, totals(one, model, params, clean))
-  jax.tree.map(close, scores, totals(one, model, params, cut(given, count)))
-  return scores
+  jax.tree.map(close, first, program(params, cut(given, count)))
+  scores = totals(params, clean)
+  same_bits(scores, totals(params, dirty))
+  same_bits(scores, totals(params, clean))
+  jax.tree.map(close, scores, totals(params, cut(given, count)))
 
 
 def stream_of(x, y, group, scale, outputs=1):

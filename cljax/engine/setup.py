@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import objectives
-from cljax.core.types import Forget, Learn, Model, Spec, UsageError
+from cljax.core.types import Batch, Forget, Learn, Model, Spec, UsageError
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine import schedule
@@ -89,6 +89,7 @@ def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:
     row_dtype=split.x.dtype,
     view=lambda x, row_task: stream.view.apply(jax.tree.map(jnp.asarray, stream.view.tables), x, row_task),
     target=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], _target_dtype(a)), split.y),
+    scale=stream.dataset.scale,
   )
   return spec._replace(objective=(objective or objectives.classification())(None, spec, {}))
 
@@ -213,19 +214,40 @@ def _check_holds(event: Forget, access) -> None:
 
 
 def _check_model(model: Model, spec: Spec) -> None:
+  """Traces the model on what the objective applies it on; UsageError where it does not take that, or where what it
+  gives does not fit the targets."""
+  learned, rows = spec.objective, lambda shape, dtype: jax.ShapeDtypeStruct((2, *shape), dtype)
+
+  def refused(error):
+    return UsageError(f"model: does not take inputs of shape {spec.input_shape}: {str(error).splitlines()[0]}")
+
+  def apply(params, state, x):
+    try:
+      return model.apply(params, state, x, train=False, key=jax.random.key(0), task=0, mask=None)
+    except (TypeError, ValueError) as error:
+      raise refused(error) from error
+
+  def loss(params, state, batch):
+    def checked(key, params, batch):
+      out, new = apply(params, state, batch.x)
+      if learned.check is not None:
+        learned.check(out.logits, batch.y)
+      return out, new
+
+    return learned.loss(jax.random.key(0), checked, params, batch)[0]
+
   try:
     params, state = jax.eval_shape(model.init, jax.random.key(0))
-    x = jax.ShapeDtypeStruct((2, *spec.input_shape), spec.input_dtype)
-    apply = lambda p, s, x: model.apply(p, s, x, train=False, key=jax.random.key(0), task=0, mask=None)[0].logits
-    out = jax.eval_shape(apply, params, state, x)
   except (TypeError, ValueError) as error:
-    text = str(error).splitlines()[0]
-    raise UsageError(f"model: does not take inputs of shape {spec.input_shape}: {text}") from error
-  if not spec.objective.classes:
-    if spec.objective.check is not None:
-      spec.objective.check(out, jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), spec.target))
-  elif out.shape != (2, spec.num_classes):
-    raise UsageError(f"model: gives logits of shape {out.shape[1:]}; the stream has {spec.num_classes} classes")
+    raise refused(error) from error
+  x, number = rows(spec.input_shape, spec.input_dtype), rows((), np.int32)
+  if learned.classes:
+    out = jax.eval_shape(lambda p, s, x: apply(p, s, x)[0].logits, params, state, x)
+    if out.shape != (2, spec.num_classes):
+      raise UsageError(f"model: gives logits of shape {out.shape[1:]}; the stream has {spec.num_classes} classes")
+    return
+  y = jax.tree.map(lambda a: rows(a.shape, a.dtype), spec.target)
+  jax.eval_shape(loss, params, state, Batch(x, y, rows((), np.float32), number, number))
 
 
 def device_data(stream, options: Options, rows=None) -> Data:

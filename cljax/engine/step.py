@@ -107,11 +107,13 @@ def weighed(batch: Batch, offered) -> Batch:
 
 def rescaled(model: Model, scale: float | None) -> Model:
   """The model on raw inputs: ``apply(x) = model.apply(float32(x) * scale)``, so that memories may hold the stored
-  dtype; None leaves inputs as they are (tokens)."""
+  dtype; None leaves inputs as they are (tokens). Of a dict the entry 'x' alone is scaled."""
   if scale is None:
     return model
 
   def raw(x):
+    if isinstance(x, dict):
+      return {**x, "x": raw(x["x"])}
     return x.astype(jnp.float32) * scale if scale != 1.0 or x.dtype != jnp.float32 else x
 
   def apply(params, model_state, x, **kwargs):

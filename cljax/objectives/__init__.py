@@ -7,8 +7,9 @@ it has its defaults. One of one's own is such a factory too.
 from cljax.objectives.objective import Objective, Score, supervised
 from cljax.objectives.registry import OBJECTIVES, Chosen, chosen, given
 from cljax.objectives.targets import classification, multi_label, regression, sequence
+from cljax.objectives.views import contrastive
 
 __all__ = [
-  "OBJECTIVES", "Chosen", "Objective", "Score", "chosen", "classification", "given", "multi_label", "regression",
+  "OBJECTIVES", "Chosen", "Objective", "Score", "chosen", "classification", "contrastive", "given", "multi_label", "regression",
   "sequence", "supervised",
 ]  # fmt: skip

@@ -52,10 +52,14 @@ def first(batch: Batch, outputs):
 
 
 def eaten(x, scale):
-  """``x`` as a model eats it, ``float32(x) * scale``; None: as it is (tokens)."""
-  return x if scale is None else x.astype(jnp.float32) * scale
+  """``x`` as a model eats it, ``float32(x) * scale``; None: as it is (tokens). Of a dict the entry 'x' alone."""
+  return _scaled(x, lambda a: a.astype(jnp.float32) * scale) if scale is not None else x
 
 
 def stored(x, scale):
   """The inverse of :func:`eaten`, up to the dtype: what a model of the engine is applied on."""
-  return x if scale is None else x / jnp.float32(scale)
+  return _scaled(x, lambda a: a / jnp.float32(scale)) if scale is not None else x
+
+
+def _scaled(x, of):
+  return {**x, "x": of(x["x"])} if isinstance(x, dict) else of(x)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objective_laws import batch, check_absent, run, spoiled, stream_of, totals
+from objective_laws import batch, check_absent, run, scored, spoiled, stream_of
 
 from cljax import models, objectives
 from cljax.core.types import UsageError
@@ -37,7 +37,7 @@ def test_multi_label_by_hand():
   assert inside is None
   close(objective.reduced(each, inside, given), (WEIGHT * rows).sum() / WEIGHT.sum())
   right = (p > 0.5) == Y
-  scores = totals(one(), lambda params, x, key: x, None, given)
+  scores = scored(one(), lambda params, x, key: x)(None, given)
   close(scores["accuracy"], [right[there].sum(), C * there.sum()])
   close(scores["exact_match"], [right.all(-1)[there].sum(), there.sum()])
   close(scores["cross_entropy"], [rows[there].sum(), there.sum()])

@@ -17,6 +17,20 @@ RECORDS: dict[str, Record] = {
     compared=("test_classification_by_hand", "test_drawn_classes_follow_the_open_softmax"),
     invariants=("test_wrong_objectives_are_one_line",),
   ),
+  "contrastive": Record(
+    spec="generative_memory 1",
+    compared=(
+      "test_contrastive_is_its_loss_of_two_views",
+      "test_default_views_are_noise_and_drops",
+      "test_scores_follow_row_ids_and_are_the_loss_and_the_distance",
+    ),
+    invariants=(
+      "test_absent_rows_are_no_negatives_and_evaluations_agree",
+      "test_a_run_pulls_views_together",
+      "test_wrong_views_are_one_line",
+    ),
+    deviations=("views are noise and dropped numbers, where SimCLR crops and recolours images: give those as `views`",),
+  ),
   "multi_label": Record(
     compared=("test_multi_label_by_hand", "test_drawn_labels_follow_their_sigmoids"),
     invariants=(
