@@ -21,7 +21,7 @@ def nt_xent(first, second, weight, temperature=0.5):
 
 
 def supcon(first, second, y, weight, temperature=0.1):
-  """``-1/|P_i| sum_{p in P_i} log(exp(s_ip / T) / sum_{j != i} exp(s_ij / T))``, ``[B]``: the mean of a row's two views.
+  """``-1/|P_i| sum_{p in P_i} log(exp(s_ip / T) / sum_{j != i} exp(s_ij / T))``, ``[B]``: the mean of a row's two.
 
   first and second ``[B, D]``, y ``[B]`` int; P_i: the other views of i's row and class, of its row alone where y < 0
   (then it is :func:`nt_xent`); s: cosine. Rows of weight 0 are neither positives nor negatives. The form with the mean

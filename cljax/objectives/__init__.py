@@ -5,11 +5,13 @@ it has its defaults. One of one's own is such a factory too.
 """
 
 from cljax.objectives.objective import Objective, Score, supervised
+from cljax.objectives.ranking import ranking
+from cljax.objectives.reconstruct import reconstruction
 from cljax.objectives.registry import OBJECTIVES, Chosen, chosen, given
 from cljax.objectives.targets import classification, multi_label, regression, sequence
 from cljax.objectives.views import contrastive
 
 __all__ = [
-  "OBJECTIVES", "Chosen", "Objective", "Score", "chosen", "classification", "contrastive", "given", "multi_label", "regression",
-  "sequence", "supervised",
+  "OBJECTIVES", "Chosen", "Objective", "Score", "chosen", "classification", "contrastive", "given", "multi_label",
+  "ranking", "reconstruction", "regression", "sequence", "supervised",
 ]  # fmt: skip

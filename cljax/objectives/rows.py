@@ -34,11 +34,11 @@ def places(batch: Batch):
   return jnp.arange(batch.weight.shape[0], dtype=jnp.int32)
 
 
-def tiled(batch: Batch, *xs) -> Batch:
-  """The batch with inputs ``xs``, each ``[B, ...]``, one behind the other: one pass of the model for all of them."""
-  times = len(xs)
-  x = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *xs)
-  more = lambda a: None if a is None else jax.tree.map(lambda v: jnp.concatenate([v] * times), a)
+def tiled(batch: Batch, xs) -> Batch:
+  """The batch with inputs ``xs [V, B, ...]``, one B behind the other: one pass of the model for all of them."""
+  x = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), xs)
+  times = jax.tree.leaves(xs)[0].shape[0]
+  more = lambda a: jax.tree.map(lambda v: jnp.tile(v, (times, *(1,) * (v.ndim - 1))), a)
   y, weight, id_, task = (more(a) for a in (batch.y, batch.weight, batch.id, batch.task))
   return batch._replace(
     x=x, y=y, weight=weight, id=id_, task=task, class_mask=None, coefficient=None, extra={}, fresh=None, averaged=None

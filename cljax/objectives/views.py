@@ -24,7 +24,7 @@ from cljax.objectives.rows import along, eaten, first, keys, places, shown, stor
   views=Function(),
 )
 def contrastive(model, spec, *, loss: str, temperature, off_diagonal, noise, drop, views: Callable | None) -> Objective:
-  """Two views of each row: :func:`cljax.losses.nt_xent`, ``supcon`` or ``barlow_twins`` of their predictions ``[B, D]``.
+  """Two views of each row: :func:`cljax.losses.nt_xent`, ``supcon`` or ``barlow_twins`` of predictions ``[B, D]``.
 
   A view is ``m (x + noise e)``, e standard normal, m 0 with probability ``drop`` for each number; or ``views(key, x)``
   of one row, yours. x is what a model eats, float32. 'supcon' takes classes from targets ``[B]`` (below 0: none), the
@@ -46,11 +46,9 @@ def contrastive(model, spec, *, loss: str, temperature, off_diagonal, noise, dro
   def two(key, numbers, batch):
     x = eaten(batch.x, scale)
     if views is None and not all(jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(x)):
-      raise UsageError(
-        "objective.views: got none for inputs that are no real numbers; expected a function (key, x) -> x"
-      )
+      raise UsageError("objective.views: got none for inputs that are no numbers; expected a function (key, x) -> x")
     draw = lambda name: stored(jax.vmap(view)(keys(tree.fold(key, name), numbers), x), scale)
-    return tiled(batch, draw("first"), draw("second"))
+    return tiled(batch, jax.tree.map(lambda *v: jnp.stack(v), draw("first"), draw("second")))
 
   def split(prediction, batch):
     size = batch.weight.shape[0]

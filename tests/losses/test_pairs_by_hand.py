@@ -114,6 +114,7 @@ def test_gaussian_kl_by_quadrature():
     lambda: losses.bpr(FIRST, SECOND[:3]),
     lambda: losses.gaussian_kl(FIRST, SECOND[:3]),
   ],
+  ids=("nt_xent", "supcon", "barlow_twins", "bpr", "gaussian_kl"),
 )
 def test_pairs_of_wrong_shapes_are_named(call):
   with pytest.raises(UsageError, match="has shape"):

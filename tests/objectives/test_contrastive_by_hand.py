@@ -111,7 +111,7 @@ def test_wrong_views_are_one_line():
     with pytest.raises(UsageError) as error:
       made(**options)
     assert str(error.value) == text
-  with pytest.raises(UsageError, match="objective.views: got none for inputs that are no real numbers"):
+  with pytest.raises(UsageError, match="got none for inputs that are no numbers"):
     value_and_slope(made(), model)(W, whole)
   with pytest.raises(UsageError, match="'supcon' needs a class number a row"):
     value_and_slope(made(loss="supcon"), model)(W, batch(X, X))

@@ -18,7 +18,7 @@ RECORDS: dict[str, Record] = {
     invariants=("test_wrong_objectives_are_one_line",),
   ),
   "contrastive": Record(
-    spec="generative_memory 1",
+    spec="generative_memory 0.6",
     compared=(
       "test_contrastive_is_its_loss_of_two_views",
       "test_default_views_are_noise_and_drops",
@@ -37,6 +37,30 @@ RECORDS: dict[str, Record] = {
       "test_absent_rows_of_labels_are_as_if_absent",
       "test_a_run_of_labels_learns_and_wrong_shapes_are_one_line",
     ),
+  ),
+  "ranking": Record(
+    spec="generative_memory 0.6",
+    compared=(
+      "test_bpr_of_a_batch_by_hand",
+      "test_scores_of_pairs_by_hand",
+      "test_negatives_are_uniform_over_the_other_items",
+    ),
+    invariants=(
+      "test_absent_pairs_are_as_if_absent",
+      "test_a_run_ranks_known_factors",
+      "test_wrong_rankings_are_one_line",
+    ),
+    deviations=("a negative may be another of the user's own items: rows alone do not say which those are",),
+  ),
+  "reconstruction": Record(
+    spec="generative_memory 0.6",
+    compared=("test_an_elbo_by_hand[bernoulli]", "test_an_elbo_by_hand[gaussian]", "test_gaussian_elbo_is_a_bound"),
+    invariants=(
+      "test_absent_rows_of_an_autoencoder_are_as_if_absent",
+      "test_a_run_of_a_vae_learns_to_reconstruct",
+      "test_wrong_autoencoders_are_one_line",
+    ),
+    deviations=("scores are of the mean code: what the model predicts in evaluation has no noise",),
   ),
   "regression": Record(
     compared=(
