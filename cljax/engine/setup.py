@@ -64,6 +64,7 @@ class Setup(NamedTuple):
   options: Options
   clock: prog.Clock
   total_steps: int
+  inputs: Any  # what the objective shows the model, abstract
 
 
 def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:
@@ -122,7 +123,7 @@ def setup(
   objective = objective or objectives.classification()
   spec = spec_of(stream, recipe.batch_size, objective)
   model = rescaled(model, stream.dataset.scale)
-  _check_model(model, spec)
+  inputs = _check_model(model, spec)
   members = prog.layout(len(population), devices, axes)
   place: meshes.Placement | None = None
   if members.placed is not None:
@@ -179,6 +180,7 @@ def setup(
     options=options,
     clock=clock,
     total_steps=total,
+    inputs=inputs,
   )
 
 
@@ -213,9 +215,9 @@ def _check_holds(event: Forget, access) -> None:
       raise UsageError(f"forget: the method needs {need!r} data, but the request holds only {', '.join(event.holds)}")
 
 
-def _check_model(model: Model, spec: Spec) -> None:
-  """Traces the model on what the objective applies it on; UsageError where it does not take that, or where what it
-  gives does not fit the targets."""
+def _check_model(model: Model, spec: Spec) -> Any:
+  """Traces the model on what the objective applies it on, and returns that, abstract; UsageError where the model does
+  not take it, or where what it gives does not fit the targets."""
   learned, rows = spec.objective, lambda shape, dtype: jax.ShapeDtypeStruct((2, *shape), dtype)
 
   def refused(error):
@@ -229,6 +231,7 @@ def _check_model(model: Model, spec: Spec) -> None:
 
   def loss(params, state, batch):
     def checked(key, params, batch):
+      seen.append(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch.x))
       out, new = apply(params, state, batch.x)
       if learned.check is not None:
         learned.check(out.logits, batch.y)
@@ -240,14 +243,16 @@ def _check_model(model: Model, spec: Spec) -> None:
     params, state = jax.eval_shape(model.init, jax.random.key(0))
   except (TypeError, ValueError) as error:
     raise refused(error) from error
+  seen: list[Any] = []
   x, number = rows(spec.input_shape, spec.input_dtype), rows((), np.int32)
   if learned.classes:
     out = jax.eval_shape(lambda p, s, x: apply(p, s, x)[0].logits, params, state, x)
     if out.shape != (2, spec.num_classes):
       raise UsageError(f"model: gives logits of shape {out.shape[1:]}; the stream has {spec.num_classes} classes")
-    return
+    return x
   y = jax.tree.map(lambda a: rows(a.shape, a.dtype), spec.target)
   jax.eval_shape(loss, params, state, Batch(x, y, rows((), np.float32), number, number))
+  return seen[0] if seen else x
 
 
 def device_data(stream, options: Options, rows=None) -> Data:

@@ -4,6 +4,7 @@ A call gives a factory ``(model, spec, values) -> Objective`` for ``cljax.run(..
 it has its defaults. One of one's own is such a factory too.
 """
 
+from cljax.objectives.diffusion import ddpm_sample, denoising
 from cljax.objectives.objective import Objective, Score, supervised
 from cljax.objectives.ranking import ranking
 from cljax.objectives.reconstruct import reconstruction
@@ -12,6 +13,7 @@ from cljax.objectives.targets import classification, multi_label, regression, se
 from cljax.objectives.views import contrastive
 
 __all__ = [
-  "OBJECTIVES", "Chosen", "Objective", "Score", "chosen", "classification", "contrastive", "given", "multi_label",
+  "OBJECTIVES", "Chosen", "Objective", "Score", "chosen", "classification", "contrastive", "ddpm_sample",
+  "denoising", "given", "multi_label",
   "ranking", "reconstruction", "regression", "sequence", "supervised",
 ]  # fmt: skip

@@ -22,10 +22,10 @@ def reconstruction(model, spec, *, beta, likelihood: str, noise) -> Objective:
 
   The model gives a dict, as :func:`cljax.models.vae` does: ``reconstruction`` of x's shape, ``mean`` and
   ``log_variance [B, D]`` of the code. Likelihoods of x as the model eats it, sums over its numbers: 'bernoulli' of
-  logits, x in [0, 1]; 'gaussian' ``|x - r|^2 / (2 noise)``, less its constant. ``beta`` as Higgins et al. 2017 have it. Targets are not looked at.
-  Scores, lower: negative_elbo (beta 1 whatever is trained), reconstruction (squared error of a number, of
-  the mean of x). In evaluation the model's code has no noise, so both are of the mean code. Raises UsageError where the
-  prediction is none of these.
+  logits, x in [0, 1]; 'gaussian' ``|x - r|^2 / (2 noise)``, less its constant. ``beta`` as Higgins et al. 2017 have it.
+  Targets are not looked at. Scores, lower: negative_elbo (beta 1 whatever is trained), reconstruction (squared error of
+  a number, of the mean of x). In evaluation the model's code has no noise, so both are of the mean code. Raises
+  UsageError where the prediction is none of these.
   """
   del model
 

@@ -31,6 +31,28 @@ RECORDS: dict[str, Record] = {
     ),
     deviations=("views are noise and dropped numbers, where SimCLR crops and recolours images: give those as `views`",),
   ),
+  "ddpm_sample": Record(
+    spec="generative_memory 0.2",
+    compared=("test_samples_of_a_gaussian_are_it[linear]", "test_samples_of_a_gaussian_are_it[cosine]"),
+    invariants=("test_guidance_is_a_line_through_both_predictions", "test_wrong_diffusions_are_one_line"),
+    deviations=("the variance of a step is beta, not the posterior's",),
+  ),
+  "denoising": Record(
+    spec="generative_memory 0.2",
+    compared=(
+      "test_a_denoising_loss_by_hand[linear]",
+      "test_a_denoising_loss_by_hand[cosine]",
+      "test_the_best_denoiser_has_the_loss_of_theory",
+      "test_schedules_by_hand",
+    ),
+    invariants=(
+      "test_absent_rows_with_noise_are_as_if_absent",
+      "test_conditions_are_dropped_in_training_alone",
+      "test_a_run_learns_to_denoise_and_samples",
+      "test_wrong_diffusions_are_one_line",
+    ),
+    deviations=("a linear schedule of other than 1000 steps is scaled by 1000 / steps",),
+  ),
   "multi_label": Record(
     compared=("test_multi_label_by_hand", "test_drawn_labels_follow_their_sigmoids"),
     invariants=(
