@@ -91,7 +91,8 @@ def traced_digest(function: Callable, *arguments) -> str:
 
 def model_digest(model, stream, inputs=None) -> str:
   """Of a model on inputs as the stream stores them; on ``inputs``, abstract, where an objective shows it others."""
-  key, x = jax.random.key(0), jax.ShapeDtypeStruct((2, *stream.dataset.train.x.shape[1:]), jnp.float32)
+  key = jax.random.key(0)
+  x: Any = jax.ShapeDtypeStruct((2, *stream.dataset.train.x.shape[1:]), jnp.float32)
   if isinstance(inputs, dict) or (inputs is not None and stream.dataset.scale is None):
     x = inputs
   params, state = jax.eval_shape(model.init, key)
