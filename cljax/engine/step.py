@@ -31,6 +31,7 @@ from cljax.core.types import (
 from cljax.engine import evaluation_parameters
 from cljax.engine.holding import held, select
 from cljax.objectives import objective
+from cljax.objectives.rows import eaten
 
 
 class Data(NamedTuple):
@@ -111,10 +112,7 @@ def rescaled(model: Model, scale: float | None) -> Model:
   if scale is None:
     return model
 
-  def raw(x):
-    if isinstance(x, dict):
-      return {**x, "x": raw(x["x"])}
-    return x.astype(jnp.float32) * scale if scale != 1.0 or x.dtype != jnp.float32 else x
+  raw = lambda x: eaten(x, scale)
 
   def apply(params, model_state, x, **kwargs):
     return model.apply(params, model_state, raw(x), **kwargs)

@@ -53,7 +53,9 @@ def first(batch: Batch, outputs):
 
 def eaten(x, scale):
   """``x`` as a model eats it, ``float32(x) * scale``; None: as it is (tokens). Of a dict the entry 'x' alone."""
-  return _scaled(x, lambda a: a.astype(jnp.float32) * scale) if scale is not None else x
+  if scale is None:
+    return x
+  return _scaled(x, lambda a: a.astype(jnp.float32) * scale if scale != 1.0 or a.dtype != jnp.float32 else a)
 
 
 def stored(x, scale):
