@@ -34,9 +34,9 @@ class AccessError(CljaxError):
 class Batch(NamedTuple):
   """Rows of data. Every row carries its own mask and task, because replayed rows differ from new ones.
 
-  A row of weight 0 is as if absent (its id is -1, its input and label are 0). ``coefficient`` overrides the weighted
-  mean of the task loss: where it is given, the loss is ``sum(coefficient * loss)``; rows of coefficient 0 still take
-  part in the forward pass and BatchNorm.
+  A row of weight 0 is as if absent (its id is -1, its input and label are 0). The task loss is the weighted mean over
+  all rows; with ``group`` it is ``sum_g scale[g] * (weighted mean over the rows of group g)``, where each row is of one
+  group. Rows of a group of scale 0 still take part in the forward pass and BatchNorm.
 
   Where a method gets the rows of a step (``prepare``, ``after_step``, a Reference), ``x`` is as it was read: what is
   stored is augmented and shown as its task shows it (``Spec.view``) each time it is used. In ``terms``, and in
@@ -49,11 +49,11 @@ class Batch(NamedTuple):
   id: Any  # [B] int32 places in the stored rows; the same for the whole run, -1 where absent
   task: Any  # [B] int32 task of each row
   class_mask: Any = None  # [B, C] bool, the classes that take part in the row's softmax; None for all
-  coefficient: Any = None  # [B] float32 or None
+  group: Any = None  # [B] int32 below G, or None: all rows are of one group of scale 1
   extra: Any = {}  # what a method carries beside each row, keyed by the method's own names
   fresh: Any = None  # [B] float32: 1 where the run offers this row of this task for the first time
   visit: Any = None  # Visit, the same for all rows; None outside a step
-  averaged: Any = None  # [B] float32 beside ``coefficient``: the factor of the mean that the row is part of, or 0
+  scale: Any = None  # [G] float32 beside ``group``
 
 
 class Visit(NamedTuple):

@@ -255,9 +255,10 @@ def build(
         x=batch.x if isinstance(ready.x, Withheld) else ready.x,
         id=batch.id if isinstance(ready.id, Withheld) else ready.id,
       )
-    prepared = batch._replace(visit=None)
+    prepared = batch._replace(visit=None, scale=None)  # of no row
     shown = prepared if place is None else place.rows(prepared)
-    shown = viewed(tables, shown._replace(x=augment(tree.fold(key, "augment"), shown.x)))._replace(visit=visit)
+    shown = viewed(tables, shown._replace(x=augment(tree.fold(key, "augment"), shown.x)))
+    shown = shown._replace(visit=visit, scale=batch.scale)
 
     def loss_fn(params):
       loss, outputs, model_state = task_loss(key, params, learner, shown, visit)

@@ -58,21 +58,15 @@ def binary_cross_entropy(logits, targets, class_mask=None):
   return jnp.sum(each, axis=-1)
 
 
-def reduce(per_example, weight, coefficient=None):
-  """``sum(w * l) / sum(w)``, 0 where ``sum(w)`` is 0; or ``sum(coefficient * l)`` where that is given.
+def reduce(per_example, weight):
+  """``sum(w * l) / sum(w)``, 0 where ``sum(w)`` is 0.
 
-  per_example, weight and coefficient share one shape, ``[B]`` or ``[B, L]``. Rows of weight 0 are as if absent: even an
+  per_example and weight share one shape, ``[B]`` or ``[B, L]``. Rows of weight 0 are as if absent: even an
   inf or NaN there does not reach the value or the gradient. Summed in at least float32. Raises UsageError where the
   shapes differ.
   """
   if jnp.shape(weight) != jnp.shape(per_example):
     raise UsageError(f"weight: has shape {jnp.shape(weight)}; the losses have {jnp.shape(per_example)}")
-  if coefficient is not None:
-    if jnp.shape(coefficient) != jnp.shape(per_example):
-      raise UsageError(f"coefficient: has shape {jnp.shape(coefficient)}; the losses have {jnp.shape(per_example)}")
-    there = (weight != 0) & (coefficient != 0)
-    per_example = _wide(jnp.asarray(per_example))
-    return jnp.sum(jnp.asarray(coefficient).astype(per_example.dtype) * jnp.where(there, per_example, 0.0))
   per_example = _wide(jnp.asarray(per_example))
   weight = jnp.asarray(weight).astype(per_example.dtype)
   total = jnp.sum(weight)

@@ -16,6 +16,7 @@ from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.heads import AUTO, classifier
 from cljax.methods.penalties import consolidated
 from cljax.methods.registry import Entry, Option, register
+from cljax.objectives.objective import reduced
 
 _BOUNDARY = Access(task_boundaries=True)
 
@@ -114,7 +115,7 @@ def center_loss(model, spec: Spec, *, strength, rate, head: str = AUTO) -> Metho
     state = learner.method_state
     per_row = losses.center_loss(outputs.features, batch.y, state.centers)
     per_row = jnp.where(state.rows[batch.y] > 0, per_row, 0.0)
-    return strength * losses.reduce(per_row, batch.weight, batch.coefficient)
+    return strength * reduced(per_row, None, batch)
 
   def after_step(key, learner, info):
     del key

@@ -12,6 +12,7 @@ from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Spec
 from cljax.methods.registry import Entry, Option, register
+from cljax.objectives.objective import reduced
 
 
 class Teacher(NamedTuple):
@@ -50,7 +51,7 @@ def lwf(model, spec: Spec, *, strength, temperature) -> Method:
     else:
       seen = (classes & earlier[:, None]).any(0)
       per_row = losses.distillation(outputs.logits, old.logits, temperature, seen)
-    return strength * losses.reduce(per_row, batch.weight, batch.coefficient)
+    return strength * reduced(per_row, None, batch)
 
   return Method(
     init=lambda key, learner: Teacher(tree.copy(learner.params), tree.copy(learner.model_state)),

@@ -20,6 +20,7 @@ from cljax.methods.averaging import (
 )
 from cljax.methods.edits import layers, listed
 from cljax.methods.registry import Entry, Option, register
+from cljax.objectives.objective import reduced
 
 
 def epoch_steps(spec: Spec, period: int) -> int:
@@ -96,7 +97,7 @@ def fomo(
     per_row = losses.distillation(outputs.logits, jax.lax.stop_gradient(old.logits), temperature, batch.class_mask)
     # Not before the stable model has taken anything in.
     begun = (learner.step >= every).astype(jnp.float32)
-    return strength * begun * losses.reduce(per_row, batch.weight, batch.coefficient)
+    return strength * begun * reduced(per_row, None, batch)
 
   def init(key, learner) -> Any:
     del key

@@ -111,7 +111,7 @@ def refresh(
 
     def loss(params):
       _, aux = loss_fn(params)
-      return losses.reduce(losses.cross_entropy(aux[0].logits[: spec.batch_size], y, mask), weight, None), aux
+      return losses.reduce(losses.cross_entropy(aux[0].logits[: spec.batch_size], y, mask), weight), aux
 
     return loss
 

@@ -71,12 +71,6 @@ def offered(spec: Spec, batch: Batch, insert: str):
   return weight * batch.fresh[: spec.batch_size] if insert == "once" else weight
 
 
-def share(weight):
-  """The coefficients of a mean over rows of weight ``weight [B]``; zeros where there are none."""
-  total = weight.sum()
-  return weight / jnp.where(total == 0, 1.0, total)
-
-
 def start(memory, spec: Spec, row) -> Replay:
   pending = jax.tree.map(lambda a: jnp.zeros((spec.batch_size, *a.shape), a.dtype), row)
   return Replay(memory.init(row), pending, jnp.zeros(spec.batch_size, jnp.float32))
@@ -88,48 +82,41 @@ def insert_pending(key, memory, state: Replay) -> Replay:
   return state._replace(memory=filled, weight=jnp.zeros_like(state.weight))
 
 
-def drawn(spec: Spec, rows, weight, visit=None, coefficient=None) -> Batch:
+def drawn(spec: Spec, rows, weight, visit=None) -> Batch:
   """Stored rows as a batch, under the class mask that the loss of a step at ``visit`` uses for rows of their tasks.
 
   Without a visit the mask is left open, as a Reference's is.
   """
   mask = None if visit is None else spec.class_mask(rows["task"], visit.trained)
-  return Batch(rows["x"], rows["y"], weight, rows["id"], rows["task"], mask, coefficient)
+  return Batch(rows["x"], rows["y"], weight, rows["id"], rows["task"], mask)
 
 
-def weighted(batch: Batch) -> Batch:
-  """The batch with coefficients: those of its mean where it has none."""
-  if batch.coefficient is None:
-    return batch._replace(coefficient=share(batch.weight), averaged=jnp.ones_like(batch.weight))
-  if batch.averaged is None:
-    raise UsageError(
-      "compose: a part that replays stands behind one that sets Batch.coefficient but not Batch.averaged; put it first"
-    )
-  return batch
+def grouped(batch: Batch) -> Batch:
+  """The batch with groups: one of scale 1 where it has none."""
+  if batch.group is not None:
+    return batch
+  return batch._replace(group=jnp.zeros(batch.weight.shape, jnp.int32), scale=jnp.ones(1, jnp.float32))
 
 
-def append(batch: Batch, more: Batch) -> Batch:
-  """Rows of ``more`` behind those of ``batch``; ``extra`` stays that of ``batch``.
+def append(batch: Batch, more: Batch, scale=None) -> Batch:
+  """Rows of ``more`` behind those of ``batch``; ``extra`` and ``visit`` stay those of ``batch``.
 
-  Rows with coefficients are added to the loss so far; rows without become part of the mean over the current rows,
-  whatever was added to that: so parts add up to the same in any order.
+  With a ``scale``, a number, their mean times it is added to the loss so far, as a group of its own; without, they
+  become part of the mean over the current rows, whatever was added to that: so parts add up to the same in any order.
   """
-  averaging = more.coefficient is None
-  if not averaging or batch.coefficient is not None:
-    batch, zero = weighted(batch), jnp.zeros_like(more.weight)
-    factor = batch.averaged.max() if averaging else 0.0
-    more = more._replace(coefficient=zero if averaging else more.coefficient, averaged=zero + factor)
+  if scale is not None:
+    batch = grouped(batch)
+    own = jnp.full(more.weight.shape, batch.scale.shape[0], jnp.int32)
+    batch = batch._replace(scale=jnp.append(batch.scale, jnp.asarray(scale, jnp.float32)))
+    more = more._replace(group=own)
+  elif batch.group is not None:
+    more = more._replace(group=jnp.zeros(more.weight.shape, jnp.int32))
   if more.fresh is None:
     more = more._replace(fresh=jnp.zeros_like(more.weight))  # stored rows were offered before
   joined = lambda a, b: jnp.concatenate([a, b.astype(a.dtype)])
   join = lambda a, b: None if a is None else jax.tree.map(joined, a, b)
-  whole = ("extra", "visit")
-  batch = batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f not in whole})
-  if averaging and batch.coefficient is not None:
-    inside = batch.averaged > 0
-    mean = batch.averaged * share(jnp.where(inside, batch.weight, 0.0))
-    batch = batch._replace(coefficient=jnp.where(inside, mean, batch.coefficient))
-  return batch
+  whole = ("extra", "visit", "scale")
+  return batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f not in whole})
 
 
 def places(batch: Batch, size: int):
@@ -212,8 +199,8 @@ def derpp(
     one, seen_one = memory.sample(fold(key, "logits"), state.memory, size)
     two, seen_two = memory.sample(fold(key, "labels"), state.memory, size)
     batch = batch._replace(extra={**batch.extra, "logits": (one["logits"], seen_one, places(batch, size))})
-    batch = append(batch, drawn(spec, one, seen_one, batch.visit, jnp.zeros(size, jnp.float32)))
-    batch = append(batch, drawn(spec, two, seen_two, batch.visit, beta * share(seen_two)))
+    batch = append(batch, drawn(spec, one, seen_one, batch.visit), scale=0.0)
+    batch = append(batch, drawn(spec, two, seen_two, batch.visit), scale=beta)
     return learner._replace(method_state=state), batch
 
   def term(key, params, learner, batch, outputs):

@@ -11,7 +11,7 @@ from cljax.core.tree import fold
 from cljax.core.types import Spec, UsageError
 from cljax.methods.projection import EPISODIC, ON_GRADIENT, by_references, episodic
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import append, drawn, share, weighted
+from cljax.methods.replay import append, drawn, grouped
 
 
 def mixed(spec: Spec, ring, size: int, name: str):
@@ -28,9 +28,9 @@ def mixed(spec: Spec, ring, size: int, name: str):
     del key
     rows, weight = replayed(learner)
     new = jnp.where(weight.sum() > 0, projectors.current_weight(batch.visit.others.astype(jnp.float32)), 1.0)
-    batch = weighted(batch)
-    batch = batch._replace(coefficient=new * batch.coefficient, averaged=new * batch.averaged)
-    return learner, append(batch, drawn(spec, rows, weight, batch.visit, (1 - new) * share(weight)))
+    batch = grouped(batch)
+    batch = batch._replace(scale=new * batch.scale)
+    return learner, append(batch, drawn(spec, rows, weight, batch.visit), scale=1 - new)
 
   return prepare, replayed
 

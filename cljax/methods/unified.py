@@ -12,6 +12,7 @@ from cljax.core.method import Method
 from cljax.core.types import Access, Spec
 from cljax.methods import penalties, replay, variational
 from cljax.methods.registry import Entry, Option, register
+from cljax.objectives.objective import reduced
 
 # Options under which the objective is a method that has a name.
 CASES: dict[str, dict[str, Any]] = {
@@ -89,17 +90,18 @@ def unified(
     state = learner.method_state
     filled = replay.insert_pending(key, memory, state.memory)
     rows, weight = memory.sample(tree.fold(key, output), filled.memory, size)
-    coefficient = alpha * replay.share(weight) if output == "labels" else jnp.zeros(size, jnp.float32)
     if output == "logits":
       batch = batch._replace(extra={**batch.extra, "logits": (rows["logits"], weight, replay.places(batch, size))})
-    batch = replay.append(batch, replay.drawn(spec, rows, weight, batch.visit, coefficient))
+    batch = replay.append(
+      batch, replay.drawn(spec, rows, weight, batch.visit), scale=alpha if output == "labels" else 0.0
+    )
     return learner._replace(method_state=state._replace(memory=filled)), batch
 
   def output_term(key, params, learner, batch, outputs):
     del key, params, learner
     if output == "uniform":
       per_row = output_divergence(output, outputs.logits, None, batch.class_mask)
-      return alpha * losses.reduce(per_row, batch.weight, batch.coefficient)
+      return alpha * reduced(per_row, None, batch)
     target, weight, at = batch.extra["logits"]
     return alpha * losses.reduce(output_divergence(output, replay.at_places(outputs.logits, at), target), weight)
 

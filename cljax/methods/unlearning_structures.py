@@ -14,7 +14,7 @@ from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Model, Outputs, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import INSERT_OUTPUTS, example_row, offered, rows_of
+from cljax.methods.replay import INSERT_OUTPUTS, example_row, grouped, offered, rows_of
 from cljax.methods.slots import no_slots, slot_of
 from cljax.unlearning.sharding import shard_of
 
@@ -48,8 +48,8 @@ def sisa(model: Model, spec: Spec, *, shards: int = 4) -> Method:
 
   def prepare(key, learner, batch):
     del key
-    none = jnp.zeros_like(batch.weight)  # the shards' losses stand for it
-    return learner, batch._replace(coefficient=none, averaged=none)
+    batch = grouped(batch)  # the shards' losses stand for it
+    return learner, batch._replace(scale=jnp.zeros_like(batch.scale))
 
   def loss(key, params, learner, batch, outputs):
     del key, params, learner

@@ -69,12 +69,23 @@ def of_rows(each, inside):
 
 
 def reduced(each, inside, batch):
-  """The loss of a batch: the weighted mean over all parts of all rows, or ``sum(coefficient * row)`` where given."""
-  if batch.coefficient is not None:
-    return losses.reduce(of_rows(each, inside), batch.weight, batch.coefficient)
-  if inside is None:
-    return losses.reduce(each, batch.weight)
-  return losses.reduce(each, batch.weight.reshape(-1, *(1,) * (each.ndim - 1)) * inside)
+  """The loss of a batch: the weighted mean over all parts of all rows; of each group, times its scale, and summed.
+
+  ``each [B, ...]``, ``inside`` of its shape (None: all 1). Nothing of a group of scale 0 reaches the value or the
+  gradient, not even a NaN.
+  """
+
+  def mean(weight):
+    weight = weight.reshape(-1, *(1,) * (each.ndim - 1))
+    return losses.reduce(each, jnp.broadcast_to(weight, each.shape) if inside is None else weight * inside)
+
+  if batch.group is None:
+    return mean(batch.weight)
+  total = jnp.zeros((), jnp.float32)
+  for g in range(batch.scale.shape[0]):
+    there = (batch.group == g) & (batch.scale[g] != 0)
+    total += batch.scale[g] * mean(jnp.where(there, batch.weight, 0.0))
+  return total
 
 
 def row_loss(objective: Objective, apply_fn: Callable) -> Callable:

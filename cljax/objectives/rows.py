@@ -24,6 +24,13 @@ def shown(batch: Batch) -> Batch:
   return batch._replace(x=x, y=y)
 
 
+def counted(batch: Batch):
+  """``[B]``: the weight, 0 for rows of a group of scale 0: where rows meet one another, these are not there either."""
+  if batch.group is None:
+    return batch.weight
+  return jnp.where(batch.scale[batch.group] != 0, batch.weight, 0.0)
+
+
 def keys(key, numbers):
   """``[B]`` keys, one for each number: rows of the same number see the same noise, whatever else is in the batch."""
   return jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
@@ -41,7 +48,7 @@ def tiled(batch: Batch, xs) -> Batch:
   more = lambda a: jax.tree.map(lambda v: jnp.tile(v, (times, *(1,) * (v.ndim - 1))), a)
   y, weight, id_, task = (more(a) for a in (batch.y, batch.weight, batch.id, batch.task))
   return batch._replace(
-    x=x, y=y, weight=weight, id=id_, task=task, class_mask=None, coefficient=None, extra={}, fresh=None, averaged=None
+    x=x, y=y, weight=weight, id=id_, task=task, class_mask=None, group=None, extra={}, fresh=None, scale=None
   )
 
 

@@ -12,7 +12,7 @@ from cljax.core import tree
 from cljax.core.types import UsageError
 from cljax.objectives.objective import Objective, Score
 from cljax.objectives.registry import Function, Number, Text, offered
-from cljax.objectives.rows import along, eaten, first, keys, places, shown, stored, tiled
+from cljax.objectives.rows import along, counted, eaten, first, keys, places, shown, stored, tiled
 
 
 @offered(
@@ -57,13 +57,14 @@ def contrastive(model, spec, *, loss: str, temperature, off_diagonal, noise, dro
 
   def of_rows(prediction, batch):
     a, b = split(prediction, batch)
+    weight = counted(batch)
     if loss == "nt_xent":
-      return losses.nt_xent(a, b, batch.weight, temperature)
+      return losses.nt_xent(a, b, weight, temperature)
     if loss == "supcon":
       if not hasattr(batch.y, "dtype") or batch.y.ndim != 1 or not jnp.issubdtype(batch.y.dtype, jnp.integer):
         raise UsageError("objective.loss: 'supcon' needs a class number a row; the targets are none")
-      return losses.supcon(a, b, batch.y, batch.weight, temperature)
-    return jnp.broadcast_to(losses.barlow_twins(a, b, batch.weight, off_diagonal), batch.weight.shape)
+      return losses.supcon(a, b, batch.y, weight, temperature)
+    return jnp.broadcast_to(losses.barlow_twins(a, b, weight, off_diagonal), batch.weight.shape)
 
   def trained(key, apply, params, batch):
     batch = shown(batch)

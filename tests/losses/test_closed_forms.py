@@ -152,14 +152,13 @@ def test_center_loss_in_bfloat16_is_summed_wide():
 def test_reduce_of_narrow_losses_is_summed_wide():
   """300 halves in bfloat16, which holds no odd number above 256."""
   each, weight = jnp.full(301, 1, jnp.bfloat16), jnp.ones(301)
-  assert float(losses.reduce(each, weight, weight)) == 301
+  assert float(losses.reduce(each, weight)) == 1
   assert float(losses.reduce(each, jnp.arange(301) < 257.0)) == 1
   assert losses.reduce(each, weight).dtype == jnp.float32
   assert float(losses.reduce(jnp.ones(301), jnp.ones(301, jnp.bfloat16))) == 1
   w = np.array([0.5, 2.0, 1.0])
   near(losses.reduce(jnp.array([1.0, 4.0, -2.0]), jnp.asarray(w)), (0.5 + 8 - 2) / 3.5)
-  near(losses.reduce(jnp.array([1.0, 4.0, np.inf]), jnp.asarray(w), jnp.array([2.0, -1.0, 0.0])), 2 - 4)
-  near(losses.reduce(jnp.array([1.0, np.nan, 3.0]), jnp.array([1.0, 0, 1]), jnp.array([2.0, 5.0, -1.0])), 2 - 3)
+  near(losses.reduce(jnp.array([1.0, np.nan, 3.0]), jnp.array([1.0, 0, 1])), 2)
 
 
 def contrast_by_hand(i, s, t, y, other_y, weight, other_weight):

@@ -77,36 +77,52 @@ def test_a_mean_behind_what_was_added_is_the_mean_of_all_averaged_rows():
   """``1/7 sum l`` over five current and two replayed rows, beside ``0.3 l`` of an added one; absent rows count not."""
   from cljax.core.types import Batch
   from cljax.methods.replay import append
+  from cljax.objectives.objective import reduced
 
-  def rows(weight, coefficient=None):
+  def rows(weight):
     weight = jnp.asarray(weight, jnp.float32)
     whole = jnp.zeros(len(weight), jnp.int32)
-    given = None if coefficient is None else jnp.asarray(coefficient, jnp.float32)
-    return Batch(weight[:, None], whole, weight, whole, whole, None, given, fresh=weight)
+    return Batch(weight[:, None], whole, weight, whole, whole, fresh=weight)
 
-  current, added, replayed = rows([1, 1, 0, 1, 1, 1]), rows([1, 0], [0.3, 0.0]), rows([1, 1, 0])
-  behind = append(append(current, added), replayed)
+  slopes = lambda batch: jax.grad(lambda each: reduced(each, None, batch))(jnp.arange(len(batch.weight)) + 0.5)
+  current, added, replayed = rows([1, 1, 0, 1, 1, 1]), rows([1, 0]), rows([1, 1, 0])
+  behind = append(append(current, added, scale=0.3), replayed)
   np.testing.assert_allclose(
-    behind.coefficient, np.r_[np.array([1, 1, 0, 1, 1, 1]) / 7, 0.3, 0, 1 / 7, 1 / 7, 0], rtol=1e-6
+    slopes(behind), np.r_[np.array([1, 1, 0, 1, 1, 1]) / 7, 0.3, 0, 1 / 7, 1 / 7, 0], rtol=1e-6
   )
-  before = append(append(current, replayed), added)
-  np.testing.assert_allclose(np.sort(before.coefficient), np.sort(behind.coefficient), rtol=1e-6)
+  before = append(append(current, replayed), added, scale=0.3)
+  np.testing.assert_allclose(np.sort(slopes(before)), np.sort(slopes(behind)), rtol=1e-6)
   # Where no current row is left, the mean is that of the replayed ones, before and behind.
-  none = append(append(rows([0, 0]), added), replayed)
-  np.testing.assert_allclose(none.coefficient, [0, 0, 0.3, 0, 0.5, 0.5, 0], rtol=1e-6)
+  none = append(append(rows([0, 0]), added, scale=0.3), replayed)
+  np.testing.assert_allclose(slopes(none), [0, 0, 0.3, 0, 0.5, 0.5, 0], rtol=1e-6)
 
 
-def test_a_part_that_hides_its_mean_is_refused(class_stream, small_model):
-  def hiding(model, spec):
+def test_a_part_with_groups_of_its_own_is_added_to(class_stream, small_model):
+  """Half of the rows at scale 2, none of the others: er's mean is over all rows of group 0, wherever they stand."""
+  seen = []
+
+  def mine(model, spec):
     del model, spec
-    prepare = lambda key, learner, batch: (learner, batch._replace(coefficient=jnp.ones_like(batch.weight)))
+
+    def prepare(key, learner, batch):
+      group = jnp.arange(batch.weight.shape[0], dtype=jnp.int32) % 2
+      return learner, batch._replace(group=group, scale=jnp.float32([2.0, 0.0]))
+
     return cljax.Method(prepare=prepare)
 
   def made(model, spec):
-    return cljax.compose(mine=hiding(model, spec), er=methods.make("er", model, spec, capacity=10))
+    def look(key, learner, info):
+      seen.append((info.batch.group.shape, info.batch.scale.shape))
+      return learner
 
-  with pytest.raises(cljax.UsageError, match=r"sets Batch\.coefficient but not Batch\.averaged; put it first"):
-    cljax.run(class_stream, small_model, made, training=cljax.Recipe(batch_size=BATCH))
+    looker = cljax.Method(after_step=look)
+    return cljax.compose(
+      mine=mine(model, spec), er=methods.make("er", model, spec, capacity=10, replay_batch=5), dark=methods.make(
+        "derpp", model, spec, capacity=10, replay_batch=3), looker=looker)  # fmt: skip
+
+  result = cljax.run(class_stream, small_model, made, training=cljax.Recipe(batch_size=BATCH))
+  assert np.isfinite(result.accuracy).all()
+  assert seen[-1] == ((BATCH + 5 + 3 + 3,), (4,))
 
 
 @pytest.mark.parametrize("insert", ["once", "every_pass"])

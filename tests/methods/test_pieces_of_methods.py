@@ -26,16 +26,14 @@ def rows(n, **fields):
 def test_the_pieces_of_replay(class_stream):
   spec = spec_of(class_stream, BATCH)
   weight, fresh = jnp.float32([1, 1, 0, 0, 1, 1, 1, 1]), jnp.float32([1, 0, 1, 0, 1, 1, 0, 1])
-  batch = replay.append(rows(BATCH, weight=weight, fresh=fresh), rows(2, coefficient=jnp.float32([0.3, 0.1])))
+  batch = replay.append(rows(BATCH, weight=weight, fresh=fresh), rows(2), scale=0.3)
   np.testing.assert_array_equal(replay.offered(spec, batch, "once"), [1, 0, 0, 0, 1, 1, 0, 1])
   np.testing.assert_array_equal(replay.offered(spec, batch, "every_pass"), weight)
   np.testing.assert_array_equal(batch.fresh, [*fresh, 0, 0])
-  np.testing.assert_array_equal(batch.averaged, [1] * BATCH + [0, 0])
-  np.testing.assert_allclose(batch.coefficient, [*(np.asarray(weight) / 6), 0.3, 0.1], rtol=1e-6)
-  assert replay.weighted(batch) is batch
+  np.testing.assert_array_equal(batch.group, [0] * BATCH + [1, 1])
+  np.testing.assert_allclose(batch.scale, [1, 0.3], rtol=1e-6)
+  assert replay.grouped(batch) is batch
   np.testing.assert_array_equal(replay.places(batch, 3), [10, 11, 12])
-  np.testing.assert_array_equal(replay.share(jnp.float32([0, 2, 1, 1])), [0, 0.5, 0.25, 0.25])
-  np.testing.assert_array_equal(replay.share(jnp.zeros(3)), 0)
   found = replay.at_places(jnp.arange(8, dtype=jnp.bfloat16).reshape(4, 2), jnp.int32([1, 2]))
   assert found.dtype == jnp.float32
   np.testing.assert_array_equal(found, [[2, 3], [4, 5]])
@@ -105,7 +103,7 @@ def test_as_many_rows_are_drawn_as_the_batch_has(name, class_stream, small_model
     stored = getattr(state, "memory", state).rows["y"].shape  # a replay's state holds its memory
     assert stored == (capacity,)
     batch = rows(BATCH, visit=visit, fresh=jnp.ones(BATCH), id=jnp.arange(BATCH, dtype=jnp.int32))
-    batch = batch._replace(coefficient=jnp.ones(BATCH), averaged=jnp.ones(BATCH))
+    batch = batch._replace(group=jnp.zeros(BATCH, jnp.int32), scale=jnp.ones(1))
     if name not in ("agem", "gem"):
       prepared = jax.eval_shape(lambda l, m=method, b=batch: m.prepare(jax.random.key(0), l, b)[1], learner)
       assert prepared.y.shape == (BATCH + size * (2 if name == "derpp" else 1),)
@@ -163,22 +161,21 @@ def test_er_gem_draws_each_task_s_own_rows(make_blobs, small_model):
 
 
 @pytest.mark.parametrize("name", ["er_agem", "er_gem"])
-def test_the_mixture_s_coefficients(name, class_stream, small_model):
-  """``w / n`` for current rows and ``(1 - w) / m`` for stored ones, ``w = 1/2`` beside one other task; without stored
-  rows the plain mean, whatever was met."""
+def test_the_mixture_s_scales(name, class_stream, small_model):
+  """``w`` for the mean of the current rows and ``1 - w`` for that of stored ones, ``w = 1/2`` beside one other task;
+  without stored rows the plain mean, whatever was met."""
   bench = Bench(name, class_stream, small_model, {"capacity": 10, "replay_batch": 7})
   method = methods.make(name, small_model, bench.spec, capacity=10, replay_batch=7)
   weight = jnp.float32([1, 1, 0, 1, 1, 1, 0, 1])
   batch = rows(BATCH, weight=weight, fresh=jnp.ones(BATCH), visit=bench.where(1).visit)
   prepare = jax.jit(lambda l: method.prepare(jax.random.key(0), l, batch)[1])
-  empty, start = np.zeros(7), bench.start()
+  start = bench.start()
   found = prepare(start)
-  np.testing.assert_allclose(found.coefficient, [*(np.asarray(weight) / 6), *empty], rtol=1e-6)
-  np.testing.assert_array_equal(found.averaged, [1] * BATCH + [0] * 7)
+  np.testing.assert_array_equal(found.group, [0] * BATCH + [1] * 7)
+  np.testing.assert_allclose(found.scale, [1, 0])
   found = prepare(bench.boundary("end_task", start, 0))  # five rows of a task: two of seven are absent
-  np.testing.assert_allclose(found.coefficient[:BATCH], np.asarray(weight) / 12, rtol=1e-6)
-  np.testing.assert_allclose(found.coefficient[BATCH:], [0.1] * 5 + [0, 0], rtol=1e-6)
-  np.testing.assert_allclose(found.averaged, [0.5] * BATCH + [0] * 7)
+  np.testing.assert_allclose(found.scale, [0.5, 0.5])
+  np.testing.assert_array_equal(found.weight, [*np.asarray(weight), *[1] * 5, 0, 0])
 
 
 def test_no_more_than_samples_rows_are_looked_at(class_stream, small_model):

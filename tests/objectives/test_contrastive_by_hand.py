@@ -76,6 +76,14 @@ def test_absent_rows_are_no_negatives_and_evaluations_agree(name):
   check_absent(one, model, jnp.asarray(W), batch(X, Y, WEIGHT), 4)
 
 
+def test_rows_of_a_group_of_scale_0_are_no_negatives():
+  given = batch(X, Y)._replace(group=jnp.asarray([0, 0, 0, 0, 1, 1]), scale=jnp.asarray([1.0, 0.0]))
+  program = value_and_slope(made(), model)
+  absent = program(W, given._replace(weight=jnp.float32([1, 1, 1, 1, 0, 0])))
+  jax.tree.map(lambda a, b: close(a, np.asarray(b)), program(W, given), absent)
+  assert program(W, given._replace(scale=jnp.ones(2)))[0] > absent[0] + 0.1
+
+
 def test_scores_follow_row_ids_and_are_the_loss_and_the_distance():
   halved = lambda key, x: x * jnp.where(jax.random.bernoulli(key), 1.0, 0.5)  # keeps directions
   ids, turned = np.asarray([9, 4, 7, 1, -1, -1]), [1, 0, 3, 2, 4, 5]

@@ -154,7 +154,15 @@ def test_what_edits_are_given_is_a_loss_a_row():
   close(loss(2.0, batch(TOKENS)), (inner * nll).sum(-1) / np.maximum(inner.sum(-1), 1))
 
 
-def test_coefficients_weigh_the_means_of_rows():
-  each, inside = jnp.float32([[1, 3], [2, 5], [4, 4], [9, 9]]), jnp.float32([[1, 1], [1, 0], [0, 0], [1, 1]])
-  given = batch(np.zeros(B), [1, 1, 1, 0])._replace(coefficient=jnp.float32([0.5, 2, 7, 3]))
-  close(objective.reduced(each, inside, given), 0.5 * 2 + 2 * 2 + 7 * 0)
+def test_groups_of_rows_have_means_of_their_own():
+  """Each group's mean is over its own tokens; absent rows and what lies in a group of scale 0 count for nothing."""
+  each = jnp.float32([[1, 3], [2, 5], [4, np.nan], [9, 9]])
+  inside, weight = jnp.float32([[1, 1], [1, 0], [1, 1], [1, 1]]), [1, 0.5, 1, 0]
+  group = jnp.int32([0, 0, 2, 1])
+  given = batch(np.zeros(B), weight)._replace(group=group, scale=jnp.float32([0.7, 3.0, 0.0]))
+  own = (1 + 3 + 0.5 * 2) / 2.5
+  close(objective.reduced(each, inside, given), 0.7 * own)
+  slope = jax.grad(lambda e: objective.reduced(e, inside, given))(each)
+  close(slope, 0.7 * np.array([[1, 1], [0.5, 0], [0, 0], [0, 0]]) / 2.5)
+  given = batch(np.zeros(B), [1, 0, 1, 1])._replace(group=group, scale=jnp.float32([0.5, 3.0, 2.0]))
+  close(objective.reduced(jnp.float32([2, 100, 5, 7]), None, given), 0.5 * 2 + 3 * 7 + 2 * 5)

@@ -106,8 +106,6 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_label_outside_its_mask_is_inf_without_gradient_and_weight_zero_hides_it",
       "test_wrong_shapes_are_named[<lambda>-weight:]",
-      "test_wrong_shapes_are_named[<lambda>-coefficient:]",
-      *narrow("coefficient"),
     ),
   ),
   "safe_norm": Record(

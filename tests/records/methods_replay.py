@@ -16,7 +16,7 @@ EPISODES = (
 )
 MIXED = (
   "test_a_step_against_references",
-  "test_the_mixture_s_coefficients",
+  "test_the_mixture_s_scales",
   "test_an_episodic_memory_holds_a_share_of_each_task",
   "test_a_task_has_the_slot_in_which_it_was_met",
   "test_the_pieces_of_replay",

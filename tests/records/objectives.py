@@ -26,6 +26,7 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=(
       "test_absent_rows_are_no_negatives_and_evaluations_agree",
+      "test_rows_of_a_group_of_scale_0_are_no_negatives",
       "test_a_run_pulls_views_together",
       "test_wrong_views_are_one_line",
     ),
