@@ -89,16 +89,22 @@ def check_absent(one, model, params, given, count):
 
 def stream_of(x, y, group, scale, outputs=1):
   """Two tasks by group, a quarter of the rows for test."""
-  split = lambda x, y, g: Split(x, y, np.arange(len(x), dtype=np.int32), g.astype(np.int32))
-  cut = np.arange(len(x)) % 4 != 0
-  train, test = (split(x[m], y[m], group[m]) for m in (cut, ~cut))
+
+  def part(rows):
+    rows = np.flatnonzero(rows)
+    ids = np.arange(len(rows), dtype=np.int32)
+    return Split(jax.tree.map(lambda a: a[rows], x), y[rows], ids, group[rows].astype(np.int32))
+
+  cut = np.arange(len(group)) % 4 != 0
+  train, test = part(cut), part(~cut)
   data = Dataset("made", train, test, outputs, tuple("abcde"[:outputs]), ("0", "1"), scale, "made")
   of = lambda s: [np.flatnonzero(s.group == t) for t in (0, 1)]
   return streams.from_tasks(data, of(train), of(test))
 
 
-def run(stream, model, objective, method="finetune", epochs=3, rate=0.02, **more):
+def run(stream, model, objective, method="finetune", epochs=3, rate=0.02, feed="device", **more):
   """A short run under Adam."""
-  given = {"training": cljax.Recipe(batch_size=8, epochs=epochs), "options": cljax.Options(chunk_steps=4, eval_block=8)}
+  options = cljax.Options(chunk_steps=4, eval_block=8, feed=feed)
+  given = {"training": cljax.Recipe(batch_size=8, epochs=epochs), "options": options}
   rates = {"optimizer": "adam", "optimizer_options": {"learning_rate": rate}}
   return cljax.run(stream, model, method, objective=objective, **given, **rates, **more)

@@ -91,10 +91,11 @@ def traced_digest(function: Callable, *arguments) -> str:
 
 def model_digest(model, stream, inputs=None) -> str:
   """Of a model on inputs as the stream stores them; on ``inputs``, abstract, where an objective shows it others."""
-  key = jax.random.key(0)
-  x: Any = jax.ShapeDtypeStruct((2, *stream.dataset.train.x.shape[1:]), jnp.float32)
-  if isinstance(inputs, dict) or (inputs is not None and stream.dataset.scale is None):
+  key, rows = jax.random.key(0), stream.dataset.train.x
+  if isinstance(rows, dict) or isinstance(inputs, dict) or (inputs is not None and stream.dataset.scale is None):
     x = inputs
+  else:
+    x = jax.ShapeDtypeStruct((2, *rows.shape[1:]), jnp.float32)
   params, state = jax.eval_shape(model.init, key)
 
   def both(key, params, state, x):
@@ -105,9 +106,8 @@ def model_digest(model, stream, inputs=None) -> str:
 
 
 def view_digest(stream) -> str:
-  rows = stream.dataset.train.x
-  x, task = jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype), jax.ShapeDtypeStruct((2,), jnp.int32)
-  return traced_digest(stream.view.apply, stream.view.tables, x, task)
+  x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), stream.dataset.train.x)
+  return traced_digest(stream.view.apply, stream.view.tables, x, jax.ShapeDtypeStruct((2,), jnp.int32))
 
 
 def parts_digest(parts, learner, train, where, spec, inputs=None) -> str:

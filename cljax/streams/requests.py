@@ -141,6 +141,8 @@ def forgotten_classes(stream, upto: int) -> np.ndarray:
   the same, and a label that another task or class still uses stays. What the request at event ``e`` took whole is
   ``forgotten_classes(stream, e + 1) & ~forgotten_classes(stream, e)``.
   """
+  if not stream.dataset.has_classes:
+    return np.zeros(stream.num_classes, bool)
   gone = deleted_pairs(stream, upto)
   met, left = np.zeros((2, stream.num_classes), bool)
   for t in learned_tasks(stream.events[:upto]):

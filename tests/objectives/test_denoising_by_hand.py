@@ -10,7 +10,7 @@ import pytest
 from objective_laws import batch, check_absent, run, scored, stream_of, value_and_slope
 
 import cljax
-from cljax import models, objectives
+from cljax import methods, models, objectives
 from cljax.core import tree
 from cljax.core.types import Outputs, Spec, UsageError
 
@@ -191,6 +191,44 @@ def test_a_run_learns_to_denoise_and_samples(tmp_path):
   assert 1 < np.asarray(drawn / 0.5).mean() < 3  # the means of the two tasks; noise alone has 0
   with pytest.raises(cljax.CljaxError, match="objective"):
     run(stream, denoiser(), objectives.denoising(steps=STEPS, drop=0.5), "er", **given)
+
+
+def test_inputs_that_are_a_dict_are_trained_replayed_and_forgotten(tmp_path):
+  """With a condition: it stands beside x in data and memory, and a request leaves neither."""
+  rng = np.random.default_rng(8)
+  group, kind = np.repeat([0, 1], 32), rng.integers(4, size=64).astype(np.int32)
+  x = (0.5 * kind[:, None] + 0.1 * rng.normal(size=(64, 2))).astype(np.float32)
+  stream = stream_of({"x": x, "condition": kind}, np.zeros((64, 1), np.float32), group, 1.0)
+  train = stream.dataset.train
+  gone = stream.train[0][:5]
+  asked = cljax.Forget(ids=tuple(train.id[gone].tolist()))
+  stream = stream._replace(events=(cljax.Learn(0), asked, cljax.Learn(1)))
+  inner = denoiser()
+
+  def init(key):
+    return {**inner.init(key)[0], "kind": jnp.zeros((5, 2))}
+
+  def apply(params, x):
+    shift = params["kind"][x["condition"]]
+    return inner.apply(params, {}, {**x, "x": x["x"] + shift}, train=False, key=None)[0].logits
+
+  def both(model, spec):
+    return cljax.compose(er=methods.make("er", model, spec, capacity=40), retrain=methods.make("retrain", model, spec))
+
+  chosen = objectives.denoising(steps=STEPS, drop=0.2)
+  given = {"epochs": 8, "rate": 0.03, "workdir": str(tmp_path)}
+  result = run(stream, models.from_apply(init, apply), chosen, both, **given)
+  assert (result.scores["denoising"][0, -1] < result.scores["denoising"][0, 0]).all()
+  assert (np.abs(result.learner.params["kind"][0, [0, 1, 2, 3, 4]]) > 0).any(1).all()  # 4, the last, is none
+  held = [np.asarray(a).reshape(-1, 2) for a in jax.tree.leaves(result.learner.method_state)
+          if np.asarray(a).dtype == np.float32 and np.asarray(a).shape[-1:] == (2,)]  # fmt: skip
+  assert any((h == train.x["x"][r]).all(1).any() for h in held for r in stream.train[0][5:])
+  assert not any((h == train.x["x"][r]).all(1).any() for h in held for r in gone)
+  assert result.forgotten[0]["rows"] == 5
+  inputs = {"x": np.zeros((3, 2), np.float32), "time": np.zeros(3, np.int32), "condition": np.asarray([0, 3, -1])}
+  assert np.asarray(result.predict(inputs)).shape == (3, 2)
+  with pytest.raises(UsageError, match="'grain' takes inputs that are one array"):
+    run(stream, models.from_apply(init, apply), chosen, both, feed="grain")
 
 
 def test_wrong_diffusions_are_one_line():
