@@ -54,9 +54,8 @@ def barlow_twins(first, second, weight, off_diagonal=0.005, eps=1e-5):
 
   def standard(z):
     z = _there(z, weight)
-    z = z.astype(wide(z.dtype))
-    gap = jnp.where(there, z - z.sum(0) / count.astype(z.dtype), 0.0)
-    return gap * jax.lax.rsqrt(jnp.sum(jnp.square(gap), 0) / count.astype(z.dtype) + eps)
+    gap = jnp.where(there, z - z.sum(0, keepdims=True) / count.astype(z.dtype), 0.0)
+    return gap * jax.lax.rsqrt(jnp.sum(jnp.square(gap), 0, keepdims=True) / count.astype(z.dtype) + eps)
 
   a, b = standard(first), standard(second)
   c = a.T @ b / count.astype(a.dtype)
@@ -76,6 +75,7 @@ def bpr(positive, negative):
 
 
 def _there(z, weight):
+  z = z.astype(wide(z.dtype))
   return jnp.where(weight[:, None] > 0, z, jnp.zeros((), z.dtype))
 
 

@@ -49,7 +49,9 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_absent_rows_with_noise_are_as_if_absent",
       "test_conditions_are_dropped_in_training_alone",
+      "test_scores_with_noise_follow_row_ids",
       "test_a_run_learns_to_denoise_and_samples",
+      "test_inputs_that_are_a_dict_are_trained_replayed_and_forgotten",
       "test_wrong_diffusions_are_one_line",
     ),
     deviations=("a linear schedule of other than 1000 steps is scaled by 1000 / steps",),
