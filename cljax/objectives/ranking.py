@@ -15,7 +15,7 @@ from cljax.objectives.registry import Whole, offered
 from cljax.objectives.rows import first, keys, places, shown, tiled
 
 
-@offered(items=Whole(None, 2), negatives=Whole(1, 1))
+@offered(items=Whole(0), negatives=Whole(1, 1))
 def ranking(model, spec, *, items: int, negatives: int) -> Objective:
   """BPR: the mean over ``negatives`` items j of ``-log sigmoid(s_ui - s_uj)`` (Rendle et al. 2009).
 
@@ -23,9 +23,12 @@ def ranking(model, spec, *, items: int, negatives: int) -> Objective:
   ``[B, 1]``. j is drawn uniformly from the other ``items - 1`` items, by the step's key; in scores by the row's id, so
   that evaluations agree. That j is none of u's other items is not seen to. Targets are not looked at. Scores:
   pair_accuracy, how often i stands above j (a tie counts one half; its mean is the AUC), and bpr (lower).
-  There is no ``each``: a pair has a loss beside drawn ones only. Raises UsageError for inputs of another form.
+  There is no ``each``: a pair has a loss beside drawn ones only. Raises UsageError without ``items``, which has to be
+  given, and for inputs of another form.
   """
   del model, spec
+  if items < 2:
+    raise UsageError(f"objective.items: got {items}; expected the number of items, at least 2")
 
   def drawn(key, numbers, x):
     """``[1 + negatives, B, 2]``: the rows, and behind them the rows with other items."""

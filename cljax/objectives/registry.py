@@ -24,14 +24,15 @@ class Number(NamedTuple):
 
 
 class Whole(NamedTuple):
-  """An integer option, which is static: it sets shapes. Without a default (None) it has to be given."""
+  """An integer option, which is static: it sets shapes."""
 
-  default: int | None
+  default: int
   low: int = 0
 
 
 class Function(NamedTuple):
-  """An option that is a function of the user's own, given from Python alone; None leaves the objective its own."""
+  """An option that is a function of the user's own, given from Python alone: a configuration does not list it. Without
+  one the objective takes its own."""
 
   default: None = None
 
@@ -111,7 +112,7 @@ def chosen(name: str, given: Mapping[str, Any] | None = None) -> Chosen:
     if key not in options:
       raise UsageError(f"objective.{key}: {name!r} has no such option; allowed: {', '.join(sorted(options)) or 'none'}")
   values = {key: _checked(key, (given or {}).get(key, option.default), option) for key, option in options.items()}
-  return Chosen(name, tuple(sorted(values.items())))
+  return Chosen(name, tuple(sorted((k, v) for k, v in values.items() if v is not None)))
 
 
 def _checked(key: str, value, option: Option):
@@ -126,8 +127,7 @@ def _checked(key: str, value, option: Option):
     return value
   if isinstance(option, Whole):
     if isinstance(value, bool) or not isinstance(value, int) or value < option.low:
-      got = "none" if value is None else repr(value)
-      raise UsageError(f"objective.{key}: got {got}; expected an integer of at least {option.low}")
+      raise UsageError(f"objective.{key}: got {value!r}; expected an integer of at least {option.low}")
     return value
   if isinstance(value, bool) or not isinstance(value, int | float):
     raise UsageError(f"objective.{key}: got {value!r} of type {kind}; expected float")

@@ -23,7 +23,9 @@ from cljax.objectives.rows import along, counted, eaten, first, keys, places, sh
   drop=Number(0.1, high=1.0),
   views=Function(),
 )
-def contrastive(model, spec, *, loss: str, temperature, off_diagonal, noise, drop, views: Callable | None) -> Objective:
+def contrastive(
+  model, spec, *, loss: str, temperature, off_diagonal, noise, drop, views: Callable | None = None
+) -> Objective:
   """Two views of each row: :func:`cljax.losses.nt_xent`, ``supcon`` or ``barlow_twins`` of predictions ``[B, D]``.
 
   A view is ``m (x + noise e)``, e standard normal, m 0 with probability ``drop`` for each number; or ``views(key, x)``

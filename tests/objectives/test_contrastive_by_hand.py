@@ -119,6 +119,9 @@ def test_wrong_views_are_one_line():
     with pytest.raises(UsageError) as error:
       made(**options)
     assert str(error.value) == text
+  own = objectives.contrastive(views=stream_of)  # a run's identity has functions by name
+  assert (own.own_code, "objective_laws.stream_of" in own.told, "0x" in own.told) == (True, True, False)
+  assert "views" not in dict(objectives.chosen("contrastive").options)
   with pytest.raises(UsageError, match="got none for inputs that are no numbers"):
     value_and_slope(made(), model)(W, whole)
   with pytest.raises(UsageError, match="'supcon' needs a class number a row"):
