@@ -27,11 +27,11 @@ def ranking(model, spec, *, items: int, negatives: int) -> Objective:
   given, and for inputs of another form.
   """
   del model, spec
-  if items < 2:
-    raise UsageError(f"objective.items: got {items}; expected the number of items, at least 2")
 
   def drawn(key, numbers, x):
     """``[1 + negatives, B, 2]``: the rows, and behind them the rows with other items."""
+    if items < 2:
+      raise UsageError(f"objective.items: got {items}; expected the number of items, at least 2")
     if getattr(x, "shape", ())[1:] != (2,) or not jnp.issubdtype(x.dtype, jnp.integer):
       raise UsageError(f"x: a row has shape {getattr(x, 'shape', ())[1:]}; ranking expects two integers, user and item")
     one = lambda key: jax.random.randint(key, (negatives,), 0, items - 1)

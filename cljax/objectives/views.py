@@ -37,7 +37,6 @@ def contrastive(
   without ``views``, and for supcon without classes.
   """
   del model
-  scale = spec.scale
 
   def blurred(key, x):
     kept = jax.random.bernoulli(tree.fold(key, "drop"), 1 - drop, x.shape)
@@ -46,6 +45,7 @@ def contrastive(
   view = views or blurred
 
   def two(key, numbers, batch):
+    scale = spec.scale
     x = eaten(batch.x, scale)
     if views is None and not all(jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(x)):
       raise UsageError("objective.views: got none for inputs that are no numbers; expected a function (key, x) -> x")

@@ -232,3 +232,13 @@ def test_absent_rows_are_zeroed_whole():
   assert gone.id.tolist() == [0, -1, 2]
   for leaf in jax.tree.leaves((gone.x, gone.y)):
     assert (np.asarray(leaf).reshape(3, -1).any(1) == [True, False, True]).all()
+
+
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_what_an_objective_has_is_known_without_data(name):
+  """Its fields say which methods may be used with it; draws and losses among rows have none of a row's own."""
+  one = objectives.chosen(name)(None, None, {})
+  assert one.main in one.scores
+  assert one.name == name
+  assert (one.each is None) == (name in ("contrastive", "denoising", "ranking"))
+  assert all(score.better in ("higher", "lower") for score in one.scores.values())

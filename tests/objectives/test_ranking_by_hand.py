@@ -120,7 +120,7 @@ def test_wrong_rankings_are_one_line():
     ({"items": 3, "negatives": 1.0}, "objective.negatives: got 1.0; expected an integer of at least 1"),
   ):
     with pytest.raises(UsageError) as error:
-      objectives.ranking(**options)(None, None, {})
+      value_and_slope(objectives.ranking(**options)(None, None, {}), model)(S, batch(X))
     assert str(error.value) == text
   with pytest.raises(UsageError, match=r"x: a row has shape \(3,\); ranking expects two integers"):
     value_and_slope(made(), model)(S, batch(np.zeros((2, 3), np.int32)))
