@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 
-from cljax import Member, data, methods, models, streams
+from cljax import Member, data, methods, models, objectives, streams
 from cljax.cli import _build, _config, _grid, _shared, _values, sweep
 from cljax.cli.reporting import _table
 from cljax.cli.sweeps import _plan
@@ -75,7 +75,7 @@ def keys() -> tuple[tuple[str, str, object], ...]:
   """``(key, what must be given beside it, its default)`` of every field there is."""
   out = []
   for section in _config.SECTIONS:
-    for name in {"data": ("digits", "glyphs"), "model": ZOO}.get(section, ("",)):
+    for name in {"data": ("digits", "glyphs"), "model": ZOO, "objective": objectives.OBJECTIVES}.get(section, ("",)):
       beside = f"{section}.name={name}" if name else ""
       out += [(f"{section}.{k}", beside, v) for k, v in _config.defaults(section, name).items()]
   for name, entry in methods.METHODS.items():

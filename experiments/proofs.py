@@ -44,7 +44,8 @@ def due(key: Key, again: bool = False) -> dict[str, tuple[str, str]]:
       raise SystemExit(f"{' '.join(key)}: {where}")
     digest = code.digest_of_test(where[0], test.split("[")[0])
     known = None if stale or proof is None else proof["tests"].get(test)
-    if known is None or known["digest"] != digest or known["outcome"] != "passed" or not known["entered"]:
+    moved = known is not None and any(node.partition("::")[0] != where[0] for node in known["nodes"])
+    if known is None or moved or known["digest"] != digest or known["outcome"] != "passed" or not known["entered"]:
       found[test] = (where[0], digest)
   return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 
@@ -66,6 +67,54 @@ SLOW = frozenset((pathlib.Path(__file__).parent / "slow.txt").read_text().split(
 IN_EVERY_LOOP = ("er", "ewc", "ssd")  # with -m "not slow" the contract is tried on these entries alone
 
 
+# A session holds millions of objects, and Python's collector would walk them all again and again.
+gc.set_threshold(100_000, 20, 100)
+
+
+def pytest_collection_finish():
+  """What the imports made lives as long as the session."""
+  gc.collect()
+  gc.freeze()
+
+
+def share_contexts(programs=200):
+  """To make a context of MLIR takes 3 ms, a quarter of what a small program costs: so many programs share one."""
+  import threading
+
+  from jax._src.interpreters import mlir
+
+  make, local = mlir.make_ir_context, threading.local()
+
+  def shared():
+    local.count = getattr(local, "count", -1) + 1
+    if local.count % programs == 0:
+      local.context = make()
+    return local.context
+
+  mlir.make_ir_context = shared
+
+
+share_contexts()
+
+
+def programs_shared(nodeid):
+  """What shares a worker: the tests of a file, and in the contract suite those of a method."""
+  path, _, test = nodeid.partition("::")
+  return path + test.partition("[")[2] if path.endswith("tests/test_contract.py") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """Tests that share programs share a worker. The mark ``xdist_group`` is lost between pytest 9.2 and xdist 3.8."""
+  from xdist.scheduler import LoadScopeScheduling
+
+  if config.getvalue("dist") not in ("load", "loadgroup"):
+    return None
+  scheduler = LoadScopeScheduling(config, log)
+  scheduler._split_scope = programs_shared
+  return scheduler
+
+
 def pytest_collection_modifyitems(items):
   """Marks what is slow. Contract tests of one method follow one another, so that its programs can be dropped when the
   next one begins."""
@@ -96,8 +145,6 @@ def few_programs(request):
   with open(MAPS) as lines:
     count = sum(1 for _ in lines)
   if count > MOST_MAPS:
-    import gc
-
     import jax
 
     jax.clear_caches()

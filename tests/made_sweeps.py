@@ -19,13 +19,17 @@ def matrix(rng, seeds: int, level: float, tasks: int = TASKS, events: int = TASK
 
 
 def result(method, level, *, seeds=(0, 1, 2), rng, validation=None, alive=None, stream="made/class/4", forgets=False,
-           curves=True, **options):  # fmt: skip
-  """A ``result.json`` of ``method``; ``validation`` is the level on validation rows, None for no such rows."""
+           curves=True, second=None, **options):  # fmt: skip
+  """A ``result.json`` of ``method``; ``validation`` is the level on validation rows, None for no such rows.
+
+  ``second``: the level of a second score, accuracy; the first one is an error then, and lower is better.
+  """
   count = len(seeds)
   events = [{"kind": "learn", "task": t} for t in range(TASKS)]
   if forgets:
     events.append({"kind": "forget", "classes": [1]})
   accuracy = matrix(rng, count, level, events=len(events))
+  other = None if second is None else matrix(rng, count, second, events=len(events))
   inside = [
     {"event": e, "task": e, "step": s, "total": 4 * e + s, "accuracy": matrix(rng, count, level)[:, e + 1].tolist()}
     for e in range(TASKS)
@@ -44,6 +48,8 @@ def result(method, level, *, seeds=(0, 1, 2), rng, validation=None, alive=None, 
     seconds={"compile": 5.0, "train": 2.0 * count, "eval": 1.0 * count},
     compilations={},
     params_sha256=[f"{method}{level}{options}{s}" for s in seeds],
+    scores={"accuracy": accuracy} if second is None else {"squared_error": accuracy, "accuracy": other},
+    better={"accuracy": "higher"} if second is None else {"squared_error": "lower", "accuracy": "higher"},
   )
   config = {
     "data": {"name": "made", "digest": "d1"},
@@ -52,7 +58,10 @@ def result(method, level, *, seeds=(0, 1, 2), rng, validation=None, alive=None, 
     "forget": {"name": ""},
     "eval": {"every": 2},
   }
-  return results.describe(fields, config=config, method=method, stream=stream, kind="class", seeds=seeds)
+  kind = "class" if second is None else "group"
+  if second is not None:
+    config["objective"] = {"name": "regression", "noise": 1.0}
+  return results.describe(fields, config=config, method=method, stream=stream, kind=kind, seeds=seeds)
 
 
 def write(folder, found):

@@ -138,6 +138,9 @@ def test_other_code_and_another_test_make_a_proof_stale():
   for other in ({test: {**known, "digest": "0"}}, {}):
     kept = {t: p for t, p in proof["tests"].items() if t != test}
     assert faults({**proof, "tests": {**kept, **other}}) == [f"regularizer ewc: {test} is not the proved one{again}"]
+  elsewhere = {**proof["tests"], test: {**known, "nodes": [f"tests/other.py::{test}"]}}
+  (fault,) = faults({**proof, "tests": elsewhere})
+  assert fault.startswith(f"regularizer ewc: {test} stands in tests/")
   failed = {**proof["tests"], test: {**known, "outcome": "skipped"}}
   assert faults({**proof, "tests": failed}) == [f"regularizer ewc: {test} skipped"]
   parts = {t: {**p, "core": False} for t, p in proof["tests"].items()}

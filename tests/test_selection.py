@@ -66,6 +66,15 @@ def test_best_takes_one_of_each_name_and_the_first_of_equals():
   assert selection.best([], []) == set()
 
 
+def test_where_lower_is_better_the_lowest_is_best():
+  names, scores = ["a", "a", "b", "b", "a"], [2.0, 1.0, None, 4.0, 1.0]
+  assert selection.best(names, scores, "lower") == {1, 3}
+  assert selection.best(names, scores, ["lower", "lower", "higher", "higher", "lower"]) == {1, 3}
+  assert selection.best(names, scores) == {0, 3}
+  with pytest.raises(UsageError, match="better: got 'less'; allowed: higher, lower"):
+    selection.best(names, scores, "less")
+
+
 @pytest.mark.parametrize("shape", [(5, 4), (2, 4, 4), (1, 2, 5, 4)])
 def test_another_shape_is_refused(shape):
   with pytest.raises(UsageError, match=r"validation: has shape .*expected \[S, 5, T\]"):

@@ -37,6 +37,15 @@ def test_scalars_of_messages():
   assert tracking.scalars({"kind": "diverged", "step": 3}, MEMBERS) == {}
 
 
+def test_scalars_of_several_scores():
+  """The main score stands where accuracy does, the others below their names."""
+  row = {"kind": "event", "score": "perplexity", "test": [[3.0, None]], "scores": {"accuracy": {"test": [[0.5, 0.25]]}}}
+  assert tracking.scalars(row, ["a"]) == {
+    "after_event/task_0": 3.0, "after_event/accuracy/task_0": 0.5, "after_event/accuracy/task_1": 0.25,
+    "after_event/accuracy/all_tasks/a": 0.375,
+  }  # fmt: skip
+
+
 def test_a_run_id_is_that_of_its_identity():
   one = tracking.run_id({"a": 1, "b": [2.5, None]}, "unit")
   assert one == tracking.run_id({"b": [2.5, None], "a": 1}, "unit")

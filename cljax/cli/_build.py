@@ -47,7 +47,10 @@ def build(config: Mapping[str, Mapping[str, Any]], cache: dict | None = None) ->
   )
   training = {k: config[s][k] for k in cljax.Recipe._fields for s in ("train", "optimizer") if k in config[s]}
   options = {field: config[s][name] for field, (s, name) in _config.option_fields().items()}
+  learned = _config.objective_of(config)
   arguments = {
+    "objective": learned.name,
+    "objective_options": dict(learned.options),
     "method": config["method"]["name"],
     "hyper": _without(config["method"], "name"),
     "forget": config["forget"]["name"],
@@ -71,6 +74,7 @@ def traced(config: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     if name:
       options = methods.lookup(name).options
       out.update({f"{section}.{k}": config[section][k] for k, o in options.items() if isinstance(o.default, float)})
+  out.update(_config.objective_of(config).hyper)
   for key in _OPTIMIZER_TRACED:
     # Without weight decay its transform is left out of the chain, so 0 is another program.
     if recipe.unread(config["optimizer"]["name"], key):

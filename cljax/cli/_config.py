@@ -1,8 +1,9 @@
 """Configurations: a file's ``get_config()``, the defaults of what it names, and flags, merged and checked.
 
 Each section's fields come from the function that takes them: nothing is typed twice. Sections that name something
-(data, model, method, forget) take that thing's options, so the name is read first. Later wins: the registry's defaults,
-``method_defaults[name]`` of the file, the section in the file (where it is of the same name), ``--config.*`` flags.
+(data, model, objective, method, forget) take that thing's options, so the name is read first. Later wins: the
+registry's defaults, ``method_defaults[name]`` of the file, the section in the file (where it is of the same name),
+``--config.*`` flags.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from cljax import Options, Recipe, UsageError, data, methods, models, streams
+from cljax import Options, Recipe, UsageError, data, methods, models, objectives, streams
 from cljax.cli._values import coerce, short
 from cljax.engine import recipe
 from cljax.models.build import ZOO
 
-SECTIONS = ("data", "stream", "model", "method", "forget", "optimizer", "train", "eval", "checkpoint")
-NAMED = {"data": "digits", "model": "mlp", "method": "finetune", "forget": ""}
+SECTIONS = ("data", "stream", "model", "objective", "method", "forget", "optimizer", "train", "eval", "checkpoint")
+NAMED = {"data": "digits", "model": "mlp", "objective": "classification", "method": "finetune", "forget": ""}
 # In these sections a field names what reads the others, which all have defaults.
 _CHOICE = {"optimizer": "name", "stream": "kind"}
 # Recipe's fields that belong to the optimizer; the section of each of Options' fields that is not named by its prefix.
@@ -64,6 +65,8 @@ def defaults(section: str, name: str = "") -> dict[str, Any]:
     return {"name": name, "data_dir": "", **labelled("data", lambda: data.options(name))}
   if section == "model":
     return {"name": name, **labelled("model", lambda: models.options(name))}
+  if section == "objective":
+    return {"name": name, **dict(objectives.chosen(name).options)}
   if section in ("method", "forget"):
     if not name:
       return {"name": ""}
@@ -173,7 +176,14 @@ def resolve(
     if config[section]["name"]:
       fields = {k: v for k, v in config[section].items() if k != "name"}
       methods.check_options(config[section]["name"], fields, section)
+  objective_of(config)
   return config
+
+
+def objective_of(config: Mapping[str, Mapping[str, Any]]) -> objectives.Chosen:
+  """The objective of a configuration. Raises UsageError for a value that it does not allow."""
+  section = config["objective"]
+  return objectives.chosen(section["name"], {k: v for k, v in section.items() if k != "name"})
 
 
 def no_requests(config: Mapping[str, Mapping[str, Any]]) -> str:
@@ -276,6 +286,8 @@ def _readers(section: str, field: str) -> list[str]:
   if section == "data":
     kinds = {"glyphs": "glyphs", "tfds:NAME": "tfds:x", "npz:FILE": "npz:x", "folder:DIR": "folder:x"}
     return [shown for shown, name in kinds.items() if field in data.options(name)]
+  if section == "objective":
+    return sorted(n for n, offer in objectives.OBJECTIVES.items() if field in offer.options)
   return [n for n in ZOO if field in models.options(n)] if section == "model" else []
 
 
@@ -302,10 +314,15 @@ def _default_of(section: str, field: str, out, name: str):
 
 
 def identity(config: Mapping[str, Mapping[str, Any]], digest: str) -> dict[str, dict[str, Any]]:
-  """What makes a run that run, as plain JSON: all but where the data lies and how often checkpoints are taken."""
+  """What makes a run that run, as plain JSON: all but where the data lies and how often checkpoints are taken.
+
+  The default objective is not named: a run of before there were others is the same run.
+  """
   kept = {s: dict(config[s]) for s in SECTIONS if s != "checkpoint"}
   del kept["data"]["data_dir"]
   kept["data"]["digest"] = digest
+  if kept["objective"] == {"name": NAMED["objective"]}:
+    del kept["objective"]
   return json.loads(json.dumps(kept))
 
 
@@ -316,6 +333,8 @@ def essence(identity: Mapping[str, Any]) -> dict[str, Any]:
   """
   out: dict[str, Any] = {}
   for section, fields in identity.items():
+    if section == "objective" and fields == {"name": NAMED["objective"]}:
+      continue
     out[section] = fields
     if section not in SECTIONS or not isinstance(fields, Mapping):
       continue

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cljax.evaluation import scores
 from cljax.io.files import JsonLines, Writer
 
 
@@ -20,7 +21,7 @@ class Progress:
     self._out = stream or sys.stderr
     self._live = self._out.isatty()
     self._label, self._events = label, events
-    self._accuracy = ""
+    self._score = ""
     self._task = 0  # newest task; earlier ones have been learned
     self._width = 0
     self._compiling()
@@ -35,17 +36,17 @@ class Progress:
     elif kind == "resumed":
       self.note(f"resumed at event {message['event']}, step {message['total']}")
     elif kind == "event":
-      self._seen(message["test"])
+      self._seen(message["test"], message.get("score", scores.ACCURACY))
     elif kind == "curve":
-      self._seen(message["accuracy"])
+      self._seen(message["accuracy"], message.get("score", scores.ACCURACY))
     elif kind in ("chunk", "replay"):
       if kind == "chunk":
         self._task = message["task"]
       self._show(self._line(message))
 
-  def _seen(self, accuracy) -> None:
-    mean = np.asarray(accuracy)[:, : self._task + 1].mean()
-    self._accuracy = f", accuracy {100 * mean:.1f} %"
+  def _seen(self, values, score: str) -> None:
+    mean = float(np.asarray(values)[:, : self._task + 1].mean())
+    self._score = f", {scores.label(score)} {scores.number(score, mean)}{scores.unit(score, ' ')}"
 
   def _line(self, m: Mapping[str, Any]) -> str:
     pace = m["seconds_per_step"]
@@ -57,7 +58,7 @@ class Progress:
     # What matters most comes first: a narrow terminal cuts the end.
     return (
       f"{self._label} [{bar:<10}] {100 * share:.0f} % {clock} left, {doing}event {m['event'] + 1}/{self._events}"
-      f"{self._accuracy}, {1 / max(pace, 1e-9):,.0f} steps/s, step {m['step']}/{m['steps']}"
+      f"{self._score}, {1 / max(pace, 1e-9):,.0f} steps/s, step {m['step']}/{m['steps']}"
     )
 
   def note(self, text: str) -> None:

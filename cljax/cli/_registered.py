@@ -1,4 +1,5 @@
-"""Methods that a configuration file registers, known again where there is no ``--config``: in workers, in analyses."""
+"""Methods and objectives that a configuration file registers, known again where there is no ``--config``: in workers
+and in analyses."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from cljax import UsageError, methods
+from cljax import UsageError, methods, objectives
 from cljax.cli import _config, _workdir
 from cljax.io import files
 
@@ -24,13 +25,20 @@ def remember(workdir: epath.Path, config: str) -> None:
 
 
 def recall(workdir: epath.Path, identities: Iterable[Mapping[str, Any]]) -> None:
-  """Loads that file where a run's method is not in the registry; of a cluster's job, the copy beside its code.
+  """Loads that file where a run's method or objective is not in the registry; of a cluster's job, the copy beside its
+  code.
 
-  Raises UsageError where it is not there, or does not register the method.
+  Raises UsageError where it is not there, or does not register them.
   """
-  named = (i[s].get("name") for i in identities for s in ("method", "forget") if isinstance(i.get(s), Mapping))
-  wanted = set(named)
-  unknown = lambda: sorted(n for n in wanted if n and n not in methods.METHODS)
+  registries: dict[str, Mapping] = {
+    "method": methods.METHODS,
+    "forget": methods.METHODS,
+    "objective": objectives.OBJECTIVES,
+  }
+  named = {(s, i[s].get("name")) for i in identities for s in registries if isinstance(i.get(s), Mapping)}
+  unknown = lambda: sorted(
+    ("objective" if s == "objective" else "method", n) for s, n in named if n and n not in registries[s]
+  )
   if not unknown():
     return
   copy = workdir / "code" / "config.py"
@@ -39,7 +47,7 @@ def recall(workdir: epath.Path, identities: Iterable[Mapping[str, Any]]) -> None
   place = next((p for p in (file, os.fspath(copy)) if p and os.path.isfile(p)), "")
   if not place:
     where = f"its configuration file, {file or copy}, is not there any more"
-    raise UsageError(f"method.name: unknown {unknown()[0]!r}; {where}")
+    raise UsageError(f"{unknown()[0][0]}.name: unknown {unknown()[0][1]!r}; {where}")
   _config.load(place)
   if unknown():
-    raise UsageError(f"method.name: unknown {unknown()[0]!r}; {place} does not register it any more")
+    raise UsageError(f"{unknown()[0][0]}.name: unknown {unknown()[0][1]!r}; {place} does not register it any more")

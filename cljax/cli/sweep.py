@@ -157,9 +157,9 @@ def _show(workdir: epath.Path, finished: Sequence[Run], found: Sequence[dict]) -
   labels = [r.label for r in finished]
   print(results.table(found, labels), flush=True)
   for run, result in zip(finished, found, strict=True):
-    path = workdir / "runs" / run.folder / "accuracy_matrix.png"
+    path = workdir / "runs" / run.folder / _plots.picture(result)
     if not path.exists():
-      _plots.accuracy_matrix(result, path)
+      _plots.matrix(result, path)
   _plots.comparison(found, labels, workdir / "comparison.png")
 
 

@@ -21,12 +21,12 @@ from cljax.cli.reporting import _plots
 from cljax.engine import mesh
 from cljax.evaluation import results
 
-LEFT = ("result.json", "config.json", "metrics.jsonl", "accuracy_matrix.png", "checkpoints", "launch.json")
+LEFT = ("result.json", "config.json", "metrics.jsonl", *_plots.PICTURES, "checkpoints", "launch.json")
 
 
 def _draw(result: dict, path: epath.Path, stop: _shared.Stop) -> None:
   if not path.exists() and not stop():
-    _plots.accuracy_matrix(result, path)
+    _plots.matrix(result, path)
 
 
 def run(argv: Sequence[str], stop: _shared.Stop) -> int:
@@ -63,7 +63,7 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
     result = _train(built, seeds, workdir, stop, axes, leads)
   if not leads:
     return 0
-  _draw(result, workdir / "accuracy_matrix.png", stop)
+  _draw(result, workdir / _plots.picture(result), stop)
   print(results.summary(result))
   return 0
 

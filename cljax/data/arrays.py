@@ -61,6 +61,23 @@ def _integers(key: str, given, rows: int) -> np.ndarray:
   return values.astype(np.int32)
 
 
+def _targets(key: str, given, rows: int) -> np.ndarray:
+  """Class numbers, one a row; or real numbers, ``[N]`` or ``[N, ...]`` float."""
+  values = _as_array(key, given)
+  if np.issubdtype(values.dtype, np.integer):
+    return _integers(key, values, rows)
+  if not np.issubdtype(values.dtype, np.floating):
+    raise UsageError(
+      f"{key}: dtype is {values.dtype}; allowed: an integer type (classes) or a float type (real targets)"
+    )
+  if len(values.shape) < 1 or len(values) != rows or not values.size:
+    raise UsageError(f"{key}: shape is {values.shape}; allowed: ({rows}, ...), real numbers for each row of x")
+  bad = int((~np.isfinite(values)).reshape(rows, -1).any(1).sum())
+  if bad:
+    raise UsageError(f"{key}: {bad} of {rows} rows hold NaN or infinity; every value must be finite")
+  return values.astype(np.float32)
+
+
 def _as_array(key: str, given) -> np.ndarray:
   try:
     return np.asarray(given)
@@ -83,7 +100,8 @@ def from_arrays(name: str, arrays: Mapping[str, Any], given: Mapping[str, Any] |
   """A dataset from ``x_train, y_train, x_test, y_test``, or from ``x, y`` with a stratified held-out split.
 
   Each is an array or what NumPy makes one of (plain lists; inputs as floats, since whole numbers would be read as
-  int64); ``group`` likewise. ``given``: options of the split, ``test_fraction`` and ``seed``.
+  int64); ``group`` likewise. A ``y`` of floats, ``[N]`` or ``[N, K]``, holds real targets: there are no classes, and
+  what is held out is the same share of each group. ``given``: options of the split, ``test_fraction`` and ``seed``.
   """
   if not isinstance(arrays, Mapping):
     raise UsageError(f"{name}: got a {type(arrays).__name__}; allowed: a mapping of {_KEYS}")
@@ -95,16 +113,20 @@ def from_arrays(name: str, arrays: Mapping[str, Any], given: Mapping[str, Any] |
       if key not in arrays:
         raise UsageError(f"{name}: lacks {key!r}, has {', '.join(arrays) or 'nothing'}; allowed: {_KEYS}")
     x = _inputs(f"x{end}", arrays[f"x{end}"])
-    y = _integers(f"y{end}", arrays[f"y{end}"], len(x))
+    y = _targets(f"y{end}", arrays[f"y{end}"], len(x))
     group = arrays.get(f"group{end}")
     parts.append(types.split(x, y, None if group is None else _integers(f"group{end}", group, len(x))))
   if not len(parts[0].y):
     raise UsageError(f"{'x_train' if both else 'x'}: has no rows; at least one is needed")
+  if both and types.are_classes(parts[0].y) != types.are_classes(parts[1].y):
+    raise UsageError(
+      f"y_test: dtype is {parts[1].y.dtype}; y_train has {parts[0].y.dtype}: both integers, or both floats"
+    )
   if not both:
     parts = hold_out(parts[0], options)
   else:
     options = {}  # the split is given, so the options that would make one are not part of the contents
-  classes = _dense("y_train" if both else "y", parts[0].y)
+  classes = _dense("y_train" if both else "y", parts[0].y) if types.are_classes(parts[0].y) else 0
   groups = 1 + max(int(p.group.max(initial=0)) for p in parts)
   if groups > MOST_GROUPS:
     raise UsageError(f"group: values go up to {groups - 1}; allowed: below {MOST_GROUPS}, such as 0..G-1")
@@ -114,9 +136,12 @@ def from_arrays(name: str, arrays: Mapping[str, Any], given: Mapping[str, Any] |
 
 def hold_out(every: types.Split, options: Mapping[str, Any]) -> list[types.Split]:
   limits.check_memory("x: divided into train and test", every.x.nbytes, "give x_train and x_test")
-  test = types.held_out(every.y, options["test_fraction"], options["seed"])
+  named = types.are_classes(every.y)
+  test = types.held_out(every.y if named else every.group, options["test_fraction"], options["seed"])
   if not test.any():
-    raise UsageError("y: no class has two rows, so none can be held out; allowed: give x_test and y_test")
+    raise UsageError(
+      f"y: no {'class' if named else 'group'} has two rows, so none can be held out; allowed: give x_test and y_test"
+    )
   return [types.split(every.x[m], every.y[m], every.group[m]) for m in (~test, test)]
 
 
@@ -180,7 +205,8 @@ def _array(key: str, read: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def load_npz(path: Path, given: Mapping[str, Any]) -> types.Dataset:
-  """An ``.npz`` file: x uint8 (scaled by 1/255) or float (kept as float32), y integers 0..C-1."""
+  """An ``.npz`` file: x uint8 (scaled by 1/255) or float (kept as float32), y integers 0..C-1 or floats (real
+  targets)."""
   return from_arrays(path.name, read_npz(path), given)
 
 

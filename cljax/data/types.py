@@ -17,6 +17,11 @@ def first_line(e: Exception) -> str:
   return str(e).splitlines()[0][:200] if str(e) else type(e).__name__
 
 
+def are_classes(y) -> bool:
+  """Whether targets are class numbers, one a row."""
+  return isinstance(y, np.ndarray) and y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
+
+
 MOST_CLASSES = 10**6  # each has a name
 
 
@@ -24,7 +29,7 @@ class Split(NamedTuple):
   """Rows of one split."""
 
   x: np.ndarray  # [N, ...] uint8 or float32, as stored
-  y: np.ndarray  # [N] int32 labels in 0..num_classes-1
+  y: np.ndarray  # [N] int32 labels in 0..num_classes-1; real targets: float32 [N] or [N, K]
   id: np.ndarray  # [N] int32 row ids, 0..N-1 in the stored order
   group: np.ndarray  # [N] int32 group or domain of each row (glyphs: the style), else 0
 
@@ -45,16 +50,16 @@ class Dataset(NamedTuple):
   @property
   def has_classes(self) -> bool:
     """Whether a target is a class number; else it is what the objective says: tokens, real numbers."""
-    y = self.train.y
-    return isinstance(y, np.ndarray) and y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
+    return are_classes(self.train.y)
 
 
 def split(x, y, group=None) -> Split:
-  """Builds a :class:`Split` with ids ``0..N-1`` from ``x [N, ...]``, ``y [N]`` and ``group [N]`` (default zeros)."""
-  n = len(y)
+  """Builds a :class:`Split` with ids ``0..N-1`` from ``x [N, ...]``, ``y [N]`` (real targets ``[N]`` or ``[N, K]``) and
+  ``group [N]`` (default zeros)."""
+  n, y = len(y), np.asarray(y)
   return Split(
     np.ascontiguousarray(x),
-    np.asarray(y, np.int32),
+    np.asarray(y, np.float32 if np.issubdtype(y.dtype, np.floating) else np.int32),
     np.arange(n, dtype=np.int32),
     np.zeros(n, np.int32) if group is None else np.asarray(group, np.int32),
   )
@@ -90,7 +95,10 @@ def _check_split(where: str, part: Split, num_classes: int, num_groups: int) -> 
     raise UsageError(f"{where}: has no rows; at least one is needed")
   if part.x.dtype not in (np.uint8, np.float32):
     raise UsageError(f"{where}.x: dtype is {part.x.dtype}; allowed: uint8, float32")
-  for field, top in (("y", num_classes), ("group", num_groups)):
+  real = np.issubdtype(part.y.dtype, np.floating)
+  if real and (len(part.y) != n or not np.isfinite(part.y).all()):
+    raise UsageError(f"{where}.y: is {part.y.dtype}{list(part.y.shape)}; expected {n} rows of finite numbers")
+  for field, top in (("group", num_groups),) if real else (("y", num_classes), ("group", num_groups)):
     values = getattr(part, field)
     if values.shape != (n,):
       raise UsageError(f"{where}.{field}: shape is {values.shape}; x has {n} rows, so it must be ({n},)")
@@ -118,7 +126,7 @@ def dataset(
   options: Mapping[str, Any] | None = None,
   held: np.ndarray | None = None,
 ) -> Dataset:
-  """Checks the parts and puts them together.
+  """Checks the parts and puts them together; real targets have no ``class_names``.
 
   ``scale`` defaults to 1/255 for uint8 and 1 for float32. Raises :class:`UsageError` for wrong shapes or dtypes, labels
   out of range, NaN or infinity, and an empty split.
@@ -128,6 +136,10 @@ def dataset(
   if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
     raise UsageError(
       f"test.x: rows are {test.x.dtype} {test.x.shape[1:]}; train.x has {train.x.dtype} {train.x.shape[1:]}"
+    )
+  if train.y.dtype != test.y.dtype or train.y.shape[1:] != test.y.shape[1:]:
+    raise UsageError(
+      f"test.y: is {test.y.dtype}{list(test.y.shape)}; train.y is {train.y.dtype}{list(train.y.shape)}, rows must agree"
     )
   if scale is None:
     scale = 1 / 255 if train.x.dtype == np.uint8 else 1.0

@@ -51,6 +51,7 @@ class RunResult(NamedTuple):
   compilations: dict
   alive: np.ndarray  # [S] bool: false where the loss became NaN and the member was frozen
   scores: dict  # {name: [S, E+1, T]} on test data: every score of the objective, the main one first
+  better: dict  # {name: 'higher' or 'lower'}
 
   @property
   def learning_rows(self) -> np.ndarray:
@@ -184,8 +185,13 @@ def continued(built: Prepared, result: RunResult) -> State:
   # A composed method keeps its parts' states by name; where they hold no arrays only the tree differs.
   arrays = prog.spread(jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(given)), members)
   rows = lambda a: None if a is None else np.asarray(a).swapaxes(0, 1).tolist()
-  parts = {"test": rows(result.accuracy), "task": rows(result.task_accuracy), "validation": rows(result.validation)}
-  table = [{k: v[r] for k, v in parts.items() if v is not None} for r in range(len(result.events) + 1)]
+  own = lambda name: result.task_accuracy if name == "accuracy" else result.scores[name]  # over the task's classes
+  both = {name: {"test": rows(matrix), "task": rows(own(name))} for name, matrix in result.scores.items()}
+  main, *others = both
+  parts = {**both[main], "validation": rows(result.validation)}
+  at = lambda parts, r: {k: v[r] for k, v in parts.items() if v is not None}
+  more = lambda r: {"scores": {name: at(both[name], r) for name in others}} if others else {}
+  table = [at(parts, r) | more(r) for r in range(len(result.events) + 1)]
   return State(
     arrays["learner"], arrays["alive"], event=len(result.events), total=result.steps, accuracy=table,
     forgotten=list(result.forgotten), curves=list(result.curves),
@@ -321,8 +327,8 @@ def _result(built: Setup, state: State) -> RunResult:
   values = prog.fetch(built.hyper, members)
   main = built.parts.objective.main
   stacked = lambda name, key: np.asarray(
-    [(row if name == main else row["scores"][name])[key] for row in state.accuracy]
-  ).swapaxes(0, 1)
+    [(row if name == main else row["scores"][name])[key] for row in state.accuracy], np.float64
+  ).swapaxes(0, 1)  # NaN, of a member that diverged, is null in a checkpoint
   names_of = [main, *(n for n in built.parts.objective.scores if n != main)]
   has = "accuracy" in names_of
   return RunResult(
@@ -341,6 +347,7 @@ def _result(built: Setup, state: State) -> RunResult:
     compilations={n: getattr(built.programs, n).compilations for n in names},
     alive=np.asarray(state.alive)[:count],
     scores={name: stacked(name, "test") for name in names_of},
+    better={name: built.parts.objective.scores[name].better for name in names_of},
   )
 
 

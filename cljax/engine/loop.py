@@ -115,7 +115,7 @@ def execute(setup: Setup, state: State, hooks: Hooks) -> State:
     row = _evaluate(setup, state, hooks)
     state.accuracy.append(row)
     state.event, state.step, state.ended = state.event + 1, 0, False
-    hooks.report({"kind": "event", "event": state.event - 1, "total": state.total, **row})
+    hooks.report({"kind": "event", "event": state.event - 1, "total": state.total, **_score(setup), **row})
     hooks.save(state)
   return state
 
@@ -213,7 +213,13 @@ def _curve(setup: Setup, state: State, hooks: Hooks, plan) -> None:
   state.curves.append(
     {"event": state.event, "task": task, "step": state.step, "total": state.total, "accuracy": row["test"]}
   )
-  hooks.report({"kind": "curve", **state.curves[-1]})
+  hooks.report({"kind": "curve", **_score(setup), **state.curves[-1]})
+
+
+def _score(setup: Setup) -> dict[str, str]:
+  """What a message's numbers are, where that is not accuracy."""
+  main = setup.parts.objective.main
+  return {} if main == "accuracy" else {"score": main}
 
 
 def _chunk(setup, gone, plan, where, learner, alive, done, count, capacity):
@@ -222,7 +228,7 @@ def _chunk(setup, gone, plan, where, learner, alive, done, count, capacity):
   if setup.options.feed == "device":
     packed = prog.spread(tuple(np.stack(part) for part in zip(*rows, strict=True)), setup.members)
     return setup.programs.chunk(setup.hyper, (learner, alive), packed, (setup.train, where, count))
-  split, labels = setup.stream.dataset.train, setup.stream.labels
+  split, labels = setup.stream.dataset.train, setup.stream.labels if setup.parts.objective.classes else None
   batches = [schedule.read(split, labels, *r) for r in rows]
   columns = {f: np.stack([getattr(b, f) for b in batches]) for f in ("x", "y", "weight", "id", "task")}
   stacked = Batch(**columns)

@@ -119,6 +119,8 @@ def _from_config(config: dict, data_dir) -> dict:
   return {
     "stream": stream,
     "model": models.build(config["model"]["name"], dataset.train.x.shape[1:], stream.num_classes, **rest("model")),
+    "objective": config.get("objective", {}).get("name", "classification"),
+    "objective_options": {k: v for k, v in config.get("objective", {}).items() if k != "name"},
     "method": config["method"]["name"],
     "hyper": rest("method"),
     "forget": config["forget"]["name"],

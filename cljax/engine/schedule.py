@@ -109,7 +109,8 @@ def read(split, labels, index, task, offered) -> Batch:
   """Host batches for ``feed``: reads rows ``index [K, B]`` through Grain, in order, with its worker threads.
 
   Inputs come back as stored, ``[K, B, ...]``; the view of each task is applied on the device. The batches' weight is
-  what the step makes weights from (:func:`cljax.engine.step.weighed`).
+  what the step makes weights from (:func:`cljax.engine.step.weighed`). ``labels [T, C]`` of classes; None: targets are
+  what is stored.
   """
   import grain.python as grain
 
@@ -127,6 +128,8 @@ def read(split, labels, index, task, offered) -> Batch:
   steps, size = index.shape
   loader = grain.MapDataset.source(Source()).batch(size).to_iter_dataset(grain.ReadOptions(num_threads=2))
   x = np.stack(list(loader))
-  y = labels[task, split.y[index]]
+  y = split.y[index]
+  if labels is not None:
+    y = labels[task, y].astype(np.int32)
   assert x.shape[:2] == (steps, size)
-  return Batch(x, y.astype(np.int32), offered, index, task)
+  return Batch(x, y, offered, index, task)

@@ -127,6 +127,11 @@ def setup(
   objective = objective or objectives.classification()
   spec = spec_of(stream, recipe.batch_size, objective)
   model = rescaled(model, stream.dataset.scale)
+  if spec.objective.classes and not stream.dataset.has_classes:
+    raise UsageError(
+      f"objective.name: {spec.objective.name!r} needs classes, which the data do not have (y is "
+      f"{jax.tree.leaves(spec.target)[0].dtype}); give an objective of real targets or tokens, such as regression"
+    )
   inputs = _check_model(model, spec)
   members = prog.layout(len(population), devices, axes)
   place: meshes.Placement | None = None

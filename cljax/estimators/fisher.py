@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -37,9 +39,46 @@ def _contrasts(p):
   return weight.T, jnp.moveaxis(jnp.eye(p.shape[-1], dtype=p.dtype)[None, :-1] - share, 1, 0)
 
 
+def default_kind(learned: Any) -> str:
+  """The kind for an objective: 'exact' where it has a ``factor``, else 'sampled' where it has ``sample``, else
+  'empirical'. Raises UsageError where it has no ``each`` either."""
+  for kind, field in (("exact", "factor"), ("sampled", "sample"), ("empirical", "each")):
+    if getattr(learned, field) is not None:
+      return kind
+  raise UsageError(f"objective: {learned.name!r} has no loss of one row, so no Fisher information")
+
+
+def _check_learned(learned: Any, kind: str) -> None:
+  field = {"exact": "factor", "sampled": "sample"}.get(kind, "each")
+  if getattr(learned, field) is None:
+    raise UsageError(f"kind: got {kind!r}, which needs {field}; the objective {learned.name!r} has none")
+
+
+def _row_sum(each, inside):
+  """``[B]``: minus a row's log likelihood, over all its parts."""
+  each = each if inside is None else each * inside
+  return each.reshape(each.shape[0], -1).sum(-1)
+
+
+def _cotangents(learned: Any, kind: str, key, predictions, batch: Batch, first):
+  """``(w [K, B], cotangent [K, B, ...])`` of an objective; ``first``: the place of the batch's first row."""
+  if kind == "exact":
+    factor = learned.factor(predictions, batch)  # [B, K, outputs of a row]
+    moved = jnp.moveaxis(factor, 1, 0)
+    return jnp.ones(moved.shape[:2], factor.dtype), moved.reshape(*moved.shape[:2], *predictions.shape[1:])
+  if kind == "sampled":
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(batch.weight.shape[0]))
+    alone = lambda t: jax.tree.map(lambda v: v[None], t)
+    one = lambda k, p, row: jax.tree.map(lambda v: v[0], learned.sample(k, p[None], alone(row)).y)
+    batch = batch._replace(y=jax.vmap(one)(keys, predictions, batch))
+  slope = jax.grad(lambda p: _row_sum(*learned.each(p, batch)).sum())(predictions)
+  return jnp.ones((1, predictions.shape[0]), slope.dtype), slope[None]
+
+
 def fisher_diagonal(
-  model: Model, params, model_state, rows: Rows, *, kind="exact", key=None, batch_size: int = 64, samples=None
-):
+  model: Model, params, model_state, rows: Rows, *, kind="exact", key=None, batch_size: int = 64, samples=None,
+  learned=None,
+):  # fmt: skip
   """``F = sum_n w_n E_y[(d log p(y | x_n) / d theta)^2] / sum_n w_n``, like ``params``, at eval mode.
 
   Made, and given, in at least float32 whatever the dtype of the parameters: a small square is lost in a narrower one.
@@ -56,14 +95,21 @@ def fisher_diagonal(
   speed and memory only, and which labels ``sampled`` draws; how many rows are passed over at once is chosen by the
   layers (:func:`rows_at_once`). No row of positive weight gives zeros.
 
+  ``learned``: an :class:`~cljax.objectives.Objective` in the place of classification. ``log p`` is then minus the sum
+  of ``each`` over a row's parts (a row of text: over its tokens), 'exact' takes its ``factor``, 'sampled' draws by its
+  ``sample``, 'batched' squares the gradient of the weighted mean over all parts.
+
   Kirkpatrick et al. 2017 (EWC); kinds as in GMvandeVen/continual-learning, whose mean divides by n - 1; here by n.
-  Raises UsageError for an unknown kind, a bad ``batch_size`` or ``samples``, and ``sampled`` without ``key``.
+  Raises UsageError for an unknown kind, a bad ``batch_size`` or ``samples``, ``sampled`` without ``key``, and a kind
+  that the objective has nothing for.
   """
   if kind not in KINDS:
     raise UsageError(f"kind: got {kind!r}; allowed: {', '.join(KINDS)}")
   if kind == "sampled" and key is None:
     raise UsageError("key: kind='sampled' draws labels and needs a key; got None")
   check_batch_size(batch_size)
+  if learned is not None:
+    _check_learned(learned, kind)
   rows = thinned(rows, samples, key)
 
   def cotangents(logits, batch):
@@ -79,7 +125,7 @@ def fisher_diagonal(
   size = batch_size
   if kind != "batched":
     size = rows_at_once(model, params, model_state, rows, batch_size, many=kind == "exact")
-  if kind == "sampled":
+  if kind == "sampled" and learned is None:
     # one number a row, those that its batch has by itself, however many rows are passed over at once
     of_batch = lambda i: jax.random.uniform(jax.random.fold_in(key, i), (batch_size,), jnp.float32)
     numbers = jax.vmap(of_batch)(jnp.arange(-(-(rows.capacity + size) // batch_size))).reshape(-1)
@@ -89,13 +135,20 @@ def fisher_diagonal(
   def per_sample(batch, i):
     if numbers is not None:
       batch = batch._replace(extra={"uniform": jax.lax.dynamic_slice(numbers, (i * size,), (size,))})
+    elif kind == "sampled":  # a row draws by its place, however many are passed over at once
+      batch = batch._replace(extra={"place": i * size + jnp.arange(size, dtype=jnp.int32)})
     else:
       batch = batch._replace(extra={})
 
     def weighted(logits, batch):
-      w, cotangent = cotangents(logits, batch)
+      if learned is None:
+        w, cotangent = cotangents(logits, batch)
+      else:
+        place = batch.extra.get("place", jnp.zeros(1, jnp.int32))[0]
+        w, cotangent = _cotangents(learned, kind, key, logits, batch, place)
       w = w * batch.weight.astype(w.dtype)[None]
-      return w, jnp.where((batch.weight > 0)[None, :, None], cotangent, 0.0)
+      there = (batch.weight > 0).reshape(1, -1, *(1,) * (cotangent.ndim - 2))
+      return w, jnp.where(there, cotangent, 0.0)
 
     return per_sample_sums(model, params, model_state, batch, weighted, jnp.square), batch.weight.sum()
 
@@ -104,6 +157,10 @@ def fisher_diagonal(
 
     def loss(p):
       logits = model.apply(p, model_state, batch.x, train=False, key=None, task=batch.task[0])[0].logits
+      if learned is not None:
+        each, inside = learned.each(logits, batch)
+        weight = batch.weight.reshape(-1, *(1,) * (each.ndim - 1)) * (jnp.ones_like(each) if inside is None else inside)
+        return jnp.sum(jnp.where(weight > 0, each * weight, 0.0)) / jnp.maximum(weight.sum(), 1e-30)
       log_p = jax.nn.log_softmax(_masked(logits.astype(wide(logits.dtype)), batch))
       nll = -jnp.take_along_axis(log_p, batch.y[:, None], 1)[:, 0]
       weight = batch.weight.astype(nll.dtype)

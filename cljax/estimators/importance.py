@@ -29,7 +29,8 @@ def mas_importance(
     return logits if batch.class_mask is None else jnp.where(batch.class_mask, logits, 0.0)
 
   def cotangents(logits, batch):
-    cotangent = jnp.where((batch.weight > 0)[:, None], 2 * counted(logits, batch), 0.0)
+    there = (batch.weight > 0).reshape(-1, *(1,) * (logits.ndim - 1))
+    cotangent = jnp.where(there, 2 * counted(logits, batch), 0.0)
     return batch.weight[None], cotangent[None]
 
   def per_sample(batch, i):
@@ -41,7 +42,8 @@ def mas_importance(
 
     def loss(p):
       logits = model.apply(p, model_state, batch.x, train=False, key=None, task=batch.task[0])[0].logits
-      size = jnp.square(counted(logits.astype(wide(logits.dtype)), batch)).sum(-1)
+      size = jnp.square(counted(logits.astype(wide(logits.dtype)), batch))
+      size = size.reshape(size.shape[0], -1).sum(-1)
       return jnp.sum(jnp.where(batch.weight > 0, size * batch.weight.astype(size.dtype), 0.0))
 
     return jax.tree.map(jnp.abs, jax.grad(loss)(params)), batch.weight.sum()

@@ -10,11 +10,11 @@ import numpy as np
 from etils import epath
 
 from cljax import metrics
-from cljax.evaluation import selection
+from cljax.evaluation import scores, selection
 from cljax.io import checkpoint
 from cljax.io.files import dumps, loads, write_text
 
-# Key in "metrics" -> (heading in tables, what it is). Task-masked accuracy is there for class-incremental streams only.
+# Key in "metrics" -> heading in tables, of accuracy. Task-masked accuracy is there for class-incremental streams only.
 METRICS = {
   "acc": "ACC",
   "task_acc": "ACC task-masked",
@@ -25,6 +25,7 @@ METRICS = {
   "never_learned": "ACC never learned",
   "acc_after_last_event": "ACC after last event",
 }
+_CHANGES = ("bwt", "fwt", "forgetting")  # differences of entries; the others are means of them
 SCENARIOS = {
   "class": "class-incremental",
   "task": "task-incremental",
@@ -35,14 +36,20 @@ SCENARIOS = {
 }
 
 
-def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-  """Metrics over seeds of an accuracy matrix ``[S, E+1, T]`` whose row 0 comes before the first event.
+def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]], better: str = "higher") -> dict[str, dict[str, Any]]:
+  """Metrics over seeds of a matrix ``[S, E+1, T]`` of accuracy, or of another score, whose row 0 comes before the first
+  event.
 
   ACC, BWT, FWT, forgetting and average incremental accuracy are taken over the rows after Learn events, by
   :func:`cljax.metrics.over_events` where tasks come back or are never learned; where there are Forget events,
-  ``acc_after_last_event`` is the mean of the last row of all.
+  ``acc_after_last_event`` is the mean of the last row of all. Where lower is ``better``, they are taken of ``-R``, so
+  that forgetting > 0 and BWT < 0 mean worse as for accuracy; those that are means of entries keep the score's sign. Of
+  a seed with an entry that is no number (an error of what diverged) they are None.
   """
-  accuracy = np.asarray(accuracy)
+  sign = scores.sign(better)
+  given = sign * np.asarray(accuracy, np.float64)
+  sound = np.asarray(np.isfinite(given).all((1, 2)))
+  accuracy = np.where(sound[:, None, None], given, 0.0)
   learn = [i + 1 for i, e in enumerate(events) if e["kind"] == "learn"]
   learned = [e["task"] for e in events if e["kind"] == "learn"]
   R = accuracy[:, learn]
@@ -58,7 +65,8 @@ def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]]) -> dict[str, d
     values = metrics.over_events(R, learned, accuracy[:, 0])
   if len(learn) < len(events):
     values["acc_after_last_event"] = accuracy[:, -1].mean(-1)
-  return {k: metrics.summarize(v) for k, v in values.items()}
+  signed = {k: v if k in _CHANGES else sign * v for k, v in values.items()}
+  return {k: metrics.summarize(np.where(sound, v, np.nan)) for k, v in signed.items()}
 
 
 def describe(
@@ -74,28 +82,35 @@ def describe(
 ) -> dict[str, Any]:
   """The content of ``result.json`` for the given ``members`` of a :class:`cljax.RunResult` (default: all).
 
-  Accuracies are fractions; ``accuracy_matrix [S][E][T]`` has one row before the first event. ``kind`` is the stream's:
-  for ``'class'`` the matrix over each task's own classes comes beside it, and ``validation_matrix`` where the stream
-  holds rows out. ``seconds`` are those of the whole population, of ``population`` members.
+  Accuracies are fractions; ``accuracy_matrix [S][E][T]`` has one row before the first event; where there are other
+  scores, ``scores`` holds them all (:mod:`cljax.evaluation.scores`). ``kind`` is the stream's: for ``'class'`` the
+  matrix over each task's own classes comes beside it, and ``validation_matrix`` where the stream holds rows out.
+  ``seconds`` are those of the whole population, of ``population`` members.
   """
-  who = list(range(len(result.accuracy))) if members is None else list(members)
-  accuracy = result.accuracy[who]
+  main, *others = result.scores
+  who = list(range(len(result.alive))) if members is None else list(members)
+  measured = lambda matrix, name: matrix_metrics(matrix[who], result.events, result.better[name])
+  plain = [main, *others] == [scores.ACCURACY]
   out: dict[str, Any] = {
     "config": config,
     "method": method,
     "stream": stream,
     "scenario": SCENARIOS.get(kind, f"domain-incremental ({kind})"),
     "seeds": list(seeds),
-    "accuracy_matrix": accuracy,
-    "metrics": matrix_metrics(accuracy, result.events),
   }
-  if kind == "class":
-    masked = result.task_accuracy[who]
-    out["task_accuracy_matrix"] = masked
-    out["task_metrics"] = matrix_metrics(masked, result.events)
+  if plain:
+    out["accuracy_matrix"] = result.accuracy[who]
+  else:
+    out.update(scores={n: v[who] for n, v in result.scores.items()}, better=result.better, main=main)
+  out["metrics"] = measured(result.scores[main], main)
+  if others:
+    out["score_metrics"] = {n: measured(result.scores[n], n) for n in others}
+  if kind == "class" and plain:
+    out["task_accuracy_matrix"] = result.task_accuracy[who]
+    out["task_metrics"] = measured(result.task_accuracy, main)
   if result.validation is not None:
     out["validation_matrix"] = result.validation[who]
-    out["validation_metrics"] = matrix_metrics(result.validation[who], result.events)
+    out["validation_metrics"] = measured(result.validation, main)
   out.update(
     events=result.events,
     forgotten=[{**r, **{k: [r[k][i] for i in who] for k in ("forget", "retain")}} for r in result.forgotten],
@@ -103,7 +118,7 @@ def describe(
     alive=result.alive[who],
     state_bytes=result.state_bytes,
     steps=result.steps,
-    population=len(result.accuracy),
+    population=len(result.alive),
     seconds=result.seconds,
     compilations=result.compilations,
     params_sha256=[result.params_sha256[i] for i in who],
@@ -139,10 +154,14 @@ def is_whole(found) -> bool:
     each = lambda values: isinstance(values, list) and len(values) == len(seeds) and all(map(number, values))
     whole = seeds and all(isinstance(s, int) for s in seeds) and len(set(seeds)) == len(seeds)
     shape = (len(seeds), len(found["events"]) + 1)
-    named = [k for k in found if k.endswith("accuracy_matrix") or k == "validation_matrix"]
-    matrices = [np.asarray(found[k], np.float64) for k in named]
+    named = [k for k in ("task_accuracy_matrix", "validation_matrix") if k in found]
+    judged = scores.matrices(found)
+    matrices = [np.asarray(m, np.float64) for m in (*judged.values(), *(found[k] for k in named))]
+    whole &= all(scores.better(found, n) in scores.BETTER for n in judged)
+    whole &= set(found.get("score_metrics", {})) == set(judged) - {scores.main(found)}
     whole &= bool(matrices) and all(m.ndim == 3 and m.shape[:2] == shape for m in matrices)
-    for group in [found["metrics"], *(found[k] for k in ("task_metrics", "validation_metrics") if k in found)]:
+    groups = [found["metrics"], *(found[k] for k in ("task_metrics", "validation_metrics") if k in found)]
+    for group in [*groups, *found.get("score_metrics", {}).values()]:
       whole &= all(each(m["values"]) and number(m["mean"]) and number(m["stderr"]) for m in group.values())
       whole &= "acc" in group
     whole &= all(each(r[k]) for r in found["forgotten"] for k in ("forget", "retain"))
@@ -181,12 +200,17 @@ def _all_metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def rows(result: Mapping[str, Any], **more) -> list[dict[str, Any]]:
-  """One flat row for each seed: identity, metrics (``validation_acc`` is the one to select by), costs, digest."""
+  """One flat row for each seed: identity, metrics of the main score (``validation_acc`` is the one to select by) and,
+  as ``NAME.METRIC``, of the others, costs, digest."""
   out = []
   forget = result["config"].get("forget", {}).get("name", "")
   for i, seed in enumerate(result["seeds"]):
     row = {"method": result["method"], "forget": forget, "stream": result["stream"], "seed": seed, **more}
+    if "main" in result:
+      row.update(score=scores.main(result), better=scores.better(result))
     row.update({k: m["values"][i] for k, m in _all_metrics(result).items()})
+    for name, group in result.get("score_metrics", {}).items():
+      row.update({f"{name}.{k}": m["values"][i] for k, m in group.items()})
     if "validation_metrics" in result:
       row["validation_acc"] = result["validation_metrics"]["acc"]["values"][i]
     if result["forgotten"]:
@@ -204,17 +228,14 @@ def rows(result: Mapping[str, Any], **more) -> list[dict[str, Any]]:
   return out
 
 
-def percent(summary: Mapping[str, Any]) -> str:
-  """``81.2 ± 1.0``, in percent; a dash where it is not defined (one task), no error for one seed."""
-  if summary["mean"] is None:
-    return "-"
-  error = "" if summary["stderr"] is None else f" ± {100 * summary['stderr']:.1f}"
-  return f"{100 * summary['mean']:.1f}{error}"
+def shown(summary: Mapping[str, Any], name: str = scores.ACCURACY) -> str:
+  """``81.2 ± 1.0``, accuracy in percent; a dash where it is not defined (one task), no error for one seed."""
+  return scores.with_error(name, summary["mean"], summary["stderr"])
 
 
-def _mean(values: Sequence[float | None]) -> str:
-  """As :func:`percent`, of values; None, the accuracy on no rows, is a dash."""
-  return percent(metrics.summarize(values))
+def _mean(values: Sequence[float | None], name: str) -> str:
+  """As :func:`shown`, of values; None, the score on no rows, is a dash."""
+  return shown(metrics.summarize(values), name)
 
 
 def human_bytes(count: int) -> str:
@@ -227,27 +248,33 @@ def human_bytes(count: int) -> str:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-  """The table of one run: mean and standard error over seeds, in percent."""
-  scenario, count = result["scenario"], len(result["seeds"])
+  """The table of one run: mean and standard error over seeds, accuracy in percent."""
+  scenario, count, main = result["scenario"], len(result["seeds"]), scores.main(result)
+  name = scores.label(main)
   names = {
-    "acc": f"final accuracy, {scenario}",
-    "task_acc": "final accuracy, task-masked",
-    "average_incremental_accuracy": "average incremental accuracy",
+    "acc": f"final {name}, {scenario}",
+    "task_acc": f"final {name}, task-masked",
+    "average_incremental_accuracy": f"average incremental {name}",
     "bwt": "backward transfer",
     "fwt": "forward transfer",
     "forgetting": "forgetting",
-    "never_learned": "final accuracy, tasks never learned",
-    "acc_after_last_event": "accuracy after the last event",
+    "never_learned": f"final {name}, tasks never learned",
+    "acc_after_last_event": f"{name} after the last event",
   }
-  lines = [(names[k], percent(m)) for k, m in _all_metrics(result).items()]
+  lines = [(names[k], shown(m, main)) for k, m in _all_metrics(result).items()]
   if "validation_metrics" in result:
-    lines.append(("final accuracy, validation rows", percent(result["validation_metrics"]["acc"])))
+    lines.append((f"final {name}, validation rows", shown(result["validation_metrics"]["acc"], main)))
+  for other, group in result.get("score_metrics", {}).items():
+    said, unit = scores.label(other), scores.unit(other)
+    lines.append((f"final {said}{unit}", shown(group["acc"], other)))
+    lines.append((f"forgetting of {said}{unit}", shown(group["forgetting"], other)))
   for r in result["forgotten"]:
     at = f"event {r['event']}: {r['rows']} rows to forget"
-    lines += [(f"{at}, accuracy on them", _mean(r["forget"])), (f"{at}, on those kept", _mean(r["retain"]))]
+    lines += [(f"{at}, {name} on them", _mean(r["forget"], main)), (f"{at}, on those kept", _mean(r["retain"], main))]
   width = max(len(name) for name, _ in lines)
   seeds = "1 seed" if count == 1 else f"mean ± standard error over {count} seeds"
-  head = f"{title(result)} on {result['stream']}, {seeds}, in %"
+  told = "in %" if main == scores.ACCURACY else f"{name}: {scores.better(result)} is better"
+  head = f"{title(result)} on {result['stream']}, {seeds}, {told}"
   spent = result["seconds"]
   tail = (
     f"{result['steps']} steps, {share_of_seconds(result):.1f} s (compile {spent['compile']:.1f}, train "
@@ -273,43 +300,55 @@ def _stream(result: Mapping[str, Any]) -> str:
   return dumps([result.get("stream"), config.get("data"), config.get("stream")], sort_keys=True)
 
 
-def rivals(result: Mapping[str, Any]) -> tuple[str, str]:
-  """What results must have in common for one to be the best of them: the method and the stream."""
-  return title(result), _stream(result)
+def rivals(result: Mapping[str, Any]) -> tuple[str, str, str]:
+  """What results must have in common for one to be the best of them: the method, the stream and the score."""
+  return title(result), _stream(result), scores.main(result)
 
 
 def best_by_validation(results: Sequence[Mapping[str, Any]]) -> set[int]:
-  """For each method on each stream, the index of the result with the highest validation accuracy.
+  """For each method on each stream, the index of the result with the best validation score (the main one).
 
-  None without validation rows, and none where there are Forget events: accuracy prefers what did not forget. Runs in
+  None without validation rows, and none where there are Forget events: the score prefers what did not forget. Runs in
   which a seed diverged are passed over.
   """
   passed = lambda r: "validation_metrics" not in r or bool(r["forgotten"]) or bool(diverged(r))
-  scores = [None if passed(r) else r["validation_metrics"]["acc"]["mean"] for r in results]
-  return selection.best([rivals(r) for r in results], scores)
+  found = [None if passed(r) else r["validation_metrics"]["acc"]["mean"] for r in results]
+  return selection.best([rivals(r) for r in results], found, [scores.better(r) for r in results])
 
 
 def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
-  """One line for each configuration of a sweep; ``*`` marks the best of each method on its stream by validation
-  accuracy."""
+  """One line for each configuration of a sweep; ``*`` marks the best of each method on its stream by the validation
+  rows' score. Results of several main scores make a table for each."""
+  mains = dict.fromkeys(map(scores.main, results))
+  if len(mains) > 1:
+    pick = lambda things, m: [t for t, r in zip(things, results, strict=True) if scores.main(r) == m]
+    return "\n\n".join(table(pick(results, m), pick(labels, m)) for m in mains)
+  (main,) = mains
+  plain = main == scores.ACCURACY
+  name = "ACC" if plain else scores.label(main)
   names = [rivals(r) for r in results]
   marked = {i for i in best_by_validation(results) if names.count(names[i]) > 1}
   used = [k for k in METRICS if any(k in _all_metrics(r) for r in results)]
   scenarios = {r["scenario"] for r in results}
-  acc = f"ACC {scenarios.pop()}" if len(scenarios) == 1 else "ACC"
+  acc = f"{name} {scenarios.pop()}" if len(scenarios) == 1 else name
+  others = list(dict.fromkeys(n for r in results for n in r.get("score_metrics", {})))
   events = sorted({f["event"] for r in results for f in r["forgotten"]})
   forget = [f"{what}, event {e}" for e in events for what in ("forget", "retain")]
-  named = [acc if k == "acc" else METRICS[k] for k in used]
+  heading = lambda k: METRICS[k] if plain else METRICS[k].replace("AIA", f"{name} over events").replace("ACC", name)
+  named = [acc if k == "acc" else heading(k) for k in used]
+  named += [f"{scores.label(n)}{what}{scores.unit(n)}" for n in others for what in ("", " forgetting")]
   uneven = len({len(r["seeds"]) for r in results}) > 1
-  head = ["", "run", *["seeds"] * uneven, "ACC validation", *named, *forget, "state", "seconds"]
+  head = ["", "run", *["seeds"] * uneven, f"{name} validation", *named, *forget, "state", "seconds"]
   body = []
   for i, (result, label) in enumerate(zip(results, labels, strict=True)):
     have = _all_metrics(result)
     note = f" ({diverged(result)} of {len(result['seeds'])} diverged)" if diverged(result) else ""
-    validation = percent(result["validation_metrics"]["acc"]) if "validation_metrics" in result else "-"
-    cells = [percent(have[k]) if k in have else "-" for k in used]
+    validation = shown(result["validation_metrics"]["acc"], main) if "validation_metrics" in result else "-"
+    cells = [shown(have[k], main) if k in have else "-" for k in used]
+    more = result.get("score_metrics", {})
+    cells += [shown(more[n][k], n) if n in more else "-" for n in others for k in ("acc", "forgetting")]
     by_event = {r["event"]: r for r in result["forgotten"]}
-    cells += [_mean(by_event[e][k]) if e in by_event else "-" for e in events for k in ("forget", "retain")]
+    cells += [_mean(by_event[e][k], main) if e in by_event else "-" for e in events for k in ("forget", "retain")]
     costs = [human_bytes(result["state_bytes"]), f"{share_of_seconds(result):.1f}"]
     count = [str(len(result["seeds"]))] * uneven
     body.append(["*" if i in marked else "", label + note, *count, validation, *cells, *costs])
@@ -318,5 +357,7 @@ def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
     v.ljust(w) if c < 2 else v.rjust(w) for c, (v, w) in enumerate(zip(row, widths, strict=True))
   ).rstrip()
   streams = "" if len({_stream(r) for r in results}) == 1 else " on its stream"
-  foot = f"{over_seeds(results)}, in %" + (f"; * best of its method{streams} by validation accuracy" if marked else "")
+  told = "in %" if plain else f"{name}: {scores.better(results[0])} is better"
+  foot = f"{over_seeds(results)}, {told}"
+  foot += f"; * best of its method{streams} by validation {scores.label(main)}" if marked else ""
   return "\n".join([align(head), align(["-" * w for w in widths]), *(align(r) for r in body), foot])

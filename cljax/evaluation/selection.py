@@ -1,6 +1,7 @@
 """Choosing hyper-parameters on validation data, of all tasks or of the first few only; never on test data.
 
-Two protocols. *Validation*: the configuration with the highest final accuracy on held-out training rows of all tasks,
+Accuracy stands for whatever the main score is; where lower is better, the lowest is chosen. Two protocols.
+*Validation*: the configuration with the highest final accuracy on held-out training rows of all tasks,
 which a learner that meets its tasks one by one does not have when it starts. *First tasks*: the configuration with the
 highest validation accuracy after the first ``k`` tasks, on these tasks; test accuracy is then reported on the tasks
 after them (Chaudhry et al., A-GEM, ICLR 2019, who also train the reported runs without the first ``k`` tasks: here they
@@ -64,13 +65,18 @@ def _matrix(values, events, name: str) -> np.ndarray:
   return values
 
 
-def best(names: Sequence[Hashable], scores: Sequence[float | None]) -> set[int]:
-  """For each name, the index of its highest score; None and NaN are passed over, the first of equals wins."""
+def best(names: Sequence[Hashable], scores: Sequence[float | None], better: str | Sequence[str] = "higher") -> set[int]:
+  """For each name, the index of its highest score, or of its lowest where that is ``better`` (one word, or one for each
+  score); None and NaN are passed over, the first of equals wins. Raises UsageError for other words."""
+  words = [better] * len(names) if isinstance(better, str) else list(better)
+  wrong = [w for w in words if w not in ("higher", "lower")]
+  if wrong:
+    raise UsageError(f"better: got {wrong[0]!r}; allowed: higher, lower")
   chosen: dict[Hashable, int] = {}
-  for i, (name, score) in enumerate(zip(names, scores, strict=True)):
+  for i, (name, score, word) in enumerate(zip(names, scores, words, strict=True)):
     if score is None or np.isnan(score):
       continue
     held = None if name not in chosen else scores[chosen[name]]
-    if held is None or score > held:
+    if held is None or (score < held if word == "lower" else score > held):
       chosen[name] = i
   return set(chosen.values())

@@ -23,11 +23,13 @@ def run_id(*identity: Any) -> str:
 
 
 def scalars(row: Mapping[str, Any], members: Sequence[str]) -> dict[str, float]:
-  """The numbers of one message of :func:`cljax.run`, by tag, accuracies as fractions; none for other messages.
+  """The numbers of one message of :func:`cljax.run`, by tag, accuracies as fractions (or the main score, as it is);
+  none for other messages.
 
   ``train/loss`` and ``train/steps_per_second`` of a chunk; ``test/task_<i>`` (mean over members) and
   ``test/all_tasks/<member>`` of evaluations inside events; the same below ``after_event/`` and
-  ``validation_after_event/`` of those at their end. NaN and infinity stay out, as no library draws them.
+  ``validation_after_event/`` of those at their end, and of another score below ``after_event/NAME/``. NaN and infinity
+  stay out, as no library draws them.
   """
   kind = row["kind"]
   out: dict[str, Any] = {}
@@ -39,6 +41,8 @@ def scalars(row: Mapping[str, Any], members: Sequence[str]) -> dict[str, float]:
     out |= _accuracies("test", row["accuracy"], members)
   elif kind == "event":
     out |= _accuracies("after_event", row["test"], members)
+    for name, values in row.get("scores", {}).items():
+      out |= _accuracies(f"after_event/{name}", values["test"], members)
     if "validation" in row:
       out |= _accuracies("validation_after_event", row["validation"], members)
   return {k: float(v) for k, v in out.items() if v is not None and np.isfinite(v)}

@@ -27,9 +27,11 @@ def lwf(model, spec: Spec, *, strength, temperature) -> Method:
 
   The softmax runs over the classes of tasks met before (its own among them for a task that comes back); where each task
   has its own softmax (task-incremental), each earlier task has its own term, and they are summed. The teacher is in
-  eval mode and sees the same augmented input. Li and Hoiem, 2016.
+  eval mode and sees the same augmented input. Li and Hoiem, 2016. Without classes: ``strength`` times the mean of the
+  objective's ``divergence``, from the second task on, over what its loss counts (tokens).
   """
-  classes = jnp.asarray(spec.classes_of_task)
+  learned = spec.objective
+  classes = jnp.asarray(spec.classes_of_task) if learned.classes else None
 
   def end_task(key, learner, task):
     del key, task
@@ -45,6 +47,9 @@ def lwf(model, spec: Spec, *, strength, temperature) -> Method:
     teacher = learner.method_state
     old, _ = model.apply(teacher.params, teacher.model_state, batch.x, train=False, key=key, task=None, mask=None)
     earlier = batch.visit.met
+    if classes is None:
+      parts = learned.divergence(outputs.logits, old.logits, batch, temperature)
+      return strength * jnp.where(earlier.any(), reduced(parts, learned.each(outputs.logits, batch)[1], batch), 0.0)
     if spec.active == "task":
       each = jax.vmap(lambda mask: losses.distillation(outputs.logits, old.logits, temperature, mask))(classes)
       per_row = jnp.sum(jnp.where(earlier[:, None], each, 0.0), axis=0)
@@ -66,7 +71,7 @@ register(
   Entry(
     lwf,
     {"strength": Option(1.0, 0), "temperature": Option(2.0, 1e-6)},
-    Access(task_boundaries=True),
+    Access(task_boundaries=True, needs=("each", "divergence")),
     "Li and Hoiem 2016",
   ),
 )

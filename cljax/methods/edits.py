@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import edits, losses
+from cljax import edits
 from cljax.core import rows as picking
 from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
+from cljax.objectives.objective import mean_loss
 
 BEGIN = {"begin_task": Option(1, 0)}
 
@@ -83,7 +84,6 @@ def heterogeneous_averaging(
   *tuned* weights, as the paper's equation does. ``blocks`` and ``begin_task`` as in :func:`lines`; the paper has three
   blocks and ``ratio`` 0.2. ``ratio=1`` edits nothing. Spec 8.6; Lin et al., 2024.
   """
-  del spec
   chosen = listed(blocks) or layers(model, "heterogeneous_averaging", "blocks")
 
   def edit(key, learner, task, before):
@@ -91,8 +91,10 @@ def heterogeneous_averaging(
     mix = lambda ratios: edits.heterogeneous_averaging(before, learner.params, chosen, ratios)
 
     def loss(ratios):
-      out, _ = model.apply(mix(ratios), learner.model_state, batch.x, train=False, key=None, task=None, mask=None)
-      return losses.reduce(losses.cross_entropy(out.logits, batch.y, batch.class_mask), batch.weight)
+      def apply(key, params, batch):
+        return model.apply(params, learner.model_state, batch.x, train=False, key=key, task=None, mask=None)
+
+      return mean_loss(spec.objective, None, apply, mix(ratios), batch)
 
     def ascend(_, ratios):
       return edits.project_ratios(ratios - learning_rate * jax.grad(loss)(ratios), ratio)

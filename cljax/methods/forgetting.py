@@ -10,11 +10,17 @@ import optax
 from cljax import estimators, unlearning
 from cljax.core.method import Method
 from cljax.core.tree import fold
-from cljax.core.types import Access
+from cljax.core.types import Access, UsageError
+from cljax.methods.penalties import kind_of
 from cljax.methods.registry import Entry, Option, register
-from cljax.unlearning._common import cross_entropy
+from cljax.objectives.objective import row_loss
 
 EDITS = Access(forgets=True, forget_data=True, retain_data=True)
+# Given the losses of rows they ask for nothing else; graddiff's divergence, where it is chosen, is of classes.
+LOSSES_ALONE = (
+  unlearning.finetune_retain, unlearning.gradient_ascent, unlearning.graddiff, unlearning.geometric_disentanglement,
+  unlearning.adaptive_orthogonality,
+)  # fmt: skip
 FORGET_ONLY = Access(forgets=True, forget_data=True)
 
 
@@ -31,20 +37,21 @@ def viewed(model, learner, key):
 def edit(call, optimizer=optax.sgd):
   """A registry factory from a pure call of ``cljax.unlearning``.
 
-  Its first argument is named ``apply_fn`` or ``loss_fn`` and is given the learner's model or its cross-entropy; it gets
+  Its first argument is named ``apply_fn`` or ``loss_fn`` and is given the learner's model or its loss of a row; it gets
   the rows that it names, ``optimizer(learning_rate)`` for the option ``learning_rate`` where it takes an optimizer, and
   where it takes ``groups`` or ``classes`` those of the request.
   """
   parameters = inspect.signature(call).parameters
 
   def factory(model, spec, **options):
-    del spec
+    if options.get("retain_loss") == "kl" and not spec.objective.classes:
+      raise UsageError(f"method.retain_loss: got 'kl', which needs classes; {spec.objective.name!r} has none")
     if "optimizer" in parameters:
       options["optimizer"] = optimizer(options.pop("learning_rate"))
 
     def forget(key, learner, request, tools):
       apply_fn = viewed(model, learner, key)
-      function = cross_entropy(apply_fn) if "loss_fn" in parameters else apply_fn
+      function = row_loss(spec.objective, apply_fn) if "loss_fn" in parameters else apply_fn
       given = {name: getattr(request, name) for name in ("forget", "retain", "groups", "classes") if name in parameters}
       if "loss_fn" in parameters and "apply_fn" in parameters:
         given["apply_fn"] = apply_fn
@@ -75,10 +82,11 @@ def ssd(model, spec, *, alpha, dampening, importance: str = "empirical", importa
   ``importance='batched'`` squares the gradient of a mini-batch mean, as the released code does (64 for D, 128 for D_f
   in one script), which couples alpha to the batch size. Spec B1; Foster et al., 2024.
   """
-  del spec
+  kind = kind_of(spec, importance, "importance")
+  learned = None if spec.objective.classes else spec.objective
 
   def forget(key, learner, request, tools):
-    options = {"kind": importance, "key": fold(key, "importance"), "batch_size": importance_batch}
+    options = {"kind": kind, "key": fold(key, "importance"), "batch_size": importance_batch, "learned": learned}
     fisher = lambda params, rows: estimators.fisher_diagonal(model, params, learner.model_state, rows, **options)
     params = unlearning.ssd(
       None, learner.params, forget=request.forget, retain=request.retain, alpha=alpha, dampening=dampening,
@@ -100,7 +108,9 @@ DIFFERENCE = {
 
 
 def approximate(name: str, call, options, reference: str, optimizer=optax.sgd, access=EDITS) -> Entry:
-  """Registers an approximate edit."""
+  """Registers an approximate edit; one that is given losses of rows alone needs no classes."""
+  if call in LOSSES_ALONE:
+    access = access._replace(needs=("each",))
   return register(name, Entry(edit(call, optimizer), options, access, reference, exactness="approximate"))
 
 
@@ -115,7 +125,7 @@ register(
       "importance": Option("empirical", choices=("exact", "sampled", "empirical", "batched")),
       "importance_batch": Option(64, 1),
     },
-    EDITS,
+    EDITS._replace(needs=("each",)),
     "Foster et al. 2024",
     exactness="approximate",
   ),

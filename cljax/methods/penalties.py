@@ -5,13 +5,13 @@ from __future__ import annotations
 from cljax import estimators, regularizers
 from cljax.core.method import Method
 from cljax.core.tree import fold
-from cljax.core.types import Access
+from cljax.core.types import Access, UsageError
 from cljax.methods.registry import Entry, Option, register
 
 _BOUNDARY = Access(task_boundaries=True)
 _PASS = Access(task_boundaries=True, boundary_data=True)
 FISHER = {
-  "fisher": Option("exact", choices=("exact", "sampled", "empirical", "batched")),
+  "fisher": Option("auto", choices=("auto", "exact", "sampled", "empirical", "batched")),
   "fisher_batch_size": Option(64, 1),
 }
 
@@ -23,31 +23,48 @@ def consolidated(learner, name, importance=None):
   return learner._replace(opt_state=state._replace(penalty=penalty))
 
 
-def fisher(key, model, learner, rows, kind, batch_size):
+def kind_of(spec, kind: str, option: str = "fisher") -> str:
+  """The kind of Fisher that 'auto' means for the objective; UsageError where it has nothing for the one that is named.
+
+  'auto': exact where the objective has a factor (classification, regression), else sampled, else empirical.
+  """
+  learned = spec.objective
+  if kind == "auto":
+    return estimators.default_kind(learned)
+  field = {"exact": "factor", "sampled": "sample"}.get(kind, "each")
+  if getattr(learned, field) is None:
+    raise UsageError(f"method.{option}: got {kind!r}, which needs {field}; the objective {learned.name!r} has none")
+  return kind
+
+
+def fisher(key, model, spec, learner, rows, kind, batch_size):
+  """The Fisher of the learner's own objective; of classification by the estimators' own form."""
   return estimators.fisher_diagonal(
-    model, learner.params, learner.model_state, rows, kind=kind, key=fold(key, "fisher"), batch_size=batch_size
-  )
+    model, learner.params, learner.model_state, rows, kind=kind, key=fold(key, "fisher"), batch_size=batch_size,
+    learned=None if spec.objective.classes else spec.objective,
+  )  # fmt: skip
 
 
-def ewc(model, spec, *, strength, fisher: str = "exact", fisher_batch_size: int = 64) -> Method:
+def ewc(model, spec, *, strength, fisher: str = "auto", fisher_batch_size: int = 64) -> Method:
   """EWC: ``strength/2 sum_k F_k (theta - theta_k)^2`` over finished tasks k; spec 1.1. Kirkpatrick et al., 2017."""
-  del spec
-  return Method(penalty=regularizers.ewc(strength), end_task=_fisher_end(model, "ewc", fisher, fisher_batch_size))
+  end_task = _fisher_end(model, spec, "ewc", fisher, fisher_batch_size)
+  return Method(penalty=regularizers.ewc(strength), end_task=end_task)
 
 
-def online_ewc(model, spec, *, strength, decay, fisher: str = "exact", fisher_batch_size: int = 64) -> Method:
+def online_ewc(model, spec, *, strength, decay, fisher: str = "auto", fisher_batch_size: int = 64) -> Method:
   """Online EWC: ``strength/2 sum decay F (theta - theta*)^2``, one anchor, one running Fisher; spec 1.2.
 
   ``F <- decay F + F_t`` at the end of a task. Schwarz et al., 2018.
   """
-  del spec
   penalty = regularizers.online_ewc(strength, decay)
-  return Method(penalty=penalty, end_task=_fisher_end(model, "online_ewc", fisher, fisher_batch_size))
+  return Method(penalty=penalty, end_task=_fisher_end(model, spec, "online_ewc", fisher, fisher_batch_size))
 
 
-def _fisher_end(model, name, kind, batch_size):
+def _fisher_end(model, spec, name, kind, batch_size):
+  kind = kind_of(spec, kind)
+
   def end_task(key, learner, task):
-    return consolidated(learner, name, fisher(key, model, learner, task.rows, kind, batch_size))
+    return consolidated(learner, name, fisher(key, model, spec, learner, task.rows, kind, batch_size))
 
   return end_task
 
@@ -83,7 +100,7 @@ register(
   Entry(
     ewc,
     {"strength": Option(10.0, 0), **FISHER},
-    _PASS,
+    _PASS._replace(needs=("each",)),
     "Kirkpatrick et al. 2017",
   ),
 )
@@ -92,7 +109,7 @@ register(
   Entry(
     online_ewc,
     {"strength": Option(10.0, 0), "decay": Option(1.0, 0, 1), **FISHER},
-    _PASS,
+    _PASS._replace(needs=("each",)),
     "Schwarz et al. 2018",
   ),
 )
@@ -107,5 +124,5 @@ register(
 )
 register(
   "mas",
-  Entry(mas, {"strength": Option(0.03, 0)}, _PASS, "Aljundi et al. 2018"),
+  Entry(mas, {"strength": Option(0.03, 0)}, _PASS._replace(needs=()), "Aljundi et al. 2018"),
 )

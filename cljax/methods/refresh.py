@@ -14,7 +14,7 @@ from cljax.core.method import Method, _keep, _keep_batch, union_access
 from cljax.core.tree import fold
 from cljax.core.types import Access, Spec, UsageError
 from cljax.methods import registry
-from cljax.methods.penalties import FISHER
+from cljax.methods.penalties import FISHER, kind_of
 from cljax.methods.penalties import fisher as fisher_of
 from cljax.methods.registry import Entry, Option, register
 
@@ -46,7 +46,7 @@ class Refreshed(NamedTuple):
 
 def refresh(
   method: Method, model, spec: Spec, *, step_size, damping=1e-3, noise=1.0, decay=1e-5, steps: int = 1,
-  form: str = "theory", inner_rate=0.01, fisher: str = "exact", fisher_batch_size: int = 64,
+  form: str = "theory", inner_rate=0.01, fisher: str = "auto", fisher_batch_size: int = 64,
 ) -> Method:  # fmt: skip
   """``theta <- theta + step_size F^-1 grad L + noise N(0, 2 step_size F^-1)``, ``steps`` times, then ``method``'s step.
 
@@ -131,7 +131,7 @@ def refresh(
     return lifted(method.after_step)(key, learner, info) if method.after_step is not _keep else learner
 
   def end_task(key, learner, task):
-    new = fisher_of(key, network, learner, task.rows, fisher, fisher_batch_size)
+    new = fisher_of(key, network, spec, learner, task.rows, kind_of(spec, fisher), fisher_batch_size)
     kept = jax.tree.map(lambda old, f: decay * old + f.astype(old.dtype), learner.method_state.fisher, new)
     learner = lifted(method.end_task)(key, learner, task) if method.end_task is not _keep else learner
     return learner._replace(method_state=learner.method_state._replace(fisher=kept))
@@ -172,7 +172,7 @@ def refresh(
 
 def _registered(
   model, spec: Spec, *, step_size, damping, noise, decay, inner_rate, base: str = "derpp", steps: int = 1,
-  form: str = "theory", fisher: str = "exact", fisher_batch_size: int = 64,
+  form: str = "theory", fisher: str = "auto", fisher_batch_size: int = 64,
 ) -> Method:  # fmt: skip
   """:func:`refresh` over the registered method ``base`` at its own defaults.
 

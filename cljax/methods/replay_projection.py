@@ -5,13 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax import losses, projectors
+from cljax import projectors
 from cljax.core.method import Method, Reference
 from cljax.core.tree import fold
 from cljax.core.types import Spec, UsageError
 from cljax.methods.projection import EPISODIC, ON_GRADIENT, by_references, episodic
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import append, drawn, grouped
+from cljax.objectives.objective import mean_loss
 
 
 def mixed(spec: Spec, ring, size: int, name: str):
@@ -35,13 +36,14 @@ def mixed(spec: Spec, ring, size: int, name: str):
   return prepare, replayed
 
 
-def evaluated_loss(model):
-  """The mean cross-entropy of a reference batch in eval mode, as a :class:`Reference`'s loss."""
+def evaluated_loss(model, spec: Spec):
+  """The loss of a reference batch in eval mode, as a :class:`Reference`'s loss."""
 
   def loss(key, params, learner, batch):
-    state, mask = learner.model_state, batch.weight
-    outputs, _ = model.apply(params, state, batch.x, train=False, key=key, task=None, mask=mask)
-    return losses.reduce(losses.cross_entropy(outputs.logits, batch.y, batch.class_mask), batch.weight)
+    def apply(key, params, batch):
+      return model.apply(params, learner.model_state, batch.x, train=False, key=key, task=None, mask=batch.weight)
+
+    return mean_loss(spec.objective, key, apply, params, batch)
 
   return loss
 
@@ -66,7 +68,7 @@ def er_agem(model, spec: Spec, *, capacity: int, replay_batch: int = 0, on: str 
   return Method(
     init=init,
     prepare=prepare,
-    references={"replay": Reference(batch, evaluated_loss(model))},
+    references={"replay": Reference(batch, evaluated_loss(model, spec))},
     end_task=end_task,
     scrub=scrub,
     **by_references(projectors.er_agem("replay"), on),
@@ -101,7 +103,7 @@ def er_gem(
   return Method(
     init=init,
     prepare=prepare,
-    references={"replay": Reference(batch, evaluated_loss(model))},
+    references={"replay": Reference(batch, evaluated_loss(model, spec))},
     end_task=end_task,
     scrub=scrub,
     **by_references(projectors.er_gem("replay", margin, ridge), on, margin),
@@ -109,13 +111,13 @@ def er_gem(
 
 
 SIZES = {"capacity": Option(200, 1), "replay_batch": Option(0, 0), **ON_GRADIENT}
-register("er_agem", Entry(er_agem, SIZES, EPISODIC, "Hess et al. 2023"))
+register("er_agem", Entry(er_agem, SIZES, EPISODIC._replace(needs=()), "Hess et al. 2023"))
 register(
   "er_gem",
   Entry(
     er_gem,
     {"margin": Option(0.5, 0), "ridge": Option(0.001, 0), **SIZES, "reference_batch": Option(0, 0)},
-    EPISODIC,
+    EPISODIC._replace(needs=()),
     "Hess et al. 2023",
   ),
 )

@@ -61,7 +61,7 @@ def parameter_divergence(parameter: str, params, old):
 def unified(
   model, spec: Spec, *, alpha, beta, deviation, prior_deviation, output: str = "logits", parameter: str = "fisher",
   natural: bool = False, capacity: int = 200, policy: str = "reservoir", replay_batch: int = 0,
-  insert: str = "every_pass", fisher: str = "exact", fisher_batch_size: int = 64,
+  insert: str = "every_pass", fisher: str = "auto", fisher_batch_size: int = 64,
 ) -> Method:  # fmt: skip
   """The unified objective: ``mean CE + alpha mean D_Phi(f(x), z) + beta D_Psi(theta, theta_old)``.
 
@@ -122,7 +122,8 @@ def unified(
     if parameter == "gaussian":
       old = tree.copy(learner.params)
     else:
-      importance = penalties.fisher(key, model, learner, task.rows, fisher, fisher_batch_size)
+      kind = penalties.kind_of(spec, fisher)
+      importance = penalties.fisher(key, model, spec, learner, task.rows, kind, fisher_batch_size)
       old = regularizers.consolidate(state.old, learner.params, importance=importance)
     return learner._replace(method_state=state._replace(old=old))
 

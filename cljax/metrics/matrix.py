@@ -2,8 +2,10 @@
 
 ``R[t, i]`` is the accuracy on task ``i`` after the ``t``-th Learn event; ``R`` is ``[..., T, T]``, float64, with any
 leading axes (seeds). Every function returns one number for each leading index. Units are those of ``R`` (fractions or
-percent). An entry that was not evaluated may be NaN where the metric does not need it; where it does, UsageError.
-With one task there is nothing to transfer or forget: backward and forward transfer and forgetting are NaN.
+percent). Of a score where lower is better (an error, a perplexity) give ``-R``: then, too, forgetting > 0 and BWT < 0
+mean worse, and means of entries are negative. An entry that was not evaluated may be NaN where the metric does not need
+it; where it does, UsageError. With one task there is nothing to transfer or forget: backward and forward transfer and
+forgetting are NaN.
 """
 
 from __future__ import annotations

@@ -88,6 +88,12 @@ def reduced(each, inside, batch):
   return total
 
 
+def mean_loss(objective: Objective, key, apply: Callable, params, batch):
+  """The loss of a batch; ``apply(key, params, batch) -> (Outputs, model_state)`` is the model."""
+  each, inside, *_ = objective.loss(key, apply, params, batch)
+  return reduced(each, inside, batch)
+
+
 def row_loss(objective: Objective, apply_fn: Callable) -> Callable:
   """``loss_fn(params, batch) -> [B]`` for the pure calls of :mod:`cljax.unlearning`; ``apply_fn(params, batch)``."""
 

@@ -37,9 +37,16 @@ def classification(model, spec) -> Objective:
     open_ = prediction if batch.class_mask is None else jnp.where(batch.class_mask, prediction, -jnp.inf)
     return batch._replace(y=jax.random.categorical(key, open_, axis=-1).astype(batch.y.dtype))
 
-  return supervised(
-    "classification", each, {"accuracy": Score(accuracy)}, "accuracy", sample=sample, classes=True, check=None
-  )
+  def factor(prediction, batch):
+    open_ = prediction if batch.class_mask is None else jnp.where(batch.class_mask, prediction, -jnp.inf)
+    p = jax.nn.softmax(open_)
+    return jnp.sqrt(p)[..., None] * (jnp.eye(p.shape[-1], dtype=p.dtype) - p[:, None, :])
+
+  def divergence(prediction, teacher, batch, temperature):
+    return losses.distillation(prediction, teacher, temperature, batch.class_mask)
+
+  return supervised("classification", each, {"accuracy": Score(accuracy)}, "accuracy", sample=sample, factor=factor,
+                    divergence=divergence, classes=True)  # fmt: skip
 
 
 def _tokens(batch):
@@ -63,13 +70,18 @@ def sequence(model, spec, *, reduction: str) -> Objective:
     token, weight = _tokens(batch)
     return losses.cross_entropy(prediction, token), weight
 
-  def each(prediction, batch):
-    loss, weight = tokens(prediction, batch)
+  def shaped(loss, weight):
     if reduction == "tokens":
       return loss, weight
     if reduction == "rows":
       return jax.vmap(losses.reduce)(loss, weight), None
     return jnp.sum(weight * jnp.where(weight > 0, loss, 0.0), -1), None
+
+  def each(prediction, batch):
+    return shaped(*tokens(prediction, batch))
+
+  def divergence(prediction, teacher, batch, temperature):
+    return shaped(losses.distillation(prediction, teacher, temperature), _tokens(batch)[1])[0]
 
   def likelihood(key, predict, batch):
     del key
@@ -88,7 +100,7 @@ def sequence(model, spec, *, reduction: str) -> Objective:
     return batch._replace(y=jnp.where(batch.y >= 0, token, batch.y))
 
   scores = {"perplexity": Score(likelihood, np.exp, "lower"), "accuracy": Score(accuracy)}
-  return supervised("sequence", each, scores, "perplexity", sample=sample)
+  return supervised("sequence", each, scores, "perplexity", sample=sample, divergence=divergence)
 
 
 @offered(noise=Number(1.0, above=True))

@@ -13,7 +13,7 @@ from cljax.data import limits
 from cljax.streams.blurry import blurry_rows, occurring
 from cljax.streams.class_names import class_as_named, class_places, class_values
 from cljax.streams.noise import corrupt
-from cljax.streams.options import READS, check_read, is_integer, plain
+from cljax.streams.options import READS, check_classes, check_read, is_integer, plain
 from cljax.streams.recurring import drawn_subsets
 from cljax.streams.relabel import permuted_labels, random_labels
 from cljax.streams.requests import forget_list, resolve_pairs
@@ -27,6 +27,8 @@ from cljax.streams.rows import (
   keep_one,
   numeric,
   of_classes,
+  outputs,
+  strata,
   thin,
 )
 from cljax.streams.views import View, identity, permuted, rotated
@@ -129,7 +131,8 @@ def build(
   each once. ``label_noise`` (share of labels replaced by another of the task's classes) and ``input_noise``
   (standard deviation, in units of what the model sees): a number, or one for each task; training rows only, what is
   measured stays clean. Raises UsageError on an impossible split, and for an option that is given (not the default) and
-  that the kind does not read (``READS``).
+  that the kind does not read (``READS``). Data without classes have the kinds ``'group'``, ``'permuted'`` and
+  ``'rotated'``; where classes are spoken of above, their groups count.
   """
   options = {k: plain(v) for k, v in locals().items() if k in _DEFAULTS}
   if not isinstance(kind, str) or kind not in READS:
@@ -140,6 +143,8 @@ def build(
     if not is_integer(value, low, high):
       raise UsageError(f"stream.{name}: got {repr(value)[:80]}; expected an integer of at least {low}{note}")
   check_read(kind, options, _DEFAULTS)
+  if not dataset.has_classes:
+    check_classes(kind, options, _DEFAULTS)
   return _build(dataset, kind, **options)
 
 
@@ -204,11 +209,12 @@ def assemble(
   task_id_given: bool = False, task_fractions=(), label_noise=(), input_noise=(),
 ) -> Stream:  # fmt: skip
   """A stream from a layout: holds validation rows out, thins and corrupts what is trained on, places Forget events."""
-  y = layout.dataset.train.y
+  y = strata(layout.dataset)
   held = held_rows(layout.dataset, np.arange(len(y)) if pool is None else pool, validation, seed)
   held = keep_one(held, y, layout.train)
   train, val = _each(layout.train, lambda r: r[~held[r]]), _each(layout.train, lambda r: r[held[r]])
-  shown = [np.asarray(layout.labels[t])[y[rows]] for t, rows in enumerate(train)] if task_fractions else []
+  label = lambda t, rows: np.asarray(layout.labels[t])[y[rows]] if layout.dataset.has_classes else y[rows]
+  shown = [label(t, rows) for t, rows in enumerate(train)] if task_fractions else []
   train = [rows if t in order else rows[:0] for t, rows in enumerate(thin(train, shown, task_fractions, seed))]
   for t, mine in enumerate(train):
     if (not len(mine) and t in order) or not len(layout.test[t]):
@@ -247,7 +253,8 @@ def _split(dataset, kind: str, pool, test_pool, groups) -> Layout:
 
 
 def _same_labels(dataset, tasks: int) -> np.ndarray:
-  return np.tile(np.arange(dataset.num_classes, dtype=np.int32), (tasks, 1))
+  """Of data without classes, a column that says nothing: real targets pass through no table."""
+  return np.tile(np.arange(max(1, dataset.num_classes), dtype=np.int32), (tasks, 1))
 
 
 def _groups(dataset, pool, test_pool, tasks: int) -> Layout:
@@ -256,12 +263,12 @@ def _groups(dataset, pool, test_pool, tasks: int) -> Layout:
     raise UsageError(f"stream.tasks: {tasks} tasks by group, but the dataset has {len(names)} groups")
   train = [pool[dataset.train.group[pool] == g] for g in names[:tasks]]
   test = [test_pool[dataset.test.group[test_pool] == g] for g in names[:tasks]]
-  return Layout(dataset, train, test, _same_labels(dataset, tasks), dataset.num_classes, identity())
+  return Layout(dataset, train, test, _same_labels(dataset, tasks), outputs(dataset), identity())
 
 
 def _shared(dataset, kind: str, pool, test_pool, tasks: int, angles, seed: int) -> Layout:
   """All rows in every task; what differs is the view or the labels."""
-  shape, classes, view = dataset.train.x.shape[1:], dataset.num_classes, identity()
+  shape, classes, view = dataset.train.x.shape[1:], outputs(dataset), identity()
   pixels = int(np.prod(shape))
   size = {"permuted": 4 * pixels, "rotated": 32 * pixels, "label_random": 4 * len(pool)}.get(kind, 4 * classes)
   limits.check_memory(f"stream.tasks: what makes {tasks} tasks of kind {kind!r}", tasks * size, "ask for fewer")

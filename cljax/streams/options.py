@@ -29,6 +29,20 @@ READS: dict[str, tuple[str, ...]] = {
   "scole": (*_ALL, "validation", "label_noise", "classes_per_task", "class_weights"),
 }
 
+WITHOUT_CLASSES = ("group", "permuted", "rotated")  # kinds that data without classes have, too
+_BY_CLASS = ("label_noise",)
+
+
+def check_classes(kind: str, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+  """Refuses what needs classes, of data that have none."""
+  if kind not in WITHOUT_CLASSES:
+    raise UsageError(
+      f"stream.kind: {kind!r} needs classes, which the data do not have; allowed: {', '.join(WITHOUT_CLASSES)}"
+    )
+  for name in _BY_CLASS:
+    if is_given(options[name], defaults[name]) and np.any(options[name]):
+      raise UsageError(f"stream.{name}: got {repr(options[name])[:80]}; it needs classes, which the data do not have")
+
 
 def plain(value: Any) -> Any:
   """NumPy's arrays and scalars as Python's lists and numbers: one kind of value to check, shown in one line."""

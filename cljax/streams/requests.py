@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cljax.core.types import Forget, Learn, UsageError
+from cljax.data.types import are_classes
 from cljax.streams.class_names import class_places, cut, words
 from cljax.streams.options import is_integer, plain
 
@@ -141,7 +142,7 @@ def forgotten_classes(stream, upto: int) -> np.ndarray:
   the same, and a label that another task or class still uses stays. What the request at event ``e`` took whole is
   ``forgotten_classes(stream, e + 1) & ~forgotten_classes(stream, e)``.
   """
-  if not stream.dataset.has_classes:
+  if not stream.dataset.has_classes:  # targets are tokens or numbers, of which none is forgotten whole
     return np.zeros(stream.num_classes, bool)
   gone = deleted_pairs(stream, upto)
   met, left = np.zeros((2, stream.num_classes), bool)
@@ -192,6 +193,8 @@ def _selections(request: Forget, split, num_tasks: int, names) -> tuple[list[np.
       raise UsageError(f"forget request: {field} {repr(values)[:60]}; expected a tuple")
   rows = []
   if len(request.classes):
+    if not are_classes(split.y):
+      raise UsageError("forget request: class= needs classes, which the data do not have; give ids=, task= or group=")
     rows.append(np.isin(split.y, class_places(names, request.classes, "forget request")))
   if len(request.ids):
     wanted = _integers("row id", request.ids)

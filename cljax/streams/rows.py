@@ -12,10 +12,13 @@ ACTIVE = ("all", "seen", "task")
 
 
 def balanced(y, rows: int, seed: int) -> np.ndarray:
-  """``rows`` row indices, ascending, as equal in number by class as there are rows of them; 0 means all."""
+  """``rows`` row indices, ascending, as equal in number by class as there are rows of them; 0 means all. Of targets
+  that are no classes, any rows."""
   if not rows or rows >= len(y):
     return np.arange(len(y))
   order = np.random.default_rng(np.random.SeedSequence([seed, 0x5AB5E7])).permutation(len(y))
+  if y.ndim > 1 or not np.issubdtype(y.dtype, np.integer):
+    return np.sort(order[:rows])
   rank = np.zeros(len(y), int)
   for c in np.unique(y):
     mine = order[y[order] == c]
@@ -28,6 +31,16 @@ def at_most(rows, y, most: int, seed: int) -> np.ndarray:
   labels of all rows, and 0 means all."""
   rows = np.sort(np.asarray(rows))
   return rows[balanced(np.asarray(y)[rows], most, seed)]
+
+
+def strata(dataset) -> np.ndarray:
+  """``[N]``: what training rows are held out by the same share of: their class, or their group where none has one."""
+  return dataset.train.y if dataset.has_classes else dataset.train.group
+
+
+def outputs(dataset) -> int:
+  """What a model gives for each row: a number for each class, or for each target of a row."""
+  return dataset.num_classes or int(np.prod(dataset.train.y.shape[1:]))
 
 
 def of_classes(y, pool, classes) -> np.ndarray:
@@ -92,7 +105,7 @@ def class_groups(names, tasks: int, classes_per_task, class_order) -> list[np.nd
 def held_rows(dataset, pool, share: float, seed: int) -> np.ndarray:
   """[N] bool: the validation rows, the same share of each class of ``pool`` but never all of one, fixed by the seed;
   or those that the data set keeps itself."""
-  y = dataset.train.y
+  y = strata(dataset)
   held = np.zeros(len(y), bool)
   if not share:
     return held

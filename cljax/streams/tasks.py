@@ -8,7 +8,7 @@ import numpy as np
 
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.streams.build import Stream, named_request
-from cljax.streams.rows import ACTIVE
+from cljax.streams.rows import ACTIVE, outputs
 from cljax.streams.views import View, identity
 
 
@@ -31,7 +31,8 @@ def from_tasks(
   ``train``, ``test`` and ``validation`` (default: none) hold one entry for each task: positions in ``dataset.train``,
   ``dataset.test`` and ``dataset.train``, or boolean masks over their rows. ``labels [T, C]`` maps a class to its label
   in a task, -1 where it has none; by default a task has the classes of its rows, under their own numbers.
-  ``num_classes``: outputs of the model; default: the data set's classes, or the largest label given + 1. ``events``:
+  ``num_classes``: outputs of the model; default: the data set's classes, or the largest label given + 1; of real
+  targets the number a row has. ``events``:
   :class:`cljax.Learn` of tasks in any order, also several times, and :class:`cljax.Forget`; default: each task once.
   Raises UsageError for rows that do not exist or stand twice, rows both trained on and held out, a row whose class has
   no label in its task, and events that ``build`` would refuse.
@@ -64,7 +65,7 @@ def from_tasks(
   )
   if not named:  # targets that are no class numbers pass through no table
     table = np.zeros((tasks, max(1, dataset.num_classes)), np.int32)
-    num_classes = max(1, dataset.num_classes) if num_classes is None else num_classes
+    num_classes = outputs(dataset) if num_classes is None else num_classes
   elif labels is None:
     table = np.full((tasks, dataset.num_classes), -1, np.int32)
     for t, mine in enumerate(classes):

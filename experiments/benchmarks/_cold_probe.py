@@ -175,7 +175,7 @@ def main(argv: list[str]) -> int:
   for owner, name, kind in (
     (cljax.evaluation.results, "write", "results"), (_units, "_write_rows", "results"),
     (Future, "exception", "wait"), (Future, "result", "wait"),
-    (_plots, "accuracy_matrix", "pictures"), (_plots, "comparison", "pictures"),
+    (_plots, "matrix", "pictures"), (_plots, "comparison", "pictures"),
   ):  # fmt: skip
     _watch(owner, name, kind)
   code = sweep.main([argv[0], *argv[2:]])

@@ -84,7 +84,9 @@ NAN[5, 0, 0, 0], NAN[7, 1, 1, 0] = np.nan, np.inf
     (dict(y_test=None), "a.npz: lacks 'y_test', has x_train, y_train, x_test; allowed: x_train, y_train"),
     (dict(y_train=np.arange(23) % 3), "y_train: shape is (23,); allowed: (24,)"),
     (dict(y_train=np.zeros((24, 3), int)), "y_train: shape is (24, 3); allowed: (24,)"),
-    (dict(y_train=np.zeros(24)), "y_train: dtype is float64; allowed: an integer type"),
+    (dict(y_train=np.zeros(24)), "y_test: dtype is int32; y_train has float32: both integers, or both floats"),
+    (dict(y_train=np.zeros(24), y_test=np.zeros((6, 2))), "test.y: is float32[6, 2]; train.y is float32[24]"),
+    (dict(y_train=np.full(24, "a")), "y_train: dtype is <U1; allowed: an integer type (classes) or a float type"),
     (dict(x_train=np.zeros((24, 4, 4, 1), int)), "x_train: dtype is int64; allowed: uint8 or a float type"),
     (dict(x_train=np.zeros(24, np.uint8)), "x_train: shape is (24,); allowed: [N, ...]"),
     (dict(y_train=np.arange(24) % 3 - 1), "y_train: values span -1..1; allowed: 0..2147483647"),
@@ -216,3 +218,18 @@ def test_unknown_names(tmp_path, name):
 def test_unwritable_data_dir(tmp_path):
   (tmp_path / "file").write_text("")
   fails("data_dir: cannot write", "digits", data_dir=str(tmp_path / "file"))
+
+
+def test_real_targets_have_no_classes(tmp_path):
+  """Floats stay what they are; what is held out is the same share of each group."""
+  rng = np.random.default_rng(0)
+  x, y, group = rng.random((40, 3)), rng.random((40, 2)), np.repeat([0, 1], [30, 10])
+  d = data.load(save(tmp_path / "a.npz", x=x, y=y, group=group), test_fraction=0.2)
+  assert not d.has_classes
+  assert (d.num_classes, d.class_names, d.group_names) == (0, (), ("0", "1"))
+  assert d.train.y.dtype == np.float32
+  assert [np.sum(d.test.group == g) for g in (0, 1)] == [6, 2]
+  where = np.asarray([np.flatnonzero((x.astype(np.float32) == r).all(1))[0] for r in d.test.x])
+  np.testing.assert_array_equal(d.test.y, y.astype(np.float32)[where])
+  moved = data.load(save(tmp_path / "b.npz", x=x, y=y + 1e-3, group=group), test_fraction=0.2)
+  assert moved.digest != d.digest, "targets are part of the contents"

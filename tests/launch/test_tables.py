@@ -93,3 +93,24 @@ def test_json_nested_by_the_thousand_reads_as_none(tmp_path):
     assert files.read_lines(tmp_path / "lines.jsonl") == [{"a": 1}, {"a": 2}]
     assert _units.read_rows(epath.Path(tmp_path) / "lines.jsonl")[1] == 6
   assert files.loads('{"a": [[1, {"b": []}]]}') == {"a": [[1, {"b": []}]]}
+
+
+def test_metrics_where_lower_is_better():
+  """Against the definitions, by hand: tasks 0, 1, 0 learned, then a request; task 2 never learned."""
+  kinds = [{"kind": "learn", "task": 0}, {"kind": "learn", "task": 1}, {"kind": "learn", "task": 0}, {"kind": "forget"}]
+  error = [[9, 9, 9], [1, 8, 7], [4, 2, 6], [1.5, 3, 5], [2, 4, 6]]
+  got = results.matrix_metrics([error, np.where(np.eye(5, 3) > 0, np.nan, error)], kinds, "lower")
+  expected = {
+    "acc": (1.5 + 3) / 2,
+    "average_incremental_accuracy": (1 + (4 + 2) / 2 + (1.5 + 3) / 2) / 3,
+    "bwt": 2 - 3,  # of task 1, which was not learned last: its error rose
+    "forgetting": 3 - 2,
+    "fwt": 9 - 8,  # of task 1, before it was learned
+    "never_learned": 5,
+    "acc_after_last_event": (2 + 4 + 6) / 3,
+  }
+  assert {k: v["values"] for k, v in got.items()} == {k: [pytest.approx(v), None] for k, v in expected.items()}
+  higher = results.matrix_metrics([np.negative(error)], kinds)
+  flips = ("acc", "average_incremental_accuracy", "never_learned", "acc_after_last_event")
+  for k, v in higher.items():
+    assert v["mean"] == pytest.approx(-expected[k] if k in flips else expected[k])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import methods, models, objectives, streams
+from cljax import engine, methods, models, objectives, streams
 from cljax.core.types import Batch
 from cljax.data import Dataset, Split
 from cljax.engine.step import without_absent
@@ -142,7 +142,49 @@ def test_what_needs_no_classes_runs(name, real, text, reader):
   assert all(np.isfinite(v).all() for v in result.scores.values())
 
 
-@pytest.mark.parametrize("name", ["ewc", "lwf", "ncm", "derpp", "mas", "supsup"])
+STRENGTHS = {"ewc": 3.0, "online_ewc": 3.0, "mas": 0.3, "lwf": 3.0}
+
+
+@pytest.mark.parametrize("name", list(STRENGTHS))
+def test_penalties_and_distillation_hold_what_was_learned(name, real, text, reader):
+  """Not finetune, as a softmax of one output or an information of 0 would make it; at strength 0 finetune to the bit of
+  rounding; strong, the second task moves the first one's outputs less."""
+  cases = {"regression": (real, models.mlp((3,), 2, hidden=(8,))), "sequence": (text, reader)}
+  for objective, (stream, model) in cases.items():
+    population = [cljax.Member(0, {"method.strength": v}) for v in (0.0, STRENGTHS[name])]
+    rate = {"learning_rate": 0.05}
+    given = {"objective": objective, "training": TRAINING._replace(epochs=8), "optimizer_options": rate}
+    free = run(stream, model, seeds=1, **given)
+    both = run(stream, model, name, population=population, **given)
+    first, second = (jax.tree.map(lambda a, i=i: a[i], both.learner.params) for i in range(2))
+    near = lambda a, b: max(float(np.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+    assert near(first, jax.tree.map(lambda a: a[0], free.learner.params)) < 1e-5
+    assert near(first, second) > 1e-2
+    main = both.scores["squared_error" if objective == "regression" else "perplexity"]
+    assert main[1, 2, 0] < main[0, 2, 0], (name, objective)
+
+
+def test_a_request_is_answered_by_the_losses_of_rows(real, text, reader):
+  """graddiff and ssd under objectives without classes: what is forgotten fits worse, and a divergence of classes is
+  refused."""
+  cases = {"regression": (real, models.mlp((3,), 2, hidden=(8,))), "sequence": (text, reader)}
+  rows = tuple(int(i) for i in real.dataset.train.id[real.train[0]][:6])
+  for objective, (stream, model) in cases.items():
+    asked = stream._replace(events=(*stream.events, cljax.Forget(ids=rows)))
+    given = {"objective": objective, "training": TRAINING._replace(epochs=8)}
+    for forget, hyper in (("graddiff", {"forget_weight": 0.3, "steps": 30}), ("ssd", {"alpha": 1.0})):
+      result = run(asked, model, forget=forget, forget_hyper=hyper, **given)
+      (said,) = result.forgotten
+      worse = said["forget"][0] - said["retain"][0]
+      assert np.isfinite(worse)
+      assert forget == "ssd" or worse > 0, (objective, said)
+    with pytest.raises(cljax.UsageError, match=r"method\.retain_loss: got 'kl', which needs classes"):
+      run(asked, model, forget="graddiff", forget_hyper={"retain_loss": "kl"}, **given)
+  with pytest.raises(cljax.UsageError, match=r"method\.fisher: got 'exact', which needs factor; the objective"):
+    run(text, reader, "ewc", {"fisher": "exact"}, objective="sequence")
+
+
+@pytest.mark.parametrize("name", ["ncm", "derpp", "supsup", "unified"])
 def test_what_needs_classes_is_refused_in_one_line(name, real):
   with pytest.raises(cljax.UsageError, match=f"'{name}' needs classes, which the objective 'regression' does not have"):
     run(real, models.mlp((3,), 2, hidden=(8,)), name, objective="regression")
@@ -242,3 +284,18 @@ def test_what_an_objective_has_is_known_without_data(name):
   assert one.name == name
   assert (one.each is None) == (name in ("contrastive", "denoising", "ranking"))
   assert all(score.better in ("higher", "lower") for score in one.scores.values())
+
+
+def test_a_run_goes_on_from_another_s_end(text, reader):
+  """With every score of the rows before."""
+  cut = text._replace(events=text.events[:1])
+  built = lambda stream: engine.prepare(
+    stream, reader, objective="sequence", training=TRAINING, options=cljax.Options(chunk_steps=4)
+  )
+  first, long = built(cut).run(), built(text)
+  gone_on, whole = long.run(start=engine.continued(long, first)), long.run()
+  assert gone_on.params_sha256 == whole.params_sha256
+  assert list(gone_on.scores) == ["perplexity", "accuracy"]
+  assert gone_on.better == {"perplexity": "lower", "accuracy": "higher"}
+  for name, values in whole.scores.items():
+    np.testing.assert_array_equal(gone_on.scores[name], values)

@@ -91,6 +91,8 @@ def proof_faults(key: Key, record: Record, entry: Any, suite: Suite, proof: Mapp
       continue  # a fault of the record
     if known is None or known["digest"] != code.digest_of_test(found[0], test.split("[")[0]):
       faults.append(f"{label}: {test} is not the proved one{again}")
+    elif any(node.partition("::")[0] != found[0] for node in known["nodes"]):
+      faults.append(f"{label}: {test} stands in {found[0]} now{again}")
     elif known["outcome"] != "passed":
       faults.append(f"{label}: {test} {known['outcome']}")
     elif not known["entered"]:

@@ -20,6 +20,7 @@ RECORDS: dict[str, Record] = {
       "test_what_is_no_mapping_is_refused",
       "test_so_many_groups_are_refused",
       "test_one_row_a_class_cannot_be_split",
+      "test_real_targets_have_no_classes",
     ),
   ),
   "load": Record(

@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "estimator"
+HELPERS = {"default_kind": "looks up the kind of Fisher that an objective has something for"}
 RECORDS: dict[str, Record] = {
   "class_means": Record(
     compared=("test_class_means_in_batches_with_empty_rows", "test_class_means"),
@@ -18,9 +19,14 @@ RECORDS: dict[str, Record] = {
       "test_sampled_fisher_draws_labels_by_their_probabilities",
       "test_exact_kind_of_a_softmax_linear_model_is_its_closed_form",
       "test_public_functions_equal_plain_per_sample_gradients[cnn]",
+      "test_fisher_of_an_objective_by_hand[regression]",
+      "test_fisher_of_an_objective_by_hand[sequence]",
+      "test_exact_fisher_of_regression_is_the_second_moment_of_inputs_over_the_noise",
+      "test_sampled_fisher_of_text_is_unbiased_and_draws_by_place",
     ),
     invariants=(
       "test_no_rows_give_zeros",
+      "test_what_an_objective_lacks_is_refused",
       "test_rows_of_weight_zero_are_as_if_absent_even_when_they_hold_nonsense",
       "test_order_of_rows_and_scale_of_weights_do_not_matter",
       "test_samples_are_drawn_without_replacement",
@@ -48,6 +54,8 @@ RECORDS: dict[str, Record] = {
       "test_mas_is_a_mean_of_absolute_slopes_of_the_squared_output[False-True]",
       "test_mas_is_a_mean_of_absolute_slopes_of_the_squared_output[True-True]",
       "test_mas_of_samples_is_that_of_some_of_the_rows",
+      "test_mas_sums_over_all_outputs[regression]",
+      "test_mas_sums_over_all_outputs[sequence]",
       "test_public_functions_equal_plain_per_sample_gradients[cnn]",
     ),
     invariants=(

@@ -9,7 +9,7 @@ RECORDS: dict[str, Record] = {
   "ewc": Record(
     spec="regularizers_projectors 1.1",
     compared=("test_the_pull_after_two_tasks", "test_ewc_pulls_to_the_anchor_by_the_fisher"),
-    invariants=LAWS,
+    invariants=(*LAWS, "test_penalties_and_distillation_hold_what_was_learned[ewc]"),
     claim=("ewc", "fisher_kinds"),
     deviations=(
       "the Fisher information is that of the network's own outputs (exact) unless 'fisher' says otherwise",
@@ -21,7 +21,11 @@ RECORDS: dict[str, Record] = {
   "online_ewc": Record(
     spec="regularizers_projectors 1.2",
     compared=("test_the_pull_after_two_tasks",),
-    invariants=(*LAWS, "test_a_boundary_makes_the_penalty_bite"),
+    invariants=(
+      *LAWS,
+      "test_a_boundary_makes_the_penalty_bite",
+      "test_penalties_and_distillation_hold_what_was_learned[online_ewc]",
+    ),
     claim=("online_ewc",),
     deviations=(
       "decay scales the penalty too, as in Progress & Compress; Mammoth and Avalanche scale the accumulation alone",
@@ -42,7 +46,11 @@ RECORDS: dict[str, Record] = {
   "mas": Record(
     spec="regularizers_projectors 1.4",
     compared=("test_the_pull_after_two_tasks",),
-    invariants=(*LAWS, "test_a_boundary_makes_the_penalty_bite"),
+    invariants=(
+      *LAWS,
+      "test_a_boundary_makes_the_penalty_bite",
+      "test_penalties_and_distillation_hold_what_was_learned[mas]",
+    ),
     claim=("mas",),
     deviations=("importances of tasks are summed, as in the paper; FACIL averages them",),
     neutral={"strength": 0.0},
@@ -137,7 +145,7 @@ RECORDS: dict[str, Record] = {
       "test_lwf_distils_the_tasks_met_and_no_other",
       "test_a_teacher_moves_with_an_edit",
     ),
-    invariants=LAWS,
+    invariants=(*LAWS, "test_penalties_and_distillation_hold_what_was_learned[lwf]"),
     no_claim="the paper transfers from ImageNet and Places365 to other photographs, which are not in reach",
     deviations=(
       "the teacher's outputs are computed at each step, of the augmented input; the paper stores them once a task",

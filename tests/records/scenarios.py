@@ -32,7 +32,10 @@ RECORDS: dict[str, Record] = {
   "class": SPLITS,
   "task": SPLITS,
   "domain": SPLITS._replace(invariants=("test_domain_labels_are_positions",)),
-  "group": Record(compared=("test_groups_by_hand",), invariants=("test_groups_are_domains",)),
+  "group": Record(
+    compared=("test_groups_by_hand",),
+    invariants=("test_groups_are_domains", "test_a_task_is_a_group_and_holds_out_its_share"),
+  ),
   "permuted": Record(
     spec="replay_architecture_metrics C4",
     compared=("test_pixels_are_permuted_by_each_tasks_own_permutation",),

@@ -14,13 +14,15 @@ from etils import epath
 
 from cljax import UsageError, metrics
 from cljax.cli import _config
+from cljax.evaluation import scores
 from cljax.evaluation.results import title
 from cljax.io import files
 from cljax.io.files import dumps
 
 
 class Curves(NamedTuple):
-  """Evaluations inside the events: ``event [N]``, optimizer steps ``total [N]``, ``accuracy [S, N, T]``."""
+  """Evaluations inside the events: ``event [N]``, optimizer steps ``total [N]``, ``accuracy [S, N, T]`` (or main
+  score)."""
 
   event: np.ndarray
   total: np.ndarray
@@ -28,7 +30,11 @@ class Curves(NamedTuple):
 
 
 class Run(NamedTuple):
-  """One configuration with its seeds. Arrays over seeds come first; ``None`` is what no file told."""
+  """One configuration with its seeds. Arrays over seeds come first; ``None`` is what no file told.
+
+  ``values``, ``matrix``, ``validation`` and ``curves`` are of the main ``score``; ``values`` has ``NAME.METRIC`` of the
+  ``others``, which ``better`` knows too.
+  """
 
   title: str
   label: str
@@ -49,6 +55,14 @@ class Run(NamedTuple):
   validation: np.ndarray | None = None
   curves: Curves | None = None
   forgets: bool = False
+  score: str = scores.ACCURACY
+  better: Mapping[str, str] = {scores.ACCURACY: "higher"}
+  others: Mapping[str, np.ndarray] = {}  # matrices of the other scores
+
+  @property
+  def sign(self) -> int:
+    """What makes higher better, for the main score."""
+    return scores.sign(self.better[self.score])
 
 
 IGNORED = ("eval", "checkpoint")  # sections that change nothing that is learned
@@ -60,11 +74,17 @@ def from_result(result: Mapping[str, Any]) -> Run:
   seeds = tuple(int(s) for s in result["seeds"])
   count, events = len(seeds), result["events"]
   array = lambda key: _fitting(result, key, (count, len(events) + 1, None))
-  matrix = _shaped(result["accuracy_matrix"], (count, len(events) + 1, None), "accuracy_matrix")
+  main = scores.main(result)
+  held = scores.matrices(result)
+  named = "accuracy_matrix" if "scores" not in result else f"the matrix of {main}"
+  matrix = _shaped(held.pop(main), (count, len(events) + 1, None), named)
+  better = {n: scores.better(result, n) for n in (main, *held)}
   values = {k: m["values"] for k, m in result["metrics"].items()}
   values.update({f"task_{k}": m["values"] for k, m in result.get("task_metrics", {}).items() if k == "acc"})
   if "validation_metrics" in result:
     values["validation_acc"] = result["validation_metrics"]["acc"]["values"]
+  for name in held:
+    values.update({f"{name}.{k}": m["values"] for k, m in result["score_metrics"][name].items()})
   for record in result["forgotten"]:
     values.update({f"{k} {record['event']}": record[k] for k in ("forget", "retain")})
   curves = None
@@ -72,7 +92,7 @@ def from_result(result: Mapping[str, Any]) -> Run:
   if evaluated and (inside := _fitting({"curves": evaluated}, "curves", (None, count, matrix.shape[2]))) is not None:
     at = [np.asarray([c[k] for c in result["curves"]]) for k in ("event", "total")]
     curves = Curves(at[0], at[1], inside.swapaxes(0, 1))
-    values.update(_stability(curves, events))
+    values.update(_stability(curves, events, scores.sign(better[main])))
   spent, population = result["seconds"], int(result["population"])
   return _run(
     result,
@@ -89,17 +109,22 @@ def from_result(result: Mapping[str, Any]) -> Run:
     task_matrix=array("task_accuracy_matrix"),
     validation=array("validation_matrix"),
     curves=curves,
+    score=main,
+    better=better,
+    others={n: _shaped(m, matrix.shape, f"the matrix of {n}") for n, m in held.items()},
   )
 
 
-def _stability(curves: Curves, events) -> dict[str, Any]:
+def _stability(curves: Curves, events, sign: int) -> dict[str, Any]:
   """min-ACC and WC-ACC of each seed, where every task is learned once, in order, and looked at inside the events."""
   order = [e["task"] if e["kind"] == "learn" else -1 for e in events]
   if order != list(range(curves.accuracy.shape[2])) or len(order) < 2 or len(curves.event) <= len(order):
     return {}
+  named = {"min_acc": metrics.minimum_accuracy, "wc_acc": metrics.worst_case_accuracy}
+  sound = lambda a: np.isfinite(a).all()  # an error of what diverged is no number
   return {
-    "min_acc": [metrics.minimum_accuracy(a, curves.event) for a in curves.accuracy],
-    "wc_acc": [metrics.worst_case_accuracy(a, curves.event) for a in curves.accuracy],
+    k: [sign * metric(sign * a, curves.event) if sound(a) else np.nan for a in curves.accuracy]
+    for k, metric in named.items()
   }
 
 
@@ -110,6 +135,8 @@ METRICS = ("acc", "task_acc", "average_incremental_accuracy", "bwt", "fwt", "for
 def from_rows(rows: Sequence[Mapping[str, Any]]) -> Run:
   """A run from its rows, where its ``result.json`` cannot be read: numbers for the tables, no curves, no split cost."""
   values = {k: [r.get(k) for r in rows] for k in METRICS if any(k in r for r in rows)}
+  values.update({k: [r.get(k) for r in rows] for k in rows[0] if "." in k})
+  score = str(rows[0].get("score", scores.ACCURACY))
   for record in rows[0].get("forgotten", ()):
     at = record["event"]
     for k in ("forget", "retain"):
@@ -124,6 +151,8 @@ def from_rows(rows: Sequence[Mapping[str, Any]]) -> Run:
     forgets=bool(rows[0].get("forgotten")),
     seconds=float("nan"),
     compile_seconds=float("nan"),
+    score=score,
+    better={score: scores.better(rows[0], score) if score == scores.ACCURACY else str(rows[0]["better"])},
   )
 
 
@@ -140,10 +169,13 @@ def _run(source: Mapping[str, Any], seeds, values, alive, digests, **more) -> Ru
       raise TypeError(f"{key} is no text")
   name = title({**source, "config": config})
   stream = _config.essence(config).get("stream", {})
+  judged = [more["score"]] if more["score"] != scores.ACCURACY else []  # what is scored otherwise is not compared
+  if any(way not in scores.BETTER for way in more["better"].values()):
+    raise ValueError("better is neither higher nor lower")
   return Run(
     title=name,
     label=name,
-    block=dumps([source["stream"], source["dataset_digest"], stream], sort_keys=True),
+    block=dumps([source["stream"], source["dataset_digest"], stream, *judged], sort_keys=True),
     stream=str(source["stream"]),
     config=config,
     seeds=seeds,
@@ -300,6 +332,7 @@ def _join(a: Run, b: Run, notes: list[str]) -> Run:
     task_matrix=stack(a.task_matrix, b.task_matrix),
     validation=stack(a.validation, b.validation),
     curves=curves,
+    others={n: m for n in a.others if n in b.others and (m := stack(a.others[n], b.others[n])) is not None},
   )
 
 
@@ -339,10 +372,12 @@ def blocks(runs: Sequence[Run]) -> dict[str, list[Run]]:
   out: dict[str, list[Run]] = {}
   for key, group in found.items():
     twins = [json.loads(k) for k in found if json.loads(k)[0] == group[0].stream]
-    _, digest, fields = json.loads(key)
+    _, digest, fields, *judged = json.loads(key)
     differ = sorted({k for t in twins for k in t[2] if len({dumps(u[2].get(k)) for u in twins}) > 1})
     parts = [f"{k}={_short(fields.get(k))}" for k in differ]
     if len({dumps(t[1]) for t in twins}) > 1:
       parts.append(f"data={str(digest)[:8]}")
+    if len({dumps(t[3:]) for t in twins}) > 1:
+      parts.append(f"score={(judged or [scores.ACCURACY])[0]}")
     out[" ".join([group[0].stream, *parts])] = group
   return out

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import base64
+import functools
 import math
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from cljax.cli.reporting import _svg as svg
 from cljax.cli.reporting import _text as text
 from cljax.cli.reporting._data import Run
-from cljax.cli.reporting._plots import MOST_CELLS, _event_names
+from cljax.cli.reporting._plots import MOST_CELLS, _event_names, span
 from cljax.cli.reporting._svg import escape
 from cljax.cli.reporting._table import RANKING, Block, Line, Protocol, Ranked, Summary, summarize
-
-MOST = 20  # configurations in a chart
+from cljax.evaluation import scores
 
 
 class Cell(NamedTuple):
@@ -39,15 +38,26 @@ class Column(NamedTuple):
   bold: bool = True
 
 
-def _number(s: Summary) -> Cell:
-  return Cell(text.percent(s), None if math.isnan(s.mean) else s.mean)
+def _number(s: Summary, score: str) -> Cell:
+  return Cell(text.shown(s, score), None if math.isnan(s.mean) else s.mean)
 
 
-def _metric(key: str, heading: str, hint: str, better: int) -> Column:
+def _metric(key: str, heading: str, hint: str, better: int, score: str = scores.ACCURACY) -> Column:
   nothing = Summary(math.nan, math.nan)
-  return Column(
-    heading, hint, lambda x: _number(summarize(x.run.values[key]) if key in x.run.values else nothing), better
-  )
+  cell = lambda x: _number(summarize(x.run.values[key]) if key in x.run.values else nothing, score)
+  return Column(heading, hint, cell, better)
+
+
+def _others(block: Block) -> list[Column]:
+  """Two columns for each score that is not the main one."""
+  out = []
+  for name, way in {n: w for x in block.lines for n, w in x.run.better.items() if n != block.score}.items():
+    said, unit = scores.label(name), scores.unit(name)
+    hint = f"test {said} after the last task, mean over all tasks; {way} is better; it chose nothing"
+    out.append(_metric(f"{name}.acc", f"{said}{unit}", hint, scores.sign(way), name))
+    hint = f"mean loss of {said} from each task's best to its last; above 0 is worse"
+    out.append(_metric(f"{name}.forgetting", f"{said} forgetting{unit}", hint, -1, name))
+  return out
 
 
 def _cost(value: float, shown: str) -> Cell:
@@ -56,9 +66,14 @@ def _cost(value: float, shown: str) -> Cell:
 
 def columns(block: Block, protocol: Protocol, every: bool) -> list[Column]:
   """The columns of the headline table, or of the table of all configurations."""
+  score = block.score
+  plain, name = score == scores.ACCURACY, scores.label(score)
+  in_points = " in points" if plain else ""
   out = [
-    Column(protocol.score_name, text.score_meaning(protocol, block.scenario), lambda x: _number(x.score), 1),
-    Column("against baseline", "difference to the baseline in points; corrected p-value, see below", _tested(every)),
+    Column(protocol.score_name(score), text.score_meaning(protocol, block.scenario, score, block.sign),
+           lambda x: _number(x.score, score), block.sign),
+    Column("against baseline", f"difference to the baseline{in_points}; corrected p-value, see below",
+           _tested(every, score)),
     Column("time a seed", "training and evaluation of one seed, its share of the population that ran together",
            lambda x: _cost(x.run.seconds, text.seconds(x.run.seconds)), -1, False),
     Column("kept", "bytes the method keeps between tasks, beside the model",
@@ -80,25 +95,33 @@ def columns(block: Block, protocol: Protocol, every: bool) -> list[Column]:
       ("never_learned", "never learned", "accuracy on tasks that no event learns", 0),
     ]
   if protocol.first_tasks is not None:
-    more.insert(0, ("acc", "ACC all tasks", "test accuracy after the last task, over all tasks", 1))
-  meaning = {"forget": "accuracy on the rows to forget, after that event", "retain": "accuracy on the rows kept"}
+    more.insert(
+      0, ("acc", f"{'ACC' if plain else name} all tasks", "test accuracy after the last task, over all tasks", 1)
+    )
+  if not plain:  # what is a change is so signed that forgetting is above 0 where it got worse
+    changes = ("forgetting", "bwt", "fwt")
+    names = {"accuracy": name, "AIA": f"{name} over events", "min-": "worst ", "WC-": "worst-case ", "ACC": name}
+    worded = lambda words: functools.reduce(lambda said, old: said.replace(old, names[old]), names, words)
+    more = [(k, worded(h), worded(w), way if k in changes else block.sign * way) for k, h, w, way in more]
+  meaning = {"forget": f"{name} on the rows to forget, after that event", "retain": f"{name} on the rows kept"}
   asked = [(k, k.split(" ")) for k in sorted(known) if " " in k]
   more = [(k, f"{what}, event {at}", meaning[what], 0) for k, (what, at) in asked] + more
-  out += [_metric(*m) for m in more if m[0] in known]
+  out += [_metric(*m, score) for m in more if m[0] in known]
+  out += _others(block)
   if any(not math.isnan(x.validation.mean) for x in block.lines):
     when = "" if protocol.first_tasks is None else f" after {protocol.first_tasks}"
-    hint = "accuracy on held-out training rows" + (when and f" of the first {protocol.first_tasks} tasks") + "; selects"
-    out.append(Column(f"validation{when}", hint, lambda x: _number(x.validation)))
+    hint = f"{name} on held-out training rows" + (when and f" of the first {protocol.first_tasks} tasks") + "; selects"
+    out.append(Column(f"validation{when}", hint, lambda x: _number(x.validation, score)))
   if every:
     out.append(Column("compile", "compilation of the program; a persistent cache shortens it",
                       lambda x: _cost(x.run.compile_seconds, text.seconds(x.run.compile_seconds))))  # fmt: skip
   return out
 
 
-def _tested(every: bool) -> Callable[[Line], Cell]:
+def _tested(every: bool, score: str) -> Callable[[Line], Cell]:
   def cell(line: Line) -> Cell:
     test = line.test_all if every else line.test
-    shown = "baseline" if line.baseline else text.against(test)
+    shown = "baseline" if line.baseline else text.against(test, score)
     return Cell(shown, test.difference if test else 0.0 if line.baseline else None, text.explained(test, line))
 
   return cell
@@ -152,9 +175,10 @@ def table(block: Block, protocol: Protocol, every: bool) -> str:
     body.append(f'<tr data-name="{name}"><th scope="row" data-value="{name}">{name} {tags}</th>{"".join(tds)}</tr>')
   names = [("configuration" if every else "method", "name and what sets it apart", "ascending")]
   names += [(c.heading, c.hint, "ascending" if c.better < 0 else "descending") for c in spec]
-  caption = "Accuracies in %, mean ± standard error over seeds" + (
-    "." if forgets else "; the best of a column is bold."
-  )
+  told = "Accuracies in %"
+  if block.score != scores.ACCURACY:
+    told = "Accuracies in %, other scores as they are" if any(x.run.others for x in lines) else "Scores"
+  caption = f"{told}, mean ± standard error over seeds" + ("." if forgets else "; the best of a column is bold.")
   if every:
     caption += " P-values are corrected over all configurations of this table."
   inner = f"{_head(names, 1, 'descending')}<tbody>{''.join(body)}</tbody>"
@@ -175,156 +199,71 @@ def _best(cells: Sequence[Cell], lines: Sequence[Line], better: int, every: bool
   return {i for i, v in able.items() if better * v == top}
 
 
-def _figure(chart: str, caption: str) -> str:
-  return f"<figure>{chart}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _legend(lines: Sequence[Line]) -> str:
-  items = "".join(
-    f'<li data-name="{escape(x.run.label)}">{svg.swatch(n)}{escape(x.run.label)}</li>' for n, x in enumerate(lines)
-  )
-  return f'<ul class="legend" aria-label="Legend">{items}</ul>'
-
-
-def so_far(run: Run) -> np.ndarray:
-  """``[S, E]``: mean accuracy over the tasks learned so far, after each event."""
-  assert run.matrix is not None
-  met: list[int] = []
-  out = []
-  for row, event in enumerate(run.events, 1):
-    if event["kind"] == "learn" and event["task"] not in met:
-      met.append(event["task"])
-    out.append(run.matrix[:, row, met].mean(-1) if met else np.full(len(run.matrix), np.nan))
-  return np.stack(out, 1)
-
-
-def _stderr(values: np.ndarray) -> np.ndarray:
-  return values.std(0, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else np.full(values.shape[1], np.nan)
-
-
-def charts(block: Block, protocol: Protocol) -> str:
-  lines = block.shown[:MOST]
-  place = {x.run.label: n for n, x in enumerate(lines)}
-  parts = []
-  drawn = [x for x in lines if x.run.matrix is not None]
-  events = drawn[0].run.events if drawn else ()
-  kin = [x for x in drawn if x.run.events == events]
-  if kin:
-    names = _event_names(events)[1:]
-    series = []
-    for x in kin:
-      values = 100 * so_far(x.run)
-      series.append(
-        svg.Series(place[x.run.label], x.run.label, np.arange(values.shape[1]), values.mean(0), _stderr(values))
-      )
-    learning = all(e["kind"] == "learn" for e in events)
-    after = "after learning task" if learning else "after learning task, or event"
-    said = f"{block.name}: accuracy on the tasks so far, after each event"
-    parts.append(_figure(
-      svg.lines(series, after, "accuracy on tasks so far, %", said, names),
-      "Accuracy over events: mean over the tasks learned so far, ± standard error over seeds.",
-    ))  # fmt: skip
-  curved = [x for x in kin if x.run.curves is not None and len(x.run.curves.event) > len(events)]
-  if curved:
-    parts.append(_gap(block, curved, place))
-  score = f"{protocol.score_name}, %"
-  costs = (
-    ("seconds", "training and evaluation of a seed", lambda x: x.run.seconds, text.seconds, 10),
-    ("kept bytes", "kept between tasks", lambda x: x.run.state_bytes, text.kept, 2),
-  )
-  for name, label, cost, show, base in costs:
-    points = [
-      svg.Point(place[x.run.label], x.run.label, cost(x), 100 * x.score.mean, 100 * x.score.stderr)
-      for x in lines
-      if not math.isnan(cost(x) + x.score.mean)
-    ]
-    if points:
-      said = f"{block.name}: {name} against {protocol.score_name}"
-      parts.append(_figure(
-        svg.scatter(points, label, score, said, show, base),
-        f"Cost against accuracy: {name}, logarithmic. Up and to the left is better.",
-      ))  # fmt: skip
-  more = "" if len(block.shown) <= MOST else f'<p class="soft">Charts show the first {MOST} of the table.</p>'
-  return f'{more}{_legend(lines)}<div class="charts">{"".join(parts)}</div>' if parts else ""
-
-
-def _gap(block: Block, lines: Sequence[Line], place: Mapping[str, int]) -> str:
-  """Accuracy on the first task at every evaluation, the stability gap where it falls and comes back."""
-  first = next(e["task"] for e in lines[0].run.events if e["kind"] == "learn")
-  series, borders, widest = [], [], 0
-  for x in lines:
-    c = x.run.curves
-    assert c is not None
-    steps, values = svg.thin(c.total, 100 * c.accuracy[:, :, first].mean(0))
-    series.append(svg.Series(place[x.run.label], x.run.label, steps, values))
-    borders = [int(c.total[c.event == e].max()) for e in np.unique(c.event)][:-1]
-    widest = max(widest, int(np.diff(c.total).max()))
-  said = f"{block.name}: accuracy on task {first} while later tasks are learned"
-  return _figure(
-    svg.lines(series, "optimizer step (dotted: a new event)", f"accuracy on task {first}, %", said, borders=borders),
-    f"Stability gap: accuracy on task {first}, the first one learned, at every evaluation (at most {widest} steps "
-    "apart; shorter falls stay unseen), mean over seeds.",
-  )
-
-
 def matrices(block: Block) -> str:
   parts = []
   for x in block.lines:
     run = x.run
     if run.matrix is None:
       continue
-    panels = [_matrix(run.matrix.mean(0), run, f"{run.scenario or 'accuracy'}")]
+    panels = [_matrix(run.matrix.mean(0), run, f"{run.scenario or scores.label(run.score)}", run.score)]
+    panels += [_matrix(m.mean(0), run, scores.label(n), n) for n, m in run.others.items()]
     if run.task_matrix is not None:
       panels.append(_matrix(run.task_matrix.mean(0), run, "task-masked"))
     tag = ' <span class="tag">selected</span>' if x.choice else ""
     opened = " open" if x is block.winner else ""
     parts.append(
       f'<details data-name="{escape(run.label)}"{opened}><summary>{escape(run.label)}{tag}: '
-      f'{text.percent(x.score)} %</summary><div class="matrices">{"".join(panels)}</div></details>'
+      f"{text.shown(x.score, run.score)}{scores.unit(run.score, ' ')}</summary>"
+      f'<div class="matrices">{"".join(panels)}</div></details>'
     )
   return "".join(parts)
 
 
-def _shade(value: float) -> str:
-  """Background and ink of a cell in percent: white to blue, the ink with enough contrast."""
+def _shade(value: float, low: float = 0, high: float = 100) -> str:
+  """Background and ink of a cell: white at ``low`` to blue at ``high``, the ink with enough contrast."""
   if math.isnan(value):
     return "background:#eee;color:#333"
-  share = min(1.0, max(0.0, value / 100))
+  share = min(1.0, max(0.0, (value - low) / ((high - low) or 1)))
   mixed = [round(255 + (c - 255) * share) for c in (0, 75, 135)]
   return f"background:rgb({','.join(map(str, mixed))});color:{'#fff' if share > 0.55 else '#111'}"
 
 
-def _matrix(matrix: np.ndarray, run: Run, heading: str) -> str:
+def _matrix(matrix: np.ndarray, run: Run, heading: str, score: str = scores.ACCURACY) -> str:
   """``[E+1, T]`` as a table with the number in each cell, or as a picture where there are too many."""
-  percent = 100 * matrix
+  plain, name = score == scores.ACCURACY, scores.label(score)
+  values = 100 * matrix if plain else matrix
+  low, high = span(score, matrix)
+  unit = " %" if plain else ""
   over = "1 seed" if len(run.seeds) == 1 else f"mean over {len(run.seeds)} seeds"
-  title = f"<h3>{escape(heading)}, test accuracy in %, {over}</h3>"
-  rows, count = percent.shape
+  title = f"<h3>{escape(heading)}, test {escape(name)}{' in %' if plain else ''}, {over}</h3>"
+  rows, count = values.shape
   if rows > MOST_CELLS + 1 or count > MOST_CELLS:
     scale = max(1, min(12, 500 // max(rows, count)))
-    said = f"accuracy matrix of {run.label}: {rows} rows, one after each event, {count} tasks; the last row has "
-    said += f"mean {np.nanmean(percent[-1]):.1f} %"
-    source = base64.b64encode(_png(percent)).decode()
+    said = f"{name} matrix of {run.label}: {rows} rows, one after each event, {count} tasks; the last row has "
+    said += f"mean {scores.number(score, np.nanmean(matrix[-1]))}{unit}"
+    source = base64.b64encode(_png(values, low, high)).decode()
     size = f'width="{count * scale}" height="{rows * scale}"'
     return (
       f'<div class="matrix">{title}<img alt="{escape(said)}" {size} src="data:image/png;base64,{source}">'
-      '<p class="soft">Rows: after each event, from before the first one. Columns: tasks. White is 0, blue 100 %.</p>'
+      '<p class="soft">Rows: after each event, from before the first one. Columns: tasks. White is '
+      f"{low:.4g}, blue {high:.4g}{unit}.</p>"
       "</div>"
     )
+  cell = lambda v: "" if math.isnan(v) else f"{v:.0f}" if plain else f"{v:.3g}"
   head = "".join(f'<th scope="col">{t}</th>' for t in range(count))
   body = "".join(
     f'<tr{" class=start" if i == 0 else ""}><th scope="row">{escape(name)}</th>'
-    + "".join(f'<td style="{_shade(v)}">{"" if math.isnan(v) else f"{v:.0f}"}</td>' for v in row)
+    + "".join(f'<td style="{_shade(v, low, high)}">{cell(v)}</td>' for v in row)
     + "</tr>"
-    for i, (name, row) in enumerate(zip(_event_names(run.events), percent, strict=True))
+    for i, (name, row) in enumerate(zip(_event_names(run.events), values, strict=True))
   )
   head = f"<thead><tr><th>after \\ on task</th>{head}</tr></thead>"
   return f'<div class="matrix">{title}<table>{head}<tbody>{body}</tbody></table></div>'
 
 
-def _png(percent: np.ndarray) -> bytes:
+def _png(values: np.ndarray, low: float = 0, high: float = 100) -> bytes:
   """One pixel a cell, in the colours of :func:`_shade`."""
-  share = np.nan_to_num(np.clip(percent / 100, 0, 1))[..., None]
+  share = np.nan_to_num(np.clip((values - low) / ((high - low) or 1), 0, 1))[..., None]
   pixels = np.round(255 + (np.asarray([0, 75, 135]) - 255) * share).astype(np.uint8)
   raw = b"".join(b"\0" + row.tobytes() for row in pixels)
   chunk = lambda kind, data: (
@@ -334,34 +273,42 @@ def _png(percent: np.ndarray) -> bytes:
   return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
 
 
+def best_mean(ranked: Sequence[Ranked], i: int, sign: int) -> float:
+  """The best mean on the ``i``-th stream."""
+  return sign * max((sign * s.mean for r in ranked if (s := r.scores[i])), default=math.nan)
+
+
 def ranking_table(ranked: Sequence[Ranked], blocks: Sequence[Block]) -> str:
+  first_click = lambda b: "descending" if b.sign > 0 else "ascending"
   names = [
     ("method", "its selected configuration on each stream", "ascending"),
     ("average rank", RANKING, "ascending"),
-    ("mean score", "over streams", "descending"),
+    ("mean score", "over streams", first_click(blocks[0])),
     ("against baseline", "paired over seeds, averaged over streams", "descending"),
   ]
-  names += [(b.name, "score on this stream", "descending") for b in blocks]
-  top = [max((s.mean for r in ranked if (s := r.scores[i])), default=math.nan) for i in range(len(blocks))]
+  names += [(b.name, "score on this stream", first_click(b)) for b in blocks]
+  score = blocks[0].score
+  top = [best_mean(ranked, i, b.sign) for i, b in enumerate(blocks)]
   first = min((r.rank for r in ranked if not math.isnan(r.rank)), default=math.nan)
   body = []
   for r in ranked:
     cells = [
       (text.NONE if math.isnan(r.rank) else f"{r.rank:.2f}", "" if math.isnan(r.rank) else r.rank, r.rank == first),
-      (text.percent(r.mean), "" if math.isnan(r.mean.mean) else r.mean.mean, False),
+      (text.shown(r.mean, score), "" if math.isnan(r.mean.mean) else r.mean.mean, False),
       (
-        "baseline" if r.baseline else text.against(r.test),
+        "baseline" if r.baseline else text.against(r.test, score),
         r.test.difference if r.test else 0 if r.baseline else "",
         False,
       ),
     ]
-    cells += [(text.percent(s), "" if s is None else s.mean, s is not None and s.mean == t)
-              for s, t in zip(r.scores, top, strict=True)]  # fmt: skip
+    cells += [(text.shown(s, b.score), "" if s is None else s.mean, s is not None and s.mean == t)
+              for s, t, b in zip(r.scores, top, blocks, strict=True)]  # fmt: skip
     tds = "".join(
       f'<td data-value="{value}"{" class=best" if best else ""}>{escape(shown)}</td>' for shown, value, best in cells
     )
     name = escape(r.title)
     body.append(f'<tr data-name="{name}"><th scope="row" data-value="{name}">{name}</th>{tds}</tr>')
   inner = f"{_head(names, 1, 'ascending')}<tbody>{''.join(body)}</tbody>"
-  caption = f"Scores in %, mean ± standard error over seeds. {RANKING}"
+  unit = " in %" if text.only_accuracy(blocks) else ""
+  caption = f"Scores{unit}, mean ± standard error over seeds. {RANKING}"
   return _scroll("ranking", inner, "Ranking over streams", caption)

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from cljax.cli.reporting import _html as parts
 from cljax.cli.reporting import _text as text
-from cljax.cli.reporting._html import so_far
+from cljax.cli.reporting._charts import charts, scaled, so_far
 from cljax.cli.reporting._style import CSS, SCRIPT
 from cljax.cli.reporting._svg import COLORS, escape
 from cljax.cli.reporting._table import RANKING, Block, Line, Protocol, Ranked, Summary
+from cljax.evaluation import scores
 
 
 class Report(NamedTuple):
@@ -83,7 +84,7 @@ def _block(block: Block, report: Report) -> str:
   heading = "Comparison" if one else block.name
   lead = "" if one else "".join(f"<p>{escape(s)}</p>" for s in text.headline(block, report.protocol))
   out = [f"<h2>{escape(heading)}</h2>{lead}{parts.table(block, report.protocol, False)}"]
-  drawn = parts.charts(block, report.protocol)
+  drawn = charts(block, report.protocol)
   if drawn:
     out.append(f"<h2>{'Charts' if one else escape(f'{block.name}: charts')}</h2>{drawn}")
   every = parts.table(block, report.protocol, True)
@@ -91,7 +92,8 @@ def _block(block: Block, report: Report) -> str:
   out.append(f"<h2>{name if one else escape(f'{block.name}: {name.lower()}')}</h2>{every}")
   held = parts.matrices(block)
   if held:
-    out.append(f"<h2>{'Accuracy matrices' if one else escape(f'{block.name}: accuracy matrices')}</h2>{held}")
+    name = "Accuracy matrices" if block.score == scores.ACCURACY else "Score matrices"
+    out.append(f"<h2>{name if one else escape(f'{block.name}: {name.lower()}')}</h2>{held}")
   return "".join(out)
 
 
@@ -104,9 +106,10 @@ COST = (
 
 def _definitions(report: Report) -> str:
   selected = text.selection(report.protocol, report.blocks)
-  score = {text.score_meaning(report.protocol, b.scenario) for b in report.blocks}
+  score = {text.score_meaning(report.protocol, b.scenario, b.score, b.sign) for b in report.blocks}
+  name = "Score" if len({b.score for b in report.blocks}) > 1 else report.protocol.score_name(report.blocks[0].score)
   items = [
-    ("Score", f"{report.protocol.score_name}: {'; '.join(sorted(score))}."),
+    ("Score", f"{name}: {'; '.join(sorted(score))}."),
     ("Errors", "± is the standard error over seeds, std(ddof=1) / √seeds; diverged seeds count as they were frozen."),
     ("Selection", selected),
     ("Significance", text.testing(report.baseline, report.blocks)),
@@ -130,12 +133,12 @@ def tex_escape(value: object) -> str:
   return "".join(SPECIAL.get(c, c) for c in str(value))
 
 
-def _tex_number(s: Summary | None, bold: bool, star: bool = False) -> str:
+def _tex_number(s: Summary | None, bold: bool, star: bool = False, score: str = scores.ACCURACY) -> str:
   if s is None or math.isnan(s.mean):
     return "--"
-  number = f"{100 * s.mean:.1f}"
+  number, _, error = text.shown(s, score).partition(" ± ")
   number = rf"\mathbf{{{number}}}" if bold else number
-  error = "" if math.isnan(s.stderr) else rf" \pm {100 * s.stderr:.1f}"
+  error = rf" \pm {error}" if error else ""
   return f"${number}{error}{'^{*}' if star else ''}$"
 
 
@@ -148,42 +151,57 @@ TEX_METRICS = (("average_incremental_accuracy", "AIA", 1), ("forgetting", "Forge
 
 
 def _tex_block(block: Block, report: Report) -> str:
-  lines = block.shown
+  lines, score, sign = block.shown, block.score, block.sign
+  plain = score == scores.ACCURACY
   used = [m for m in TEX_METRICS if any(m[0] in x.run.values for x in lines)]
   value = lambda x, key: parts.summarize(x.run.values[key]) if key in x.run.values else None
   able = [x for x in lines if all(x.run.alive) and x.selected and not x.run.forgets]
-  top: dict[str, float] = {"score": max((x.score.mean for x in able), default=math.nan)}
-  for key, _, sign in used:
+  top: dict[str, float] = {"score": sign * max((sign * x.score.mean for x in able), default=math.nan)}
+  for key, _, way in used:
     held = [v.mean for x in able if (v := value(x, key)) is not None and not math.isnan(v.mean)]
-    top[key] = (max if sign > 0 else min)(held, default=math.nan)
-  head = [tex_escape(report.protocol.score_name), *(name for _, name, _ in used), "Kept", "Time per seed", "Seeds"]
+    way = sign * way if key == "average_incremental_accuracy" else way
+    top[key] = (max if way > 0 else min)(held, default=math.nan)
+  over = lambda name: name if plain else name.replace("AIA", "Over events")
+  others = list(dict.fromkeys(n for x in lines for n in x.run.better if n != score))
+  more = [tex_escape(f"{scores.label(n)}{scores.unit(n)}") for n in others]
+  named = [*(over(name) for _, name, _ in used), *more]
+  head = [tex_escape(report.protocol.score_name(score)), *named, "Kept", "Time per seed", "Seeds"]
   rows = []
   for x in lines:
     name = tex_escape(x.run.label) + ("" if all(x.run.alive) else r"$^{\dagger}$")
     sound = any(x is a for a in able)
-    cells = [_tex_number(x.score, sound and x.score.mean == top["score"], x.test is not None and x.test.significant)]
+    star = x.test is not None and x.test.significant
+    cells = [_tex_number(x.score, sound and x.score.mean == top["score"], star, score)]
     for key, _, _ in used:
       v = value(x, key)
-      cells.append(_tex_number(v, sound and v is not None and v.mean == top[key]))
+      cells.append(_tex_number(v, sound and v is not None and v.mean == top[key], False, score))
+    cells += [_tex_number(value(x, f"{n}.acc"), False, False, n) for n in others]
     costs = [text.kept(x.run.state_bytes), text.seconds(x.run.seconds), str(len(x.run.seeds))]
     rows.append([name, *cells, *(tex_escape(c).replace(text.NONE, "--") for c in costs)])
-  caption = f"{tex_escape(block.name)}: {tex_escape(text.score_meaning(report.protocol, block.scenario))}, in \\%."
+  meaning = tex_escape(text.score_meaning(report.protocol, block.scenario, score, sign))
+  unit = ", in \\%" if plain else ""
+  caption = f"{tex_escape(block.name)}: {meaning}{unit}."
   return _tabular(["Method", *head], rows, caption + _tex_notes(report, lines))
 
 
 def _tex_ranking(report: Report) -> str:
-  count = len(report.blocks)
-  best = [max((s.mean for r in report.ranked if (s := r.scores[i])), default=math.nan) for i in range(count)]
+  score = report.blocks[0].score
+  best = [parts.best_mean(report.ranked, i, b.sign) for i, b in enumerate(report.blocks)]
   first = min((r.rank for r in report.ranked if not math.isnan(r.rank)), default=math.nan)
   rows = []
   for r in report.ranked:
     rank = "--" if math.isnan(r.rank) else f"{r.rank:.2f}"
-    cells = [_tex_number(s, s is not None and s.mean == b) for s, b in zip(r.scores, best, strict=True)]
-    mean = _tex_number(r.mean, False, r.test is not None and r.test.significant)
+    cells = [
+      _tex_number(s, s is not None and s.mean == top, False, b.score)
+      for s, top, b in zip(r.scores, best, report.blocks, strict=True)
+    ]
+    mean = _tex_number(r.mean, False, r.test is not None and r.test.significant, score)
     rows.append([tex_escape(r.title), *cells, mean, rf"\textbf{{{rank}}}" if r.rank == first else rank])
   head = ["Method", *(tex_escape(b.name) for b in report.blocks), "Mean", "Average rank"]
   lines = [x for b in report.blocks for x in b.lines if x.selected]
-  return _tabular(head, rows, f"{tex_escape(report.protocol.score_name)} in \\%." + _tex_notes(report, lines))
+  names = dict.fromkeys(report.protocol.score_name(b.score) for b in report.blocks)
+  unit = " in \\%" if text.only_accuracy(report.blocks) else ""
+  return _tabular(head, rows, f"{tex_escape(', '.join(names))}{unit}." + _tex_notes(report, lines))
 
 
 def _tex_notes(report: Report, lines: Sequence[Line]) -> str:
@@ -208,7 +226,7 @@ BARS = 24
 
 
 def picture(report: Report, path) -> None:
-  """``report.png``: for each stream, scores as bars and accuracy over events."""
+  """``report.png``: for each stream, final scores as bars and the score over events."""
   from cljax.cli.reporting._plots import _event_names, _pyplot, _save
 
   heights = [max(2.6, 0.34 * min(BARS, len(b.shown)) + 1.2) for b in report.blocks]
@@ -219,19 +237,29 @@ def picture(report: Report, path) -> None:
     lines = block.shown[:BARS]
     place = list(range(len(lines)))[::-1]
     colors = [COLORS[n % len(COLORS)] for n in range(len(lines))]
-    errors = [0 if math.isnan(x.score.stderr) else 100 * x.score.stderr for x in lines]
-    bars.barh(place, [100 * x.score.mean for x in lines], xerr=errors, color=colors, capsize=3)
+    score, plain = block.score, block.score == scores.ACCURACY
+    means = [scaled(score, x.score.mean) for x in lines]
+    errors = [0 if math.isnan(x.score.stderr) else scaled(score, x.score.stderr) for x in lines]
+    ends = [m + e for m, e in zip(means, errors, strict=True) if not math.isnan(m)]
+    room = 1.5 if plain else 0.015 * max(map(abs, ends), default=1.0)
+    bars.barh(place, means, xerr=errors, color=colors, capsize=3)
     bars.set_yticks(place, [x.run.label + " (diverged)" * (not all(x.run.alive)) for x in lines], fontsize=8)
-    for at, x, error in zip(place, lines, errors, strict=True):
+    for at, x, mean, error in zip(place, lines, means, errors, strict=True):
       star = " *" if x.test and x.test.significant else ""
-      bars.text(100 * x.score.mean + error + 1.5, at, f"{100 * x.score.mean:.1f}{star}", va="center", fontsize=8)
-    bars.set_xlim(0, 112)
-    bars.set_xlabel(f"{report.protocol.score_name}, %")
+      if math.isnan(mean):
+        continue
+      number = scores.number(score, x.score.mean)
+      bars.text(mean + error + room, at, f"{number}{star}", va="center", fontsize=8)
+    if plain:
+      bars.set_xlim(0, 112)
+    else:
+      bars.margins(x=0.15)
+    bars.set_xlabel(f"{report.protocol.score_name(score)}{scores.unit(score)}")
     bars.set_title(block.name, fontsize=10)
     for n, x in enumerate(lines):
       if x.run.matrix is None or x.run.events != lines[0].run.events:
         continue
-      values = 100 * so_far(x.run)
+      values = scaled(score, so_far(x.run))
       spread = None if len(values) < 2 else values.std(0, ddof=1) / math.sqrt(len(values))
       style = ("-", "--", ":", "-.")[n // len(COLORS) % 4]
       curve.errorbar(range(values.shape[1]), values.mean(0), yerr=spread, color=colors[n], marker="o", markersize=3,
@@ -239,9 +267,10 @@ def picture(report: Report, path) -> None:
     names = _event_names(lines[0].run.events)[1:]
     shown = range(0, len(names), max(1, -(-len(names) // 26)))
     curve.set_xticks(shown, [names[i] for i in shown], fontsize=8)
-    curve.set_ylim(0, 102)
+    if plain:
+      curve.set_ylim(0, 102)
     curve.set_xlabel("after learning task, or event" if any("forget" in n for n in names) else "after learning task")
-    curve.set_ylabel("accuracy on tasks so far, %")
+    curve.set_ylabel(f"{scores.label(score)} on tasks so far{scores.unit(score)}")
     curve.grid(alpha=0.3)
     if curve.lines:
       curve.legend(fontsize=7, ncols=2 if len(lines) > 6 else 1)
@@ -254,12 +283,17 @@ def picture(report: Report, path) -> None:
 
 def plain(report: Report) -> str:
   """The table as text, for the terminal."""
+  names = {report.protocol.score_name(b.score) for b in report.blocks}
+  heading = names.pop() if len(names) == 1 else "score"
+  others = list(dict.fromkeys(n for b in report.blocks for x in b.shown for n in x.run.better if n != b.score))
+  value = lambda x, key: parts.summarize(x.run.values[key]) if key in x.run.values else None
   rows: list[Mapping[str, str]] = [
     {
       "stream": block.name,
       "method": x.run.label,
-      report.protocol.score_name: text.percent(x.score),
-      "against baseline": "baseline" if x.baseline else text.against(x.test),
+      heading: text.shown(x.score, block.score),
+      "against baseline": "baseline" if x.baseline else text.against(x.test, block.score),
+      **{scores.label(n) + scores.unit(n): text.shown(value(x, f"{n}.acc"), n) for n in others},
       "kept": text.kept(x.run.state_bytes),
       "time a seed": text.seconds(x.run.seconds),
       "seeds": text.seeds(x),

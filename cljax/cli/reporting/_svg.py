@@ -133,8 +133,25 @@ def _wrap(axes: _Axes, body: Sequence[str], title: str) -> str:
   )
 
 
-def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, names=(), borders=()) -> str:
-  """Lines from 0 to 100 in percent. ``names``: what stands at x = 0, 1, ...; ``borders``: x of vertical lines."""
+def _around(heights: Sequence[float], share: float) -> tuple[float, float]:
+  """A range of y with some space above and below."""
+  low, high = (min(heights), max(heights)) if heights else (0.0, 1.0)
+  margin = share * (high - low) or 0.1 * abs(high) or 0.5
+  return low - margin, high + margin
+
+
+def _ends(y, error) -> list[float]:
+  """Where error bars end; of what is undefined nothing."""
+  y, error = np.asarray(y, float), np.nan_to_num(np.asarray(0.0 if error is None else error, float))
+  ends = np.concatenate([np.ravel(y - error), np.ravel(y + error)])
+  return ends[np.isfinite(ends)].tolist()
+
+
+def lines(
+  series: Sequence[Series], x_label: str, y_label: str, title: str, names=(), borders=(), percent: bool = True
+) -> str:
+  """Lines from 0 to 100 in percent, or over the range that they have. ``names``: what stands at x = 0, 1, ...;
+  ``borders``: x of vertical lines."""
   span = [v for s in series for v in (s.x[0], s.x[-1])]
   low, high = (min(span), max(span)) if span else (0, 1)
   pad = 0.03 * (high - low) or 0.5
@@ -144,27 +161,29 @@ def lines(series: Sequence[Series], x_label: str, y_label: str, title: str, name
     ticks = [(float(i), names[i]) for i in _apart([at_x(i) for i in range(len(names))], names)]
   else:
     ticks = [(v, f"{v:g}") for v in _nice(low + pad, high - pad)]
-  axes = _axes(at_x, ticks, (0, 102), x_label, y_label)
+  heights = (0, 102) if percent else _around([v for s in series for v in _ends(s.y, s.error)], 0.06)
+  axes = _axes(at_x, ticks, heights, x_label, y_label)
   body = [f'<line class="border" x1="{at_x(b):.1f}" x2="{at_x(b):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
           for b in borders]  # fmt: skip
-  body += [_line(s, axes, names) for s in series]
+  body += [_line(s, axes, names, percent) for s in series]
   return _wrap(axes, body, title)
 
 
 MOST_POINTS = 600
 
 
-def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """At most about :data:`MOST_POINTS` points: of each group of neighbours the lowest, so that no fall is lost."""
+def thin(x: np.ndarray, y: np.ndarray, sign: int = 1) -> tuple[np.ndarray, np.ndarray]:
+  """At most about :data:`MOST_POINTS` points: of each group of neighbours the lowest (``sign`` -1: the highest), so
+  that no fall is lost."""
   size = -(-len(x) // MOST_POINTS)
   if size < 2:
     return x, y
-  keep = [start + int(np.argmin(y[start : start + size])) for start in range(0, len(x), size)]
+  keep = [start + int(np.argmin(sign * y[start : start + size])) for start in range(0, len(x), size)]
   keep = sorted({0, *keep, len(x) - 1})
   return x[keep], y[keep]
 
 
-def _line(s: Series, axes: _Axes, names) -> str:
+def _line(s: Series, axes: _Axes, names, percent: bool) -> str:
   n = s.n
   there = ~np.isnan(s.y)
   path = " ".join(f"{axes.at_x(a):.1f},{axes.at_y(b):.1f}" for a, b in zip(s.x[there], s.y[there], strict=True))
@@ -176,12 +195,16 @@ def _line(s: Series, axes: _Axes, names) -> str:
   for i in np.flatnonzero(there) if few else []:
     x, y = axes.at_x(s.x[i]), axes.at_y(s.y[i])
     error = math.nan if s.error is None else s.error[i]
-    tell = f"{s.name}, {names[i] if len(names) == len(s.x) else f'{s.x[i]:g}'}: {s.y[i]:.1f}"
+    tell = f"{s.name}, {names[i] if len(names) == len(s.x) else f'{s.x[i]:g}'}: {_told(s.y[i], percent)}"
     if not math.isnan(error):
       parts.append(_bar(n, x, axes, s.y[i], error))
-      tell += f" ± {error:.1f}"
-    parts.append(_mark(n, x, y, 3 if len(s.x) > 15 else 4, tell + " %"))
+      tell += f" ± {_told(error, percent)}"
+    parts.append(_mark(n, x, y, 3 if len(s.x) > 15 else 4, tell + " %" * percent))
   return f'<g data-name="{escape(s.name)}">{"".join(parts)}</g>'
+
+
+def _told(value: float, percent: bool) -> str:
+  return f"{value:.1f}" if percent else f"{value:.4g}"
 
 
 def _bar(n: int, x: float, axes: _Axes, y: float, error: float) -> str:
@@ -193,8 +216,9 @@ def _bar(n: int, x: float, axes: _Axes, y: float, error: float) -> str:
 
 
 def scatter(
-  points: Sequence[Point], x_label: str, y_label: str, title: str, show: Callable[[float], str], base: int = 10
-) -> str:
+  points: Sequence[Point], x_label: str, y_label: str, title: str, show: Callable[[float], str], base: int = 10,
+  percent: bool = True,
+) -> str:  # fmt: skip
   """Names points on a logarithmic x axis; x = 0 stands at its left end. ``show`` writes a value of x."""
   positive = [p.x for p in points if p.x > 0]
   low = math.log10(min(positive)) if positive else 0.0
@@ -210,11 +234,12 @@ def scatter(
   ticks = [(v, show(v)) for v in _round_values(low - pad / 2, high + pad / 2, base)]
   if any(p.x <= 0 for p in points):
     ticks.insert(0, (0, show(0)))
-  axes = _axes(at_x, ticks, (max(0.0, bottom - margin), min(102.0, top + margin)), x_label, y_label)
+  span = (max(0.0, bottom - margin), min(102.0, top + margin)) if percent else _around(heights, 0.12)
+  axes = _axes(at_x, ticks, span, x_label, y_label)
   body, taken = [], [(at_x(p.x) - 6, axes.at_y(p.y) - 6, at_x(p.x) + 6, axes.at_y(p.y) + 6) for p in points]
   for p in points:
     x, y = at_x(p.x), axes.at_y(p.y)
-    tell = f"{p.name}: {p.y:.1f} %, {show(p.x)}"
+    tell = f"{p.name}: {_told(p.y, percent)}{' %' * percent}, {show(p.x)}"
     bar = "" if math.isnan(p.error) else _bar(p.n, x, axes, p.y, p.error)
     text = _name(p.name, x, y, taken)
     body.append(f'<g data-name="{escape(p.name)}">{bar}{_mark(p.n, x, y, 5, tell)}{text}</g>')

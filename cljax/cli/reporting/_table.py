@@ -10,7 +10,7 @@ import numpy as np
 
 from cljax import UsageError
 from cljax.cli.reporting._data import Run
-from cljax.evaluation import selection
+from cljax.evaluation import scores, selection
 
 ALPHA = 0.05
 
@@ -50,7 +50,8 @@ class Line(NamedTuple):
 
 
 class Block(NamedTuple):
-  """One stream: all its configurations, best score first; those that stand for a method; who wins."""
+  """One stream under one main score: all its configurations, best score first; those that stand for a method; who
+  wins."""
 
   name: str
   scenario: str
@@ -60,6 +61,8 @@ class Block(NamedTuple):
   against_second: Test | None
   why_none: str
   notes: list[str]
+  score: str = scores.ACCURACY
+  sign: int = 1  # -1 where lower is better
 
   @property
   def shown(self) -> list[Line]:
@@ -69,13 +72,13 @@ class Block(NamedTuple):
 
 
 class Protocol(NamedTuple):
-  """``first_tasks``: None selects by validation accuracy over all tasks."""
+  """``first_tasks``: None selects by validation accuracy (or main score) over all tasks."""
 
   first_tasks: int | None = None
 
-  @property
-  def score_name(self) -> str:
-    return "ACC" if self.first_tasks is None else f"ACC after task {self.first_tasks}"
+  def score_name(self, score: str = scores.ACCURACY) -> str:
+    name = "ACC" if score == scores.ACCURACY else scores.label(score)
+    return name if self.first_tasks is None else f"{name} after task {self.first_tasks}"
 
 
 def parse_select(text: str) -> Protocol:
@@ -140,38 +143,40 @@ def block(name: str, runs: Sequence[Run], protocol: Protocol, baseline: str) -> 
   ``protocol.first_tasks`` does not fit the stream.
   """
   notes: list[str] = []
+  name_of = scores.label(runs[0].score)
   if protocol.first_tasks is not None:
     missing = [r.label for r in runs if r.matrix is None]
     if missing:
-      notes.append(f"{', '.join(missing)}: no accuracy matrix, so no accuracy on the later tasks; left out")
+      notes.append(f"{', '.join(missing)}: no {name_of} matrix, so no {name_of} on the later tasks; left out")
     runs = [r for r in runs if r.matrix is not None]
     if not runs:
       raise UsageError("select: first_tasks needs the accuracy matrices of result.json; there are only rows")
-  scores = [_score(r, protocol) for r in runs]
+  score, sign = runs[0].score, runs[0].sign
+  found = [_score(r, protocol) for r in runs]
   validations = [_validation(r, protocol) for r in runs]
   eligible = [
     None if v is None or r.forgets or not all(r.alive) else float(np.mean(v))
     for r, v in zip(runs, validations, strict=True)
   ]
   titles = [r.title for r in runs]
-  chosen = selection.best(titles, eligible)
+  chosen = selection.best(titles, eligible, runs[0].better[score])
   several = {t for t in titles if titles.count(t) > 1}
   unchosen = sorted(several - {titles[i] for i in chosen})
   lines = [
     Line(r, summarize(s), s, summarize([] if v is None else v), i in chosen or r.title not in several,
          i in chosen and r.title in several)
-    for i, (r, s, v) in enumerate(zip(runs, scores, validations, strict=True))
+    for i, (r, s, v) in enumerate(zip(runs, found, validations, strict=True))
   ]  # fmt: skip
   if unchosen:
     notes.append(_why_unchosen(unchosen, [r for r in runs if r.title in unchosen], protocol))
-  lines.sort(key=lambda x: -math.inf if math.isnan(x.score.mean) else x.score.mean, reverse=True)
+  lines.sort(key=lambda x: -math.inf if math.isnan(x.score.mean) else sign * x.score.mean, reverse=True)
   lines = _against(lines, baseline, notes)
   # A method whose every configuration diverged has lost; one that nothing could choose for may be the best.
   open_ = [t for t in unchosen if any(r.title == t and all(r.alive) for r in runs)]
   winner, second, why = _winner(lines, open_)
   test = paired(winner.run, winner.values, second.run, second.values) if winner and second else None
   scenario = next((r.scenario for r in runs if r.scenario), "")
-  return Block(name, scenario, lines, winner, second, test, why, notes)
+  return Block(name, scenario, lines, winner, second, test, why, notes, score, sign)
 
 
 def _score(run: Run, protocol: Protocol) -> np.ndarray:
@@ -189,13 +194,14 @@ def _validation(run: Run, protocol: Protocol) -> np.ndarray | None:
 
 
 def _why_unchosen(titles: Sequence[str], runs: Sequence[Run], protocol: Protocol) -> str:
+  name = scores.label(runs[0].score)
   who = f"{', '.join(titles)}: no configuration is selected, all are shown: "
   if any(r.forgets for r in runs):
-    return who + "the stream has Forget events, and validation accuracy prefers what did not forget"
+    return who + f"the stream has Forget events, and validation {name} prefers what did not forget"
   if protocol.first_tasks is not None and any("validation_acc" in r.values for r in runs):
     return who + "result.json has no validation_matrix (written before it was kept); run again, or --select=validation"
   if not any("validation_acc" in r.values for r in runs):
-    return who + "there are no validation rows (stream.validation=0), and test accuracy must not choose"
+    return who + f"there are no validation rows (stream.validation=0), and test {name} must not choose"
   return who + "a seed of each diverged"
 
 
@@ -224,9 +230,10 @@ def _against(lines: list[Line], baseline: str, notes: list[str]) -> list[Line]:
 
 
 def _winner(lines: list[Line], unchosen: Sequence[str]) -> tuple[Line | None, Line | None, str]:
-  """The selected configuration with the highest score, the next one, and why there is none."""
+  """The selected configuration with the best score, the next one, and why there is none."""
   if any(x.run.forgets for x in lines):
-    return None, None, "the stream has Forget events, and final accuracy prefers what did not forget"
+    name = scores.label(lines[0].run.score)
+    return None, None, f"the stream has Forget events, and final {name} prefers what did not forget"
   if unchosen:
     return None, None, f"nothing could choose among the configurations of {', '.join(unchosen)}"
   able = [x for x in lines if x.selected and all(x.run.alive) and not math.isnan(x.score.mean)]
@@ -236,7 +243,8 @@ def _winner(lines: list[Line], unchosen: Sequence[str]) -> tuple[Line | None, Li
 
 
 class Ranked(NamedTuple):
-  """A method over all streams. ``scores``: one a block; ``rank``: their mean, 1 is best; NaN where it is not ranked."""
+  """A method over all streams. ``scores``: one a block; ``rank``: their mean, 1 is best; NaN where it is not ranked.
+  ``mean`` and ``test`` are there where all blocks have one main score."""
 
   title: str
   scores: list[Summary | None]
@@ -262,8 +270,15 @@ def ranking(found: Sequence[Block], baseline: str) -> list[Ranked]:
   standing = [{x.run.title: x for x in b.lines if x.selected} for b in found]
   titles = list(dict.fromkeys(x.run.title for b in found for x in b.lines))
   everywhere = [t for t in titles if all(t in s and not math.isnan(s[t].score.mean) for s in standing)]
-  ranks = {t: [_rank([s[u].score.mean for u in everywhere], s[t].score.mean) for s in standing] for t in everywhere}
-  by_seed = {t: _by_seed([s[t] for s in standing]) for t in everywhere}
+  ranks = {
+    t: [
+      _rank([b.sign * s[u].score.mean for u in everywhere], b.sign * s[t].score.mean)
+      for b, s in zip(found, standing, strict=True)
+    ]
+    for t in everywhere
+  }
+  alike = len({b.score for b in found}) == 1  # else means over streams mix units
+  by_seed = {t: _by_seed([s[t] for s in standing]) for t in everywhere} if alike else {}
   base = by_seed.get(baseline)
   tests: list[Test | None] = []
   for title in titles:
@@ -285,7 +300,8 @@ def ranking(found: Sequence[Block], baseline: str) -> list[Ranked]:
     )
     for title, test in zip(titles, holm(tests), strict=True)
   ]
-  return sorted(out, key=lambda r: (math.isnan(r.rank), r.rank, -r.mean.mean))
+  order = lambda r: -found[0].sign * r.mean.mean if alike else 0.0
+  return sorted(out, key=lambda r: (math.isnan(r.rank), r.rank, order(r)))
 
 
 def _rank(scores: Sequence[float], own: float) -> float:

@@ -6,16 +6,15 @@ import math
 from collections.abc import Sequence
 
 from cljax.cli.reporting._table import ALPHA, Block, Line, Protocol, Ranked, Summary, Test
+from cljax.evaluation import scores
 from cljax.evaluation.results import human_bytes
 
 NONE = "–"
 
 
-def percent(s: Summary | None) -> str:
-  """``81.2 ± 1.0``; a dash where it is undefined, no error for one seed."""
-  if s is None or math.isnan(s.mean):
-    return NONE
-  return f"{100 * s.mean:.1f}" + ("" if math.isnan(s.stderr) else f" ± {100 * s.stderr:.1f}")
+def shown(s: Summary | None, score: str = scores.ACCURACY) -> str:
+  """``81.2 ± 1.0``, accuracy in percent; a dash where it is undefined, no error for one seed."""
+  return NONE if s is None else scores.with_error(score, s.mean, s.stderr, NONE)
 
 
 def seconds(value: float) -> str:
@@ -34,16 +33,17 @@ def p_value(p: float) -> str:
   return "p < 0.001" if p < 0.001 else "p = 1" if p > 0.9995 else f"p = {p:.3f}"
 
 
-def points(difference: float) -> str:
-  """``+3.2``, with a true minus sign."""
-  return f"{100 * difference:+.1f}".replace("-", "−")
+def points(difference: float, score: str = scores.ACCURACY) -> str:
+  """``+3.2``, accuracy in percent points, with a true minus sign."""
+  text = f"{100 * difference:+.1f}" if score == scores.ACCURACY else f"{difference:+.3g}"
+  return text.replace("-", "−")
 
 
-def against(test: Test | None) -> str:
+def against(test: Test | None, score: str = scores.ACCURACY) -> str:
   """``+56.9, p = 0.003``, or n.s. where the corrected p-value does not reach 0.05."""
   if test is None:
     return NONE
-  return f"{points(test.difference)}, {'' if test.significant else 'n.s., '}{p_value(test.holm)}"
+  return f"{points(test.difference, score)}, {'' if test.significant else 'n.s., '}{p_value(test.holm)}"
 
 
 def explained(test: Test | None, line: Line) -> str:
@@ -62,10 +62,15 @@ def seeds(line: Line) -> str:
   return f"{len(line.run.seeds)}" + (f" ({bad} diverged)" if bad else "")
 
 
-def score_meaning(protocol: Protocol, scenario: str) -> str:
+def score_meaning(protocol: Protocol, scenario: str, score: str = scores.ACCURACY, sign: int = 1) -> str:
   on = "all tasks" if protocol.first_tasks is None else f"the tasks after the first {protocol.first_tasks}"
   kind = f", {scenario}" if scenario else ""
-  return f"test accuracy after the last task, mean over {on}{kind}"
+  way = ", lower is better" if sign < 0 else ""
+  return f"test {scores.label(score)} after the last task, mean over {on}{kind}{way}"
+
+
+def only_accuracy(blocks: Sequence[Block]) -> bool:
+  return all(b.score == scores.ACCURACY for b in blocks)
 
 
 def _costs(line: Line) -> str:
@@ -81,29 +86,33 @@ def headline(block: Block, protocol: Protocol) -> list[str]:
     return [f"No winner is named on {block.name}: {block.why_none}."]
   alone = len(block.lines) == 1
   what = "Result" if alone else "Winner"
-  out = [f"{what} on {block.name}: {w.run.label}, {percent(w.score)} % {protocol.score_name}, {_costs(w)}."]
+  score, unit = block.score, scores.unit(block.score, " ")
+  name = protocol.score_name(score)
+  out = [f"{what} on {block.name}: {w.run.label}, {shown(w.score, score)}{unit} {name}, {_costs(w)}."]
+  in_points = " points" if score == scores.ACCURACY else ""
   more = []
   if w.test is not None:
     base = next(x.run.label for x in block.lines if x.baseline)
     sure = p_value(w.test.holm) if w.test.significant else f"not significant, {p_value(w.test.holm)}"
-    more.append(f"Against the baseline {base}: {points(w.test.difference)} points ({sure}).")
+    more.append(f"Against the baseline {base}: {points(w.test.difference, score)}{in_points} ({sure}).")
   elif w.baseline and not alone:
     more.append("It is the baseline itself.")
   if block.second is not None and not (block.second.baseline and w.test is not None):
-    text = f"Next is {block.second.run.label} with {percent(block.second.score)} %"
+    text = f"Next is {block.second.run.label} with {shown(block.second.score, score)}{unit}"
     test = block.against_second
     if test is None:
       text += "; too few shared seeds to say whether they differ"
     elif test.p >= ALPHA:
       text += f": the two are not told apart by these seeds (uncorrected {p_value(test.p)})"
     else:
-      text += f" ({points(-test.difference)} points, uncorrected {p_value(test.p)})"
+      text += f" ({points(-test.difference, score)}{in_points}, uncorrected {p_value(test.p)})"
     more.append(text + ".")
   if more:
     out.append(" ".join(more))
   count = len(w.run.seeds)
   over = f"mean ± standard error over {count} seeds" if count > 1 else "1 seed"
-  text = f"{protocol.score_name}: {score_meaning(protocol, block.scenario)}; {over}. Cost: wall time of training and "
+  meaning = score_meaning(protocol, block.scenario, score, block.sign)
+  text = f"{name}: {meaning}; {over}. Cost: wall time of training and "
   text += "evaluation"
   if not math.isnan(w.run.compile_seconds):
     text += f", without {seconds(w.run.compile_seconds)} of compilation"
@@ -121,8 +130,11 @@ def overall(ranked: Sequence[Ranked], blocks: Sequence[Block]) -> list[str]:
   lines = [x for b in blocks for x in b.lines if x.selected and x.run.title == best[0].title]
   out = [
     f"{'Winner' if len(best) == 1 else 'Tied'} over {len(blocks)} streams: {names}, average rank {able[0].rank:.2f} "
-    f"among {len(able)} methods, mean score {percent(best[0].mean)} %."
+    f"among {len(able)} methods"
   ]
+  score = blocks[0].score
+  mean = f", mean score {shown(best[0].mean, score)}{scores.unit(score, ' ')}"
+  out[0] += "." if math.isnan(best[0].mean.mean) else f"{mean}."
   if len(best) == 1:
     spent = sum(x.run.seconds for x in lines)
     most = max(x.run.state_bytes for x in lines)
@@ -130,8 +142,9 @@ def overall(ranked: Sequence[Ranked], blocks: Sequence[Block]) -> list[str]:
     out[0] += f"at most {kept(most)} between tasks." if most else "nothing between tasks."
   test = best[0].test
   if test is not None:
+    in_points = " points" if score == scores.ACCURACY else ""
     sure = p_value(test.holm) if test.significant else f"not significant, {p_value(test.holm)}"
-    out.append(f"Against the baseline: {points(test.difference)} points on average ({sure}).")
+    out.append(f"Against the baseline: {points(test.difference, score)}{in_points} on average ({sure}).")
   return out
 
 
@@ -141,23 +154,26 @@ def selection(protocol: Protocol, blocks: Sequence[Block]) -> str:
   several = any(not x.selected for b in blocks for x in b.lines)
   k = protocol.first_tasks
   validated = [x for b in blocks for x in b.lines if not math.isnan(x.validation.mean)]
-  text = ""
+  text, name = "", "accuracy" if only_accuracy(blocks) else "score"
   if chosen:
-    text = "Of each method with several configurations, the one with the highest validation accuracy "
+    best = "highest validation accuracy" if only_accuracy(blocks) else "best validation score"
+    text = f"Of each method with several configurations, the one with the {best} "
     text += (
       "(held-out training rows of all tasks, after the last task)"
       if k is None
       else f"after the first {k} tasks (held-out training rows of these tasks only) "
     ).strip()
-    text += " is selected; runs in which a seed diverged are passed over. Test accuracy chose nothing."
+    text += " is selected; runs in which a seed diverged are passed over. "
+    text += f"Test {name} chose nothing."
   elif several:
     text = "No hyper-parameters were selected"
-    text += ": there is no validation accuracy to select by." if not validated else "."
+    text += f": there is no validation {name} to select by." if not validated else "."
   else:
     text = "Each method has one configuration, so no hyper-parameters were selected"
     text += "." if validated else "; there are no validation rows either."
   if k is not None:
-    text += f" Scores are test accuracy on the tasks after the first {k}, which took no part in the choice."
+    text += f" Scores are test {name if only_accuracy(blocks) else 'scores'} on the tasks after the first {k}, "
+    text += "which took no part in the choice."
   return text
 
 

@@ -205,7 +205,10 @@ def on_disk(workdir: epath.Path) -> list[Unit]:
 
 def _is_whole(content: Mapping[str, Any]) -> bool:
   """Whether the content of a ``unit.json`` has all that it takes to run the unit."""
-  sections = lambda identity: all(isinstance(identity[s], dict) for s in _config.SECTIONS if s != "checkpoint")
+  whole: dict[str, dict] = {"objective": {}}  # which is absent where it is the default
+  sections = lambda identity: all(
+    isinstance((whole | identity)[s], dict) for s in _config.SECTIONS if s != "checkpoint"
+  )
   numbers = lambda values: all(isinstance(v, int | float) for v in values.values())
   try:
     runs, members = content["runs"], content["members"]

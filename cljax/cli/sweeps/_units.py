@@ -15,6 +15,7 @@ from etils import epath
 from cljax import CljaxError, Stopped, metrics
 from cljax.cli import _build, _environment, _owner, _registered, _shared, _workdir
 from cljax.cli._progress import Log, Progress
+from cljax.cli.reporting import _plots
 from cljax.cli.sweeps import _ahead, _plan
 from cljax.cli.sweeps._plan import Unit
 from cljax.evaluation import results
@@ -139,7 +140,8 @@ def _keep(workdir: epath.Path, run: str, result: dict[str, Any]) -> None:
   """Writes a result, or adds its seeds to those that are there."""
   path = workdir / "runs" / run / "result.json"
   earlier = results.read(path)
-  (path.parent / "accuracy_matrix.png").unlink(missing_ok=True)
+  for picture in _plots.PICTURES:
+    (path.parent / picture).unlink(missing_ok=True)
   results.write(path, result if earlier is None else merge(earlier, result))
 
 
@@ -163,10 +165,18 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     if key in a and key in b:
       out[key] = joined(a[key], b[key])
   number = lambda v: float("nan") if v is None else v
+
+  def summed(x: Mapping, y: Mapping) -> dict[str, Any]:
+    values = {k: joined(x[k]["values"], v["values"]) for k, v in y.items() if k in x}
+    return {k: metrics.summarize([number(i) for i in v]) for k, v in values.items()}
+
   for key in ("metrics", "task_metrics", "validation_metrics"):
     if key in a and key in b:
-      values = {k: joined(a[key][k]["values"], v["values"]) for k, v in b[key].items() if k in a[key]}
-      out[key] = {k: metrics.summarize([number(x) for x in v]) for k, v in values.items()}
+      out[key] = summed(a[key], b[key])
+  if "scores" in b:
+    out["scores"] = {n: joined(a["scores"][n], v) for n, v in b["scores"].items()}
+    if "score_metrics" in b:
+      out["score_metrics"] = {n: summed(a["score_metrics"][n], m) for n, m in b["score_metrics"].items()}
   pairs = zip(a["forgotten"], b["forgotten"], strict=True)
   out["forgotten"] = [{**y, **{k: joined(x[k], y[k]) for k in ("forget", "retain")}} for x, y in pairs]
   if len(a["curves"]) == len(b["curves"]):

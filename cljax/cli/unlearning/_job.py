@@ -47,6 +47,9 @@ def built_for(job: Job, names: Sequence[str]) -> dict[str, _build.Built]:
   points, out = _config.Points([], {}, {}, {}), {}
   for name in names:
     config, _ = points.resolve(job.file, [*job.overrides, _config.Override("forget.name", name)], asked=True)
+    if _config.objective_of(config).name != "classification":
+      given = config["objective"]["name"]
+      raise UsageError(f"objective.name: got {given!r}; unlearning is compared under classification only")
     out[name] = _build.build(config, cache)
   points.check()
   for line in points.lines():
