@@ -253,9 +253,14 @@ class Spec(NamedTuple):
   task_id_given: bool = False  # the scenario tells the task at test time
   row_shape: tuple = ()  # of one stored row, before its task's view
   row_dtype: Any = None
+  row: Any = (
+    None  # one stored row, abstract; a tree where inputs are one, of which shapes and dtypes above are trees too
+  )
+  shown: Any = None  # one row as its task's view shows it, abstract
   view: Callable = lambda x, row_task: x  # (x [B, *row_shape], row_task [B]) -> [B, *input_shape]
   target: Any = jax.ShapeDtypeStruct((), np.int32)  # of one row's target: a tree of shapes and dtypes
   objective: Any = None  # cljax.objectives.objective.Objective, made for this trace
+  scale: float | None = None  # a model eats ``float32(x) * scale`` of what is stored; None: x itself
 
   def class_mask(self, row_task, trained):
     """The ``[*row_task.shape, C]`` mask of classes in each row's softmax, or None where all take part.

@@ -235,11 +235,22 @@ def prepare(
     whole = config
     if whole is None:
       whole = identity.describe(
-        stream, model, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values, options
+        stream,
+        model,
+        method,
+        hyper,
+        forget,
+        forget_hyper,
+        optimizer,
+        optimizer_options,
+        training,
+        values,
+        options,
+        inputs=built.inputs,
       )
       if learned != objectives.chosen("classification"):
-        whole["objective"] = {"name": built.parts.objective.name, "options": repr(getattr(learned, "options", ()))}
-      own = not isinstance(learned, objectives.Chosen)
+        whole["objective"] = {"name": built.parts.objective.name, "options": getattr(learned, "told", "()")}
+      own = not isinstance(learned, objectives.Chosen) or learned.own_code
       if own or not isinstance(method, str) or not isinstance(optimizer, str):
         whole["code"]["parts"] = _parts_digest(built)
     return {**whole, "members": [[m.seed, dict(m.hyper)] for m in members]}
@@ -293,7 +304,7 @@ def _parts_digest(built: Setup) -> str:
   learner = jax.eval_shape(built.parts.init, jax.random.key(0))
   abstract = lambda t: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), t)
   where = abstract(where_in_stream(built, 0, 0, 1))
-  return identity.parts_digest(built.parts, learner, abstract(built.train), where, built.spec)
+  return identity.parts_digest(built.parts, learner, abstract(built.train), where, built.spec, built.inputs)
 
 
 def event_record(event) -> dict:

@@ -38,20 +38,22 @@ def predictor(stream, parts_of: Callable, method: Method, judged, values, learne
 
   @jax.jit
   def logits(values, learner, tables, x, task, open_classes):
-    shown = stream.view.apply(tables, x, jnp.full(x.shape[0], task))
+    shown = x if isinstance(x, dict) else stream.view.apply(tables, x, jnp.full(x.shape[0], task))
     parts = parts_of(values)
     prediction = parts.predict(learner, shown, task)
     return jnp.where(open_classes, prediction, -jnp.inf) if parts.objective.classes else prediction
 
   def predict(x, member: int = 0, task: int | None = None):
     """Logits ``[B, C]`` of one member for stored inputs ``x``, shown as ``task`` shows them; -inf for classes that do
-    not compete there. UsageError without ``task`` where the answer depends on it."""
+    not compete there. A dict is what the objective shows the model, and goes in as it is. UsageError without ``task``
+    where the answer depends on it."""
     if task is None and needs:
       raise UsageError(f"task: got none, but {needs[0]}; expected one of 0..{stream.num_tasks - 1}")
     if task is not None and not 0 <= task < stream.num_tasks:
       raise UsageError(f"task: got {task}; expected one of 0..{stream.num_tasks - 1}")
     pick = lambda t: jax.tree.map(lambda a: a[member], t)
     competing = every if task is None else classes[task]
-    return logits(pick(values), pick(learner), tables, jnp.asarray(x), jnp.asarray(task or 0, jnp.int32), competing)
+    x = jax.tree.map(jnp.asarray, x)
+    return logits(pick(values), pick(learner), tables, x, jnp.asarray(task or 0, jnp.int32), competing)
 
   return predict

@@ -229,8 +229,9 @@ def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, membe
       x, y, ids = jax.tree.map(lambda a: rows(a, index[i]), (data.x, data.y, data.id))
       x, y = shown_rows(parts.objective, data, x, y, row_task, view_apply)
       x = x if place is None else place.rows(x)
-      prediction = parts.predict(learner, x, task)
-      predict = lambda batch: prediction if batch.x is x else parts.predict(learner, batch.x, task)
+      # Traced where it is asked for alone: not every objective looks at the rows as they are.
+      shown = functools.cache(lambda: parts.predict(learner, x, task))
+      predict = lambda batch: shown() if batch.x is x else parts.predict(learner, batch.x, task)
       batch = Batch(x, y, weight[i].astype(jnp.float32), ids, row_task)
       key = jax.random.key(0)  # noise follows the rows: two evaluations see the same
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import objectives
-from cljax.core.types import Forget, Learn, Model, Spec, UsageError
+from cljax.core.types import Batch, Forget, Learn, Model, Spec, UsageError
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine import schedule
@@ -64,31 +64,35 @@ class Setup(NamedTuple):
   options: Options
   clock: prog.Clock
   total_steps: int
+  inputs: Any  # what the objective shows the model, abstract
 
 
 def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:
   """The static sizes that factories see; with the objective at its own values (default: classification's)."""
   split = stream.dataset.train
-  probe = jax.eval_shape(
-    stream.view.apply, stream.view.tables, jax.ShapeDtypeStruct((1, *split.x.shape[1:]), split.x.dtype),
-    jax.ShapeDtypeStruct((1,), np.int32),
-  )  # fmt: skip
+  of = lambda a, *lead: jax.ShapeDtypeStruct((*lead, *a.shape[1:]), a.dtype)
+  whole = jax.tree.map(lambda a: of(a, 1), split.x)
+  probe = jax.eval_shape(stream.view.apply, stream.view.tables, whole, jax.ShapeDtypeStruct((1,), np.int32))
+  shapes, dtypes = (lambda t: jax.tree.map(lambda a: a.shape[1:], t)), (lambda t: jax.tree.map(lambda a: a.dtype, t))
   spec = Spec(
     num_classes=stream.num_classes,
     num_tasks=stream.num_tasks,
-    input_shape=tuple(probe.shape[1:]),
-    input_dtype=probe.dtype,
+    input_shape=shapes(probe),
+    input_dtype=dtypes(probe),
     batch_size=batch_size,
-    num_rows=len(split.y),
+    num_rows=len(split.id),
     task_rows=max(len(t) for t in stream.train),
     total_rows=sum(len(t) for t in stream.train),
     classes_of_task=stream.classes_of_task,
     active=stream.active,
     task_id_given=stream.task_id_given,
-    row_shape=tuple(split.x.shape[1:]),
-    row_dtype=split.x.dtype,
+    row_shape=shapes(whole),
+    row_dtype=dtypes(whole),
+    row=jax.tree.map(of, whole),
+    shown=jax.tree.map(of, probe),
     view=lambda x, row_task: stream.view.apply(jax.tree.map(jnp.asarray, stream.view.tables), x, row_task),
     target=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], _target_dtype(a)), split.y),
+    scale=stream.dataset.scale,
   )
   return spec._replace(objective=(objective or objectives.classification())(None, spec, {}))
 
@@ -116,7 +120,9 @@ def setup(
   if not population:
     raise UsageError("seeds: got none; expected at least one")
   split = stream.dataset.train
-  check_recipe(recipe, split.x.shape[1:])
+  check_recipe(recipe, split.x.shape[1:] if hasattr(split.x, "shape") else ())
+  if options.feed == "grain" and not hasattr(split.x, "shape"):
+    raise UsageError("train.feed: 'grain' takes inputs that are one array; these are several: use 'device'")
   _check_options(options)
   objective = objective or objectives.classification()
   spec = spec_of(stream, recipe.batch_size, objective)
@@ -126,7 +132,7 @@ def setup(
       f"objective.name: {spec.objective.name!r} needs classes, which the data do not have (y is "
       f"{jax.tree.leaves(spec.target)[0].dtype}); give an objective of real targets or tokens, such as regression"
     )
-  _check_model(model, spec)
+  inputs = _check_model(model, spec)
   members = prog.layout(len(population), devices, axes)
   place: meshes.Placement | None = None
   if members.placed is not None:
@@ -183,6 +189,7 @@ def setup(
     options=options,
     clock=clock,
     total_steps=total,
+    inputs=inputs,
   )
 
 
@@ -217,20 +224,44 @@ def _check_holds(event: Forget, access) -> None:
       raise UsageError(f"forget: the method needs {need!r} data, but the request holds only {', '.join(event.holds)}")
 
 
-def _check_model(model: Model, spec: Spec) -> None:
+def _check_model(model: Model, spec: Spec) -> Any:
+  """Traces the model on what the objective applies it on, and returns that, abstract; UsageError where the model does
+  not take it, or where what it gives does not fit the targets."""
+  learned, rows = spec.objective, lambda shape, dtype: jax.ShapeDtypeStruct((2, *shape), dtype)
+
+  def refused(error):
+    return UsageError(f"model: does not take inputs of shape {spec.input_shape}: {str(error).splitlines()[0]}")
+
+  def apply(params, state, x):
+    try:
+      return model.apply(params, state, x, train=False, key=jax.random.key(0), task=0, mask=None)
+    except (TypeError, ValueError) as error:
+      raise refused(error) from error
+
+  def loss(params, state, batch):
+    def checked(key, params, batch):
+      seen.append(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch.x))
+      out, new = apply(params, state, batch.x)
+      if learned.check is not None:
+        learned.check(out.logits, batch.y)
+      return out, new
+
+    return learned.loss(jax.random.key(0), checked, params, batch)[0]
+
   try:
     params, state = jax.eval_shape(model.init, jax.random.key(0))
-    x = jax.ShapeDtypeStruct((2, *spec.input_shape), spec.input_dtype)
-    apply = lambda p, s, x: model.apply(p, s, x, train=False, key=jax.random.key(0), task=0, mask=None)[0].logits
-    out = jax.eval_shape(apply, params, state, x)
   except (TypeError, ValueError) as error:
-    text = str(error).splitlines()[0]
-    raise UsageError(f"model: does not take inputs of shape {spec.input_shape}: {text}") from error
-  if not spec.objective.classes:
-    if spec.objective.check is not None:
-      spec.objective.check(out, jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), spec.target))
-  elif out.shape != (2, spec.num_classes):
-    raise UsageError(f"model: gives logits of shape {out.shape[1:]}; the stream has {spec.num_classes} classes")
+    raise refused(error) from error
+  seen: list[Any] = []
+  x, number = jax.tree.map(lambda a: rows(a.shape, a.dtype), spec.shown), rows((), np.int32)
+  if learned.classes:
+    out = jax.eval_shape(lambda p, s, x: apply(p, s, x)[0].logits, params, state, x)
+    if out.shape != (2, spec.num_classes):
+      raise UsageError(f"model: gives logits of shape {out.shape[1:]}; the stream has {spec.num_classes} classes")
+    return x
+  y = jax.tree.map(lambda a: rows(a.shape, a.dtype), spec.target)
+  jax.eval_shape(loss, params, state, Batch(x, y, rows((), np.float32), number, number))
+  return seen[0] if seen else x
 
 
 def device_data(stream, options: Options, rows=None) -> Data:
@@ -240,7 +271,7 @@ def device_data(stream, options: Options, rows=None) -> Data:
     rows = np.zeros(1, int) if rows is None else rows
     x, y, ids = np.stack([split.x[r] for r in rows]), split.y[rows], rows
   else:
-    x, y, ids = split.x, split.y, np.arange(len(split.y))
+    x, y, ids = split.x, split.y, np.arange(len(split.id))
   return _data(stream, x, y, ids)
 
 
@@ -263,19 +294,23 @@ def _evaluation(stream, options: Options):
   test, train = stream.dataset.test, stream.dataset.train
   block, limit = options.eval_block, options.eval_limit
   slots = [(t, _few_first(rows, test.y, limit)) for t, rows in enumerate(stream.test)]
-  x, y = np.asarray(test.x), np.asarray(test.y)
+  x, y = jax.tree.map(np.asarray, (test.x, test.y))
+  count = len(test.id)
   without = [t for t, rows in enumerate(stream.validation) if not len(rows)]
   if without and len(without) < len(stream.validation):
     warnings.warn(f"stream.validation: task {without[0]} has no validation rows, so none are evaluated", stacklevel=2)
   if not without:
     held = np.unique(np.concatenate(stream.validation))
-    slots += [(t, len(y) + np.searchsorted(held, rows)) for t, rows in enumerate(stream.validation)]
-    x, y = np.concatenate([x, np.stack([train.x[r] for r in held])]), np.concatenate([y, train.y[held]])
+    slots += [(t, count + np.searchsorted(held, rows)) for t, rows in enumerate(stream.validation)]
+    behind = lambda a, b: np.concatenate([a, np.stack([b[r] for r in held])])
+    x, y = jax.tree.map(behind, (x, y), (train.x, train.y))
+    count += len(held)
   order, slots = prog.in_order(slots)
   if order is not None and (len(order) < block or (order != np.arange(len(order))).any()):
     least = lambda a: np.concatenate([a[order], np.zeros((max(0, block - len(order)), *a.shape[1:]), a.dtype)])
-    x, y = least(x), least(y)
-  cut = lambda slots, length=0: prog.blocks(slots, block, length, ordered=0 if order is None else len(y))
+    x, y = jax.tree.map(least, (x, y))
+    count = max(len(order), block)
+  cut = lambda slots, length=0: prog.blocks(slots, block, length, ordered=0 if order is None else count)
   whole = cut(slots)
   few: list = [(t, rows[: limit or None] if s < stream.num_tasks else []) for s, (t, rows) in enumerate(slots)]
-  return _data(stream, x, y, np.arange(len(y))), whole, cut(few, len(whole.task))
+  return _data(stream, x, y, np.arange(count)), whole, cut(few, len(whole.task))

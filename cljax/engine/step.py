@@ -31,6 +31,7 @@ from cljax.core.types import (
 from cljax.engine import evaluation_parameters
 from cljax.engine.holding import held, select
 from cljax.objectives import objective
+from cljax.objectives.rows import eaten
 
 
 class Data(NamedTuple):
@@ -107,12 +108,11 @@ def weighed(batch: Batch, offered) -> Batch:
 
 def rescaled(model: Model, scale: float | None) -> Model:
   """The model on raw inputs: ``apply(x) = model.apply(float32(x) * scale)``, so that memories may hold the stored
-  dtype; None leaves inputs as they are (tokens)."""
+  dtype; None leaves inputs as they are (tokens). Of a dict the entry 'x' alone is scaled."""
   if scale is None:
     return model
 
-  def raw(x):
-    return x.astype(jnp.float32) * scale if scale != 1.0 or x.dtype != jnp.float32 else x
+  raw = lambda x: eaten(x, scale)
 
   def apply(params, model_state, x, **kwargs):
     return model.apply(params, model_state, raw(x), **kwargs)

@@ -19,7 +19,18 @@ NEUTRAL = ("eval_block", "chunk_steps", "checkpoint_every", "checkpoint_purge_be
 
 
 def describe(
-  stream, model, method, hyper, forget, forget_hyper, optimizer, optimizer_options, training, values, options
+  stream,
+  model,
+  method,
+  hyper,
+  forget,
+  forget_hyper,
+  optimizer,
+  optimizer_options,
+  training,
+  values,
+  options,
+  inputs=None,
 ) -> dict[str, Any]:
   """The configuration of a run of :func:`cljax.run`, for its checkpoints; ``code`` holds only under equal versions."""
   name = method if isinstance(method, str) else f"{method.__module__}.{method.__qualname__}"
@@ -38,7 +49,7 @@ def describe(
     "training": training._asdict(),
     "values": values,
     "options": {k: v for k, v in options._asdict().items() if k not in drop},
-    "code": {"model": model_digest(model, stream), "view": view_digest(stream)},
+    "code": {"model": model_digest(model, stream, inputs), "view": view_digest(stream)},
   }
 
 
@@ -78,9 +89,13 @@ def traced_digest(function: Callable, *arguments) -> str:
   return h.hexdigest()
 
 
-def model_digest(model, stream) -> str:
-  """Of a model on inputs as the stream stores them."""
-  key, x = jax.random.key(0), jax.ShapeDtypeStruct((2, *stream.dataset.train.x.shape[1:]), jnp.float32)
+def model_digest(model, stream, inputs=None) -> str:
+  """Of a model on inputs as the stream stores them; on ``inputs``, abstract, where an objective shows it others."""
+  key, rows = jax.random.key(0), stream.dataset.train.x
+  if isinstance(rows, dict) or isinstance(inputs, dict) or (inputs is not None and stream.dataset.scale is None):
+    x = inputs
+  else:
+    x = jax.ShapeDtypeStruct((2, *rows.shape[1:]), jnp.float32)
   params, state = jax.eval_shape(model.init, key)
 
   def both(key, params, state, x):
@@ -91,17 +106,16 @@ def model_digest(model, stream) -> str:
 
 
 def view_digest(stream) -> str:
-  rows = stream.dataset.train.x
-  x, task = jax.ShapeDtypeStruct((2, *rows.shape[1:]), rows.dtype), jax.ShapeDtypeStruct((2,), jnp.int32)
-  return traced_digest(stream.view.apply, stream.view.tables, x, task)
+  x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), stream.dataset.train.x)
+  return traced_digest(stream.view.apply, stream.view.tables, x, jax.ShapeDtypeStruct((2,), jnp.int32))
 
 
-def parts_digest(parts, learner, train, where, spec) -> str:
+def parts_digest(parts, learner, train, where, spec, inputs=None) -> str:
   """Of a method or an optimizer of the caller's own: a training step and every hook of one learner."""
   ints, flag = jax.ShapeDtypeStruct((spec.batch_size,), jnp.int32), jax.ShapeDtypeStruct((), bool)
   rows = (jax.ShapeDtypeStruct((spec.task_rows,), jnp.int32),) * 2
   count = jax.ShapeDtypeStruct((), jnp.int32)
-  x = jax.ShapeDtypeStruct((2, *spec.input_shape), spec.input_dtype)
+  x = inputs if isinstance(inputs, dict) else jax.ShapeDtypeStruct((2, *spec.input_shape), spec.input_dtype)
   found = [traced_digest(parts.init, jax.random.key(0))]
   found.append(traced_digest(parts.step, learner, train, where, flag, ints, ints, ints))
   for hook in (parts.start_task, parts.end_task):

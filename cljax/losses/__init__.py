@@ -9,6 +9,8 @@ from cljax.losses.distillation import (
   squared_norm,
   update_centers,
 )
+from cljax.losses.generative import gaussian_kl
+from cljax.losses.pairs import barlow_twins, bpr, nt_xent, supcon
 from cljax.losses.supervised import binary_cross_entropy, cross_entropy, masked_log_softmax, reduce
 from cljax.losses.unlearning import (
   contrast,
@@ -20,21 +22,26 @@ from cljax.losses.unlearning import (
 )
 
 __all__ = [
+  "barlow_twins",
   "binary_cross_entropy",
+  "bpr",
   "bregman",
   "center_loss",
   "contrast",
   "contrast_within",
   "cross_entropy",
   "distillation",
+  "gaussian_kl",
   "group_lasso",
   "kl_divergence",
   "logit_mse",
   "masked_log_softmax",
   "negative_entropy",
+  "nt_xent",
   "reduce",
   "safe_norm",
   "squared_norm",
+  "supcon",
   "uniform_cross_entropy",
   "update_centers",
 ]

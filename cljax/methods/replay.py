@@ -51,7 +51,9 @@ def make_memory(spec: Spec, capacity: int, policy: str):
 def example_row(spec: Spec, **more):
   """One row as the memory stores it: the input as it was read, its label, id and task, and what the method adds."""
   integer, target = jnp.zeros((), jnp.int32), jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), spec.target)
-  return {"x": jnp.zeros(spec.row_shape, spec.row_dtype), "y": target, "id": integer, "task": integer, **more}
+  row = spec.row if spec.row is not None else jax.ShapeDtypeStruct(spec.row_shape, spec.row_dtype)
+  x = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), row)
+  return {"x": x, "y": target, "id": integer, "task": integer, **more}
 
 
 def rows_of(spec: Spec, batch: Batch, **more):

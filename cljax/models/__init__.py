@@ -4,6 +4,7 @@ from cljax.models.activations import elephant
 from cljax.models.adapters import from_apply, from_nnx
 from cljax.models.build import build, options
 from cljax.models.convolution import conv
+from cljax.models.generating import matrix_factorisation, vae
 from cljax.models.images import cnn, resnet18, vit
 from cljax.models.initial import flat_init
 from cljax.models.linen import from_linen
@@ -22,11 +23,13 @@ __all__ = [
   "from_linen",
   "from_nnx",
   "masked",
+  "matrix_factorisation",
   "mixture_apply",
   "mlp",
   "options",
   "reparameterise",
   "resnet18",
   "top_mask",
+  "vae",
   "vit",
 ]

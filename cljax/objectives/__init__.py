@@ -4,11 +4,16 @@ A call gives a factory ``(model, spec, values) -> Objective`` for ``cljax.run(..
 it has its defaults. One of one's own is such a factory too.
 """
 
+from cljax.objectives.diffusion import ddpm_sample, denoising
 from cljax.objectives.objective import Objective, Score, supervised
+from cljax.objectives.ranking import ranking
+from cljax.objectives.reconstruct import reconstruction
 from cljax.objectives.registry import OBJECTIVES, Chosen, chosen, given
-from cljax.objectives.targets import classification, regression, sequence
+from cljax.objectives.targets import classification, multi_label, regression, sequence
+from cljax.objectives.views import contrastive
 
 __all__ = [
-  "OBJECTIVES", "Chosen", "Objective", "Score", "chosen", "classification", "given", "regression",
-  "sequence", "supervised",
+  "OBJECTIVES", "Chosen", "Objective", "Score", "chosen", "classification", "contrastive", "ddpm_sample",
+  "denoising", "given", "multi_label",
+  "ranking", "reconstruction", "regression", "sequence", "supervised",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,21 @@ class Number(NamedTuple):
   default: float
   low: float = 0.0
   above: bool = False  # greater than ``low``, not equal
+  high: float = math.inf
+
+
+class Whole(NamedTuple):
+  """An integer option, which is static: it sets shapes."""
+
+  default: int
+  low: int = 0
+
+
+class Function(NamedTuple):
+  """An option that is a function of the user's own, given from Python alone: a configuration does not list it. Without
+  one the objective takes its own."""
+
+  default: None = None
 
 
 class Text(NamedTuple):
@@ -28,11 +44,14 @@ class Text(NamedTuple):
   choices: tuple[str, ...]
 
 
+Option = Number | Whole | Text | Function
+
+
 class Offer(NamedTuple):
   """``make(model, spec, **options) -> Objective`` and its options."""
 
   make: Callable[..., Objective]
-  options: Mapping[str, Number | Text]
+  options: Mapping[str, Option]
 
 
 OBJECTIVES: dict[str, Offer] = {}
@@ -50,12 +69,23 @@ class Chosen(NamedTuple):
     """The options that are traced."""
     return {f"{SECTION}.{k}": v for k, v in self.options if isinstance(v, float)}
 
+  @property
+  def own_code(self) -> bool:
+    """Whether an option is a function of the user's own."""
+    return any(callable(v) for _, v in self.options)
+
+  @property
+  def told(self) -> str:
+    """The options as a run's identity has them: functions by name, the same in every process."""
+    name = lambda v: f"{v.__module__}.{getattr(v, '__qualname__', type(v).__name__)}" if callable(v) else v
+    return repr(tuple((k, name(v)) for k, v in self.options))
+
   def __call__(self, model, spec, values: Mapping[str, Any]) -> Objective:
     given = {k: values.get(f"{SECTION}.{k}", v) for k, v in self.options}
     return OBJECTIVES[self.name].make(model, spec, **given)
 
 
-def offered(**options: Number | Text):
+def offered(**options: Option):
   """Registers the decorated ``make(model, spec, **options)`` under its name; what is left calls for a factory."""
 
   def register(make):
@@ -82,19 +112,30 @@ def chosen(name: str, given: Mapping[str, Any] | None = None) -> Chosen:
     if key not in options:
       raise UsageError(f"objective.{key}: {name!r} has no such option; allowed: {', '.join(sorted(options)) or 'none'}")
   values = {key: _checked(key, (given or {}).get(key, option.default), option) for key, option in options.items()}
-  return Chosen(name, tuple(sorted(values.items())))
+  return Chosen(name, tuple(sorted((k, v) for k, v in values.items() if v is not None)))
 
 
-def _checked(key: str, value, option: Number | Text):
+def _checked(key: str, value, option: Option):
+  kind = type(value).__name__
   if isinstance(option, Text):
     if value not in option.choices:
       raise UsageError(f"objective.{key}: got {value!r}; allowed: {', '.join(option.choices)}")
     return value
+  if isinstance(option, Function):
+    if value is not None and not callable(value):
+      raise UsageError(f"objective.{key}: got {value!r} of type {kind}; expected a function")
+    return value
+  if isinstance(option, Whole):
+    if isinstance(value, bool) or not isinstance(value, int) or value < option.low:
+      raise UsageError(f"objective.{key}: got {value!r}; expected an integer of at least {option.low}")
+    return value
   if isinstance(value, bool) or not isinstance(value, int | float):
-    raise UsageError(f"objective.{key}: got {value!r} of type {type(value).__name__}; expected float")
+    raise UsageError(f"objective.{key}: got {value!r} of type {kind}; expected float")
   if not (value > option.low if option.above else value >= option.low):
     least = "above" if option.above else "at least"
     raise UsageError(f"objective.{key}: got {value}; expected a number {least} {option.low:g}")
+  if value > option.high:
+    raise UsageError(f"objective.{key}: got {value}; expected a number of at most {option.high:g}")
   return float(value)
 
 

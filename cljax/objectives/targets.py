@@ -12,6 +12,7 @@ from cljax import losses
 from cljax.core.types import UsageError
 from cljax.objectives.objective import Objective, Score, supervised
 from cljax.objectives.registry import Number, Text, offered
+from cljax.objectives.rows import present
 
 
 @offered()
@@ -142,4 +143,57 @@ def regression(model, spec, *, noise) -> Objective:
       raise UsageError(f"y: a row has {given} targets; the model gives {own} numbers")
 
   return supervised("regression", each, {"squared_error": Score(error, better="lower")}, "squared_error",
+                    sample=sample, factor=factor, divergence=divergence, check=check)  # fmt: skip
+
+
+@offered()
+def multi_label(model, spec) -> Objective:
+  """Any of C labels, each by itself: ``-sum_c [y log sigmoid(z) + (1 - y) log sigmoid(-z)]``.
+
+  Predictions are logits ``[B, C]``, targets ``[B, C]`` of 0 and 1. Scores: accuracy of a label (``z > 0``), exact_match
+  of a row's labels, cross_entropy of a row (lower). The output's information is ``diag(p (1 - p))``; the divergence is
+  the sum over labels of ``KL(teacher || own)`` of Bernoullis, both logits over the temperature.
+  """
+  del model, spec
+
+  def each(prediction, batch):
+    return losses.binary_cross_entropy(present(batch, prediction), present(batch, batch.y)), None
+
+  def hits(predict, batch):
+    return (predict(batch) > 0) == (batch.y > 0)
+
+  def accuracy(key, predict, batch):
+    del key
+    right = hits(predict, batch)
+    return jnp.sum(right, -1), jnp.full(right.shape[0], right.shape[1])
+
+  def exact(key, predict, batch):
+    del key
+    right = hits(predict, batch)
+    return jnp.all(right, -1), jnp.ones(right.shape[0])
+
+  def entropy(key, predict, batch):
+    del key
+    return each(predict(batch), batch)[0], jnp.ones(batch.weight.shape)
+
+  def sample(key, prediction, batch):
+    return batch._replace(y=jax.random.bernoulli(key, jax.nn.sigmoid(prediction)).astype(batch.y.dtype))
+
+  def factor(prediction, batch):
+    del batch
+    z = prediction.astype(jnp.float32)
+    return jnp.exp(0.5 * (jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z)))[..., None] * jnp.eye(z.shape[-1])
+
+  def divergence(prediction, teacher, batch, temperature):
+    z, t = (present(batch, a).astype(jnp.float32) / temperature for a in (prediction, teacher))
+    t = jax.lax.stop_gradient(t)
+    q, log = jax.nn.sigmoid(t), jax.nn.log_sigmoid
+    return jnp.sum(q * (log(t) - log(z)) + (1 - q) * (log(-t) - log(-z)), -1)
+
+  def check(prediction, target):
+    if prediction.shape[1:] != target.shape[1:] or len(target.shape) != 2:
+      raise UsageError(f"y: a row has targets {target.shape[1:]}; the model gives logits {prediction.shape[1:]}")
+
+  scores = {"accuracy": Score(accuracy), "exact_match": Score(exact), "cross_entropy": Score(entropy, better="lower")}
+  return supervised("multi_label", each, scores, "accuracy",
                     sample=sample, factor=factor, divergence=divergence, check=check)  # fmt: skip

@@ -92,7 +92,6 @@ def test_estimates_under_careful_settings(name, chosen):
 MASK = np.array([True, True, False])
 LOSSES = {
   "cross_entropy": lambda z, t: losses.reduce(losses.cross_entropy(z, Y, MASK), np.ones(20, np.float32)),
-  "coefficient": lambda z, t: losses.reduce(losses.cross_entropy(z, Y), *np.ones((2, 20), np.float32)),
   "binary": lambda z, t: losses.binary_cross_entropy(z, jax.nn.one_hot(Y, 3, dtype=jnp.int32), MASK),
   "distillation": lambda z, t: losses.distillation(z, t, jnp.float32(2), MASK),
   "logit_mse": losses.logit_mse,
@@ -104,6 +103,11 @@ LOSSES = {
   "uniform": lambda z, t: losses.uniform_cross_entropy(z, MASK),
   "contrast": lambda z, t: losses.contrast(z, Y, t, Y, np.ones(20, np.float32), np.ones(20, np.float32)),
   "within": lambda z, t: losses.contrast_within(z, Y, np.ones(20, np.float32)),
+  "nt_xent": lambda z, t: losses.nt_xent(z, t, np.ones(20, np.float32), jnp.float32(0.5)),
+  "supcon": lambda z, t: losses.supcon(z, t, Y, np.ones(20, np.float32), jnp.float32(0.5)),
+  "barlow": lambda z, t: losses.barlow_twins(z, t, np.ones(20, np.float32), jnp.float32(0.1)),
+  "bpr": losses.bpr,
+  "gaussian": losses.gaussian_kl,
   "lasso": lambda z, t: losses.group_lasso([z, t]),
 }
 

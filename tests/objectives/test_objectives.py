@@ -276,6 +276,16 @@ def test_absent_rows_are_zeroed_whole():
     assert (np.asarray(leaf).reshape(3, -1).any(1) == [True, False, True]).all()
 
 
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_what_an_objective_has_is_known_without_data(name):
+  """Its fields say which methods may be used with it; draws and losses among rows have none of a row's own."""
+  one = objectives.chosen(name)(None, None, {})
+  assert one.main in one.scores
+  assert one.name == name
+  assert (one.each is None) == (name in ("contrastive", "denoising", "ranking"))
+  assert all(score.better in ("higher", "lower") for score in one.scores.values())
+
+
 def test_a_run_goes_on_from_another_s_end(text, reader):
   """With every score of the rows before."""
   cut = text._replace(events=text.events[:1])

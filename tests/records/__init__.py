@@ -95,7 +95,8 @@ def entry(key: Key) -> Any:
   if kind == "method":
     return importlib.import_module("cljax.methods").METHODS[name].factory
   if kind == "objective":
-    return importlib.import_module("cljax.objectives").OBJECTIVES[name].make
+    package = importlib.import_module("cljax.objectives")
+    return package.OBJECTIVES[name].make if name in package.OBJECTIVES else getattr(package, name)
   return getattr(importlib.import_module(KINDS[kind].package), name)
 
 

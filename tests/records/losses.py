@@ -11,7 +11,33 @@ def narrow(name: str) -> tuple[str, ...]:
 
 
 LAWS = ("test_traced_scalars_of_another_dtype_fit", "test_no_derivative_goes_to_the_teacher")  # of a teacher's
+ABSENT, NONE, SHAPES = (
+  "test_absent_views_change_no_bit_and_get_no_slope",
+  "test_no_rows_are_no_loss",
+  "test_pairs_of_wrong_shapes_are_named",
+)
 RECORDS: dict[str, Record] = {
+  "barlow_twins": Record(
+    spec="generative_memory 0.6",
+    compared=("test_barlow_twins_by_numpy",),
+    invariants=(ABSENT, NONE, SHAPES, *narrow("barlow")),
+    deviations=("one number for a batch, not one for each row",),
+  ),
+  "bpr": Record(spec="generative_memory 0.6", compared=("test_bpr_by_numpy",), invariants=(SHAPES, *narrow("bpr"))),
+  "gaussian_kl": Record(
+    spec="generative_memory 0.6", compared=("test_gaussian_kl_by_quadrature",), invariants=(SHAPES, *narrow("gaussian"))
+  ),
+  "nt_xent": Record(
+    spec="generative_memory 0.6",
+    compared=("test_views_by_loops", "test_identical_views_of_orthogonal_rows"),
+    invariants=(ABSENT, NONE, SHAPES, *narrow("nt_xent")),
+  ),
+  "supcon": Record(
+    spec="generative_memory 0.6",
+    compared=("test_views_by_loops",),
+    invariants=(ABSENT, NONE, SHAPES, *narrow("supcon")),
+    deviations=("a row of a class below 0 has its own other view as its only positive",),
+  ),
   "binary_cross_entropy": Record(
     spec="classic_methods A1",
     compared=("test_binary_cross_entropy", "test_binary_cross_entropy_and_its_slope"),

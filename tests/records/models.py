@@ -60,6 +60,11 @@ RECORDS: dict[str, Record] = {
     invariants=("test_masked_models_train_one_task_and_hold_the_rest",),
     deviations=("sparsity is the share of zeros; in the released code the share that is kept",),
   ),
+  "matrix_factorisation": Record(
+    spec="generative_memory 0.2",
+    compared=("test_a_matrix_factorisation_is_its_formula",),
+    invariants=("test_a_run_ranks_known_factors",),
+  ),
   "mixture_apply": Record(
     spec="replay_architecture_metrics B8",
     compared=("test_supermasks_over_frozen_weights",),
@@ -89,6 +94,12 @@ RECORDS: dict[str, Record] = {
     spec="replay_architecture_metrics B8",
     compared=("test_top_mask_zeroes_exactly_the_smallest", "test_supermasks_over_frozen_weights"),
     deviations=("the gradient goes to |scores|; scores tied with the smallest kept are kept",),
+  ),
+  "vae": Record(
+    spec="generative_memory 0.2",
+    compared=("test_a_vae_is_its_formula",),
+    invariants=("test_a_run_of_a_vae_learns_to_reconstruct",),
+    deviations=("no class is given to it; the spec's is conditional",),
   ),
   "vit": Record(
     compared=("test_vit_is_its_formula",),

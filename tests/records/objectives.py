@@ -17,6 +17,76 @@ RECORDS: dict[str, Record] = {
     compared=("test_classification_by_hand", "test_drawn_classes_follow_the_open_softmax"),
     invariants=("test_wrong_objectives_are_one_line",),
   ),
+  "contrastive": Record(
+    spec="generative_memory 0.6",
+    compared=(
+      "test_contrastive_is_its_loss_of_two_views",
+      "test_default_views_are_noise_and_drops",
+      "test_scores_follow_row_ids_and_are_the_loss_and_the_distance",
+    ),
+    invariants=(
+      "test_absent_rows_are_no_negatives_and_evaluations_agree",
+      "test_rows_of_a_group_of_scale_0_are_no_negatives",
+      "test_a_run_pulls_views_together",
+      "test_wrong_views_are_one_line",
+    ),
+    deviations=("views are noise and dropped numbers, where SimCLR crops and recolours images: give those as `views`",),
+  ),
+  "ddpm_sample": Record(
+    spec="generative_memory 0.2",
+    compared=("test_samples_of_a_gaussian_are_it[linear]", "test_samples_of_a_gaussian_are_it[cosine]"),
+    invariants=("test_guidance_is_a_line_through_both_predictions", "test_wrong_diffusions_are_one_line"),
+    deviations=("the variance of a step is beta, not the posterior's",),
+  ),
+  "denoising": Record(
+    spec="generative_memory 0.2",
+    compared=(
+      "test_a_denoising_loss_by_hand[linear]",
+      "test_a_denoising_loss_by_hand[cosine]",
+      "test_the_best_denoiser_has_the_loss_of_theory",
+      "test_schedules_by_hand",
+    ),
+    invariants=(
+      "test_absent_rows_with_noise_are_as_if_absent",
+      "test_conditions_are_dropped_in_training_alone",
+      "test_scores_with_noise_follow_row_ids",
+      "test_a_run_learns_to_denoise_and_samples",
+      "test_inputs_that_are_a_dict_are_trained_replayed_and_forgotten",
+      "test_wrong_diffusions_are_one_line",
+    ),
+    deviations=("a linear schedule of other than 1000 steps is scaled by 1000 / steps",),
+  ),
+  "multi_label": Record(
+    compared=("test_multi_label_by_hand", "test_drawn_labels_follow_their_sigmoids"),
+    invariants=(
+      "test_absent_rows_of_labels_are_as_if_absent",
+      "test_a_run_of_labels_learns_and_wrong_shapes_are_one_line",
+    ),
+  ),
+  "ranking": Record(
+    spec="generative_memory 0.6",
+    compared=(
+      "test_bpr_of_a_batch_by_hand",
+      "test_scores_of_pairs_by_hand",
+      "test_negatives_are_uniform_over_the_other_items",
+    ),
+    invariants=(
+      "test_absent_pairs_are_as_if_absent",
+      "test_a_run_ranks_known_factors",
+      "test_wrong_rankings_are_one_line",
+    ),
+    deviations=("a negative may be another of the user's own items: rows alone do not say which those are",),
+  ),
+  "reconstruction": Record(
+    spec="generative_memory 0.6",
+    compared=("test_an_elbo_by_hand[bernoulli]", "test_an_elbo_by_hand[gaussian]", "test_gaussian_elbo_is_a_bound"),
+    invariants=(
+      "test_absent_rows_of_an_autoencoder_are_as_if_absent",
+      "test_a_run_of_a_vae_learns_to_reconstruct",
+      "test_wrong_autoencoders_are_one_line",
+    ),
+    deviations=("scores are of the mean code: what the model predicts in evaluation has no noise",),
+  ),
   "regression": Record(
     compared=(
       "test_regression_by_hand",
