@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from linear_by_hand import OTHER, PARAMS, W, X, Y
 
-from cljax import methods
+from cljax import methods, objectives
 from cljax.core import types
 from cljax.unlearning._common import drawn
 
@@ -63,7 +63,8 @@ def forgotten(name, params=PARAMS, *, model=MODEL, forget=FORGET, retain=RETAIN,
   """The parameters, in float64, and the method's state after a registered method has answered a request."""
 
   def program(params, state):
-    method = methods.make(name, model, python.SimpleNamespace(num_classes=4), **options)
+    learned = objectives.chosen("classification")(model, None, {})
+    method = methods.make(name, model, python.SimpleNamespace(num_classes=4, objective=learned), **options)
     learner = types.Learner(jnp.int32(9), KEY, params, {}, "momentum", state)
     request = types.Request(forget, retain, None, CLASSES, groups)
     tools = types.Tools(None, None, lambda learner: learner._replace(opt_state="fresh"))
