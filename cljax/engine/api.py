@@ -226,6 +226,7 @@ def prepare(
   values = {**hyper_values, **optimizer_values, **getattr(learned, "hyper", {})}
   members = list(population) if population is not None else [Member(s) for s in _seeds(seeds)]
   name = method if isinstance(method, str) else getattr(method, "__name__", "method")
+  name = f"{name} + {forget}" if forget and forget != name else name
   built = setup(
     stream, model, make_method, make_optimizer, values, members, training, options, devices, name, mesh, learned
   )

@@ -329,15 +329,12 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
     learner, alive = _retrain(setup, state, hooks)
   else:
     learner, alive = state.learner, state.alive
-    asked = (pair_table(stream, named), whole, np.asarray(stream.dataset.train.group, np.int32))
-    asked = prog.replicate(tuple(map(jnp.asarray, asked)), setup.members)
+    shared = request_arguments(setup, state.event, state.total, rows(target), rows(keep), named, whole)
     if programs.scrub is not None:
-      learner = _wait(programs.scrub(setup.hyper, learner, (), asked[:2]), hooks, state)
-    where = where_in_stream(setup, state.event, state.total, 1)
-    sides = prog.replicate((rows(target), rows(keep)), setup.members)
+      learner = _wait(programs.scrub(setup.hyper, learner, (), shared[-3:-1]), hooks, state)
     assert programs.forget is not None
     with setup.clock.timed("train"):
-      answer = programs.forget(setup.hyper, learner, (), (setup.train, where, *sides, *asked))
+      answer = programs.forget(setup.hyper, learner, (), shared)
       learner, permitted = _wait(answer, hooks, state)
     if not np.asarray(permitted).all():
       raise UsageError(f"forget: {setup.parts.method.refusal or 'the method cannot answer this request'}")
@@ -359,6 +356,15 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
   hooks.deleted(state.event, np.unique(pairs.index[target]), state.learner.params, learner.params, evidence)
   state.learner, state.alive = learner, alive
   state.forgotten.append({"event": state.event, "rows": int(target.sum()), **evidence})
+
+
+def request_arguments(setup: Setup, event: int, total: int, forget, retain, named, whole) -> tuple:
+  """What the ``forget`` program takes beside learners: the data, where the run stands, the rows of either side
+  (padded), and the request as pairs, as labels that go whole, and with all groups; ``scrub`` takes these first two."""
+  asked = (pair_table(setup.stream, named), whole, np.asarray(setup.stream.dataset.train.group, np.int32))
+  asked = prog.replicate(tuple(map(jnp.asarray, asked)), setup.members)
+  where = where_in_stream(setup, event, total, 1)
+  return (setup.train, where, *prog.replicate((forget, retain), setup.members), *asked)
 
 
 def _retrain(setup: Setup, state: State, hooks: Hooks):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,30 @@ from cljax.engine.setup import Setup
 from cljax.streams.requests import deleted_pairs
 
 
+def calls(setup: Setup) -> Iterator[tuple[prog.Program, tuple]]:
+  """``(program, arguments)`` of each program that learning takes, in the order in which they are needed: shapes where
+  they are known without a run."""
+  programs, hyper, start = setup.programs, setup.hyper, loop.init_arguments(setup)
+  yield programs.init, start
+  learner = _split(programs.init.shape(*start), setup)
+  alive = loop.all_alive(setup)
+  yield programs.evaluate, (
+    hyper, learner, (), (setup.evaluation, loop.judged(setup, loop.State(learner, alive)), setup.blocks.arguments),
+  )  # fmt: skip
+  where = loop.where_in_stream(setup, 0, 0, 1)
+  shared = loop._boundary(setup, deleted_pairs(setup.stream, 0), setup.stream.events[0].task, where)
+  capacity = min(setup.options.chunk_steps, max(setup.total_steps, 1))
+  rows = [jax.ShapeDtypeStruct((setup.members.padded, capacity, setup.spec.batch_size), jnp.int32)] * 3
+  if programs.start_task:
+    yield programs.start_task, (hyper, learner, alive, shared)
+  packed, count = _split(tuple(rows), setup), prog.replicate(np.int32(0), setup.members)
+  yield programs.chunk, (hyper, (learner, alive), packed, (setup.train, where, count))
+  if programs.end_task:
+    yield programs.end_task, (hyper, learner, alive, shared)
+
+
 def ahead(setup: Setup, submit: Callable[[Callable[[], object]], object]) -> None:
-  """Has ``submit(function)`` called once for each program that learning takes, in the order in which they are needed.
+  """Has ``submit(function)`` called once for each program of :func:`calls`, to compile it.
 
   Nothing for a mesh that was asked for or batches from the host: what these programs are called with is known late.
   What a thread's own JAX configuration says (``jax.default_matmul_precision`` as a context, say) is not known to
@@ -26,22 +49,8 @@ def ahead(setup: Setup, submit: Callable[[Callable[[], object]], object]) -> Non
   events = setup.stream.events
   if setup.members.placed is not None or setup.options.feed != "device" or not isinstance(events[0], Learn):
     return
-  programs, hyper, start = setup.programs, setup.hyper, loop.init_arguments(setup)
-  submit(lambda: programs.init.ahead(*start))
-  learner = _split(programs.init.shape(*start), setup)
-  alive = loop.all_alive(setup)
-  evaluated = (setup.evaluation, loop.judged(setup, loop.State(learner, alive)), setup.blocks.arguments)
-  submit(lambda: programs.evaluate.ahead(hyper, learner, (), evaluated))
-  where = loop.where_in_stream(setup, 0, 0, 1)
-  shared = loop._boundary(setup, deleted_pairs(setup.stream, 0), events[0].task, where)
-  capacity = min(setup.options.chunk_steps, max(setup.total_steps, 1))
-  rows = [jax.ShapeDtypeStruct((setup.members.padded, capacity, setup.spec.batch_size), jnp.int32)] * 3
-  state = (learner, alive)
-  boundary = lambda program: submit(lambda: program.ahead(hyper, learner, alive, shared)) if program else None
-  boundary(programs.start_task)
-  packed, count = _split(tuple(rows), setup), prog.replicate(np.int32(0), setup.members)
-  submit(lambda: programs.chunk.ahead(hyper, state, packed, (setup.train, where, count)))
-  boundary(programs.end_task)
+  for program, arguments in calls(setup):
+    submit(functools.partial(program.ahead, *arguments))
 
 
 def _split(tree, setup: Setup):

@@ -151,7 +151,7 @@ register(
   Entry(
     l2_previous,
     {"strength": Option(0.1, 0)},
-    _BOUNDARY,
+    _BOUNDARY._replace(needs=()),
     "EWC with F = 1",
   ),
 )
@@ -160,7 +160,7 @@ register(
   Entry(
     hierarchical,
     {"strength": Option(0.05, 0), "damping": Option(0.1, 1e-12)},  # exp(-3) in the paper
-    _BOUNDARY,
+    _BOUNDARY._replace(needs=()),
     "Song et al. 2025",
   ),
 )

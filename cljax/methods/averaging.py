@@ -201,7 +201,7 @@ register(
       "early_steps": Option(0, 0),
       **BUFFER,
     },
-    ACCESS,
+    ACCESS._replace(needs=()),
     "Soutif-Cormerais et al. 2023",
   ),
 )
@@ -210,7 +210,7 @@ register(
   Entry(
     lcia,
     {"balance": Option("paper", choices=("paper", "released"))},
-    Access(task_boundaries=True),
+    Access(task_boundaries=True, needs=()),
     "Qiao et al. 2025",
   ),
 )
@@ -219,7 +219,7 @@ register(
   Entry(
     reptile,
     {"epsilon": Option(0.1, 0), "every": Option(500, 1), **BUFFER},
-    ACCESS,
+    ACCESS._replace(needs=()),
     "Abbes et al. 2025",
   ),
 )

@@ -110,7 +110,7 @@ register(
   Entry(
     freeze,
     {"patterns": Option(""), **BEGIN},
-    Access(task_boundaries=True),
+    Access(task_boundaries=True, needs=()),
     "Zheng et al. 2025",
   ),
 )
@@ -119,7 +119,7 @@ register(
   Entry(
     lines,
     {"alpha": Option(0.5, 0, 1), "blocks": Option(""), **BEGIN},
-    Access(task_boundaries=True),
+    Access(task_boundaries=True, needs=()),
     "Wang et al. 2025",
   ),
 )
@@ -135,7 +135,7 @@ register(
       "blocks": Option(""),
       **BEGIN,
     },
-    Access(task_boundaries=True, boundary_data=True),
+    Access(task_boundaries=True, boundary_data=True, needs=()),
     "Lin et al. 2024",
   ),
 )

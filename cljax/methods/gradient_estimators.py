@@ -86,7 +86,7 @@ register(
       "smoothing": Option("none", choices=("none", "history")),
       "switch_step": Option(0, 0),
     },
-    Access(),
+    Access(needs=()),
     "Feng et al. 2025",
   ),
 )
@@ -95,7 +95,7 @@ register(
   Entry(
     evolution_strategy,
     {"sigma": Option(1e-3, 1e-12), "population": Option(30, 2), "antithetic": Option(False)},
-    Access(),
+    Access(needs=()),
     "Abdi et al. 2026",
   ),
 )

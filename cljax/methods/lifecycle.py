@@ -117,7 +117,7 @@ register(
   Entry(
     lifecycle,
     {"probability": Option(0.1, 0, 1), "duration": Option(5, 1), "period": Option(0, 0)},
-    Access(),
+    Access(needs=()),
     "Yang 2025",
   ),
 )

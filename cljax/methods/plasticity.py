@@ -135,7 +135,7 @@ register(
       "scaling": Option("after_first_task", choices=("after_first_task", "always", "never")),
       "released": Option(False),
     },
-    Access(task_boundaries=True),
+    Access(task_boundaries=True, needs=()),
     "Ludwig 2024",
   ),
 )
@@ -150,7 +150,7 @@ register(
       "scale": Option(0.0025, 0),
       "base": Option("rmsprop", choices=("rmsprop", "adagrad", "adam")),
     },
-    Access(task_boundaries=True),
+    Access(task_boundaries=True, needs=()),
     "Malviya et al. 2022",
   ),
 )
@@ -165,7 +165,7 @@ register(
       "utility": Option("contribution", choices=("contribution", "adaptable")),
       "compensate": Option(True),
     },
-    Access(),
+    Access(needs=()),
     "Dohare et al. 2024",
   ),
 )
@@ -179,7 +179,7 @@ register(
       "power": Option(4.0, 1.000001),
       "bias_std": Option(0.4, 0),
     },
-    Access(),
+    Access(needs=()),
     "Lan and Mahmood 2023",
   ),
 )

@@ -187,7 +187,7 @@ register(
       "skip": Option(AUTO),
       **ON_UPDATE,
     },
-    Access(task_boundaries=True, boundary_data=True),
+    Access(task_boundaries=True, boundary_data=True, needs=()),
     "Saha et al. 2021",
   ),
 )

@@ -57,7 +57,7 @@ register(
   Entry(
     rewarm_redecay,
     {"floor": Option(0.1, 0, 1), "warmup": Option(0.01, 0, 0.99)},
-    Access(),
+    Access(needs=()),
     "Ibrahim et al. 2024",
   ),
 )
@@ -73,7 +73,7 @@ register(
       "anneal_start": Option(0, 0),
       "anneal_steps": Option(100, 1),
     },
-    Access(),
+    Access(needs=()),
     "Ibrahim et al. 2024",
   ),
 )

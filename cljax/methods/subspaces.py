@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses, projectors
+from cljax import projectors
 from cljax.core import rows as picking
 from cljax.core import tree
 from cljax.core.method import Method
@@ -18,6 +18,7 @@ from cljax.methods.heads import AUTO, hold_others, skipping
 from cljax.methods.projection import ON_UPDATE, layer_rows, standing
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.slots import counted, no_slots, slot_of
+from cljax.objectives.objective import mean_loss
 from cljax.projectors.gpm import kernels
 
 PASS = Access(task_boundaries=True, boundary_data=True)
@@ -106,15 +107,14 @@ def pca_ogd(
   return Method(end_task=end_task, **standing(projectors.pca_ogd(directions * spec.num_tasks), None, on))
 
 
-def task_gradient(model, learner, task, batch: Batch):
-  """Gradient of the mean cross-entropy of a batch at the learner's parameters, in eval mode."""
+def task_gradient(model, spec: Spec, learner, task, batch: Batch):
+  """Gradient of the loss of a batch at the learner's parameters, in eval mode."""
 
-  def loss(params):
+  def apply(key, params, batch):
     state = learner.model_state
-    outputs, _ = model.apply(params, state, batch.x, train=False, key=learner.key, task=task.id, mask=batch.weight)
-    return losses.reduce(losses.cross_entropy(outputs.logits, batch.y, batch.class_mask), batch.weight)
+    return model.apply(params, state, batch.x, train=False, key=key, task=task.id, mask=batch.weight)
 
-  return jax.grad(loss)(learner.params)
+  return jax.grad(lambda params: mean_loss(spec.objective, learner.key, apply, params, batch))(learner.params)
 
 
 def cuber(
@@ -147,13 +147,13 @@ def cuber(
   kinds = (projectors.CUBERState, projectors.CUBERBlocked)
 
   def start_task(key, learner, task):
-    g = task_gradient(model, learner, task, picking.sample(fold(key, "rows"), task.rows, samples))
+    g = task_gradient(model, spec, learner, task, picking.sample(fold(key, "rows"), task.rows, samples))
     opened = projectors.cuber_start_task(learner.opt_state, learner.params, g, sufficient, positive)
     return learner._replace(opt_state=opened)
 
   def end_task(key, learner, task):
     batch = picking.sample(fold(key, "rows"), task.rows, samples)
-    inputs, g = layer_rows(model, learner, batch), task_gradient(model, learner, task, batch)
+    inputs, g = layer_rows(model, learner, batch), task_gradient(model, spec, learner, task, batch)
     slot, slots = slot_of(learner.method_state, task.visit)
     state = projectors.cuber_end_task(counted(learner.opt_state, kinds, slot, "tasks"), inputs, g, threshold)
     state = counted(state, kinds, task.visit.seen.sum(dtype=jnp.int32), "tasks")
@@ -286,7 +286,7 @@ register(
       "skip": Option(AUTO),
       **ON_UPDATE,
     },
-    PASS,
+    PASS._replace(needs=()),
     "Lin et al. 2022",
   ),
 )
@@ -304,7 +304,7 @@ register(
       "skip": Option(AUTO),
       **ON_UPDATE,
     },
-    Access(task_boundaries=True),
+    Access(task_boundaries=True, needs=()),
     "Cheng et al. 2025",
   ),
 )

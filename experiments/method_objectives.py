@@ -1,0 +1,142 @@
+"""Which methods run under which objectives: ``python -m experiments.method_objectives [--check]``.
+
+Every entry of the registry is built and each of its programs traced (shapes alone, nothing compiled or trained) on a
+tiny stream of each objective; what is refused stands with its line. Writes ``docs/objectives.md``; ``--check`` writes
+nothing and exits with code 1 where the page is another one.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import sys
+
+import numpy as np
+from absl import app, flags
+
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "objectives.md"
+OBJECTIVES = ("classification", "multi_label", "regression", "sequence")
+HEAD = """# Methods by objective
+
+What `python -m experiments.method_objectives` finds: each method's programs are traced on a tiny stream of each
+objective (two tasks, a request where the method answers one; a task-incremental stream where it asks for the task; an
+MLP, for text an embedding and a head). Where a method is refused, its line says why. `contrastive`, `denoising` and
+`ranking` have no loss of one prediction: what needs `each`, `divergence` or classes is refused under them.
+
+"""
+
+
+@functools.cache
+def setting(objective: str, told: bool):
+  """``(stream, model)`` of an objective; ``told``: the task is known at test, and heads are the tasks' own."""
+  import flax.linen as nn
+  import jax.numpy as jnp
+
+  import cljax
+  from cljax import models, streams
+  from cljax.data import Dataset, Split
+
+  rng = np.random.default_rng(0)
+  count, group = 24, np.repeat(np.arange(2), 12)
+  x = rng.normal(size=(count, 4)).astype(np.float32)
+  model, classes, scale = models.mlp((4,), 4, hidden=(6,)), 4, 1.0
+  if objective == "classification":
+    y = (2 * group + np.arange(count) % 2).astype(np.int32)
+  elif objective == "regression":
+    y = rng.normal(size=(count, 4)).astype(np.float32)
+  elif objective == "multi_label":
+    y = rng.integers(0, 2, (count, 4)).astype(np.float32)
+  else:
+
+    class Reader(nn.Module):
+      @nn.compact
+      def __call__(self, x):
+        return nn.Dense(classes, name="head")(nn.relu(nn.Dense(6)(nn.Embed(classes, 5)(x))))
+
+    x, y = rng.integers(0, 4, (2, count, 3)).astype(np.int32)
+    scale = None
+    model = models.from_linen(Reader(), (3,), input_dtype=jnp.int32)
+  split = Split(x, y, np.arange(count, dtype=np.int32), group.astype(np.int32))
+  names = tuple("abcd")
+  data = Dataset("made", split, split, classes, names, ("0", "1"), scale, "made")
+  tasks = [np.flatnonzero(group == t) for t in range(2)]
+  events = [cljax.Learn(0), cljax.Learn(1), cljax.Forget(ids=(0, 1, 2))]
+  given = {"active": "task", "task_id_given": True} if told else {}
+  stream = streams.from_tasks(data, tasks, tasks, events=events, **given)
+  return stream if stream.num_classes == 4 else stream._replace(num_classes=4), model
+
+
+def found(method: str, objective: str) -> str:
+  """'yes' where all programs trace, else the line that refuses it; 'error: ...' for anything else that is raised."""
+  import jax.numpy as jnp
+
+  import cljax
+  from cljax import engine, methods
+  from cljax.engine import loop, precompile
+
+  entry = methods.METHODS[method]
+  told = objective == "classification" and entry.access.task_id_at_test
+  stream, model = setting(objective, told)
+  learns = stream._replace(events=stream.events[:2])
+  small = {"capacity": 8, "rank": 2, "sketch_rank": 3}
+  hyper = {k: v for k, v in small.items() if k in entry.options}
+  given = {"objective": objective, "training": cljax.Recipe(batch_size=6), "options": cljax.Options(chunk_steps=2)}
+  try:
+    if entry.access.forgets and method != "clpu_derpp":
+      made = engine.prepare(stream, model, "finetune", forget=method, forget_hyper=hyper, **given)
+    else:
+      made = engine.prepare(learns, model, method, hyper, **given)
+    for program, arguments in precompile.calls(made.setup):
+      program.shape(*arguments)
+    if made.setup.programs.forget is not None and len(made.setup.stream.events) == 3:
+      learner = made.setup.programs.init.shape(*loop.init_arguments(made.setup))
+      rows = (jnp.zeros(made.setup.spec.total_rows, jnp.int32),) * 2 + (np.int32(3),)
+      named = [np.zeros(len(r), bool) for r in made.setup.stream.train]
+      whole = np.zeros(made.setup.stream.num_classes, bool)
+      shared = loop.request_arguments(made.setup, 2, 0, rows, rows, named, whole)
+      made.setup.programs.forget.shape(made.setup.hyper, learner, (), shared)
+  except cljax.UsageError as error:
+    return str(error)
+  except Exception as error:  # a method that breaks is what the table is for
+    return f"error: {type(error).__name__}: {str(error).splitlines()[0]}"
+  return "yes"
+
+
+def short(text: str, method: str, objective: str) -> str:
+  """A refusal without what its row and column say."""
+  for part in (
+    f"method.name: '{method}' ",
+    f"method.name: 'finetune + {method}' ",
+    f", which the objective '{objective}' does not have",
+    "method.name: ",
+  ):
+    text = text.replace(part, "")
+  return text.replace("|", "\\|")
+
+
+def page(cells: dict[str, dict[str, str]]) -> str:
+  lines = [f"| method | {' | '.join(OBJECTIVES)} |", "|" + " --- |" * (1 + len(OBJECTIVES))]
+  for method, row in cells.items():
+    lines.append(f"| `{method}` | " + " | ".join(short(row[o], method, o) for o in OBJECTIVES) + " |")
+  counts = ", ".join(f"{o} {sum(row[o] == 'yes' for row in cells.values())}" for o in OBJECTIVES)
+  return f"{HEAD}Of {len(cells)} methods run: {counts}.\n\n" + "\n".join(lines) + "\n"
+
+
+def main(argv) -> None:
+  del argv
+  from cljax import methods
+
+  cells = {m: {o: found(m, o) for o in OBJECTIVES} for m in methods.METHODS}
+  broken = [f"{m}, {o}: {text}" for m, row in cells.items() for o, text in row.items() if text.startswith("error")]
+  text = page(cells)
+  if flags.FLAGS.check:
+    sys.exit(int(text != PAGE.read_text()))
+  PAGE.write_text(text)
+  print(text)
+  if broken:
+    raise SystemExit("\n".join(["these break:", *broken]))
+
+
+if __name__ == "__main__":
+  flags.DEFINE_bool("check", False, "write nothing; exit with 1 where the page is another one")
+  app.run(main)
