@@ -131,7 +131,7 @@ REFUSED = [
   (["--config.stream.kind=class"], "stream.kind: 'class' needs classes, which the data do not have; allowed: group"),
   (["--config.stream.label_noise=0.1"], "stream.label_noise: got 0.1; it needs classes"),
   (["--config.stream.forget=2:class=1", "--config.forget.name=retrain"], "class= needs classes, which the data do not"),
-  (["--config.method.name=lwf"], "'lwf' needs classes, which the objective 'regression' does not have"),
+  (["--config.method.name=ncm"], "'ncm' needs classes, which the objective 'regression' does not have"),
 ]
 
 

@@ -204,7 +204,7 @@ BAD = [
   (["--config.method.name=ewc", "--config.method.strength=-1"], "method.strength: got -1.0; expected at least 0"),
   (["--config.method.name=ewc", "--config.method.strength=abc"], "method.strength: got 'abc'; expected a number"),
   (["--config.method.name=ewc", "--config.method.strength=1e999"], "method.strength: got 1e999; expected a finite"),
-  (["--config.method.name=ewc", "--config.method.fisher=best"], "method.fisher: got 'best'; allowed: exact"),
+  (["--config.method.name=ewc", "--config.method.fisher=best"], "method.fisher: got 'best'; allowed: auto, exact"),
   (["--config.train.epochs=1.5"], "train.epochs: got '1.5'; expected an integer"),
   (["--config.train.epochs=0"], "train.epochs: got 0; expected an integer of at least 1"),
   (["--config.train.batch_sise=3"], "train.batch_sise: no such field; allowed: "),
