@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -80,7 +81,11 @@ def found(method: str, objective: str) -> str:
   learns = stream._replace(events=stream.events[:2])
   small = {"capacity": 8, "rank": 2, "sketch_rank": 3}
   hyper = {k: v for k, v in small.items() if k in entry.options}
-  given = {"objective": objective, "training": cljax.Recipe(batch_size=6), "options": cljax.Options(chunk_steps=2)}
+  given: dict[str, Any] = {
+    "objective": objective,
+    "training": cljax.Recipe(batch_size=6),
+    "options": cljax.Options(chunk_steps=2),
+  }
   try:
     if entry.access.forgets and method != "clpu_derpp":
       made = engine.prepare(stream, model, "finetune", forget=method, forget_hyper=hyper, **given)
