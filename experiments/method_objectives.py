@@ -40,7 +40,8 @@ def setting(objective: str, told: bool):
   rng = np.random.default_rng(0)
   count, group = 24, np.repeat(np.arange(2), 12)
   x = rng.normal(size=(count, 4)).astype(np.float32)
-  model, classes, scale = models.mlp((4,), 4, hidden=(6,)), 4, 1.0
+  model, classes = models.mlp((4,), 4, hidden=(6,)), 4
+  scale: float | None = 1.0
   if objective == "classification":
     y = (2 * group + np.arange(count) % 2).astype(np.int32)
   elif objective == "regression":
@@ -62,7 +63,7 @@ def setting(objective: str, told: bool):
   data = Dataset("made", split, split, classes, names, ("0", "1"), scale, "made")
   tasks = [np.flatnonzero(group == t) for t in range(2)]
   events = [cljax.Learn(0), cljax.Learn(1), cljax.Forget(ids=(0, 1, 2))]
-  given = {"active": "task", "task_id_given": True} if told else {}
+  given: dict[str, Any] = {"active": "task", "task_id_given": True} if told else {}
   stream = streams.from_tasks(data, tasks, tasks, events=events, **given)
   return stream if stream.num_classes == 4 else stream._replace(num_classes=4), model
 
