@@ -43,7 +43,7 @@ class Dataset(NamedTuple):
   num_classes: int
   class_names: tuple[str, ...]
   group_names: tuple[str, ...]
-  scale: float
+  scale: float | None  # None: inputs go in as they are (tokens)
   digest: str  # sha256 of contents and options
   held: np.ndarray | None = None  # [N] bool: training rows that the data set itself keeps for validation, or None
 
