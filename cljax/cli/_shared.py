@@ -154,10 +154,19 @@ def guarded(run: Callable[[Sequence[str], Stop], int], argv: Sequence[str]) -> i
       return 1
     except Exception as error:
       full = disk_full(error)
+      if full is None and out_of_memory(error):
+        _line(f"out of memory: {error}; smaller sizes or fewer seeds at a time may fit")
+        return 1
       if full is None:
         raise
       _line(f"workdir: {full}; what was written before is intact, free some space and run the same command again")
       return 1
+
+
+def out_of_memory(error: BaseException) -> bool:
+  """Whether NumPy or a device could not hold what was asked for."""
+  text = str(error)
+  return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory allocating" in text
 
 
 def disk_full(error: BaseException | None) -> str | None:

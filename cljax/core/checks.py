@@ -12,6 +12,16 @@ import numpy as np
 
 from cljax.core.types import UsageError
 
+MOST = 2**31 - 1  # of whole numbers, which are int32 on the device
+
+
+def check_integer(name: str, value, least: int = 0) -> None:
+  """Raises UsageError unless ``value`` is an integer, no truth value, from ``least`` to what fits int32."""
+  if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    raise UsageError(f"{name}: got {value!r}; expected an integer of at least {least}")
+  if value > MOST:
+    raise UsageError(f"{name}: got {value}; expected at most {MOST}")
+
 
 def is_concrete(x) -> bool:
   return not any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(x))

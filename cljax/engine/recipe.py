@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax.core.checks import check_integer
 from cljax.core.types import UsageError
 
 _ALL = ("learning_rate", "weight_decay", "schedule", "warmup")
@@ -42,11 +43,8 @@ class Recipe(NamedTuple):
 def check_recipe(recipe: Recipe, input_shape) -> Recipe:
   """Raises UsageError unless the recipe makes sense for inputs of this shape."""
   for field in ("batch_size", "epochs"):
-    value = getattr(recipe, field)
-    if not isinstance(value, int) or value < 1:
-      raise UsageError(f"train.{field}: got {value!r}; expected an integer of at least 1")
-  if not isinstance(recipe.first_task_epochs, int) or recipe.first_task_epochs < 0:
-    raise UsageError(f"train.first_task_epochs: got {recipe.first_task_epochs!r}; expected an integer of at least 0")
+    check_integer(f"train.{field}", getattr(recipe, field), 1)
+  check_integer("train.first_task_epochs", recipe.first_task_epochs)
   if recipe.schedule_over not in ("task", "stream"):
     raise UsageError(f"optimizer.schedule_over: unknown {recipe.schedule_over!r}; allowed: task, stream")
   if recipe.augment not in AUGMENTS:

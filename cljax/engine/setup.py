@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import objectives
+from cljax.core.checks import MOST, check_integer
 from cljax.core.types import Batch, Forget, Learn, Model, Spec, UsageError
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
@@ -165,6 +166,10 @@ def setup(
     if isinstance(event, Learn):
       total += schedule.schedule(stream, learned, e, event.task, access.trains_on, recipe).steps
       learned.append(event.task)
+      if total > MOST:
+        raise UsageError(
+          f"train.epochs: got {recipe.epochs}, which makes {total:,} steps; at most {MOST:,} can be counted"
+        )
     elif not access.forgets:
       raise UsageError(f"stream.forget: event {e} asks to forget, but the method does not; choose one with forget.name")
     else:
@@ -208,11 +213,9 @@ def _check_options(options: Options) -> None:
   }
   sections = {"boundary_limit": "train.boundary_limit", "chunk_steps": "train.chunk_steps"}
   for field, low in least.items():
-    value = getattr(options, field)
-    if not isinstance(value, int) or value < low:
-      name = sections.get(field, field.replace("_", ".", 1))
-      raise UsageError(f"{name}: got {value!r}; expected an integer of at least {low}")
-  if not options.max_interval_s > 0:
+    check_integer(sections.get(field, field.replace("_", ".", 1)), getattr(options, field), low)
+  interval = options.max_interval_s
+  if isinstance(interval, bool) or not isinstance(interval, int | float) or not interval > 0:
     raise UsageError(
       f"checkpoint.max_interval_s: got {options.max_interval_s!r}; expected a positive number of seconds"
     )

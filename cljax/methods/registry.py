@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from cljax.core.checks import MOST
 from cljax.core.method import Method, compose
 from cljax.core.types import Access, Model, Spec, UsageError
 
@@ -97,8 +98,9 @@ def _checked(label: str, value, option: Option):
       raise UsageError(f"{label}: got {value}; expected a number")
     if option.low is not None and value < option.low:
       raise UsageError(f"{label}: got {value}; expected at least {option.low}")
-    if option.high is not None and value > option.high:
-      raise UsageError(f"{label}: got {value}; expected at most {option.high}")
+    high = MOST if option.high is None and kind is int else option.high
+    if high is not None and value > high:
+      raise UsageError(f"{label}: got {value}; expected at most {high}")
   return value
 
 

@@ -107,4 +107,5 @@ def row_loss(objective: Objective, apply_fn: Callable) -> Callable:
 def sums(score: Score, key, predict: Callable, batch) -> Any:
   """``[2]``: the numerator and the denominator over the rows of positive weight."""
   there = batch.weight > 0
-  return jnp.stack([jnp.sum(jnp.where(there, part, 0).astype(jnp.float32)) for part in score.fn(key, predict, batch)])
+  counted = lambda part: jnp.sum(jnp.where(there, part.astype(jnp.float32), 0.0))
+  return jnp.stack([counted(part) for part in score.fn(key, predict, batch)])

@@ -205,6 +205,12 @@ BAD = [
   (["--config.method.name=ewc", "--config.method.strength=abc"], "method.strength: got 'abc'; expected a number"),
   (["--config.method.name=ewc", "--config.method.strength=1e999"], "method.strength: got 1e999; expected a finite"),
   (["--config.method.name=ewc", "--config.method.fisher=best"], "method.fisher: got 'best'; allowed: auto, exact"),
+  (["--config.train.batch_size=1000000000000"], "train.batch_size: got 1000000000000; expected at most 2147483647"),
+  (["--config.train.epochs=2000000000"], "train.epochs: got 2000000000, which makes "),
+  (
+    ["--config.method.name=er", "--config.method.capacity=9000000000000000000"],
+    "method.capacity: got 9000000000000000000; expected at most 2147483647",
+  ),
   (["--config.train.epochs=1.5"], "train.epochs: got '1.5'; expected an integer"),
   (["--config.train.epochs=0"], "train.epochs: got 0; expected an integer of at least 1"),
   (["--config.train.batch_sise=3"], "train.batch_sise: no such field; allowed: "),

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from cljax import UsageError, streams
-from cljax.cli import _config, _grid, _values, sweep, train, unlearn
+from cljax.cli import _config, _grid, _shared, _values, sweep, train, unlearn
 
 FILE = _config.File({"data": {"name": "digits"}}, {}, types.ModuleType("base"))
 
@@ -110,3 +110,16 @@ def test_what_is_shown_of_a_value():
   assert _values.short("x" * 500).endswith("... (502 characters)")
   assert _values.short(10**5000) == "a number of thousands of digits"
   assert _grid.parse("a=[1,(2,3)]") == [{"a": 1}, {"a": (2, 3)}]
+
+
+@pytest.mark.parametrize(
+  "error", [MemoryError("Unable to allocate 54.6 TiB"), RuntimeError("RESOURCE_EXHAUSTED: 64 GB")]
+)
+def test_what_memory_cannot_hold_is_one_line(error, capsys):
+  def run(argv, stop):
+    raise error
+
+  assert _shared.guarded(run, ["x"]) == 1
+  assert capsys.readouterr().err == f"error: out of memory: {error}; smaller sizes or fewer seeds at a time may fit\n"
+  with pytest.raises(RuntimeError, match="another"):
+    _shared.guarded(lambda argv, stop: (_ for _ in ()).throw(RuntimeError("another")), ["x"])

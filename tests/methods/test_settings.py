@@ -31,6 +31,21 @@ def strict():
     yield
 
 
+@pytest.mark.parametrize("parts", [("er", "ewc"), ("gpm", "lwf")])
+def test_a_whole_run_is_strict(parts, class_stream, small_model):
+  """Steps, boundaries, evaluations, results and predictions, and a request, without a promoted dtype or rank."""
+  stream = class_stream._replace(events=(*class_stream.events[:2], cljax.Forget(classes=(0,))))
+
+  def both(model, spec):
+    made = {n: methods.make(n, model, spec, **({"capacity": 8} if n == "er" else {})) for n in (*parts, "ssd")}
+    return cljax.compose(**made)
+
+  with strict():
+    result = cljax.run(stream, small_model, both, training=cljax.Recipe(batch_size=8))
+    assert np.isfinite(result.accuracy).all()
+    assert np.isfinite(np.asarray(result.predict(stream.dataset.test.x[:3]))[:, :2]).any()
+
+
 def half(model, dtype):
   cast = lambda a: a.astype(dtype)
 
