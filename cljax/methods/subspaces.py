@@ -252,7 +252,7 @@ register(
   "ogd",
   Entry(
     ogd,
-    {"samples": Option(100, 1), "max_bytes": Option(2 * GIB, 1), **ON_UPDATE},
+    {"samples": Option(100, 1), "max_bytes": Option(2 * GIB, 1, 2**20 * GIB), **ON_UPDATE},
     PASS,
     "Farajtabar et al. 2020",
   ),
@@ -265,7 +265,7 @@ register(
       "directions": Option(100, 1),
       "samples": Option(300, 1),
       "center": Option(False),
-      "max_bytes": Option(2 * GIB, 1),
+      "max_bytes": Option(2 * GIB, 1, 2**20 * GIB),
       **ON_UPDATE,
     },
     PASS,
