@@ -101,17 +101,25 @@ def stop_signals() -> tuple[int, ...]:
 
 
 class Stop:
-  """Set by a stop signal; asked by the engine between chunks. A second SIGINT interrupts at once."""
+  """Set by a stop signal; asked by the engine between chunks. A second SIGINT interrupts at once.
+
+  Until it is first asked there is nothing to save, and any stop signal interrupts at once: data of any size are read,
+  and streams of any length built, without a look at it.
+  """
 
   def __init__(self):
     self.signal = 0
+    self.asked = False
 
   def __call__(self) -> bool:
+    self.asked = True
     return bool(self.signal)
 
   def _receive(self, number, frame):
     del frame
     self.signal = number
+    if not self.asked:
+      raise KeyboardInterrupt
     if number == signal.SIGINT:
       signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -148,7 +156,7 @@ def guarded(run: Callable[[Sequence[str], Stop], int], argv: Sequence[str]) -> i
       return 128 + (stop.signal or signal.SIGTERM)
     except KeyboardInterrupt:
       _line("interrupted before the state was saved; run the same command again to resume from the last checkpoint")
-      return 130
+      return 128 + (stop.signal or signal.SIGINT)
     except CljaxError as error:
       _line(str(error))
       return 1

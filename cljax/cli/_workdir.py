@@ -31,7 +31,7 @@ def claim(
   """
   try:
     for file in left if overwrite else ():
-      _discard(workdir / file)
+      discard(workdir / file)
     held = read_json(workdir / name)
     if held is not None:
       keys = {line.partition(": ")[0] for line in checkpoint.differences(essence(held), essence(identity))}
@@ -67,7 +67,8 @@ def read_json(path) -> dict[str, Any] | None:
   return found if isinstance(found, dict) else None
 
 
-def _discard(path: epath.Path) -> None:
+def discard(path: epath.Path) -> None:
+  """Removes a file or a folder; nothing where there is none."""
   if path.is_dir():
     path.rmtree()
   else:

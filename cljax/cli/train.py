@@ -46,6 +46,7 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   built = _build.build(config)
   workdir = epath.Path(flags.workdir).expanduser()
   mine = {**built.identity, "seeds": seeds}
+  fresh = flags.overwrite or not any((workdir / name).exists() for name in LEFT)
 
   def settle(leads: bool) -> tuple[dict, dict | None]:
     overwrite = flags.overwrite and leads
@@ -60,7 +61,13 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   if result is None:
     _environment.quiet()
     _environment.use_compilation_cache(flags.compilation_cache)
-    result = _train(built, seeds, workdir, stop, axes, leads)
+    try:
+      result = _train(built, seeds, workdir, stop, axes, leads)
+    except UsageError:
+      if fresh and leads and not (workdir / "checkpoints").exists():  # refused: the folder is no run's
+        for name in LEFT:
+          _workdir.discard(workdir / name)
+      raise
   if not leads:
     return 0
   _draw(result, workdir / _plots.picture(result), stop)

@@ -23,6 +23,9 @@ _KEYS = "x_train, y_train, x_test, y_test, or x, y (and group_train, group_test,
 
 def check_split(given: Mapping[str, Any], defaults: Mapping[str, Any] = SPLIT_DEFAULTS) -> dict[str, Any]:
   """``test_fraction`` and ``seed`` of a held-out split, checked."""
+  if not isinstance(given, Mapping) or set(given) - set(defaults):
+    shown = ", ".join(map(str, given)) if isinstance(given, Mapping) else f"a {type(given).__name__}"
+    raise UsageError(f"options of the split: got {shown[:80]}; allowed: {', '.join(defaults)}")
   o = {**defaults, **given}
   fraction, seed = o["test_fraction"], o["seed"]
   if isinstance(fraction, bool) or not isinstance(fraction, int | float | np.number) or not 0 < fraction < 1:
@@ -105,7 +108,7 @@ def from_arrays(name: str, arrays: Mapping[str, Any], given: Mapping[str, Any] |
   """
   if not isinstance(arrays, Mapping):
     raise UsageError(f"{name}: got a {type(arrays).__name__}; allowed: a mapping of {_KEYS}")
-  options = check_split(given or {})
+  options = check_split({} if given is None else given)
   parts = []
   both = "x_train" in arrays
   for end in ("_train", "_test") if both else ("",):

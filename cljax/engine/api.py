@@ -15,8 +15,8 @@ import optax
 from cljax import methods, objectives
 from cljax.core import tree
 from cljax.core.types import Forget, Learn, Learner, Model, UsageError
+from cljax.engine import arguments, precompile, recipe, saving
 from cljax.engine import mesh as meshes
-from cljax.engine import precompile, recipe, saving
 from cljax.engine import programs as prog
 from cljax.engine.loop import (
   Hooks,
@@ -116,6 +116,7 @@ def run(
   >>> result.predict(stream.dataset.test.x[:4]).shape
   (4, 10)
   """
+  arguments.check_calls(workdir, report, stop)
   prepared = prepare(
     stream, model, method, hyper, forget=forget, forget_hyper=forget_hyper, optimizer=optimizer,
     optimizer_options=optimizer_options, training=training, options=options, seeds=seeds, population=population,
@@ -219,12 +220,15 @@ def prepare(
   objective_options: Mapping[str, Any] | None = None,
 ) -> Prepared:
   """All that :func:`run` does before its first step, with the same arguments: for runs that are repeated or timed."""
+  sections = {"hyper": hyper, "forget_hyper": forget_hyper, "optimizer_options": optimizer_options, "mesh": mesh,
+              "objective_options": objective_options, "config": config}  # fmt: skip
+  arguments.check_arguments(stream, model, training, options, sections, devices)
   make_method, hyper_values = method_of(method, hyper or {}, forget, forget_hyper or {})
   make_optimizer, optimizer_values = recipe.optimizer_of(optimizer, dict(optimizer_options or {}))
   recipe.check_effect(training, options, optimizer if isinstance(optimizer, str) else "", optimizer_options or {})
   learned = objectives.given(objective, objective_options)
   values = {**hyper_values, **optimizer_values, **getattr(learned, "hyper", {})}
-  members = list(population) if population is not None else [Member(s) for s in _seeds(seeds)]
+  members = [Member(s) for s in arguments.seeds_of(seeds)] if population is None else arguments.members_of(population)
   name = method if isinstance(method, str) else getattr(method, "__name__", "method")
   name = f"{name} + {forget}" if forget and forget != name else name
   built = setup(
@@ -257,21 +261,6 @@ def prepare(
     return {**whole, "members": [[m.seed, dict(m.hyper)] for m in members]}
 
   return Prepared(built, described, lambda state: _result(built, state), forget or name)
-
-
-def _seeds(seeds) -> list[int]:
-  """``3`` is seeds 0, 1, 2; else a list of them. NumPy's integers are integers; text and truth values are not."""
-  whole = lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool)
-  if whole(seeds):
-    if seeds < 1:
-      raise UsageError(f"seeds: got {seeds}; expected at least 1")
-    return list(range(int(seeds)))
-  seeds = np.asarray(seeds) if isinstance(seeds, jax.Array) else seeds
-  listed = isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str | bytes) and np.ndim(seeds) == 1
-  out = [int(s) for s in seeds if whole(s)] if listed else []
-  if not out or len(out) < len(seeds) or min(out) < 0 or max(out) >= 2**32 or len(set(out)) != len(out):
-    raise UsageError(f"seeds: got {seeds!r}; expected a number of seeds, or distinct seeds from 0 to 2**32 - 1")
-  return out
 
 
 def method_of(method, hyper, forget, forget_hyper):

@@ -45,6 +45,8 @@ def check_recipe(recipe: Recipe, input_shape) -> Recipe:
   for field in ("batch_size", "epochs"):
     check_integer(f"train.{field}", getattr(recipe, field), 1)
   check_integer("train.first_task_epochs", recipe.first_task_epochs)
+  if not isinstance(recipe.reset_per_task, bool):
+    raise UsageError(f"optimizer.reset_per_task: got {recipe.reset_per_task!r}; expected True or False")
   if recipe.schedule_over not in ("task", "stream"):
     raise UsageError(f"optimizer.schedule_over: unknown {recipe.schedule_over!r}; allowed: task, stream")
   if recipe.augment not in AUGMENTS:
@@ -165,7 +167,13 @@ def optimizer_of(optimizer, given):
   if not isinstance(optimizer, str):
     if given:
       raise UsageError("optimizer_options: only for an optimizer given by name")
-    if callable(optimizer) and not isinstance(optimizer, tuple):
+    made = isinstance(optimizer, tuple) and hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    if not made and not callable(optimizer):
+      raise UsageError(
+        f"optimizer: got {type(optimizer).__name__}; expected one of {', '.join(OPTIMIZERS)}, an optax transformation "
+        "or a function that makes one"
+      )
+    if not made:
       return (lambda values: optax.with_extra_args_support(optimizer())), {}
     return (lambda values: optax.with_extra_args_support(optimizer)), {}
   allowed = set(inspect.signature(make_optimizer).parameters) - {"name"}

@@ -13,6 +13,7 @@ import numpy as np
 from cljax import objectives
 from cljax.core.checks import MOST, check_integer
 from cljax.core.types import Batch, Forget, Learn, Model, Spec, UsageError
+from cljax.data import limits
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine import schedule
@@ -125,6 +126,7 @@ def setup(
   if options.feed == "grain" and not hasattr(split.x, "shape"):
     raise UsageError("train.feed: 'grain' takes inputs that are one array; these are several: use 'device'")
   _check_options(options)
+  _check_size(stream, len(population))
   objective = objective or objectives.classification()
   spec = spec_of(stream, recipe.batch_size, objective)
   model = rescaled(model, stream.dataset.scale)
@@ -203,6 +205,10 @@ def _check_options(options: Options) -> None:
     raise UsageError(f"train.feed: unknown {options.feed!r}; allowed: device, grain")
   if options.on_divergence not in ("stop", "freeze"):
     raise UsageError(f"train.on_divergence: unknown {options.on_divergence!r}; allowed: stop, freeze")
+  if not isinstance(options.checkpoint_purge_before_deletion, bool):
+    raise UsageError(
+      f"checkpoint.purge_before_deletion: got {options.checkpoint_purge_before_deletion!r}; expected True or False"
+    )
   least = {
     "eval_every": 0,
     "eval_limit": 0,
@@ -219,6 +225,18 @@ def _check_options(options: Options) -> None:
     raise UsageError(
       f"checkpoint.max_interval_s: got {options.max_interval_s!r}; expected a positive number of seconds"
     )
+
+
+FIGURES = 96  # bytes of a task's test, own-class and validation figures, as the host keeps them
+
+
+def _check_size(stream, members: int) -> None:
+  """Every event is followed by an evaluation of every task, and all are kept: thousands of tasks want gigabytes."""
+  size = FIGURES * members * (len(stream.events) + 1) * stream.num_tasks
+  what = f"stream.tasks: the scores of {stream.num_tasks} tasks after {len(stream.events)} events"
+  limits.check_memory(what, size, "ask for fewer tasks or fewer seeds at a time")
+  rows = sum(map(len, stream.test)) + sum(map(len, stream.validation))
+  limits.check_memory(f"stream.tasks: {rows:,} places of evaluation rows", 16 * rows, "ask for fewer tasks or rows")
 
 
 def _check_holds(event: Forget, access) -> None:

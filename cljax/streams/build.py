@@ -34,7 +34,7 @@ from cljax.streams.rows import (
 from cljax.streams.views import View, identity, permuted, rotated
 
 KINDS = tuple(READS)
-MOST_TASKS = 10**6
+MOST_TASKS = 10**5
 
 
 class Stream(NamedTuple):
@@ -215,9 +215,10 @@ def assemble(
   train, val = _each(layout.train, lambda r: r[~held[r]]), _each(layout.train, lambda r: r[held[r]])
   label = lambda t, rows: np.asarray(layout.labels[t])[y[rows]] if layout.dataset.has_classes else y[rows]
   shown = [label(t, rows) for t, rows in enumerate(train)] if task_fractions else []
-  train = [rows if t in order else rows[:0] for t, rows in enumerate(thin(train, shown, task_fractions, seed))]
+  learned = set(order)
+  train = [rows if t in learned else rows[:0] for t, rows in enumerate(thin(train, shown, task_fractions, seed))]
   for t, mine in enumerate(train):
-    if (not len(mine) and t in order) or not len(layout.test[t]):
+    if (not len(mine) and t in learned) or not len(layout.test[t]):
       raise UsageError(
         f"stream: task {t} has {len(mine)} training and {len(layout.test[t])} test rows; both must be positive"
       )

@@ -30,12 +30,13 @@ def from_tasks(
 
   ``train``, ``test`` and ``validation`` (default: none) hold one entry for each task: positions in ``dataset.train``,
   ``dataset.test`` and ``dataset.train``, or boolean masks over their rows. ``labels [T, C]`` maps a class to its label
-  in a task, -1 where it has none; by default a task has the classes of its rows, under their own numbers.
+  in a task, -1 where it has none; by default a task has the classes of its rows, under their own numbers (with
+  ``active`` 'seen' or 'task', which open them in training, each must have a training row).
   ``num_classes``: outputs of the model; default: the data set's classes, or the largest label given + 1; of real
   targets the number a row has. ``events``:
   :class:`cljax.Learn` of tasks in any order, also several times, and :class:`cljax.Forget`; default: each task once.
-  Raises UsageError for rows that do not exist or stand twice, rows both trained on and held out, a row whose class has
-  no label in its task, and events that ``build`` would refuse.
+  Raises UsageError for rows that do not exist or stand twice, rows that any task trains on and any holds out, a row
+  whose class has no label in its task, and events that ``build`` would refuse.
   """
   tasks = len(train)
   validation = [()] * tasks if validation is None else validation
@@ -51,10 +52,14 @@ def from_tasks(
       made[id(r)] if id(r) in made else made.setdefault(id(r), _rows(f"{what}[{t}]", r, len(split.id)))
       for t, r in enumerate(given)
     )
-  for t, (a, b) in enumerate(zip(rows["train"], rows["validation"], strict=True)):
-    both = np.intersect1d(a, b)
-    if len(both):
-      raise UsageError(f"validation[{t}]: row {both[0]} is in train[{t}] too")
+  trained = np.zeros(len(dataset.train.id), bool)
+  for mine in {id(r): r for r in rows["train"]}.values():
+    trained[mine] = True
+  for t, held in enumerate(rows["validation"]):
+    if trained[held].any():
+      row = held[trained[held]][0]
+      where = next(s for s, mine in enumerate(rows["train"]) if row in mine)
+      raise UsageError(f"validation[{t}]: row {row} is in train[{where}] too; what is trained on can not be held out")
   named = dataset.has_classes
   classes = (
     [np.zeros(0, int)] * tasks
@@ -71,6 +76,8 @@ def from_tasks(
     for t, mine in enumerate(classes):
       table[t, mine] = mine
     num_classes = dataset.num_classes if num_classes is None else num_classes
+    if active in ("seen", "task"):
+      _check_trained(dataset, rows, active)
   else:
     table = _labels(labels, tasks, dataset.num_classes)
     num_classes = int(table.max()) + 1 if num_classes is None else num_classes
@@ -90,6 +97,18 @@ def from_tasks(
     active, bool(task_id_given),
   )  # fmt: skip
   return stream._replace(events=_events(stream, events))
+
+
+def _check_trained(dataset, rows, active: str) -> None:
+  """A class that a task is measured on, but does not train, would stand open in its softmax without a word."""
+  for t, mine in enumerate(rows["train"]):
+    for what, split in (("validation", dataset.train), ("test", dataset.test)):
+      lost = np.setdiff1d(split.y[rows[what][t]], dataset.train.y[mine])
+      if len(mine) and len(lost):
+        raise UsageError(
+          f"{what}[{t}]: has class {dataset.class_names[lost[0]]!r}, of which train[{t}] has no row; active={active!r} "
+          "would open it in training; give labels= where the task has it"
+        )
 
 
 def _rows(what: str, given, count: int) -> np.ndarray:

@@ -81,6 +81,12 @@ def test_classes_and_numbers_at_their_bounds():
     assert said in str(e.value)
   with pytest.raises(UsageError, match="mine: lacks 'y_test', has x_train, y_train, x_test"):
     data.from_arrays("mine", {"x_train": x, "y_train": [0, 1, 0, 1], "x_test": x})
+  for options, said in (
+    ({"x": x}, "got x; allowed: test_fraction, seed"),
+    (0.2, "got a float; allowed: test_fraction"),
+  ):
+    with pytest.raises(UsageError, match=f"options of the split: {said}"):
+      data.from_arrays("mine", both([0, 1, 0, 1]), options)
 
 
 def test_a_name_means_a_file_an_archive_or_a_folder(tmp_path):

@@ -165,8 +165,32 @@ def test_signals_set_a_flag_and_the_exit_code(capsys, number, code):
   assert capsys.readouterr().err == "stopped: stopped at step 3; saved, run the same command again to resume\n"
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_before_anything_can_be_saved_a_signal_interrupts(capsys, number, code):
+  def run(argv, stop):
+    os.kill(os.getpid(), number)
+    raise AssertionError("a stream of any length may be in the making here")
+
+  assert _shared.guarded(run, []) == code
+  assert capsys.readouterr().err.startswith("error: interrupted before the state was saved")
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_a_refused_configuration_leaves_the_folder_free(command, tmp_path, capsys, overwrite):
+  where = f"--workdir={tmp_path / 'run'}"
+  many = "--config.stream.kind=permuted --config.stream.tasks=100000 --config.stream.task_fractions=()"
+  for wrong, said in (("--config.train.batch_size=0", "batch_size: got 0"), (many, "scores of 100000 tasks after")):
+    assert train.main(command(where, *wrong.split(), *overwrite)) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert not list((tmp_path / "run").glob("[!.]*"))
+  assert train.main(command(where)) == 0
+
+
 def test_a_second_interrupt_does_not_wait(capsys):
   def run(argv, stop):
+    assert not stop()
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)
     return 0

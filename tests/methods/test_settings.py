@@ -89,7 +89,7 @@ def test_every_method_traces(setting, dataset, small_model):
   wrong = []
   with SETTINGS[setting]():
     model = half(small_model, setting) if "float" in setting else small_model
-    for name in NAMES[::6] if setting == "float16" else NAMES:  # in the stead of bfloat16 it differs in numbers only
+    for name in NAMES[::6] if setting == "float16" else NAMES:  # traced as bfloat16 is
       try:
         learner = trace(name, stream, model)
         if "float" in setting:

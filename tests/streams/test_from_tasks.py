@@ -60,6 +60,12 @@ def test_events_in_any_order_with_requests_by_name(dataset):
     ({"test": [[0], [99]]}, "test[1]: positions span 99..99; the data have 32 rows"),
     ({"train": [], "test": []}, "train: got 0 tasks"),
     ({"validation": [[0], []], "train": [[0, 1], [2]]}, "validation[0]: row 0 is in train[0] too"),
+    ({"validation": [[], [5, 0]], "train": [[0, 1], [2]]}, "validation[1]: row 0 is in train[0] too"),
+    ({"active": "task", "test": [[0, 30], [31]]}, "test[0]: has class 'class3', of which train[0] has no row"),
+    (
+      {"active": "seen", "validation": [[3], []], "train": [[0, 6], [2]]},
+      "validation[0]: has class 'class3', of which",
+    ),
     ({"labels": np.zeros((2, 3), int)}, "labels: is int64[2, 3]; expected integers [2 tasks, 4 classes]"),
     ({"labels": np.zeros((2, 4))}, "labels: is float64[2, 4]"),
     ({"labels": np.full((2, 4), -2)}, "labels: span -2..-2"),
