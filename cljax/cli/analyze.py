@@ -51,11 +51,6 @@ def targets(workdir: epath.Path) -> list[Target]:
       raise UsageError(
         f"workdir: {source} holds a run of cljax.run, not of a launcher; see cljax.engine.restore.history"
       )
-    if "objective" in config:
-      name = config["objective"]["name"]
-      raise UsageError(
-        f"objective.name: {source} learned {name!r}; an analysis looks at classes: of classification only"
-      )
     for title, members in _configurations(config, configs):
       folder = workdir / "analysis" / ("" if sources == [workdir] else _folder(title, out))
       out.append(Target(source, members, title, folder))

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import losses, metrics
+from cljax import metrics
 from cljax.core import tree
-from cljax.core.types import Learn, Visit
+from cljax.core.types import Batch, Learn, UsageError, Visit
 from cljax.engine import Prepared, RunResult, schedule
 from cljax.engine.step import Where
+from cljax.objectives import objective
 
 
 class Cost(NamedTuple):
@@ -45,34 +46,36 @@ def cost(prepared: Prepared) -> Cost:
   ints = jax.ShapeDtypeStruct((spec.batch_size,), jnp.int32)
   alive = jax.ShapeDtypeStruct((), bool)
   step = _flops(parts.step, learner, data, place, alive, ints, ints, ints)
-  x = jax.ShapeDtypeStruct((spec.batch_size, *spec.input_shape), spec.input_dtype)
-
   model = parts.method.model or built.model
+  rows = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct((spec.batch_size, *a.shape), a.dtype), tree)
+  weight = jax.ShapeDtypeStruct((spec.batch_size,), jnp.float32)
 
-  def plain(params, model_state, x, y):
-    apply = lambda p: model.apply(p, model_state, x, train=True, key=jax.random.key(0), task=None, mask=None)
-    return jax.grad(lambda p: losses.cross_entropy(apply(p)[0].logits, y).mean())(params)
+  def plain(params, model_state, batch):
+    given = {"train": True, "key": jax.random.key(0), "task": None, "mask": None}
+    apply = lambda key, p, batch: model.apply(p, model_state, batch.x, **given)
+    return jax.grad(lambda p: objective.mean_loss(parts.objective, jax.random.key(0), apply, p, batch))(params)
 
-  one = _flops(plain, learner.params, learner.model_state, x, ints)
+  batch = Batch(rows(spec.shown), rows(spec.target), weight, ints, ints)
+  one = _flops(plain, learner.params, learner.model_state, batch)
   steps: list[int] = []
-  rows: list[int] = []
+  counts: list[int] = []
   learned: list[int] = []
   for at, event in enumerate(stream.events):
     if isinstance(event, Learn):
       steps.append(schedule.schedule(stream, learned, at, event.task, built.trains_on, built.recipe).steps)
-      rows.append(len(stream.train[event.task]))
+      counts.append(len(stream.train[event.task]))
       learned.append(event.task)
   count = len(steps)
   stored = tree.nbytes(learner.method_state) if parts.method.access.stores_data else 0
-  row_bytes = int(np.prod(spec.input_shape)) * np.dtype(spec.input_dtype).itemsize
+  row_bytes = tree.nbytes(spec.shown)
   return Cost(
     model_bytes=np.full(count, tree.nbytes((learner.params, learner.model_state)), np.float64),
     stored_bytes=np.full(count, stored, np.float64),
-    data_bytes=row_bytes * sum(rows),
+    data_bytes=row_bytes * sum(counts),
     step_flops=step,
     plain_flops=one,
     training_flops=np.asarray(steps) * step,
-    one_pass_flops=np.ceil(np.asarray(rows) / spec.batch_size) * one,
+    one_pass_flops=np.ceil(np.asarray(counts) / spec.batch_size) * one,
   )
 
 
@@ -80,7 +83,10 @@ def more_than_forgetting(result: RunResult, spent: Cost, epsilon: float = 10.0) 
   """The criteria of Diaz-Rodriguez et al. (2018) by name, ``[S]`` each, from a run and its measured cost.
 
   ``cljax.metrics.cl_score`` and ``cl_stability`` weigh them. ``epsilon``: see ``metrics.computational_efficiency``.
+  Raises UsageError for a run without an accuracy: the criteria are shares of what is right.
   """
+  if result.accuracy is None:
+    raise UsageError(f"result: was scored by {next(iter(result.scores))!r}; these criteria are of accuracies")
   R = result.learning_rows
   each = lambda value: np.full(R.shape[:-2], float(value))
   return {

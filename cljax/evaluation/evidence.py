@@ -46,13 +46,15 @@ METRICS = {
 
 
 class Sides(NamedTuple):
-  """Rows to measure on, as their tasks show them: inputs ``x [N, ...]``, labels ``y [N]`` and tasks of each side, and
-  the classes ``judged [T, C]`` among which a row of each task is judged."""
+  """Rows to measure on, as their tasks show them: inputs ``x [N, ...]``, labels ``y [N]`` (or targets), tasks and
+  places ``id`` in the stored rows of each side, and the classes ``judged [T, C]`` among which a row of each task is
+  judged."""
 
   x: dict[str, Any]
-  y: dict[str, np.ndarray]
+  y: dict[str, Any]
   task: dict[str, np.ndarray]
   judged: np.ndarray
+  id: dict[str, np.ndarray] = {}
 
 
 class Answers(NamedTuple):
@@ -77,10 +79,11 @@ def without_rows(stream, gone):
   return stream._replace(train=train, events=events, name=f"{stream.name} without {sum(map(np.sum, gone))} rows")
 
 
-def sides(stream, request: Forget, most: int = 2000) -> Sides:
+def sides(stream, request: Forget, most: int = 2000, classes: bool = True) -> Sides:
   """The rows to forget, the rows to keep (at most ``most``, evenly spread) and the test rows.
 
-  Where whole classes are forgotten, ``test`` holds the other classes, and ``forgotten_test`` those.
+  Where whole classes are forgotten, ``test`` holds the other classes, and ``forgotten_test`` those. Without ``classes``
+  the objective's targets are no class numbers: ``y`` is as it is stored.
   """
   split, test = stream.dataset.train, stream.dataset.test
   learned = streams.learned_tasks(stream.events)
@@ -96,18 +99,21 @@ def sides(stream, request: Forget, most: int = 2000) -> Sides:
     raise UsageError("request: expected rows that were learned, and others to keep")
   retain = retain[np.linspace(0, len(retain) - 1, min(most, len(retain))).astype(int)]
   learning = tuple(e for e in stream.events if isinstance(e, Learn))
-  labels = streams.forgotten_classes(stream._replace(events=(*learning, request)), len(learning) + 1)
-  whole = labels[stream.labels[test_pairs[:, 1], np.asarray(test.y)[test_pairs[:, 0]]]]
+  whole = np.zeros(len(test_pairs), bool)
+  if stream.dataset.has_classes:
+    labels = streams.forgotten_classes(stream._replace(events=(*learning, request)), len(learning) + 1)
+    whole = labels[stream.labels[test_pairs[:, 1], np.asarray(test.y)[test_pairs[:, 0]]]]
   chosen = {"forget": (split, forget), "retain": (split, retain), "test": (test, test_pairs[~whole])}
   if whole.any() and not whole.all():
     chosen["forgotten_test"] = (test, test_pairs[whole])
-  x, y, task = {}, {}, {}
+  x, y, task, place = {}, {}, {}, {}
   for side, (data, at) in chosen.items():
-    raw = jnp.asarray(np.stack([data.x[i] for i in at[:, 0]]))
+    stored = lambda tree, at=at: jax.tree.map(lambda a: np.stack([a[i] for i in at[:, 0]]), tree)
+    raw = jax.tree.map(jnp.asarray, stored(data.x))
     x[side] = stream.view.apply(stream.view.tables, raw, jnp.asarray(at[:, 1], jnp.int32))
-    y[side] = stream.labels[at[:, 1], np.asarray(data.y)[at[:, 0]]]
-    task[side] = at[:, 1]
-  return Sides(x, y, task, judged_classes(stream, learned))
+    y[side] = stream.labels[at[:, 1], stored(data.y)] if classes else stored(data.y)
+    task[side], place[side] = at[:, 1], at[:, 0]
+  return Sides(x, y, task, judged_classes(stream, learned), place)
 
 
 def answers(built: Setup, learner, rows: Sides, model=None) -> Answers:
@@ -236,6 +242,22 @@ def population(ours: Answers, oracles: Answers, rows: Sides) -> dict[str, float]
   margin = lambda a, s: metrics.logit_margin(a.logits[s][:count], rows.y[s])
   pairs = (("klom_forget", "forget"), ("klom_retain", "retain"))
   return {name: metrics.klom(margin(ours, s), margin(oracles, s), bins=bins).mean for name, s in pairs}
+
+
+def margins(given: Answers, rows: Sides) -> np.ndarray:
+  """``[S, N]`` logit margins of the rows to forget: what U-LiRA looks at."""
+  return metrics.logit_margin(given.logits["forget"], rows.y["forget"])
+
+
+def sound(given: Answers) -> np.ndarray:
+  """``[S] bool``: members all of whose logits are finite."""
+  return np.all([np.isfinite(z).all((1, 2)) for z in given.logits.values()], 0)
+
+
+def over_forgets(after: Answers, oracles: Answers, rows: Sides) -> bool:
+  """Whether the mean accuracy on the rows to forget lies below that of every oracle: a leak too."""
+  right = lambda given: metrics.accuracy(given.logits["forget"], rows.y["forget"])
+  return bool(metrics.over_forgetting(right(after).mean(), right(oracles)))
 
 
 def outside(values: Mapping[str, np.ndarray], floor: Mapping[str, np.ndarray]) -> list[str]:

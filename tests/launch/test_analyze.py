@@ -233,7 +233,8 @@ def test_rows_are_looked_at_as_their_task_shows_and_labels_them(dataset):
   history = restore.History([], {}, stream, model, values, parts, lambda number: None, trains_on)
   params, _ = model.init(jax.random.key(0))
   learner = cljax.Learner(0, jax.random.key(0), params, {}, OptState((), (), (), ()), ())
-  look, one = _analysis._look(history, 1000, [0, 1]), {k: v[0] for k, v in values.items()}
+  one = {k: v[0] for k, v in values.items()}
+  look = _analysis._look(history, parts(one).objective, 1000, [0, 1])
   for task in (0, 1):
     x = dataset.test.x.reshape(-1, 16)[:, stream.view.tables[0][task]]
     hidden = np.maximum(x @ params["hidden_0"]["kernel"] + params["hidden_0"]["bias"], 0)
@@ -241,7 +242,7 @@ def test_rows_are_looked_at_as_their_task_shows_and_labels_them(dataset):
     labels, found = _analysis._predicted(look, one, learner, task, 2)
     np.testing.assert_array_equal(found, np.asarray(logits).argmax(-1))
     np.testing.assert_array_equal(labels, dataset.test.y)
-  layers = look.layers(one, learner, dataset.test.x[look.probe[0]], look.probe[1])
+  layers = look.layers(one, learner, _analysis._batch(look, *look.probe))
   np.testing.assert_allclose(
     layers["hidden 0"][look.probe[1] == 1], hidden[look.probe[0][look.probe[1] == 1]], atol=1e-5
   )

@@ -16,8 +16,11 @@ import numpy as np
 
 from cljax import Learn, metrics, streams
 from cljax.core.judging import judged_classes
+from cljax.core.types import Batch
 from cljax.engine import event_record, restore
+from cljax.evaluation import scores
 from cljax.io import checkpoint
+from cljax.objectives import objective
 
 CHECKPOINTS = 25  # at most so many moments are looked at
 MEMBERS = 3  # of a population
@@ -31,8 +34,10 @@ class Look(NamedTuple):
   stream: Any
   rows: list[np.ndarray]  # of each task, into the test split
   probe: tuple[np.ndarray, np.ndarray]  # (row, task) of the rows on which representations are compared
-  predict: Any  # (values, learner, x, task) -> labels
-  layers: Any  # (values, learner, x, task [B]) -> activations by layer
+  own: Any  # the objective
+  predict: Any  # (values, learner, x, task) -> labels; of class numbers alone
+  score: Any  # (values, learner, batch, task) -> numerator and denominator of the main score
+  layers: Any  # (values, learner, batch) -> activations by layer
   size: int
 
 
@@ -52,8 +57,12 @@ def analyse(history: restore.History, members: Sequence[int], rows: int) -> dict
   over = lambda key: np.mean([np.asarray(row[key])[list(members)] for row in position["accuracy"]], 1)
   done = [event_record(e) for e in stream.events[: position["event"]]]
   order = [e["task"] for e in done if e["kind"] == "learn"]
+  own = _objective(history, members)
+  main = own.scores[own.main]
+  sign = scores.sign(main.better)
   out: dict[str, Any] = {
     "stream": stream.name,
+    "score": {"name": own.main, "better": main.better},
     "seeds": [history.config["members"][m][0] for m in members],
     "events": done,
     "of_events": len(stream.events),
@@ -72,15 +81,15 @@ def analyse(history: restore.History, members: Sequence[int], rows: int) -> dict
     "asked": _asked(stream, position["event"]),
     "moments": [m.done - 1 for m in moments],
   }
-  out["tasks"] = _tasks(out["accuracy"], done)
+  out["tasks"] = _tasks(out["accuracy"], done, sign)
   if out["curves"] and order and order == list(range(len(order))) and stream.num_tasks > 1:
     whole = [c for c in out["curves"] if c["event"] < len(done)]
     curve, current = (np.asarray([c[k] for c in whole]) for k in ("accuracy", "task"))
-    out["worst_case"] = metrics.worst_case_accuracy(curve, current)
-    out["minimum"] = metrics.minimum_accuracy(curve, current)
-  out["gaps"] = _gaps(out["curves"], out["accuracy"], done)
+    out["worst_case"] = sign * metrics.worst_case_accuracy(sign * curve, current)
+    out["minimum"] = sign * metrics.minimum_accuracy(sign * curve, current)
+  out["gaps"] = _gaps(out["curves"], out["accuracy"], done, sign)
   if moments:
-    look = _look(history, rows, order)
+    look = _look(history, own, rows, order)
     values = [jax.tree.map(lambda a, m=m: a[m], history.values) for m in members]
     learners = [[jax.tree.map(lambda a, m=m: a[m], moment.learner) for moment in moments] for m in members]
     chosen = _most_moved(learners[0])
@@ -89,7 +98,8 @@ def analyse(history: restore.History, members: Sequence[int], rows: int) -> dict
       for v, each in zip(values, learners, strict=True)
     ]
     out |= {k: _mean([p[k] for p in per_member]) for k in per_member[0]}
-    out["classes"] = _classes(np.asarray(out["confusion"]), stream, done, [m.done for m in moments])
+    if own.classes:
+      out["classes"] = _classes(np.asarray(out["confusion"]), stream, done, [m.done for m in moments])
   return out | {"notes": notes}
 
 
@@ -132,19 +142,23 @@ def _curves(position, members) -> list[dict]:
   return [{**c, "accuracy": np.mean([c["accuracy"][m] for m in members], 0)} for c in position["curves"]]
 
 
-def _tasks(accuracy, done) -> list[dict]:
-  """Each learned task: when it was last learned, its accuracy then, the best ever, and now."""
+def _objective(history: restore.History, members: Sequence[int]):
+  return history.parts(jax.tree.map(lambda a: a[members[0]], history.values)).objective
+
+
+def _tasks(accuracy, done, sign: int) -> list[dict]:
+  """Each learned task: when it was last learned, its score then, the best ever, and now."""
   out = {}
   for at, event in enumerate(done):
     if event["kind"] == "learn":
       out[event["task"]] = {"task": event["task"], "learned": at, "then": accuracy[at + 1][event["task"]]}
   for task, record in out.items():
     since = accuracy[1:, task]
-    record |= {"best": since.max(), "now": since[-1]}
+    record |= {"best": sign * (sign * since).max(), "now": since[-1]}
   return list(out.values())
 
 
-def _gaps(curves, accuracy, done) -> list[dict]:
+def _gaps(curves, accuracy, done, sign: int) -> list[dict]:
   """How far the old tasks fell inside each Learn event and how much came back."""
   out: list[dict] = []
   met: list[int] = []
@@ -156,7 +170,7 @@ def _gaps(curves, accuracy, done) -> list[dict]:
     if old and len(inside) > 1:
       # From the evaluation before, where there was one: with eval.limit it saw the same rows as those inside.
       prior = [c["accuracy"] for c in curves if c["event"] == at - 1]
-      gap = metrics.event_gap((prior or [accuracy[at]])[-1][old], np.asarray(inside)[:, old])
+      gap = metrics.event_gap(sign * (prior or [accuracy[at]])[-1][old], sign * np.asarray(inside)[:, old])
       worst = int(np.argmax(gap.depth))
       out.append({
         "event": at, "task": event["task"], "depth": gap.depth.mean(), "recovered": gap.recovered.mean(),
@@ -166,7 +180,7 @@ def _gaps(curves, accuracy, done) -> list[dict]:
   return out
 
 
-def _look(history: restore.History, rows: int, order: Sequence[int]) -> Look:
+def _look(history: restore.History, own, rows: int, order: Sequence[int]) -> Look:
   stream, tables = history.stream, jax.tree.map(jnp.asarray, history.stream.view.tables)
   chosen = np.random.default_rng(0)
   mine = [np.sort(chosen.permutation(np.asarray(t))[:rows]) for t in stream.test]
@@ -189,20 +203,37 @@ def _look(history: restore.History, rows: int, order: Sequence[int]) -> Look:
     judged = judged_classes(stream, streams.learned_tasks(stream.events[:event]), history.trains_on)
     return answer(values, learner, x, task, judged[task])
 
+  def batch_of(batch):
+    y = jnp.asarray(stream.labels)[batch.task, batch.y] if own.classes else batch.y
+    return batch._replace(x=stream.view.apply(tables, batch.x, batch.task), y=y)
+
   @jax.jit
-  def layers(values, learner, x, task):
+  def score(values, learner, batch, task):
+    parts = history.parts(values)
+    sums = lambda predict, batch: objective.sums(parts.objective.scores[own.main], jax.random.key(0), predict, batch)
+    return sums(lambda batch: parts.predict(learner, batch.x, task), batch_of(batch))
+
+  @jax.jit
+  def layers(values, learner, batch):
     parts = history.parts(values)
     model, learner = parts.method.model or history.model, parts.evaluated(learner)
-    shown = stream.view.apply(tables, x, task)
-    key = jax.random.key(0)
-    out, _ = model.apply(learner.params, learner.model_state, shown, train=False, key=key, task=task[0], mask=None)
+
+    def apply(key, params, batch):
+      given = {"train": False, "key": key, "task": batch.task[0], "mask": None}
+      return model.apply(params, learner.model_state, batch.x, **given)
+
+    batch, key = batch_of(batch), jax.random.key(0)
+    if own.classes:
+      out, _ = apply(key, learner.params, batch)
+    else:  # the objective knows what the model is shown
+      out = parts.objective.loss(key, apply, learner.params, batch)[2]
     named = {f"hidden {i}": h for i, h in enumerate(out.hidden)} or {"features": out.features}
     # The mean over places, as a layer of 28 x 28 x 64 values would need a Gram matrix of 50,000 columns.
     flat = lambda h: h.reshape(h.shape[0], -1) if h.ndim < 3 else h.mean(tuple(range(1, h.ndim - 1)))
-    return {name: flat(h) for name, h in {**named, "logits": out.logits}.items() if h is not None}
+    return {name: flat(h) for name, h in {**named, "logits": out.logits}.items() if hasattr(h, "ndim")}
 
   probe = (np.concatenate(probe_rows), np.concatenate(probe_tasks)) if met else (np.zeros(0, int), np.zeros(0, int))
-  return Look(stream, mine, probe, predict, layers, size)
+  return Look(stream, mine, probe, own, predict, score, layers, size)
 
 
 def _predicted(look: Look, values, learner, task: int, event: int):
@@ -213,13 +244,41 @@ def _predicted(look: Look, values, learner, task: int, event: int):
   return look.stream.labels[task, data.y[rows]], found
 
 
-def _accuracy(look: Look, values, learner, task: int, event: int) -> float:
+def _batch(look: Look, rows, task, weight=None) -> Batch:
+  """Stored test rows; ``task [B]``."""
+  data = look.stream.dataset.test
+  take = lambda tree: jax.tree.map(lambda a: np.stack([a[r] for r in rows]), tree)
+  ids, here = np.asarray(rows, np.int32), np.ones(len(rows), np.float32) if weight is None else weight
+  return Batch(take(data.x), take(data.y), here, ids, np.asarray(task, np.int32))
+
+
+def _score(look: Look, values, learner, task: int, event: int) -> float:
+  """The main score on the chosen rows of one task, of a learner after ``event`` events."""
+  if not look.own.classes:
+    count = len(look.rows[task])
+    at = np.pad(look.rows[task], (0, look.size - count), mode="edge")
+    weight = (np.arange(look.size) < count).astype(np.float32)
+    batch = _batch(look, at, np.full(look.size, task), weight)
+    above, below = np.asarray(look.score(values, learner, batch, np.int32(task)), np.float64)
+    return float(look.own.scores[look.own.main].finish(above / below))
   labels, found = _predicted(look, values, learner, task, event)
   return float(np.mean(labels == found))
 
 
 def _member(look: Look, values, moments, learners, order, tasks, chosen) -> dict[str, Any]:
   """What costs forward passes, for one member."""
+  moved, names = _moved(learners), metrics.module_names(learners[0].params)
+  every = {
+    "modules": names,
+    "moved": np.asarray([[m.get(name, 0.0) for name in names] for m in moved]).reshape(-1, len(names)),
+    **_drift(look, values, learners),
+    "resets": _resets(look, values, moments, learners, tasks, chosen),
+  }
+  return every | (_by_class(look, values, moments, learners, order) if look.own.classes else {})
+
+
+def _by_class(look: Look, values, moments, learners, order) -> dict[str, Any]:
+  """What is taken for what, and which rows were lost, for one member."""
   learned = np.cumsum([isinstance(e, Learn) for e in look.stream.events])
   confusions, right, shown = [], [], []
   for event, learner in zip(moments, learners, strict=True):
@@ -235,15 +294,10 @@ def _member(look: Look, values, moments, learners, order, tasks, chosen) -> dict
     shown.append(np.concatenate([np.full(len(h), t in met) for t, h in hits.items()]))
   rows = metrics.forgetting_events(right, shown)
   seen = rows.presentations > 0
-  moved, names = _moved(learners), metrics.module_names(learners[0].params)
   return {
     "confusion": np.asarray(confusions),
     "rows_kept": np.mean(rows.unforgettable[seen], keepdims=True),
     "rows_lost": np.mean(rows.forgetting[seen] > 0, keepdims=True),
-    "modules": names,
-    "moved": np.asarray([[m.get(name, 0.0) for name in names] for m in moved]).reshape(-1, len(names)),
-    **_drift(look, values, learners),
-    "resets": _resets(look, values, moments, learners, tasks, chosen),
   }
 
 
@@ -262,8 +316,8 @@ def _most_moved(learners) -> list[str]:
 def _drift(look: Look, values, learners) -> dict[str, Any]:
   """``1 - CKA`` of each layer on the probe rows, since the first moment: ``[K, layers]``."""
   rows, tasks = look.probe
-  x = np.stack([look.stream.dataset.test.x[r] for r in rows])
-  seen = [jax.tree.map(np.asarray, look.layers(values, learner, x, tasks)) for learner in learners]
+  batch = _batch(look, rows, tasks)
+  seen = [jax.tree.map(np.asarray, look.layers(values, learner, batch)) for learner in learners]
   names = sorted(seen[0], key=lambda n: (n == "logits", int(n.split()[1]) if n.startswith("hidden") else 0))
   drift = [[metrics.cka_drift(seen[0][n], now[n]) for n in names] for now in seen]
   return {"layers": names, "drift": np.asarray(drift), "probe": len(rows)}
@@ -276,15 +330,16 @@ def _resets(look: Look, values, moments, learners, tasks, chosen) -> dict[str, A
   lost accuracy; the old model is that of the moment right after the task was last learned.
   """
   at = {event: i for i, event in enumerate(moments)}
-  lost = [t for t in tasks if t["learned"] + 1 in at and t["now"] < t["then"]]
-  lost = sorted(sorted(lost, key=lambda t: t["now"] - t["then"])[:RESET_TASKS], key=lambda t: t["task"])
+  worse = lambda t: scores.sign(look.own.scores[look.own.main].better) * (t["now"] - t["then"])
+  lost = [t for t in tasks if t["learned"] + 1 in at and worse(t) < 0]
+  lost = sorted(sorted(lost, key=worse)[:RESET_TASKS], key=lambda t: t["task"])
   table: dict[str, list] = {"then": [], "now": [], "together": [], "restored": [], "damaged": []}
   last = learners[-1]
   for record in lost:
     moment, task = record["learned"] + 1, record["task"]
     old = learners[at[moment]]
-    then = lambda learner, task=task, moment=moment: _accuracy(look, values, learner, task, moment)
-    now = lambda learner, task=task: _accuracy(look, values, learner, task, moments[-1])
+    then = lambda learner, task=task, moment=moment: _score(look, values, learner, task, moment)
+    now = lambda learner, task=task: _score(look, values, learner, task, moments[-1])
     table["then"].append(then(old))
     table["now"].append(now(last))
     table["together"].append(then(swap(last._replace(params=old.params), old, STATE)))

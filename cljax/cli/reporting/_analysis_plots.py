@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cljax.cli.reporting._plots import _event_names, _pyplot, _save
+from cljax.evaluation import scores
 
 LINES = 10  # tasks with a line of their own
 PANELS = 6  # confusions
@@ -18,9 +19,9 @@ def draw(a: Mapping[str, Any], folder, title: str) -> list[str]:
   """Writes what there is to see into ``folder``; returns the names."""
   made = []
   for name, picture, there in (
-    ("accuracy.png", _accuracy, bool(a["events"])),
-    ("classes.png", _classes, len(a.get("moments", ())) > 0 and len(a["class_names"]) <= 200),
-    ("confusion.png", _confusion, len(a.get("moments", ())) > 0 and len(a["class_names"]) <= 100),
+    (f"{a['score']['name']}.png", _accuracy, bool(a["events"])),
+    ("classes.png", _classes, "classes" in a and len(a.get("moments", ())) > 0 and len(a["class_names"]) <= 200),
+    ("confusion.png", _confusion, "classes" in a and len(a.get("moments", ())) > 0 and len(a["class_names"]) <= 100),
     ("layers.png", _layers, len(a.get("moments", ())) > 1),
     ("drift.png", _drift, len(a.get("moments", ())) > 1),
   ):
@@ -59,7 +60,9 @@ def _after(a, sparse: bool) -> str:
 
 
 def _accuracy(a, path, title: str) -> None:
-  """Accuracy on each task over time: over steps where it was evaluated inside tasks, else over events."""
+  """The main score on each task over time: over steps where it was evaluated inside tasks, else over events."""
+  name = a["score"]["name"]
+  scale = 100 if name == scores.ACCURACY else 1
   figure, axis = _pyplot().subplots(figsize=(8.0, 4.0), layout="constrained")
   met = list(dict.fromkeys(e["task"] for e in a["events"] if e["kind"] == "learn"))
   if a["curves"]:
@@ -78,29 +81,30 @@ def _accuracy(a, path, title: str) -> None:
   if len(met) <= LINES:
     colors = _pyplot().get_cmap("viridis")(np.linspace(0, 0.9, len(met)))
     for task, color in zip(met, colors, strict=True):
-      axis.plot(x, 100 * values[:, task], label=f"task {task}", color=color, linewidth=1.4,
+      axis.plot(x, scale * values[:, task], label=f"task {task}", color=color, linewidth=1.4,
                 marker="" if len(x) > 30 else "o", markersize=3)  # fmt: skip
   else:
     learned = [(i, e["task"]) for i, e in enumerate(a["events"]) if e["kind"] == "learn"]
     rows = np.asarray(a["accuracy"])
     axis.clear()
     at = [i for i, _ in learned]
-    axis.plot(at, [100 * rows[i + 1][t] for i, t in learned], ".", markersize=4, label="the task just learned")
+    axis.plot(at, [scale * rows[i + 1][t] for i, t in learned], ".", markersize=4, label="the task just learned")
     before = [list(dict.fromkeys(t for _, t in learned[: n + 1])) for n in range(len(learned))]
     axis.plot(
       at,
-      [100 * rows[i + 1][ts].mean() for (i, _), ts in zip(learned, before, strict=True)],
+      [scale * rows[i + 1][ts].mean() for (i, _), ts in zip(learned, before, strict=True)],
       label="mean over the tasks met",
     )
     never = a["never"]
     if never:
-      axis.plot(range(-1, len(rows) - 1), 100 * rows[:, never].mean(1), label="tasks never learned")
+      axis.plot(range(-1, len(rows) - 1), scale * rows[:, never].mean(1), label="tasks never learned")
     axis.set_xlabel("after event")
     starts = []
   for start in starts:
     axis.axvline(start, color="0.7", linewidth=0.8, zorder=0)
-  axis.set_ylabel("test accuracy, %")
-  axis.set_ylim(-2, 102)
+  axis.set_ylabel(f"test {scores.label(name)}{scores.unit(name)}")
+  if name == scores.ACCURACY:
+    axis.set_ylim(-2, 102)
   axis.grid(alpha=0.3)
   axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
   axis.set_title(title + ("; grey: a new event begins" if starts else ""), fontsize=10)
@@ -118,7 +122,7 @@ def _heat(axis, values, columns, rows, low, high, cmap, text="{:.0f}"):
         if not np.isnan(values[r, c]):
           light = (
             abs(values[r, c] - middle) < 0.3 * (high - low)
-            if cmap == "RdBu"
+            if cmap.startswith("RdBu")
             else values[r, c] > low + 0.6 * (high - low)
           )
           axis.text(
@@ -199,15 +203,20 @@ def _layers(a, path, title: str) -> None:
   axes[0, 0].set_title("mean |change| of a weight", fontsize=9)
   figure.colorbar(image, ax=axes[0, 0])
   if panels == 3:
-    gain = 100 * (np.asarray(r["restored"]) - np.asarray(r["now"])[:, None]).T
-    loss = 100 * (np.asarray(r["damaged"]) - np.asarray(r["then"])[:, None]).T
+    name = a["score"]["name"]
+    scale = 100 if name == scores.ACCURACY else 1
+    gain = scale * (np.asarray(r["restored"]) - np.asarray(r["now"])[:, None]).T
+    loss = scale * (np.asarray(r["damaged"]) - np.asarray(r["then"])[:, None]).T
     tasks = [str(t) for t in r["tasks"]]
+    most = 100 if scale == 100 else max(np.abs(gain).max(), np.abs(loss).max(), 1e-30)
+    colors = "RdBu" if a["score"]["better"] == "higher" else "RdBu_r"
+    text = "{:+.0f}" if scale == 100 else "{:+.2g}"
     headings = ("last network, one module put back", "network of then, one module of the last")
     for axis, values, heading in zip(axes[0, 1:], (gain, loss), headings, strict=True):
-      image = _heat(axis, values, tasks, r["modules"], -100, 100, "RdBu", "{:+.0f}")
-      axis.set_xlabel("accuracy on task")
+      image = _heat(axis, values, tasks, r["modules"], -most, most, colors, text)
+      axis.set_xlabel(f"{scores.label(name)} on task")
       axis.set_title(heading, fontsize=9)
-    figure.colorbar(image, ax=list(axes[0, 1:]), label="points")
+    figure.colorbar(image, ax=list(axes[0, 1:]), label="points" if scale == 100 else f"change of {scores.label(name)}")
   figure.suptitle(f"{title}: layers", fontsize=10)
   _save(figure, path)
 

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.evaluation import scores
+
 NAMED = 3  # so many of a kind are named
+
+
+class Words(NamedTuple):
+  """How an analysis writes its score: accuracy in percent and points, others in their own unit."""
+
+  name: str
+  value: Callable[[float], str]
+  change: Callable[[float], str]  # with its sign and unit
+  amount: Callable[[float], str]  # without
+  loss: Callable[[Any, Any], Any]  # (then, now) -> by how much it got worse
+  small: float  # a difference that is none
+
+
+def words(a: Mapping[str, Any]) -> Words:
+  name, sign = a["score"]["name"], scores.sign(a["score"]["better"])
+  loss = lambda then, now: sign * (then - now)
+  if name == scores.ACCURACY:
+    return Words("accuracy", percent, lambda d: f"{points(d)} points", lambda d: f"{100 * d:.1f} points", loss, 0.02)
+  value = lambda v: "-" if v is None or np.isnan(v) else f"{v:.4g}"
+  scale = float(np.mean(np.abs([t["then"] for t in a["tasks"]] or [1.0])))
+  return Words(scores.label(name), value, lambda d: f"{d:+.4g}", lambda d: f"{d:.4g}", loss, 0.02 * scale)
 
 
 def percent(value: float) -> str:
@@ -27,11 +50,12 @@ def describe(a: Mapping[str, Any], title: str) -> str:
   parts = [f"{title} on {a['stream']}, {seeds}; {state}"]
   parts += [f"note: {n}" for n in a["notes"]]
   if len(a["moments"]) < done:
-    parts.append(f"Classes, layers and representation are looked at after {len(a['moments'])} of the {done} events.")
+    what = "Classes, layers" if words(a).name == "accuracy" else "Layers"
+    parts.append(f"{what} and representation are looked at after {len(a['moments'])} of the {done} events.")
   if not a["tasks"]:
     return "\n".join([*parts, "No task has been learned yet, so there is nothing to say.", ""])
   sections = {
-    "Accuracy": _accuracy(a),
+    words(a).name.capitalize(): _accuracy(a),
     "Asked to forget": _forgotten(a),
     "Inside the tasks": _gaps(a),
     "Classes and rows": _classes(a),
@@ -44,28 +68,28 @@ def describe(a: Mapping[str, Any], title: str) -> str:
 
 
 def _accuracy(a) -> list[str]:
-  tasks = a["tasks"]
+  tasks, w = a["tasks"], words(a)
   final = np.asarray([t["now"] for t in tasks])
-  lines = [f"Over the {_count(len(tasks), 'task')} learned, the accuracy is now {percent(final.mean())}."]
+  lines = [f"Over the {_count(len(tasks), 'task')} learned, the {w.name} is now {w.value(final.mean())}."]
   if a["never"]:
     rest = np.mean([a["accuracy"][-1][t] for t in a["never"]])
     lines.append(
-      f"On the test rows of task {', '.join(map(str, a['never']))}, never learned as such, it is {percent(rest)}."
+      f"On the test rows of task {', '.join(map(str, a['never']))}, never learned as such, it is {w.value(rest)}."
     )
   last = a["events"][-1]
   old = [t for t in tasks if not (last["kind"] == "learn" and t["task"] == last["task"])]
   if old:
     then, now = (np.mean([t[k] for t in old]) for k in ("then", "now"))
     lines.append(
-      f"Tasks before the last stood at {percent(then)} when they were last learned and stand at {percent(now)} now: "
-      f"{points(now - then)} points."
+      f"Tasks before the last stood at {w.value(then)} when they were last learned and stand at {w.value(now)} now: "
+      f"{w.change(now - then)}."
     )
-    lost = sorted(old, key=lambda t: t["now"] - t["then"])
-    named = [f"task {t['task']} ({percent(t['then'])} -> {percent(t['now'])})" for t in lost if t["now"] < t["then"]]
+    lost = sorted(old, key=lambda t: -w.loss(t["then"], t["now"]))
+    told = lambda t: f"task {t['task']} ({w.value(t['then'])} -> {w.value(t['now'])})"
+    named = [told(t) for t in lost if w.loss(t["then"], t["now"]) > 0]
     if named:
       lines.append(f"Lost most: {', '.join(named[:NAMED])}.")
-    gained = [f"task {t['task']} ({percent(t['then'])} -> {percent(t['now'])})" for t in lost[::-1]
-              if t["now"] > t["then"] + 0.005]  # fmt: skip
+    gained = [told(t) for t in lost[::-1] if w.loss(t["then"], t["now"]) < -w.small / 4]
     if gained:
       lines.append(f"Better now than when learned: {', '.join(gained[:NAMED])}.")
   again = _relearned(a)
@@ -84,9 +108,9 @@ def _accuracy(a) -> list[str]:
     few = max(1, len(fresh) // 10)
     early, late = fresh[:few].mean(), fresh[-few:].mean()
     lines.append(
-      f"Right after it is learned, a task stands at {percent(early)} over the first {_count(few, 'event')} and at "
-      f"{percent(late)} over the last {few}: the network learns "
-      + ("as well as at first." if abs(late - early) <= 0.02 else "worse than at first." if late < early
+      f"Right after it is learned, a task stands at {w.value(early)} over the first {_count(few, 'event')} and at "
+      f"{w.value(late)} over the last {few}: the network learns "
+      + ("as well as at first." if abs(late - early) <= w.small else "worse than at first." if w.loss(early, late) > 0
          else "better than at first.")
     )  # fmt: skip
   return lines
@@ -103,13 +127,22 @@ def _relearned(a) -> list[str]:
       seen.add(e["task"])
   if not left:
     return []
+  w = words(a)
+  was = f"{w.value(np.mean(left))} was left of it" if w.name == "accuracy" else f"it stood at {w.value(np.mean(left))}"
   return [
-    f"{_count(len(left), 'event')} came back to a task: {percent(np.mean(left))} was left of it, and learning it again "
-    f"took it to {percent(np.mean(after))}."
+    f"{_count(len(left), 'event')} came back to a task: {was}, and learning it again took it to "
+    f"{w.value(np.mean(after))}."
   ]
 
 
 def _forgotten(a) -> list[str]:
+  w = words(a)
+  if w.name != "accuracy":
+    return [
+      f"Event {f['event']}, {_count(f['rows'], 'row')}: right after it their {w.name} was {w.value(f['forget'])}, and "
+      f"{w.value(f['retain'])} on the rows that were kept."
+      for f in a["forgotten"]
+    ]
   return [
     f"Event {f['event']}, {_count(f['rows'], 'row')}: right after it {percent(f['forget'])} of them were still "
     f"classified right, and {percent(f['retain'])} of the rows that were kept."
@@ -122,25 +155,30 @@ def _gaps(a) -> list[str]:
     return ["Not evaluated inside tasks; run with --config.eval.every=1 to see how old tasks fall and come back."]
   if not a["gaps"]:
     return []
+  w = words(a)
+  fall = "fall by" if w.name == "accuracy" else "get worse by"
   depth, back = (np.mean([g[k] for g in a["gaps"]]) for k in ("depth", "recovered"))
   deep = max(a["gaps"], key=lambda g: g["worst_depth"])
   lines = [
-    f"While a new task is learned, old tasks fall by {100 * depth:.1f} points below where they stood and regain "
-    f"{100 * back:.1f} of them by its end."
+    f"While a new task is learned, old tasks {fall} {w.amount(depth)} {'below' if fall == 'fall by' else 'from'} where "
+    f"they stood and regain {w.amount(back).removesuffix(' points')} of {'them' if fall == 'fall by' else 'it'} by its "
+    "end."
   ]
   if deep["worst_depth"] > 0:
     lines.append(
-      f"Deepest: task {deep['worst']} fell by {100 * deep['worst_depth']:.1f} points while task {deep['task']} was "
-      f"learned (event {deep['event']}) and regained {100 * deep['worst_recovered']:.1f}."
+      f"Deepest: task {deep['worst']} {'fell' if fall == 'fall by' else 'got worse'} by "
+      f"{w.amount(deep['worst_depth'])} while task {deep['task']} was learned (event {deep['event']}) and regained "
+      f"{w.amount(deep['worst_recovered']).removesuffix(' points')}."
     )
   if not np.isnan(a.get("minimum", np.nan)):
+    least, worst = (" (min-ACC)", " (WC-ACC)") if w.name == "accuracy" else ("", "")
     lines.append(
-      f"At their worst since they were learned, old tasks stood at {percent(a['minimum'])} (min-ACC); with the current "
-      f"task as it is now, {percent(a['worst_case'])} (WC-ACC)."
+      f"At their worst since they were learned, old tasks stood at {w.value(a['minimum'])}{least}; with the current "
+      f"task as it is now, {w.value(a['worst_case'])}{worst}."
     )
-  if back > 0.5 * depth > 0.01:
+  if back > 0.5 * depth > w.small / 2:
     lines.append("Most of that fall is a stability gap: it is made up for before the task ends.")
-  elif depth > 0.02:
+  elif depth > w.small:
     lines.append("Most of that fall stays: it is forgetting, not a stability gap.")
   return lines
 
@@ -181,7 +219,7 @@ def _classes(a) -> list[str]:
 def _layers(a) -> list[str]:
   if "modules" not in a:
     return []
-  names, moved, lines = a["modules"], np.asarray(a["moved"]), []
+  names, moved, lines, w = a["modules"], np.asarray(a["moved"]), [], words(a)
   if len(moved):
     mean = moved.mean(0)
     order = np.argsort(-mean)
@@ -194,23 +232,26 @@ def _layers(a) -> list[str]:
     return lines
   keys = ("then", "now", "together", "restored", "damaged")
   then, now, together, restored, damaged = (np.asarray(r[k]).mean(0) for k in keys)
-  best, worst = int(np.argmax(restored)), int(np.argmin(damaged))
+  best, worst = int(np.argmin(w.loss(then, restored))), int(np.argmax(w.loss(then, damaged)))
+  best_word = "most" if a["score"]["better"] == "higher" else "least"
   of = f"task{'s' * (len(r['tasks']) > 1)} {', '.join(map(str, r['tasks']))}"
   lines.append(
-    f"Accuracy on {of} was {percent(then)} and is {percent(now)}. With all modules put back into the last network it "
-    f"is {percent(together)}, with one alone at most {percent(restored[best])} ({r['modules'][best]})."
+    f"{w.name.capitalize()} on {of} was {w.value(then)} and is {w.value(now)}. With all modules put back into the last "
+    f"network it is {w.value(together)}, with one alone at {best_word} {w.value(restored[best])} "
+    f"({r['modules'][best]})."
   )
   lines.append(
-    f"The other way round, one module of the last network takes the networks of then from {percent(then)} to as little "
-    f"as {percent(damaged[worst])} ({r['modules'][worst]})."
+    f"The other way round, one module of the last network takes the networks of then from {w.value(then)} to as "
+    f"{'little' if best_word == 'most' else 'much'} as {w.value(damaged[worst])} ({r['modules'][worst]})."
   )
-  if then - now <= 0.02:
+  fallen, back = w.loss(then, now), lambda value: w.loss(value, now)
+  if fallen <= w.small:
     return lines
-  if together - now < 0.1 * (then - now):
+  if back(together) < 0.1 * fallen:
     lines.append("So what was lost is not in the weights but in what the method keeps beside them.")
-  elif restored[best] - now > 0.5 * (then - now):
+  elif back(restored[best]) > 0.5 * fallen:
     lines.append(f"So {r['modules'][best]} is where most of it was forgotten.")
-  elif restored[best] - now < 0.1 * (then - now):
+  elif back(restored[best]) < 0.1 * fallen:
     lines.append("So no single module holds what was forgotten: it went with several of them together.")
   return lines
 

@@ -21,8 +21,8 @@ from cljax.cli.unlearning._job import (
   prepared,
   reuses,
 )
+from cljax.cli.unlearning._lens import lens
 from cljax.evaluation import evidence
-from cljax.metrics import unlearning as metrics
 
 
 def compare(job: Job) -> Compared:
@@ -31,7 +31,6 @@ def compare(job: Job) -> Compared:
   base = plan.pop("")
   check(job, base)
   stream = base.stream._replace(events=tuple(e for e in base.stream.events if isinstance(e, cljax.Learn)))
-  rows = evidence.sides(stream, job.request)
   gone = streams.resolve_pairs(job.request, stream)
   count = len(job.seeds)
   population = max(job.oracles, count)
@@ -42,27 +41,26 @@ def compare(job: Job) -> Compared:
   trainings = {"originals": population, "oracles": len(oracle_seeds), "shadows": job.shadows}
   trainings["of methods that train their own way"] = own * (population + job.shadows)
   original = prepared(base, stream, seeds)
+  look = lens(original.setup)
+  rows = look.sides(stream, job.request)
   job.report(evidence.cost([(what, n) for what, n in trainings.items() if n], original.setup.total_steps))
   trained = original.run(str(job.workdir / "original"), stop=job.stop)
   bank = prepared(base, evidence.without_rows(stream, gone), oracle_seeds)
   since = time.perf_counter()
   retrained = bank.run(str(job.workdir / "oracles"), stop=job.stop)
   bank_seconds = time.perf_counter() - since
-  shadows = _shadows.train(job, base, stream, gone, job.shadows) if job.shadows else None
-  model = original.setup.model
-  before = evidence.answers(original.setup, trained.learner, rows, model)
-  oracles = evidence.answers(bank.setup, retrained.learner, rows, model)
+  shadows = _shadows.train(job, base, stream, gone, job.shadows, look) if job.shadows else None
+  before = look.answers(original.setup, trained.learner, rows)
+  oracles = look.answers(bank.setup, retrained.learner, rows)
   reference, first_before = evidence.first(oracles, count), evidence.first(before, count)
 
-  def measured(answers, against, name=None) -> dict[str, Any]:
-    values: dict[str, Any] = dict(
-      evidence.measure(evidence.first(answers, count), reference, first_before, rows, model)
-    )
+  def measured(answers, against, name=None, setup=original.setup) -> dict[str, Any]:
+    values: dict[str, Any] = dict(look.measure(evidence.first(answers, count), reference, first_before, rows, setup))
     if population >= 8:
-      values |= evidence.population(answers, against, rows)
+      values |= look.population(answers, against, rows)
     if shadows is not None and name is not None:
       built = plan.get(name, base)
-      values |= _shadows.scores(job, shadows, name, built, reuse.get(name, True), model)
+      values |= _shadows.scores(job, shadows, name, built, reuse.get(name, True), look)
     return values
 
   half = len(oracle_seeds) // 2
@@ -77,12 +75,12 @@ def compare(job: Job) -> Compared:
   with_request = stream._replace(events=(*stream.events, job.request))
   for name in job.methods:
     since = time.perf_counter()
-    made = prepared(plan[name], with_request, seeds)
     entry = methods.lookup(name)
     about[name] = {"exactness": entry.exactness, "needs": needs(entry.access), "epochs": float("nan"), "alive": 0}
     values[name] = {}
-    start = engine.continued(made, trained) if reuse[name] else None
     try:
+      made = prepared(plan[name], with_request, seeds)
+      start = engine.continued(made, trained) if reuse[name] else None
       result = made.run(str(job.workdir / "methods" / _workdir.in_path(name)), stop=job.stop, start=start)
     except UsageError as error:  # one that cannot answer this request does not sink the others
       about[name]["refused"] = str(error)
@@ -90,12 +88,12 @@ def compare(job: Job) -> Compared:
       continue
     seconds = result.seconds["train"] - (0.0 if reuse[name] else trained.seconds["train"])
     about[name]["epochs"] = max(0.0, seconds) / epoch
-    after = evidence.answers(made.setup, result.learner, rows, model)
-    sound = np.all([np.isfinite(z).all((1, 2)) for z in after.logits.values()], 0) & np.asarray(result.alive)
+    after = look.answers(made.setup, result.learner, rows)
+    sound = look.sound(after) & np.asarray(result.alive)
     about[name]["alive"] = int(sound[:count].sum())
     if sound.all():
-      values[name] = measured(after, oracles, name)
-      about[name]["over_forgets"] = _below(after, oracles, rows)
+      values[name] = measured(after, oracles, name, made.setup)
+      about[name]["over_forgets"] = look.over_forgets(after, oracles, rows)
     job.report(f"{name}: {time.perf_counter() - since:.0f} s")
   context = {
     "steps": original.setup.total_steps,
@@ -104,10 +102,4 @@ def compare(job: Job) -> Compared:
   }
   context |= {"population": population, "seeds": list(job.seeds), "oracles": len(oracle_seeds)}
   context |= {"shadows": job.shadows, "oracle_seconds": bank_seconds, "oracle_parts": dict(retrained.seconds)}
-  return Compared(values, about, context)
-
-
-def _below(after, oracles, rows) -> bool:
-  """Over-forgetting: the mean forget accuracy lies below that of every oracle."""
-  mean = metrics.accuracy(after.logits["forget"], rows.y["forget"]).mean()
-  return bool(metrics.over_forgetting(mean, metrics.accuracy(oracles.logits["forget"], rows.y["forget"])))
+  return Compared(values, about, context, look.headings, look.note)

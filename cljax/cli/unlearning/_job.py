@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 import cljax
-from cljax import UsageError, engine, methods
+from cljax import UsageError, engine, methods, objectives
 from cljax.cli import _build, _config
 
 
@@ -33,6 +33,8 @@ class Compared(NamedTuple):
   values: dict[str, dict[str, Any]]
   about: dict[str, dict[str, Any]]
   context: dict[str, Any]
+  headings: dict[str, str]  # of each metric
+  note: str  # what the columns are
 
 
 ORACLE_SEED = 10_000  # oracles share no seed with the models that unlearn
@@ -47,9 +49,6 @@ def built_for(job: Job, names: Sequence[str]) -> dict[str, _build.Built]:
   points, out = _config.Points([], {}, {}, {}), {}
   for name in names:
     config, _ = points.resolve(job.file, [*job.overrides, _config.Override("forget.name", name)], asked=True)
-    if _config.objective_of(config).name != "classification":
-      given = config["objective"]["name"]
-      raise UsageError(f"objective.name: got {given!r}; unlearning is compared under classification only")
     out[name] = _build.build(config, cache)
   points.check()
   for line in points.lines():
@@ -70,7 +69,8 @@ def needs(access) -> str:
 
 def reuses(built: _build.Built) -> bool:
   """Whether the method edits what plain training made: then every method starts from the same trained models."""
-  spec = cljax.engine.setup.spec_of(built.stream, 1)
+  given = built.arguments["objective"], built.arguments["objective_options"]
+  spec = cljax.engine.setup.spec_of(built.stream, 1, objectives.given(*given))
   method = methods.make(built.arguments["forget"], built.model, spec, **built.arguments["forget_hyper"])
   plain = method._replace(forget=None, access=cljax.Access()) == cljax.Method()
   return plain and not method.access.prefix

@@ -10,6 +10,7 @@ import cljax
 from cljax import engine, streams
 from cljax.cli import _workdir
 from cljax.cli.unlearning._job import ORACLE_SEED, Job, prepared
+from cljax.cli.unlearning._lens import Lens
 from cljax.evaluation import evidence
 from cljax.metrics import unlearning as metrics
 
@@ -30,7 +31,7 @@ class Shadows(NamedTuple):
   positions: np.ndarray
 
 
-def train(job: Job, base, stream, gone, count: int) -> Shadows:
+def train(job: Job, base, stream, gone, count: int, look: Lens) -> Shadows:
   """``count`` models in four groups. Each learns what is kept and its half of up to 40 of the rows to forget."""
   all_named = np.unique(np.concatenate([rows[mine] for rows, mine in zip(stream.train, gone, strict=True)]))
   pool = all_named[np.linspace(0, len(all_named) - 1, min(POOL, len(all_named))).astype(int)]
@@ -53,14 +54,14 @@ def train(job: Job, base, stream, gone, count: int) -> Shadows:
     setups.append(plain.setup)
     trained.append(plain.run(str(job.workdir / "shadows" / str(group)), stop=job.stop))
   asked = cljax.Forget(ids=tuple(int(i) for i in np.asarray(split.id)[pool]))
-  rows = evidence.sides(stream, asked)
+  rows = look.sides(stream, asked)
   named = streams.resolve_pairs(asked, stream)
   tasks = streams.learned_tasks(stream.events)  # as evidence.sides lists them
   order = np.concatenate([stream.train[t][named[t]] for t in tasks])
   return Shadows(made, setups, trained, members, rows, seeds, np.searchsorted(pool, order))
 
 
-def scores(job: Job, shadows: Shadows, name: str, built, reuses: bool, model) -> dict[str, float]:
+def scores(job: Job, shadows: Shadows, name: str, built, reuses: bool, look: Lens) -> dict[str, float]:
   """``u_lira`` (AUC) and ``u_lira_accuracy`` (mean over rows) of a method; of the trained shadows where ``name`` is
   empty. 0.5 is exact unlearning, within the noise of as many models."""
   margins: list[Any] = []
@@ -71,12 +72,8 @@ def scores(job: Job, shadows: Shadows, name: str, built, reuses: bool, model) ->
       setup = made.setup
       folder = job.workdir / "methods" / _workdir.in_path(name) / "shadows" / str(group)
       trained = made.run(str(folder), stop=job.stop, start=engine.continued(made, trained) if reuses else None)
-    margins.append(margins_of(evidence.answers(setup, trained.learner, shadows.rows, model), shadows.rows))
+    margins.append(look.margins(look.answers(setup, trained.learner, shadows.rows), shadows.rows))
   return attacked(np.stack(margins), shadows.members[:, shadows.positions])
-
-
-def margins_of(answers: evidence.Answers, rows: evidence.Sides) -> np.ndarray:
-  return metrics.logit_margin(answers.logits["forget"], rows.y["forget"])
 
 
 def attacked(margins: np.ndarray, members: np.ndarray) -> dict[str, float]:

@@ -8,6 +8,7 @@ import cljax
 from cljax import methods
 from cljax.cli import _workdir
 from cljax.cli.unlearning._job import ORACLE_SEED, Compared, Job, built_for, check, needs, prepared
+from cljax.cli.unlearning._lens import lens
 from cljax.evaluation import evidence
 
 
@@ -34,19 +35,31 @@ def compare(job: Job) -> Compared:
   count = len(job.seeds)
   others = [ORACLE_SEED + s for s in range(count)]
   runs = {"reference": ("retrain", job.seeds), "retrained": ("retrain", others), **{n: (n, job.seeds) for n in names}}
-  steps = prepared(base, stream, job.seeds).setup.total_steps
+  first = prepared(base, stream, job.seeds).setup
+  steps, look = first.total_steps, lens(first)
   job.report(evidence.cost([(what, count) for what in runs], steps) + "; retrain repeats its steps at each request")
-  results = {}
+  results, refused = {}, {}
   for label, (name, seeds) in runs.items():
     job.report(label)
-    made = prepared(plan[name], stream, seeds)
-    results[label] = made.run(str(job.workdir / "methods" / _workdir.in_path(label)), stop=job.stop)
+    try:
+      made = prepared(plan[name], stream, seeds)
+      results[label] = made.run(str(job.workdir / "methods" / _workdir.in_path(label)), stop=job.stop)
+    except cljax.UsageError as error:  # one that cannot answer does not sink the others
+      if name == "retrain":
+        raise
+      refused[label] = str(error)
+      job.report(f"{label}: {error}")
   reference = results.pop("reference")
   rows_after = [i + 1 for i, e in enumerate(stream.events) if isinstance(e, cljax.Forget)]
   mean = {k: np.asarray([r[k] for r in reference.forgotten]).mean(1) for k in ("forget", "retain")}  # [requests]
-  tests = lambda r: np.asarray([_seen(r.accuracy[:, row], stream, row) for row in rows_after])  # [requests, S]
+  matrix = lambda r: next(iter(r.scores.values()))  # of the main score
+  tests = lambda r: np.asarray([_seen(matrix(r)[:, row], stream, row) for row in rows_after])  # [requests, S]
   values: dict = {}
   about: dict = {}
+  for label, why in refused.items():
+    entry = methods.lookup(runs[label][0])
+    about[label] = {"exactness": entry.exactness, "needs": needs(entry.access), "alive": 0, "refused": why}
+    about[label]["epochs"], values[label] = float("nan"), {}
   for label, result in results.items():
     entry = methods.lookup(runs[label][0])
     alive = int(np.asarray(result.alive).sum())
@@ -61,7 +74,7 @@ def compare(job: Job) -> Compared:
       "forget_gap": gap("forget"), "retain_gap": gap("retain"),
       "test_gap": np.abs(tests(result) - tests(reference).mean(1)[:, None]).mean(0),
       "forget_accuracy": found["forget"].mean(0), "retain_accuracy": found["retain"].mean(0),
-      "final_accuracy": result.accuracy[:, -1].mean(-1),
+      "final_accuracy": matrix(result)[:, -1].mean(-1),
     }  # fmt: skip
   order = ["retrained", *names]
   context = {"steps": steps, "rows_to_forget": sum(r["rows"] for r in reference.forgotten), "population": count}
@@ -71,10 +84,11 @@ def compare(job: Job) -> Compared:
     "requests": len(rows_after),
     "epoch_seconds": float("nan"),
   }
-  return Compared({n: values[n] for n in order}, {n: about[n] for n in order}, context)
+  values, about = ({n: of[n] for n in order} for of in (values, about))
+  return Compared(values, about, context, look.stream_headings, "")
 
 
 def _seen(accuracy, stream, row: int):
-  """Mean test accuracy over the tasks learned before a row of the matrix: ``[S]``."""
+  """Mean test score over the tasks learned before a row of the matrix: ``[S]``."""
   learned = sorted({e.task for e in stream.events[:row] if isinstance(e, cljax.Learn)})
   return accuracy[:, learned].mean(-1)

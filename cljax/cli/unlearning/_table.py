@@ -9,27 +9,19 @@ import numpy as np
 from cljax.evaluation import evidence
 
 PERCENT = "%"
-STREAM = {
-  "forget_gap": "forget gap %",
-  "retain_gap": "retain gap %",
-  "test_gap": "test gap %",
-  "forget_accuracy": "FA %",
-  "retain_accuracy": "RA %",
-  "final_accuracy": "ACC at the end %",
-}
 
 
 def _cell(values, heading: str) -> str:
   v = np.atleast_1d(np.asarray(values, float))
   scale = 100 if heading.endswith(PERCENT) else 1
-  digits = 1 if scale == 100 or "epochs" in heading else 2
+  digits = 1 if scale == 100 or "epochs" in heading else 2 if np.abs(v).max(initial=1) < 100 else 0
   error = f" ± {scale * v.std(ddof=1) / np.sqrt(len(v)):.{digits}f}" if len(v) > 1 else ""
   return f"{scale * v.mean():.{digits}f}{error}"
 
 
 def rows(compared, stream: bool) -> tuple[list[str], list[list[str]]]:
   """Head and body; ``*`` marks a value outside the noise floor."""
-  headings = STREAM if stream else evidence.METRICS
+  headings = compared.headings
   used = [k for k in headings if any(k in v for v in compared.values.values())]
   head = [
     "method",
@@ -78,16 +70,14 @@ def notes(compared, stream: bool) -> list[str]:
       f"epoch of one population took {context['epoch_seconds']:.2f} s."
     )
     out.append(
-      "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
-      "(half of the oracles against the other half). FM and HR: training-free recovery of the forgotten labels. "
-      "Relearn attack: accuracy on held-out forget rows after 20 steps on a twentieth of them."
+      compared.note
       + (f" U-LiRA on {context['shadows']} shadow models; 0.5 is exact." if context.get("shadows") else "")
     )
   out += [f"{n} refused: {a['refused']}." for n, a in compared.about.items() if "refused" in a]
   leaks = [n for n, a in compared.about.items() if a.get("over_forgets")]
   if leaks:
     out.append(
-      f"Over-forgetting, a leak too (forget accuracy below that of every retrained model): {', '.join(leaks)}."
+      f"Over-forgetting, a leak too (rows to forget score worse than with every retrained model): {', '.join(leaks)}."
     )
   return out
 

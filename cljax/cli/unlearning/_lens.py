@@ -1,0 +1,61 @@
+"""How models are compared: by classes where the objective has them, else by row losses and the main score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cljax.engine.setup import Setup
+from cljax.evaluation import evidence, evidence_of_scores, scores
+
+
+class Lens(NamedTuple):
+  """The functions of ``cljax.evaluation.evidence`` or ``evidence_of_scores``, called alike."""
+
+  sides: Callable  # (stream, request) -> Sides
+  answers: Callable  # (setup, learner, rows) -> Answers
+  measure: Callable  # (ours, reference, original, rows, setup) -> {metric: [S]}
+  population: Callable  # (ours, oracles, rows) -> {metric: number}
+  margins: Callable  # (answers, rows) -> [S, N]
+  sound: Callable  # answers -> [S] bool
+  over_forgets: Callable  # (after, oracles, rows) -> bool
+  headings: dict  # {metric: heading}
+  stream_headings: dict  # the same for a stream of requests
+  note: str  # what the columns are
+
+
+def lens(original: Setup) -> Lens:
+  """The one for the objective that ``original`` was trained on; its model is that of plain training."""
+  own, model = original.parts.objective, original.model
+  if own.classes:
+    return Lens(
+      evidence.sides,
+      lambda setup, learner, rows: evidence.answers(setup, learner, rows, model),
+      lambda ours, reference, before, rows, setup: evidence.measure(ours, reference, before, rows, model),
+      evidence.population, evidence.margins, evidence.sound, evidence.over_forgets, evidence.METRICS,
+      _stream("accuracy"),
+      "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
+      "(half of the oracles against the other half). FM and HR: training-free recovery of the forgotten labels. "
+      "Relearn attack: accuracy on held-out forget rows after 20 steps on a twentieth of them.",
+    )  # fmt: skip
+  of, name, better = evidence_of_scores, scores.label(own.main), own.scores[own.main].better
+  return Lens(
+    lambda stream, request: evidence.sides(stream, request, classes=False),
+    of.answers, of.measure, of.population, of.margins, of.sound,
+    lambda after, oracles, rows: of.over_forgets(after, oracles, rows, better), of.headings(own.main),
+    _stream(own.main),
+    f"The score is {name}, of which {better} is better. The gap is its mean distance to the retrained models over "
+    "forget, retain and test rows; the prediction distance a root mean square over forget rows. MIA, KLoM (nats, its "
+    "floor in the row retrained: half of the oracles against the other half) and relearning look at row losses.",
+  )  # fmt: skip
+
+
+def _stream(main: str) -> dict[str, str]:
+  unit, percent = scores.unit(main, " "), main == scores.ACCURACY
+  name = scores.label(main)
+  return {
+    "forget_gap": f"forget gap{unit}", "retain_gap": f"retain gap{unit}", "test_gap": f"test gap{unit}",
+    "forget_accuracy": "FA %" if percent else f"forget {name}",
+    "retain_accuracy": "RA %" if percent else f"retain {name}",
+    "final_accuracy": "ACC at the end %" if percent else f"{name} at the end",
+  }  # fmt: skip
