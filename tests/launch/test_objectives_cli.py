@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cljax import Stopped
-from cljax.cli import _build, _config, analyze, report, sweep, train, unlearn
+from cljax.cli import _build, _config, report, sweep, train
 from cljax.cli._config import Override
 from cljax.engine import restore
 from cljax.evaluation import results
@@ -141,17 +141,6 @@ def test_refused_in_one_line(given, said, command, tmp_path, capsys):
   error = capsys.readouterr().err
   assert said in error
   assert len(error.splitlines()) == 1
-
-
-def test_what_looks_at_classes_says_so_in_one_line(trained, command, tmp_path, capsys):
-  assert analyze.main(["analyze", str(trained)]) == 2
-  error = capsys.readouterr().err
-  assert error == f"error: objective.name: {trained} learned 'regression'; an analysis looks at classes: of " + (
-    "classification only\n"
-  )
-  assert unlearn.main(command(f"--workdir={tmp_path}", "--request=ids=1-9", "--method=graddiff")) == 2
-  error = capsys.readouterr().err
-  assert error == "error: objective.name: got 'regression'; unlearning is compared under classification only\n"
 
 
 def test_rows_are_forgotten_by_exact_retraining(command, rows, tmp_path, capsys):
