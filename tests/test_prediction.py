@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -121,3 +123,25 @@ def test_a_partial_evaluation_sees_every_class(dataset, small_model):
     result = cljax.run(stream, model, method, training=TRAINING, options=options)
     assert {tuple(c["accuracy"][0]) for c in result.curves} == {(1 / stream.num_classes,) * 2}
     np.testing.assert_allclose(result.accuracy[0], 1 / stream.num_classes, atol=1e-7)
+
+
+def test_without_a_task_the_classes_met_compete(dataset, small_model):
+  """After one of two tasks, whose classes are 0 and 1, the others can not be answered."""
+  stream = streams.build(dataset, "class", tasks=2, validation=0.0)
+  result = cljax.run(stream._replace(events=stream.events[:1]), small_model, training=TRAINING, options=OPTIONS)
+  logits = np.asarray(result.predict(dataset.test.x[:3]))
+  assert np.isfinite(logits[:, :2]).all()
+  assert (logits[:, 2:] == -np.inf).all()
+  assert np.isfinite(np.asarray(result.predict(dataset.test.x[:3], task=1))).all()
+
+
+def test_no_validation_rows_at_all_are_no_warning(dataset, small_model):
+  whole = streams.build(dataset, "class", tasks=2, validation=0.25)
+  one = whole._replace(validation=(whole.validation[0], whole.validation[1][:0]))
+  none = whole._replace(validation=tuple(v[:0] for v in whole.validation))
+  run = lambda stream: cljax.run(stream, small_model, training=TRAINING, options=OPTIONS)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    assert run(none).validation is None
+  with pytest.warns(UserWarning, match="task 1 has no validation rows, so none are evaluated"):
+    assert run(one).validation is None

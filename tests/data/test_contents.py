@@ -75,6 +75,7 @@ def test_classes_and_numbers_at_their_bounds():
     ({"y_train": [0, 1, 0, -1]}, "y_train: values span -1..1; allowed: 0..2147483647"),
     ({"y_train": [0, 1, 0, 2**31]}, "y_train: values span 0..2147483648"),
     ({"x_test": None, "y_test": None}, "x_test: "),
+    ({"y_train": [[0, np.nan], [np.inf, np.nan], [1, 2], [0, 0.5]]}, "y_train: 2 of 4 rows hold NaN or infinity"),
   ):
     with pytest.raises(UsageError) as e:
       data.from_arrays("mine", both([0, 1, 0, 1]) | change)

@@ -50,3 +50,12 @@ def test_a_part_keeps_its_state_and_randomness(class_stream, small_model):
 def test_parts_that_do_not_go_together_are_refused(class_stream, small_model, names, said):
   with pytest.raises(UsageError, match=said):
     cljax.run(class_stream, small_model, hybrid(*names), training=TRAIN)
+
+
+def test_the_least_access_that_is_enough_for_all():
+  of = lambda *names: cljax.compose(**{n: cljax.Method(access=cljax.Access(trains_on=n)) for n in names}).access
+  assert of("current", "seen").trains_on == of("seen", "current").trains_on == "seen"
+  assert of("seen", "all", "current").trains_on == "all"
+  needy = cljax.compose(a=cljax.Method(access=cljax.Access(needs=("each",), stores_data=True)),
+                        b=cljax.Method(access=cljax.Access(needs=("each", "sample"), forgets=True)))  # fmt: skip
+  assert needy.access == cljax.Access(needs=("each", "sample"), stores_data=True, forgets=True)

@@ -12,7 +12,7 @@ from cljax import memory as memories
 from cljax import methods, models, streams
 from cljax.core.types import Batch, UsageError, Visit
 from cljax.engine.setup import spec_of
-from cljax.methods import heads, replay, unified
+from cljax.methods import heads, pruning, replay, unified
 from cljax.methods.slots import no_slots, slot_of
 
 BATCH = 8
@@ -265,3 +265,11 @@ def test_a_row_without_a_class_has_no_entropy():
   each = lambda f: unified.output_divergence("uniform", f, None, mask)
   np.testing.assert_allclose(jax.jit(each)(f), [0, np.log(2) + (p * np.log(p)).sum()], rtol=1e-5)
   np.testing.assert_array_equal(jax.jit(jax.grad(lambda f: each(f).sum()))(f)[0], 0)
+
+
+def test_absent_rows_activate_nothing():
+  """The mean over the rows that are there and over places, by NumPy."""
+  hidden = np.random.default_rng(0).normal(size=(5, 2, 3, 4)).astype(np.float32)
+  weight = np.float32([1, 0, 1, 0.5, 0])
+  wanted = np.average(hidden.mean((1, 2)), axis=0, weights=weight)
+  np.testing.assert_allclose(pruning.mean_activation(jnp.asarray(hidden), jnp.asarray(weight)), wanted, rtol=1e-5)

@@ -33,6 +33,7 @@ RECORDS: dict[str, Record] = {
       "test_a_part_keeps_its_state_and_randomness",
       "test_a_penalty_of_no_strength_is_not_there",
       "test_parts_that_replay_add_up_in_any_order",
+      "test_the_least_access_that_is_enough_for_all",
       "test_parts_that_do_not_go_together_are_refused[names0-ncm and supsup both define predict]",
     ),
   ),
@@ -45,6 +46,8 @@ RECORDS: dict[str, Record] = {
       "test_finetune_is_a_hand_written_loop",
       "test_chunks_of_any_size_give_the_same_bits",
       "test_what_is_reported_is_what_is_predicted",
+      "test_without_a_task_the_classes_met_compete",
+      "test_no_validation_rows_at_all_are_no_warning",
     ),
   ),
 }

@@ -168,7 +168,11 @@ RECORDS: dict[str, Record] = {
   "clnp": Record(
     spec="regularizers_projectors 8.9",
     compared=("test_clnp_prunes_to_the_margin_and_trains_what_is_free",),
-    invariants=("test_clnp_keeps_what_a_task_answers_to_the_bit", "test_averaging_edits::test_wrong_arguments"),
+    invariants=(
+      "test_clnp_keeps_what_a_task_answers_to_the_bit",
+      "test_averaging_edits::test_wrong_arguments",
+      "test_absent_rows_activate_nothing",
+    ),
     claim=("clnp",),
     deviations=(
       "the margin is of accuracy on training rows, where the paper takes held-out rows",

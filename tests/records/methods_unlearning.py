@@ -202,7 +202,7 @@ RECORDS: dict[str, Record] = {
   ),
   "iau": Record(
     spec="unlearning B2",
-    compared=("test_iau_by_hand",),
+    compared=("test_iau_by_hand", "test_iau_is_the_papers_sum_and_the_released_sign"),
     invariants=(STRENGTH, "test_a_request_without_rows_changes_nothing[iau]"),
     no_claim=MEASURED,
     deviations=(
@@ -283,8 +283,12 @@ RECORDS: dict[str, Record] = {
   ),
   "datamodel_matching": Record(
     spec="unlearning B9",
-    compared=("test_datamodel_matching_by_hand",),
-    invariants=(STRENGTH, "test_a_request_without_rows_changes_nothing[datamodel_matching]"),
+    compared=("test_datamodel_matching_by_hand", "test_datamodel_matching_by_nets_on_random_subsets"),
+    invariants=(
+      STRENGTH,
+      "test_a_request_without_rows_changes_nothing[datamodel_matching]",
+      "test_laws_of_edits::test_rows_of_weight_zero_are_as_if_absent[datamodel_matching]",
+    ),
     no_claim=MEASURED,
     deviations=("the datamodel is a ridge regression on nets that are trained here",),
     arguments={"oracles": 3, "oracle_steps": 2, "steps": 3},

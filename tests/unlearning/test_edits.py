@@ -62,6 +62,9 @@ def test_iau_is_the_papers_sum_and_the_released_sign():
     np.testing.assert_allclose(p - before, 0.01 * (f - r), atol=1e-6)
     np.testing.assert_allclose(a - before, 0.01 * np.sign(f - r), atol=2e-6)
     np.testing.assert_allclose(b - before, before - a, atol=2e-6)
+  for f, before, alone in zip(*map(jax.tree.leaves, (GRADIENT(PARAMS, X[:20], Y[:20]), PARAMS,
+                                                     call("released", first, nothing))), strict=True):  # fmt: skip
+    np.testing.assert_allclose(alone - before, 0.01 * np.sign(f), atol=2e-6)  # nothing is left to keep
   assert not changed(call("paper", nothing, second))
   assert not changed(call("released", nothing, second))
 
@@ -176,3 +179,14 @@ def test_fast_ntk_moves_its_leaves_alone_and_exactly():
   np.testing.assert_allclose(released, trained + factor * step, atol=2e-4)
   with pytest.raises(cljax.UsageError, match="'norm' matches no parameter; there are first/bias"):
     call(leaves="norm")
+
+
+def test_ntk_is_fast_ntk_of_all_leaves_with_the_rows_of_its_key():
+  """Of more rows than are used, the key says which."""
+  given = {"initial": jax.tree.map(lambda p: 0.5 * p, PARAMS), "forget": FORGET, "retain": RETAIN, "rows": 3}
+  one = jax.jit(lambda key: unlearning.ntk(apply_fn, PARAMS, key=key, **given))
+  other = jax.jit(lambda key: unlearning.fast_ntk(apply_fn, PARAMS, key=key, leaves="", **given))
+  first, second = (one(jax.random.key(i)) for i in (1, 2))
+  assert len(changed(first, second)) > 0
+  for a, b in zip(*map(jax.tree.leaves, (second, other(jax.random.key(2)))), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-6)
