@@ -51,6 +51,19 @@ def test_ascent_raises_the_forget_loss_to_first_order():
   assert first < rise < first * (1 + RATE * length(X[0]) ** 2 / 4) + 1e-6
 
 
+def test_a_descent_in_float16_has_its_moments_in_float32():
+  """Where a gradient is 0, Adam's step is 0, not 0 / 0; elsewhere its first step is the rate."""
+  params = {"w": jnp.asarray(W, jnp.float16), "unused": jnp.ones(3, jnp.float16)}
+  whole = lambda p, batch: loss_fn({"w": p["w"].astype(jnp.float32)}, batch)
+  edit = lambda p: unlearning.gradient_ascent(whole, p, forget=FORGET, steps=1, batch=2, optimizer=optax.adam(0.125))
+  after = jax.jit(edit)(params)
+  assert after["w"].dtype == jnp.float16
+  np.testing.assert_array_equal(after["unused"], 1)
+  g = ce(W, 0)
+  moved = np.asarray(after["w"], np.float32) - np.asarray(params["w"], np.float32)
+  np.testing.assert_allclose(moved[np.abs(g) > 1e-3], 0.125 * np.sign(g)[np.abs(g) > 1e-3], atol=2e-3)
+
+
 def test_graddiff_is_descent_on_one_side_and_ascent_on_the_other():
   step = steps_of(unlearning.graddiff, loss_fn, optimizer=SGD)
   near(step(1, forget_weight=0.3, retain_weight=0.7), W - RATE * (0.7 * ce(W, 1) - 0.3 * ce(W, 0)))

@@ -110,12 +110,17 @@ WEIGHT = np.array([2 / 1, 3 / 2])[GROUPS]  # of a row's group: rows of it, over 
 
 
 def test_reweighting_by_the_groups_shares():
-  call = steps_of(unlearning.group_reweight, loss_fn, forget=GONE, retain=LEFT, groups=GROUPS, batch=4, optimizer=SGD)
-  key, w = fold(START, "group_reweight"), W64
-  for i in range(4):
-    near(call(i), w)
-    at = 2 + at_random(jax.random.fold_in(key, i), "retain", 4, 3)
-    w = w - RATE * np.average([ce_of(XS[n], YS[n], w) for n in at], 0, WEIGHT[at])
+  """Also where rows have weights of their own, which the shares multiply."""
+  for own in (np.ones(3), np.array([1, 0.25, 0.5])):
+    left = {**LEFT, "weight": np.float32(own)}
+    call = steps_of(unlearning.group_reweight, loss_fn, forget=GONE, retain=left, groups=GROUPS, batch=4, optimizer=SGD)
+    share = np.bincount(GROUPS[2:], own)
+    weight = ((np.bincount(GROUPS[:2]) + share) / share)[GROUPS[2:]] * own
+    key, w = fold(START, "group_reweight"), W64
+    for i in range(4):
+      near(call(i), w)
+      at = at_random(jax.random.fold_in(key, i), "retain", 4, 3)
+      w = w - RATE * np.average([ce_of(XS[2 + n], YS[2 + n], w) for n in at], 0, weight[at])
 
 
 def test_upcore_leaves_the_outlier_alone():
