@@ -103,7 +103,8 @@ def write(folder: pathlib.Path, lines: list[Row], command: str) -> None:
   total = {k: sum(line[k] for line in lines) for k in counted}
   alive, same = (sum(len(line[k]) for line in lines) for k in ("survived", "equivalent"))
   judged = max(total["active"] - same, 1)
-  none = [line["entry"] for line in lines if line["made"] and not line["killed"]]
+  none = [line["entry"] for line in lines if line["candidates"] and not line["killed"]]
+  bare = [line["entry"] for line in lines if not line["candidates"]]
   text = [
     "# Mutants", "", f"Made by `{command}`. A mutant changes one place of an entry's own code; the entry's recorded",
     "tests run on it, each time in a process of its own, until one fails. *Candidates*: all that the operators make;",
@@ -115,6 +116,8 @@ def write(folder: pathlib.Path, lines: list[Row], command: str) -> None:
     f"{100 * alive / judged:.1f} % of the active that are not equivalent; "
     f"{total['seconds'] / max(total['made'], 1):.1f} s a mutant.", "",
     f"Entries without a killed mutant: {', '.join(none) or 'none'}.", "",
+    "Entries whose code holds nothing that an operator changes, being one call, or an empty `Method` that its access "
+    f"tells apart: {', '.join(bare) or 'none'}.", "",
     "| entry | candidates | unreached | made | active | killed | equivalent | survived | |", "|" + " --- |" * 9,
   ]  # fmt: skip
   for n in lines:

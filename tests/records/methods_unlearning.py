@@ -234,6 +234,7 @@ RECORDS: dict[str, Record] = {
       "test_tangent_steps_by_hand[paper-ntk]",
       "test_tangent_steps_by_hand[released-ntk]",
       "test_ntk_is_retraining_on_a_linear_model",
+      "test_ntk_is_fast_ntk_of_all_leaves_with_the_rows_of_its_key",
     ),
     invariants=(STRENGTH, "test_a_request_without_rows_changes_nothing[ntk]"),
     no_claim=MEASURED,
