@@ -30,6 +30,7 @@ from cljax.core.types import (
 )
 from cljax.engine import evaluation_parameters
 from cljax.engine.holding import held, select
+from cljax.engine.recipe import rate_of
 from cljax.objectives import objective
 from cljax.objectives.rows import eaten
 
@@ -59,7 +60,8 @@ class OptState(NamedTuple):
   penalty: Any
   transform: Any
   optimizer: Any
-  finalize: Any
+  pull: Any = ()
+  finalize: Any = ()
 
 
 class Parts(NamedTuple):
@@ -135,7 +137,7 @@ def rescaled(model: Model, scale: float | None) -> Model:
 def kept(learner: Learner):
   """What a learner keeps between tasks beside its parameters and the optimizer's own state."""
   state = learner.opt_state
-  return learner.method_state, state.penalty, state.transform, state.finalize
+  return learner.method_state, state.penalty, state.transform, state.pull, state.finalize
 
 
 def check_access(name: str, method: Method, spec: Spec) -> None:
@@ -157,19 +159,25 @@ def check_access(name: str, method: Method, spec: Spec) -> None:
 
 
 def chain(method: Method, optimizer) -> optax.GradientTransformationExtraArgs:
-  """Penalties, then projectors, then the optimizer, then update-space projectors (the order law)."""
-  parts = [method.penalty, method.transform, lenient(optimizer), method.finalize]
+  """Penalties, projectors, the optimizer, decoupled pulls, then update-space projectors (the order law)."""
+  adapted = evaluation_parameters.adapted(optimizer)
+  parts = [method.penalty, method.transform, lenient(adapted), method.pull, method.finalize]
   parts = [optax.with_extra_args_support(p) if p is not None else None for p in parts]
 
   def init(params):
-    return OptState(*(() if p is None else p.init(params) for p in parts))
+    state = OptState(*(() if p is None else p.init(params) for p in parts))
+    if method.pull is not None:
+      rate_of(optimizer, state.optimizer)  # refused before the first step where it has none
+    return state
 
   def update(grads, state, params=None, **extra):
-    new = list(state)
+    new, raw = list(state), grads
     for i, part in enumerate(parts):
       if part is None:
         continue
-      more = {"optimizer_state": new[2]} if i == 3 else {}
+      more = {"optimizer_state": new[2]} if i == 4 else {}
+      if i == 3:
+        more = {"rate": rate_of(optimizer, new[2], extra.get("progress")), "grad": raw}
       grads, new[i] = part.update(grads, state[i], params, **extra, **more)
     return grads, OptState(*new)
 
@@ -186,8 +194,8 @@ def build(
   check_access(name, method, spec)
   model = method.model or model
   access = method.access
-  optimizer = evaluation_parameters.adapted(optimizer)
   tx = chain(method, optimizer)
+  optimizer = evaluation_parameters.adapted(optimizer)
 
   def gather(data: Data, index, row_task, weight, visit) -> Batch:
     """Rows as they were read."""
