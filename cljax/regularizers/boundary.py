@@ -137,7 +137,8 @@ def attach(tx, old_opt_state, params):
   """
   fresh = tx.init(params)
   whole = lambda s: isinstance(s, (*STATES, ScheduledState))
-  carried = {(type(s), name_of(s)) for s in jax.tree.leaves(old_opt_state, is_leaf=whole) if whole(s)}
+  old_ones = [*find(old_opt_state), *(s for s in jax.tree.leaves(old_opt_state, is_leaf=whole) if whole(s))]
+  carried = {(type(s), name_of(s)) for s in old_ones}
   is_new = lambda s: whole(s) and (type(s), name_of(s)) not in carried
 
   def slots(tree):
