@@ -110,10 +110,14 @@ def placed(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def weighted(factor) -> Callable:
-  """``quadratic`` of a state with anchor and importance: the curvature is ``factor * importance``."""
-  product = lambda f: times(factor, f.astype(wide(f.dtype)))
-  return lambda state, params: (state.anchor, jax.tree.map(product, state.importance))
+def weighted(factor: Callable) -> Callable:
+  """``quadratic`` of a state with anchor and importance: the curvature is ``factor() * importance``."""
+
+  def quadratic(state, params):
+    del params
+    return state.anchor, jax.tree.map(lambda f: times(factor(), f.astype(wide(f.dtype))), state.importance)
+
+  return quadratic
 
 
 def even(factor, params):

@@ -114,7 +114,7 @@ def si(
     return quadratic_pull(updates, params, state.anchor, importance, 2.0 * strength), new
 
   tx = optax.GradientTransformationExtraArgs(init, update)
-  return placed(name, tx, weighted(2.0 * strength), decoupled, learning_rate, path=True)
+  return placed(name, tx, weighted(lambda: 2.0 * strength), decoupled, learning_rate, path=True)
 
 
 def _per_movement(path, square, damping):
@@ -184,7 +184,7 @@ def hierarchical(
     return quadratic_pull(updates, params, state.anchor, by_layer(state), 2.0 * strength), new
 
   def quadratic(state, params):
-    return weighted(2.0 * strength)(state._replace(importance=by_layer(state)), params)
+    return weighted(lambda: 2.0 * strength)(state._replace(importance=by_layer(state)), params)
 
   tx = optax.GradientTransformationExtraArgs(init, update)
   return placed(name, tx, quadratic, decoupled, learning_rate, path=True)

@@ -100,7 +100,7 @@ def ewc(
     return quadratic_pull(updates, params, state.anchor, state.importance, strength), state
 
   tx = optax.GradientTransformationExtraArgs(init, update)
-  return placed(name, tx, weighted(strength), decoupled, learning_rate)
+  return placed(name, tx, weighted(lambda: strength), decoupled, learning_rate)
 
 
 def consolidate_ewc(state: EwcState, params, importance) -> EwcState:
@@ -158,10 +158,8 @@ def online_ewc(
     factor = strength * decay if decay_in_penalty else strength
     return quadratic_pull(updates, params, state.anchor, state.importance, factor), state
 
-  def quadratic(state, params):
-    return weighted(strength * decay if decay_in_penalty else strength)(state, params)
-
   tx = optax.GradientTransformationExtraArgs(init, update)
+  quadratic = weighted(lambda: strength * decay if decay_in_penalty else strength)
   return placed(name, tx, quadratic, decoupled, learning_rate)
 
 
@@ -217,7 +215,7 @@ def mas(
     return quadratic_pull(updates, params, state.anchor, state.importance, 2.0 * strength), state
 
   tx = optax.GradientTransformationExtraArgs(init, update)
-  return placed(name, tx, weighted(2.0 * strength), decoupled, learning_rate)
+  return placed(name, tx, weighted(lambda: 2.0 * strength), decoupled, learning_rate)
 
 
 def consolidate_mas(state: MasState, params, importance) -> MasState:

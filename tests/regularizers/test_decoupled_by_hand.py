@@ -42,8 +42,8 @@ def walk(tx, params, state, gradients, **more):
 
 ONES = jax.tree.map(np.ones_like, START)
 ZERO = jax.tree.map(np.zeros_like, START)
-# name: (factory; whether its boundary takes importance, None where it has none; anchors and curvatures before, after one
-# and after two boundaries, where the tasks end at p and q)
+# name: (factory; whether its boundary takes importance, None where it has none; anchors and curvatures before, after
+# one and after two boundaries, where the tasks end at p and q)
 CASES = {
   "ewc": (R.ewc, True, lambda p, q: ([], [(p, times(3, F1))], [(p, times(3, F1)), (q, times(3, F2))])),
   "online_ewc": (
