@@ -1,5 +1,6 @@
 """EWC at strengths over decades with its pull in the gradient and behind the optimizer: ``python -m
-experiments.decoupled_penalties [--data=mnist] [--data_dir=DIR] [--optimizer=sgd] [--out=FILE]`` prints a table.
+experiments.decoupled_penalties [--data=mnist] [--data_dir=DIR] [--optimizer=sgd] [--forms=...] [--out=FILE]``
+prints a table.
 
 Permuted pictures in five tasks, an MLP of 100-100 hidden units with a shared head, one epoch at batch 32, a rate of
 0.1, three seeds; nothing is tuned. Beside EWC alone, it composed with GPM, whose projection acts after the pull. A
@@ -86,7 +87,7 @@ def main(argv) -> None:
   model = models.mlp(stream.dataset.train.x.shape[1:], stream.num_classes, hidden=(100, 100))
   print("| form | strength | average accuracy | first task | last task | lost |\n| --- | --- | --- | --- | --- | --- |")
   found = []
-  for name in FORMS:
+  for name in given.forms:
     rows = measured(name, stream, model, given.optimizer, given.rate, given.seeds)
     print("\n".join(map(line, rows)), flush=True)
     found += rows
@@ -102,6 +103,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("data_dir", "", "where its files are")
   flags.DEFINE_string("optimizer", "sgd", "an optimizer by name")
   flags.DEFINE_float("rate", 0.1, "its learning rate")
+  flags.DEFINE_multi_enum("forms", list(FORMS), list(FORMS), "which of them, each by a flag of its own")
   flags.DEFINE_integer("rows", 6000, "training rows of a task")
   flags.DEFINE_integer("seeds", 3, "seeds of each strength")
   flags.DEFINE_string("out", "", "file of the figures, JSON")
