@@ -93,7 +93,7 @@ def si(
 
   ``decoupled`` and ``learning_rate`` as of ``ewc``: ``a = 2 * learning_rate * strength * max(Omega, 0)``, behind the
   optimizer. The path is still that of the raw gradient, which has to be told: ``tx.update(updates, state, params,
-  grad=gradient)``.
+  grad=gradient)``, ``optax.chain`` passes it on (``optax.MultiSteps`` that of the last micro batch alone).
 
   damping: xi > 0, in squared parameter units. Omega may turn negative, as in FACIL and mammoth; ``nonnegative`` uses
   ``max(Omega, 0)`` in the penalty. Raises as ``ewc``, where damping is not above 0, and ``decoupled`` without ``grad``
