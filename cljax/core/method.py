@@ -38,7 +38,7 @@ def _keep_batch(key, learner, batch):
   return learner, batch
 
 
-_CHAINS = ("penalty", "transform", "finalize")  # where a method has transforms of its own
+_CHAINS = ("penalty", "transform", "pull", "finalize")  # where a method has transforms of its own
 
 
 class Method(NamedTuple):
@@ -53,7 +53,9 @@ class Method(NamedTuple):
   references  {name: Reference}: handed to the transforms as ``references={name: grads}``
   penalty     optax transform that adds a penalty's gradient to the raw gradient; acts first
   transform   optax transform (a projector) on the raw gradient plus penalties, before the optimizer
-  finalize    optax transform on the optimizer's update, given ``optimizer_state=``
+  pull        optax transform (a decoupled penalty) on the optimizer's update, given ``rate=``, the learning rate of the
+              step, and ``grad=``, the raw gradient
+  finalize    optax transform (a projector) on that, given ``optimizer_state=``
   after_step  (key, learner, info: StepInfo) -> learner
   end_task    (key, learner, task: Task) -> learner: consolidate, store, merge; flush pending rows
   forget      (key, learner, request: Request, tools) -> learner
@@ -74,6 +76,7 @@ class Method(NamedTuple):
   references: dict[str, Reference] = {}
   penalty: optax.GradientTransformation | None = None
   transform: optax.GradientTransformation | None = None
+  pull: optax.GradientTransformation | None = None
   finalize: optax.GradientTransformation | None = None
   after_step: Callable = _keep
   end_task: Callable = _keep
@@ -99,10 +102,10 @@ def union_access(accesses) -> Access:
 def compose(**methods: Method) -> Method:
   """A hybrid, such as ``compose(ewc=..., er=...)``: its state is a dict by name, and parts act in the order written.
 
-  Penalties of all parts come before all projectors. A part's hooks see their own method state, the states of their own
-  transforms (``learner.opt_state`` holds no other part's) and their own entries of ``Batch.extra``: the same method
-  twice is two methods. Two owners of ``model``, ``gradient``, ``predict`` or ``forget`` are refused with a UsageError
-  that names them.
+  Penalties of all parts come before all projectors, decoupled pulls before all projectors of updates. A part's hooks
+  see their own method state, the states of their own transforms (``learner.opt_state`` holds no other part's) and their
+  own entries of ``Batch.extra``: the same method twice is two methods. Two owners of ``model``, ``gradient``,
+  ``predict`` or ``forget`` are refused with a UsageError that names them.
   """
   if not methods:
     raise UsageError("compose: got no methods; give at least one, such as compose(ewc=...)")
@@ -225,6 +228,7 @@ def compose(**methods: Method) -> Method:
     references=references,
     penalty=transforms("penalty"),
     transform=transforms("transform"),
+    pull=transforms("pull"),
     finalize=transforms("finalize"),
     after_step=chained("after_step"),
     end_task=chained("end_task"),

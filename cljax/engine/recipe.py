@@ -102,6 +102,46 @@ class ScheduleState(NamedTuple):
   """The schedule keeps nothing: progress comes with each call."""
 
 
+class Named(optax.GradientTransformationExtraArgs):
+  """An optimizer by name, which can say its learning rate too: ``rate(progress)``."""
+
+  rate: Callable
+
+
+def rate_at(learning_rate, schedule: str, warmup: float, progress):
+  """``learning_rate * s(progress)``, as of :func:`scale_by_schedule`."""
+  factor = jnp.asarray(learning_rate, jnp.float32)
+  if progress is not None and (schedule != "constant" or warmup):
+    ramp = jnp.clip(progress / warmup, 0.0, 1.0) if warmup else 1.0
+    p = jnp.clip((progress - warmup) / (1.0 - warmup), 0.0, 1.0)
+    shapes: dict[str, Any] = {"constant": 1.0, "linear": 1.0 - p, "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * p))}
+    factor = factor * ramp * shapes[schedule]
+  return factor
+
+
+def rate_of(optimizer, state, progress=None):
+  """The learning rate of the step that left ``state``: an optimizer's by name, or ``optax.inject_hyperparams``' own.
+
+  It is the factor of the optimizer's direction, as in AdamW, whatever that direction is. Raises UsageError where it can
+  not be seen: other optimizers, and those inside wrappers that may skip a step.
+  """
+  if isinstance(optimizer, Named):
+    return optimizer.rate(progress)
+
+  def injected(node) -> list:
+    if hasattr(node, "hyperparams"):
+      return [node.hyperparams["learning_rate"]] if "learning_rate" in node.hyperparams else []
+    return [rate for part in node for rate in injected(part)] if type(node) is tuple else []
+
+  found = injected(state)
+  if len(found) != 1:
+    raise UsageError(
+      "method.decoupled: got True with an optimizer whose learning rate can not be seen; give one by name, such as "
+      "'sgd', or one made by optax.inject_hyperparams"
+    )
+  return found[0]
+
+
 def scale_by_schedule(learning_rate, schedule: str = "constant", warmup: float = 0.0) -> Any:
   """``u <- -learning_rate * s(progress) * u`` with ``progress`` in [0, 1] given by the engine (per task or per stream).
 
@@ -115,12 +155,7 @@ def scale_by_schedule(learning_rate, schedule: str = "constant", warmup: float =
 
   def update(updates, state, params=None, *, progress=None, **extra):
     del params, extra
-    factor = jnp.asarray(learning_rate, jnp.float32)
-    if progress is not None and (schedule != "constant" or warmup):
-      ramp = jnp.clip(progress / warmup, 0.0, 1.0) if warmup else 1.0
-      p = jnp.clip((progress - warmup) / (1.0 - warmup), 0.0, 1.0)
-      shapes: dict[str, Any] = {"constant": 1.0, "linear": 1.0 - p, "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * p))}
-      factor = factor * ramp * shapes[schedule]
+    factor = rate_at(learning_rate, schedule, warmup, progress)
     return jax.tree.map(lambda u: (-factor).astype(u.dtype) * u, updates), state
 
   return optax.GradientTransformationExtraArgs(init, update)
@@ -159,7 +194,9 @@ def make_optimizer(
   decays = isinstance(weight_decay, jax.Array) or weight_decay > 0
   if decays:
     parts.insert(1 if name == "adamw" else 0, optax.add_decayed_weights(weight_decay))
-  return optax.with_extra_args_support(optax.chain(*parts))
+  made = Named(*optax.with_extra_args_support(optax.chain(*parts)))
+  made.rate = lambda progress=None: rate_at(learning_rate, schedule, warmup, progress)
+  return made
 
 
 def optimizer_of(optimizer, given):

@@ -11,7 +11,6 @@ import optax
 
 from cljax import regularizers
 from cljax.core import tree
-from cljax.core.dtypes import lenient
 from cljax.core.method import Method, _keep, _keep_batch
 from cljax.core.types import (
   AccessError,
@@ -30,6 +29,8 @@ from cljax.core.types import (
 )
 from cljax.engine import evaluation_parameters
 from cljax.engine.holding import held, select
+from cljax.engine.order import OptState as OptState
+from cljax.engine.order import chain
 from cljax.objectives import objective
 from cljax.objectives.rows import eaten
 
@@ -51,15 +52,6 @@ class Where(NamedTuple):
   start: Any
   steps: Any
   total: Any
-
-
-class OptState(NamedTuple):
-  """Optimizer state in the order in which a gradient passes through it."""
-
-  penalty: Any
-  transform: Any
-  optimizer: Any
-  finalize: Any
 
 
 class Parts(NamedTuple):
@@ -135,7 +127,7 @@ def rescaled(model: Model, scale: float | None) -> Model:
 def kept(learner: Learner):
   """What a learner keeps between tasks beside its parameters and the optimizer's own state."""
   state = learner.opt_state
-  return learner.method_state, state.penalty, state.transform, state.finalize
+  return learner.method_state, state.penalty, state.transform, state.pull, state.finalize
 
 
 def check_access(name: str, method: Method, spec: Spec) -> None:
@@ -156,26 +148,6 @@ def check_access(name: str, method: Method, spec: Spec) -> None:
     )
 
 
-def chain(method: Method, optimizer) -> optax.GradientTransformationExtraArgs:
-  """Penalties, then projectors, then the optimizer, then update-space projectors (the order law)."""
-  parts = [method.penalty, method.transform, lenient(optimizer), method.finalize]
-  parts = [optax.with_extra_args_support(p) if p is not None else None for p in parts]
-
-  def init(params):
-    return OptState(*(() if p is None else p.init(params) for p in parts))
-
-  def update(grads, state, params=None, **extra):
-    new = list(state)
-    for i, part in enumerate(parts):
-      if part is None:
-        continue
-      more = {"optimizer_state": new[2]} if i == 3 else {}
-      grads, new[i] = part.update(grads, state[i], params, **extra, **more)
-    return grads, OptState(*new)
-
-  return optax.GradientTransformationExtraArgs(init, update)
-
-
 def build(
   name: str, method: Method, model: Model, spec: Spec, optimizer, recipe, view_apply, augment, place=None
 ) -> Parts:
@@ -186,8 +158,8 @@ def build(
   check_access(name, method, spec)
   model = method.model or model
   access = method.access
-  optimizer = evaluation_parameters.adapted(optimizer)
   tx = chain(method, optimizer)
+  optimizer = evaluation_parameters.adapted(optimizer)
 
   def gather(data: Data, index, row_task, weight, visit) -> Batch:
     """Rows as they were read."""

@@ -14,30 +14,34 @@ from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.heads import AUTO, classifier
-from cljax.methods.penalties import consolidated
+from cljax.methods.penalties import DECOUPLED, consolidated, quadratic
 from cljax.methods.registry import Entry, Option, register
 from cljax.objectives.objective import reduced
 
 _BOUNDARY = Access(task_boundaries=True)
 
 
-def l2_previous(model, spec, *, strength) -> Method:
-  """L2 to the parameters after the previous task, ``strength * |theta - theta*|^2``: EWC with F = 1; spec 1.5."""
+def l2_previous(model, spec, *, strength, decoupled: bool = False) -> Method:
+  """L2 to the parameters after the previous task, ``strength * |theta - theta*|^2``: EWC with F = 1; spec 1.5.
+
+  ``decoupled`` as of :func:`cljax.methods.penalties.ewc`, with ``a = 2 rate * strength``.
+  """
   del model, spec
 
   def end_task(key, learner, task):
     del key, task
     return consolidated(learner, "l2_previous")
 
-  return Method(penalty=regularizers.l2_previous(strength), end_task=end_task)
+  return Method(end_task=end_task, **quadratic(regularizers.l2_previous, strength, decoupled=decoupled))
 
 
-def hierarchical(model, spec, *, strength, damping) -> Method:
+def hierarchical(model, spec, *, strength, damping, decoupled: bool = False) -> Method:
   """SI with a weight for each layer: ``strength sum_l s_l sum_i Omega_i (theta_i - theta*_i)^2``, ``s =
   softmax_l |Omega_l|``.
 
   Omega is the path integral over the tasks of the stream; the paper takes it from one pass over general data. The
-  place of ``s_l`` is UNVERIFIED. In a hybrid with other penalties, write it first. Spec 7.9; Song et al., 2025.
+  place of ``s_l`` is UNVERIFIED. In a hybrid with other penalties, write it first. ``decoupled`` as of
+  :func:`cljax.methods.penalties.si`, with ``a = 2 rate * strength * s_l * max(Omega, 0)``. Spec 7.9; Song et al., 2025.
   """
   del model, spec
 
@@ -45,7 +49,7 @@ def hierarchical(model, spec, *, strength, damping) -> Method:
     del key, task
     return consolidated(learner, "hierarchical")
 
-  return Method(penalty=regularizers.hierarchical(strength, damping), end_task=end_task)
+  return Method(end_task=end_task, **quadratic(regularizers.hierarchical, strength, damping, decoupled=decoupled))
 
 
 class HoldState(NamedTuple):
@@ -150,7 +154,7 @@ register(
   "l2_previous",
   Entry(
     l2_previous,
-    {"strength": Option(0.1, 0)},
+    {"strength": Option(0.1, 0), **DECOUPLED},
     _BOUNDARY._replace(needs=()),
     "EWC with F = 1",
   ),
@@ -159,7 +163,7 @@ register(
   "hierarchical",
   Entry(
     hierarchical,
-    {"strength": Option(0.05, 0), "damping": Option(0.1, 1e-12)},  # exp(-3) in the paper
+    {"strength": Option(0.05, 0), "damping": Option(0.1, 1e-12), **DECOUPLED},  # exp(-3) in the paper
     _BOUNDARY._replace(needs=()),
     "Song et al. 2025",
   ),

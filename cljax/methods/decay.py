@@ -5,19 +5,26 @@ from __future__ import annotations
 from cljax import regularizers
 from cljax.core.method import Method
 from cljax.core.types import Access
+from cljax.methods.penalties import DECOUPLED, quadratic
 from cljax.methods.registry import Entry, Option, register
 
 
-def l2(model, spec, *, strength) -> Method:
-  """Plain L2 in the loss, ``strength * |theta|^2``; spec 1.5."""
+def l2(model, spec, *, strength, decoupled: bool = False) -> Method:
+  """Plain L2 in the loss, ``strength * |theta|^2``; spec 1.5.
+
+  ``decoupled`` as of :func:`cljax.methods.penalties.ewc`: ``theta <- theta' / (1 + 2 rate * strength)``.
+  """
   del model, spec
-  return Method(penalty=regularizers.l2(strength))
+  return Method(**quadratic(regularizers.l2, strength, decoupled=decoupled))
 
 
-def l2_init(model, spec, *, strength) -> Method:
-  """L2 towards the initialisation, ``strength * |theta - theta_0|^2``; spec 1.5. Kumar et al., 2023."""
+def l2_init(model, spec, *, strength, decoupled: bool = False) -> Method:
+  """L2 towards the initialisation, ``strength * |theta - theta_0|^2``; spec 1.5. Kumar et al., 2023.
+
+  ``decoupled`` as of :func:`cljax.methods.penalties.ewc`, with ``a = 2 rate * strength``.
+  """
   del model, spec
-  return Method(penalty=regularizers.l2_init(strength))
+  return Method(**quadratic(regularizers.l2_init, strength, decoupled=decoupled))
 
 
 def spectral(model, spec, *, strength) -> Method:
@@ -32,17 +39,17 @@ def wasserstein(model, spec, *, strength) -> Method:
   return Method(penalty=regularizers.wasserstein(strength))
 
 
-for _factory, _source in (
-  (l2, "weight decay in the loss"),
-  (l2_init, "Kumar et al. 2023"),
-  (spectral, "Lewandowski et al. 2025"),
-  (wasserstein, "Lewandowski et al. 2024"),
+for _factory, _source, _more in (
+  (l2, "weight decay in the loss", DECOUPLED),
+  (l2_init, "Kumar et al. 2023", DECOUPLED),
+  (spectral, "Lewandowski et al. 2025", {}),
+  (wasserstein, "Lewandowski et al. 2024", {}),
 ):
   register(
     _factory.__name__,
     Entry(
       _factory,
-      {"strength": Option(0.001, 0)},
+      {"strength": Option(0.001, 0), **_more},
       Access(needs=()),
       _source,
     ),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from cljax import estimators, regularizers
 from cljax.core.method import Method
 from cljax.core.tree import fold
@@ -14,13 +17,22 @@ FISHER = {
   "fisher": Option("auto", choices=("auto", "exact", "sampled", "empirical", "batched")),
   "fisher_batch_size": Option(64, 1),
 }
+DECOUPLED = {"decoupled": Option(False)}
+
+
+def quadratic(regularizer: Callable, *args, decoupled: bool) -> dict[str, Any]:
+  """Where a quadratic penalty stands, as fields of a Method: on the gradient, or behind the optimizer at its rate."""
+  if decoupled:
+    return {"pull": regularizer(*args, decoupled=True, learning_rate="given")}
+  return {"penalty": regularizer(*args)}
 
 
 def consolidated(learner, name, importance=None):
-  """The learner with the method's own regularizer, its ``penalty``, anchored at its parameters."""
+  """The learner with the method's own regularizer, its ``penalty`` or ``pull``, anchored at its parameters."""
   state = learner.opt_state
-  penalty = regularizers.consolidate(state.penalty, learner.params, importance=importance, name=name)
-  return learner._replace(opt_state=state._replace(penalty=penalty))
+  where = "pull" if regularizers.find(state.pull) else "penalty"
+  ended = regularizers.consolidate(getattr(state, where), learner.params, importance=importance, name=name)
+  return learner._replace(opt_state=state._replace(**{where: ended}))
 
 
 def kind_of(spec, kind: str, option: str = "fisher") -> str:
@@ -45,19 +57,30 @@ def fisher(key, model, spec, learner, rows, kind, batch_size):
   )  # fmt: skip
 
 
-def ewc(model, spec, *, strength, fisher: str = "auto", fisher_batch_size: int = 64) -> Method:
-  """EWC: ``strength/2 sum_k F_k (theta - theta_k)^2`` over finished tasks k; spec 1.1. Kirkpatrick et al., 2017."""
+def ewc(model, spec, *, strength, decoupled: bool = False, fisher: str = "auto", fisher_batch_size: int = 64) -> Method:
+  """EWC: ``strength/2 sum_k F_k (theta - theta_k)^2`` over finished tasks k; spec 1.1. Kirkpatrick et al., 2017.
+
+  Its gradient makes SGD diverge where ``rate * strength * sum_k F_k > 2``. With ``decoupled`` the pull acts on what the
+  optimizer made of the loss, before projectors of updates: ``theta <- (theta' + a theta*) / (1 + a)`` with ``theta'``
+  the parameters after the optimizer's update, ``a = rate * strength * sum_k F_k`` and ``theta*`` the mean of the
+  ``theta_k`` weighted by their ``F_k``. That lies between ``theta'`` and ``theta*`` for any strength. ``rate`` is the
+  step's learning rate, schedule included, as in AdamW: momentum does not carry the pull and adaptive optimizers do not
+  rescale it, so a strength tuned under Adam means another pull here. Needs an optimizer by name, or one made by
+  ``optax.inject_hyperparams``.
+  """
   end_task = _fisher_end(model, spec, "ewc", fisher, fisher_batch_size)
-  return Method(penalty=regularizers.ewc(strength), end_task=end_task)
+  return Method(end_task=end_task, **quadratic(regularizers.ewc, strength, decoupled=decoupled))
 
 
-def online_ewc(model, spec, *, strength, decay, fisher: str = "auto", fisher_batch_size: int = 64) -> Method:
+def online_ewc(
+  model, spec, *, strength, decay, decoupled: bool = False, fisher: str = "auto", fisher_batch_size: int = 64
+) -> Method:
   """Online EWC: ``strength/2 sum decay F (theta - theta*)^2``, one anchor, one running Fisher; spec 1.2.
 
-  ``F <- decay F + F_t`` at the end of a task. Schwarz et al., 2018.
+  ``F <- decay F + F_t`` at the end of a task. ``decoupled`` as of :func:`ewc`. Schwarz et al., 2018.
   """
-  penalty = regularizers.online_ewc(strength, decay)
-  return Method(penalty=penalty, end_task=_fisher_end(model, spec, "online_ewc", fisher, fisher_batch_size))
+  stands = quadratic(regularizers.online_ewc, strength, decay, decoupled=decoupled)
+  return Method(end_task=_fisher_end(model, spec, "online_ewc", fisher, fisher_batch_size), **stands)
 
 
 def _fisher_end(model, spec, name, kind, batch_size):
@@ -69,10 +92,12 @@ def _fisher_end(model, spec, name, kind, batch_size):
   return end_task
 
 
-def si(model, spec, *, strength, damping) -> Method:
+def si(model, spec, *, strength, damping, decoupled: bool = False) -> Method:
   """Synaptic Intelligence: ``strength sum Omega (theta - theta*)^2``, Omega the path integral over squared movement.
 
-  It integrates the gradient that reaches it: in a hybrid with other penalties, write it first. Spec 1.3; Zenke 2017.
+  It integrates the gradient that reaches it: in a hybrid with other penalties, write it first. ``decoupled`` as of
+  :func:`ewc`, with ``a = 2 rate * strength * max(Omega, 0)``; the path is that of the loss's gradient. Spec 1.3; Zenke
+  2017.
   """
   del model, spec
 
@@ -80,11 +105,14 @@ def si(model, spec, *, strength, damping) -> Method:
     del key, task
     return consolidated(learner, "si")
 
-  return Method(penalty=regularizers.si(strength, damping), end_task=end_task)
+  return Method(end_task=end_task, **quadratic(regularizers.si, strength, damping, decoupled=decoupled))
 
 
-def mas(model, spec, *, strength) -> Method:
-  """Memory Aware Synapses: importance ``mean_x |d |f(x)|^2 / d theta|``, no labels; spec 1.4. Aljundi et al., 2018."""
+def mas(model, spec, *, strength, decoupled: bool = False) -> Method:
+  """Memory Aware Synapses: importance ``mean_x |d |f(x)|^2 / d theta|``, no labels; spec 1.4. Aljundi et al., 2018.
+
+  ``decoupled`` as of :func:`ewc`, with ``a = 2 rate * strength * Omega``.
+  """
   del spec
 
   def end_task(key, learner, task):
@@ -92,14 +120,14 @@ def mas(model, spec, *, strength) -> Method:
     importance = estimators.mas_importance(model, learner.params, learner.model_state, task.rows)
     return consolidated(learner, "mas", importance)
 
-  return Method(penalty=regularizers.mas(strength), end_task=end_task)
+  return Method(end_task=end_task, **quadratic(regularizers.mas, strength, decoupled=decoupled))
 
 
 register(
   "ewc",
   Entry(
     ewc,
-    {"strength": Option(10.0, 0), **FISHER},
+    {"strength": Option(10.0, 0), **DECOUPLED, **FISHER},
     _PASS._replace(needs=("each",)),
     "Kirkpatrick et al. 2017",
   ),
@@ -108,7 +136,7 @@ register(
   "online_ewc",
   Entry(
     online_ewc,
-    {"strength": Option(10.0, 0), "decay": Option(1.0, 0, 1), **FISHER},
+    {"strength": Option(10.0, 0), "decay": Option(1.0, 0, 1), **DECOUPLED, **FISHER},
     _PASS._replace(needs=("each",)),
     "Schwarz et al. 2018",
   ),
@@ -117,12 +145,12 @@ register(
   "si",
   Entry(
     si,
-    {"strength": Option(0.1, 0), "damping": Option(0.1, 1e-12)},
+    {"strength": Option(0.1, 0), "damping": Option(0.1, 1e-12), **DECOUPLED},
     _BOUNDARY._replace(needs=()),
     "Zenke et al. 2017",
   ),
 )
 register(
   "mas",
-  Entry(mas, {"strength": Option(0.03, 0)}, _PASS._replace(needs=()), "Aljundi et al. 2018"),
+  Entry(mas, {"strength": Option(0.03, 0), **DECOUPLED}, _PASS._replace(needs=()), "Aljundi et al. 2018"),
 )

@@ -11,6 +11,7 @@ from cljax.core.tree import by_path, follow, nbytes
 from cljax.core.types import UsageError
 from cljax.regularizers import path, quadratic, structure
 from cljax.regularizers._state import align, check_importance, name_of
+from cljax.regularizers.decoupled import ScheduledState
 
 # state type: (consolidation, how it treats importance: 'needs', 'takes' or 'none')
 _BOUNDARY: dict[type, tuple[Callable, str]] = {
@@ -135,8 +136,10 @@ def attach(tx, old_opt_state, params):
   Raises UsageError where the states that are not new do not match the old ones leaf by leaf.
   """
   fresh = tx.init(params)
-  carried = {(type(s), name_of(s)) for s in find(old_opt_state)}
-  is_new = lambda s: _is_state(s) and (type(s), name_of(s)) not in carried
+  whole = lambda s: isinstance(s, (*STATES, ScheduledState))
+  old_ones = [*find(old_opt_state), *(s for s in jax.tree.leaves(old_opt_state, is_leaf=whole) if whole(s))]
+  carried = {(type(s), name_of(s)) for s in old_ones}
+  is_new = lambda s: whole(s) and (type(s), name_of(s)) not in carried
 
   def slots(tree):
     nodes, treedef = jax.tree.flatten(tree, is_leaf=is_new)

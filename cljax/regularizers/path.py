@@ -26,6 +26,7 @@ from cljax.regularizers._state import (
   scalar,
   times,
 )
+from cljax.regularizers.decoupled import placed, weighted
 from cljax.regularizers.quadratic import recast
 
 
@@ -80,8 +81,9 @@ def _advance(state, updates, params, damping):
 
 
 def si(
-  strength, damping=0.1, name: str = "si", state_dtype=None, nonnegative: bool = False
-) -> optax.GradientTransformationExtraArgs:
+  strength, damping=0.1, name: str = "si", state_dtype=None, nonnegative: bool = False, decoupled: bool = False,
+  learning_rate=None,
+) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Synaptic intelligence: adds the gradient of ``strength * sum Omega (theta - theta*)^2``, which is ``2 * ...``.
 
   Each step ``omega_i += -g_i * (applied movement of theta_i)``, with the movement read from the parameters of the next
@@ -89,8 +91,13 @@ def si(
   ``g`` is the update this transform receives, so it stands first in the chain: behind clipping, another penalty or an
   optimizer it would integrate their output.
 
+  ``decoupled`` and ``learning_rate`` as of ``ewc``: ``a = 2 * learning_rate * strength * max(Omega, 0)``, behind the
+  optimizer. The path is still that of the raw gradient, which has to be told: ``tx.update(updates, state, params,
+  grad=gradient)``, ``optax.chain`` passes it on (``optax.MultiSteps`` that of the last micro batch alone).
+
   damping: xi > 0, in squared parameter units. Omega may turn negative, as in FACIL and mammoth; ``nonnegative`` uses
-  ``max(Omega, 0)`` in the penalty. Raises as ``ewc``, and where damping is not above 0. Zenke et al. 2017.
+  ``max(Omega, 0)`` in the penalty. Raises as ``ewc``, where damping is not above 0, and ``decoupled`` without ``grad``
+  in update. Zenke et al. 2017.
   """
   check_scalar(name, "strength", strength)
   check_scalar(name, "damping", damping, above=True)
@@ -106,7 +113,8 @@ def si(
     importance = jax.tree.map(lambda w: jnp.maximum(w, 0), state.importance) if nonnegative else state.importance
     return quadratic_pull(updates, params, state.anchor, importance, 2.0 * strength), new
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  tx = optax.GradientTransformationExtraArgs(init, update)
+  return placed(name, tx, weighted(lambda: 2.0 * strength), decoupled, learning_rate, path=True)
 
 
 def _per_movement(path, square, damping):
@@ -148,13 +156,15 @@ def layer_weights(importance):
 
 
 def hierarchical(
-  strength=math.exp(-3), damping=0.1, name: str = "hierarchical", state_dtype=None
-) -> optax.GradientTransformationExtraArgs:
+  strength=math.exp(-3), damping=0.1, name: str = "hierarchical", state_dtype=None, decoupled: bool = False,
+  learning_rate=None,
+) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Layer- and element-wise anchoring: the gradient of ``strength * sum_l s_l sum_{i in l} Omega_i (t_i - t*_i)^2``.
 
   ``Omega`` is SI's, or what ``consolidate(importance=...)`` is given; ``s = softmax_l(||Omega_l||_2)``, a layer being
   the leaves with one parent path. Large norms saturate the softmax: normalize the importance first. The place of
-  ``s_l`` inside the sum is UNVERIFIED. Stands first in the chain, as ``si``. Song et al. 2025.
+  ``s_l`` inside the sum is UNVERIFIED. Stands first in the chain, as ``si``. ``decoupled`` and ``learning_rate`` as of
+  ``si``, ``a = 2 * learning_rate * strength * s_l * max(Omega, 0)``. Song et al. 2025.
   """
   check_scalar(name, "strength", strength)
   check_scalar(name, "damping", damping, above=True)
@@ -163,15 +173,21 @@ def hierarchical(
     state = _init(name, params, damping, state_dtype)
     return HierarchicalState(*state, layer_weight=layer_weights(state.importance))
 
+  def by_layer(state):
+    return jax.tree.map(times, state.layer_weight, state.importance)
+
   def update(updates, state, params=None, **extra):
     del extra
     params = check_params(name, params, state.anchor)
     check_updates(name, updates, state.anchor)
     new = _advance(state, updates, params, damping)
-    weighted = jax.tree.map(times, state.layer_weight, state.importance)
-    return quadratic_pull(updates, params, state.anchor, weighted, 2.0 * strength), new
+    return quadratic_pull(updates, params, state.anchor, by_layer(state), 2.0 * strength), new
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  def quadratic(state, params):
+    return weighted(lambda: 2.0 * strength)(state._replace(importance=by_layer(state)), params)
+
+  tx = optax.GradientTransformationExtraArgs(init, update)
+  return placed(name, tx, quadratic, decoupled, learning_rate, path=True)
 
 
 def consolidate_hierarchical(state: HierarchicalState, params, importance=None) -> HierarchicalState:

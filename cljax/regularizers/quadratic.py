@@ -25,6 +25,7 @@ from cljax.regularizers._state import (
   scalar,
   times,
 )
+from cljax.regularizers.decoupled import even, placed, weighted
 
 
 class EwcState(NamedTuple):
@@ -62,16 +63,29 @@ class L2InitState(NamedTuple):
   anchor: Any
 
 
-def ewc(strength, name: str = "ewc", state_dtype=None) -> optax.GradientTransformationExtraArgs:
+def ewc(
+  strength, name: str = "ewc", state_dtype=None, decoupled: bool = False, learning_rate=None
+) -> optax.GradientTransformationExtraArgs:
   """Elastic weight consolidation: adds the gradient of ``strength/2 * sum_k sum_i F_ki (theta_i - theta*_ki)^2``.
 
   One anchor per finished task in the memory of one: the sum of quadratics is kept as the importance-weighted mean
   anchor and the summed importance, which is exact and does not cancel. ``consolidate(opt_state, params, importance=F)``
   adds a task; before the first, updates pass bit for bit. Stands before the optimizer in a chain.
 
+  SGD diverges where ``learning_rate * strength * F > 2``. With ``decoupled`` the pull is taken after the optimizer, as
+  AdamW takes weight decay, and implicitly: with ``theta' = params + updates`` and ``a = learning_rate * strength * F``
+  the parameters move to ``(theta' + a theta*) / (1 + a)``, which lies between ``theta'`` and ``theta*`` for any
+  strength. Under SGD that is the plain step to first order in the rate. Momentum does not carry the pull, and adaptive
+  optimizers do not rescale it, where Adam divides the plain one by ``sqrt(v)``, of which it is a part, so that ``F``
+  hardly weighs. It stands behind the optimizer and before projectors of updates: ``chain(sgd(0.1), ewc(1e3,
+  decoupled=True, learning_rate=0.1), gpm())``.
+
   strength: lambda, at least 0, may be traced. name: key for ``importance={name: tree}``. state_dtype: dtype of anchor
-  and importance, as a string under ``inject_hyperparams``; default: the parameters', at least float32. Raises
-  UsageError: no parameters, no ``params`` in update, strength below 0. Kirkpatrick et al. 2017.
+  and importance, as a string under ``inject_hyperparams``; default: the parameters', at least float32. learning_rate:
+  of ``decoupled`` alone: the optimizer's, a number, a schedule (which counts this transform's steps), or 'given', with
+  which each update is told: ``tx.update(updates, state, params, rate=0.1)``. Raises UsageError: no parameters, no
+  ``params`` in update, strength below 0, ``decoupled`` without ``learning_rate`` or the other way round. Kirkpatrick et
+  al. 2017.
   """
   check_scalar(name, "strength", strength)
 
@@ -85,7 +99,8 @@ def ewc(strength, name: str = "ewc", state_dtype=None) -> optax.GradientTransfor
     check_updates(name, updates, state.anchor)
     return quadratic_pull(updates, params, state.anchor, state.importance, strength), state
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  tx = optax.GradientTransformationExtraArgs(init, update)
+  return placed(name, tx, weighted(lambda: strength), decoupled, learning_rate)
 
 
 def consolidate_ewc(state: EwcState, params, importance) -> EwcState:
@@ -118,13 +133,15 @@ def refill(like, value):
 
 
 def online_ewc(
-  strength, decay=1.0, name: str = "online_ewc", state_dtype=None, decay_in_penalty: bool = True
-) -> optax.GradientTransformationExtraArgs:
+  strength, decay=1.0, name: str = "online_ewc", state_dtype=None, decay_in_penalty: bool = True,
+  decoupled: bool = False, learning_rate=None,
+) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Online EWC: ``strength/2 * sum decay * F (theta - theta*)^2`` with ``F <- decay * F + F_task`` at each boundary.
 
   decay: gamma in [0, 1], may be traced. With ``decay_in_penalty`` gamma also scales the penalty, as in Progress &
   Compress; mammoth and Avalanche apply it in the accumulation only (``False``). Memory does not grow with tasks.
-  Raises as ``ewc``. Schwarz et al. 2018.
+  ``decoupled`` and ``learning_rate`` as of ``ewc``, ``a = learning_rate * strength * decay * F``. Raises as ``ewc``.
+  Schwarz et al. 2018.
   """
   check_scalar(name, "strength", strength)
   check_scalar(name, "decay", decay, 0.0, 1.0)
@@ -141,7 +158,9 @@ def online_ewc(
     factor = strength * decay if decay_in_penalty else strength
     return quadratic_pull(updates, params, state.anchor, state.importance, factor), state
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  tx = optax.GradientTransformationExtraArgs(init, update)
+  quadratic = weighted(lambda: strength * decay if decay_in_penalty else strength)
+  return placed(name, tx, quadratic, decoupled, learning_rate)
 
 
 def _blend(old, new, kept, gained):
@@ -166,12 +185,15 @@ def consolidate_online_ewc(state: OnlineEwcState, params, importance) -> OnlineE
   )
 
 
-def mas(strength, average=None, name: str = "mas", state_dtype=None) -> optax.GradientTransformationExtraArgs:
+def mas(
+  strength, average=None, name: str = "mas", state_dtype=None, decoupled: bool = False, learning_rate=None
+) -> optax.GradientTransformationExtraArgs:
   """Memory aware synapses: adds the gradient of ``strength * sum Omega (theta - theta*)^2``, which is ``2 * ...``.
 
   Boundary: ``Omega <- Omega + Omega_task`` (the paper's sum [M]); with ``average=a`` in [0, 1],
   ``Omega <- a * Omega + (1 - a) * Omega_task``, as FACIL does with 0.5. ``Omega_task`` is the mean absolute gradient of
-  the squared output norm, given as ``importance``. Raises as ``ewc``. Aljundi et al. 2018.
+  the squared output norm, given as ``importance``. ``decoupled`` and ``learning_rate`` as of ``ewc``, ``a = 2 *
+  learning_rate * strength * Omega``. Raises as ``ewc``. Aljundi et al. 2018.
   """
   check_scalar(name, "strength", strength)
   if average is not None:
@@ -192,7 +214,8 @@ def mas(strength, average=None, name: str = "mas", state_dtype=None) -> optax.Gr
     state = state._replace(kept=kept, gained=gained)
     return quadratic_pull(updates, params, state.anchor, state.importance, 2.0 * strength), state
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  tx = optax.GradientTransformationExtraArgs(init, update)
+  return placed(name, tx, weighted(lambda: 2.0 * strength), decoupled, learning_rate)
 
 
 def consolidate_mas(state: MasState, params, importance) -> MasState:
@@ -207,10 +230,14 @@ def anchored(updates, params, anchor, factor):
   return each(lambda u, p, a: add(u, times(factor, difference(p, a))), updates, params, anchor)
 
 
-def l2(strength, name: str = "l2") -> optax.GradientTransformationExtraArgs:
+def l2(
+  strength, name: str = "l2", decoupled: bool = False, learning_rate=None
+) -> optax.GradientTransformationExtraArgs:
   """Plain L2 in the loss: adds the gradient ``2 * strength * theta``; AdamW's decoupled decay is another thing.
 
-  Raises UsageError: no ``params`` in update, strength below 0.
+  ``decoupled`` and ``learning_rate`` as of ``ewc``: ``theta' / (1 + 2 * learning_rate * strength)``, where AdamW with a
+  decay of ``2 * strength`` takes off that share of the parameters before the step. Raises UsageError: no ``params`` in
+  update, strength below 0, ``decoupled`` without ``learning_rate`` or the other way round.
   """
   check_scalar(name, "strength", strength)
 
@@ -224,16 +251,20 @@ def l2(strength, name: str = "l2") -> optax.GradientTransformationExtraArgs:
     pull = lambda u, p: add(u, times(2.0 * strength, p.astype(wide(p.dtype))))
     return each(pull, updates, params), state
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  tx = optax.GradientTransformationExtraArgs(init, update)
+  quadratic = lambda state, params: (jax.tree.map(jnp.zeros_like, params), even(2.0 * strength, params))
+  return placed(name, tx, quadratic, decoupled, learning_rate)
 
 
 def l2_previous(
-  strength, name: str = "l2_previous", state_dtype=None, anchor_at_init: bool = False
-) -> optax.GradientTransformationExtraArgs:
+  strength, name: str = "l2_previous", state_dtype=None, anchor_at_init: bool = False, decoupled: bool = False,
+  learning_rate=None,
+) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """L2 to the parameters after the previous task: gradient ``2 * strength * (theta - theta*)``; EWC with F = 1.
 
   ``consolidate(opt_state, params)`` moves the anchor. ``anchor_at_init`` makes it active during the first task, for
-  pre-trained parameters (the strongest rehearsal-free ViT baseline of Smith et al. 2023). Raises as ``ewc``.
+  pre-trained parameters (the strongest rehearsal-free ViT baseline of Smith et al. 2023). ``decoupled`` and
+  ``learning_rate`` as of ``ewc``, ``a = 2 * learning_rate * strength``. Raises as ``ewc``.
   """
   check_scalar(name, "strength", strength)
 
@@ -241,14 +272,18 @@ def l2_previous(
     check_covers(name, params)
     return L2PreviousState(label(name), keep(params, state_dtype), scalar(1.0 if anchor_at_init else 0.0))
 
+  def factor(state):
+    return 2.0 * jnp.asarray(strength).astype(state.active.dtype) * state.active
+
   def update(updates, state, params=None, **extra):
     del extra
     params = check_params(name, params, updates)
     check_updates(name, updates, state.anchor)
-    factor = 2.0 * jnp.asarray(strength).astype(state.active.dtype) * state.active
-    return anchored(updates, params, state.anchor, factor), state
+    return anchored(updates, params, state.anchor, factor(state)), state
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  tx = optax.GradientTransformationExtraArgs(init, update)
+  quadratic = lambda state, params: (state.anchor, even(factor(state), params))
+  return placed(name, tx, quadratic, decoupled, learning_rate)
 
 
 def consolidate_l2_previous(state: L2PreviousState, params, importance) -> L2PreviousState:
@@ -256,10 +291,13 @@ def consolidate_l2_previous(state: L2PreviousState, params, importance) -> L2Pre
   return state._replace(anchor=recast(params, state.anchor), active=refill(state.active, 1.0))
 
 
-def l2_init(strength, name: str = "l2_init", state_dtype=None) -> optax.GradientTransformationExtraArgs:
+def l2_init(
+  strength, name: str = "l2_init", state_dtype=None, decoupled: bool = False, learning_rate=None
+) -> optax.GradientTransformationExtraArgs:
   """Regenerative regularization: L2 to the parameters given to ``init``; gradient ``2 * strength * (theta - theta_0)``.
 
-  Applies to biases too [M]. Raises as ``ewc``. Kumar et al. 2023.
+  Applies to biases too [M]. ``decoupled`` and ``learning_rate`` as of ``ewc``, ``a = 2 * learning_rate * strength``.
+  Raises as ``ewc``. Kumar et al. 2023.
   """
   check_scalar(name, "strength", strength)
 
@@ -273,4 +311,5 @@ def l2_init(strength, name: str = "l2_init", state_dtype=None) -> optax.Gradient
     check_updates(name, updates, state.anchor)
     return anchored(updates, params, state.anchor, 2.0 * strength), state
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  tx = optax.GradientTransformationExtraArgs(init, update)
+  return placed(name, tx, lambda state, params: (state.anchor, even(2.0 * strength, params)), decoupled, learning_rate)

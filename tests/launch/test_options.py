@@ -50,6 +50,7 @@ TRAINED = {
   "optimizer.schedule_over": ("stream", "optimizer.schedule=linear", "changes"),
   "method.name": ("l2_init", "", "changes"),
   "forget.name": ("graddiff", "stream.forget=2:class=1 forget.name=ssd", "changes"),
+  "method.decoupled": ("true", "method.name=ewc", "changes"),
   "method.capacity": ("4", "method.name=er", "changes"),
   "method.policy": ("class_balanced", "method.name=er method.capacity=4", "changes"),
   "method.replay_batch": ("3", "method.name=er", "changes"),

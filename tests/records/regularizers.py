@@ -28,6 +28,15 @@ def derivatives(name: str) -> tuple[str, ...]:
   )
 
 
+def decoupled(name: str) -> tuple[str, ...]:
+  """Steps of several tasks behind the optimizer, against the formula."""
+  return (
+    f"test_the_path_is_that_of_the_raw_gradient[{name}]"
+    if name in ("si", "hierarchical")
+    else f"test_steps_of_two_tasks_behind_sgd[{name}]",
+  )
+
+
 RECORDS: dict[str, Record] = {
   "attach": Record(
     compared=(
@@ -64,11 +73,13 @@ RECORDS: dict[str, Record] = {
       "test_ewc_of_two_tasks",
       "test_ewc_equals_the_explicit_sum_over_tasks",
       "test_a_weight_without_importance_takes_the_last_anchor",
+      *decoupled("ewc"),
     ),
     invariants=(
       "test_one_task_of_online_ewc_with_decay_one_is_ewc",
       "test_ewc_sum_does_not_cancel_at_low_precision",
       *derivatives("ewc"),
+      "test_misuse_of_decoupled_is_one_line[ewc]",
     ),
     deviations=("all tasks in one anchor, the weighted mean: exactly their sum but for a constant, in bounded memory",),
   ),
@@ -103,11 +114,16 @@ RECORDS: dict[str, Record] = {
   ),
   "hierarchical": Record(
     spec="regularizers_projectors 7.9",
-    compared=("test_path_integral_of_two_tasks_by_hand[hierarchical]", "test_hierarchical_weighs_layers"),
+    compared=(
+      "test_path_integral_of_two_tasks_by_hand[hierarchical]",
+      "test_hierarchical_weighs_layers",
+      *decoupled("hierarchical"),
+    ),
     invariants=(
       "test_layers_are_modules_and_equal_norms_give_si_over_their_number",
       "test_hierarchical_records_its_own_path_as_si_does",
       *derivatives("hierarchical"),
+      "test_misuse_of_decoupled_is_one_line[hierarchical]",
     ),
     deviations=(
       "that the layer's weight stands inside the sum is unverified",
@@ -130,13 +146,23 @@ RECORDS: dict[str, Record] = {
   ),
   "l2": Record(
     spec="regularizers_projectors 1.5",
-    compared=("test_l2_family",),
-    invariants=("test_the_derivative_by_strength_at_strength_zero", *derivatives("l2")),
+    compared=(
+      "test_l2_family",
+      *decoupled("l2"),
+    ),
+    invariants=(
+      "test_the_derivative_by_strength_at_strength_zero",
+      *derivatives("l2"),
+      "test_misuse_of_decoupled_is_one_line[l2]",
+    ),
   ),
   "l2_init": Record(
     spec="regularizers_projectors 1.5",
-    compared=("test_l2_family",),
-    invariants=derivatives("l2_init"),
+    compared=(
+      "test_l2_family",
+      *decoupled("l2_init"),
+    ),
+    invariants=(*derivatives("l2_init"), "test_misuse_of_decoupled_is_one_line[l2_init]"),
     deviations=("that biases are pulled too is recalled, not read",),
   ),
   "l2_penalty": Record(
@@ -146,8 +172,12 @@ RECORDS: dict[str, Record] = {
   ),
   "l2_previous": Record(
     spec="regularizers_projectors 1.5",
-    compared=("test_l2_family", "test_l2_previous_waits_for_a_boundary_unless_anchored_at_init"),
-    invariants=derivatives("l2_previous"),
+    compared=(
+      "test_l2_family",
+      "test_l2_previous_waits_for_a_boundary_unless_anchored_at_init",
+      *decoupled("l2_previous"),
+    ),
+    invariants=(*derivatives("l2_previous"), "test_misuse_of_decoupled_is_one_line[l2_previous]"),
   ),
   "layer_weights": Record(
     spec="regularizers_projectors 7.9",
@@ -156,8 +186,13 @@ RECORDS: dict[str, Record] = {
   ),
   "mas": Record(
     spec="regularizers_projectors 1.4",
-    compared=("test_mas_of_two_tasks[0.25]", "test_mas_of_two_tasks[None]", "test_mas_merges"),
-    invariants=derivatives("mas"),
+    compared=(
+      "test_mas_of_two_tasks[0.25]",
+      "test_mas_of_two_tasks[None]",
+      "test_mas_merges",
+      *decoupled("mas"),
+    ),
+    invariants=(*derivatives("mas"), "test_misuse_of_decoupled_is_one_line[mas]"),
     deviations=("importances are summed, as the paper's are recalled; average=0.5 is FACIL's code",),
   ),
   "online_ewc": Record(
@@ -166,8 +201,13 @@ RECORDS: dict[str, Record] = {
       "test_online_ewc_of_two_tasks[True]",
       "test_online_ewc_of_two_tasks[False]",
       "test_online_ewc_accumulates_with_decay",
+      *decoupled("online_ewc"),
     ),
-    invariants=("test_one_task_of_online_ewc_with_decay_one_is_ewc", *derivatives("online_ewc")),
+    invariants=(
+      "test_one_task_of_online_ewc_with_decay_one_is_ewc",
+      *derivatives("online_ewc"),
+      "test_misuse_of_decoupled_is_one_line[online_ewc]",
+    ),
     deviations=("decay_in_penalty=False leaves the decay out of the penalty, as Mammoth and Avalanche do",),
   ),
   "si": Record(
@@ -176,12 +216,14 @@ RECORDS: dict[str, Record] = {
       "test_path_integral_of_two_tasks_by_hand[si]",
       "test_importance_is_gradient_times_applied_movement[adam]",
       "test_nonnegative_si_pulls_where_importance_is_positive_alone",
+      *decoupled("si"),
     ),
     invariants=(
       "test_sum_of_path_is_the_loss_decrease",
       "test_unmoved_weights_gain_nothing_and_the_last_step_counts",
       "test_negative_importance_pushes_unless_refused",
       *derivatives("si"),
+      "test_misuse_of_decoupled_is_one_line[si]",
     ),
     deviations=("importance may be negative, as in FACIL and Mammoth; nonnegative=True pulls with max(importance, 0)",),
   ),
