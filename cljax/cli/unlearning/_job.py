@@ -50,6 +50,9 @@ def built_for(job: Job, names: Sequence[str]) -> dict[str, _build.Built]:
     if _config.objective_of(config).name != "classification":
       given = config["objective"]["name"]
       raise UsageError(f"objective.name: got {given!r}; unlearning is compared under classification only")
+    if config["evaluators"]["names"]:
+      given = ", ".join(config["evaluators"]["names"])
+      raise UsageError(f"evaluators: got {given}; unlearning is compared without (--config.evaluators=)")
     out[name] = _build.build(config, cache)
   points.check()
   for line in points.lines():
