@@ -157,9 +157,8 @@ def test_a_stopped_run_keeps_what_was_said(class_stream, small_model, judged, tm
   """Stopped inside the second task, and between two members after it: what an event left is not measured twice."""
   CALLS.clear()
   more: dict = {"seeds": [3, 5], "training": TRAIN, "evaluators": ("linear_probe", DRAWS), "workdir": str(tmp_path)}
-  run = lambda stop=None: cljax.run(
-    class_stream, small_model, "er", {"capacity": 8}, **more, options=options, stop=stop
-  )
+  more["options"] = cljax.Options(checkpoint_every=2, chunk_steps=2)
+  run = lambda stop=None: cljax.run(class_stream, small_model, "er", {"capacity": 8}, **more, stop=stop)
   for calls in (4, 5):
     with pytest.raises(cljax.Stopped):
       run(lambda calls=calls: len(CALLS) >= calls)
