@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
   config.data = ConfigDict({"name": "digits"})
   config.stream = ConfigDict({"kind": "class", "tasks": 5, "validation": 0.15})
-  config.model = ConfigDict({"name": "mlp", "hidden": (128, 64)})
+  config.model = ConfigDict({"name": "mlp", "hidden": (128, 32)})
   config.objective = ConfigDict({"name": "contrastive", "temperature": 0.5, "noise": 0.3, "drop": 0.3})
   config.optimizer = ConfigDict({"learning_rate": 0.1})
   config.train = ConfigDict({"batch_size": 64, "epochs": 40})
