@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,6 +62,10 @@ def asked(stream, parts_of: Callable, method: Method, model=None) -> Callable:
     classes = jnp.asarray(judged)
     every = classes[int(judged.sum(1).argmin())]  # the union, where any task was met
 
+    @functools.lru_cache(1)  # else each call copies the parameters
+    def one(member: int):
+      return jax.tree.map(lambda a: a[member], (values, learner))
+
     def predict(x, member: int = 0, task: int | None = None):
       """Logits ``[B, C]`` of one member for stored inputs ``x``, shown as ``task`` shows them; -inf for classes that do
       not compete there. A dict is what the objective shows the model, and goes in as it is. UsageError without ``task``
@@ -69,10 +74,9 @@ def asked(stream, parts_of: Callable, method: Method, model=None) -> Callable:
         raise UsageError(f"task: got none, but {needs[0]}; expected one of 0..{stream.num_tasks - 1}")
       if task is not None and not 0 <= task < stream.num_tasks:
         raise UsageError(f"task: got {task}; expected one of 0..{stream.num_tasks - 1}")
-      pick = lambda t: jax.tree.map(lambda a: a[member], t)
       competing = every if task is None else classes[task]
       x = jax.tree.map(jnp.asarray, x)
-      return logits(pick(values), pick(learner), tables, x, jnp.asarray(task or 0, jnp.int32), competing)
+      return logits(*one(member), tables, x, jnp.asarray(task or 0, jnp.int32), competing)
 
     return predict
 

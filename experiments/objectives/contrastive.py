@@ -15,7 +15,7 @@ import sys
 from absl import app, flags
 from ml_collections import ConfigDict
 
-METHODS = ("finetune", "er", "ewc", "si", "l2", "lwf", "cumulative")
+METHODS = ("finetune", "er", "ewc", "si", "lwf", "cumulative")
 
 
 def get_config() -> ConfigDict:
@@ -33,8 +33,8 @@ def get_config() -> ConfigDict:
 
 def get_hyper(h):
   """Each method; those with a strength with several, which share a program."""
-  wide = lambda m: h.product([h.fixed("method.name", m), h.sweep("method.strength", [0.1, 1.0, 10.0])])
-  return h.chainit([wide(m) if m in ("ewc", "si", "l2") else h.fixed("method.name", m) for m in allowed()[0]])
+  wide = lambda m: h.product([h.fixed("method.name", m), h.sweep("method.strength", [0.01, 0.1, 1.0])])
+  return h.chainit([wide(m) if m in ("ewc", "si") else h.fixed("method.name", m) for m in allowed()[0]])
 
 
 def allowed() -> tuple[list[str], list[str]]:

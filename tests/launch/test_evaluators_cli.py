@@ -17,6 +17,7 @@ from cljax.cli._config import Override
 from cljax.cli.reporting import _data, _html, _page, _table
 from cljax.cli.sweeps import _units
 from cljax.evaluation import evaluations, results
+from cljax.io import trackers
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -87,6 +88,17 @@ def test_named_on_the_command_line_they_stand_in_the_result(trained):
   text = results.summary(found)
   assert re.search(rf"final linear probe accuracy, % +{100 * probe.mean():.1f} ± {100 * stats.sem(probe):.1f}\n", text)
   assert re.search(rf"final told error +{1 / (1 + steps):.4g} ", text)
+
+
+def test_trackers_get_them(trained):
+  """What is no number stays out, and with it the mean over tasks of which one has none."""
+  lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+  last = [line for line in lines if line["kind"] == "event"][-1]
+  tags = trackers.scalars(last, ["a", "b"])
+  probe = np.asarray(of(trained)["evaluations"]["linear_probe"]["accuracy"])[:, -1]
+  assert tags["after_event/linear_probe/accuracy/task_1"] == pytest.approx(probe[:, 1].mean())
+  assert tags["after_event/linear_probe/accuracy/all_tasks/b"] == pytest.approx(probe[1].mean())
+  assert [k for k in tags if "told/seen" in k] == ["after_event/told/seen/task_1"]
 
 
 def test_a_killed_run_goes_on_to_the_same_values(trained, command, tmp_path, capsys):
