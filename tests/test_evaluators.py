@@ -7,10 +7,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import cljax
 from cljax import evaluators, streams
+from cljax.core.method import Method
 from cljax.core.types import Forget, Learn, Outputs, UsageError
 from cljax.io import identity
 
@@ -131,6 +133,39 @@ def test_a_probe_of_a_run_is_of_its_features(judged, class_stream, small_model):
     solution = own_fit(features(train.x[rows]), train.y[rows], 4, 1e-3)
     expected = [own_accuracy(solution, features(test.x[r]), test.y[r], True) for r in class_stream.test]
     np.testing.assert_array_equal(judged.evaluations["linear_probe"]["accuracy"][member, -1], expected)
+
+
+def test_evaluators_see_what_is_judged(class_stream, small_model):
+  """Under an optimizer that trains other parameters than it is judged by, and a method that brings a model of its own:
+  outputs, predictions and the learner's parameters go together."""
+
+  def factory(model, spec):
+    del spec
+
+    def apply(params, state, x, **more):
+      out, state = model.apply(params, state, x, **more)
+      return out._replace(logits=3 * out.logits, features=5 * out.features), state
+
+    return Method(model=model._replace(apply=apply))
+
+  gaps = []
+
+  def look(learner, predict, stream, event):
+    del event
+    x = stream.dataset.test.x
+    out, _ = small_model.apply(learner.params, {}, x, train=False, key=None)
+    judged, own = predict(x), predict.outputs(x)
+    open_ = np.isfinite(judged)
+    gaps.append([np.abs(own.features - 5 * out.features).max(), np.abs(own.logits - 3 * out.logits).max(),
+                 np.abs((judged - own.logits)[open_]).max()])  # fmt: skip
+    return {"classes": open_.any(0).sum(), "size": np.abs(own.features).max()}
+
+  free = optax.contrib.schedule_free_sgd(learning_rate=0.5)
+  result = cljax.run(class_stream, small_model, factory, optimizer=free, training=TRAIN,
+                     evaluators=cljax.Evaluator("look", look))  # fmt: skip
+  np.testing.assert_allclose(gaps, 0, atol=1e-5)
+  assert result.evaluations["look"]["classes"][0, :, 0].tolist() == [4, 2, 4]
+  assert (result.evaluations["look"]["size"] > 0.1).all()
 
 
 def test_evaluators_change_nothing_that_is_learned(judged, class_stream, small_model):

@@ -152,6 +152,8 @@ def test_a_file_gives_names_and_none_change_no_identity(config, tmp_path, capsys
   for text in ("linear_probe", "['linear_probe']", "(linear_probe,)"):
     given = _config.resolve(file, [Override("evaluators", text.replace("(", "").replace(",)", ""), True)])
     assert given["evaluators"]["names"] == ("linear_probe",)
+  with pytest.raises(UsageError, match="evaluators: unknown 'nobody'"):  # before anything is loaded
+    _config.resolve(file, [Override("evaluators", "nobody", True)])
   identity = _config.identity(told, "d")
   assert identity["evaluators"] == {"names": ["told"]}
   assert _config.from_identity(identity, {"checkpoint": {}})["evaluators"]["names"] == ("told",)
