@@ -27,24 +27,27 @@ if TYPE_CHECKING:
     UsageError,
   )
   from cljax.engine import DivergedError, Member, Options, Recipe, RunResult, Stopped, load, run
+  from cljax.evaluators import Evaluator
   from cljax.regularizers import attach, consolidate
 
 __all__ = [
-  "Access", "AccessError", "Batch", "CljaxError", "DivergedError", "Forget", "Learn", "Learner", "Member", "Memory",
-  "Method", "Model", "Options", "Outputs", "Recipe", "Reference", "RunResult", "Stopped", "UsageError", "attach",
-  "compose", "consolidate", "load", "run",
+  "Access", "AccessError", "Batch", "CljaxError", "DivergedError", "Evaluator", "Forget", "Learn", "Learner", "Member",
+  "Memory", "Method", "Model", "Options", "Outputs", "Recipe", "Reference", "RunResult", "Stopped", "UsageError",
+  "attach", "compose", "consolidate", "load", "run",
 ]  # fmt: skip
 
 _HOME = {
   "core.types": "Access AccessError Batch CljaxError Forget Learn Learner Memory Model Outputs UsageError",
   "core.method": "Method Reference compose",
   "engine": "DivergedError Member Options Recipe RunResult Stopped load run",
+  "evaluators": "Evaluator",
   "regularizers": "attach consolidate",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 _PACKAGES = (
-  "cli", "core", "data", "edits", "engine", "estimators", "evaluation", "io", "losses", "memory", "methods", "metrics",
-  "models", "objectives", "optimizers", "projectors", "regularizers", "streams", "theory", "unlearning",
+  "cli", "core", "data", "edits", "engine", "estimators", "evaluation", "evaluators", "io", "losses", "memory",
+  "methods", "metrics", "models", "objectives", "optimizers", "projectors", "regularizers", "streams", "theory",
+  "unlearning",
 )  # fmt: skip
 
 

@@ -50,6 +50,8 @@ def result(method, level, *, seeds=(0, 1, 2), rng, validation=None, alive=None, 
     params_sha256=[f"{method}{level}{options}{s}" for s in seeds],
     scores={"accuracy": accuracy} if second is None else {"squared_error": accuracy, "accuracy": other},
     better={"accuracy": "higher"} if second is None else {"squared_error": "lower", "accuracy": "higher"},
+    evaluations={},
+    evaluations_better={},
   )
   config = {
     "data": {"name": "made", "digest": "d1"},

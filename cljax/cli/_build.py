@@ -51,6 +51,7 @@ def build(config: Mapping[str, Mapping[str, Any]], cache: dict | None = None) ->
   arguments = {
     "objective": learned.name,
     "objective_options": dict(learned.options),
+    "evaluators": config["evaluators"]["names"],
     "method": config["method"]["name"],
     "hyper": _without(config["method"], "name"),
     "forget": config["forget"]["name"],

@@ -17,12 +17,14 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from cljax import Options, Recipe, UsageError, data, methods, models, objectives, streams
-from cljax.cli._values import coerce, short
+from cljax import Options, Recipe, UsageError, data, evaluators, methods, models, objectives, streams
+from cljax.cli._values import coerce, literal, short
 from cljax.engine import recipe
 from cljax.models.build import ZOO
 
-SECTIONS = ("data", "stream", "model", "objective", "method", "forget", "optimizer", "train", "eval", "checkpoint")
+SECTIONS = (
+  "data", "stream", "model", "objective", "method", "forget", "optimizer", "train", "eval", "evaluators", "checkpoint",
+)  # fmt: skip
 NAMED = {"data": "digits", "model": "mlp", "objective": "classification", "method": "finetune", "forget": ""}
 # In these sections a field names what reads the others, which all have defaults.
 _CHOICE = {"optimizer": "name", "stream": "kind"}
@@ -75,6 +77,8 @@ def defaults(section: str, name: str = "") -> dict[str, Any]:
     except UsageError as error:
       raise UsageError(str(error).replace("method.", f"{section}.", 1)) from None
     return {"name": name, **{k: o.default for k, o in entry.options.items()}}
+  if section == "evaluators":
+    return {"names": ()}  # a section of one field: given as ``evaluators=NAME,...``
   if section == "stream":
     return _signature(streams.build)
   if section == "optimizer":
@@ -138,6 +142,8 @@ def read_file(path: str) -> File:
   config = config.to_dict() if hasattr(config, "to_dict") else config
   if not isinstance(config, Mapping):
     raise UsageError(f"config: get_config() of {file!r} gave {type(config).__name__}; expected a ConfigDict")
+  if "evaluators" in config:
+    config = {**config, "evaluators": {"names": _names(config["evaluators"])}}
   allowed = (*SECTIONS, "method_defaults")
   for key, value in config.items():
     if key not in allowed:
@@ -146,6 +152,16 @@ def read_file(path: str) -> File:
       raise UsageError(f"config: section {key!r} in {file!r} is {type(value).__name__}; expected fields")
   sections = {k: dict(v) for k, v in config.items() if k != "method_defaults"}
   return File(sections, {k: dict(v) for k, v in config.get("method_defaults", {}).items()}, module)
+
+
+def _names(value) -> list[str]:
+  """The names of evaluators in ``'a,b'`` or a list; UsageError for anything else."""
+  listed = literal(value) if isinstance(value, str) and value.strip()[:1] in ("[", "(") else value
+  if isinstance(listed, str):
+    return [part.strip() for part in listed.split(",") if part.strip()]
+  if not isinstance(listed, list | tuple) or not all(isinstance(v, str) for v in listed):
+    raise UsageError(f"evaluators: got {short(value)}; expected names such as {', '.join(evaluators.names())}")
+  return list(listed)
 
 
 def _first(error: Exception) -> str:
@@ -160,6 +176,8 @@ def resolve(
   What is given must be read by what is chosen. ``unread``: instead of raising, what is not read goes there, as
   ``{key: why}``, and is left at its default; for one point of a sweep whose other points may read it.
   """
+  named = lambda o: Override("evaluators.names", _names(o.value)) if o.key in ("evaluators", "evaluators.names") else o
+  overrides = [named(o) for o in overrides]
   for key, _, _ in overrides:
     section, dot, field = key.partition(".")
     if section not in SECTIONS or not dot or not field:
@@ -177,6 +195,7 @@ def resolve(
       fields = {k: v for k, v in config[section].items() if k != "name"}
       methods.check_options(config[section]["name"], fields, section)
   objective_of(config)
+  evaluators.given(config["evaluators"]["names"])
   return config
 
 
@@ -316,13 +335,17 @@ def _default_of(section: str, field: str, out, name: str):
 def identity(config: Mapping[str, Mapping[str, Any]], digest: str) -> dict[str, dict[str, Any]]:
   """What makes a run that run, as plain JSON: all but where the data lies and how often checkpoints are taken.
 
-  The default objective is not named: a run of before there were others is the same run.
+  The default objective is not named, nor are no evaluators: a run of before there were any is the same run.
   """
   kept = {s: dict(config[s]) for s in SECTIONS if s != "checkpoint"}
   del kept["data"]["data_dir"]
   kept["data"]["digest"] = digest
   if kept["objective"] == {"name": NAMED["objective"]}:
     del kept["objective"]
+  if not kept["evaluators"]["names"]:
+    del kept["evaluators"]
+  else:
+    kept["evaluators"]["names"] = sorted(kept["evaluators"]["names"])
   return json.loads(json.dumps(kept))
 
 

@@ -1,5 +1,5 @@
-"""Methods and objectives that a configuration file registers, known again where there is no ``--config``: in workers
-and in analyses."""
+"""Methods, objectives and evaluators that a configuration file registers, known again where there is no ``--config``:
+in workers and in analyses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from cljax import UsageError, methods, objectives
+from cljax import UsageError, evaluators, methods, objectives
 from cljax.cli import _config, _workdir
 from cljax.io import files
 
@@ -25,8 +25,8 @@ def remember(workdir: epath.Path, config: str) -> None:
 
 
 def recall(workdir: epath.Path, identities: Iterable[Mapping[str, Any]]) -> None:
-  """Loads that file where a run's method or objective is not in the registry; of a cluster's job, the copy beside its
-  code.
+  """Loads that file where a run's method, objective or evaluator is not in the registry; of a cluster's job, the copy
+  beside its code.
 
   Raises UsageError where it is not there, or does not register them.
   """
@@ -34,11 +34,12 @@ def recall(workdir: epath.Path, identities: Iterable[Mapping[str, Any]]) -> None
     "method": methods.METHODS,
     "forget": methods.METHODS,
     "objective": objectives.OBJECTIVES,
+    "evaluators": evaluators.EVALUATORS,
   }
-  named = {(s, i[s].get("name")) for i in identities for s in registries if isinstance(i.get(s), Mapping)}
-  unknown = lambda: sorted(
-    ("objective" if s == "objective" else "method", n) for s, n in named if n and n not in registries[s]
-  )
+  fields = [(s, i[s]) for i in identities for s in registries if isinstance(i.get(s), Mapping)]
+  named = {(s, n) for s, own in fields for n in (own.get("names", ()) if s == "evaluators" else (own.get("name"),))}
+  keys = {"forget": "method.name", "evaluators": "evaluators"}
+  unknown = lambda: sorted((keys.get(s, f"{s}.name"), n) for s, n in named if n and n not in registries[s])
   if not unknown():
     return
   copy = workdir / "code" / "config.py"
@@ -47,7 +48,7 @@ def recall(workdir: epath.Path, identities: Iterable[Mapping[str, Any]]) -> None
   place = next((p for p in (file, os.fspath(copy)) if p and os.path.isfile(p)), "")
   if not place:
     where = f"its configuration file, {file or copy}, is not there any more"
-    raise UsageError(f"{unknown()[0][0]}.name: unknown {unknown()[0][1]!r}; {where}")
+    raise UsageError(f"{unknown()[0][0]}: unknown {unknown()[0][1]!r}; {where}")
   _config.load(place)
   if unknown():
-    raise UsageError(f"{unknown()[0][0]}.name: unknown {unknown()[0][1]!r}; {place} does not register it any more")
+    raise UsageError(f"{unknown()[0][0]}: unknown {unknown()[0][1]!r}; {place} does not register it any more")

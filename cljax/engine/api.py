@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cljax import evaluators as evaluating
 from cljax import methods, objectives
 from cljax.core import tree
 from cljax.core.types import Forget, Learn, Learner, Model, UsageError
-from cljax.engine import arguments, precompile, recipe, saving
+from cljax.engine import arguments, hosted, precompile, recipe, saving
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine.loop import (
@@ -30,6 +31,7 @@ from cljax.engine.loop import (
 from cljax.engine.prediction import judged_at, predictor
 from cljax.engine.setup import Member, Options, Setup, setup
 from cljax.engine.step import kept
+from cljax.evaluators import Evaluator
 from cljax.io import checkpoint, identity
 
 
@@ -52,6 +54,8 @@ class RunResult(NamedTuple):
   alive: np.ndarray  # [S] bool: false where the loss became NaN and the member was frozen
   scores: dict  # {name: [S, E+1, T]} on test data: every score of the objective, the main one first
   better: dict  # {name: 'higher' or 'lower'}
+  evaluations: dict = {}  # {evaluator: {metric: [S, E+1, T]}}: what evaluators said; NaN where they said nothing
+  evaluations_better: dict = {}  # {evaluator: {metric: 'higher' or 'lower'}}, of those that say so
 
   @property
   def learning_rows(self) -> np.ndarray:
@@ -82,6 +86,7 @@ def run(
   mesh: Mapping[str, int] | None = None,
   objective: str | Callable = "classification",
   objective_options: Mapping[str, Any] | None = None,
+  evaluators: str | Evaluator | Sequence[str | Evaluator] = (),
 ) -> RunResult:
   """Runs a method over a stream and evaluates it on every task after every event.
 
@@ -99,6 +104,8 @@ def run(
   ``workdir`` that all of them see; process 0 alone reports and writes the ledger, and a stop in one stops all.
   ``objective``: a name of ``cljax.objectives.OBJECTIVES`` with ``objective_options``, or a factory
   ``(model, spec, values) -> Objective`` such as ``cljax.objectives.regression(noise=0.5)``.
+  ``evaluators``: names of ``cljax.evaluators.EVALUATORS`` or your own :class:`cljax.Evaluator`, called on the host
+  after each event; what they say stands in ``RunResult.evaluations``.
 
   Raises UsageError on wrong arguments, DivergedError where the loss becomes NaN, Stopped where ``stop`` said so.
 
@@ -121,6 +128,7 @@ def run(
     stream, model, method, hyper, forget=forget, forget_hyper=forget_hyper, optimizer=optimizer,
     optimizer_options=optimizer_options, training=training, options=options, seeds=seeds, population=population,
     config=config, devices=devices, mesh=mesh, objective=objective, objective_options=objective_options,
+    evaluators=evaluators,
   )  # fmt: skip
   return prepared.run(workdir, report, stop)
 
@@ -137,6 +145,7 @@ class Prepared(NamedTuple):
   config: Callable  # () -> the configuration that checkpoints hold
   result: Callable  # State -> RunResult
   answers: str = ""  # the method that answers Forget events
+  evaluators: Sequence[str] = ()
 
   def ahead(self, submit: Callable[[Callable[[], object]], object]) -> None:
     precompile.ahead(self.setup, submit)
@@ -181,6 +190,8 @@ def continued(built: Prepared, result: RunResult) -> State:
                                        "alive": all_alive(built.setup)}
   )  # fmt: skip
   events = [event_record(e) for e in built.setup.stream.events[: len(result.events)]]
+  if [*result.evaluations] != [*built.evaluators]:
+    raise UsageError("result: its evaluators are not those of this run")
   if shapes(given) != shapes(wanted) or events != result.events:
     raise UsageError("result: its learners or its events are not those that this run begins with")
   # A composed method keeps its parts' states by name; where they hold no arrays only the tree differs.
@@ -192,7 +203,9 @@ def continued(built: Prepared, result: RunResult) -> State:
   parts = {**both[main], "validation": rows(result.validation)}
   at = lambda parts, r: {k: v[r] for k, v in parts.items() if v is not None}
   more = lambda r: {"scores": {name: at(both[name], r) for name in others}} if others else {}
-  table = [at(parts, r) | more(r) for r in range(len(result.events) + 1)]
+  said = {n: {m: rows(matrix) for m, matrix in found.items()} for n, found in result.evaluations.items()}
+  told = lambda r: {"evaluations": {n: at(found, r) for n, found in said.items()}} if said else {}
+  table = [at(parts, r) | more(r) | told(r) for r in range(len(result.events) + 1)]
   return State(
     arrays["learner"], arrays["alive"], event=len(result.events), total=result.steps, accuracy=table,
     forgotten=list(result.forgotten), curves=list(result.curves),
@@ -218,6 +231,7 @@ def prepare(
   mesh: Mapping[str, int] | None = None,
   objective: str | Callable = "classification",
   objective_options: Mapping[str, Any] | None = None,
+  evaluators: str | Evaluator | Sequence[str | Evaluator] = (),
 ) -> Prepared:
   """All that :func:`run` does before its first step, with the same arguments: for runs that are repeated or timed."""
   sections = {"hyper": hyper, "forget_hyper": forget_hyper, "optimizer_options": optimizer_options, "mesh": mesh,
@@ -226,7 +240,7 @@ def prepare(
   make_method, hyper_values = method_of(method, hyper or {}, forget, forget_hyper or {})
   make_optimizer, optimizer_values = recipe.optimizer_of(optimizer, dict(optimizer_options or {}))
   recipe.check_effect(training, options, optimizer if isinstance(optimizer, str) else "", optimizer_options or {})
-  learned = objectives.given(objective, objective_options)
+  learned, judges = objectives.given(objective, objective_options), evaluating.given(evaluators)
   values = {**hyper_values, **optimizer_values, **getattr(learned, "hyper", {})}
   members = [Member(s) for s in arguments.seeds_of(seeds)] if population is None else arguments.members_of(population)
   name = method if isinstance(method, str) else getattr(method, "__name__", "method")
@@ -234,6 +248,7 @@ def prepare(
   built = setup(
     stream, model, make_method, make_optimizer, values, members, training, options, devices, name, mesh, learned
   )
+  built = hosted.with_evaluators(built, judges)
 
   @functools.cache  # only checkpoints want it, and it traces the model
   def described() -> Mapping[str, Any]:
@@ -258,9 +273,15 @@ def prepare(
       own = not isinstance(learned, objectives.Chosen) or learned.own_code
       if own or not isinstance(method, str) or not isinstance(optimizer, str):
         whole["code"]["parts"] = _parts_digest(built)
+      if judges:
+        whole["evaluators"] = sorted(e.name for e in judges)
+      for e in judges:
+        if e is not evaluating.EVALUATORS.get(e.name):
+          whole["code"][f"evaluators.{e.name}"] = identity.code_digest(e.fn)
     return {**whole, "members": [[m.seed, dict(m.hyper)] for m in members]}
 
-  return Prepared(built, described, lambda state: _result(built, state), forget or name)
+  result = lambda state: _result(built, state, judges)
+  return Prepared(built, described, result, forget or name, [e.name for e in judges])
 
 
 def method_of(method, hyper, forget, forget_hyper):
@@ -305,7 +326,7 @@ def event_record(event) -> dict:
   return {"kind": "forget", **named, **({} if event.match == "any" else {"match": event.match})}
 
 
-def _result(built: Setup, state: State) -> RunResult:
+def _result(built: Setup, state: State, judges: Sequence[Evaluator]) -> RunResult:
   members, stream = built.members, built.stream
   learner = prog.fetch(state.learner, members)
   judged = judged_at(stream, built.trains_on, {k: getattr(state, k) for k in saving.SAVED})
@@ -321,6 +342,9 @@ def _result(built: Setup, state: State) -> RunResult:
   ).swapaxes(0, 1)  # NaN, of a member that diverged, is null in a checkpoint
   names_of = [main, *(n for n in built.parts.objective.scores if n != main)]
   has = "accuracy" in names_of
+  said = lambda name, metric: np.asarray(
+    [row["evaluations"][name][metric] for row in state.accuracy], np.float64
+  ).swapaxes(0, 1)
   return RunResult(
     accuracy=stacked("accuracy", "test") if has else None,
     task_accuracy=stacked("accuracy", "task") if has else None,
@@ -338,6 +362,8 @@ def _result(built: Setup, state: State) -> RunResult:
     alive=np.asarray(state.alive)[:count],
     scores={name: stacked(name, "test") for name in names_of},
     better={name: built.parts.objective.scores[name].better for name in names_of},
+    evaluations={e.name: {m: said(e.name, m) for m in state.accuracy[0]["evaluations"][e.name]} for e in judges},
+    evaluations_better={e.name: dict(e.better) for e in judges},
   )
 
 

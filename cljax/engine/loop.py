@@ -273,7 +273,7 @@ def _padded(index, task, capacity):
 
 def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -> dict:
   """The main score ``[S][T]``: on test rows, the same within the task's classes, and on validation rows where there
-  are any; under ``scores`` the same of each other score."""
+  are any; under ``scores`` the same of each other score, under ``evaluations`` what evaluators say after an event."""
   blocks = setup.partial if partial else setup.blocks
   since, brief = time.perf_counter(), partial and state.seconds_per_evaluation < _BRIEF_S
   found = scored(setup, state, hooks, state.learner, setup.evaluation, blocks, brief)
@@ -289,7 +289,8 @@ def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -
 
   values = {n: row(*(ratio(setup, n, sums[:, :, k]) for k in (0, 1))) for n, sums in found.items()}
   others = {n: v for n, v in values.items() if n != main}
-  return values[main] | ({"scores": others} if others else {})
+  more = {"evaluations": setup.evaluators(state, hooks)} if setup.evaluators and not partial else {}
+  return values[main] | ({"scores": others} if others else {}) | more
 
 
 def ratio(setup: Setup, name: str, sums) -> np.ndarray:

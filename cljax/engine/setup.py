@@ -67,6 +67,7 @@ class Setup(NamedTuple):
   clock: prog.Clock
   total_steps: int
   inputs: Any  # what the objective shows the model, abstract
+  evaluators: Callable | None = None  # (state, hooks) -> {name: {metric: [S][T]}}
 
 
 def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:

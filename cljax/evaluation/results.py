@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from cljax import metrics
-from cljax.evaluation import scores, selection
+from cljax.evaluation import evaluations, scores, selection
 from cljax.io import checkpoint
 from cljax.io.files import dumps, loads, write_text
 
@@ -83,7 +83,8 @@ def describe(
   """The content of ``result.json`` for the given ``members`` of a :class:`cljax.RunResult` (default: all).
 
   Accuracies are fractions; ``accuracy_matrix [S][E][T]`` has one row before the first event; where there are other
-  scores, ``scores`` holds them all (:mod:`cljax.evaluation.scores`). ``kind`` is the stream's: for ``'class'`` the
+  scores, ``scores`` holds them all (:mod:`cljax.evaluation.scores`); for evaluators see
+  :mod:`cljax.evaluation.evaluations`. ``kind`` is the stream's: for ``'class'`` the
   matrix over each task's own classes comes beside it, and ``validation_matrix`` where the stream holds rows out.
   ``seconds`` are those of the whole population, of ``population`` members.
   """
@@ -111,6 +112,7 @@ def describe(
   if result.validation is not None:
     out["validation_matrix"] = result.validation[who]
     out["validation_metrics"] = measured(result.validation, main)
+  out.update(evaluations.described(result, who))
   out.update(
     events=result.events,
     forgotten=[{**r, **{k: [r[k][i] for i in who] for k in ("forget", "retain")}} for r in result.forgotten],
@@ -164,6 +166,7 @@ def is_whole(found) -> bool:
     for group in [*groups, *found.get("score_metrics", {}).values()]:
       whole &= all(each(m["values"]) and number(m["mean"]) and number(m["stderr"]) for m in group.values())
       whole &= "acc" in group
+    whole &= evaluations.is_whole(found, shape)
     whole &= all(each(r[k]) for r in found["forgotten"] for k in ("forget", "retain"))
     whole &= all(len(c["accuracy"]) == len(seeds) for c in found["curves"])
     whole &= all(isinstance(found[k], str) for k in ("method", "stream", "scenario", "dataset_digest"))
@@ -201,7 +204,7 @@ def _all_metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def rows(result: Mapping[str, Any], **more) -> list[dict[str, Any]]:
   """One flat row for each seed: identity, metrics of the main score (``validation_acc`` is the one to select by) and,
-  as ``NAME.METRIC``, of the others, costs, digest."""
+  as ``NAME.METRIC``, of the others, final values of evaluators as ``NAME/METRIC``, costs, digest."""
   out = []
   forget = result["config"].get("forget", {}).get("name", "")
   for i, seed in enumerate(result["seeds"]):
@@ -211,6 +214,7 @@ def rows(result: Mapping[str, Any], **more) -> list[dict[str, Any]]:
     row.update({k: m["values"][i] for k, m in _all_metrics(result).items()})
     for name, group in result.get("score_metrics", {}).items():
       row.update({f"{name}.{k}": m["values"][i] for k, m in group.items()})
+    row.update({key: s["values"][i] for key, s in evaluations.finals(result).items()})
     if "validation_metrics" in result:
       row["validation_acc"] = result["validation_metrics"]["acc"]["values"][i]
     if result["forgotten"]:
@@ -268,6 +272,9 @@ def summary(result: Mapping[str, Any]) -> str:
     said, unit = scores.label(other), scores.unit(other)
     lines.append((f"final {said}{unit}", shown(group["acc"], other)))
     lines.append((f"forgetting of {said}{unit}", shown(group["forgetting"], other)))
+  for key, final in evaluations.finals(result).items():
+    unit = scores.unit(evaluations.metric(key))
+    lines.append((f"final {evaluations.label(key)}{unit}", shown(final, evaluations.metric(key))))
   for r in result["forgotten"]:
     at = f"event {r['event']}: {r['rows']} rows to forget"
     lines += [(f"{at}, {name} on them", _mean(r["forget"], main)), (f"{at}, on those kept", _mean(r["retain"], main))]
@@ -332,11 +339,13 @@ def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
   scenarios = {r["scenario"] for r in results}
   acc = f"{name} {scenarios.pop()}" if len(scenarios) == 1 else name
   others = list(dict.fromkeys(n for r in results for n in r.get("score_metrics", {})))
+  said = list(dict.fromkeys(key for r in results for key in evaluations.finals(r)))
   events = sorted({f["event"] for r in results for f in r["forgotten"]})
   forget = [f"{what}, event {e}" for e in events for what in ("forget", "retain")]
   heading = lambda k: METRICS[k] if plain else METRICS[k].replace("AIA", f"{name} over events").replace("ACC", name)
   named = [acc if k == "acc" else heading(k) for k in used]
   named += [f"{scores.label(n)}{what}{scores.unit(n)}" for n in others for what in ("", " forgetting")]
+  named += [f"{evaluations.label(key)}{scores.unit(evaluations.metric(key))}" for key in said]
   uneven = len({len(r["seeds"]) for r in results}) > 1
   head = ["", "run", *["seeds"] * uneven, f"{name} validation", *named, *forget, "state", "seconds"]
   body = []
@@ -347,6 +356,8 @@ def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
     cells = [shown(have[k], main) if k in have else "-" for k in used]
     more = result.get("score_metrics", {})
     cells += [shown(more[n][k], n) if n in more else "-" for n in others for k in ("acc", "forgetting")]
+    finals = evaluations.finals(result)
+    cells += [shown(finals[k], evaluations.metric(k)) if k in finals else "-" for k in said]
     by_event = {r["event"]: r for r in result["forgotten"]}
     cells += [_mean(by_event[e][k], main) if e in by_event else "-" for e in events for k in ("forget", "retain")]
     costs = [human_bytes(result["state_bytes"]), f"{share_of_seconds(result):.1f}"]

@@ -6,8 +6,10 @@ method, optimizer) is known by the operations that it traces to.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -89,6 +91,71 @@ def traced_digest(function: Callable, *arguments) -> str:
   return h.hexdigest()
 
 
+def code_digest(function) -> str:
+  """SHA-256 of a function of the caller's own that nothing traces: its bytecode and constants, its defaults and what it
+  closes over, and, of its own module, the functions and plain values that it names. Holds under one version of Python.
+  """
+  h, seen = hashlib.sha256(), set[int]()
+
+  def add(value, home: str) -> None:
+    if isinstance(value, functools.partial):
+      value = (value.func, value.args, value.keywords)
+    value = getattr(value, "__func__", value)  # of a bound method
+    if isinstance(value, types.FunctionType):
+      h.update(f"{value.__module__}.{value.__qualname__}".encode())
+      if id(value) in seen:
+        return
+      seen.add(id(value))
+      home = home or value.__module__
+      if value.__module__ == home:
+        code(value.__code__, value.__globals__, home)
+      add((value.__defaults__, value.__kwdefaults__), home)
+      for cell in value.__closure__ or ():
+        try:
+          add(cell.cell_contents, home)
+        except ValueError:  # not filled yet
+          h.update(b"empty")
+    elif isinstance(value, types.CodeType):
+      code(value, {}, home)
+    elif isinstance(value, np.ndarray | jax.Array):
+      a = np.ascontiguousarray(value)
+      h.update(f"{a.dtype}{a.shape}".encode() + a.tobytes())
+    elif isinstance(value, tuple | list):
+      h.update(f"{type(value).__name__}{len(value)}".encode())
+      for part in value:
+        add(part, home)
+    elif isinstance(value, dict):
+      add([part for pair in sorted(value.items(), key=lambda p: repr(p[0])) for part in pair], home)
+    elif isinstance(value, set | frozenset):
+      add(sorted(map(repr, value)), home)
+    elif isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
+      h.update(f"{getattr(value, '__module__', '')}.{value.__name__}".encode())
+    else:
+      h.update(type(value).__qualname__.encode())
+      call = type(value).__call__ if callable(value) else None
+      if isinstance(call, types.FunctionType) and id(value) not in seen:
+        seen.add(id(value))
+        add(call, home)
+        add(vars(value) if hasattr(value, "__dict__") else {}, home)
+      else:
+        h.update(re.sub(r"0x[0-9a-f]+", "", repr(value)).encode())
+
+  def code(one: types.CodeType, named: dict, home: str) -> None:
+    h.update(one.co_code)
+    add((one.co_names, one.co_varnames, one.co_freevars), home)
+    for constant in one.co_consts:
+      if isinstance(constant, types.CodeType):
+        code(constant, named, home)
+      else:
+        add(constant, home)
+    for name in one.co_names:
+      if isinstance(named.get(name), types.FunctionType | int | float | str | tuple | np.ndarray):
+        add(named[name], home)
+
+  add(function, "")
+  return h.hexdigest()
+
+
 def model_digest(model, stream, inputs=None) -> str:
   """Of a model on inputs as the stream stores them; on ``inputs``, abstract, where an objective shows it others."""
   key, rows = jax.random.key(0), stream.dataset.train.x
@@ -129,4 +196,4 @@ def of_other_code(difference: str) -> bool:
   return difference.startswith("code.")
 
 
-__all__ = ["describe", "of_other_code", "parts_digest", "stream_digest", "traced_digest"]
+__all__ = ["code_digest", "describe", "of_other_code", "parts_digest", "stream_digest", "traced_digest"]

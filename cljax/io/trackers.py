@@ -28,8 +28,8 @@ def scalars(row: Mapping[str, Any], members: Sequence[str]) -> dict[str, float]:
 
   ``train/loss`` and ``train/steps_per_second`` of a chunk; ``test/task_<i>`` (mean over members) and
   ``test/all_tasks/<member>`` of evaluations inside events; the same below ``after_event/`` and
-  ``validation_after_event/`` of those at their end, and of another score below ``after_event/NAME/``. NaN and infinity
-  stay out, as no library draws them.
+  ``validation_after_event/`` of those at their end, of another score below ``after_event/NAME/``, and of what
+  evaluators said below ``after_event/NAME/METRIC/``. NaN and infinity stay out, as no library draws them.
   """
   kind = row["kind"]
   out: dict[str, Any] = {}
@@ -43,6 +43,9 @@ def scalars(row: Mapping[str, Any], members: Sequence[str]) -> dict[str, float]:
     out |= _accuracies("after_event", row["test"], members)
     for name, values in row.get("scores", {}).items():
       out |= _accuracies(f"after_event/{name}", values["test"], members)
+    for name, found in row.get("evaluations", {}).items():
+      for metric, values in found.items():
+        out |= _accuracies(f"after_event/{name}/{metric}", values, members)
     if "validation" in row:
       out |= _accuracies("validation_after_event", row["validation"], members)
   return {k: float(v) for k, v in out.items() if v is not None and np.isfinite(v)}

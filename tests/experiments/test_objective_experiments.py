@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from experiments.objectives import regression
+from experiments.objectives import contrastive, regression
 
 
 def test_regression(tmp_path):
@@ -27,3 +27,21 @@ def test_regression(tmp_path):
   able, lines = regression.allowed()
   assert {*able, *(line.split(":")[0] for line in lines)} == {*regression.METHODS}
   assert {"finetune", "er", "joint"} <= {*able}
+
+
+def test_contrastive(tmp_path, capsys):
+  """Each row of the report has the linear probe's accuracy, of all tasks at the end."""
+  short = ["--config.train.epochs=1", "--config.stream.rows=200", "--compilation_cache="]
+  assert contrastive.run(str(tmp_path), "1", [*short, "--grid=method.name=['finetune']"]) == 0
+  (found,) = (json.loads(p.read_text()) for p in (tmp_path / "sweep").glob("runs/*/result.json"))
+  probe = np.asarray(found["evaluations"]["linear_probe"]["accuracy"], float)
+  assert (probe.shape, found["main"]) == ((1, 6, 5), "contrastive")
+  met = np.tri(6, 5, -1, dtype=bool)
+  np.testing.assert_array_equal(np.isnan(probe[0]), ~met)
+  told = capsys.readouterr()
+  assert f"{100 * probe[0, -1].mean():.1f}" in told.out
+  assert "linear probe accuracy, %" in (tmp_path / "sweep" / "report.html").read_text()
+  able, lines = contrastive.allowed()
+  assert lines == ["ewc: left out, needs each", "lwf: left out, needs each, divergence"]
+  assert all(line in told.err for line in lines)
+  assert {"finetune", "er", "si", "cumulative"} <= {*able}

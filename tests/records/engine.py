@@ -9,6 +9,7 @@ HELPERS = {
   "Batch": "a type",
   "CljaxError": "an error",
   "DivergedError": "an error",
+  "Evaluator": "a type, of cljax.evaluators",
   "Forget": "a type",
   "Learn": "a type",
   "Learner": "a type",

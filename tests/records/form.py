@@ -55,6 +55,7 @@ KINDS = {
   "theory": Kind("cljax.theory", "a theorem, compared with its numbers"),
   "edit": Kind("cljax.unlearning", PART),
   "objective": Kind("cljax.objectives", "a definition, not a method"),
+  "evaluator": Kind("cljax.evaluators", "a measurement, not a method"),
   "engine": Kind("cljax", "plumbing"),
   "method": Kind("cljax.methods"),
 }

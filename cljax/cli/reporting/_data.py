@@ -14,7 +14,7 @@ from etils import epath
 
 from cljax import UsageError, metrics
 from cljax.cli import _config
-from cljax.evaluation import scores
+from cljax.evaluation import evaluations, scores
 from cljax.evaluation.results import title
 from cljax.io import files
 from cljax.io.files import dumps
@@ -58,6 +58,8 @@ class Run(NamedTuple):
   score: str = scores.ACCURACY
   better: Mapping[str, str] = {scores.ACCURACY: "higher"}
   others: Mapping[str, np.ndarray] = {}  # matrices of the other scores
+  evaluated: Mapping[str, str] = {}  # of evaluators: {NAME/METRIC: which way is better, or ''}; ``values`` has them
+  evaluations: Mapping[str, np.ndarray] = {}  # and their matrices
 
   @property
   def sign(self) -> int:
@@ -65,7 +67,7 @@ class Run(NamedTuple):
     return scores.sign(self.better[self.score])
 
 
-IGNORED = ("eval", "checkpoint")  # sections that change nothing that is learned
+IGNORED = ("eval", "evaluators", "checkpoint")  # sections that change nothing that is learned
 IGNORED_FIELDS = (("train", "on_divergence"),)
 
 
@@ -85,6 +87,7 @@ def from_result(result: Mapping[str, Any]) -> Run:
     values["validation_acc"] = result["validation_metrics"]["acc"]["values"]
   for name in held:
     values.update({f"{name}.{k}": m["values"] for k, m in result["score_metrics"][name].items()})
+  values.update({key: s["values"] for key, s in evaluations.finals(result).items()})
   for record in result["forgotten"]:
     values.update({f"{k} {record['event']}": record[k] for k in ("forget", "retain")})
   curves = None
@@ -112,6 +115,8 @@ def from_result(result: Mapping[str, Any]) -> Run:
     score=main,
     better=better,
     others={n: _shaped(m, matrix.shape, f"the matrix of {n}") for n, m in held.items()},
+    evaluated=evaluations.better(result),
+    evaluations={n: _shaped(m, matrix.shape, f"the matrix of {n}") for n, m in evaluations.matrices(result).items()},
   )
 
 
@@ -135,7 +140,8 @@ METRICS = ("acc", "task_acc", "average_incremental_accuracy", "bwt", "fwt", "for
 def from_rows(rows: Sequence[Mapping[str, Any]]) -> Run:
   """A run from its rows, where its ``result.json`` cannot be read: numbers for the tables, no curves, no split cost."""
   values = {k: [r.get(k) for r in rows] for k in METRICS if any(k in r for r in rows)}
-  values.update({k: [r.get(k) for r in rows] for k in rows[0] if "." in k})
+  said = [k for k in rows[0] if "/" in k]
+  values.update({k: [r.get(k) for r in rows] for k in rows[0] if "." in k or "/" in k})
   score = str(rows[0].get("score", scores.ACCURACY))
   for record in rows[0].get("forgotten", ()):
     at = record["event"]
@@ -153,6 +159,7 @@ def from_rows(rows: Sequence[Mapping[str, Any]]) -> Run:
     compile_seconds=float("nan"),
     score=score,
     better={score: scores.better(rows[0], score) if score == scores.ACCURACY else str(rows[0]["better"])},
+    evaluated=dict.fromkeys(said, ""),
   )
 
 
@@ -170,7 +177,8 @@ def _run(source: Mapping[str, Any], seeds, values, alive, digests, **more) -> Ru
   name = title({**source, "config": config})
   stream = _config.essence(config).get("stream", {})
   judged = [more["score"]] if more["score"] != scores.ACCURACY else []  # what is scored otherwise is not compared
-  if any(way not in scores.BETTER for way in more["better"].values()):
+  ways = [*more["better"].values(), *filter(None, more["evaluated"].values())]
+  if any(way not in scores.BETTER for way in ways):
     raise ValueError("better is neither higher nor lower")
   return Run(
     title=name,
@@ -332,8 +340,15 @@ def _join(a: Run, b: Run, notes: list[str]) -> Run:
     task_matrix=stack(a.task_matrix, b.task_matrix),
     validation=stack(a.validation, b.validation),
     curves=curves,
-    others={n: m for n in a.others if n in b.others and (m := stack(a.others[n], b.others[n])) is not None},
+    others=_both(a.others, b.others, stack),
+    evaluated={k: way for k, way in a.evaluated.items() if k in b.evaluated},
+    evaluations=_both(a.evaluations, b.evaluations, stack),
   )
+
+
+def _both(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], stack) -> dict[str, np.ndarray]:
+  """The matrices that both have, over the seeds of both."""
+  return {n: m for n in a if n in b and (m := stack(a[n], b[n])) is not None}
 
 
 def _labelled(runs: list[Run]) -> list[Run]:

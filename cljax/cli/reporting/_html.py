@@ -17,7 +17,7 @@ from cljax.cli.reporting._data import Run
 from cljax.cli.reporting._plots import MOST_CELLS, _event_names, span
 from cljax.cli.reporting._svg import escape
 from cljax.cli.reporting._table import RANKING, Block, Line, Protocol, Ranked, Summary, summarize
-from cljax.evaluation import scores
+from cljax.evaluation import evaluations, scores
 
 
 class Cell(NamedTuple):
@@ -57,6 +57,17 @@ def _others(block: Block) -> list[Column]:
     out.append(_metric(f"{name}.acc", f"{said}{unit}", hint, scores.sign(way), name))
     hint = f"mean loss of {said} from each task's best to its last; above 0 is worse"
     out.append(_metric(f"{name}.forgetting", f"{said} forgetting{unit}", hint, -1, name))
+  return out
+
+
+def _evaluated(block: Block) -> list[Column]:
+  """A column for each metric of an evaluator."""
+  out = []
+  for key, way in {k: w for x in block.lines for k, w in x.run.evaluated.items()}.items():
+    of, name = evaluations.metric(key), key.partition("/")[0]
+    hint = f"{scores.label(of)} by the evaluator {name} after the last event, mean over tasks that have one"
+    hint += f"; {way} is better" if way else ""
+    out.append(_metric(key, f"{evaluations.label(key)}{scores.unit(of)}", hint, scores.sign(way) if way else 0, of))
   return out
 
 
@@ -107,7 +118,7 @@ def columns(block: Block, protocol: Protocol, every: bool) -> list[Column]:
   asked = [(k, k.split(" ")) for k in sorted(known) if " " in k]
   more = [(k, f"{what}, event {at}", meaning[what], 0) for k, (what, at) in asked] + more
   out += [_metric(*m, score) for m in more if m[0] in known]
-  out += _others(block)
+  out += _others(block) + _evaluated(block)
   if any(not math.isnan(x.validation.mean) for x in block.lines):
     when = "" if protocol.first_tasks is None else f" after {protocol.first_tasks}"
     hint = f"{name} on held-out training rows" + (when and f" of the first {protocol.first_tasks} tasks") + "; selects"
@@ -207,6 +218,10 @@ def matrices(block: Block) -> str:
       continue
     panels = [_matrix(run.matrix.mean(0), run, f"{run.scenario or scores.label(run.score)}", run.score)]
     panels += [_matrix(m.mean(0), run, scores.label(n), n) for n, m in run.others.items()]
+    panels += [
+      _matrix(m.mean(0), run, f"evaluator {n.partition('/')[0]}", evaluations.metric(n))
+      for n, m in run.evaluations.items()
+    ]
     if run.task_matrix is not None:
       panels.append(_matrix(run.task_matrix.mean(0), run, "task-masked"))
     tag = ' <span class="tag">selected</span>' if x.choice else ""

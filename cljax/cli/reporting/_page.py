@@ -12,7 +12,7 @@ from cljax.cli.reporting._charts import charts, scaled, so_far
 from cljax.cli.reporting._style import CSS, SCRIPT
 from cljax.cli.reporting._svg import COLORS, escape
 from cljax.cli.reporting._table import RANKING, Block, Line, Protocol, Ranked, Summary
-from cljax.evaluation import scores
+from cljax.evaluation import evaluations, scores
 
 
 class Report(NamedTuple):
@@ -164,6 +164,8 @@ def _tex_block(block: Block, report: Report) -> str:
   over = lambda name: name if plain else name.replace("AIA", "Over events")
   others = list(dict.fromkeys(n for x in lines for n in x.run.better if n != score))
   more = [tex_escape(f"{scores.label(n)}{scores.unit(n)}") for n in others]
+  said = list(dict.fromkeys(k for x in lines for k in x.run.evaluated))
+  more += [tex_escape(f"{evaluations.label(k)}{scores.unit(evaluations.metric(k))}") for k in said]
   named = [*(over(name) for _, name, _ in used), *more]
   head = [tex_escape(report.protocol.score_name(score)), *named, "Kept", "Time per seed", "Seeds"]
   rows = []
@@ -176,6 +178,7 @@ def _tex_block(block: Block, report: Report) -> str:
       v = value(x, key)
       cells.append(_tex_number(v, sound and v is not None and v.mean == top[key], False, score))
     cells += [_tex_number(value(x, f"{n}.acc"), False, False, n) for n in others]
+    cells += [_tex_number(value(x, k), False, False, evaluations.metric(k)) for k in said]
     costs = [text.kept(x.run.state_bytes), text.seconds(x.run.seconds), str(len(x.run.seeds))]
     rows.append([name, *cells, *(tex_escape(c).replace(text.NONE, "--") for c in costs)])
   meaning = tex_escape(text.score_meaning(report.protocol, block.scenario, score, sign))
@@ -286,7 +289,10 @@ def plain(report: Report) -> str:
   names = {report.protocol.score_name(b.score) for b in report.blocks}
   heading = names.pop() if len(names) == 1 else "score"
   others = list(dict.fromkeys(n for b in report.blocks for x in b.shown for n in x.run.better if n != b.score))
+  said = list(dict.fromkeys(k for b in report.blocks for x in b.shown for k in x.run.evaluated))
   value = lambda x, key: parts.summarize(x.run.values[key]) if key in x.run.values else None
+  finals = lambda x: {evaluations.label(k) + scores.unit(evaluations.metric(k)):
+                      text.shown(value(x, k), evaluations.metric(k)) for k in said}  # fmt: skip
   rows: list[Mapping[str, str]] = [
     {
       "stream": block.name,
@@ -294,6 +300,7 @@ def plain(report: Report) -> str:
       heading: text.shown(x.score, block.score),
       "against baseline": "baseline" if x.baseline else text.against(x.test, block.score),
       **{scores.label(n) + scores.unit(n): text.shown(value(x, f"{n}.acc"), n) for n in others},
+      **finals(x),
       "kept": text.kept(x.run.state_bytes),
       "time a seed": text.seconds(x.run.seconds),
       "seeds": text.seeds(x),

@@ -205,7 +205,7 @@ def on_disk(workdir: epath.Path) -> list[Unit]:
 
 def _is_whole(content: Mapping[str, Any]) -> bool:
   """Whether the content of a ``unit.json`` has all that it takes to run the unit."""
-  whole: dict[str, dict] = {"objective": {}}  # which is absent where it is the default
+  whole: dict[str, dict] = {"objective": {}, "evaluators": {}}  # which are absent where they are the default
   sections = lambda identity: all(
     isinstance((whole | identity)[s], dict) for s in _config.SECTIONS if s != "checkpoint"
   )

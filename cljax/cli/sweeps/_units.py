@@ -18,7 +18,7 @@ from cljax.cli._progress import Log, Progress
 from cljax.cli.reporting import _plots
 from cljax.cli.sweeps import _ahead, _plan
 from cljax.cli.sweeps._plan import Unit
-from cljax.evaluation import results
+from cljax.evaluation import evaluations, results
 from cljax.io import files, trackers
 
 
@@ -177,6 +177,7 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     out["scores"] = {n: joined(a["scores"][n], v) for n, v in b["scores"].items()}
     if "score_metrics" in b:
       out["score_metrics"] = {n: summed(a["score_metrics"][n], m) for n, m in b["score_metrics"].items()}
+  out |= evaluations.joined(a, b, joined)
   pairs = zip(a["forgotten"], b["forgotten"], strict=True)
   out["forgotten"] = [{**y, **{k: joined(x[k], y[k]) for k in ("forget", "retain")}} for x, y in pairs]
   if len(a["curves"]) == len(b["curves"]):

@@ -49,6 +49,9 @@ def built_for(job: Job, names: Sequence[str]) -> dict[str, _build.Built]:
   points, out = _config.Points([], {}, {}, {}), {}
   for name in names:
     config, _ = points.resolve(job.file, [*job.overrides, _config.Override("forget.name", name)], asked=True)
+    if config["evaluators"]["names"]:
+      given = ", ".join(config["evaluators"]["names"])
+      raise UsageError(f"evaluators: got {given}; unlearning is compared without (--config.evaluators=)")
     out[name] = _build.build(config, cache)
   points.check()
   for line in points.lines():

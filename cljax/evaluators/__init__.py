@@ -1,0 +1,12 @@
+"""Evaluators: what a run is judged by that no mean over rows can say, by functions that run on the host after events.
+
+``cljax.run(..., evaluators=("linear_probe", my_own))``; one of one's own is an :class:`Evaluator`, and is named where
+:func:`register` has it.
+"""
+
+from cljax.evaluators.probe import linear_probe
+from cljax.evaluators.registry import EVALUATORS, Evaluator, Predict, checked, given, lookup, names, register
+
+__all__ = [
+  "EVALUATORS", "Evaluator", "Predict", "checked", "given", "linear_probe", "lookup", "names", "register",
+]  # fmt: skip

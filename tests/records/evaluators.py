@@ -1,0 +1,27 @@
+"""Records of cljax.evaluators."""
+
+from records.form import Record
+
+KIND = "evaluator"
+HELPERS = {
+  "EVALUATORS": "the table of names",
+  "Evaluator": "the form of an evaluator",
+  "Predict": "what an evaluator asks of a learner",
+  "checked": "refuses what an evaluator may not return",
+  "given": "looks up what a user gives",
+  "lookup": "looks a name up",
+  "names": "the names there are",
+  "register": "adds a name",
+}
+RECORDS: dict[str, Record] = {
+  "linear_probe": Record(
+    compared=(
+      "test_a_probe_is_ridge_regression_of_one_hot_labels[class-0.001-256]",
+      "test_a_probe_is_ridge_regression_of_one_hot_labels[task-2.0-5]",
+      "test_a_probe_is_ridge_regression_of_one_hot_labels[domain-0.1-7]",
+      "test_a_probe_of_a_run_is_of_its_features",
+    ),
+    invariants=("test_a_probe_has_no_deleted_rows", "test_a_probe_says_what_it_needs"),
+    deviations=("ridge regression of one-hot labels, where Chen et al. 2020 fit a logistic one by SGD",),
+  ),
+}
