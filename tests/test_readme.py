@@ -51,6 +51,17 @@ def test_an_objective_of_one_s_own(tmp_path):
   assert ewc < finetune - 0.02, out.stdout
 
 
+def test_an_evaluator_of_one_s_own(tmp_path):
+  """As the README shows it: the probe knows the first of five tasks long after it was learned."""
+  (source,) = blocks("Evaluators")
+  source += '\nprint(result.evaluations["sureness"]["margin"].shape)\n'
+  out = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=tmp_path, check=False)
+  assert out.returncode == 0, out.stderr
+  first, *_, shape = re.findall(r"[\d.]+", out.stdout.partition("(")[0]) + [out.stdout.partition("(")[2]]
+  assert float(first) > 0.5, out.stdout
+  assert shape.strip() == "1, 6, 5)"
+
+
 @pytest.mark.parametrize("heading", ["One regularizer in your own optax chain", "One projector in your own loop"])
 def test_scripts_outside_the_package(tmp_path, heading):
   """Scripts with optax and one cljax import: less forgetting with than without, as they print."""
