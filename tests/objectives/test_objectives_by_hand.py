@@ -44,6 +44,7 @@ def total(score, prediction, given):
 
 def test_classification_by_hand():
   z, y = RNG.normal(size=(B, V)).astype(np.float32), np.asarray([3, 4, 1, 0], np.int32)
+  z[1, 2] = 9  # the greatest, where the second row's mask does not let it be answered
   for mask in (None, jnp.asarray(MASK), jnp.asarray(MASK[3])):
     given = batch(y, [1, 0, 2, 1], mask)
     if mask is not None and mask.ndim == 1:
@@ -59,6 +60,26 @@ def test_classification_by_hand():
     close(objective.reduced(each, inside, given), -(weight * log_p[np.arange(B), label]).sum() / weight.sum())
   one = made("classification")
   assert (one.classes, one.main) == (True, "accuracy")
+
+
+WAYS = {
+  "classification": {"accuracy": "higher"},
+  "contrastive": {"contrastive": "lower", "alignment": "lower"},
+  "denoising": {"denoising": "lower"},
+  "multi_label": {"accuracy": "higher", "exact_match": "higher", "cross_entropy": "lower"},
+  "ranking": {"pair_accuracy": "higher", "bpr": "lower"},
+  "reconstruction": {"negative_elbo": "lower", "reconstruction": "lower"},
+  "regression": {"squared_error": "lower"},
+  "sequence": {"perplexity": "lower", "accuracy": "higher"},
+}
+
+
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_which_way_is_better(name):
+  """What is right is better high, errors and losses low."""
+  chosen = objectives.chosen(name, {"items": 5} if name == "ranking" else {})
+  scores = chosen(None, None, dict.fromkeys(chosen.hyper, jnp.float32(1))).scores
+  assert {score: form.better for score, form in scores.items()} == WAYS[name]
 
 
 def test_drawn_classes_follow_the_open_softmax():

@@ -108,6 +108,7 @@ def test_tag_with_one_task_is_its_base_optimizer():
   pairs = [
     (O.tag(0.01, 2, base="rmsprop"), optax.rmsprop(0.01, decay=0.99, eps=1e-8, eps_in_sqrt=False)),
     (O.tag(0.01, 2, base="adam", b2=0.999), optax.adam(0.01)),
+    (O.tag(0.01, 2, eps=0.5), optax.rmsprop(0.01, decay=0.99, eps=0.5, eps_in_sqrt=False)),
     (O.tag(0.01, 2, base="adagrad"), optax.adagrad(0.01, initial_accumulator_value=0.0, eps=1e-8)),
   ]
   for ours, base in pairs:

@@ -55,6 +55,9 @@ def test_freeze_may_begin_later_and_names_what_is_missing():
     O.freeze(())
   mask = O.path_mask(grads, ["head"])
   assert jax.tree.leaves(mask) == [p.startswith("head") for p in tree.paths(grads)]
+  whole = next(p for p in tree.paths(grads) if p.endswith("bias"))
+  either = O.path_mask(grads, ["head", whole])
+  assert jax.tree.leaves(either) == [p.startswith("head") or p == whole for p in tree.paths(grads)]
 
 
 def test_lines_scales_depth_linearly():

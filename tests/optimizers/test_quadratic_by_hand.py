@@ -76,14 +76,17 @@ def test_zo_sgd_on_a_quadratic(one_sided):
 
 
 def test_zo_sign_and_the_released_sign():
-  key, mask = jax.random.key(4), jax.random.key(2)
+  mask, signs = jax.random.key(2), set()
   kept = flat(like(mask, draw=jax.random.uniform)) >= 0.5
   assert 0 < kept.sum() < 5
-  z = kept * direction(key)
-  slope = A @ THETA @ z
-  paper, released = sparse(key, mask)
-  np.testing.assert_array_equal(flat(paper), np.sign(slope * z))
-  np.testing.assert_allclose(flat(released), np.sign(slope) * z)
+  for seed in range(4, 9):
+    z = kept * direction(jax.random.key(seed))
+    slope = A @ THETA @ z
+    paper, released = sparse(jax.random.key(seed), mask)
+    np.testing.assert_array_equal(flat(paper), np.sign(slope * z))
+    np.testing.assert_allclose(flat(released), np.sign(slope) * z)
+    signs.add(np.sign(slope))
+  assert signs == {-1, 1}
 
 
 def test_zo_conserve_takes_the_best_of_three():

@@ -81,6 +81,8 @@ def test_lifecycle_over_six_epochs():
   now = network(0)
   state = O.lifecycle_init(arrays(now), UNITS)
   same(state.stored, now)
+  assert not any(np.any(s) for s in state.sleep)
+  same(O.lifecycle_mask(arrays(now), state, UNITS), now)  # all are awake
   tx = optax.sgd(0.1, momentum=0.9)
   opt = tx.init(arrays(now))
   timers = [np.zeros(5, int), np.zeros(3, int)]

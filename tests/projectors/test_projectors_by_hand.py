@@ -196,6 +196,12 @@ def test_ideal_set_against_its_null_spaces():
   loose = P.ideal_learn(P.ideal_init(jnp.zeros((p, c))), rows, np.ones((2, c)), tolerance=0.3)
   np.testing.assert_allclose(loose.weights, np.outer(np.eye(p)[0], [0.5, 0.5]), atol=1e-12)
   assert int(loose.rank) == 1
+  start = P.ideal_init(jnp.zeros((p, c), jnp.float32))
+  small = P.ideal_learn(start, np.diag(np.float32([1.0, 5e-7] + [0.0] * 5))[:2], np.ones((2, c), np.float32))
+  assert int(small.rank) == 1  # of seven numbers, 7 eps is 8e-7 and 2 eps 2e-7
+  nothing = P.ideal_learn(start, np.zeros((2, p), np.float32), np.ones((2, c), np.float32))
+  assert int(nothing.rank) == 0
+  np.testing.assert_array_equal(nothing.weights, 0)
 
 
 def test_overlaps_are_the_cosines_of_the_angles_between_row_spaces():

@@ -214,7 +214,7 @@ RECORDS: dict[str, Record] = {
   "slug": Record(
     spec="unlearning B3",
     compared=("test_slug_by_hand[0.5]", "test_slug_by_hand[0.02]"),
-    invariants=(STRENGTH, "test_a_request_without_rows_changes_nothing[slug]"),
+    invariants=(STRENGTH, "test_a_request_without_rows_changes_nothing[slug]", "test_slug_needs_a_matrix"),
     no_claim=MEASURED,
     deviations=("top-1 accuracy (release: top-5); the least step that forgot, where the release keeps the last tried",),
     arguments={"rows": 32},

@@ -15,7 +15,7 @@ HELPERS = {
 RECORDS: dict[str, Record] = {
   "classification": Record(
     compared=("test_classification_by_hand", "test_drawn_classes_follow_the_open_softmax"),
-    invariants=("test_wrong_objectives_are_one_line",),
+    invariants=("test_wrong_objectives_are_one_line", "test_which_way_is_better[classification]"),
   ),
   "contrastive": Record(
     spec="generative_memory 0.6",
@@ -29,6 +29,7 @@ RECORDS: dict[str, Record] = {
       "test_rows_of_a_group_of_scale_0_are_no_negatives",
       "test_a_run_pulls_views_together",
       "test_wrong_views_are_one_line",
+      "test_which_way_is_better[contrastive]",
     ),
     deviations=("views are noise and dropped numbers, where SimCLR crops and recolours images: give those as `views`",),
   ),
@@ -53,6 +54,7 @@ RECORDS: dict[str, Record] = {
       "test_a_run_learns_to_denoise_and_samples",
       "test_inputs_that_are_a_dict_are_trained_replayed_and_forgotten",
       "test_wrong_diffusions_are_one_line",
+      "test_which_way_is_better[denoising]",
     ),
     deviations=("a linear schedule of other than 1000 steps is scaled by 1000 / steps",),
   ),
@@ -61,6 +63,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_absent_rows_of_labels_are_as_if_absent",
       "test_a_run_of_labels_learns_and_wrong_shapes_are_one_line",
+      "test_which_way_is_better[multi_label]",
     ),
   ),
   "ranking": Record(
@@ -74,6 +77,7 @@ RECORDS: dict[str, Record] = {
       "test_absent_pairs_are_as_if_absent",
       "test_a_run_ranks_known_factors",
       "test_wrong_rankings_are_one_line",
+      "test_which_way_is_better[ranking]",
     ),
     deviations=("a negative may be another of the user's own items: rows alone do not say which those are",),
   ),
@@ -84,6 +88,7 @@ RECORDS: dict[str, Record] = {
       "test_absent_rows_of_an_autoencoder_are_as_if_absent",
       "test_a_run_of_a_vae_learns_to_reconstruct",
       "test_wrong_autoencoders_are_one_line",
+      "test_which_way_is_better[reconstruction]",
     ),
     deviations=("scores are of the mean code: what the model predicts in evaluation has no noise",),
   ),
@@ -93,7 +98,11 @@ RECORDS: dict[str, Record] = {
       "test_one_number_a_row_may_stand_with_or_without_an_axis",
       "test_regression_scores_are_numpy_s",
     ),
-    invariants=("test_noise_scales_the_step", "test_it_resumes_to_the_same_bits_and_another_objective_is_refused"),
+    invariants=(
+      "test_which_way_is_better[regression]",
+      "test_noise_scales_the_step",
+      "test_it_resumes_to_the_same_bits_and_another_objective_is_refused",
+    ),
   ),
   "sequence": Record(
     compared=(
@@ -105,6 +114,7 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=(
       "test_the_loss_of_text_is_the_mean_over_tokens",
+      "test_which_way_is_better[sequence]",
       "test_a_request_is_answered_by_retraining_and_leaves_no_target",
     ),
   ),

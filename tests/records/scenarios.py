@@ -41,6 +41,7 @@ RECORDS: dict[str, Record] = {
     compared=("test_pixels_are_permuted_by_each_tasks_own_permutation",),
     invariants=(
       "test_permuted_view_is_a_permutation_and_the_first_task_is_permuted_too",
+      "test_images_are_turned_about_their_centre",
       "test_tables_that_do_not_fit_into_memory_are_refused",
     ),
     deviations=("images are not padded first",),
@@ -53,6 +54,7 @@ RECORDS: dict[str, Record] = {
     compared=("test_renamed_classes_keep_their_rows",),
     invariants=(
       "test_hundreds_of_renamed_tasks_are_a_table_of_labels",
+      "test_images_are_turned_about_their_centre",
       "test_tables_that_do_not_fit_into_memory_are_refused",
       "test_tasks_keep_their_labels_when_more_are_asked_for",
     ),

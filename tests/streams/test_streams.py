@@ -94,6 +94,7 @@ def test_resolve_names_rows(dataset):
   split = dataset.train
   mask = lambda **k: streams.resolve(Forget(**k), split, s.train, 4)
   np.testing.assert_array_equal(mask(classes=(2,)), split.y == 2)
+  np.testing.assert_array_equal(mask(classes=(3,)), split.y == 3)  # the last: without names, places have their number's
   np.testing.assert_array_equal(mask(ids=(1003,)), split.id == 1003)
   np.testing.assert_array_equal(mask(groups=(1,)), split.group == 1)
   np.testing.assert_array_equal(np.flatnonzero(mask(tasks=(1,))), np.sort(s.train[1]))

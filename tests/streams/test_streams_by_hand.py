@@ -92,6 +92,10 @@ def test_images_are_turned_about_their_centre(dataset):
         if 0 <= u < 4 and 0 <= v < 6:
           want[:, i, j] += max(0, 1 - abs(y - u)) * max(0, 1 - abs(x - v)) * colours[:, u, v]
     np.testing.assert_allclose(got, want, atol=1e-5)
+  three = streams.build(dataset, "rotated", tasks=3, validation=0.0)
+  given = streams.build(dataset, "rotated", tasks=3, angles=[0.0, 60.0, 120.0], validation=0.0)
+  rows = dataset.train.x[:3]
+  np.testing.assert_array_equal(shown(three, rows, [0, 1, 2]), shown(given, rows, [0, 1, 2]))
   own = streams.build(dataset, "rotated", tasks=2, angles=[90.0, 0.0], validation=0.0)
   np.testing.assert_allclose(shown(own, dataset.train.x[:3], [1, 0, 0]), turned, atol=1e-6)
 
@@ -103,7 +107,7 @@ def test_tables_that_do_not_fit_into_memory_are_refused(dataset, monkeypatch):
   for kind, each in {"permuted": 64, "rotated": 512, "label_permuted": 16, "label_random": 384}.items():
     monkeypatch.setattr(limits, "available", lambda each=each: 3 * each)
     s = streams.build(dataset, kind, tasks=3)
-    assert (s.num_tasks, len(s.test[0])) == (3, 96 if kind == "label_random" else 32)
+    assert (s.num_tasks, len(s.test[0]), len(s.labels)) == (3, 96 if kind == "label_random" else 32, 3)
     with pytest.raises(UsageError, match=f"what makes 4 tasks of kind '{kind}' needs"):
       streams.build(dataset, kind, tasks=4)
 

@@ -118,6 +118,7 @@ def test_the_three_numbers_of_an_attack_by_hand():
   a, b = [3.0, -1.0, 1.0, 0.5], [0.2, -2.0, -1.0, 0.5, 0.0]
   assert got.auc == pytest.approx(np.mean([(x > y) + (x == y) / 2 for x in a for y in b]))
   assert got.tpr == pytest.approx(3 / 4)  # at the threshold 0.5, which one of the five others reaches
+  assert unlearning.attack(inside, outside, fpr=0.1).tpr == pytest.approx(2 / 4)  # none of the five is a tenth
   first, second = (1 + 1 / 3) / 2, (1 / 2 + (1 + 1 / 2) / 2) / 2
   assert got.accuracy == pytest.approx((first + second) / 2)
   np.testing.assert_allclose(unlearning.attack_accuracy(inside, outside), [first, second])
