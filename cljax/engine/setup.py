@@ -122,8 +122,9 @@ def setup(
     raise UsageError("seeds: got none; expected at least one")
   split = stream.dataset.train
   check_recipe(recipe, split.x.shape[1:] if hasattr(split.x, "shape") else ())
-  if options.feed == "grain" and not hasattr(split.x, "shape"):
-    raise UsageError("train.feed: 'grain' takes inputs that are one array; these are several: use 'device'")
+  if options.feed == "grain" and not (hasattr(split.x, "shape") and hasattr(split.y, "shape")):
+    what = "targets" if hasattr(split.x, "shape") else "inputs"
+    raise UsageError(f"train.feed: 'grain' takes {what} that are one array; these are several: use 'device'")
   _check_options(options)
   objective = objective or objectives.classification()
   spec = spec_of(stream, recipe.batch_size, objective)

@@ -48,7 +48,7 @@ def _outer(call) -> bool:
 def _sound_at(model: Model, params, model_state, x, count_uses: bool) -> tuple[bool, bool]:
   """Whether the captured layers account for every use of every parameter, for a batch of this size; and whether no
   gradient of a row need be made, each being one outer product."""
-  names, size = tree.paths(params), x.shape[0]
+  names, size = tree.paths(params), jax.tree.leaves(x)[0].shape[0]
   own_uses: dict[str, int] = {}
   sound, outer = True, True
 
@@ -86,7 +86,7 @@ def _sound_at(model: Model, params, model_state, x, count_uses: bool) -> tuple[b
 @functools.lru_cache(maxsize=64)
 def _sound(model: Model, treedef, leaves) -> tuple[bool, bool]:
   params, model_state, x = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(s, d) for s, d in leaves])
-  sized = lambda n: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype)
+  sized = lambda n: jax.tree.map(lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), x)
   # two sizes: an axis that only happens to be as long as the batch is found out
   first = _sound_at(model, params, model_state, sized(3), count_uses=True)
   second = _sound_at(model, params, model_state, sized(5), count_uses=False) if first[0] else first
