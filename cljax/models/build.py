@@ -50,10 +50,12 @@ def build(name: str, input_shape, num_classes: int, *, rows=(), **given) -> Mode
       f"model: {name} with {sizes} would have about {_human(wanted)} of parameters; the limit is this machine's "
       f"memory, {_human(have)}"
     )
+  if name not in named.NAMED:
+    return ZOO[name](tuple(input_shape), num_classes, **given)
+  model = ZOO[name](input_shape, num_classes, **given)
   for part in rows:
-    if name in named.NAMED:
-      named.check_rows(name, part, num_classes, values)
-  return ZOO[name](input_shape if name in named.NAMED else tuple(input_shape), num_classes, **given)
+    named.check_rows(name, part, num_classes, values)
+  return model
 
 
 def _sizes(value) -> list | None:

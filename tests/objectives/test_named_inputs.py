@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import pytest
 
 import cljax
 from cljax import data, methods, models, streams
+from cljax.cli import _build, _config
 
 TOKENS = 9
 
@@ -58,3 +60,26 @@ def test_tokens_of_a_file_are_learned_replayed_and_forgotten(tmp_path):
   unique = [i for i in gone if (padded == padded[i]).all(1).sum() == 1]
   assert unique
   assert not {tuple(padded[i]) for i in unique} & kept
+
+
+UNFIT = [
+  ("vae", "classification", "model: gives a dict, no logits; the stream has 10 classes"),
+  ("vae", "regression", "objective.name: 'regression' does not fit this model and these data: 'dict' object has no"),
+  ("mlp", "denoising", "model: does not take inputs of shape (8, 8, 1): 'dict' object has no attribute 'reshape'"),
+  ("denoiser", "reconstruction", "model: does not take inputs of shape (8, 8, 1): "),
+  (
+    "transformer",
+    "sequence",
+    "model: transformer takes tokens [L], or a dict with 'token'; these are of shape (8, 8, 1)",
+  ),
+]
+
+
+@pytest.mark.parametrize(("model", "objective", "said"), UNFIT)
+def test_a_model_that_does_not_fit_is_one_line(model, objective, said):
+  config = _config.File({}, {}, None)
+  given = [_config.Override("model.name", model, True), _config.Override("objective.name", objective, True)]
+  with pytest.raises(cljax.UsageError) as error:
+    _build.prepare(_build.build(_config.resolve(config, given)), [cljax.Member(0)])
+  assert str(error.value).startswith(said)
+  assert "\n" not in str(error.value)
