@@ -21,8 +21,9 @@ HEAD = """# Methods by objective
 
 What `python -m experiments.method_objectives` finds: each method's programs are traced on a tiny stream of each
 objective (two tasks, a request where the method answers one; a task-incremental stream where it asks for the task; an
-MLP, for text an embedding and a head). Where a method is refused, its line says why. `contrastive`, `denoising` and
-`ranking` have no loss of one prediction: what needs `each`, `divergence` or classes is refused under them.
+MLP, for text an embedding and a head). Where a method is refused, its line says why. `contrastive` and `ranking`
+have no loss of one prediction: what needs `each`, `divergence` or classes is refused under them; `denoising` has
+`each`, of one noise a row, but no `divergence`.
 
 """
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 import cljax
 from cljax import data, engine, methods, models, streams
 from cljax.cli import _config
@@ -40,10 +42,16 @@ def build(config: Mapping[str, Mapping[str, Any]], cache: dict | None = None) ->
   if key not in cache:
     cache[key] = _config.labelled("stream", lambda: streams.build(dataset, **_config.read_by_kind(config["stream"])))
   stream = cache[key]
-  shape = dataset.train.x.shape[1:]
+  shape = jax.tree.map(lambda a: a.shape[1:], dataset.train.x)
   model = _config.labelled(
     "model",
-    lambda: models.build(config["model"]["name"], shape, stream.num_classes, **_without(config["model"], "name")),
+    lambda: models.build(
+      config["model"]["name"],
+      shape,
+      stream.num_classes,
+      rows=(dataset.train.x, dataset.test.x),
+      **_without(config["model"], "name"),
+    ),
   )
   training = {k: config[s][k] for k in cljax.Recipe._fields for s in ("train", "optimizer") if k in config[s]}
   options = {field: config[s][name] for field, (s, name) in _config.option_fields().items()}

@@ -11,14 +11,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from cljax.core.types import UsageError
-from cljax.data import limits, types
+from cljax.data import limits, named, types
 
 SPLIT_DEFAULTS: dict[str, Any] = {"test_fraction": 0.2, "seed": 0}
 MOST_GROUPS = 10**6  # each has a name
-_KEYS = "x_train, y_train, x_test, y_test, or x, y (and group_train, group_test, or group)"
+_KEYS = (
+  "x_train, y_train, x_test, y_test, or x, y (and group_train, group_test, or group); x_train/NAME and the like for "
+  "several arrays"
+)
 
 
 def check_split(given: Mapping[str, Any], defaults: Mapping[str, Any] = SPLIT_DEFAULTS) -> dict[str, Any]:
@@ -105,21 +109,32 @@ def from_arrays(name: str, arrays: Mapping[str, Any], given: Mapping[str, Any] |
   Each is an array or what NumPy makes one of (plain lists; inputs as floats, since whole numbers would be read as
   int64); ``group`` likewise. A ``y`` of floats, ``[N]`` or ``[N, K]``, holds real targets: there are no classes, and
   what is held out is the same share of each group. ``given``: options of the split, ``test_fraction`` and ``seed``.
+
+  Keys ``x_train/NAME`` or ``y_train/NAME`` make a dict of arrays with equal numbers of rows. Whole numbers stay so
+  (tokens, ids): in a dict, and as one array where targets are no classes. Rows of uneven length, lists of whole numbers
+  or one flat array with ``KEY.lengths [N]``, are padded to the longest (:func:`cljax.data.named.sides`): inputs get a
+  ``mask``, targets of a dict a ``weight``, targets of one array -1 where there is no token.
   """
   if not isinstance(arrays, Mapping):
     raise UsageError(f"{name}: got a {type(arrays).__name__}; allowed: a mapping of {_KEYS}")
   options = check_split({} if given is None else given)
+  both = named.there("x_train", arrays)
+  ends = ("_train", "_test") if both else ("",)
+  for key in (f"{side}{end}" for end in ends for side in "xy"):
+    if not named.there(key, arrays):
+      raise UsageError(f"{name}: lacks {key!r}, has {', '.join(arrays) or 'nothing'}; allowed: {_KEYS}")
+  if named.several(arrays):
+    xs, ys = ([*_forms(side, ends, arrays)] for side in "xy")
+  else:
+    xs = [_inputs(f"x{end}", arrays[f"x{end}"]) for end in ends]
+    ys = [_targets(f"y{end}", arrays[f"y{end}"], len(x)) for end, x in zip(ends, xs, strict=True)]
   parts = []
-  both = "x_train" in arrays
-  for end in ("_train", "_test") if both else ("",):
-    for key in (f"x{end}", f"y{end}"):
-      if key not in arrays:
-        raise UsageError(f"{name}: lacks {key!r}, has {', '.join(arrays) or 'nothing'}; allowed: {_KEYS}")
-    x = _inputs(f"x{end}", arrays[f"x{end}"])
-    y = _targets(f"y{end}", arrays[f"y{end}"], len(x))
-    group = arrays.get(f"group{end}")
-    parts.append(types.split(x, y, None if group is None else _integers(f"group{end}", group, len(x))))
-  if not len(parts[0].y):
+  for end, x, y in zip(ends, xs, ys, strict=True):
+    rows, group = types.count(x), arrays.get(f"group{end}")
+    if types.count(y) != rows:
+      raise UsageError(f"y{end}: has {types.count(y)} rows; x{end} has {rows}")
+    parts.append(types.split(x, y, None if group is None else _integers(f"group{end}", group, rows)))
+  if not len(parts[0].id):
     raise UsageError(f"{'x_train' if both else 'x'}: has no rows; at least one is needed")
   if both and types.are_classes(parts[0].y) != types.are_classes(parts[1].y):
     raise UsageError(
@@ -137,15 +152,41 @@ def from_arrays(name: str, arrays: Mapping[str, Any], given: Mapping[str, Any] |
   return types.dataset(name, parts[0], parts[-1], names, group_names=[str(g) for g in range(groups)], options=options)
 
 
+def _forms(side: str, ends, arrays: Mapping[str, Any]) -> list[Any]:
+  """The sides of :mod:`cljax.data.named`; class numbers and the input 'x' are checked as they are elsewhere."""
+  out = []
+  for end, found in zip(ends, named.sides(side, ends, arrays), strict=True):
+    key = f"{side}{end}"
+    if isinstance(found, dict):
+      found = {**found, "x": _ids(f"{key}/x", found["x"])} if side == "x" and "x" in found else found
+    elif side == "x":
+      found = _ids(key, found)
+    elif found.ndim == 1 or not named.whole(found):
+      found = _targets(key, found, len(found))
+    out.append(found)
+  return out
+
+
+def _ids(key: str, x: np.ndarray) -> np.ndarray:
+  """Whole numbers as they are (tokens, ids), beside targets that are no classes; all else as elsewhere."""
+  if x.dtype == np.uint8 or not named.whole(x):
+    return _inputs(key, x)
+  if x.ndim < 2:
+    raise UsageError(f"{key}: shape is {x.shape}; allowed: [N, ...] with at least one axis of features")
+  return x
+
+
 def hold_out(every: types.Split, options: Mapping[str, Any]) -> list[types.Split]:
-  limits.check_memory("x: divided into train and test", every.x.nbytes, "give x_train and x_test")
+  size = sum(a.nbytes for a in jax.tree.leaves(every.x))
+  limits.check_memory("x: divided into train and test", size, "give x_train and x_test")
   named = types.are_classes(every.y)
   test = types.held_out(every.y if named else every.group, options["test_fraction"], options["seed"])
   if not test.any():
     raise UsageError(
       f"y: no {'class' if named else 'group'} has two rows, so none can be held out; allowed: give x_test and y_test"
     )
-  return [types.split(every.x[m], every.y[m], every.group[m]) for m in (~test, test)]
+  cut = lambda m: jax.tree.map(lambda a: a[m], (every.x, every.y, every.group))
+  return [types.split(*cut(m)) for m in (~test, test)]
 
 
 MAPPED = 2**28  # bytes from which on a file's array is mapped, not read

@@ -79,7 +79,8 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, **given) -> ty
   - ``tfds:NAME[/CONFIG][:VERSION]``, or plainly NAME where it is prepared in ``data_dir`` (options ``train_split``,
     ``test_split``, ``size``);
   - ``npz:FILE`` or ``FILE.npz`` (keys x_train, y_train, x_test, y_test, or x, y with a stratified held-out split;
-    ``y`` of floats are real targets, without classes; ``group_train`` and the like for streams by group; options
+    ``y`` of floats are real targets, without classes; ``x_train/NAME`` and the like make dicts, and tokens of uneven
+    length are padded, :func:`cljax.data.from_arrays`; ``group_train`` and the like for streams by group; options
     ``test_fraction``, ``seed``), ``embeddings:PATH`` (the same, float [N, D], or a folder of ``.npy`` files),
     ``folder:DIR`` (pictures by class, or splits of such folders: :func:`cljax.data.folders.load_folder`; the option
     ``size`` resizes them). Paths are as given, else in ``data_dir``.

@@ -114,11 +114,12 @@ def _from_config(config: dict, data_dir) -> dict:
   if dataset.digest != config["data"]["digest"]:
     raise UsageError(f"data: {config['data']['name']} is not the data of this run; its digest differs")
   stream = streams.build(dataset, **config["stream"])
+  shape = jax.tree.map(lambda a: a.shape[1:], dataset.train.x)
   fields = recipe.Recipe._fields
   training = {k: config[s][k] for k in fields for s in ("train", "optimizer") if k in config[s]}
   return {
     "stream": stream,
-    "model": models.build(config["model"]["name"], dataset.train.x.shape[1:], stream.num_classes, **rest("model")),
+    "model": models.build(config["model"]["name"], shape, stream.num_classes, **rest("model")),
     "objective": config.get("objective", {}).get("name", "classification"),
     "objective_options": {k: v for k, v in config.get("objective", {}).items() if k != "name"},
     "method": config["method"]["name"],

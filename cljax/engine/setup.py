@@ -124,8 +124,9 @@ def setup(
     raise UsageError("seeds: got none; expected at least one")
   split = stream.dataset.train
   check_recipe(recipe, split.x.shape[1:] if hasattr(split.x, "shape") else ())
-  if options.feed == "grain" and not hasattr(split.x, "shape"):
-    raise UsageError("train.feed: 'grain' takes inputs that are one array; these are several: use 'device'")
+  if options.feed == "grain" and not (hasattr(split.x, "shape") and hasattr(split.y, "shape")):
+    what = "targets" if hasattr(split.x, "shape") else "inputs"
+    raise UsageError(f"train.feed: 'grain' takes {what} that are one array; these are several: use 'device'")
   _check_options(options)
   _check_size(stream, len(population))
   objective = objective or objectives.classification()
@@ -246,18 +247,23 @@ def _check_holds(event: Forget, access) -> None:
       raise UsageError(f"forget: the method needs {need!r} data, but the request holds only {', '.join(event.holds)}")
 
 
+_UNFIT = (TypeError, ValueError, AttributeError, LookupError)  # what code raises on arrays of a form it is not made for
+
+
 def _check_model(model: Model, spec: Spec) -> Any:
   """Traces the model on what the objective applies it on, and returns that, abstract; UsageError where the model does
   not take it, or where what it gives does not fit the targets."""
   learned, rows = spec.objective, lambda shape, dtype: jax.ShapeDtypeStruct((2, *shape), dtype)
 
   def refused(error):
-    return UsageError(f"model: does not take inputs of shape {spec.input_shape}: {str(error).splitlines()[0]}")
+    return UsageError(
+      f"model: does not take inputs of shape {spec.input_shape}: {(str(error).splitlines() or [''])[0]}"
+    )
 
   def apply(params, state, x):
     try:
       return model.apply(params, state, x, train=False, key=jax.random.key(0), task=0, mask=None)
-    except (TypeError, ValueError) as error:
+    except _UNFIT as error:
       raise refused(error) from error
 
   def loss(params, state, batch):
@@ -278,11 +284,19 @@ def _check_model(model: Model, spec: Spec) -> Any:
   x, number = jax.tree.map(lambda a: rows(a.shape, a.dtype), spec.shown), rows((), np.int32)
   if learned.classes:
     out = jax.eval_shape(lambda p, s, x: apply(p, s, x)[0].logits, params, state, x)
-    if out.shape != (2, spec.num_classes):
-      raise UsageError(f"model: gives logits of shape {out.shape[1:]}; the stream has {spec.num_classes} classes")
+    given = getattr(out, "shape", None)
+    if given != (2, spec.num_classes):
+      told = f"logits of shape {given[1:]}" if given else f"a {type(out).__name__}, no logits"
+      raise UsageError(f"model: gives {told}; the stream has {spec.num_classes} classes")
     return x
   y = jax.tree.map(lambda a: rows(a.shape, a.dtype), spec.target)
-  jax.eval_shape(loss, params, state, Batch(x, y, rows((), np.float32), number, number))
+  try:
+    jax.eval_shape(loss, params, state, Batch(x, y, rows((), np.float32), number, number))
+  except UsageError:
+    raise
+  except _UNFIT as error:
+    why = (str(error).splitlines() or [type(error).__name__])[0]
+    raise UsageError(f"objective.name: {learned.name!r} does not fit this model and these data: {why}") from error
   return seen[0] if seen else x
 
 

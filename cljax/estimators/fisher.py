@@ -72,7 +72,8 @@ def _cotangents(learned: Any, kind: str, key, predictions, batch: Batch, first):
     one = lambda k, p, row: jax.tree.map(lambda v: v[0], learned.sample(k, p[None], alone(row)).y)
     batch = batch._replace(y=jax.vmap(one)(keys, predictions, batch))
   slope = jax.grad(lambda p: _row_sum(*learned.each(p, batch)).sum())(predictions)
-  return jnp.ones((1, predictions.shape[0]), slope.dtype), slope[None]
+  first_leaf = jax.tree.leaves(slope)[0]
+  return jnp.ones((1, first_leaf.shape[0]), first_leaf.dtype), jax.tree.map(lambda v: v[None], slope)
 
 
 def fisher_diagonal(
@@ -111,6 +112,9 @@ def fisher_diagonal(
   if learned is not None:
     _check_learned(learned, kind)
   rows = thinned(rows, samples, key)
+  if learned is not None and learned.inputs is not None:
+    read = rows.batch
+    rows = rows._replace(batch=lambda start, size: learned.inputs(read(start, size)))
 
   def cotangents(logits, batch):
     p = jax.nn.softmax(_masked(logits, batch))
@@ -147,8 +151,8 @@ def fisher_diagonal(
         place = batch.extra.get("place", jnp.zeros(1, jnp.int32))[0]
         w, cotangent = _cotangents(learned, kind, key, logits, batch, place)
       w = w * batch.weight.astype(w.dtype)[None]
-      there = (batch.weight > 0).reshape(1, -1, *(1,) * (cotangent.ndim - 2))
-      return w, jnp.where(there, cotangent, 0.0)
+      there = lambda v: (batch.weight > 0).reshape(1, -1, *(1,) * (v.ndim - 2))
+      return w, jax.tree.map(lambda v: jnp.where(there(v), v, 0.0), cotangent)
 
     return per_sample_sums(model, params, model_state, batch, weighted, jnp.square), batch.weight.sum()
 

@@ -48,7 +48,7 @@ def _outer(call) -> bool:
 def _sound_at(model: Model, params, model_state, x, count_uses: bool) -> tuple[bool, bool]:
   """Whether the captured layers account for every use of every parameter, for a batch of this size; and whether no
   gradient of a row need be made, each being one outer product."""
-  names, size = tree.paths(params), x.shape[0]
+  names, size = tree.paths(params), jax.tree.leaves(x)[0].shape[0]
   own_uses: dict[str, int] = {}
   sound, outer = True, True
 
@@ -86,7 +86,7 @@ def _sound_at(model: Model, params, model_state, x, count_uses: bool) -> tuple[b
 @functools.lru_cache(maxsize=64)
 def _sound(model: Model, treedef, leaves) -> tuple[bool, bool]:
   params, model_state, x = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(s, d) for s, d in leaves])
-  sized = lambda n: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype)
+  sized = lambda n: jax.tree.map(lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), x)
   # two sizes: an axis that only happens to be as long as the batch is found out
   first = _sound_at(model, params, model_state, sized(3), count_uses=True)
   second = _sound_at(model, params, model_state, sized(5), count_uses=False) if first[0] else first
@@ -145,6 +145,15 @@ def _layer_sums(call, d, weight, phi) -> dict[str, Any]:
   return {n: jnp.tensordot(weight.astype(g.dtype), g, 1).reshape(call.params[n].shape) for n, g in each.items()}
 
 
+def _widened(predictions):
+  """In at least float32; of a model that gives several arrays, each."""
+  return jax.tree.map(lambda v: v.astype(wide(v.dtype)), predictions)
+
+
+def _as(cotangent, predictions):
+  return jax.tree.map(lambda c, v: c.astype(v.dtype), cotangent, predictions)
+
+
 def _captured(model: Model, params, model_state, batch: Batch, cotangents, phi):
   abstract = jax.eval_shape(lambda: _capture(model, params, model_state, batch.x, None)[1])
   probe = {n: jnp.zeros(c.output.shape, c.output.dtype) for n, c in abstract.items()}
@@ -152,12 +161,12 @@ def _captured(model: Model, params, model_state, batch: Batch, cotangents, phi):
 
   def one(weight_and_cotangent):
     weight, cotangent = weight_and_cotangent
-    d = {n: v.astype(wide(v.dtype)) for n, v in vjp(cotangent.astype(logits.dtype))[0].items()}
+    d = {n: v.astype(wide(v.dtype)) for n, v in vjp(_as(cotangent, logits))[0].items()}
     outer = {n: weight.astype(d[n].dtype)[:, None] * phi(d[n]) for n, c in calls.items() if _outer(c)}
     other = {n: _layer_sums(c, d[n], weight, phi) for n, c in calls.items() if not _outer(c)}
     return outer, other
 
-  many = cotangents(logits.astype(wide(logits.dtype)), batch)
+  many = cotangents(_widened(logits), batch)
   if many[0].shape[0] == 1:
     outer, other = one(jax.tree.map(lambda v: v[0], many))
   elif not all(_outer(c) for c in calls.values()) or many[0].shape[0] > 128:
@@ -190,9 +199,9 @@ def _one_by_one(model: Model, params, model_state, batch: Batch, cotangents, phi
     def add(sums, weight_and_cotangent):
       weight, cotangent = weight_and_cotangent
       more = lambda s, g: s + weight[0].astype(s.dtype) * phi(g.astype(s.dtype))
-      return jax.tree.map(more, sums, vjp(cotangent.astype(out.dtype))[0]), None
+      return jax.tree.map(more, sums, vjp(_as(cotangent, out))[0]), None
 
-    return jax.lax.scan(add, sums, cotangents(out.astype(wide(out.dtype)), row))[0], None
+    return jax.lax.scan(add, sums, cotangents(_widened(out), row))[0], None
 
   return jax.lax.scan(one, wide_zeros(params), batch)[0]
 

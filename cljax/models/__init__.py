@@ -4,12 +4,14 @@ from cljax.models.activations import elephant
 from cljax.models.adapters import from_apply, from_nnx
 from cljax.models.build import build, options
 from cljax.models.convolution import conv
+from cljax.models.diffusion import denoiser
 from cljax.models.generating import matrix_factorisation, vae
 from cljax.models.images import cnn, resnet18, vit
 from cljax.models.initial import flat_init
 from cljax.models.linen import from_linen
 from cljax.models.masks import masked, mixture_apply, top_mask
 from cljax.models.reparameterise import reparameterise
+from cljax.models.transformer import transformer
 from cljax.models.zoo import Unit, mlp
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
   "build",
   "cnn",
   "conv",
+  "denoiser",
   "elephant",
   "flat_init",
   "from_apply",
@@ -30,6 +33,7 @@ __all__ = [
   "reparameterise",
   "resnet18",
   "top_mask",
+  "transformer",
   "vae",
   "vit",
 ]

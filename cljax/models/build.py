@@ -9,10 +9,12 @@ import os
 from collections.abc import Callable
 
 from cljax.core.types import Model, UsageError
+from cljax.models import named
 from cljax.models.images import cnn, resnet18, vit
 from cljax.models.zoo import mlp
 
-ZOO: dict[str, Callable[..., Model]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18, "vit": vit}
+ZOO: dict[str, Callable[..., Model]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18, "vit": vit, **named.NAMED}
+NONE_TOO = ("conditions",)  # sizes that may be 0
 DEEPEST = 1000  # layers: each is traced and compiled by itself
 
 
@@ -24,9 +26,13 @@ def options(name: str) -> dict:
   return {n: p.default for n, p in parameters.items() if p.default is not p.empty}
 
 
-def build(name: str, input_shape, num_classes: int, **given) -> Model:
+def build(name: str, input_shape, num_classes: int, *, rows=(), **given) -> Model:
   """The zoo model ``name``; UsageError for an unknown name or option, and for a size that cannot be meant: what it
-  takes is estimated before anything is made."""
+  takes is estimated before anything is made.
+
+  ``input_shape``: of a row; of inputs that are a dict, one of shapes by name. ``rows``: sets of such inputs, of which
+  a model that looks numbers up is checked to have a place for each.
+  """
   known = options(name)
   for option in given:
     if option not in known:
@@ -35,6 +41,8 @@ def build(name: str, input_shape, num_classes: int, **given) -> Model:
     raise UsageError(f"num_classes: got {num_classes}; must be at least 1")
   values = {**known, **given}
   _check(values)
+  if name not in named.NAMED:
+    named.array(name, input_shape)
   wanted, have = 4 * parameters(name, input_shape, num_classes, values), memory()
   if wanted > have:
     sizes = ", ".join(f"{k}={v}" for k, v in values.items() if _sizes(v))
@@ -42,7 +50,12 @@ def build(name: str, input_shape, num_classes: int, **given) -> Model:
       f"model: {name} with {sizes} would have about {_human(wanted)} of parameters; the limit is this machine's "
       f"memory, {_human(have)}"
     )
-  return ZOO[name](tuple(input_shape), num_classes, **given)
+  if name not in named.NAMED:
+    return ZOO[name](tuple(input_shape), num_classes, **given)
+  model = ZOO[name](input_shape, num_classes, **given)
+  for part in rows:
+    named.check_rows(name, part, num_classes, values)
+  return model
 
 
 def _sizes(value) -> list | None:
@@ -58,8 +71,9 @@ def _check(values: dict) -> None:
     if option in ("hidden", "widths") and not isinstance(value, tuple | list):
       raise UsageError(f"{option}: got {value!r}; expected a list of widths such as 32,32")
     for size in sizes or ():
-      if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise UsageError(f"{option}: got {size!r}; expected integers of at least 1")
+      least = 0 if option in NONE_TOO else 1
+      if not isinstance(size, int) or isinstance(size, bool) or size < least:
+        raise UsageError(f"{option}: got {size!r}; expected integers of at least {least}")
     layers = value if option == "depth" else len(sizes or ())
     if layers > DEEPEST:
       raise UsageError(f"{option}: got {layers} layers; expected at most {DEEPEST}")
@@ -69,6 +83,8 @@ def _check(values: dict) -> None:
 
 def parameters(name: str, input_shape, num_classes: int, values: dict) -> int:
   """How many parameters a zoo model has, by arithmetic alone."""
+  if name in named.NAMED:
+    return named.parameters(name, input_shape, num_classes, values)
   dense = lambda a, b: a * b + b
   channels = input_shape[2] if len(input_shape) > 2 else 1
   if name == "mlp":

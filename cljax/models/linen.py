@@ -62,6 +62,8 @@ def from_linen(
 ) -> Model:
   """A :class:`Model` from a Linen module that maps ``x [B, *input_shape]`` to logits or to :class:`Outputs`.
 
+  Of inputs that are a dict ``input_shape`` is one of ``jax.ShapeDtypeStruct`` of a batch of one row.
+
   ``params`` is the module's ``params`` collection, ``model_state`` a dict of all its other collections. The mode is
   passed by the name that ``__call__`` takes it under (``train``, ``training``, ``deterministic``, ...), and ``task``
   and ``mask`` where it takes them. With ``mask``, every ``nn.BatchNorm`` inside leaves the masked rows out of its
@@ -71,7 +73,7 @@ def from_linen(
   UsageError where the output is neither logits nor Outputs.
   """
   keywords = calling(type(module))
-  dummy = jax.ShapeDtypeStruct((1, *input_shape), input_dtype)
+  dummy = input_shape if isinstance(input_shape, dict) else jax.ShapeDtypeStruct((1, *input_shape), input_dtype)
 
   def module_init(key, x):
     rngs = {n: jax.random.fold_in(key, i) for i, n in enumerate(("params", "dropout"))}
@@ -83,7 +85,8 @@ def from_linen(
     return jax.eval_shape(module_init, jax.random.key(0), dummy)
 
   def model_init(key):
-    variables = init(shapes(), key) if init is not None else module_init(key, jnp.zeros(dummy.shape, dummy.dtype))
+    zeros = lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), dummy)
+    variables = init(shapes(), key) if init is not None else module_init(key, zeros())
     return variables.get("params", {}), {n: c for n, c in variables.items() if n != "params"}
 
   def apply(params, model_state, x, *, train, key, task=None, mask=None):

@@ -49,12 +49,17 @@ def denoising(model, spec, *, schedule: str, steps: int, drop) -> Objective:
   beta is :func:`variances` of ``schedule`` and ``steps``; a condition is dropped with probability ``drop`` in training
   (:func:`nothing` stands for it; Ho and Salimans 2022). Targets are not looked at. t and e follow the step's key; in
   the score, ``denoising`` (the same error, lower), the row's id, so that evaluations agree.
-  There is no ``each``: it is given a prediction of the rows as they are, and this model predicts from rows with noise,
-  which are not in the batch. Raises UsageError for inputs that are no real numbers, and predictions of another shape.
+  ``each`` is of one t and e a row, those of its id, with which ``inputs`` shows the row to the model. Raises UsageError
+  for inputs that are no real numbers, and predictions of another shape.
   """
   del model
   left = np.cumprod(1 - variances(schedule, steps))
   signal, spread = jnp.asarray(np.sqrt(left), jnp.float32), jnp.asarray(np.sqrt(1 - left), jnp.float32)
+
+  def noise(key, numbers, shape):
+    """``e [B, *shape]``."""
+    draw = lambda k: jax.random.normal(k, shape, jnp.float32)
+    return jax.vmap(draw)(keys(tree.fold(key, "noise"), numbers))
 
   def noised(key, numbers, batch):
     """``(the batch with the model's input, e)``."""
@@ -63,8 +68,7 @@ def denoising(model, spec, *, schedule: str, steps: int, drop) -> Objective:
     if not jnp.issubdtype(x.dtype, jnp.floating):
       raise UsageError(f"x: denoising expects real numbers; got {x.dtype}")
     time = jax.vmap(lambda k: jax.random.randint(k, (), 0, steps))(keys(tree.fold(key, "time"), numbers))
-    draw = lambda k: jax.random.normal(k, x.shape[1:], jnp.float32)
-    e = jax.vmap(draw)(keys(tree.fold(key, "noise"), numbers))
+    e = noise(key, numbers, x.shape[1:])
     given = {"x": along(signal[time], x) * x + along(spread[time], x) * e, "time": time}
     if isinstance(whole, dict) and "condition" in whole:
       given["condition"] = whole["condition"]
@@ -90,7 +94,16 @@ def denoising(model, spec, *, schedule: str, steps: int, drop) -> Objective:
     given, e = noised(key, batch.id, shown(batch))
     return error(predict(given), e), jnp.ones(batch.weight.shape)
 
-  return Objective("denoising", loss, {"denoising": Score(score, better="lower")}, "denoising")
+  own = lambda: tree.fold(jax.random.key(0), "row")
+
+  def inputs(batch):
+    return noised(own(), batch.id, shown(batch))[0]
+
+  def each(prediction, batch):
+    return error(prediction, noise(own(), batch.id, batch.x["x"].shape[1:])), None
+
+  scores = {"denoising": Score(score, better="lower")}
+  return Objective("denoising", loss, scores, "denoising", each=each, inputs=inputs)
 
 
 def ddpm_sample(

@@ -34,6 +34,8 @@ class Objective(NamedTuple):
   weights of a row's parts, of the same shape (None: all 1). ``apply(key, params, batch) -> (Outputs, model_state)`` is
   the model. That rows of weight 0 are absent is the engine's care: it multiplies by ``batch.weight``.
   ``each(prediction, batch) -> (each, inside)``: the same from a prediction, where one forward pass gives it.
+  ``inputs(batch) -> batch``: what the model is applied on for that prediction, where it is not the row as it is; what
+  it draws follows the row's id, so that ``each`` of the batch that it gives knows it.
   ``scores {name: Score}``; ``main``: the one that fills the matrix.
   ``sample(key, prediction, batch) -> batch`` with targets drawn from the model; ``factor(prediction, batch)``: a factor
   of the output's information; ``divergence(prediction, teacher, batch, temperature)``: of the loss's shape.
@@ -46,6 +48,7 @@ class Objective(NamedTuple):
   scores: Mapping[str, Score]
   main: str
   each: Callable | None = None
+  inputs: Callable | None = None
   sample: Callable | None = None
   factor: Callable | None = None
   divergence: Callable | None = None
@@ -98,6 +101,9 @@ def row_loss(objective: Objective, apply_fn: Callable) -> Callable:
   """``loss_fn(params, batch) -> [B]`` for the pure calls of :mod:`cljax.unlearning`; ``apply_fn(params, batch)``."""
 
   def loss_fn(params, batch):
+    if objective.each is not None and objective.inputs is not None:
+      batch = objective.inputs(batch)
+      return of_rows(*objective.each(apply_fn(params, batch).logits, batch))
     apply = lambda key, params, batch: (apply_fn(params, batch), None)
     return of_rows(*objective.loss(None, apply, params, batch)[:2])
 

@@ -158,7 +158,7 @@ def _build(
   active = active or ("task" if kind in ("task", "scole") else "all")
   check_edge(validation, active)
   order = check_order(order, tasks)
-  own = np.zeros(len(dataset.train.y), bool) if dataset.held is None else dataset.held
+  own = np.zeros(len(dataset.train.id), bool) if dataset.held is None else dataset.held
   pool = at_most(np.flatnonzero(~own), dataset.train.y, rows, seed)
   test_pool = balanced(dataset.test.y, rows, seed)
   validation = 0.0 if kind == "label_random" else validation
@@ -269,6 +269,8 @@ def _groups(dataset, pool, test_pool, tasks: int) -> Layout:
 
 def _shared(dataset, kind: str, pool, test_pool, tasks: int, angles, seed: int) -> Layout:
   """All rows in every task; what differs is the view or the labels."""
+  if not hasattr(dataset.train.x, "shape"):
+    raise UsageError(f"stream.kind: {kind!r} needs inputs that are one array; these are {', '.join(dataset.train.x)}")
   shape, classes, view = dataset.train.x.shape[1:], outputs(dataset), identity()
   pixels = int(np.prod(shape))
   size = {"permuted": 4 * pixels, "rotated": 32 * pixels, "label_random": 4 * len(pool)}.get(kind, 4 * classes)

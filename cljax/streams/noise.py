@@ -40,6 +40,8 @@ def corrupt(dataset, train, labels, label_noise, input_noise, seed: int):
     split = split._replace(y=y)
     digest.update(y.tobytes())
   if any(spreads):
+    if not hasattr(split.x, "shape") or dataset.scale is None:
+      raise UsageError("stream.input_noise: is added to inputs that are one array of numbers; these are others")
     x = np.array(split.x)
     for rows, _, _, spread in parts:
       shown = x[rows] + spread / dataset.scale * rng.standard_normal((len(rows), *x.shape[1:]), np.float32)

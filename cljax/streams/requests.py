@@ -101,7 +101,7 @@ def resolve_pairs(request: Forget, stream) -> tuple[np.ndarray, ...]:
   rows, tasks = _selections(request, split, stream.num_tasks, stream.dataset.class_names)
   every = request.match == "all"
   combine = np.logical_and if every else np.logical_or
-  wanted = combine.reduce(rows) if rows else np.full(len(split.y), every)
+  wanted = combine.reduce(rows) if rows else np.full(len(split.id), every)
   made: dict[Any, np.ndarray] = {}
 
   def named(t: int) -> np.ndarray:
@@ -160,7 +160,7 @@ def pair_table(stream, named) -> np.ndarray:
   One line where no two tasks of the stream share a row, so its shape depends on the stream alone.
   """
   alone = sum(map(len, stream.train)) == len(np.unique(np.concatenate(list({id(r): r for r in stream.train}.values()))))
-  table = np.zeros((1 if alone else stream.num_tasks, len(stream.dataset.train.y)), bool)
+  table = np.zeros((1 if alone else stream.num_tasks, len(stream.dataset.train.id)), bool)
   for t, (rows, mine) in enumerate(zip(stream.train, named, strict=True)):
     table[t % len(table), rows[mine]] = True
   return table
@@ -173,11 +173,11 @@ def resolve(request: Forget, split, tasks, num_classes: int, names=None) -> np.n
   """
   rows, chosen = _selections(request, split, len(tasks), names or [str(c) for c in range(num_classes)])
   if chosen is not None:
-    rows.append(np.zeros(len(split.y), bool))
+    rows.append(np.zeros(len(split.id), bool))
     for t in chosen:
       rows[-1][tasks[t]] = True
   combine = np.logical_and if request.match == "all" else np.logical_or
-  mask = combine.reduce(rows) if rows else np.zeros(len(split.y), bool)
+  mask = combine.reduce(rows) if rows else np.zeros(len(split.id), bool)
   if not mask.any():
     raise UsageError("forget request: names no rows; give class=, ids=, task= or group=")
   return mask

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 from cljax.core.types import UsageError
+from cljax.data.types import are_classes, count
 from cljax.streams.class_names import class_places
 from cljax.streams.options import is_integer, is_number
 
@@ -14,10 +16,11 @@ ACTIVE = ("all", "seen", "task")
 def balanced(y, rows: int, seed: int) -> np.ndarray:
   """``rows`` row indices, ascending, as equal in number by class as there are rows of them; 0 means all. Of targets
   that are no classes, any rows."""
-  if not rows or rows >= len(y):
-    return np.arange(len(y))
-  order = np.random.default_rng(np.random.SeedSequence([seed, 0x5AB5E7])).permutation(len(y))
-  if y.ndim > 1 or not np.issubdtype(y.dtype, np.integer):
+  size = count(y)
+  if not rows or rows >= size:
+    return np.arange(size)
+  order = np.random.default_rng(np.random.SeedSequence([seed, 0x5AB5E7])).permutation(size)
+  if not are_classes(y):
     return np.sort(order[:rows])
   rank = np.zeros(len(y), int)
   for c in np.unique(y):
@@ -30,7 +33,7 @@ def at_most(rows, y, most: int, seed: int) -> np.ndarray:
   """At most ``most`` of the positions ``rows``, ascending, drawn by class as :func:`balanced` does; ``y`` are the
   labels of all rows, and 0 means all."""
   rows = np.sort(np.asarray(rows))
-  return rows[balanced(np.asarray(y)[rows], most, seed)]
+  return rows[balanced(jax.tree.map(lambda a: np.asarray(a)[rows], y), most, seed)]
 
 
 def strata(dataset) -> np.ndarray:
@@ -39,8 +42,16 @@ def strata(dataset) -> np.ndarray:
 
 
 def outputs(dataset) -> int:
-  """What a model gives for each row: a number for each class, or for each target of a row."""
-  return dataset.num_classes or int(np.prod(dataset.train.y.shape[1:]))
+  """What a model gives: a number for each class, else for each token up to the largest, else for each target of a
+  row."""
+  if dataset.num_classes:
+    return dataset.num_classes
+  whole = lambda a: np.issubdtype(a.dtype, np.integer)
+  targets = jax.tree.leaves((dataset.train.y, dataset.test.y))
+  if not any(map(whole, targets)):
+    return sum(int(np.prod(a.shape[1:])) for a in jax.tree.leaves(dataset.train.y))
+  inputs = [s.x.get("token", s.x.get("x")) if isinstance(s.x, dict) else s.x for s in (dataset.train, dataset.test)]
+  return 1 + max(int(a.max()) for a in (*targets, *inputs) if a is not None and whole(a) and a.dtype != np.uint8)
 
 
 def of_classes(y, pool, classes) -> np.ndarray:

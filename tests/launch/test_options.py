@@ -81,6 +81,16 @@ MODELS = {
   "vit": {"patch": "2", "width": "8", "depth": "2", "heads": "2", "mlp_ratio": "3", "dropout": "0.5",
           "activation": "tanh"},
 }  # fmt: skip
+# Of other inputs than images: the shape of a row, what the model is applied on, its options, those beside them.
+TEXT, PAIRS = jax.ShapeDtypeStruct((2, 5), np.int32), jax.ShapeDtypeStruct((2, 2), np.int32)
+NOISY = {"x": jax.ShapeDtypeStruct((2, 3), np.float32), "time": jax.ShapeDtypeStruct((2,), np.int32)}
+OTHERS = {
+  "vae": ((8, 8, 1), jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32), {"latent": 3, "hidden": (5,)}, {}),
+  "matrix_factorisation": ((2,), PAIRS, {"users": 4, "items": 5, "dim": 3, "scale": 0.5}, {"users": 3, "items": 3}),
+  "transformer": ((5,), TEXT, {"width": 8, "depth": 1, "heads": 2, "mlp_ratio": 3, "dropout": 0.5,
+                               "activation": "tanh"}, {}),
+  "denoiser": ((3,), NOISY, {"hidden": (5,)}, {}),
+}  # fmt: skip
 SMALL = {"cnn": "model.widths=2,3", "resnet18": "model.width=2",
          "vit": "model.width=4 model.depth=1 model.heads=1 model.mlp_ratio=1"}  # fmt: skip
 
@@ -125,10 +135,9 @@ def test_streams(key):
   assert seen(built(f"{beside} stream.{key}={value}").stream) != seen(built(beside).stream)
 
 
-def traced(model) -> tuple[list, str]:
+def traced(model, x=jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32)) -> tuple[list, str]:
   """Shapes of the parameters, and all that is computed in training."""
   params, state = jax.eval_shape(model.init, jax.random.key(0))
-  x = jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32)
   apply = lambda p, s, x: model.apply(p, s, x, train=True, key=jax.random.key(1), task=0, mask=None)[0].logits
   return [a.shape for a in jax.tree.leaves(params)], str(jax.make_jaxpr(apply)(params, state, x))
 
@@ -140,6 +149,20 @@ def test_models(name):
   for key, value in MODELS[name].items():
     rest = " ".join(p for p in small.split() if not p.startswith(f"model.{key}="))
     assert traced(built(f"{rest} model.{key}={value}").model) != base, key
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_models_of_other_inputs(name):
+  shape, x, options, beside = OTHERS[name]
+  made = lambda given: models.build(name, shape, 7, **given)
+  digest = lambda **given: (*traced(made(given), x), str(jax.make_jaxpr(made(given).init)(jax.random.key(0))))
+  for key, value in options.items():
+    assert digest(**{**beside, key: value}) != digest(**beside), key
+  assert {*options} | {"conditions"} >= {*models.options(name)}
+  if name == "denoiser":
+    given = {**x, "condition": jax.ShapeDtypeStruct((2,), np.int32)}
+    one, two = (traced(models.build(name, shape, 7, conditions=c), given) for c in (2, 3))
+    assert one != two
 
 
 def test_data(tmp_path, monkeypatch):
@@ -172,7 +195,7 @@ def test_the_table_is_whole():
     assert {f"{section}.{k}" for k in _config.defaults(section)} <= tested, section
   for name, options in MODELS.items():
     assert set(models.options(name)) == set(options)
-  assert set(models.build.__globals__["ZOO"]) == set(MODELS)
+  assert set(models.build.__globals__["ZOO"]) == {*MODELS, *OTHERS}
 
 
 @pytest.mark.parametrize("name", recipe.OPTIMIZERS)

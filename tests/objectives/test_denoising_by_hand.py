@@ -158,6 +158,66 @@ def test_conditions_are_dropped_in_training_alone():
   assert scored(made(drop=1.0), told)(None, given)["denoising"][0] / n > 1e5
 
 
+@pytest.mark.parametrize("form", ["array", "dict"])
+def test_a_row_s_noise_is_its_own(form):
+  """The error against the noise that is found in what the model is shown; it follows the id, whatever the batch."""
+  one, ids = made("cosine", 0.5), [4, 9, 2, 4, 7, 1]
+  x = {"x": X, "condition": np.arange(B)} if form == "dict" else X
+  given = batch(x, weight=np.ones(B), ids=ids)
+  seen = one.inputs(given)
+  assert sorted(seen.x) == (["condition", "time", "x"] if form == "dict" else ["time", "x"])
+  a = left("cosine")[np.asarray(seen.x["time"])][:, None]
+  e = (0.5 * np.asarray(seen.x["x"], np.float64) - np.sqrt(a) * 0.5 * X) / np.sqrt(1 - a)
+  prediction = RNG.normal(size=(B, D))
+  each, inside = one.each(jnp.float32(prediction), seen)
+  assert inside is None
+  close(each, np.square(prediction - e).mean(1), 1e-4)
+  np.testing.assert_allclose(e[0], e[3], rtol=2e-3, atol=1e-3)  # of one id
+  assert np.abs(e[0] - e[1]).max() > 0.1
+  turned = one.inputs(batch(jax.tree.map(lambda v: v[::-1], x), weight=np.ones(B), ids=ids[::-1]))
+  np.testing.assert_array_equal(np.asarray(turned.x["x"])[::-1], seen.x["x"])
+
+
+def test_importances_of_denoising_are_those_of_rows():
+  """The Fisher squares the gradient of each row's error at its own noise; absent rows take no part."""
+  from cljax import estimators
+  from cljax.core.types import rows_from_arrays
+
+  one, params = made(), jnp.float32(RNG.normal(size=(D, D)))
+  plain = models.from_apply(lambda key: params, lambda params, x: model(params, x, None))
+  rows = rows_from_arrays(X, np.zeros(B, np.int32), weight=np.float32(WEIGHT))
+  got = estimators.fisher_diagonal(plain, params, {}, rows, kind="empirical", learned=one)
+  seen = one.inputs(batch(X, weight=WEIGHT))
+  a = left("linear")[np.asarray(seen.x["time"])][:, None]
+  noisy, w = np.asarray(seen.x["x"], np.float64), np.asarray(params, np.float64)
+  e, z = (noisy - np.sqrt(a) * X) / np.sqrt(1 - a), np.tanh(noisy @ w + np.asarray(seen.x["time"])[:, None] / STEPS)
+  slope = np.einsum("bi,bo->bio", noisy, 2 / D * (z - e) * (1 - z**2))
+  close(got, np.einsum("b,bio->io", WEIGHT, slope**2) / WEIGHT.sum(), 2e-3, 1e-6)
+
+
+def test_edits_of_denoising():
+  """What graddiff forgets is denoised worse; ssd dampens, at a low threshold, and no weight grows."""
+  rng = np.random.default_rng(9)
+  group = np.repeat([0, 1], 32)
+  x = (np.where(group, 3, 1)[:, None] + 0.2 * rng.normal(size=(64, 2))).astype(np.float32)
+  stream = stream_of(x, np.zeros((64, 1), np.float32), group, 0.5)
+  rows = tuple(int(i) for i in stream.dataset.train.id[stream.train[1]])
+  stream = stream._replace(events=(cljax.Learn(0), cljax.Learn(1), cljax.Forget(ids=rows)))
+  given = {"epochs": 16, "rate": 0.03}
+  chosen = objectives.denoising(steps=STEPS)
+  hyper = {"forget_weight": 0.5, "steps": 40}
+  (said,) = run(stream, denoiser(), chosen, forget="graddiff", forget_hyper=hyper, **given).forgotten
+  assert said["forget"][0] > 1.5 * said["retain"][0]
+  population = [cljax.Member(0, {"forget.alpha": alpha}) for alpha in (1e30, 0.5)]
+  result = run(stream, denoiser(), chosen, forget="ssd", population=population, **given)
+  assert result.forgotten[0]["forget"][0] < 1.5 * result.forgotten[0]["retain"][0]
+  for whole, less in (np.abs(np.asarray(a)) for a in jax.tree.leaves(result.learner.params)):
+    assert (less <= whole).all()
+    assert (less < whole).any()
+  with pytest.raises(UsageError, match="'lwf' needs divergence, which the objective 'denoising' does not have"):
+    run(stream, denoiser(), chosen, "lwf")
+
+
 def denoiser(width=16, steps=STEPS):
   """A small network of x and the time."""
 

@@ -286,7 +286,8 @@ def test_what_an_objective_has_is_known_without_data(name):
   one = objectives.chosen(name)(None, None, {})
   assert one.main in one.scores
   assert one.name == name
-  assert (one.each is None) == (name in ("contrastive", "denoising", "ranking"))
+  assert (one.each is None) == (name in ("contrastive", "ranking"))
+  assert (one.inputs is not None) == (name == "denoising")
   assert all(score.better in ("higher", "lower") for score in one.scores.values())
 
 

@@ -138,6 +138,28 @@ def test_a_run_of_a_vae_learns_to_reconstruct():
   assert error.mean() < 0.1
 
 
+def test_importances_of_an_autoencoder_are_those_of_rows():
+  """A Fisher through a prediction of several arrays: the mean of squared gradients of rows' own losses."""
+  from cljax import estimators
+  from cljax.core.types import rows_from_arrays
+  from cljax.engine.step import rescaled
+
+  scaled = rescaled(MODEL, 1 / 256)
+  params, _ = MODEL.init(jax.random.key(1))
+  rows = rows_from_arrays(X, np.zeros(B, np.int32), weight=np.float32(WEIGHT))
+  got = estimators.fisher_diagonal(scaled, params, {}, rows, kind="empirical", learned=made())
+
+  def loss(p, x):
+    out = scaled.apply(p, {}, x[None], train=False, key=None)[0].logits
+    r, m, v = (out[k][0] for k in ("reconstruction", "mean", "log_variance"))
+    unlikely = jnp.sum(jnp.logaddexp(0.0, r) - x / 256 * r)
+    return unlikely + 0.5 * jnp.sum(jnp.exp(v) + m**2 - 1 - v)
+
+  each = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(params, X)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(each), strict=True):
+    close(a, np.tensordot(WEIGHT, np.square(np.float64(b)), 1) / WEIGHT.sum(), 2e-3, 1e-5)
+
+
 def test_wrong_autoencoders_are_one_line():
   stream = stream_of(np.zeros((16, 4), np.float32), np.zeros((16, 1), np.float32), np.repeat([0, 1], 8), 1.0)
   with pytest.raises(UsageError, match="model: reconstruction expects a dict of reconstruction, mean, log_variance"):

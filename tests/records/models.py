@@ -105,6 +105,21 @@ RECORDS: dict[str, Record] = {
     compared=("test_vit_is_its_formula",),
     invariants=("test_outputs_have_the_promised_shapes", "test_zoo_networks_start_as_he_and_lecun_say"),
   ),
+  "denoiser": Record(
+    spec="generative_memory 0.2",
+    compared=("test_a_denoiser_is_its_formula",),
+    invariants=("test_sizes_are_told_before_a_model_is_made[denoiser-shape5-options5]",),
+    deviations=("a multilayer perceptron, where the literature has a U-Net",),
+  ),
+  "transformer": Record(
+    spec="language_substrate F6",
+    compared=(
+      "test_a_transformer_is_its_formula",
+      "test_rows_of_a_dict_have_importances_of_their_own",
+    ),
+    invariants=("test_sizes_are_told_before_a_model_is_made[transformer-shape3-options3]",),
+    deviations=("learned positions and GELU, where the spec's test-bed has RoPE and a gated layer",),
+  ),
   "elephant": Record(
     spec="regularizers_projectors 8.3", compared=("test_elephant[0.2-1.0-4.0]", "test_elephant[0.08-2.0-8.0]")
   ),

@@ -46,8 +46,11 @@ RECORDS: dict[str, Record] = {
       "test_a_denoising_loss_by_hand[cosine]",
       "test_the_best_denoiser_has_the_loss_of_theory",
       "test_schedules_by_hand",
+      "test_a_row_s_noise_is_its_own[array]",
+      "test_importances_of_denoising_are_those_of_rows",
     ),
     invariants=(
+      "test_edits_of_denoising",
       "test_absent_rows_with_noise_are_as_if_absent",
       "test_conditions_are_dropped_in_training_alone",
       "test_scores_with_noise_follow_row_ids",
@@ -83,7 +86,12 @@ RECORDS: dict[str, Record] = {
   ),
   "reconstruction": Record(
     spec="generative_memory 0.6",
-    compared=("test_an_elbo_by_hand[bernoulli]", "test_an_elbo_by_hand[gaussian]", "test_gaussian_elbo_is_a_bound"),
+    compared=(
+      "test_an_elbo_by_hand[bernoulli]",
+      "test_an_elbo_by_hand[gaussian]",
+      "test_gaussian_elbo_is_a_bound",
+      "test_importances_of_an_autoencoder_are_those_of_rows",
+    ),
     invariants=(
       "test_absent_rows_of_an_autoencoder_are_as_if_absent",
       "test_a_run_of_a_vae_learns_to_reconstruct",

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+import jax
+
 from cljax import Member, UsageError, engine
 from cljax.cli import _build, _config, _environment
 from cljax.cli.sweeps._plan import Unit
@@ -34,7 +36,7 @@ def ready(unit: Unit, cache: dict, prepare: bool) -> Ready:
     raise UsageError(f"data: {built.identity['data']['name']} is not the data of this sweep; its digest differs")
   built = built._replace(identity=content["identity"])  # as its checkpoints have it
   population = [Member(m["seed"], m["hyper"]) for m in content["members"]]
-  small = getattr(built.stream.dataset.train.x, "nbytes", MOST_BYTES + 1) <= MOST_BYTES
+  small = sum(getattr(a, "nbytes", MOST_BYTES + 1) for a in jax.tree.leaves(built.stream.dataset.train.x)) <= MOST_BYTES
   return Ready(built, population, _build.prepare(built, population) if prepare and small else None)
 
 
