@@ -156,7 +156,8 @@ def fisher_diagonal(
     del i
 
     def loss(p):
-      logits = model.apply(p, model_state, batch.x, train=False, key=None, task=batch.task[0])[0].logits
+      task = batch.task if model.by_task else batch.task[0]
+      logits = model.apply(p, model_state, batch.x, train=False, key=None, task=task)[0].logits
       if learned is not None:
         each, inside = learned.each(logits, batch)
         weight = batch.weight.reshape(-1, *(1,) * (each.ndim - 1)) * (jnp.ones_like(each) if inside is None else inside)

@@ -50,7 +50,8 @@ def cost(prepared: Prepared) -> Cost:
   model = parts.method.model or built.model
 
   def plain(params, model_state, x, y):
-    apply = lambda p: model.apply(p, model_state, x, train=True, key=jax.random.key(0), task=None, mask=None)
+    told = {"task": model.task_for(jnp.zeros((), jnp.int32)), "mask": None}
+    apply = lambda p: model.apply(p, model_state, x, train=True, key=jax.random.key(0), **told)
     return jax.grad(lambda p: losses.cross_entropy(apply(p)[0].logits, y).mean())(params)
 
   one = _flops(plain, learner.params, learner.model_state, x, ints)

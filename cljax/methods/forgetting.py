@@ -28,8 +28,8 @@ def viewed(model, learner, key):
   """``apply_fn(params, batch) -> Outputs`` of the learner's model at eval mode, statistics of BatchNorm as they are."""
 
   def apply_fn(params, batch):
-    state, mask = learner.model_state, batch.weight
-    return model.apply(params, state, batch.x, train=False, key=fold(key, "model"), task=None, mask=mask)[0]
+    given = {"key": fold(key, "model"), "task": model.task_for(batch.task), "mask": batch.weight}
+    return model.apply(params, learner.model_state, batch.x, train=False, **given)[0]
 
   return apply_fn
 

@@ -29,10 +29,11 @@ def classifier(model, spec: Spec) -> frozenset[str]:
   names = tree.paths(params)
   if model.capture is not None:
     x = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
+    told = {"task": jnp.zeros(1, jnp.int32)} if model.by_task else {}
     found: list[dict[str, str]] = []
 
     def look(params, state, x):
-      logits, calls = model.capture(params, state, x, None)
+      logits, calls = model.capture(params, state, x, None, **told)
       found.extend(c.spec.leaves for c in calls.values() if c.output is not None and c.output.shape == logits.shape)
       return logits
 

@@ -93,7 +93,8 @@ def fomo(
   def consistency(key, params, learner, batch, outputs):
     del params
     stable, model_state = current_average(learner)
-    old, _ = model.apply(stable, model_state, batch.x, train=False, key=key, task=None, mask=None)
+    task = model.task_for(batch.task)
+    old, _ = model.apply(stable, model_state, batch.x, train=False, key=key, task=task, mask=None)
     per_row = losses.distillation(outputs.logits, jax.lax.stop_gradient(old.logits), temperature, batch.class_mask)
     # Not before the stable model has taken anything in.
     begun = (learner.step >= every).astype(jnp.float32)

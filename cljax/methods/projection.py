@@ -127,7 +127,7 @@ def standing(projector, behind, on: str) -> dict[str, Any]:
 
 def layer_rows(model, learner, batch):
   """``{kernel path: [n, d_in]}``: what each kernel multiplies on a batch, zero for rows of weight 0."""
-  inputs = estimators.layer_inputs(model, learner.params, learner.model_state, batch.x)
+  inputs = estimators.layer_inputs(model, learner.params, learner.model_state, batch.x, model.task_for(batch.task))
   size = batch.weight.shape[0]
   # A convolution has several rows for each sample, in sample order.
   return {p: r * jnp.repeat(batch.weight, r.shape[0] // size)[:, None] for p, r in inputs.items()}

@@ -28,12 +28,13 @@ GIB = 2**30
 def output_gradients(model, learner, task, batch: Batch):
   """Gradients ``d f_y(x) / d params`` of each row's true logit in eval mode, a stack ``[B, ...]``; weight 0: zero."""
 
-  def logit(params, x, y):
+  def logit(params, x, y, row_task):
     state, key = learner.model_state, learner.key
-    outputs, _ = model.apply(params, state, x[None], train=False, key=key, task=task.id, mask=None)
+    outputs, _ = model.apply(params, state, x[None], train=False, key=key, task=row_task, mask=None)
     return outputs.logits[0, y]
 
-  grads = jax.vmap(jax.grad(logit), in_axes=(None, 0, 0))(learner.params, batch.x, batch.y)
+  told = batch.task if model.by_task else jnp.broadcast_to(task.id, batch.task.shape)
+  grads = jax.vmap(jax.grad(logit), in_axes=(None, 0, 0, 0))(learner.params, batch.x, batch.y, told)
   return jax.tree.map(lambda g: jnp.where(batch.weight.reshape((-1,) + (1,) * (g.ndim - 1)) > 0, g, 0), grads)
 
 
@@ -111,8 +112,8 @@ def task_gradient(model, spec: Spec, learner, task, batch: Batch):
   """Gradient of the loss of a batch at the learner's parameters, in eval mode."""
 
   def apply(key, params, batch):
-    state = learner.model_state
-    return model.apply(params, state, batch.x, train=False, key=key, task=task.id, mask=batch.weight)
+    told = {"task": batch.task if model.by_task else task.id, "mask": batch.weight}
+    return model.apply(params, learner.model_state, batch.x, train=False, key=key, **told)
 
   return jax.grad(lambda params: mean_loss(spec.objective, learner.key, apply, params, batch))(learner.params)
 

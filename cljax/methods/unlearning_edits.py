@@ -71,7 +71,9 @@ def modhifi_u(model, spec, *, share, kernels: str = "", batch: int = 64) -> Meth
 
   def forget(key, learner, request, tools):
     del key
-    inputs = lambda params, some: estimators.layer_inputs(model, params, learner.model_state, some.x)
+    inputs = lambda params, some: estimators.layer_inputs(
+      model, params, learner.model_state, some.x, model.task_for(some.task)
+    )
     given = {"kernels": kernels or readers, "share": share, "batch": batch}
     params = unlearning.modhifi_u(inputs, learner.params, forget=request.forget, **given)
     return tools.reset_optimizer(learner._replace(params=params))
@@ -82,11 +84,12 @@ def modhifi_u(model, spec, *, share, kernels: str = "", batch: int = 64) -> Meth
 modhifi_u.__doc__ = (unlearning.modhifi_u.__doc__ or "") + "\n  Without ``kernels``: those that read hidden units."
 
 
-def head_of(model, params, model_state, x):
+def head_of(model, params, model_state, batch):
   """``head_fn(params, features) -> logits`` of a model's last layer: the last captured one of the logits' shape."""
   if model.capture is None:
     raise UsageError("model: has no capture, so its head is unknown; use from_linen or a zoo model")
-  logits, calls = model.capture(params, model_state, x, None)
+  told = {"task": batch.task} if model.by_task else {}
+  logits, calls = model.capture(params, model_state, batch.x, None, **told)
   fits = [c for c in calls.values() if c.output is not None and c.output.shape == logits.shape]
   if not fits:
     raise UsageError("model: no layer gives the logits, so its head is unknown")
@@ -102,7 +105,8 @@ def head_of(model, params, model_state, x):
 def streaming(model, spec, *, learning_rate, stay_weight, steps: int = 20, batch: int = 64) -> Method:
   def init(key, learner):
     row = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
-    apply = lambda x: model.apply(learner.params, learner.model_state, x, train=False, key=key, task=None, mask=None)
+    task = model.task_for(jnp.zeros(1, jnp.int32))
+    apply = lambda x: model.apply(learner.params, learner.model_state, x, train=False, key=key, task=task, mask=None)
     features = jax.eval_shape(apply, row)[0].features
     if features is None:
       raise UsageError("method.name: 'streaming' needs a model that returns features (Outputs.features is None)")
@@ -115,7 +119,7 @@ def streaming(model, spec, *, learning_rate, stay_weight, steps: int = 20, batch
     return learner._replace(method_state=tree.add(learner.method_state, once))
 
   def forget(key, learner, request, tools):
-    head_fn = head_of(model, learner.params, learner.model_state, request.forget.batch(0, 1).x)
+    head_fn = head_of(model, learner.params, learner.model_state, request.forget.batch(0, 1))
     given = {"statistics": learner.method_state, "stay_weight": stay_weight, "steps": steps, "batch": batch}
     params, statistics = unlearning.streaming(
       viewed(model, learner, key), head_fn, learner.params, forget=request.forget, key=key,

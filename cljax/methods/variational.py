@@ -30,7 +30,7 @@ def gaussian(model: Model, deviation) -> Model:
     weights = optimizers.mean_field_sample(tree.fold(key, "weights"), params) if train else params.mean
     return model.apply(weights, model_state, x, train=train, key=key, task=task, mask=mask)
 
-  return Model(init, apply)
+  return Model(init, apply, by_task=model.by_task)
 
 
 def standard_prior(params: MeanField, deviation) -> MeanField:
@@ -42,11 +42,11 @@ def averaged(model: Model, samples: int):
   """``predict`` with the mean probability of ``samples`` draws of the weights; None (the means) where 0."""
 
   def predict(key, learner, x, task):
-    del task
+    task = model.task_for(task)
 
     def one(i):
       weights = optimizers.mean_field_sample(jax.random.fold_in(key, i), learner.params)
-      out, _ = model.apply(weights, learner.model_state, x, train=False, key=key, task=None, mask=None)
+      out, _ = model.apply(weights, learner.model_state, x, train=False, key=key, task=task, mask=None)
       return jax.nn.log_softmax(out.logits)
 
     return jax.nn.logsumexp(jax.lax.map(one, jnp.arange(samples)), axis=0) - jnp.log(samples)
@@ -138,7 +138,7 @@ def claw_model(model: Model, deviation, probability, limit) -> Model:
       weights = _adapted(params, limit)
     return model.apply(weights, model_state, x, train=train, key=key, task=task, mask=mask)
 
-  return Model(init, apply)
+  return Model(init, apply, by_task=model.by_task)
 
 
 def bernoulli_kl(odds, prior_odds):

@@ -9,6 +9,14 @@ HELPERS = {
   "options": "looks up the options of a zoo model",
 }
 RECORDS: dict[str, Record] = {
+  "by_row": Record(
+    compared=(
+      "test_by_row_hands_batch_norm_the_rows_of_each_task",
+      "test_a_replayed_row_s_loss_goes_into_its_own_task[one]",
+      "test_a_reference_s_rows_go_through_their_own_task[one]",
+    ),
+    invariants=("test_what_cannot_be_told_is_refused",),
+  ),
   "cnn": Record(
     compared=(
       "test_cnn_is_its_formula",
