@@ -1,0 +1,135 @@
+"""Methods of stored predictions on real targets and on text, against NumPy."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cljax
+from cljax import engine, models, streams
+from cljax.core.types import Visit
+from cljax.data import Dataset, Split
+from cljax.engine.step import AGAIN, Where
+
+RATE, ROWS = 0.2, 6
+RNG = np.random.default_rng(11)
+X = RNG.normal(size=(24, 3)).astype(np.float32)
+START = {"regression": RNG.normal(size=(3, 2)), "sequence": RNG.normal(size=(3, 4, 5))}
+TARGET = {"regression": RNG.normal(size=(24, 2)).astype(np.float32), "sequence": RNG.integers(0, 5, (24, 4))}
+TARGET["sequence"][RNG.random((24, 4)) < 0.3] = -1
+TARGET["sequence"][:, 0] = np.abs(TARGET["sequence"][:, 0])  # no row is without a token
+
+
+def predicted(w, x):
+  return np.tensordot(np.asarray(x, np.float64), w, 1)
+
+
+class Steps:
+  """One method's step on two tasks of 12 rows, under an objective."""
+
+  def __init__(self, objective, method, hyper=None, told=False, **options):
+    y, group = TARGET[objective].astype(np.int32 if objective == "sequence" else np.float32), np.repeat([0, 1], 12)
+    split = Split(X, y, np.arange(24, dtype=np.int32), group.astype(np.int32))
+    data = Dataset("made", split, split, 5, tuple("abcde"), ("0", "1"), None, "made")
+    tasks = [np.arange(12), np.arange(12, 24)]
+    stream = streams.from_tasks(data, tasks, tasks, events=[cljax.Learn(0), cljax.Learn(1)],
+                                **({"task_id_given": True} if told else {}))  # fmt: skip
+    model = models.from_apply(lambda key: {"w": jnp.float32(START[objective])},
+                              lambda params, x: jnp.tensordot(x, params["w"], 1))  # fmt: skip
+    given = {"objective": objective, "objective_options": options, "training": cljax.Recipe(batch_size=ROWS)}
+    made = engine.prepare(stream, model, method, hyper, optimizer_options={"learning_rate": RATE}, **given)
+    self.setup, self.objective = made.setup, objective
+    self.step = jax.jit(made.setup.parts.step)
+    self.end = made.setup.parts.end_task and jax.jit(made.setup.parts.end_task)
+
+  def start(self):
+    return self.setup.parts.init(jax.random.key(0))
+
+  def where(self, task):
+    zero, seen = jnp.int32(0), jnp.arange(2)
+    return Where(Visit(jnp.int32(task), seen < task, seen <= task), zero, jnp.int32(9), jnp.int32(9))
+
+  def go(self, learner, rows, task=0, offered=AGAIN):
+    many = lambda v: jnp.full(len(rows), v, jnp.int32)
+    given = jnp.asarray(rows, jnp.int32), many(task), jnp.broadcast_to(jnp.asarray(offered, jnp.int32), len(rows))
+    learner, _, loss = self.step(learner, self.setup.train, self.where(task), jnp.asarray(True), *given)
+    return learner, float(loss)
+
+  def finish(self, learner, task):
+    rows = jnp.arange(12 * task, 12 * task + 12, dtype=jnp.int32), jnp.full(12, task, jnp.int32), jnp.int32(12)
+    return self.end(learner, jnp.asarray(True), self.setup.train, self.where(task), *rows)
+
+
+def weight_of(learner):
+  return np.asarray(learner.params["w"], np.float64)
+
+
+def task_loss(objective, w, rows, reduction="tokens"):
+  """The objective's loss of rows and its gradient; ``(loss, gradient, counted parts of each row)``."""
+  x, y, z = X[rows].astype(np.float64), TARGET[objective][rows], predicted(w, X[rows])
+  if objective == "regression":
+    return ((z - y) ** 2).sum() / 2 / len(rows), np.einsum("bi,bk->ik", x, z - y) / len(rows), None
+  inside = (y >= 0).astype(np.float64)
+  log_p = z - np.logaddexp.reduce(z, -1, keepdims=True)
+  hot = np.eye(5)[np.maximum(y, 0)]
+  share = inside / (inside.sum() if reduction == "tokens" else inside.sum(-1, keepdims=True) * len(rows))
+  return (
+    -(share[..., None] * hot * log_p).sum(),
+    np.einsum("bi,blv->ilv", x, share[..., None] * (np.exp(log_p) - hot)),
+    inside,
+  )
+
+
+def gap_loss(objective, w, rows, target):
+  """``mean (z - target)^2`` over rows and numbers, or over the tokens that count, and its gradient."""
+  x, gap = X[rows].astype(np.float64), predicted(w, X[rows]) - target
+  inside = np.ones(gap.shape[:1]) if objective == "regression" else (TARGET[objective][rows] >= 0).astype(np.float64)
+  share = (inside / inside.sum())[..., None] / gap.shape[-1]
+  return (share * gap**2).sum(), np.tensordot(x, 2 * share * gap, ((0,), (0,)))
+
+
+@pytest.mark.parametrize("objective", ["regression", "sequence"])
+@pytest.mark.parametrize("method", ["derpp", "unified"])
+def test_stored_predictions_of_any_form(method, objective):
+  """``L(now) + alpha mean (z - z_stored)^2 + beta L(stored)``; an absent row is neither stored nor seen."""
+  hyper = {"alpha": 0.7, "beta": 0.3, "capacity": 20, "replay_batch": 20}
+  if method == "unified":
+    hyper = {**hyper, "beta": 0.0, "parameter": "none"}
+  steps = Steps(objective, method, hyper)
+  first, second, here = np.arange(6), np.arange(12, 18), np.array([0, 1, 2, 4, 5])
+  one, _ = steps.go(steps.start(), first, 0, np.where(np.isin(first, here), AGAIN, 0))
+  old = predicted(START[objective].astype(np.float32), X[here])
+  kept = jax.tree.leaves(one.method_state)
+  assert any(a.shape == (ROWS, *old.shape[1:]) and np.allclose(np.asarray(a)[here], old, atol=1e-5) and
+             not np.asarray(a)[3].any() for a in kept)  # fmt: skip
+  two, loss = steps.go(one, second, 1)
+  w = weight_of(one)
+  (a, g), (b, h) = task_loss(objective, w, second)[:2], gap_loss(objective, w, here, old)
+  c, k = task_loss(objective, w, here)[:2]
+  beta = hyper["beta"]
+  np.testing.assert_allclose(loss, a + 0.7 * b + beta * c, rtol=1e-5)
+  np.testing.assert_allclose(weight_of(two), w - RATE * (g + 0.7 * h + beta * k), atol=2e-6)
+
+
+@pytest.mark.parametrize("objective", ["regression", "sequence"])
+def test_without_strength_nothing_of_the_memory_reaches_the_step(objective):
+  steps = Steps(objective, "derpp", {"alpha": 0.0, "beta": 0.0, "capacity": 20})
+  one, _ = steps.go(steps.start(), np.arange(6))
+  two, loss = steps.go(one, np.arange(12, 18), 1)
+  want, g, _ = task_loss(objective, weight_of(one), np.arange(12, 18))
+  np.testing.assert_allclose(loss, want, rtol=1e-6)
+  np.testing.assert_allclose(weight_of(two), weight_of(one) - RATE * g, atol=1e-6)
+
+
+def test_a_row_s_own_mean_of_text_counts_the_same_tokens():
+  """Under reduction 'rows' the gap is of each row's tokens that count, and the mean is over rows."""
+  steps = Steps("sequence", "derpp", {"alpha": 1.0, "beta": 0.0, "capacity": 20, "replay_batch": 20}, reduction="rows")
+  one, _ = steps.go(steps.start(), np.arange(6))
+  _, loss = steps.go(one, np.arange(12, 18), 1)
+  w = weight_of(one)
+  old = predicted(START["sequence"].astype(np.float32), X[:6])
+  gap = ((predicted(w, X[:6]) - old) ** 2).mean(-1)
+  want = task_loss("sequence", w, np.arange(12, 18), "rows")[0] + gap[TARGET["sequence"][:6] >= 0].mean()
+  np.testing.assert_allclose(loss, want, rtol=1e-5)
