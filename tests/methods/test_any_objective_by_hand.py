@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from by_hand import leaves
 
 import cljax
-from cljax import engine, models, streams
+from cljax import engine, estimators, models, streams
 from cljax.core.types import Visit
 from cljax.data import Dataset, Split
 from cljax.engine.step import AGAIN, Where
@@ -29,17 +31,18 @@ def predicted(w, x):
 class Steps:
   """One method's step on two tasks of 12 rows, under an objective."""
 
-  def __init__(self, objective, method, hyper=None, told=False, **options):
+  def __init__(self, objective, method, hyper=None, told=False, model=None, x=X, optimizer="sgd", **options):
     y, group = TARGET[objective].astype(np.int32 if objective == "sequence" else np.float32), np.repeat([0, 1], 12)
-    split = Split(X, y, np.arange(24, dtype=np.int32), group.astype(np.int32))
+    split = Split(x, y, np.arange(24, dtype=np.int32), group.astype(np.int32))
     data = Dataset("made", split, split, 5, tuple("abcde"), ("0", "1"), None, "made")
     tasks = [np.arange(12), np.arange(12, 24)]
     stream = streams.from_tasks(data, tasks, tasks, events=[cljax.Learn(0), cljax.Learn(1)],
                                 **({"task_id_given": True} if told else {}))  # fmt: skip
-    model = models.from_apply(lambda key: {"w": jnp.float32(START[objective])},
-                              lambda params, x: jnp.tensordot(x, params["w"], 1))  # fmt: skip
+    start = lambda key: {"w": jnp.float32(START[objective])}
+    model = model or models.from_apply(start, lambda params, x: jnp.tensordot(x, params["w"], 1))
     given = {"objective": objective, "objective_options": options, "training": cljax.Recipe(batch_size=ROWS)}
-    made = engine.prepare(stream, model, method, hyper, optimizer_options={"learning_rate": RATE}, **given)
+    rate = {"optimizer_options": {"learning_rate": RATE}, "optimizer": optimizer}
+    made = engine.prepare(stream, model, method, hyper, **rate, **given)
     self.setup, self.objective = made.setup, objective
     self.step = jax.jit(made.setup.parts.step)
     self.end = made.setup.parts.end_task and jax.jit(made.setup.parts.end_task)
@@ -133,3 +136,80 @@ def test_a_row_s_own_mean_of_text_counts_the_same_tokens():
   gap = ((predicted(w, X[:6]) - old) ** 2).mean(-1)
   want = task_loss("sequence", w, np.arange(12, 18), "rows")[0] + gap[TARGET["sequence"][:6] >= 0].mean()
   np.testing.assert_allclose(loss, want, rtol=1e-5)
+
+
+class Reader(nn.Module):
+  """A transformer of one block over five tokens, causal, 24 wide."""
+
+  @nn.compact
+  def __call__(self, x):
+    h = nn.Embed(5, 24)(x) + self.param("place", nn.initializers.normal(0.5), (4, 24))
+    q, k, v = jnp.split(nn.Dense(72, name="qkv")(nn.LayerNorm()(h)), 3, -1)
+    score = jnp.where(jnp.tril(jnp.ones((4, 4), bool)), jnp.einsum("bqd,bkd->bqk", q, k) / 5, -jnp.inf)
+    h = h + nn.Dense(24, name="out")(jax.nn.softmax(score) @ v)
+    return nn.Dense(5, name="head")(h)
+
+
+TOKENS = RNG.integers(0, 5, (24, 4)).astype(np.int32)
+
+
+def reader():
+  return models.from_linen(Reader(), (4,), input_dtype=jnp.int32)
+
+
+@pytest.mark.parametrize(("method", "on"), [("gpm", "update"), ("gpm", "gradient"), ("cuber", "update")])
+def test_old_text_keeps_its_predictions(method, on):
+  """All inputs that count are in the span: old rows' logits stay up to their last token that counts; padding behind it
+  is not in the span; embeddings, places, norms and biases stand still, and the kernels move, under Adam too."""
+  hyper = {
+    "threshold": 1.0,
+    "on": on,
+    "skip": "",
+    **({"samples": 4} if method == "gpm" else {"samples": 4, "sufficient": 2.0}),
+  }
+  y = TARGET["sequence"].copy()
+  steps = Steps("sequence", method, hyper, model=reader(), x=TOKENS, optimizer="adam" if on == "update" else "sgd")
+  # Few rows, so that their inputs do not span all 24 directions.
+  few = np.arange(4)
+  learner = steps.go(steps.start(), few)[0]
+  rows = jnp.asarray(np.r_[few, np.zeros(8)], jnp.int32), jnp.zeros(12, jnp.int32), jnp.int32(4)
+  first = steps.end(learner, jnp.asarray(True), steps.setup.train, steps.where(0), *rows)
+  after = first
+  if steps.setup.parts.start_task is not None:
+    own = jnp.arange(12, 24, dtype=jnp.int32), jnp.ones(12, jnp.int32), jnp.int32(12)
+    after = jax.jit(steps.setup.parts.start_task)(first, jnp.asarray(True), steps.setup.train, steps.where(1), *own)
+  for k in range(3):
+    after = steps.go(after, np.arange(12 + 4 * k, 16 + 4 * k), 1)[0]
+  model, x = reader(), jnp.asarray(TOKENS[few])
+  of = lambda l: np.asarray(model.apply(l.params, {}, x, train=False, key=None)[0].logits)
+  last = 3 - (y[few, ::-1] >= 0).argmax(1)
+  counts = np.arange(4) <= last[:, None]
+  assert not counts.all()
+  gap = np.abs(of(after) - of(first)).max(-1)
+  assert gap[counts].max() < 2e-4
+  assert gap[~counts].max() > 1e-2
+  before, now = (leaves(l.params) for l in (first, after))
+  still = [n for n in before if not n.endswith("kernel")]
+  assert {"place", "Embed_0/embedding", "LayerNorm_0/scale", "head/bias"} <= set(still)
+  for name in before:
+    assert (np.abs(now[name] - before[name]).max() == 0) == (name in still), name
+  if method == "gpm":
+    basis = leaves(next(s for s in jax.tree.leaves(first.opt_state, is_leaf=lambda s: hasattr(s, "bases"))
+                        if hasattr(s, "bases")).bases)["head/kernel"]  # fmt: skip
+    inside = estimators.layer_inputs(model, first.params, {}, x)["head/kernel"]
+    rest = np.asarray(inside) - np.asarray(inside) @ basis @ basis.T
+    left = np.linalg.norm(rest, axis=1) / np.linalg.norm(inside, axis=1)
+    assert left[counts.ravel()].max() < 1e-3 < 1e-2 < left[~counts.ravel()].max()
+
+
+def test_what_skip_names_stays_free():
+  """Embeddings that ``skip`` names learn on; the rest is held or projected."""
+  steps = Steps(
+    "sequence", "gpm", {"threshold": 1.0, "skip": "embedding|place", "samples": 4}, model=reader(), x=TOKENS
+  )
+  first = steps.finish(steps.go(steps.start(), np.arange(6))[0], 0)
+  after = steps.go(first, np.arange(12, 18), 1)[0]
+  before, now = leaves(first.params), leaves(after.params)
+  assert np.abs(now["Embed_0/embedding"] - before["Embed_0/embedding"]).max() > 0
+  assert np.abs(now["place"] - before["place"]).max() > 0
+  np.testing.assert_array_equal(now["head/bias"], before["head/bias"])
