@@ -77,11 +77,11 @@ def projected(model, spec: Spec, skip: str):
   reads the task, those with a leading axis of tasks are free, but for the slices of other tasks, which are held.
   """
   chosen = skipping(model, spec, skip)
-  if model.capture is None:
-    return chosen, None
   leaves = tree.by_path(jax.eval_shape(model.init, jax.random.key(0))[0])
-  read = {c.spec.leaves.get("kernel") for c in captured(model, spec)[1] if c.spec.unfold is not None}
-  lost = {n for n, a in leaves.items() if a.ndim >= 2 and n not in read and not (chosen and chosen(n))}
+  lost = {n for n, a in leaves.items() if a.ndim >= 2 and not (chosen and chosen(n))}
+  if model.capture is None or not lost:
+    return chosen, None
+  lost -= {c.spec.leaves.get("kernel") for c in captured(model, spec)[1] if c.spec.unfold is not None}
   if not lost:
     return chosen, None
   own = {n for n in lost if model.by_task and leaves[n].shape[0] == spec.num_tasks}

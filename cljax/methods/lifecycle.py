@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax import edits, losses
+from cljax import edits
 from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Spec
@@ -95,10 +95,11 @@ def fomo(
     stable, model_state = current_average(learner)
     task = model.task_for(batch.task)
     old, _ = model.apply(stable, model_state, batch.x, train=False, key=key, task=task, mask=None)
-    per_row = losses.distillation(outputs.logits, jax.lax.stop_gradient(old.logits), temperature, batch.class_mask)
+    learned = spec.objective
+    parts = learned.divergence(outputs.logits, jax.lax.stop_gradient(old.logits), batch, temperature)
     # Not before the stable model has taken anything in.
     begun = (learner.step >= every).astype(jnp.float32)
-    return strength * begun * reduced(per_row, None, batch)
+    return strength * begun * reduced(parts, learned.each(outputs.logits, batch)[1], batch)
 
   def init(key, learner) -> Any:
     del key
@@ -135,7 +136,7 @@ register(
       "warmup": Option(0, 0),
       "patterns": Option(""),
     },
-    Access(),
+    Access(needs=("each", "divergence")),
     "Ramkumar et al. 2024",
   ),
 )

@@ -14,7 +14,8 @@ from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, UsageError
-from cljax.methods.forgetting import EDITS, FORGET_ONLY, approximate, viewed
+from cljax.methods.forgetting import EDITS, FORGET_ONLY, ROW_LOSSES, approximate, viewed
+from cljax.methods.penalties import kind_of
 from cljax.methods.registry import Entry, Option, register
 from cljax.unlearning.class_statistics import empty_statistics
 from cljax.unlearning.tangent import chosen_leaves, with_leaves
@@ -23,13 +24,16 @@ VARIANT = Option("paper", choices=("paper", "released"))
 
 
 def fisher_forgetting(model, spec, *, alpha, variant: str = "paper", importance_batch: int = 64) -> Method:
-  del spec
+  if variant == "released" and not spec.objective.classes:
+    raise UsageError(f"method.variant: got 'released', which needs classes; {spec.objective.name!r} has none")
+  kind, classes = kind_of(spec, "auto"), spec.objective.classes
 
   def forget(key, learner, request, tools):
     fisher = lambda params, rows: estimators.fisher_diagonal(
-      model, params, learner.model_state, rows, kind="exact", key=fold(key, "importance"), batch_size=importance_batch
-    )
-    given = {"alpha": alpha, "classes": request.classes, "variant": variant, "importance": fisher}
+      model, params, learner.model_state, rows, kind=kind, key=fold(key, "importance"), batch_size=importance_batch,
+      learned=None if classes else spec.objective,
+    )  # fmt: skip
+    given = {"alpha": alpha, "classes": request.classes if classes else None, "variant": variant, "importance": fisher}
     apply_fn = viewed(model, learner, key)
     params = unlearning.fisher_forgetting(apply_fn, learner.params, retain=request.retain, key=key, **given)
     return tools.reset_optimizer(learner._replace(params=params))
@@ -37,7 +41,9 @@ def fisher_forgetting(model, spec, *, alpha, variant: str = "paper", importance_
   return Method(forget=forget)
 
 
-fisher_forgetting.__doc__ = unlearning.fisher_forgetting.__doc__
+fisher_forgetting.__doc__ = (unlearning.fisher_forgetting.__doc__ or "") + (
+  "\n  Of an objective without a factor (text) the Fisher is sampled."
+)
 
 
 def tangent(call, every: bool):
@@ -140,6 +146,7 @@ approximate(
   unlearning.iau,
   {"learning_rate": Option(1e-3, 0), "variant": VARIANT, "batch": Option(64, 1)},
   "arXiv 2507.23257",
+  needs=ROW_LOSSES,
 )
 approximate(
   "slug",
@@ -152,7 +159,7 @@ register(
   Entry(
     fisher_forgetting,
     {"alpha": Option(1e-6, 0), "variant": VARIANT, "importance_batch": Option(64, 1)},
-    Access(forgets=True, retain_data=True),
+    Access(forgets=True, retain_data=True, needs=("each",)),
     "Golatkar et al. 2020",
     exactness="approximate",
   ),
@@ -184,7 +191,7 @@ register(
   Entry(
     modhifi_u,
     {"share": Option(0.05, 0, 1), "kernels": Option(""), "batch": Option(64, 1)},
-    FORGET_ONLY,
+    FORGET_ONLY._replace(needs=()),
     "arXiv 2511.19566",
     exactness="approximate",
   ),
@@ -208,6 +215,7 @@ approximate(
   steps_of(5e-4, oracles=Option(10, 1), **MATCHING),
   "arXiv 2410.23232",
   optax.adam,
+  needs=ROW_LOSSES,
 )
 approximate(
   "datamodel_matching",
@@ -222,6 +230,7 @@ approximate(
   ),
   "arXiv 2410.23232",
   optax.adam,
+  needs=ROW_LOSSES,
 )
 register(
   "streaming",
@@ -233,7 +242,7 @@ register(
     exactness="approximate",
   ),
 )
-approximate("group_reweight", unlearning.group_reweight, steps_of(0.05), "arXiv 2503.09330")
+approximate("group_reweight", unlearning.group_reweight, steps_of(0.05), "arXiv 2503.09330", needs=ROW_LOSSES)
 approximate(
   "miu",
   unlearning.miu,
@@ -247,6 +256,7 @@ approximate(
     critic_learning_rate=Option(0.01, 0),
   ),
   "arXiv 2503.09330",
+  needs=ROW_LOSSES,
 )
 approximate(
   "upcore",
@@ -259,4 +269,5 @@ approximate(
     retain_weight=Option(0.95, 0),
   ),
   "arXiv 2502.15082",
+  needs=ROW_LOSSES,
 )

@@ -11,9 +11,10 @@ from by_hand import leaves
 
 import cljax
 from cljax import engine, estimators, models, streams
-from cljax.core.types import Visit
+from cljax.core.types import UsageError, Visit
 from cljax.data import Dataset, Split
 from cljax.engine.step import AGAIN, Where
+from cljax.unlearning.sharding import shard_of
 
 RATE, ROWS = 0.2, 6
 RNG = np.random.default_rng(11)
@@ -213,3 +214,65 @@ def test_what_skip_names_stays_free():
   assert np.abs(now["Embed_0/embedding"] - before["Embed_0/embedding"]).max() > 0
   assert np.abs(now["place"] - before["place"]).max() > 0
   np.testing.assert_array_equal(now["head/bias"], before["head/bias"])
+
+
+@pytest.mark.parametrize("objective", ["regression", "sequence"])
+def test_each_shard_of_sisa_has_the_mean_over_its_own_rows(objective):
+  """The vote is the mean of the shards' predictions."""
+  steps = Steps(objective, "sisa", {"shards": 2})
+  start = steps.start()
+  after, loss = steps.go(start, np.arange(6))
+  of = np.asarray(shard_of(jnp.arange(6), 2))
+  assert 0 < of.sum() < 6
+  w = weight_of(start)
+  want = [task_loss(objective, w[s], np.flatnonzero(of == s)) for s in (0, 1)]
+  np.testing.assert_allclose(loss, sum(a for a, _, _ in want), rtol=1e-5)
+  for s in (0, 1):
+    np.testing.assert_allclose(weight_of(after)[s], w[s] - RATE * want[s][1], atol=2e-6)
+  seen = np.asarray(jax.jit(steps.setup.parts.predict)(after, jnp.asarray(X), jnp.int32(0)))
+  np.testing.assert_allclose(seen, predicted(weight_of(after).mean(0), X), atol=1e-5)
+
+
+def test_side_networks_replay_real_targets():
+  """CLPU-DER++: the current rows' loss, and ``alpha gap + beta loss`` of the stored rows of tasks met before."""
+  steps = Steps("regression", "clpu_derpp", {"alpha": 0.7, "beta": 0.3, "capacity": 12, "replay_batch": 12}, told=True)
+  begin = jax.jit(steps.setup.parts.start_task)
+
+  def started(learner, task):
+    rows = jnp.arange(12 * task, 12 * task + 12, dtype=jnp.int32), jnp.full(12, task, jnp.int32), jnp.int32(12)
+    return begin(learner, jnp.asarray(True), steps.setup.train, steps.where(task), *rows)
+
+  one, _ = steps.go(started(steps.start(), 0), np.arange(6))
+  two = started(steps.finish(one, 0), 1)
+  _, loss = steps.go(two, np.arange(12, 18), 1)
+  w = np.asarray(two.params["main"]["w"], np.float64)
+  old = predicted(START["regression"].astype(np.float32), X[:6])
+  want = task_loss("regression", w, np.arange(12, 18))[0] + 0.7 * gap_loss("regression", w, np.arange(6), old)[0]
+  np.testing.assert_allclose(loss, want + 0.3 * task_loss("regression", w, np.arange(6))[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["regression", "sequence"])
+def test_a_posterior_of_small_deviation_pays_its_divergence_beside_the_loss(objective):
+  """VCL: ``L + KL(N(w, d^2) || N(0, 1)) / N``, N the rows of the largest task."""
+  d = 1e-4
+  steps = Steps(objective, "vcl", {"deviation": d, "strength": 2.0})
+  _, loss = steps.go(steps.start(), np.arange(6))
+  w = START[objective].astype(np.float32).astype(np.float64)
+  kl = 0.5 * (w**2 + d**2 - 1 - 2 * np.log(d)).sum()
+  np.testing.assert_allclose(loss, task_loss(objective, w, np.arange(6))[0] + 2.0 * kl / 12, rtol=2e-3)
+  with pytest.raises(UsageError, match=r"method\.samples: got 3, which needs classes"):
+    Steps(objective, "vcl", {"samples": 3})
+
+
+def test_the_stable_model_of_fomo_holds_tokens_that_count():
+  """From the second step on, ``strength T^2 KL(stable || f)`` over the tokens of positive weight."""
+  hyper = {"fraction": 0.0, "decay": 0.0, "strength": 0.6, "temperature": 2.0, "period": 1, "patterns": "w"}
+  steps = Steps("sequence", "fomo", {**hyper, "decay": 1.0})
+  one, _ = steps.go(steps.start(), np.arange(6))
+  _, loss = steps.go(one, np.arange(6, 12))
+  rows, w = np.arange(6, 12), weight_of(one)
+  log = lambda w: (lambda z: z - np.logaddexp.reduce(z, -1, keepdims=True))(predicted(w, X[rows]) / 2)
+  q, p = log(START["sequence"].astype(np.float32)), log(w)
+  each = 4 * (np.exp(q) * (q - p)).sum(-1)
+  want = task_loss("sequence", w, rows)[0] + 0.6 * each[TARGET["sequence"][rows] >= 0].mean()
+  np.testing.assert_allclose(loss, want, rtol=1e-5)
