@@ -55,8 +55,8 @@ def _check_learned(learned: Any, kind: str) -> None:
 
 
 def _row_sum(each, inside):
-  """``[B]``: minus a row's log likelihood, over all its parts."""
-  each = each if inside is None else each * inside
+  """``[B]``: minus a row's log likelihood, over all its parts; what stands at a part of weight 0 reaches nothing."""
+  each = each if inside is None else inside * jnp.where(inside != 0, each, 0.0)
   return each.reshape(each.shape[0], -1).sum(-1)
 
 

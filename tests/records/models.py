@@ -47,6 +47,7 @@ RECORDS: dict[str, Record] = {
   ),
   "from_linen": Record(
     compared=(
+      "test_modules_get_the_task_of_each_row[linen]",
       "test_a_linen_module_is_called_with_what_it_names",
       "test_foreign_modules_keep_every_law_of_a_model[linen]",
       "test_resnet18_is_its_formula[True]",
@@ -55,7 +56,11 @@ RECORDS: dict[str, Record] = {
     deviations=("rows of weight 0 touch no statistics of BatchNorm",),
   ),
   "from_nnx": Record(
-    compared=("test_an_nnx_module_is_its_formula", "test_rows_that_are_absent_leave_no_trace[BatchNorm]"),
+    compared=(
+      "test_modules_get_the_task_of_each_row[nnx]",
+      "test_an_nnx_module_is_its_formula",
+      "test_rows_that_are_absent_leave_no_trace[BatchNorm]",
+    ),
     invariants=(
       "test_foreign_modules_keep_every_law_of_a_model[nnx]",
       "test_nnx_functions_draw_new_weights_and_instances_are_copied",
