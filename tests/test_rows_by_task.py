@@ -6,16 +6,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from bench import Bench
 from by_hand import RATE, leaves
 from flax import nnx
 
 import cljax
-from cljax import estimators, models, objectives
+from cljax import estimators, methods, models, objectives
 from cljax.core.types import Batch, Rows, UsageError
-from cljax.engine import prepare
-from cljax.engine.step import FRESH
+from cljax.engine import prepare, recipe
+from cljax.engine.step import FRESH, build
 from cljax.methods.forgetting import viewed
 
 RNG = np.random.default_rng(5)
@@ -90,28 +91,56 @@ def test_a_replayed_row_s_loss_goes_into_its_own_task(name, task_stream):
   near(two, one, want)
 
 
+def seen_gradient(method):
+  """The method, whose step is along its reference gradient (summed over constraints)."""
+  of = lambda u, r: r if r.ndim == u.ndim else r.sum(0)
+  update = lambda grads, state, params=None, *, references, **extra: (
+    jax.tree.map(of, grads, references["memory"]), state
+  )  # fmt: skip
+  return method._replace(transform=optax.GradientTransformationExtraArgs(lambda params: (), update))
+
+
 @pytest.mark.parametrize("name", ["heads", "prompt", "one"])
-def test_a_reference_s_rows_go_through_their_own_task(name, task_stream):
-  """A-GEM on all stored rows: ``g - <g, r> / <r, r> r`` where ``<g, r> < 0``; GEM's one constraint is of the same."""
+@pytest.mark.parametrize("method", ["agem", "gem"])
+def test_a_reference_s_rows_go_through_their_own_task(name, method, task_stream):
+  """The reference gradient is that of all stored rows of task 0, under its head, while task 1 is learned."""
+  size, model = len(task_stream.train[0]), model_of(name)
+  options = {"capacity": 2 * size, **({"reference_batch": 2 * size} if method == "agem" else {})}
+  bench = Bench(method, task_stream, model, options)
+  learner = bench.boundary("end_task", bench.start(), 0)
+  made = seen_gradient(methods.make(method, model, bench.spec, **options))
+  rule, training = recipe.make_optimizer("sgd", learning_rate=RATE), recipe.Recipe(batch_size=8)
+  parts = build(method, made, model, bench.spec, rule, training, task_stream.view.apply, recipe.make_augment("none"))
+  own = learner._replace(opt_state=learner.opt_state._replace(transform=()))
+  after = jax.jit(parts.step)(own, *bench.arguments(1, 0))[0]
+  at = np.asarray(task_stream.train[0])
+  near(after, learner, slope(name, learner.params, *rows(bench, 0, at), task_stream.classes_of_task))
+
+
+def test_agem_projects_on_the_gradient_of_rows_under_their_own_task(task_stream):
+  """``g - <g, r> / <r, r> r``: through prompts of two tasks the gradients conflict."""
   size = len(task_stream.train[0])
-  bench = Bench("agem", task_stream, model_of(name), {"capacity": 2 * size, "reference_batch": 2 * size})
+  bench = Bench("agem", task_stream, model_of("prompt"), {"capacity": 2 * size, "reference_batch": 2 * size})
   learner = bench.boundary("end_task", bench.start(), 0)
   of = task_stream.classes_of_task
-  g = slope(name, learner.params, *rows(bench, 1, np.asarray(bench.rows(1, 0)[0])), of)
-  r = slope(name, learner.params, *rows(bench, 0, np.asarray(task_stream.train[0])), of)
+  g = slope("prompt", learner.params, *rows(bench, 1, np.asarray(bench.rows(1, 0)[0])), of)
+  r = slope("prompt", learner.params, *rows(bench, 0, np.asarray(task_stream.train[0])), of)
   dot = lambda a, b: sum((a[k] * b[k]).sum() for k in a)
-  conflict = name == "prompt"
-  assert (dot(g, r) < 0) == conflict
-  share = dot(g, r) / dot(r, r) if conflict else 0.0
-  want = {k: g[k] - share * r[k] for k in g}
+  assert dot(g, r) < 0
+  want = {k: g[k] - dot(g, r) / dot(r, r) * r[k] for k in g}
   near(bench.step(learner, *bench.arguments(1, 0))[0], learner, want)
-  near(bench.step(learner, *bench.arguments(1, 0))[0], learner, want)
-  ours = Bench("gem", task_stream, model_of(name), {"capacity": 2 * size, "margin": 0.0, "ridge": 1e-6})
-  learner = ours.boundary("end_task", ours.start(), 0)
-  moved = leaves(ours.step(learner, *ours.arguments(1, 0))[0].params)
-  start = leaves(learner.params)
-  for path, value in want.items():
-    np.testing.assert_allclose((start[path] - moved[path]) / RATE, value, atol=2e-3, err_msg=path)
+
+
+def test_rows_of_several_tasks_that_are_trained_at_once(task_stream):
+  """joint: a step's rows go each through its own head."""
+  bench = Bench("joint", task_stream, model_of("heads"))
+  task = np.array([0, 1, 1, 0, 0, 1, 0, 1], np.int32)
+  at = np.array([task_stream.train[t][i] for i, t in enumerate(task)], np.int32)
+  start = bench.start()
+  fresh = jnp.full(8, FRESH, jnp.int32)
+  after = bench.step(start, bench.data, bench.where(1), jnp.asarray(True), jnp.asarray(at), jnp.asarray(task), fresh)[0]
+  split = task_stream.dataset.train
+  near(after, start, slope("heads", start.params, split.x[at], split.y[at], task, task_stream.classes_of_task))
 
 
 def test_terms_and_teachers_see_each_row_s_task(task_stream):
@@ -270,3 +299,33 @@ def test_an_objective_s_own_passes_have_the_tasks_of_their_rows(task_stream):
   each = made.loss(None, apply, params, batch)[0]
   z = np.einsum("bd,bdc->bc", np.asarray(batch.x, np.float64), START["heads"]["w"][np.asarray(task)])
   np.testing.assert_allclose(each, 0.5 * (z**2).sum(-1), rtol=1e-5)
+
+
+class Deep(nn.Module):
+  """A hidden layer, and a head of each task that no layer of the capture owns."""
+
+  @nn.compact
+  def __call__(self, x, task):
+    h = nn.relu(nn.Dense(8, name="hidden")(flat(x)))
+    return jnp.einsum("bd,bdc->bc", h, self.param("heads", nn.initializers.normal(0.3), (2, 8, 4))[task])
+
+
+@pytest.mark.parametrize(("method", "skip"), [("gpm", ""), ("gpm", "auto"), ("cuber", "")])
+def test_projectors_leave_a_task_s_own_leaves_to_it(method, skip, task_stream):
+  """Those of the other task stand still, under Adam with decay too; the hidden kernel stays off its old inputs."""
+  model = models.from_linen(Deep(), (4, 4, 1), by_task=True)
+  rule = recipe.make_optimizer("adamw", learning_rate=0.05)
+  options = {"samples": 4, "threshold": 1.0, "skip": skip, **({"sufficient": 2.0} if method == "cuber" else {})}
+  bench = Bench(method, task_stream, model, options, optimizer=rule)
+  first = bench.boundary("end_task", bench.step(bench.start(), *bench.arguments(0, 0))[0], 0)
+  learner = bench.boundary("start_task", first, 1)
+  for k in range(2):
+    learner = bench.step(learner, *bench.arguments(1, k))[0]
+  before, after = leaves(first.params), leaves(learner.params)
+  np.testing.assert_array_equal(after["heads"][0], before["heads"][0])
+  np.testing.assert_array_equal(after["hidden/bias"], before["hidden/bias"])
+  assert np.abs(after["heads"][1] - before["heads"][1])[:, 2:].min() > 1e-3  # its classes' own
+  moved = after["hidden/kernel"] - before["hidden/kernel"]
+  assert np.abs(moved).max() > 1e-3
+  still = np.asarray(task_stream.dataset.train.x)[task_stream.train[0]].reshape(-1, 16) @ moved
+  assert (np.abs(still).max(1) < 1e-4).sum() == 4  # the sampled rows

@@ -14,7 +14,7 @@ RECORDS: dict[str, Record] = {
   "agem": Record(
     spec="regularizers_projectors 4.2",
     compared=(
-      "test_a_reference_s_rows_go_through_their_own_task[prompt]",
+      "test_agem_projects_on_the_gradient_of_rows_under_their_own_task",
       *EPISODES,
     ),
     invariants=(
@@ -31,7 +31,7 @@ RECORDS: dict[str, Record] = {
   "gem": Record(
     spec="regularizers_projectors 4.1",
     compared=(
-      "test_a_reference_s_rows_go_through_their_own_task[prompt]",
+      "test_a_reference_s_rows_go_through_their_own_task[gem-heads]",
       *EPISODES,
       "test_the_loss_of_stored_rows_does_not_rise",
     ),
