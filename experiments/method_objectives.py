@@ -20,20 +20,42 @@ OBJECTIVES = ("classification", "multi_label", "regression", "sequence")
 HEAD = """# Methods by objective
 
 What `python -m experiments.method_objectives` finds: each method's programs are traced on a tiny stream of each
-objective (two tasks, a request where the method answers one; a task-incremental stream where it asks for the task; an
-MLP, for text an embedding and a head). Where a method is refused, its line says why. `contrastive` and `ranking`
+objective (two tasks, a request where the method answers one; a stream that tells the task where it asks for it; an
+MLP, for text a transformer of one block). Where a method is refused, its line says why. `contrastive` and `ranking`
 have no loss of one prediction: what needs `each`, `divergence` or classes is refused under them; `denoising` has
 `each`, of one noise a row, but no `divergence`.
 
 """
 
 
+def transformer(activation):
+  """Three of four tokens, five wide: an embedding with places, attention, a hidden layer and a head; its hidden units
+  are named."""
+  import flax.linen as nn
+  import jax
+  import jax.numpy as jnp
+
+  from cljax import models
+  from cljax.core.types import Outputs
+  from cljax.models.zoo import activation_of
+
+  class Reader(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      h = nn.Embed(4, 5, name="embed")(x) + self.param("place", nn.initializers.normal(0.02), (3, 5))
+      q, k, v = jnp.split(nn.Dense(15, name="qkv")(nn.LayerNorm(name="norm")(h)), 3, -1)
+      score = jnp.where(jnp.tril(jnp.ones((3, 3), bool)), jnp.einsum("bqd,bkd->bqk", q, k), -jnp.inf)
+      h = h + nn.Dense(5, name="out")(jax.nn.softmax(score) @ v)
+      h = activation_of(activation)(nn.Dense(6, name="hidden")(h))
+      return Outputs(nn.Dense(4, name="head")(h), h, (h,))
+
+  units = (models.Unit("hidden/kernel", "hidden/bias", "head/kernel", 0),)
+  return models.from_linen(Reader(), (3,), input_dtype=jnp.int32, units=units, with_activation=transformer)
+
+
 @functools.cache
 def setting(objective: str, told: bool):
   """``(stream, model)`` of an objective; ``told``: the task is known at test, and heads are the tasks' own."""
-  import flax.linen as nn
-  import jax.numpy as jnp
-
   import cljax
   from cljax import models, streams
   from cljax.data import Dataset, Split
@@ -50,21 +72,16 @@ def setting(objective: str, told: bool):
   elif objective == "multi_label":
     y = rng.integers(0, 2, (count, 4)).astype(np.float32)
   else:
-
-    class Reader(nn.Module):
-      @nn.compact
-      def __call__(self, x):
-        return nn.Dense(classes, name="head")(nn.relu(nn.Dense(6)(nn.Embed(classes, 5)(x))))
-
     x, y = rng.integers(0, 4, (2, count, 3)).astype(np.int32)
-    scale = None
-    model = models.from_linen(Reader(), (3,), input_dtype=jnp.int32)
+    scale, model = None, transformer("relu")
   split = Split(x, y, np.arange(count, dtype=np.int32), group.astype(np.int32))
   names = tuple("abcd")
   data = Dataset("made", split, split, classes, names, ("0", "1"), scale, "made")
   tasks = [np.flatnonzero(group == t) for t in range(2)]
   events = [cljax.Learn(0), cljax.Learn(1), cljax.Forget(ids=(0, 1, 2))]
-  given: dict[str, Any] = {"active": "task", "task_id_given": True} if told else {}
+  given: dict[str, Any] = {"task_id_given": True} if told else {}
+  if told and objective == "classification":
+    given["active"] = "task"
   stream = streams.from_tasks(data, tasks, tasks, events=events, **given)
   return stream if stream.num_classes == 4 else stream._replace(num_classes=4), model
 
@@ -78,7 +95,7 @@ def found(method: str, objective: str) -> str:
   from cljax.engine import loop, precompile
 
   entry = methods.METHODS[method]
-  told = objective == "classification" and entry.access.task_id_at_test
+  told = entry.access.task_id_at_test
   stream, model = setting(objective, told)
   learns = stream._replace(events=stream.events[:2])
   small = {"capacity": 8, "rank": 2, "sketch_rank": 3}

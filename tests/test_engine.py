@@ -238,7 +238,7 @@ def test_undeclared_inputs_are_withheld(class_stream, small_model, hook, access,
   [
     ({"method": "ewcc"}, "method.name: unknown 'ewcc'; did you mean"),
     ({"method": "ewc", "hyper": {"strenght": 1.0}}, "method.strenght: 'ewc' has no such option; allowed: .*strength"),
-    ({"method": "ewc", "hyper": {"strength": -1.0}}, "method.strength: got -1.0; expected at least 0"),
+    ({"method": "ewc", "hyper": {"strength": -1.0}}, "method.strength: got -1.0; expected a number of at least 0"),
     ({"method": "ewc", "hyper": {"strength": "abc"}}, "method.strength: got 'abc' of type str; expected float"),
     ({"method": "ewc", "hyper": {"fisher": "true"}}, "method.fisher: got 'true'; allowed: auto, exact"),
     ({"optimizer": "sdg"}, "optimizer.name: unknown 'sdg'"),

@@ -102,6 +102,11 @@ class Model(NamedTuple):
   rows; ``capture(params, model_state, x, probe) -> (logits, {path: LayerCall})`` exposes layer inputs and output
   gradients (see ``cljax.estimators``), and ``units`` names the in/out kernels of each hidden layer.
   ``with_activation(name or function) -> Model``, where there is one, builds the same network with another activation.
+
+  ``by_task``: the model reads the task of its rows (heads or prompts of each task). ``task`` is then int32 ``[B]``, one
+  for each row, for replayed rows are of other tasks than new ones; a scalar where all rows are of one task; and
+  ``capture`` takes it too. The stream has to tell the task at test. Without ``by_task`` a model is given the current
+  task as a scalar, or None, and refused where it reads it and rows of several tasks meet (``cljax.models.by_row``).
   """
 
   init: Callable
@@ -109,6 +114,11 @@ class Model(NamedTuple):
   capture: Callable | None = None
   units: tuple = ()
   with_activation: Callable | None = None
+  by_task: bool = False
+
+  def task_for(self, task):
+    """What ``apply`` is given of the rows' tasks: ``task`` where the model reads it, else None."""
+    return task if self.by_task else None
 
 
 class Memory(NamedTuple):

@@ -17,6 +17,7 @@ from cljax.data import limits
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine import schedule
+from cljax.engine.access import check_reads_one_task
 from cljax.engine.recipe import Recipe, check_recipe, make_augment
 from cljax.engine.step import Data, Parts, build, rescaled
 from cljax.streams.rows import at_most
@@ -160,6 +161,7 @@ def setup(
     return build(name, method, model, here, make_optimizer(values), recipe, stream.view.apply, augment, place)
 
   probe = parts_of(dict(hyper))
+  check_reads_one_task(probe.method, model, inputs)
   made = prog.make(parts_of, probe, stream.view.apply, spec, members, clock)
   train = device_data(stream, options)
   evaluation, whole, part = _evaluation(stream, options)
@@ -262,7 +264,8 @@ def _check_model(model: Model, spec: Spec) -> Any:
 
   def apply(params, state, x):
     try:
-      return model.apply(params, state, x, train=False, key=jax.random.key(0), task=0, mask=None)
+      task = jnp.zeros(jax.tree.leaves(x)[0].shape[0], jnp.int32) if model.by_task else 0
+      return model.apply(params, state, x, train=False, key=jax.random.key(0), task=task, mask=None)
     except _UNFIT as error:
       raise refused(error) from error
 

@@ -13,7 +13,6 @@ from cljax import regularizers
 from cljax.core import tree
 from cljax.core.method import Method, _keep, _keep_batch
 from cljax.core.types import (
-  AccessError,
   Batch,
   Learner,
   Model,
@@ -23,11 +22,11 @@ from cljax.core.types import (
   StepInfo,
   Task,
   Tools,
-  UsageError,
   Visit,
   Withheld,
 )
 from cljax.engine import evaluation_parameters
+from cljax.engine.access import check_access, check_tasks, mixed_rows
 from cljax.engine.holding import held, select
 from cljax.engine.order import OptState as OptState
 from cljax.engine.order import chain
@@ -130,24 +129,6 @@ def kept(learner: Learner):
   return learner.method_state, state.penalty, state.transform, state.pull, state.finalize
 
 
-def check_access(name: str, method: Method, spec: Spec) -> None:
-  """Refuses a method whose hooks exceed what it declared, or that needs what the scenario does not give."""
-  access = method.access
-  if not access.task_boundaries and (method.start_task is not _keep or method.end_task is not _keep):
-    raise AccessError(f"method {name!r} has start_task or end_task but does not declare Access(task_boundaries=True)")
-  if method.forget is not None and not access.forgets:
-    raise AccessError(f"method {name!r} has forget but does not declare Access(forgets=True)")
-  if access.stores_data and method.scrub is None:
-    raise AccessError(f"method {name!r} stores data but has no scrub, so a deletion request could not be honoured")
-  for need in access.needs:
-    if not getattr(spec.objective, need):
-      raise UsageError(f"method.name: {name!r} needs {need}, which the objective {spec.objective.name!r} does not have")
-  if access.task_id_at_test and not spec.task_id_given:
-    raise UsageError(
-      f"method.name: {name!r} needs the task id at test; this stream gives none (use stream.kind='task')"
-    )
-
-
 def build(
   name: str, method: Method, model: Model, spec: Spec, optimizer, recipe, view_apply, augment, place=None
 ) -> Parts:
@@ -156,8 +137,9 @@ def build(
   ``place``, a :class:`cljax.engine.mesh.Placement`, lays the rows of each batch and the learner over a mesh.
   """
   check_access(name, method, spec)
-  model = method.model or model
-  access = method.access
+  check_tasks(method, model, spec)
+  given, model, access = model, method.model or model, method.access
+  mixed = mixed_rows(method)
   tx = chain(method, optimizer)
   optimizer = evaluation_parameters.adapted(optimizer)
 
@@ -176,15 +158,20 @@ def build(
       return batch
     return batch._replace(x=Withheld("Batch.x (Access.stores_data)"), id=Withheld("Batch.id (Access.stores_data)"))
 
-  def task_loss(key, params, learner, batch, visit, train=True):
+  def task_loss(key, params, learner, batch, visit, train=True, mixed=True):
+    """``mixed``: whether the batch may hold rows of several tasks; else all are of the current one."""
+
     def apply(key, params, batch):
+      task = visit.task if access.task_boundaries else None
+      if model.by_task:
+        task = batch.task if mixed else visit.task
       return model.apply(
         params,
         learner.model_state,
         batch.x,
         train=train,
         key=tree.fold(key, "model"),
-        task=visit.task if access.task_boundaries else None,
+        task=task,
         mask=(batch.weight > 0).astype(jnp.float32),
       )
 
@@ -233,7 +220,7 @@ def build(
     shown = shown._replace(visit=visit, scale=batch.scale)
 
     def loss_fn(params):
-      loss, outputs, model_state = task_loss(key, params, learner, shown, visit)
+      loss, outputs, model_state = task_loss(key, params, learner, shown, visit, mixed=mixed)
       for term_name, term in method.terms.items():
         loss = loss + term(tree.fold(key, term_name), params, learner, shown, outputs)
       return loss, (outputs, model_state)
@@ -311,10 +298,10 @@ def build(
     learner = evaluated(learner)
     key = tree.fold(learner.key, "predict")
     if method.predict is not None:
-      shown = task if access.task_id_at_test else Withheld("task (Access.task_id_at_test)")
+      shown = task if access.task_id_at_test or given.by_task else Withheld("task (Access.task_id_at_test)")
       return method.predict(key, learner, x, shown)
-    told = task if access.task_id_at_test else None
-    outputs, _ = model.apply(learner.params, learner.model_state, x, train=False, key=key, task=told, mask=None)
+    shown = task if access.task_id_at_test or model.by_task else None
+    outputs, _ = model.apply(learner.params, learner.model_state, x, train=False, key=key, task=shown, mask=None)
     return outputs.logits
 
   def tools_for(visit) -> Tools:

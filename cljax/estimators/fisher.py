@@ -55,8 +55,8 @@ def _check_learned(learned: Any, kind: str) -> None:
 
 
 def _row_sum(each, inside):
-  """``[B]``: minus a row's log likelihood, over all its parts."""
-  each = each if inside is None else each * inside
+  """``[B]``: minus a row's log likelihood, over all its parts; what stands at a part of weight 0 reaches nothing."""
+  each = each if inside is None else inside * jnp.where(inside != 0, each, 0.0)
   return each.reshape(each.shape[0], -1).sum(-1)
 
 
@@ -160,7 +160,8 @@ def fisher_diagonal(
     del i
 
     def loss(p):
-      logits = model.apply(p, model_state, batch.x, train=False, key=None, task=batch.task[0])[0].logits
+      task = batch.task if model.by_task else batch.task[0]
+      logits = model.apply(p, model_state, batch.x, train=False, key=None, task=task)[0].logits
       if learned is not None:
         each, inside = learned.each(logits, batch)
         weight = batch.weight.reshape(-1, *(1,) * (each.ndim - 1)) * (jnp.ones_like(each) if inside is None else inside)

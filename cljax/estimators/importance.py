@@ -41,7 +41,8 @@ def mas_importance(
     del i
 
     def loss(p):
-      logits = model.apply(p, model_state, batch.x, train=False, key=None, task=batch.task[0])[0].logits
+      task = batch.task if model.by_task else batch.task[0]
+      logits = model.apply(p, model_state, batch.x, train=False, key=None, task=task)[0].logits
       size = jnp.square(counted(logits.astype(wide(logits.dtype)), batch))
       size = size.reshape(size.shape[0], -1).sum(-1)
       return jnp.sum(jnp.where(batch.weight > 0, size * batch.weight.astype(size.dtype), 0.0))

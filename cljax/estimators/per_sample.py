@@ -21,7 +21,7 @@ from cljax.core.types import Batch, Model, Rows, UsageError
 _TRANSPARENT = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2", "core_call")
 
 
-def _uses(jaxpr, var) -> int:
+def times_read(jaxpr, var) -> int:
   """How many operations read a variable, looking through calls."""
   total = 0
   for eqn in jaxpr.eqns:
@@ -29,7 +29,7 @@ def _uses(jaxpr, var) -> int:
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr")))
     if places and eqn.primitive.name in _TRANSPARENT and inner is not None:
       inner = getattr(inner, "jaxpr", inner)
-      total += sum(_uses(inner, inner.invars[i]) for i in places)
+      total += sum(times_read(inner, inner.invars[i]) for i in places)
     else:
       total += len(places)
   return total
@@ -69,7 +69,7 @@ def _sound_at(model: Model, params, model_state, x, count_uses: bool) -> tuple[b
       local = jax.make_jaxpr(call.spec.local)(call.params, call.input)
       for (_, path), var in zip(sorted(call.spec.leaves.items()), local.jaxpr.invars, strict=False):
         sound = sound and path not in own_uses
-        own_uses[path] = _uses(local.jaxpr, var)
+        own_uses[path] = times_read(local.jaxpr, var)
     return logits
 
   try:
@@ -78,7 +78,7 @@ def _sound_at(model: Model, params, model_state, x, count_uses: bool) -> tuple[b
     return False, False
   if not count_uses:
     return sound, sound and outer
-  uses = {n: _uses(traced, v) for n, v in zip(names, traced.invars, strict=False)}
+  uses = {n: times_read(traced, v) for n, v in zip(names, traced.invars, strict=False)}
   sound = sound and uses == own_uses
   return sound, sound and outer
 
@@ -94,7 +94,7 @@ def _sound(model: Model, treedef, leaves) -> tuple[bool, bool]:
 
 
 def _judged(model: Model, params, model_state, x) -> tuple[bool, bool]:
-  if model.capture is None:
+  if model.capture is None or model.by_task:  # what a row's task chooses is no layer's own
     return False, False
   leaves, treedef = jax.tree.flatten((params, model_state, x))
   return _sound(model, treedef, tuple((jnp.shape(v), jnp.result_type(v)) for v in leaves))
@@ -191,8 +191,10 @@ def _one_by_one(model: Model, params, model_state, batch: Batch, cotangents, phi
   def one(sums, row):
     row = jax.tree.map(lambda v: v[None], row)
 
+    task = row.task if model.by_task else row.task[0]
+
     def logits(p):
-      return model.apply(p, model_state, row.x, train=False, key=None, task=row.task[0])[0].logits
+      return model.apply(p, model_state, row.x, train=False, key=None, task=task)[0].logits
 
     out, vjp = jax.vjp(logits, params)
 

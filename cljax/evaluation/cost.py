@@ -51,7 +51,7 @@ def cost(prepared: Prepared) -> Cost:
   weight = jax.ShapeDtypeStruct((spec.batch_size,), jnp.float32)
 
   def plain(params, model_state, batch):
-    given = {"train": True, "key": jax.random.key(0), "task": None, "mask": None}
+    given = {"train": True, "key": jax.random.key(0), "task": model.task_for(jnp.zeros((), jnp.int32)), "mask": None}
     apply = lambda key, p, batch: model.apply(p, model_state, batch.x, **given)
     return jax.grad(lambda p: objective.mean_loss(parts.objective, jax.random.key(0), apply, p, batch))(params)
 

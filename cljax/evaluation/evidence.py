@@ -125,7 +125,7 @@ def answers(built: Setup, learner, rows: Sides, model=None) -> Answers:
   method = built.parts.method
   own = method.predict is not None or method.model is not None
   program = _program(built.parts.predict, method.model or built.model) if own or model is None else _plain(model)
-  told = built.spec.task_id_given and own
+  told = built.spec.task_id_given and (own or built.model.by_task)
   logits, features = {}, {}
   for side, x in rows.x.items():
     task = rows.task[side] if told else np.zeros(len(x), int)
@@ -142,7 +142,8 @@ def _program(predict, model):
   """``(learner [S], x, task) -> (logits [S, N, K], features [S, N, D])``, jitted."""
 
   def one(learner, x, task):
-    out, _ = model.apply(learner.params, learner.model_state, x, train=False, key=learner.key, task=None, mask=None)
+    told = {"task": model.task_for(task), "mask": None}
+    out, _ = model.apply(learner.params, learner.model_state, x, train=False, key=learner.key, **told)
     logits = out.logits if predict is None else predict(learner, x, task)
     return logits, logits if out.features is None else out.features
 
@@ -215,19 +216,22 @@ def measure(
 def _relearn(ours: Answers, rows: Sides, model, rate: float, epochs: int):
   """Loss curves ``[S, epochs + 1]`` of relearning, and ``[S]`` the accuracy on held-out forget rows after 20 steps on a
   twentieth of them."""
-  x, y = rows.x["forget"], jnp.asarray(rows.y["forget"])
+  x, y, task = rows.x["forget"], jnp.asarray(rows.y["forget"]), jnp.asarray(rows.task["forget"], jnp.int32)
   few, held = metrics.split_forget(len(y)) if len(y) > 1 else (np.zeros(1, int), np.zeros(1, int))
-  return _relearner(model, rate, epochs)((ours.params, ours.model_state), (x, y), (x[few], y[few]), (x[held], y[held]))
+  return _relearner(model, rate, epochs)(
+    (ours.params, ours.model_state), *((x[at], y[at], task[at]) for at in (slice(None), few, held))
+  )
 
 
 @functools.lru_cache(maxsize=4)
 def _relearner(model, rate: float, epochs: int):
-  def logits(params, state, x):
-    return model.apply(params, state, x, train=False, key=jax.random.key(0), task=None, mask=None)[0].logits
+  def logits(params, state, r):
+    told = {"task": model.task_for(r[2]), "mask": None}
+    return model.apply(params, state, r[0], train=False, key=jax.random.key(0), **told)[0].logits
 
   def one(params, state, rows, few, held):
-    loss = lambda p, r: jnp.mean(losses.cross_entropy(logits(p, state, r[0]), r[1]))
-    right = lambda p, r: jnp.mean(jnp.argmax(logits(p, state, r[0]), -1) == r[1])
+    loss = lambda p, r: jnp.mean(losses.cross_entropy(logits(p, state, r), r[1]))
+    right = lambda p, r: jnp.mean(jnp.argmax(logits(p, state, r), -1) == r[1])
     key = jax.random.key(0)
     curve = metrics.relearn(loss, params, rows, key, learning_rate=rate, epochs=epochs, samples=100).losses
     return curve, metrics.relearning_attack(loss, right, params, few, held, key, learning_rate=rate)[-1]

@@ -82,7 +82,7 @@ def _program(built: Setup):
     learner = built.parts.evaluated(learner)
 
     def apply(key, params, batch):
-      given = {"train": False, "key": key, "task": None, "mask": batch.weight}
+      given = {"train": False, "key": key, "task": model.task_for(batch.task), "mask": batch.weight}
       return model.apply(params, learner.model_state, batch.x, **given)
 
     each, inside, outputs, _ = own.loss(jax.random.key(0), apply, learner.params, batch)
@@ -166,7 +166,8 @@ def _relearner(built: Setup, rate: float, epochs: int):
 
   def one(params, state, batch):
     def loss(params, batch):
-      apply = lambda key, params, b: model.apply(params, state, b.x, train=False, key=key, task=None, mask=b.weight)
+      given = {"train": False, "mask": batch.weight, "task": model.task_for(batch.task)}
+      apply = lambda key, params, b: model.apply(params, state, b.x, key=key, **given)
       return objective.mean_loss(own, jax.random.key(0), apply, params, batch)
 
     return metrics.relearn(

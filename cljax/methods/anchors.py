@@ -105,7 +105,8 @@ def center_loss(model, spec: Spec, *, strength, rate, head: str = AUTO) -> Metho
     if pattern is not None and not any(map(chosen, paths)):
       raise UsageError(f"method.head: {head!r} matches no parameter; the paths are {', '.join(paths)}")
     x = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
-    apply = lambda x: model.apply(learner.params, learner.model_state, x, train=False, key=key, task=None, mask=None)
+    task = model.task_for(jnp.zeros(1, jnp.int32))
+    apply = lambda x: model.apply(learner.params, learner.model_state, x, train=False, key=key, task=task, mask=None)
     features = jax.eval_shape(apply, x)[0].features
     if features is None:
       raise UsageError("method.name: 'center_loss' needs a model that returns features (Outputs.features is None)")

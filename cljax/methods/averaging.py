@@ -85,9 +85,8 @@ def predict_average(model):
   """``predict`` with the averaged weights of a method whose state is an :class:`Average`."""
 
   def predict(key, learner, x, task):
-    del task
     params, model_state = current_average(learner)
-    return model.apply(params, model_state, x, train=False, key=key, task=None, mask=None)[0].logits
+    return model.apply(params, model_state, x, train=False, key=key, task=model.task_for(task), mask=None)[0].logits
 
   return predict
 

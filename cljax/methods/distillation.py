@@ -45,7 +45,8 @@ def lwf(model, spec: Spec, *, strength, temperature) -> Method:
   def term(key, params, learner, batch, outputs):
     del params
     teacher = learner.method_state
-    old, _ = model.apply(teacher.params, teacher.model_state, batch.x, train=False, key=key, task=None, mask=None)
+    told = {"task": model.task_for(batch.task), "mask": None}
+    old, _ = model.apply(teacher.params, teacher.model_state, batch.x, train=False, key=key, **told)
     earlier = batch.visit.met
     if classes is None:
       parts = learned.divergence(outputs.logits, old.logits, batch, temperature)

@@ -92,7 +92,8 @@ def heterogeneous_averaging(
 
     def loss(ratios):
       def apply(key, params, batch):
-        return model.apply(params, learner.model_state, batch.x, train=False, key=key, task=None, mask=None)
+        told = model.task_for(batch.task)
+        return model.apply(params, learner.model_state, batch.x, train=False, key=key, task=told, mask=None)
 
       return mean_loss(spec.objective, None, apply, mix(ratios), batch)
 

@@ -16,11 +16,6 @@ from cljax.methods.registry import Entry, Option, register
 from cljax.objectives.objective import row_loss
 
 EDITS = Access(forgets=True, forget_data=True, retain_data=True)
-# Given the losses of rows they ask for nothing else; graddiff's divergence, where it is chosen, is of classes.
-LOSSES_ALONE = (
-  unlearning.finetune_retain, unlearning.gradient_ascent, unlearning.graddiff, unlearning.geometric_disentanglement,
-  unlearning.adaptive_orthogonality,
-)  # fmt: skip
 FORGET_ONLY = Access(forgets=True, forget_data=True)
 
 
@@ -28,8 +23,8 @@ def viewed(model, learner, key):
   """``apply_fn(params, batch) -> Outputs`` of the learner's model at eval mode, statistics of BatchNorm as they are."""
 
   def apply_fn(params, batch):
-    state, mask = learner.model_state, batch.weight
-    return model.apply(params, state, batch.x, train=False, key=fold(key, "model"), task=None, mask=mask)[0]
+    given = {"key": fold(key, "model"), "task": model.task_for(batch.task), "mask": batch.weight}
+    return model.apply(params, learner.model_state, batch.x, train=False, **given)[0]
 
   return apply_fn
 
@@ -38,14 +33,15 @@ def edit(call, optimizer=optax.sgd):
   """A registry factory from a pure call of ``cljax.unlearning``.
 
   Its first argument is named ``apply_fn`` or ``loss_fn`` and is given the learner's model or its loss of a row; it gets
-  the rows that it names, ``optimizer(learning_rate)`` for the option ``learning_rate`` where it takes an optimizer, and
-  where it takes ``groups`` or ``classes`` those of the request.
+  the rows that it names, as ``learned`` an objective other than classification, ``optimizer(learning_rate)`` for the
+  option ``learning_rate`` where it takes an optimizer, and where it takes ``groups`` or ``classes`` those of the
+  request.
   """
   parameters = inspect.signature(call).parameters
 
   def factory(model, spec, **options):
-    if options.get("retain_loss") == "kl" and not spec.objective.classes:
-      raise UsageError(f"method.retain_loss: got 'kl', which needs classes; {spec.objective.name!r} has none")
+    if options.get("retain_loss") == "kl" and spec.objective.divergence is None:
+      raise UsageError(f"method.retain_loss: got 'kl', which needs divergence; {spec.objective.name!r} has none")
     if "optimizer" in parameters:
       options["optimizer"] = optimizer(options.pop("learning_rate"))
 
@@ -55,6 +51,8 @@ def edit(call, optimizer=optax.sgd):
       given = {name: getattr(request, name) for name in ("forget", "retain", "groups", "classes") if name in parameters}
       if "loss_fn" in parameters and "apply_fn" in parameters:
         given["apply_fn"] = apply_fn
+      if "learned" in parameters:
+        given["learned"] = None if spec.objective.classes else spec.objective
       if "init_fn" in parameters:
         given["init_fn"] = lambda key: model.init(key)[0]
       params = call(function, learner.params, key=key, **given, **options)
@@ -107,13 +105,16 @@ DIFFERENCE = {
 }
 
 
-def approximate(name: str, call, options, reference: str, optimizer=optax.sgd, access=EDITS) -> Entry:
-  """Registers an approximate edit; one that is given losses of rows alone needs no classes."""
-  if call in LOSSES_ALONE:
-    access = access._replace(needs=("each",))
+def approximate(
+  name: str, call, options, reference: str, optimizer=optax.sgd, access=EDITS, needs: tuple[str, ...] = ("classes",)
+) -> Entry:
+  """Registers an approximate edit, with what it ``needs`` of the objective: 'each' where it is given losses of rows, or
+  where ``call`` takes an objective as ``learned``; 'divergence' beside it where it compares predictions."""
+  access = access._replace(needs=needs)
   return register(name, Entry(edit(call, optimizer), options, access, reference, exactness="approximate"))
 
 
+ROW_LOSSES, TEACHERS = ("each",), ("each", "divergence")
 register("retrain", Entry(retrain, {}, Access(forgets=True, prefix=True, needs=()), "spec A1", exactness="exact"))
 register(
   "ssd",
@@ -135,16 +136,19 @@ approximate(
   unlearning.graddiff,
   {**DIFFERENCE, "retain_loss": Option("ce", choices=("ce", "kl"))},
   "Liu et al. 2022; NegGrad+ of Kurmanji et al. 2023",
+  needs=ROW_LOSSES,
 )
 approximate(
   "geometric_disentanglement",
   unlearning.geometric_disentanglement,
   {**DIFFERENCE, "constraint": Option("descent", choices=("descent", "orthogonal")), "history": Option(8, 0)},
   "arXiv 2511.17100",
+  needs=ROW_LOSSES,
 )
 approximate(
   "adaptive_orthogonality",
   unlearning.adaptive_orthogonality,
   {**DIFFERENCE, "strength": Option(1.0, 0), "gamma": Option(1.0, 0)},
   "arXiv 2602.01703",
+  needs=ROW_LOSSES,
 )

@@ -18,25 +18,31 @@ AUTO = "auto"
 def separate(spec: Spec) -> bool:
   """Whether a task's outputs are moved by its own rows alone: only its classes are in the softmax of its rows, and it
   shares none with another task. So in task-incremental streams; not where all or all seen classes compete (whether the
-  task is told at test does not matter), nor where tasks share their labels."""
-  return spec.active == "task" and not bool((spec.classes_of_task.sum(0) > 1).any())
+  task is told at test does not matter), nor where tasks share their labels or there are no classes."""
+  return spec.objective.classes and spec.active == "task" and not bool((spec.classes_of_task.sum(0) > 1).any())
+
+
+def captured(model, spec: Spec) -> tuple[tuple[int, ...], list]:
+  """The shape of the logits of one row, and the calls of the model's layers on it, abstract."""
+  row = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), spec.shown)
+  told = {"task": jnp.zeros(1, jnp.int32)} if model.by_task else {}
+  calls: list = []
+
+  def look(params, state, x):
+    logits, found = model.capture(params, state, x, None, **told)
+    calls.extend(found.values())
+    return logits
+
+  return jax.eval_shape(look, *jax.eval_shape(model.init, jax.random.key(0)), row).shape, calls
 
 
 def classifier(model, spec: Spec) -> frozenset[str]:
   """The names of the leaves of the layer that gives the logits: of the model's last captured layer of their shape, of
   its last unit's reader, or, where it has neither, those called ``head``."""
-  params, state = jax.eval_shape(model.init, jax.random.key(0))
-  names = tree.paths(params)
+  names = tree.paths(jax.eval_shape(model.init, jax.random.key(0))[0])
   if model.capture is not None:
-    x = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
-    found: list[dict[str, str]] = []
-
-    def look(params, state, x):
-      logits, calls = model.capture(params, state, x, None)
-      found.extend(c.spec.leaves for c in calls.values() if c.output is not None and c.output.shape == logits.shape)
-      return logits
-
-    jax.eval_shape(look, params, state, x)
+    shape, calls = captured(model, spec)
+    found = [c.spec.leaves for c in calls if c.output is not None and c.output.shape == shape]
     if found:
       return frozenset(found[-1].values())
   if model.units:
@@ -60,6 +66,39 @@ def skipping(model, spec: Spec, skip: str) -> Callable[[str], bool] | None:
   except re.error as e:
     raise UsageError(f"method.skip: got {skip!r}; expected 'auto' or a regular expression ({e})") from None
   return lambda path: bool(pattern.search(path))
+
+
+def projected(model, spec: Spec, skip: str):
+  """``(skip, hold)`` of a projector of layer inputs: what it leaves alone, and a transform behind it, or None.
+
+  It also leaves alone the leaves of two axes or more that multiply no captured input: tables of embeddings and of
+  positions, grouped convolutions, Flax's own attention. ``hold`` keeps these as the first task left them, as biases
+  are, for otherwise the inputs of all layers above would move; those that ``skip`` names stay free. Of a model that
+  reads the task, those with a leading axis of tasks are free, but for the slices of other tasks, which are held.
+  """
+  chosen = skipping(model, spec, skip)
+  leaves = tree.by_path(jax.eval_shape(model.init, jax.random.key(0))[0])
+  lost = {n for n, a in leaves.items() if a.ndim >= 2 and not (chosen and chosen(n))}
+  if model.capture is None or not lost:
+    return chosen, None
+  lost -= {c.spec.leaves.get("kernel") for c in captured(model, spec)[1] if c.spec.unfold is not None}
+  if not lost:
+    return chosen, None
+  own = {n for n in lost if model.by_task and leaves[n].shape[0] == spec.num_tasks}
+
+  def update(updates, state, params=None, *, visit, **extra):
+    del params, extra
+    began, mine = visit.met.any(), jnp.arange(spec.num_tasks) == visit.task
+
+    def one(name, u):
+      if name in own:
+        return jnp.where(mine.reshape(-1, *(1,) * (u.ndim - 1)), u, jnp.zeros_like(u))
+      return jnp.where(began, jnp.zeros_like(u), u) if name in lost else u
+
+    return tree.map_named(one, updates), state
+
+  hold = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+  return lambda path: path in lost or bool(chosen and chosen(path)), hold
 
 
 def hold_others(model, spec: Spec, skip: str) -> optax.GradientTransformationExtraArgs | None:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax import edits, losses
+from cljax import edits
 from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Spec
@@ -93,11 +93,13 @@ def fomo(
   def consistency(key, params, learner, batch, outputs):
     del params
     stable, model_state = current_average(learner)
-    old, _ = model.apply(stable, model_state, batch.x, train=False, key=key, task=None, mask=None)
-    per_row = losses.distillation(outputs.logits, jax.lax.stop_gradient(old.logits), temperature, batch.class_mask)
+    task = model.task_for(batch.task)
+    old, _ = model.apply(stable, model_state, batch.x, train=False, key=key, task=task, mask=None)
+    learned = spec.objective
+    parts = learned.divergence(outputs.logits, jax.lax.stop_gradient(old.logits), batch, temperature)
     # Not before the stable model has taken anything in.
     begun = (learner.step >= every).astype(jnp.float32)
-    return strength * begun * reduced(per_row, None, batch)
+    return strength * begun * reduced(parts, learned.each(outputs.logits, batch)[1], batch)
 
   def init(key, learner) -> Any:
     del key
@@ -134,7 +136,7 @@ register(
       "warmup": Option(0, 0),
       "patterns": Option(""),
     },
-    Access(),
+    Access(needs=("each", "divergence")),
     "Ramkumar et al. 2024",
   ),
 )

@@ -13,7 +13,7 @@ from cljax.core import rows as picking
 from cljax.core.method import Method, Reference
 from cljax.core.tree import fold
 from cljax.core.types import Access, Spec, UsageError
-from cljax.methods.heads import AUTO, hold_others, skipping
+from cljax.methods.heads import AUTO, hold_others, projected
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import drawn, example_row
 from cljax.methods.slots import no_slots, slot_of
@@ -125,12 +125,29 @@ def standing(projector, behind, on: str) -> dict[str, Any]:
   return {"finalize": projector if behind is None else optax.chain(projector, behind)}
 
 
-def layer_rows(model, learner, batch):
-  """``{kernel path: [n, d_in]}``: what each kernel multiplies on a batch, zero for rows of weight 0."""
-  inputs = estimators.layer_inputs(model, learner.params, learner.model_state, batch.x)
+def layer_rows(model, spec: Spec, learner, batch):
+  """``{kernel path: [n, d_in]}``: what each kernel multiplies on a batch, zero for rows of weight 0; of text, for
+  positions behind the last one that counts too, which are padding (a prompt before them is none)."""
+  inputs = estimators.layer_inputs(model, learner.params, learner.model_state, batch.x, model.task_for(batch.task))
   size = batch.weight.shape[0]
-  # A convolution has several rows for each sample, in sample order.
-  return {p: r * jnp.repeat(batch.weight, r.shape[0] // size)[:, None] for p, r in inputs.items()}
+  there = None
+  if spec.objective.parts is not None:
+    counts = spec.objective.parts(batch) > 0
+    there = jax.lax.cummax(counts.astype(batch.weight.dtype), axis=counts.ndim - 1, reverse=True)
+
+  def one(rows):
+    each = rows.shape[0] // size  # a convolution has several rows for each sample, in sample order
+    weight = jnp.repeat(batch.weight, each)
+    if there is not None and there.size == rows.shape[0]:
+      weight = weight * there.reshape(-1)
+    return rows * weight[:, None]
+
+  return {path: one(rows) for path, rows in inputs.items()}
+
+
+def with_held(projector, hold):
+  """The projector, and behind it what holds the leaves that it cannot read."""
+  return projector if hold is None else optax.chain(projector, hold)
 
 
 def gpm(
@@ -144,16 +161,18 @@ def gpm(
   under any optimizer. ``on='gradient'`` is the published order, in front of the optimizer: momentum, Adam and weight
   decay then move the protected span. ``skip``: a regular expression of names that are not projected; 'auto': the
   classifier where each task has outputs of its own, as in the paper, and none where tasks share it. Biases and norm
-  parameters are held after the first task, as in the released code. Needs a model with ``capture``. Spec 4.5; Saha et
-  al., 2021.
+  parameters are held after the first task, as in the released code, and so are tables of embeddings and positions and
+  whatever else multiplies no captured input (:func:`cljax.methods.heads.projected`); name them in ``skip`` to let them
+  go. Inputs ``[B, L, D]`` are B L rows, without padding. Needs a model with ``capture``. Spec 4.5; Saha et al., 2021.
   """
 
   def end_task(key, learner, task):
-    inputs = layer_rows(model, learner, picking.sample(fold(key, "rows"), task.rows, samples))
+    inputs = layer_rows(model, spec, learner, picking.sample(fold(key, "rows"), task.rows, samples))
     level = jnp.minimum(threshold + threshold_step * task.visit.others.astype(jnp.float32), 1.0)
     return learner._replace(opt_state=projectors.gpm_extend(learner.opt_state, inputs, level))
 
-  projector = projectors.gpm(max_rank or None, skipping(model, spec, skip))
+  skipped, hold = projected(model, spec, skip)
+  projector = with_held(projectors.gpm(max_rank or None, skipped), hold)
   return Method(end_task=end_task, **standing(projector, hold_others(model, spec, skip), on))
 
 

@@ -26,8 +26,9 @@ def ncm(model, spec: Spec) -> Method:
   model's own logits are used. Mensink et al., 2013; iCaRL's rule with all rows.
   """
 
-  def features(learner, x):
-    out, _ = model.apply(learner.params, learner.model_state, x, train=False, key=learner.key, task=None, mask=None)
+  def features(learner, x, task):
+    told = {"task": model.task_for(task), "mask": None}
+    out, _ = model.apply(learner.params, learner.model_state, x, train=False, key=learner.key, **told)
     if out.features is None:
       raise UsageError("method.name: 'ncm' needs a model that returns features (Outputs.features is None)")
     return out
@@ -35,21 +36,22 @@ def ncm(model, spec: Spec) -> Method:
   def init(key, learner):
     del key
     x = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
-    width = jax.eval_shape(lambda x: features(learner, x), x).features.shape[-1]
+    width = jax.eval_shape(lambda x: features(learner, x, jnp.zeros(1, jnp.int32)), x).features.shape[-1]
     return Prototypes(jnp.zeros((spec.num_classes, width), jnp.float32), jnp.zeros(spec.num_classes, jnp.float32))
 
   def end_task(key, learner, task):
     del key
     old = learner.method_state
-    means, counts = estimators.class_means(lambda x: features(learner, x).features, task.rows, spec.num_classes)
+    of = lambda x: features(learner, x, task.id).features
+    means, counts = estimators.class_means(of, task.rows, spec.num_classes)
     total = old.counts + jnp.where(task.visit.first, counts, 0.0)
     part = counts / jnp.maximum(jnp.maximum(total, counts), 1.0)
     mixed = old.means + part[:, None] * (means - old.means)
     return learner._replace(method_state=Prototypes(mixed, total))
 
   def predict(key, learner, x, task):
-    del key, task
-    out, state = features(learner, x), learner.method_state
+    del key
+    out, state = features(learner, x, task), learner.method_state
     distance = jnp.sum(jnp.square(out.features[:, None] - state.means[None]), axis=-1)
     nearest = jnp.where((state.counts > 0)[None], -distance, -jnp.inf)
     return jnp.where((state.counts > 0).any(), nearest, out.logits.astype(nearest.dtype))

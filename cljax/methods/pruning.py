@@ -28,7 +28,7 @@ def clnp(model, spec: Spec, *, strength, margin, thresholds: int = 100, samples:
   Tasks must not share classes; the model's units must form a chain (mlp, cnn). Free neurons keep their weights for the
   next task. Spec 8.9; Golkar, Kagan and Cho, 2019.
   """
-  if (spec.classes_of_task.sum(0) > 1).any():
+  if spec.objective.classes and (spec.classes_of_task.sum(0) > 1).any():
     raise UsageError("method.name: clnp gives each class to one task, but this stream's tasks share classes")
   own_classes = jnp.asarray(spec.classes_of_task)
 
@@ -40,7 +40,8 @@ def clnp(model, spec: Spec, *, strength, margin, thresholds: int = 100, samples:
     batch = picking.sample(fold(key, "rows"), task.rows, samples, by_class=True)
     classes = own_classes[task.id]
     state = edits.clnp_state(learner.opt_state)
-    apply = lambda params: model.apply(params, learner.model_state, batch.x, train=False, key=key, task=None, mask=None)
+    told = {"task": model.task_for(batch.task), "mask": None}
+    apply = lambda params: model.apply(params, learner.model_state, batch.x, train=False, key=key, **told)
     outputs, _ = apply(learner.params)
     activity = [mean_activation(outputs.hidden[u.hidden], batch.weight) for u in model.units]
     kept = lambda threshold: tuple(a > threshold for a in activity)

@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses, optimizers
+from cljax import optimizers
 from cljax.core import tree
 from cljax.core.method import Method, _keep, _keep_batch, union_access
 from cljax.core.tree import fold
-from cljax.core.types import Access, Spec, UsageError
+from cljax.core.types import Access, Batch, Spec, UsageError
 from cljax.methods import registry
 from cljax.methods.penalties import FISHER, kind_of
 from cljax.methods.penalties import fisher as fisher_of
 from cljax.methods.registry import Entry, Option, register
+from cljax.objectives.objective import reduced
 
 BASES = ("derpp", "er", "ewc", "online_ewc", "finetune")
 
@@ -52,7 +53,7 @@ def refresh(
 
   ``F^-1 = 1 / (F + damping)``, F accumulated at the end of each task, ``F <- decay F + F_t``; L is the whole loss of
   the step, terms and penalty included. ``step_size=0`` is ``method`` to the bit, noise and all draws its own. ``form``
-  'released' unlearns the published code's way: only the cross-entropy of the step's own rows, ascent direction
+  'released' unlearns the published code's way: only the task loss of the step's own rows, ascent direction
   rescaled per tensor to the size of the weights, preconditioner ``1 / (1 + damping F)``; see
   :func:`cljax.optimizers.refresh`. ``noise`` 1 is the theory's temperature (covariance UNVERIFIED).
 
@@ -78,13 +79,15 @@ def refresh(
   def init(key, learner):
     mask = spec.class_mask(jnp.zeros(spec.batch_size, jnp.int32), jnp.zeros(spec.num_tasks, bool))
     weight = jnp.zeros(spec.batch_size, jnp.float32)
-    labels = (jnp.zeros(spec.batch_size, jnp.int32), weight, mask) if released else ()
+    y = jax.tree.map(lambda a: jnp.zeros((spec.batch_size, *a.shape), a.dtype), spec.target)
+    labels = (y, weight, mask) if released else ()
     return RefreshState(method.init(key, learner), tree.zeros_like(learner.params, jnp.float32), labels)
 
   def prepare(key, learner, batch):
     if released:
       own = lambda a: None if a is None else a[: spec.batch_size]  # another part may have appended rows
-      labels = (batch.y[: spec.batch_size].astype(jnp.int32), own(batch.weight), own(batch.class_mask))
+      y = jax.tree.map(lambda a, like: a[: spec.batch_size].astype(like.dtype), batch.y, spec.target)
+      labels = (y, own(batch.weight), own(batch.class_mask))
       learner = learner._replace(method_state=learner.method_state._replace(labels=labels))
     if method.prepare is not _keep_batch:
       inner, batch = method.prepare(key, inside(learner), batch)
@@ -111,7 +114,10 @@ def refresh(
 
     def loss(params):
       _, aux = loss_fn(params)
-      return losses.reduce(losses.cross_entropy(aux[0].logits[: spec.batch_size], y, mask), weight), aux
+      own = jax.tree.map(lambda a: a[: spec.batch_size], aux[0].logits)
+      rows = Batch(None, y, weight, None, None, mask)
+      each, inside = spec.objective.each(own, rows)
+      return reduced(each, inside, rows), aux
 
     return loss
 
@@ -202,7 +208,7 @@ register(
       "form": Option("theory", choices=("theory", "released")),
       **FISHER,
     },
-    Access(stores_data=True, task_boundaries=True, boundary_data=True),
+    Access(stores_data=True, task_boundaries=True, boundary_data=True, needs=("each",)),
     "Wang et al. 2024",
   ),
 )

@@ -8,19 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cljax.core.checks import MOST
 from cljax.core.method import Method, compose
+from cljax.core.options import Option, checked
 from cljax.core.types import Access, Model, Spec, UsageError
-
-
-class Option(NamedTuple):
-  """A hyper-parameter: its default and what is allowed. Floats are traced (a sweep varies them in one program)."""
-
-  default: Any
-  low: float | None = None
-  high: float | None = None
-  choices: tuple = ()
-  needs: Mapping[str, tuple] = {}  # other options, and their values with which this one is read
 
 
 class Entry(NamedTuple):
@@ -66,7 +56,7 @@ def check_options(name: str, given: Mapping[str, Any], label: str = "method") ->
   values = {}
   for key, option in entry.options.items():
     value = given.get(key, option.default)
-    values[key] = _checked(f"{label}.{key}", value, option)
+    values[key] = checked(f"{label}.{key}", value, option)
   for key, option in entry.options.items():
     for other, with_these in option.needs.items() if values[key] != option.default else ():
       if values[other] not in with_these:
@@ -83,25 +73,6 @@ def check_options(name: str, given: Mapping[str, Any], label: str = "method") ->
         "expected at most that"
       )
   return values
-
-
-def _checked(label: str, value, option: Option):
-  kind = type(option.default)
-  if kind is float and isinstance(value, int) and not isinstance(value, bool):
-    value = float(value)
-  if not isinstance(value, kind):
-    raise UsageError(f"{label}: got {value!r} of type {type(value).__name__}; expected {kind.__name__}")
-  if option.choices and value not in option.choices:
-    raise UsageError(f"{label}: got {value!r}; allowed: {', '.join(map(str, option.choices))}")
-  if kind in (int, float):
-    if value != value:
-      raise UsageError(f"{label}: got {value}; expected a number")
-    if option.low is not None and value < option.low:
-      raise UsageError(f"{label}: got {value}; expected at least {option.low}")
-    high = MOST if option.high is None and kind is int else option.high
-    if high is not None and value > high:
-      raise UsageError(f"{label}: got {value}; expected at most {high}")
-  return value
 
 
 def make(name: str, model: Model, spec: Spec, **options) -> Method:

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import losses
 from cljax import memory as memories
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, Batch, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
+from cljax.objectives.objective import prediction_of, reduced, squared_gap
+from cljax.objectives.rows import present
 
 POLICIES = ("reservoir", "ring", "class_balanced")
 ACCESS = Access(stores_data=True)
@@ -123,13 +124,37 @@ def append(batch: Batch, more: Batch, scale=None) -> Batch:
 
 def places(batch: Batch, size: int):
   """``[size]`` int32: where the next ``size`` rows that are appended to ``batch`` will stand."""
-  return batch.y.shape[0] + jnp.arange(size, dtype=jnp.int32)
+  return batch.weight.shape[0] + jnp.arange(size, dtype=jnp.int32)
 
 
 def at_places(outputs, at):
-  """The rows of ``outputs [B, ...]`` at the consecutive places ``at``, in at least float32."""
-  found = jax.lax.dynamic_slice_in_dim(outputs, at[0], at.shape[0])
-  return found.astype(jnp.promote_types(found.dtype, jnp.float32))
+  """The rows of ``outputs [B, ...]``, a tree, at the consecutive places ``at``, in at least float32."""
+
+  def one(a):
+    found = jax.lax.dynamic_slice_in_dim(a, at[0], at.shape[0])
+    return found.astype(jnp.promote_types(found.dtype, jnp.float32))
+
+  return jax.tree.map(one, outputs)
+
+
+def example_prediction(model, spec: Spec):
+  """The prediction of one row as a memory stores it: zeros in float32, in the form that the model gives."""
+  return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), prediction_of(spec.objective, model, spec))
+
+
+def predictions_of(spec: Spec, info):
+  """The predictions of a step's current rows in float32, as the memory stores them; 0 for rows that are absent."""
+  own = jax.tree.map(lambda a: a[: spec.batch_size], (info.outputs.logits, info.batch.weight))
+  made = jax.tree.map(lambda a: a.astype(jnp.float32), own[0])
+  return present(info.batch._replace(weight=own[1]), made)
+
+
+def stored_gap(spec: Spec, outputs, stored):
+  """The mean squared gap to the predictions ``stored = (target, rows: Batch, places)``: over rows and all numbers of a
+  row, or over the parts that its loss counts (tokens)."""
+  target, rows, at = stored
+  each, inside = squared_gap(spec.objective, at_places(outputs.logits, at), target, rows)
+  return reduced(each, inside, rows)
 
 
 def scrub_memory(memory):
@@ -186,38 +211,38 @@ def derpp(
   """Dark Experience Replay++: ``mean CE(current) + alpha MSE(f(x1), z1) + beta mean CE(x2, y2)``, two independent
   draws.
 
-  MSE is the mean over rows and all logits. ``z`` are the logits of the augmented current input in train mode before
-  the update, never refreshed, in float32; inputs are stored as they are read. ``beta = 0`` is DER. ``insert`` as in
-  :func:`er`, but 'every_pass' by default: with 'once' the logits are those of the first epoch, and what they hold the
-  network to is hardly learned (split digits, 10 epochs: 87.5 % for 94.3). Spec A2; Buzzega et al., 2020.
+  MSE is the mean over rows and all logits; of any objective with ``each``, over all numbers of a prediction, for text
+  over the tokens that count. ``z`` are the predictions of the augmented current input in train mode before the update,
+  never refreshed, in float32 (of text, L x V numbers a row); inputs are stored as they are read. ``beta = 0`` is DER.
+  ``insert`` as in :func:`er`, but 'every_pass' by default: with 'once' the logits are those of the first epoch, and
+  what they hold the network to is hardly learned (split digits, 10 epochs: 87.5 % for 94.3). Spec A2; Buzzega et al.,
+  2020.
   """
-  del model
   memory = make_memory(spec, capacity, policy)
   size = min(replay_batch or spec.batch_size, capacity)
-  own = slice(0, spec.batch_size)
 
   def prepare(key, learner, batch):
     state = insert_pending(key, memory, learner.method_state)
     one, seen_one = memory.sample(fold(key, "logits"), state.memory, size)
     two, seen_two = memory.sample(fold(key, "labels"), state.memory, size)
-    batch = batch._replace(extra={**batch.extra, "logits": (one["logits"], seen_one, places(batch, size))})
-    batch = append(batch, drawn(spec, one, seen_one, batch.visit), scale=0.0)
+    rows = drawn(spec, one, seen_one, batch.visit)
+    batch = batch._replace(extra={**batch.extra, "logits": (one["logits"], rows, places(batch, size))})
+    batch = append(batch, rows, scale=0.0)
     batch = append(batch, drawn(spec, two, seen_two, batch.visit), scale=beta)
     return learner._replace(method_state=state), batch
 
   def term(key, params, learner, batch, outputs):
     del key, params, learner
-    target, weight, at = batch.extra["logits"]
-    return alpha * losses.reduce(losses.logit_mse(at_places(outputs.logits, at), target), weight)
+    return alpha * stored_gap(spec, outputs, batch.extra["logits"])
 
   def after_step(key, learner, info):
     del key
-    rows = rows_of(spec, info.batch, logits=info.outputs.logits[own].astype(jnp.float32))
+    rows = rows_of(spec, info.batch, logits=predictions_of(spec, info))
     state = learner.method_state._replace(pending=rows, weight=offered(spec, info.batch, insert))
     return learner._replace(method_state=state)
 
   return Method(
-    init=lambda key, learner: start(memory, spec, example_row(spec, logits=jnp.zeros(spec.num_classes, jnp.float32))),
+    init=lambda key, learner: start(memory, spec, example_row(spec, logits=example_prediction(model, spec))),
     prepare=prepare,
     terms={"logits": term},
     after_step=after_step,
@@ -234,7 +259,7 @@ register(
   Entry(
     derpp,
     {"alpha": Option(0.5, 0), "beta": Option(0.5, 0), **BUFFER, **INSERT_OUTPUTS},
-    ACCESS,
+    ACCESS._replace(needs=("each",)),
     "Buzzega et al. 2020",
   ),
 )

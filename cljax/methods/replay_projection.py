@@ -41,7 +41,8 @@ def evaluated_loss(model, spec: Spec):
 
   def loss(key, params, learner, batch):
     def apply(key, params, batch):
-      return model.apply(params, learner.model_state, batch.x, train=False, key=key, task=None, mask=batch.weight)
+      told = {"task": model.task_for(batch.task), "mask": batch.weight}
+      return model.apply(params, learner.model_state, batch.x, train=False, key=key, **told)
 
     return mean_loss(spec.objective, key, apply, params, batch)
 

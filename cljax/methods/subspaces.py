@@ -14,8 +14,8 @@ from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, Batch, Spec, UsageError
-from cljax.methods.heads import AUTO, hold_others, skipping
-from cljax.methods.projection import ON_UPDATE, layer_rows, standing
+from cljax.methods.heads import AUTO, hold_others, projected, skipping
+from cljax.methods.projection import ON_UPDATE, layer_rows, standing, with_held
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.slots import counted, no_slots, slot_of
 from cljax.objectives.objective import mean_loss
@@ -28,12 +28,13 @@ GIB = 2**30
 def output_gradients(model, learner, task, batch: Batch):
   """Gradients ``d f_y(x) / d params`` of each row's true logit in eval mode, a stack ``[B, ...]``; weight 0: zero."""
 
-  def logit(params, x, y):
+  def logit(params, x, y, row_task):
     state, key = learner.model_state, learner.key
-    outputs, _ = model.apply(params, state, x[None], train=False, key=key, task=task.id, mask=None)
+    outputs, _ = model.apply(params, state, x[None], train=False, key=key, task=row_task, mask=None)
     return outputs.logits[0, y]
 
-  grads = jax.vmap(jax.grad(logit), in_axes=(None, 0, 0))(learner.params, batch.x, batch.y)
+  told = batch.task if model.by_task else jnp.broadcast_to(task.id, batch.task.shape)
+  grads = jax.vmap(jax.grad(logit), in_axes=(None, 0, 0, 0))(learner.params, batch.x, batch.y, told)
   return jax.tree.map(lambda g: jnp.where(batch.weight.reshape((-1,) + (1,) * (g.ndim - 1)) > 0, g, 0), grads)
 
 
@@ -111,8 +112,8 @@ def task_gradient(model, spec: Spec, learner, task, batch: Batch):
   """Gradient of the loss of a batch at the learner's parameters, in eval mode."""
 
   def apply(key, params, batch):
-    state = learner.model_state
-    return model.apply(params, state, batch.x, train=False, key=key, task=task.id, mask=batch.weight)
+    told = {"task": batch.task if model.by_task else task.id, "mask": batch.weight}
+    return model.apply(params, learner.model_state, batch.x, train=False, key=key, **told)
 
   return jax.grad(lambda params: mean_loss(spec.objective, learner.key, apply, params, batch))(learner.params)
 
@@ -135,12 +136,13 @@ def cuber(
   When a task starts, its gradient G on ``samples`` rows is compared with each old task's: ``|S_j^T G| >= sufficient
   |G|`` and ``<G_j, G> >= positive |G_j| |G|``; there the span stays open, held by ``strength |S_j^T (W - W_start)|^2``.
   ``sufficient`` above 1 is GPM with a basis of each task of its own. The scaled weight projection of regime 2 (forward
-  transfer by TRGP) is left out: :func:`cljax.projectors.scaled_projection` is its formula. Biases and norm parameters
-  are held after the first task. The penalty's pull joins the gradient, and the projection stands behind the optimizer;
-  ``on='gradient'`` is the published order, both in front of it. ``skip`` as for ``gpm``. A task that comes back takes
-  its own slot anew. Needs a model with ``capture``. Spec 4.6; Lin et al., 2022. UNVERIFIED: no code found.
+  transfer by TRGP) is left out: :func:`cljax.projectors.scaled_projection` is its formula. Biases, norm parameters and
+  what multiplies no captured input are held after the first task, as by ``gpm``. The penalty's pull joins the gradient,
+  and the projection stands behind the optimizer; ``on='gradient'`` is the published order, both in front of it.
+  ``skip`` as for ``gpm``. A task that comes back takes its own slot anew. Needs a model with ``capture``. Spec 4.6; Lin
+  et al., 2022. UNVERIFIED: no code found.
   """
-  skipped = skipping(model, spec, skip)
+  skipped, hold = projected(model, spec, skip)
   shapes = kernels(jax.eval_shape(model.init, jax.random.key(0))[0], skipped).values()
   widest = max((x.size // x.shape[-1] for x in shapes), default=1)
 
@@ -153,7 +155,7 @@ def cuber(
 
   def end_task(key, learner, task):
     batch = picking.sample(fold(key, "rows"), task.rows, samples)
-    inputs, g = layer_rows(model, learner, batch), task_gradient(model, spec, learner, task, batch)
+    inputs, g = layer_rows(model, spec, learner, batch), task_gradient(model, spec, learner, task, batch)
     slot, slots = slot_of(learner.method_state, task.visit)
     state = projectors.cuber_end_task(counted(learner.opt_state, kinds, slot, "tasks"), inputs, g, threshold)
     state = counted(state, kinds, task.visit.seen.sum(dtype=jnp.int32), "tasks")
@@ -161,9 +163,9 @@ def cuber(
 
   sizes = spec.num_tasks, max_rank or widest
   if on == "gradient":
-    stands: dict[str, Any] = {"transform": projectors.cuber(*sizes, strength, skipped)}
+    stands: dict[str, Any] = {"transform": with_held(projectors.cuber(*sizes, strength, skipped), hold)}
   else:
-    projection = projectors.cuber_projection(*sizes, skipped)
+    projection = with_held(projectors.cuber_projection(*sizes, skipped), hold)
     stands = {"transform": projectors.cuber_pull(*sizes, strength, skipped)}
     stands.update(standing(projection, hold_others(model, spec, skip), on))
   return Method(init=lambda key, learner: no_slots(spec), start_task=start_task, end_task=end_task, **stands)

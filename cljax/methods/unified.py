@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from cljax import losses, optimizers, regularizers
 from cljax.core import tree
 from cljax.core.method import Method
-from cljax.core.types import Access, Spec
+from cljax.core.types import Access, Spec, UsageError
 from cljax.methods import penalties, replay, variational
 from cljax.methods.registry import Entry, Option, register
 from cljax.objectives.objective import reduced
@@ -72,10 +72,11 @@ def unified(
   ignored; ``insert`` is that of ``derpp``. Which divergence belongs to VCL is UNVERIFIED. Spec 3.1; Wang et al., 2024.
   """
   stored = output in ("logits", "labels")
+  if output == "uniform" and not spec.objective.classes:
+    raise UsageError(f"method.output: got 'uniform', which needs classes; {spec.objective.name!r} has none")
   memory = replay.make_memory(spec, capacity, policy)
   size = min(replay_batch or spec.batch_size, capacity)
-  own = slice(0, spec.batch_size)
-  more = {"logits": jnp.zeros(spec.num_classes, jnp.float32)} if output == "logits" else {}
+  more = {"logits": replay.example_prediction(model, spec)} if output == "logits" else {}
 
   def init(key, learner):
     del key
@@ -90,11 +91,10 @@ def unified(
     state = learner.method_state
     filled = replay.insert_pending(key, memory, state.memory)
     rows, weight = memory.sample(tree.fold(key, output), filled.memory, size)
+    again = replay.drawn(spec, rows, weight, batch.visit)
     if output == "logits":
-      batch = batch._replace(extra={**batch.extra, "logits": (rows["logits"], weight, replay.places(batch, size))})
-    batch = replay.append(
-      batch, replay.drawn(spec, rows, weight, batch.visit), scale=alpha if output == "labels" else 0.0
-    )
+      batch = batch._replace(extra={**batch.extra, "logits": (rows["logits"], again, replay.places(batch, size))})
+    batch = replay.append(batch, again, scale=alpha if output == "labels" else 0.0)
     return learner._replace(method_state=state._replace(memory=filled)), batch
 
   def output_term(key, params, learner, batch, outputs):
@@ -102,8 +102,10 @@ def unified(
     if output == "uniform":
       per_row = output_divergence(output, outputs.logits, None, batch.class_mask)
       return alpha * reduced(per_row, None, batch)
-    target, weight, at = batch.extra["logits"]
-    return alpha * losses.reduce(output_divergence(output, replay.at_places(outputs.logits, at), target), weight)
+    target, rows, at = batch.extra["logits"]
+    if not spec.objective.classes:
+      return alpha * replay.stored_gap(spec, outputs, (target, rows, at))
+    return alpha * losses.reduce(output_divergence(output, replay.at_places(outputs.logits, at), target), rows.weight)
 
   def parameter_term(key, params, learner, batch, outputs):
     del key, batch, outputs
@@ -112,7 +114,7 @@ def unified(
 
   def after_step(key, learner, info):
     del key
-    kept = {"logits": info.outputs.logits[own].astype(jnp.float32)} if output == "logits" else {}
+    kept = {"logits": replay.predictions_of(spec, info)} if output == "logits" else {}
     state, rows = learner.method_state, replay.rows_of(spec, info.batch, **kept)
     pending = state.memory._replace(pending=rows, weight=replay.offered(spec, info.batch, insert))
     return learner._replace(method_state=state._replace(memory=pending))
@@ -166,7 +168,7 @@ register(
       **replay.INSERT_OUTPUTS,
       **penalties.FISHER,
     },
-    Access(stores_data=True, task_boundaries=True, boundary_data=True),
+    Access(stores_data=True, task_boundaries=True, boundary_data=True, needs=("each",)),
     "Wang et al. 2024",
   ),
 )

@@ -8,7 +8,7 @@ import optax
 
 from cljax import unlearning
 from cljax.core.types import Access
-from cljax.methods.forgetting import FORGET_ONLY, approximate
+from cljax.methods.forgetting import FORGET_ONLY, ROW_LOSSES, TEACHERS, approximate
 from cljax.methods.registry import Option
 
 RETAIN_ONLY = Access(forgets=True, retain_data=True)
@@ -23,21 +23,35 @@ def trained(steps: int, learning_rate: float, **options):
 adam = functools.partial(approximate, optimizer=optax.adam)
 
 approximate(
-  "finetune_retain", unlearning.finetune_retain, trained(100, 0.02), "fine-tuning on what is kept", access=RETAIN_ONLY
+  "finetune_retain",
+  unlearning.finetune_retain,
+  trained(100, 0.02),
+  "fine-tuning on what is kept",
+  access=RETAIN_ONLY,
+  needs=ROW_LOSSES,
 )
-approximate("gradient_ascent", unlearning.gradient_ascent, trained(20, 0.005), "gradient ascent", access=FORGET_ONLY)
+approximate(
+  "gradient_ascent",
+  unlearning.gradient_ascent,
+  trained(20, 0.005),
+  "gradient ascent",
+  access=FORGET_ONLY,
+  needs=ROW_LOSSES,
+)
 adam("random_labels", unlearning.random_labels, trained(50, 1e-3), "Graves et al. 2021")
 adam(
   "bad_teacher",
   unlearning.bad_teacher,
   trained(50, 1e-3, retain_fraction=Option(0.3, 0), temperature=Option(1.0, 1e-6)),
   "Chundawat et al. 2023",
+  needs=TEACHERS,
 )
 adam(
   "stochastic_teacher",
   unlearning.stochastic_teacher,
   trained(50, 1e-3, temperature=Option(1.0, 1e-6), erase_steps=Option(20, 0)),
   "arXiv 2308.14322",
+  needs=TEACHERS,
 )
 adam(
   "scrub",
@@ -53,6 +67,7 @@ adam(
     temperature=Option(2.0, 1e-6),
   ),
   "Kurmanji et al. 2023",
+  needs=TEACHERS,
 )
 adam(
   "unsir",

@@ -14,7 +14,8 @@ from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, UsageError
-from cljax.methods.forgetting import EDITS, FORGET_ONLY, approximate, viewed
+from cljax.methods.forgetting import EDITS, FORGET_ONLY, ROW_LOSSES, approximate, viewed
+from cljax.methods.penalties import kind_of
 from cljax.methods.registry import Entry, Option, register
 from cljax.unlearning.class_statistics import empty_statistics
 from cljax.unlearning.tangent import chosen_leaves, with_leaves
@@ -23,13 +24,16 @@ VARIANT = Option("paper", choices=("paper", "released"))
 
 
 def fisher_forgetting(model, spec, *, alpha, variant: str = "paper", importance_batch: int = 64) -> Method:
-  del spec
+  if variant == "released" and not spec.objective.classes:
+    raise UsageError(f"method.variant: got 'released', which needs classes; {spec.objective.name!r} has none")
+  kind, classes = kind_of(spec, "auto"), spec.objective.classes
 
   def forget(key, learner, request, tools):
     fisher = lambda params, rows: estimators.fisher_diagonal(
-      model, params, learner.model_state, rows, kind="exact", key=fold(key, "importance"), batch_size=importance_batch
-    )
-    given = {"alpha": alpha, "classes": request.classes, "variant": variant, "importance": fisher}
+      model, params, learner.model_state, rows, kind=kind, key=fold(key, "importance"), batch_size=importance_batch,
+      learned=None if classes else spec.objective,
+    )  # fmt: skip
+    given = {"alpha": alpha, "classes": request.classes if classes else None, "variant": variant, "importance": fisher}
     apply_fn = viewed(model, learner, key)
     params = unlearning.fisher_forgetting(apply_fn, learner.params, retain=request.retain, key=key, **given)
     return tools.reset_optimizer(learner._replace(params=params))
@@ -37,7 +41,9 @@ def fisher_forgetting(model, spec, *, alpha, variant: str = "paper", importance_
   return Method(forget=forget)
 
 
-fisher_forgetting.__doc__ = unlearning.fisher_forgetting.__doc__
+fisher_forgetting.__doc__ = (unlearning.fisher_forgetting.__doc__ or "") + (
+  "\n  Of an objective without a factor (text) the Fisher is sampled."
+)
 
 
 def tangent(call, every: bool):
@@ -71,7 +77,9 @@ def modhifi_u(model, spec, *, share, kernels: str = "", batch: int = 64) -> Meth
 
   def forget(key, learner, request, tools):
     del key
-    inputs = lambda params, some: estimators.layer_inputs(model, params, learner.model_state, some.x)
+    inputs = lambda params, some: estimators.layer_inputs(
+      model, params, learner.model_state, some.x, model.task_for(some.task)
+    )
     given = {"kernels": kernels or readers, "share": share, "batch": batch}
     params = unlearning.modhifi_u(inputs, learner.params, forget=request.forget, **given)
     return tools.reset_optimizer(learner._replace(params=params))
@@ -82,11 +90,12 @@ def modhifi_u(model, spec, *, share, kernels: str = "", batch: int = 64) -> Meth
 modhifi_u.__doc__ = (unlearning.modhifi_u.__doc__ or "") + "\n  Without ``kernels``: those that read hidden units."
 
 
-def head_of(model, params, model_state, x):
+def head_of(model, params, model_state, batch):
   """``head_fn(params, features) -> logits`` of a model's last layer: the last captured one of the logits' shape."""
   if model.capture is None:
     raise UsageError("model: has no capture, so its head is unknown; use from_linen or a zoo model")
-  logits, calls = model.capture(params, model_state, x, None)
+  told = {"task": batch.task} if model.by_task else {}
+  logits, calls = model.capture(params, model_state, batch.x, None, **told)
   fits = [c for c in calls.values() if c.output is not None and c.output.shape == logits.shape]
   if not fits:
     raise UsageError("model: no layer gives the logits, so its head is unknown")
@@ -102,7 +111,8 @@ def head_of(model, params, model_state, x):
 def streaming(model, spec, *, learning_rate, stay_weight, steps: int = 20, batch: int = 64) -> Method:
   def init(key, learner):
     row = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
-    apply = lambda x: model.apply(learner.params, learner.model_state, x, train=False, key=key, task=None, mask=None)
+    task = model.task_for(jnp.zeros(1, jnp.int32))
+    apply = lambda x: model.apply(learner.params, learner.model_state, x, train=False, key=key, task=task, mask=None)
     features = jax.eval_shape(apply, row)[0].features
     if features is None:
       raise UsageError("method.name: 'streaming' needs a model that returns features (Outputs.features is None)")
@@ -115,7 +125,7 @@ def streaming(model, spec, *, learning_rate, stay_weight, steps: int = 20, batch
     return learner._replace(method_state=tree.add(learner.method_state, once))
 
   def forget(key, learner, request, tools):
-    head_fn = head_of(model, learner.params, learner.model_state, request.forget.batch(0, 1).x)
+    head_fn = head_of(model, learner.params, learner.model_state, request.forget.batch(0, 1))
     given = {"statistics": learner.method_state, "stay_weight": stay_weight, "steps": steps, "batch": batch}
     params, statistics = unlearning.streaming(
       viewed(model, learner, key), head_fn, learner.params, forget=request.forget, key=key,
@@ -136,6 +146,7 @@ approximate(
   unlearning.iau,
   {"learning_rate": Option(1e-3, 0), "variant": VARIANT, "batch": Option(64, 1)},
   "arXiv 2507.23257",
+  needs=ROW_LOSSES,
 )
 approximate(
   "slug",
@@ -148,7 +159,7 @@ register(
   Entry(
     fisher_forgetting,
     {"alpha": Option(1e-6, 0), "variant": VARIANT, "importance_batch": Option(64, 1)},
-    Access(forgets=True, retain_data=True),
+    Access(forgets=True, retain_data=True, needs=("each",)),
     "Golatkar et al. 2020",
     exactness="approximate",
   ),
@@ -180,7 +191,7 @@ register(
   Entry(
     modhifi_u,
     {"share": Option(0.05, 0, 1), "kernels": Option(""), "batch": Option(64, 1)},
-    FORGET_ONLY,
+    FORGET_ONLY._replace(needs=()),
     "arXiv 2511.19566",
     exactness="approximate",
   ),
@@ -204,6 +215,7 @@ approximate(
   steps_of(5e-4, oracles=Option(10, 1), **MATCHING),
   "arXiv 2410.23232",
   optax.adam,
+  needs=ROW_LOSSES,
 )
 approximate(
   "datamodel_matching",
@@ -218,6 +230,7 @@ approximate(
   ),
   "arXiv 2410.23232",
   optax.adam,
+  needs=ROW_LOSSES,
 )
 register(
   "streaming",
@@ -229,7 +242,7 @@ register(
     exactness="approximate",
   ),
 )
-approximate("group_reweight", unlearning.group_reweight, steps_of(0.05), "arXiv 2503.09330")
+approximate("group_reweight", unlearning.group_reweight, steps_of(0.05), "arXiv 2503.09330", needs=ROW_LOSSES)
 approximate(
   "miu",
   unlearning.miu,
@@ -243,6 +256,7 @@ approximate(
     critic_learning_rate=Option(0.01, 0),
   ),
   "arXiv 2503.09330",
+  needs=ROW_LOSSES,
 )
 approximate(
   "upcore",
@@ -255,4 +269,5 @@ approximate(
     retain_weight=Option(0.95, 0),
   ),
   "arXiv 2502.15082",
+  needs=ROW_LOSSES,
 )

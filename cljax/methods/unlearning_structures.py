@@ -8,14 +8,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses
+from cljax import losses, models
 from cljax import memory as memories
 from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Model, Outputs, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import INSERT_OUTPUTS, example_row, grouped, offered, rows_of
+from cljax.methods.replay import (
+  INSERT_OUTPUTS,
+  drawn,
+  example_prediction,
+  example_row,
+  grouped,
+  offered,
+  predictions_of,
+  rows_of,
+)
 from cljax.methods.slots import no_slots, slot_of
+from cljax.objectives.objective import of_rows, reduced, squared_gap
 from cljax.unlearning.sharding import shard_of
 
 
@@ -26,10 +36,9 @@ def sisa(model: Model, spec: Spec, *, shards: int = 4) -> Method:
   would couple them). A request replays the past without its rows: shards that lose none end with the very bits they
   had. The replay here recomputes all shards, each of which also sees (at weight 0) the others' rows;
   ``cljax.unlearning.sisa_cost`` predicts the cost of retraining only those that a request touches. Slices, which save
-  a part of that, are left out. Raises UsageError for a model with statistics of batches (BatchNorm): they mix shards.
-  Bourtoule et al., 2021.
+  a part of that, are left out. Without classes it predicts the mean of the shards' predictions. Raises UsageError for a
+  model with statistics of batches (BatchNorm): they mix shards. Bourtoule et al., 2021.
   """
-  del spec
   if jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))[1]):
     raise UsageError("model: sisa needs one without BatchNorm, whose statistics mix the rows of all shards")
   each = jnp.arange(shards)
@@ -43,7 +52,10 @@ def sisa(model: Model, spec: Spec, *, shards: int = 4) -> Method:
       return model.apply(p, model_state, x, train=train, key=own, task=task, mask=mask)[0].logits
 
     logits = jax.vmap(one, out_axes=1)(params, each)
-    vote = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - jnp.log(float(shards))
+    if spec.objective.classes:
+      vote = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - jnp.log(float(shards))
+    else:
+      vote = jax.tree.map(lambda a: a.mean(1), logits)
     return Outputs(vote, None, (logits,)), model_state
 
   def prepare(key, learner, batch):
@@ -55,12 +67,14 @@ def sisa(model: Model, spec: Spec, *, shards: int = 4) -> Method:
     del key, params, learner
 
     def one(logits, own):
-      return losses.reduce(losses.cross_entropy(logits, batch.y, batch.class_mask), jnp.where(own, batch.weight, 0.0))
+      each, inside = spec.objective.each(logits, batch)
+      rows = batch._replace(weight=jnp.where(own, batch.weight, 0.0), group=None, scale=None)
+      return reduced(each, inside, rows)
 
     own = shard_of(batch.id, shards)[None] == each[:, None]
     return jax.vmap(one, in_axes=(1, 0))(outputs.hidden[0], own).sum()
 
-  return Method(model=Model(init, apply), prepare=prepare, terms={"shards": loss})
+  return Method(model=Model(init, apply, by_task=model.by_task), prepare=prepare, terms={"shards": loss})
 
 
 class SideNetworks(NamedTuple):
@@ -131,7 +145,7 @@ def clpu_derpp(
 
   def init(key, learner):
     del key
-    row = example_row(spec, z=jnp.zeros(spec.num_classes, jnp.float32))
+    row = example_row(spec, z=example_prediction(model, spec))
     stacked = jax.tree.map(lambda a: jnp.stack([a] * spec.num_tasks), memory.init(row))
     first, alive = tree.copy(learner.opt_state.optimizer), jnp.zeros(len(temporary), bool)
     return SideNetworks(stacked, no_slots(spec), alive, jnp.zeros((), jnp.int32), first, tree.copy(first))
@@ -177,16 +191,18 @@ def clpu_derpp(
     before = (every != state.slots[current]) & (weight.sum(1) > 0) & (side(current) < 0)
     flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
     weight = jnp.where(before[:, None], weight, 0.0).reshape(-1)
-    given = {"train": True, "key": noise(learner, "model"), "task": None, "mask": weight}
+    given = {"train": True, "key": noise(learner, "model"), "task": model.task_for(flat["task"]), "mask": weight}
     x = spec.view(flat["x"], flat["task"])
     z = model.apply(params["main"], learner.model_state["main"], x, **given)[0].logits
-    inside = own_classes[flat["task"]]
-    off = jnp.sum(jnp.where(inside, jnp.square(z - flat["z"]), 0.0), -1) / jnp.maximum(
-      inside.sum(-1, dtype=jnp.float32), 1.0
-    )
-    per_row = alpha * off + beta * losses.cross_entropy(
-      z, flat["y"], spec.class_mask(flat["task"], batch.visit.trained)
-    )
+    old = drawn(spec, flat, weight, batch.visit)
+    if spec.objective.classes:
+      inside = own_classes[flat["task"]]
+      off = jnp.sum(jnp.where(inside, jnp.square(z - flat["z"]), 0.0), -1) / jnp.maximum(
+        inside.sum(-1, dtype=jnp.float32), 1.0
+      )
+    else:
+      off = of_rows(*squared_gap(spec.objective, z, flat["z"], old))
+    per_row = alpha * off + beta * of_rows(*spec.objective.each(z, old))
     each = jax.vmap(losses.reduce)(per_row.reshape(-1, share), weight.reshape(-1, share))
     return losses.reduce(each, before.astype(each.dtype))
 
@@ -194,7 +210,7 @@ def clpu_derpp(
     del key
     state, current = learner.method_state, info.batch.visit.task
     slot = jnp.maximum(state.slots[current], 0)
-    rows = rows_of(spec, info.batch, z=info.outputs.logits[: spec.batch_size].astype(jnp.float32))
+    rows = rows_of(spec, info.batch, z=predictions_of(spec, info))
     main = side(current) < 0
     weight = jnp.where(main, offered(spec, info.batch, insert), 0.0)
     own = jax.tree.map(lambda a: a[slot], state.memory)
@@ -240,11 +256,11 @@ def clpu_derpp(
     if temporary:
       slot = jnp.where(learner.method_state.alive[jnp.maximum(slot, 0)], slot, -1)
     params, state = network(learner.params, slot), network(learner.model_state, slot)
-    return model.apply(params, state, x, train=False, key=key, task=None, mask=None)[0].logits
+    return model.apply(params, state, x, train=False, key=key, task=model.task_for(task), mask=None)[0].logits
 
   return Method(
-    model=Model(init_model, apply), init=init, start_task=start_task, end_task=end_task, after_step=after_step,
-    terms={"replayed": replayed}, forget=forget, permits=permits, scrub=scrub, predict=predict,
+    model=models.by_row(Model(init_model, apply), spec.num_tasks), init=init, start_task=start_task, end_task=end_task,
+    after_step=after_step, terms={"replayed": replayed}, forget=forget, permits=permits, scrub=scrub, predict=predict,
     refusal="clpu_derpp forgets tasks in 'temporary' only; the request names rows of a task that was learned for good",
     finalize=optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), still),
   )  # fmt: skip
@@ -255,7 +271,7 @@ register(
   Entry(
     sisa,
     {"shards": Option(4, 1)},
-    Access(forgets=True, prefix=True),
+    Access(forgets=True, prefix=True, needs=("each",)),
     "Bourtoule et al. 2021",
     exactness="exact",
   ),
@@ -272,7 +288,9 @@ register(
       "replay_batch": Option(32, 1),
       **INSERT_OUTPUTS,
     },
-    Access(stores_data=True, task_boundaries=True, task_id_at_test=True, forgets=True, forget_data=True),
+    Access(
+      stores_data=True, task_boundaries=True, task_id_at_test=True, forgets=True, forget_data=True, needs=("each",)
+    ),
     "Liu et al. 2022",
     exactness="exact",
   ),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from cljax import optimizers
 from cljax.core import tree
 from cljax.core.method import Method
-from cljax.core.types import Access, Model, Spec
+from cljax.core.types import Access, Model, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
 from cljax.optimizers import MeanField
 
@@ -30,7 +30,7 @@ def gaussian(model: Model, deviation) -> Model:
     weights = optimizers.mean_field_sample(tree.fold(key, "weights"), params) if train else params.mean
     return model.apply(weights, model_state, x, train=train, key=key, task=task, mask=mask)
 
-  return Model(init, apply)
+  return Model(init, apply, by_task=model.by_task)
 
 
 def standard_prior(params: MeanField, deviation) -> MeanField:
@@ -42,11 +42,11 @@ def averaged(model: Model, samples: int):
   """``predict`` with the mean probability of ``samples`` draws of the weights; None (the means) where 0."""
 
   def predict(key, learner, x, task):
-    del task
+    task = model.task_for(task)
 
     def one(i):
       weights = optimizers.mean_field_sample(jax.random.fold_in(key, i), learner.params)
-      out, _ = model.apply(weights, learner.model_state, x, train=False, key=key, task=None, mask=None)
+      out, _ = model.apply(weights, learner.model_state, x, train=False, key=key, task=task, mask=None)
       return jax.nn.log_softmax(out.logits)
 
     return jax.nn.logsumexp(jax.lax.map(one, jnp.arange(samples)), axis=0) - jnp.log(samples)
@@ -66,8 +66,11 @@ def vcl(model, spec: Spec, *, strength, deviation, prior_deviation, natural: boo
   task; ``strength`` 1 is the bound itself. ``natural``: steps along the natural gradient of the bound (natural-gradient
   VCL), for which SGD with a rate of about 0.01 is meant. Without coresets. Predicts with the means, or with
   ``samples`` draws. Deviations move slowly under SGD: Adam, as in the paper, or ``natural``. Spec 3.1; Nguyen et al.,
-  2018; Tseran et al., 2018.
+  2018; Tseran et al., 2018. Under another objective ``L`` is its loss: the bound where that is a row's minus log
+  likelihood (text: reduction 'sum'); ``samples`` needs classes.
   """
+  if samples and not spec.objective.classes:
+    raise UsageError(f"method.samples: got {samples}, which needs classes; {spec.objective.name!r} has none")
 
   def term(key, params, learner, batch, outputs):
     del key, batch, outputs
@@ -138,7 +141,7 @@ def claw_model(model: Model, deviation, probability, limit) -> Model:
       weights = _adapted(params, limit)
     return model.apply(weights, model_state, x, train=train, key=key, task=task, mask=mask)
 
-  return Model(init, apply)
+  return Model(init, apply, by_task=model.by_task)
 
 
 def bernoulli_kl(odds, prior_odds):
@@ -195,7 +198,7 @@ register(
   Entry(
     vcl,
     {**GAUSSIAN, "natural": Option(False), "samples": Option(0, 0)},
-    Access(task_boundaries=True),
+    Access(task_boundaries=True, needs=("each",)),
     "Nguyen et al. 2018",
   ),
 )
@@ -204,7 +207,7 @@ register(
   Entry(
     claw,
     {**GAUSSIAN, "probability": Option(0.5, 1e-3, 0.999), "limit": Option(0.5, 0)},
-    Access(task_boundaries=True),
+    Access(task_boundaries=True, needs=("each",)),
     "Adel et al. 2020",
   ),
 )

@@ -11,12 +11,14 @@ from cljax.models.initial import flat_init
 from cljax.models.linen import from_linen
 from cljax.models.masks import masked, mixture_apply, top_mask
 from cljax.models.reparameterise import reparameterise
+from cljax.models.tasks import by_row
 from cljax.models.transformer import transformer
 from cljax.models.zoo import Unit, mlp
 
 __all__ = [
   "Unit",
   "build",
+  "by_row",
   "cnn",
   "conv",
   "denoiser",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from cljax.core.types import Model, Outputs, UsageError
 from cljax.models.capture import capture_layers
+from cljax.models.tasks import each_row
 
 _TRAIN = ("train", "training", "is_training")  # names by which modules take the mode ...
 _EVAL = ("deterministic", "eval", "use_running_average", "inference")  # ... and by which they take its opposite
@@ -28,6 +29,15 @@ def calling(module_class) -> Any:
     return given
 
   return kwargs
+
+
+def rows_of_tasks(module_class, by_task: bool) -> Any:
+  """``(task, x) -> task``: with ``by_task`` the task of each row of ``x [B, ...]``, ``[B]``; else as it is given."""
+  if not by_task:
+    return lambda task, x: task
+  if "task" not in inspect.signature(module_class.__call__).parameters:
+    raise UsageError(f"by_task: the __call__ of {module_class.__name__} takes no 'task'")
+  return each_row
 
 
 def _mask_batch_norm(mask):
@@ -58,7 +68,7 @@ def with_fields(out, sown=None) -> Outputs:
 
 
 def from_linen(
-  module: nn.Module, input_shape, *, init=None, units=(), with_activation=None, input_dtype=jnp.float32
+  module: nn.Module, input_shape, *, init=None, units=(), with_activation=None, input_dtype=jnp.float32, by_task=False
 ) -> Model:
   """A :class:`Model` from a Linen module that maps ``x [B, *input_shape]`` to logits or to :class:`Outputs`.
 
@@ -69,15 +79,17 @@ def from_linen(
   and ``mask`` where it takes them. With ``mask``, every ``nn.BatchNorm`` inside leaves the masked rows out of its
   statistics, and a batch without any row leaves ``model_state`` as it was. Values sown as ``features`` and ``hidden``
   into ``intermediates`` reach ``Outputs``. ``init(shapes, key) -> variables`` replaces the module's initialisers (the
-  zoo uses :func:`flat_init`, which compiles far faster). ``units`` and ``with_activation`` go into the Model. Raises
-  UsageError where the output is neither logits nor Outputs.
+  zoo uses :func:`flat_init`, which compiles far faster). ``units`` and ``with_activation`` go into the Model.
+  ``by_task``: ``task`` is the task of each row, int32 ``[B]`` (see :class:`Model`); else the current task or None.
+  Raises UsageError where the output is neither logits nor Outputs, or ``by_task`` and ``__call__`` takes no ``task``.
   """
   keywords = calling(type(module))
+  for_rows = rows_of_tasks(type(module), by_task)
   dummy = input_shape if isinstance(input_shape, dict) else jax.ShapeDtypeStruct((1, *input_shape), input_dtype)
 
   def module_init(key, x):
     rngs = {n: jax.random.fold_in(key, i) for i, n in enumerate(("params", "dropout"))}
-    variables = dict(module.init(rngs, x, **keywords(False, None, None)))
+    variables = dict(module.init(rngs, x, **keywords(False, each_row(0, x) if by_task else None, None)))
     return {n: c for n, c in variables.items() if n != "intermediates"}
 
   @functools.cache
@@ -92,6 +104,7 @@ def from_linen(
   def apply(params, model_state, x, *, train, key, task=None, mask=None):
     variables = {"params": params, **model_state}
     rngs = {"dropout": key} if train and key is not None else None
+    task = for_rows(task, x)
     mutable = [*(model_state if train else ()), "intermediates"]
     if not train or mask is None or not model_state:
       out, changed = module.apply(variables, x, **keywords(train, task, mask), rngs=rngs, mutable=mutable)
@@ -104,10 +117,10 @@ def from_linen(
     new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, dict(model_state))
     return with_fields(out, changed.get("intermediates", {})), new
 
-  def capture(params, model_state, x, probe):
+  def capture(params, model_state, x, probe, task=None):
     def run():
-      return apply(params, model_state, x, train=False, key=None)[0].logits
+      return apply(params, model_state, x, train=False, key=None, task=task)[0].logits
 
     return capture_layers(run, probe)
 
-  return Model(model_init, apply, capture, tuple(units), with_activation)
+  return Model(model_init, apply, capture, tuple(units), with_activation, by_task)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cljax.core import tree
 from cljax.core.types import Model, UsageError
+from cljax.models.tasks import by_row
 
 
 def _kth_smallest_bits(bits, k):
@@ -58,9 +59,9 @@ def masked(model: Model, num_tasks: int, sparsity=0.5) -> Model:
   Kernels (leaves of two or more axes) are signed constants, ``sign(w) * std(w)`` of the model's own initialisation;
   other leaves keep their initial values; none is trained, all live in ``model_state["frozen"]``. ``params`` are the
   scores, ``{kernel path: [T, *kernel]}``, drawn from U(-1, 1) / sqrt(fan_in); mask ``t`` is :func:`top_mask` of
-  ``scores[t]``. ``apply`` needs ``task`` (a scalar, may be traced): only that task's scores get a gradient. Old scores
-  still move under momentum or weight decay: whoever trains must hold them. BatchNorm statistics are kept one set a
-  task.
+  ``scores[t]``. ``apply`` needs ``task`` (a scalar, may be traced, or ``[B]``, see :func:`by_row`): only these tasks'
+  scores get a gradient. Old scores still move under momentum or weight decay: whoever trains must hold them. BatchNorm
+  statistics are kept one set a task.
 
   The released code calls the share that is *kept* sparsity; here it is the share of zeros. UsageError where ``apply``
   gets no task, and for sizes out of range.
@@ -86,7 +87,7 @@ def masked(model: Model, num_tasks: int, sparsity=0.5) -> Model:
 
   def apply(scores, model_state, x, *, train, key, task=None, mask=None):
     if task is None:
-      raise UsageError("task: a masked model needs the task of the rows, a scalar; got None")
+      raise UsageError("task: a masked model needs the task of the rows; got None")
     params = _under(model_state["frozen"], scores, lambda s: top_mask(s[task], sparsity))
     inner = jax.tree.map(lambda v: v[task], model_state["inner"])
     out, new = model.apply(params, inner, x, train=train, key=key, task=task, mask=mask)
@@ -94,7 +95,7 @@ def masked(model: Model, num_tasks: int, sparsity=0.5) -> Model:
       return out, model_state
     return out, {**model_state, "inner": jax.tree.map(lambda v, n: v.at[task].set(n), model_state["inner"], new)}
 
-  return Model(init, apply)
+  return by_row(Model(init, apply), num_tasks)
 
 
 def mixture_apply(model: Model, scores, model_state, x, alphas, sparsity=0.5):

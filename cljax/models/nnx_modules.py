@@ -14,7 +14,7 @@ from flax import nnx
 
 from cljax.core import tree
 from cljax.core.types import Model, UsageError
-from cljax.models.linen import calling, with_fields
+from cljax.models.linen import calling, rows_of_tasks, with_fields
 
 
 class _MaskedBatchNorm(nnx.BatchNorm):
@@ -83,7 +83,7 @@ def _filled(template, values):
   return state
 
 
-def adapt(module, units) -> Model:
+def adapt(module, units, by_task: bool = False) -> Model:
   if isinstance(module, nnx.Module):
     built = module
     make = lambda key: module
@@ -93,7 +93,7 @@ def adapt(module, units) -> Model:
     if not isinstance(built, nnx.Module):
       raise UsageError(f"module: got {type(built).__name__}; give an nnx.Module or a function rngs -> nnx.Module")
   graphdef, like_params, like_rngs, like_rest = _parts(built)
-  keywords = calling(type(built))
+  keywords, for_rows = calling(type(built)), rows_of_tasks(type(built), by_task)
   takes_mask = "mask" in inspect.signature(type(built).__call__).parameters
 
   def init(key):
@@ -120,7 +120,7 @@ def adapt(module, units) -> Model:
     if train and mask is not None:
       some = (mask > 0).any()
       own = _mask_norms(live, (mask > 0) | ~some, takes_mask)  # the mean over no rows would be 0/0
-    out = with_fields(live(x, **keywords(train, task, mask)))
+    out = with_fields(live(x, **keywords(train, for_rows(task, x), mask)))
     for kind, rows in own:
       if not rows.met:
         _warn(kind, "is an nnx.BatchNorm that does not call super().__call__")
@@ -129,4 +129,4 @@ def adapt(module, units) -> Model:
     new = nnx.to_pure_dict(nnx.state(live, nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate, _RowMask))))
     return out, new if some is None else jax.tree.map(lambda a, b: jnp.where(some, a, b), new, model_state)
 
-  return Model(init, apply, None, tuple(units))
+  return Model(init, apply, None, tuple(units), by_task=by_task)

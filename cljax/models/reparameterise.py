@@ -33,8 +33,8 @@ def reparameterise(model: Model, materialize: Callable, init: Callable) -> Model
     out, inner = model.apply(params, model_state["inner"], x, train=train, key=key, task=task, mask=mask)
     return out, {"frozen": model_state["frozen"], "inner": inner}
 
-  def capture(adapter, model_state, x, probe):
+  def capture(adapter, model_state, x, probe, **told):
     assert base_capture is not None
-    return base_capture(make(adapter, model_state), model_state["inner"], x, probe)
+    return base_capture(make(adapter, model_state), model_state["inner"], x, probe, **told)
 
-  return Model(reinit, apply, None if base_capture is None else capture)
+  return Model(reinit, apply, None if base_capture is None else capture, by_task=model.by_task)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import losses
+from cljax.core.types import Batch
 
 
 class Score(NamedTuple):
@@ -40,6 +41,8 @@ class Objective(NamedTuple):
   ``sample(key, prediction, batch) -> batch`` with targets drawn from the model; ``factor(prediction, batch)``: a factor
   of the output's information; ``divergence(prediction, teacher, batch, temperature)``: of the loss's shape.
   ``check(prediction, target)`` raises UsageError where a row's shapes do not fit.
+  ``parts(batch) -> [B, L]``: the weights of a row's parts before they are reduced, where a row has several (tokens):
+  predictions are then ``[B, L, ...]``. None: a row is one part.
   ``classes``: whether targets are class numbers, which tasks label through the stream's table.
   """
 
@@ -54,6 +57,7 @@ class Objective(NamedTuple):
   divergence: Callable | None = None
   check: Callable | None = None
   classes: bool = False
+  parts: Callable | None = None
 
 
 def supervised(name: str, each: Callable, scores: Mapping[str, Score], main: str, **more) -> Objective:
@@ -95,6 +99,38 @@ def mean_loss(objective: Objective, key, apply: Callable, params, batch):
   """The loss of a batch; ``apply(key, params, batch) -> (Outputs, model_state)`` is the model."""
   each, inside, *_ = objective.loss(key, apply, params, batch)
   return reduced(each, inside, batch)
+
+
+def prediction_of(learned: Objective, model, spec):
+  """One row's prediction as the loss sees it, abstract and in float32: a tree of shapes without the leading axis."""
+  one = lambda a: jnp.zeros((1, *a.shape), a.dtype)
+  x, y = jax.tree.map(one, (spec.shown, spec.target))
+  number = jnp.zeros(1, jnp.int32)
+  batch = Batch(x, y, jnp.ones(1, jnp.float32), number, number, spec.class_mask(number, jnp.ones(spec.num_tasks, bool)))
+
+  def predicted(key):
+    params, state = model.init(key)
+
+    def apply(key, params, batch):
+      return model.apply(params, state, batch.x, train=False, key=key, task=model.task_for(batch.task), mask=None)
+
+    return learned.loss(key, apply, params, batch)[2].logits
+
+  shapes = jax.eval_shape(predicted, jax.random.key(0))
+  return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], jnp.float32), shapes)
+
+
+def squared_gap(learned: Objective, prediction, target, batch):
+  """``(each, inside)``: the mean squared gap of two predictions, ``[B]`` of all numbers of a row; ``[B, L]`` where it
+  has parts, with their weights. ``batch`` has the rows' targets."""
+  inside = None if learned.parts is None else learned.parts(batch)
+
+  def flat(a):
+    a = a.reshape(*(a.shape[:1] if inside is None else inside.shape), -1)
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+
+  own, other = (jnp.concatenate([flat(a) for a in jax.tree.leaves(t)], -1) for t in (prediction, target))
+  return losses.logit_mse(own, other), inside
 
 
 def row_loss(objective: Objective, apply_fn: Callable) -> Callable:

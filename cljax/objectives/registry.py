@@ -4,47 +4,35 @@ from __future__ import annotations
 
 import difflib
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from cljax.core.options import Option, checked
 from cljax.core.types import UsageError
 from cljax.objectives.objective import Objective
 
 SECTION = "objective"
 
 
-class Number(NamedTuple):
+def Number(default: float, low: float = 0.0, above: bool = False, high: float | None = None) -> Option:
   """A float option, which is traced: a sweep varies it in one program."""
-
-  default: float
-  low: float = 0.0
-  above: bool = False  # greater than ``low``, not equal
-  high: float = math.inf
+  return Option(float(default), low, high, above=above)
 
 
-class Whole(NamedTuple):
+def Whole(default: int, low: int = 0) -> Option:
   """An integer option, which is static: it sets shapes."""
-
-  default: int
-  low: int = 0
+  return Option(default, low)
 
 
-class Function(NamedTuple):
+def Text(default: str, choices: tuple[str, ...]) -> Option:
+  """An option that is one of some names."""
+  return Option(default, choices=choices)
+
+
+def Function() -> Option:
   """An option that is a function of the user's own, given from Python alone: a configuration does not list it. Without
   one the objective takes its own."""
-
-  default: None = None
-
-
-class Text(NamedTuple):
-  """An option that is one of some names."""
-
-  default: str
-  choices: tuple[str, ...]
-
-
-Option = Number | Whole | Text | Function
+  return Option(None)
 
 
 class Offer(NamedTuple):
@@ -111,32 +99,8 @@ def chosen(name: str, given: Mapping[str, Any] | None = None) -> Chosen:
   for key in given or {}:
     if key not in options:
       raise UsageError(f"objective.{key}: {name!r} has no such option; allowed: {', '.join(sorted(options)) or 'none'}")
-  values = {key: _checked(key, (given or {}).get(key, option.default), option) for key, option in options.items()}
+  values = {k: checked(f"{SECTION}.{k}", (given or {}).get(k, option.default), option) for k, option in options.items()}
   return Chosen(name, tuple(sorted((k, v) for k, v in values.items() if v is not None)))
-
-
-def _checked(key: str, value, option: Option):
-  kind = type(value).__name__
-  if isinstance(option, Text):
-    if value not in option.choices:
-      raise UsageError(f"objective.{key}: got {value!r}; allowed: {', '.join(option.choices)}")
-    return value
-  if isinstance(option, Function):
-    if value is not None and not callable(value):
-      raise UsageError(f"objective.{key}: got {value!r} of type {kind}; expected a function")
-    return value
-  if isinstance(option, Whole):
-    if isinstance(value, bool) or not isinstance(value, int) or value < option.low:
-      raise UsageError(f"objective.{key}: got {value!r}; expected an integer of at least {option.low}")
-    return value
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    raise UsageError(f"objective.{key}: got {value!r} of type {kind}; expected float")
-  if not (value > option.low if option.above else value >= option.low):
-    least = "above" if option.above else "at least"
-    raise UsageError(f"objective.{key}: got {value}; expected a number {least} {option.low:g}")
-  if value > option.high:
-    raise UsageError(f"objective.{key}: got {value}; expected a number of at most {option.high:g}")
-  return float(value)
 
 
 def given(objective: str | Callable, options: Mapping[str, Any] | None = None) -> Any:

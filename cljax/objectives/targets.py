@@ -99,8 +99,9 @@ def sequence(model, spec, *, reduction: str) -> Objective:
       return batch._replace(y={**batch.y, "token": token})
     return batch._replace(y=jnp.where(batch.y >= 0, token, batch.y))
 
+  parts = lambda batch: _tokens(batch)[1]
   scores = {"perplexity": Score(likelihood, np.exp, "lower"), "accuracy": Score(accuracy)}
-  return supervised("sequence", each, scores, "perplexity", sample=sample, divergence=divergence)
+  return supervised("sequence", each, scores, "perplexity", sample=sample, divergence=divergence, parts=parts)
 
 
 @offered(noise=Number(1.0, above=True))

@@ -11,6 +11,7 @@ from cljax.core import rows as picking
 from cljax.core.dtypes import lenient, wide
 from cljax.core.tree import fold
 from cljax.core.types import Outputs
+from cljax.objectives.objective import of_rows, row_loss
 
 
 def key_of(key, name: str):
@@ -29,11 +30,23 @@ def mean_loss(loss_fn, params, batch):
   return losses.reduce(loss_fn(params, batch), batch.weight)
 
 
-def cross_entropy(apply_fn):
-  """``loss_fn(params, batch) -> [B]``: the cross-entropy of what ``apply_fn`` gives."""
+def cross_entropy(apply_fn, learned=None):
+  """``loss_fn(params, batch) -> [B]``: the cross-entropy of what ``apply_fn`` gives, or the loss of the objective
+  ``learned``."""
+  if learned is not None:
+    return row_loss(learned, lambda params, batch: outputs_of(apply_fn, params, batch))
   return lambda params, batch: losses.cross_entropy(
     outputs_of(apply_fn, params, batch).logits, batch.y, batch.class_mask
   )
+
+
+def divergence(apply_fn, params, teacher_params, batch, temperature=1.0, learned=None):
+  """``T^2 KL_T(teacher || model)`` per row of the batch, ``[B]``, or the mean ``divergence`` of a row's parts under the
+  objective ``learned``."""
+  own, teacher = (outputs_of(apply_fn, p, batch).logits for p in (params, teacher_params))
+  if learned is not None:
+    return of_rows(learned.divergence(own, teacher, batch, temperature), learned.each(own, batch)[1])
+  return losses.kl_divergence(own, teacher, temperature, batch.class_mask)
 
 
 def share_of(forget, retain, fraction=1.0):

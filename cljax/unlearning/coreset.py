@@ -130,14 +130,16 @@ def upcore(
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
+  learned=None,
 ):
   """UPCORE: :func:`cljax.unlearning.graddiff` on the core of the forget rows, outliers left out by isolation forest.
 
   ``apply_fn(params, batch)`` gives Outputs with ``features``; the paper prunes by the last token's penultimate hidden
   state. ``contamination = 0`` is GradDiff on all; ``retain_weight = 0`` is ascent. The rows that are left out were
-  asked to be forgotten too: evaluate on them. Spec B14; arXiv 2502.15082.
+  asked to be forgotten too: evaluate on them. ``learned``: an objective in the place of classification. Spec B14; arXiv
+  2502.15082.
   """
   kept = core_rows(apply_fn, params, forget, contamination=contamination, random_state=random_state, batch=batch)
   given = {"forget_weight": forget_weight, "retain_weight": retain_weight, "optimizer": optimizer}
   options = {"forget": kept, "retain": retain, "key": key, "steps": steps, "batch": batch}
-  return graddiff(cross_entropy(apply_fn), params, **options, **given)
+  return graddiff(cross_entropy(apply_fn, learned), params, **options, **given)

@@ -10,7 +10,17 @@ from cljax import losses
 from cljax.core import tree
 from cljax.core.rows import as_rows
 from cljax.core.types import UsageError
-from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, moved2, outputs_of, share_of
+from cljax.unlearning._common import (
+  cross_entropy,
+  divergence,
+  drawn,
+  key_of,
+  mean_loss,
+  minimize,
+  moved2,
+  outputs_of,
+  share_of,
+)
 
 
 def finetune_retain(loss_fn, params, *, retain, key=None, steps: int = 100, batch: int = 64, optimizer=None):
@@ -68,15 +78,17 @@ def graddiff(
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
+  learned=None,
 ):
   """GradDiff: descent on ``retain_weight R - forget_weight L_forget``, random batches of each; R is L_retain.
 
   ``loss_fn(params, batch) -> [B]`` losses; ``forget`` and ``retain`` are ``(x, y)``, a dict of arrays, or Rows. With
   ``retain_loss='kl'``, KL-minimisation (spec A5), R is the mean ``KL(p_before || p)`` of what ``apply_fn(params,
-  batch)`` predicts: 0 at first, with gradient 0. The default optimizer is SGD at 0.05. The default weights are
-  NegGrad+'s, 0.05 and 0.95; GradDiff has 1 and 1. The ascent term has no fixed point: large weights or many steps
-  destroy the model. Spec A4; Liu et al. 2022, Kurmanji et al. 2023. Deviation: random batches, where the releases make
-  passes over the data. Raises UsageError for another ``retain_loss``, or for 'kl' without ``apply_fn``.
+  batch)`` predicts (under an objective ``learned`` its divergence): 0 at first, with gradient 0. The default optimizer
+  is SGD at 0.05. The default weights are NegGrad+'s, 0.05 and 0.95; GradDiff has 1 and 1. The ascent term has no fixed
+  point: large weights or many steps destroy the model. Spec A4; Liu et al. 2022, Kurmanji et al. 2023. Deviation:
+  random batches, where the releases make passes over the data. Raises UsageError for another ``retain_loss``, or for
+  'kl' without ``apply_fn``.
   """
   forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
   if retain_loss not in ("ce", "kl"):
@@ -84,11 +96,8 @@ def graddiff(
   if retain_loss == "kl" and apply_fn is None:
     raise UsageError("apply_fn: got none; retain_loss='kl' needs apply_fn(params, batch) -> logits")
 
-  def divergence(params, batch):
-    of = lambda p: outputs_of(apply_fn, p, batch).logits
-    return losses.kl_divergence(of(params), of(before), 1.0, batch.class_mask)
-
-  keeping = loss_fn if retain_loss == "ce" else divergence
+  towards = lambda params, batch: divergence(apply_fn, params, before, batch, learned=learned)
+  keeping = loss_fn if retain_loss == "ce" else towards
 
   def objective(key, params, step):
     del step

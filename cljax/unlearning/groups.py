@@ -93,6 +93,7 @@ def miu(
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
+  learned=None,
 ):
   """MIU: minimises ``1[first half] I_theta(z; g on D_f) + CE + c (I_theta(z; g) - I_theta0(z; g))^2`` on retain rows.
 
@@ -101,13 +102,14 @@ def miu(
   The critic of theta0 is trained ``critic_warmup`` steps on theta0's features and then stands still (the release goes
   on tuning it on the unlearned model's); the other starts from it and takes ``critic_steps`` a step. ``apply_fn`` gives
   Outputs with features; ``groups [N]`` is the group of each row id, 0 to ``num_groups - 1``. The release makes passes
-  over D_f and D_r in turn where this adds the two. Default optimizer: SGD at 0.05. Spec B13; arXiv 2503.09330.
+  over D_f and D_r in turn where this adds the two. Default optimizer: SGD at 0.05. ``learned``: an objective in the
+  place of classification. Spec B13; arXiv 2503.09330.
   """
   forget, retain = rows_with_ids("forget", forget), rows_with_ids("retain", retain)
   groups, key = _checked(groups, num_groups), key_of(key, "miu")
   optimizer = lenient(optimizer or optax.sgd(0.05))
   weights = group_weights(forget, retain, groups, num_groups)
-  loss_fn, original = cross_entropy(apply_fn), params
+  loss_fn, original = cross_entropy(apply_fn, learned), params
   share = share_of(forget, retain)
 
   def scores(critic, features, group):
@@ -121,7 +123,7 @@ def miu(
     return found.reshape(found.shape[0], -1).astype(jnp.float32)
 
   def pair(key, critic, params, rows):
-    z, other = features(params, rows), jax.random.randint(tree.fold(key, "group"), rows.y.shape, 0, num_groups)
+    z, other = features(params, rows), jax.random.randint(tree.fold(key, "group"), rows.weight.shape, 0, num_groups)
     return scores(critic, z, groups[rows.id]), scores(critic, z, other)
 
   def information(key, critic, params, rows):

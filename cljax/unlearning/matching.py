@@ -32,27 +32,37 @@ def oracle_matching(
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
+  learned=None,
 ):
   """Oracle matching: ``min E_x |z_theta(x) - t(x)|^2 + weight_decay |theta - theta0|^2``, t the oracles' mean logits.
 
   x runs over at most ``rows`` forget rows and 3 times as many retain rows, drawn without replacement, in random batches
   (the release does not shuffle). Oracles are trained here, from ``init_fn(key) -> params``, by ``oracle_steps`` of SGD
   on random retain batches; or given as ``oracle_params``, a tree like ``params`` with a leading axis. A shift of a
-  row's logits changes no prediction: t has the row mean of theta0's. The default optimizer is Adam at 5e-4. A request
-  without rows changes nothing. Spec B9; arXiv 2410.23232.
+  row's logits changes no prediction: t has the row mean of theta0's. Under an objective ``learned``, in the place of
+  classification, z is its prediction as it is, and its loss trains the oracles. The default optimizer is Adam at 5e-4.
+  A request without rows changes nothing. Spec B9; arXiv 2410.23232.
   """
   forget, retain, key = as_rows("forget", forget), as_rows("retain", retain), key_of(key, "oracle_matching")
   pool = matching_pool(key, forget, retain, rows)
   if oracle_params is None:
     train = lambda i: _trained(
-      fold(jax.random.fold_in(key, i), "oracle"), apply_fn, init_fn, retain, oracle_steps, batch, oracle_learning_rate
+      fold(jax.random.fold_in(key, i), "oracle"),
+      apply_fn,
+      init_fn,
+      retain,
+      oracle_steps,
+      batch,
+      oracle_learning_rate,
+      learned,
     )
     found = jax.lax.map(lambda i: _logits(apply_fn, train(i), pool), jnp.arange(oracles))
   else:
     found = jax.lax.map(lambda p: _logits(apply_fn, p, pool), oracle_params)
   own = _logits(apply_fn, params, pool)
-  targets = own + centred(found.mean(0) - own, pool.class_mask)
-  given = {"weight_decay": weight_decay, "optimizer": optimizer, "batch": batch}
+  off = found.mean(0) - own
+  targets = own + (centred(off, pool.class_mask) if learned is None else off)
+  given = {"weight_decay": weight_decay, "optimizer": optimizer, "batch": batch, "learned": learned}
   return fit_logits(apply_fn, params, pool, targets, key=key, steps=_unless_empty(steps, pool, rows), **given)
 
 
@@ -75,6 +85,7 @@ def datamodel_matching(
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
+  learned=None,
 ):
   """Datamodel matching: as :func:`oracle_matching` with ``t(x) = z_theta0(x) - multiplier sum_{i in D_f} tau_i(x)``.
 
@@ -92,12 +103,14 @@ def datamodel_matching(
   def one(i):
     own = jax.random.fold_in(key, i)
     subset, chosen = random_subset(fold(own, "subset"), everything, inclusion)
-    net = _trained(fold(own, "net"), apply_fn, init_fn, subset, oracle_steps, batch, oracle_learning_rate)
-    return centred(_logits(apply_fn, net, pool), pool.class_mask), jnp.where(there > 0, chosen(ids), 0.0)
+    net = _trained(fold(own, "net"), apply_fn, init_fn, subset, oracle_steps, batch, oracle_learning_rate, learned)
+    z = _logits(apply_fn, net, pool)
+    z = centred(z, pool.class_mask) if learned is None else z
+    return z, jnp.where(there > 0, chosen(ids), 0.0)
 
   outputs, included = jax.lax.map(one, jnp.arange(oracles))
   targets = _logits(apply_fn, params, pool) - multiplier * datamodel_effect(outputs, included, gone, ridge)
-  given = {"weight_decay": weight_decay, "optimizer": optimizer, "batch": batch}
+  given = {"weight_decay": weight_decay, "optimizer": optimizer, "batch": batch, "learned": learned}
   return fit_logits(apply_fn, params, pool, targets, key=key, steps=_unless_empty(steps, pool, rows), **given)
 
 
@@ -113,10 +126,13 @@ def datamodel_effect(outputs, included, gone, ridge):
   return ((a @ gone.astype(a.dtype)) @ dual).reshape(outputs.shape[1:])
 
 
-def fit_logits(apply_fn, params, pool: Batch, targets, *, key, steps, batch: int, weight_decay=0.0, optimizer=None):
+def fit_logits(
+  apply_fn, params, pool: Batch, targets, *, key, steps, batch: int, weight_decay=0.0, optimizer=None, learned=None
+):
   """``steps`` on ``mean_b sum_c (z - t)^2 + weight_decay |theta - theta0|^2``, on random batches of ``pool``.
 
-  ``targets [P, C]`` belong to the rows of ``pool`` by place; classes outside a row's mask do not count.
+  ``targets [P, C]`` belong to the rows of ``pool`` by place; classes outside a row's mask do not
+  count, nor do parts of a row that the objective ``learned`` does not count (tokens).
   """
   original = params
 
@@ -127,6 +143,10 @@ def fit_logits(apply_fn, params, pool: Batch, targets, *, key, steps, batch: int
     some = jax.tree.map(lambda a: a[at], pool)
     off = _logits(apply_fn, params, some) - targets[at]
     off = off if some.class_mask is None else jnp.where(some.class_mask, off, 0.0)
+    if learned is not None:
+      inside = None if learned.parts is None else learned.parts(some)
+      off = off if inside is None else off * inside.reshape(*inside.shape, *(1,) * (off.ndim - inside.ndim))
+      off = off.reshape(batch, -1)
     return jnp.square(off).sum(-1).mean() + weight_decay * moved2(params, original)
 
   return minimize(key, objective, params, steps=steps, optimizer=optimizer or optax.adam(5e-4))
@@ -176,9 +196,9 @@ def random_subset(key, rows: Rows, inclusion):
   return Rows(rows.capacity, rows.count, batch), chosen
 
 
-def _trained(key, apply_fn, init_fn, rows: Rows, steps, batch, learning_rate):
+def _trained(key, apply_fn, init_fn, rows: Rows, steps, batch, learning_rate, learned=None):
   """A net from ``init_fn``, after SGD on random batches of ``rows``."""
-  loss_fn = cross_entropy(apply_fn)
+  loss_fn = cross_entropy(apply_fn, learned)
   objective = lambda key, params, step: mean_loss(loss_fn, params, *drawn(key, batch, rows=rows))
   return minimize(
     fold(key, "order"), objective, init_fn(fold(key, "init")), steps=steps, optimizer=optax.sgd(learning_rate)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses
 from cljax.core import tree
 from cljax.core.rows import as_rows
 from cljax.core.types import UsageError
@@ -14,6 +13,7 @@ from cljax.estimators.per_sample import sum_over_batches
 from cljax.unlearning._common import (
   cross_entropy,
   descent,
+  divergence,
   drawn,
   if_asked,
   key_of,
@@ -30,12 +30,6 @@ def ignorant(key, teacher_params, init_fn):
     given = "neither" if init_fn is None else "both"
     raise UsageError(f"teacher_params: got {given}; give teacher_params, or init_fn(key) -> params")
   return init_fn(tree.fold(key, "teacher")) if teacher_params is None else teacher_params
-
-
-def divergence(apply_fn, params, teacher_params, batch, temperature):
-  """``T^2 KL_T(teacher || model)`` per row of the batch, ``[B]``."""
-  of = lambda p: outputs_of(apply_fn, p, batch).logits
-  return losses.kl_divergence(of(params), of(teacher_params), temperature, batch.class_mask)
 
 
 def either(first, a, b):
@@ -57,14 +51,16 @@ def bad_teacher(
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
+  learned=None,
 ):
   """Descent on ``s KL(p_bad || p)_forget + (1 - s) KL(p_before || p)_retain``: a teacher without knowledge, and itself.
 
-  ``apply_fn(params, batch)`` gives logits or Outputs. The bad teacher is ``teacher_params``, or ``init_fn(key)``.
-  ``s = n_f / (n_f + retain_fraction n_r)``, as in the union of the forget rows with 30% of the rest, which the paper
-  trains on for an epoch; here a step draws ``batch`` rows of either set, of all retain rows. KL is a mean over rows;
-  the release also divides by the number of classes. Adam at 1e-3, where the release has 1e-4. Spec A7; Chundawat et
-  al., AAAI 2023. Raises UsageError unless there is one teacher.
+  ``apply_fn(params, batch)`` gives logits or Outputs. The bad teacher is ``teacher_params``, or ``init_fn(key)``. ``s =
+  n_f / (n_f + retain_fraction n_r)``, as in the union of the forget rows with 30% of the rest, which the paper trains
+  on for an epoch; here a step draws ``batch`` rows of either set, of all retain rows. KL is a mean over rows; the
+  release also divides by the number of classes. Adam at 1e-3, where the release has 1e-4. ``learned``: an objective in
+  the place of classification, whose divergence then stands for KL. Spec A7; Chundawat et al., AAAI 2023. Raises
+  UsageError unless there is one teacher.
   """
   forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
   key = key_of(key, "bad_teacher")
@@ -73,7 +69,7 @@ def bad_teacher(
 
   def objective(key, params, step):
     del step
-    towards = lambda teacher: lambda p, rows: divergence(apply_fn, p, teacher, rows, temperature)
+    towards = lambda teacher: lambda p, rows: divergence(apply_fn, p, teacher, rows, temperature, learned)
     to_forget, to_keep = drawn(key, batch, forget=forget, retain=retain)
     forgetting, keeping = mean_loss(towards(bad), params, to_forget), mean_loss(towards(before), params, to_keep)
     return share * forgetting + (1 - share) * keeping
@@ -95,14 +91,15 @@ def stochastic_teacher(
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
+  learned=None,
 ):
   """Erase, then reconstruct: ``KL_T(p_random || p)`` on forget rows, then ``CE + KL_T(p_before || p)`` on retain rows.
 
   ``apply_fn(params, batch)`` gives logits or Outputs; the random teacher is ``teacher_params``, or ``init_fn(key)``.
   ``erase_steps`` steps of the first come before ``steps`` of the second, under one optimizer (Adam at 1e-3). A
   reconstruction: of the method only the two phases were confirmed; steps, temperature and weights are UNVERIFIED. What
-  the model knew of other classes can bring the forgotten ones back in the second phase. Spec A8; arXiv 2308.14322.
-  Raises UsageError unless there is one teacher.
+  the model knew of other classes can bring the forgotten ones back in the second phase. ``learned`` as for
+  :func:`bad_teacher`. Spec A8; arXiv 2308.14322. Raises UsageError unless there is one teacher.
   """
   forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
   key = key_of(key, "stochastic_teacher")
@@ -113,8 +110,8 @@ def stochastic_teacher(
     rows = either(erasing, *drawn(key, batch, forget=forget, retain=retain))
     teacher = either(erasing, random, before)
     labels = rows._replace(weight=jnp.where(erasing, 0.0, rows.weight))
-    towards = lambda p, rows: divergence(apply_fn, p, teacher, rows, temperature)
-    return mean_loss(towards, params, rows) + mean_loss(cross_entropy(apply_fn), params, labels)
+    towards = lambda p, rows: divergence(apply_fn, p, teacher, rows, temperature, learned)
+    return mean_loss(towards, params, rows) + mean_loss(cross_entropy(apply_fn, learned), params, labels)
 
   return minimize(
     key, objective, params, steps=erase_steps + steps, optimizer=optimizer or optax.adam(1e-3), forget=forget
@@ -152,6 +149,7 @@ def scrub(
   steps: int = 100,
   batch: int = 64,
   optimizer=None,
+  learned=None,
 ):
   """SCRUB: ``max_steps`` of ascent on ``T^2 KL_T(p_before || p)`` of forget rows, then ``min_steps`` of descent on
   ``ce_weight CE + kl_weight T^2 KL_T(p_before || p)`` of retain rows; and again.
@@ -164,12 +162,15 @@ def scrub(
 
   ``rewind`` (SCRUB+R) gives the parameters, as they were at the end of a round or at the last step, whose error on all
   forget rows is closest to that of the last ones on ``validation``: rows of the forgotten classes that no training saw;
-  of equals, the first. It holds one copy of the parameters per round; from memory of the paper, UNVERIFIED. Raises
-  UsageError for ``rewind`` without ``validation``. Spec A9; Kurmanji et al., NeurIPS 2023.
+  of equals, the first. It holds one copy of the parameters per round; from memory of the paper, UNVERIFIED. ``learned``
+  as for :func:`bad_teacher`, without ``rewind``. Raises UsageError for ``rewind`` without ``validation``. Spec A9;
+  Kurmanji et al., NeurIPS 2023.
   """
   forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
   if rewind and validation is None:
     raise UsageError("validation: got none; rewind needs rows of the forgotten classes that no training saw")
+  if rewind and learned is not None:
+    raise UsageError(f"rewind: got True, which compares error rates; {learned.name!r} has none")
   if max_steps + min_steps < 1:
     raise UsageError(f"max_steps: got {max_steps}, and {min_steps} min_steps; a round needs at least one step")
   length = max_steps + min_steps
@@ -178,9 +179,9 @@ def scrub(
     away = (step % length < max_steps) & (step // length < max_rounds)
     rows = either(away, *drawn(key, batch, forget=forget, retain=retain))
     labels = rows._replace(weight=jnp.where(away, 0.0, rows.weight))
-    towards = lambda p, rows: divergence(apply_fn, p, before, rows, temperature)
+    towards = lambda p, rows: divergence(apply_fn, p, before, rows, temperature, learned)
     distance = jnp.where(away, -1.0, kl_weight) * mean_loss(towards, params, rows)
-    return distance + ce_weight * mean_loss(cross_entropy(apply_fn), params, labels)
+    return distance + ce_weight * mean_loss(cross_entropy(apply_fn, learned), params, labels)
 
   key = key_of(key, "scrub")
   optimizer = optimizer or optax.adam(5e-4)

@@ -242,7 +242,7 @@ BAD = [
   (["--grid=train.epochs=[1,"], "grid: cannot read '[1,' of train.epochs"),
   (["--grid=train.epoch=[1]"], "train.epoch: no such field"),
   (["--grid=method.strength=[1]"], "method.strength: 'finetune' has no such option"),
-  (["--methods=ewc", "--grid=method.strength=[1,-1]"], "method.strength: got -1.0; expected at least 0"),
+  (["--methods=ewc", "--grid=method.strength=[1,-1]"], "method.strength: got -1.0; expected a number of at least 0"),
   (["--methods=ewc", "--grid=method.strength=['a']"], "method.strength: got 'a'; expected a number"),
   (["--methods=ewc,ewcc"], "method.name: unknown 'ewcc'"),
   (["--grid=train.epochs=[1]", "--grid=train.epochs=[2]"], "grid: train.epochs is varied twice"),

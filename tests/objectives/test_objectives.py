@@ -13,6 +13,7 @@ import cljax
 from cljax import engine, methods, models, objectives, streams
 from cljax.core.types import Batch
 from cljax.data import Dataset, Split
+from cljax.engine.setup import spec_of
 from cljax.engine.step import without_absent
 
 TASKS, ROWS, LENGTH, VOCABULARY = 2, 16, 6, 5
@@ -169,8 +170,8 @@ def test_penalties_and_distillation_hold_what_was_learned(name, real, text, read
 
 
 def test_a_request_is_answered_by_the_losses_of_rows(real, text, reader):
-  """graddiff and ssd under objectives without classes: what is forgotten fits worse, and a divergence of classes is
-  refused."""
+  """graddiff and ssd under objectives without classes: what is forgotten fits worse, and a divergence that
+  there is none of is refused."""
   cases = {"regression": (real, models.mlp((3,), 2, hidden=(8,))), "sequence": (text, reader)}
   rows = tuple(int(i) for i in real.dataset.train.id[real.train[0]][:6])
   for objective, (stream, model) in cases.items():
@@ -182,13 +183,16 @@ def test_a_request_is_answered_by_the_losses_of_rows(real, text, reader):
       worse = said["forget"][0] - said["retain"][0]
       assert np.isfinite(worse)
       assert forget == "ssd" or worse > 0, (objective, said)
-    with pytest.raises(cljax.UsageError, match=r"method\.retain_loss: got 'kl', which needs classes"):
-      run(asked, model, forget="graddiff", forget_hyper={"retain_loss": "kl"}, **given)
+    spec = spec_of(asked, 8, objectives.chosen(objective))
+    alone = spec._replace(objective=spec.objective._replace(divergence=None))
+    with pytest.raises(cljax.UsageError, match=r"method\.retain_loss: got 'kl', which needs divergence"):
+      methods.make("graddiff", model, alone, retain_loss="kl")
+    assert methods.make("graddiff", model, spec, retain_loss="kl").forget is not None
   with pytest.raises(cljax.UsageError, match=r"method\.fisher: got 'exact', which needs factor; the objective"):
     run(text, reader, "ewc", {"fisher": "exact"}, objective="sequence")
 
 
-@pytest.mark.parametrize("name", ["ncm", "derpp", "supsup", "unified"])
+@pytest.mark.parametrize("name", ["ncm", "ogd", "supsup", "clnp"])
 def test_what_needs_classes_is_refused_in_one_line(name, real):
   with pytest.raises(cljax.UsageError, match=f"'{name}' needs classes, which the objective 'regression' does not have"):
     run(real, models.mlp((3,), 2, hidden=(8,)), name, objective="regression")

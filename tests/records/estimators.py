@@ -13,6 +13,7 @@ RECORDS: dict[str, Record] = {
   "fisher_diagonal": Record(
     spec="regularizers_projectors 1.1",
     compared=(
+      "test_estimates_and_edits_over_rows_of_several_tasks[heads]",
       "test_fisher_is_a_mean_of_squared_scores[exact-True]",
       "test_fisher_is_a_mean_of_squared_scores[empirical-True]",
       "test_fisher_is_a_mean_of_squared_scores[batched-True]",

@@ -150,6 +150,7 @@ RECORDS: dict[str, Record] = {
   "lwf": Record(
     spec="regularizers_projectors 3.1",
     compared=(
+      "test_terms_and_teachers_see_each_row_s_task",
       "test_lwf_has_a_term_for_each_earlier_head",
       "test_lwf_distils_the_old_classes",
       "test_lwf_distils_the_tasks_met_and_no_other",
@@ -166,6 +167,8 @@ RECORDS: dict[str, Record] = {
   "unified": Record(
     spec="regularizers_projectors 3.1",
     compared=(
+      "test_stored_predictions_of_any_form[unified-regression]",
+      "test_stored_predictions_of_any_form[unified-sequence]",
       "test_the_pull_after_two_tasks",
       "test_the_unified_output_term_on_stored_rows[logits]",
       "test_the_unified_output_term_on_stored_rows[labels]",

@@ -94,6 +94,7 @@ RECORDS: dict[str, Record] = {
   "fomo": Record(
     spec="regularizers_projectors 8.2",
     compared=(
+      "test_the_stable_model_of_fomo_holds_tokens_that_count",
       "test_fomo_pulls_to_the_stable_model",
       "test_fomo_forgets_a_share_and_predicts_with_the_stable_model",
     ),
@@ -204,6 +205,7 @@ RECORDS: dict[str, Record] = {
   "vcl": Record(
     spec="regularizers_projectors 3.1",
     compared=(
+      "test_a_posterior_of_small_deviation_pays_its_divergence_beside_the_loss[sequence]",
       "test_the_loss_is_the_bound",
       "test_the_posterior_predicts_by_its_means_or_by_samples",
       "test_natural_vcl_has_the_rows_of_a_task_as_scale",

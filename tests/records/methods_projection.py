@@ -13,7 +13,10 @@ HEADS = "test_which_leaves_are_the_classifier_and_when_they_are_held"
 RECORDS: dict[str, Record] = {
   "agem": Record(
     spec="regularizers_projectors 4.2",
-    compared=EPISODES,
+    compared=(
+      "test_agem_projects_on_the_gradient_of_rows_under_their_own_task",
+      *EPISODES,
+    ),
     invariants=(
       "test_as_many_rows_are_drawn_as_the_batch_has",
       "test_the_loss_of_stored_rows_does_not_rise",
@@ -27,7 +30,11 @@ RECORDS: dict[str, Record] = {
   ),
   "gem": Record(
     spec="regularizers_projectors 4.1",
-    compared=(*EPISODES, "test_the_loss_of_stored_rows_does_not_rise"),
+    compared=(
+      "test_a_reference_s_rows_go_through_their_own_task[gem-heads]",
+      *EPISODES,
+      "test_the_loss_of_stored_rows_does_not_rise",
+    ),
     invariants=(
       "test_as_many_rows_are_drawn_as_the_batch_has",
       "test_a_margin_has_no_place_behind_the_optimizer",
@@ -44,6 +51,9 @@ RECORDS: dict[str, Record] = {
   "gpm": Record(
     spec="regularizers_projectors 4.5",
     compared=(
+      "test_old_text_keeps_its_predictions[gpm-update]",
+      "test_old_text_keeps_its_predictions[gpm-gradient]",
+      "test_what_skip_names_stays_free",
       "test_gpm_keeps_off_old_inputs[update]",
       "test_gpm_keeps_off_old_inputs[gradient]",
       "test_gpm_keeps_off_old_inputs[few]",
@@ -104,6 +114,7 @@ RECORDS: dict[str, Record] = {
   "cuber": Record(
     spec="regularizers_projectors 4.6",
     compared=(
+      "test_old_text_keeps_its_predictions[cuber-update]",
       "test_cuber_opens_the_spans_on_which_tasks_agree[update]",
       "test_cuber_opens_the_spans_on_which_tasks_agree[gradient]",
       "test_cuber_opens_the_spans_on_which_tasks_agree[open]",

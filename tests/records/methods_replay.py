@@ -25,6 +25,8 @@ RECORDS: dict[str, Record] = {
   "er": Record(
     spec="replay_architecture_metrics A1",
     compared=(
+      "test_a_replayed_row_s_loss_goes_into_its_own_task[heads]",
+      "test_a_replayed_row_s_loss_goes_into_its_own_task[prompt]",
       "test_replay_of_an_earlier_task",
       "test_the_pieces_of_replay",
       "test_er_trains_on_the_current_and_the_stored_rows",
@@ -39,7 +41,14 @@ RECORDS: dict[str, Record] = {
   ),
   "derpp": Record(
     spec="replay_architecture_metrics A2",
-    compared=("test_replay_of_an_earlier_task", "test_the_pieces_of_replay", "test_derpp_adds_both_draws"),
+    compared=(
+      "test_stored_predictions_of_any_form[derpp-regression]",
+      "test_stored_predictions_of_any_form[derpp-sequence]",
+      "test_a_row_s_own_mean_of_text_counts_the_same_tokens",
+      "test_replay_of_an_earlier_task",
+      "test_the_pieces_of_replay",
+      "test_derpp_adds_both_draws",
+    ),
     invariants=(
       *REPLAY,
       "test_stored_logits_are_compared_with_those_of_their_own_rows",

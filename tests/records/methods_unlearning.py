@@ -347,7 +347,12 @@ RECORDS: dict[str, Record] = {
     neutral={"steps": 0},
   ),
   "sisa": Record(
-    compared=("test_shards_take_their_own_steps", "test_a_shard_is_a_model_trained_on_its_own_rows"),
+    compared=(
+      "test_each_shard_of_sisa_has_the_mean_over_its_own_rows[regression]",
+      "test_each_shard_of_sisa_has_the_mean_over_its_own_rows[sequence]",
+      "test_shards_take_their_own_steps",
+      "test_a_shard_is_a_model_trained_on_its_own_rows",
+    ),
     invariants=("test_a_shard_without_deleted_rows_keeps_its_bits", "test_sisa_needs_a_model_without_batch_statistics"),
     no_claim="exact by construction, which the laws show; its cost is predicted by sisa_cost",
     deviations=("without slices; all shards are replayed, also those that a request does not touch",),
@@ -355,7 +360,10 @@ RECORDS: dict[str, Record] = {
   ),
   "clpu_derpp": Record(
     spec="unlearning B10",
-    compared=("test_clpu_replays_each_task_s_own_reservoir",),
+    compared=(
+      "test_side_networks_replay_real_targets",
+      "test_clpu_replays_each_task_s_own_reservoir",
+    ),
     invariants=(
       "test_the_main_network_never_saw_a_temporary_task",
       "test_forgetting_leaves_nothing_of_the_task",

@@ -9,6 +9,14 @@ HELPERS = {
   "options": "looks up the options of a zoo model",
 }
 RECORDS: dict[str, Record] = {
+  "by_row": Record(
+    compared=(
+      "test_by_row_hands_batch_norm_the_rows_of_each_task",
+      "test_a_replayed_row_s_loss_goes_into_its_own_task[one]",
+      "test_a_reference_s_rows_go_through_their_own_task[agem-one]",
+    ),
+    invariants=("test_what_cannot_be_told_is_refused",),
+  ),
   "cnn": Record(
     compared=(
       "test_cnn_is_its_formula",
@@ -39,6 +47,7 @@ RECORDS: dict[str, Record] = {
   ),
   "from_linen": Record(
     compared=(
+      "test_modules_get_the_task_of_each_row[linen]",
       "test_a_linen_module_is_called_with_what_it_names",
       "test_foreign_modules_keep_every_law_of_a_model[linen]",
       "test_resnet18_is_its_formula[True]",
@@ -47,7 +56,11 @@ RECORDS: dict[str, Record] = {
     deviations=("rows of weight 0 touch no statistics of BatchNorm",),
   ),
   "from_nnx": Record(
-    compared=("test_an_nnx_module_is_its_formula", "test_rows_that_are_absent_leave_no_trace[BatchNorm]"),
+    compared=(
+      "test_modules_get_the_task_of_each_row[nnx]",
+      "test_an_nnx_module_is_its_formula",
+      "test_rows_that_are_absent_leave_no_trace[BatchNorm]",
+    ),
     invariants=(
       "test_foreign_modules_keep_every_law_of_a_model[nnx]",
       "test_nnx_functions_draw_new_weights_and_instances_are_copied",

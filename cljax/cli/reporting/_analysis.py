@@ -219,7 +219,8 @@ def _look(history: restore.History, own, rows: int, order: Sequence[int]) -> Loo
     model, learner = parts.method.model or history.model, parts.evaluated(learner)
 
     def apply(key, params, batch):
-      given = {"train": False, "key": key, "task": batch.task[0], "mask": None}
+      task = batch.task if model.by_task else batch.task[0]
+      given = {"train": False, "key": key, "task": task, "mask": None}
       return model.apply(params, learner.model_state, batch.x, **given)
 
     batch, key = batch_of(batch), jax.random.key(0)

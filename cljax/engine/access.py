@@ -1,0 +1,59 @@
+"""What a method declares, held against its hooks, the scenario and the model."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from cljax.core.method import Method, _keep, _keep_batch
+from cljax.core.types import AccessError, Model, Spec, UsageError
+from cljax.estimators import per_sample
+
+
+def check_access(name: str, method: Method, spec: Spec) -> None:
+  """Refuses a method whose hooks exceed what it declared, or that needs what the scenario does not give."""
+  access = method.access
+  if not access.task_boundaries and (method.start_task is not _keep or method.end_task is not _keep):
+    raise AccessError(f"method {name!r} has start_task or end_task but does not declare Access(task_boundaries=True)")
+  if method.forget is not None and not access.forgets:
+    raise AccessError(f"method {name!r} has forget but does not declare Access(forgets=True)")
+  if access.stores_data and method.scrub is None:
+    raise AccessError(f"method {name!r} stores data but has no scrub, so a deletion request could not be honoured")
+  for need in access.needs:
+    if not getattr(spec.objective, need):
+      raise UsageError(f"method.name: {name!r} needs {need}, which the objective {spec.objective.name!r} does not have")
+  if access.task_id_at_test and not spec.task_id_given:
+    raise UsageError(
+      f"method.name: {name!r} needs the task id at test; this stream gives none (use stream.kind='task')"
+    )
+
+
+def mixed_rows(method: Method) -> bool:
+  """Whether rows of several tasks may meet in a step."""
+  return method.prepare is not _keep_batch or method.access.trains_on != "current"
+
+
+def check_tasks(method: Method, model: Model, spec: Spec) -> None:
+  """UsageError where the model reads the task of its rows and nobody can tell it at test."""
+  made = method.model or model
+  if (model.by_task or (made.by_task and method.predict is None)) and not spec.task_id_given:
+    raise UsageError("model: reads the task of its rows, which this stream does not tell (use stream.kind='task')")
+
+
+def check_reads_one_task(method, model: Model, x) -> None:
+  """UsageError where the model reads one task for all rows and the method's gradients are of rows of several."""
+  model, access = method.model or model, method.access
+  several = mixed_rows(method) or bool(method.references)
+  if model.by_task or not (several and access.task_boundaries):
+    return
+
+  def apply(task, params, state, x):
+    return model.apply(params, state, x, train=False, key=jax.random.key(0), task=task, mask=None)[0].logits
+
+  params, state = jax.eval_shape(model.init, jax.random.key(0))
+  traced = jax.make_jaxpr(apply)(jax.ShapeDtypeStruct((), np.int32), params, state, x).jaxpr
+  if per_sample.times_read(traced, traced.invars[0]):
+    raise UsageError(
+      "model: reads the task as one number, but this method's batches hold rows of several; give it by_task=True and "
+      "take the task of each row, or make it one that does by cljax.models.by_row"
+    )
