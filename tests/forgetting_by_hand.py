@@ -67,7 +67,7 @@ def forgotten(name, params=PARAMS, *, model=MODEL, forget=FORGET, retain=RETAIN,
     method = methods.make(name, model, python.SimpleNamespace(num_classes=4, objective=learned), **options)
     learner = types.Learner(jnp.int32(9), KEY, params, {}, "momentum", state)
     request = types.Request(forget, retain, None, CLASSES, groups)
-    tools = types.Tools(None, None, lambda learner: learner._replace(opt_state="fresh"))
+    tools = types.Tools(lambda learner: learner._replace(opt_state="fresh"))
     after = method.forget(KEY, learner, request, tools)
     assert after.opt_state == "fresh"  # momentum holds gradients of the rows that are gone
     return after.params, after.method_state

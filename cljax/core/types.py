@@ -243,7 +243,6 @@ class Access(NamedTuple):
   forget_data: bool = False  # the rows to forget, when forgetting
   retain_data: bool = False  # the rows to keep, when forgetting
   prefix: bool = False  # replays the event prefix (exact retraining)
-  pretrained: bool = False  # needs a pre-trained model
   needs: tuple[str, ...] = ("classes",)  # of the objective
 
 
@@ -286,16 +285,8 @@ class Spec(NamedTuple):
 
 
 class Tools(NamedTuple):
-  """What ``forget`` may use: the run's own optimizer and loss.
+  """What ``forget`` may use of the run: ``reset_optimizer(learner) -> learner``, its optimizer in a fresh state."""
 
-  ``gradient(key, params, learner, batch) -> grads`` of the weighted mean task loss, model in eval mode;
-  ``train(key, learner, objective, steps, learning_rate=None) -> learner`` with
-  ``objective(key, params, learner, step) -> (scalar, model_state)``, by the run's optimizer from a fresh state, or by
-  plain SGD where ``learning_rate`` is given; ``reset_optimizer(learner) -> learner``.
-  """
-
-  gradient: Callable
-  train: Callable
   reset_optimizer: Callable
 
 

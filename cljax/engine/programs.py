@@ -78,7 +78,8 @@ class Clock:
 
 
 class Program:
-  """A function of one member, mapped over the population, compiled once for each argument shape, donated on request.
+  """A function of one member, mapped over the population, compiled once for each shape of its arguments, donated on
+  request. Trees and placements are those of the first call: one program is always called with the same.
 
   ``fn(hyper, member_args, shared_args)``; the first two have a leading population axis. Threads may share it: what one
   compiles (:meth:`ahead`) the others wait for. The clock counts what a call waited.
@@ -121,7 +122,7 @@ class Program:
     return compiled.result()(*args)
 
   def ahead(self, *args) -> Future:
-    """Compiles for arguments of these shapes and shardings, abstract or not, unless another thread does or has."""
+    """Compiles for arguments of these shapes, abstract or not, unless another thread does or has."""
     key = _shapes(args)
     with self._lock:
       compiled = self._compiled.get(key)

@@ -304,27 +304,6 @@ def build(
     outputs, _ = model.apply(learner.params, learner.model_state, x, train=False, key=key, task=shown, mask=None)
     return outputs.logits
 
-  def tools_for(visit) -> Tools:
-    def gradient(key, params, learner, batch):
-      return jax.grad(lambda p: task_loss(key, p, learner, batch, visit, train=False)[0])(params)
-
-    def train(key, learner, objective, steps, learning_rate=None):
-      opt = optimizer if learning_rate is None else optax.with_extra_args_support(optax.sgd(learning_rate))
-
-      def body(i, carry):
-        learner, state = carry
-        (_, model_state), grads = jax.value_and_grad(
-          lambda p: objective(jax.random.fold_in(key, i), p, learner, i), has_aux=True
-        )(learner.params)
-        updates, state = opt.update(grads, state, learner.params, progress=jnp.float32(i) / jnp.float32(steps))
-        params = optax.apply_updates(learner.params, updates)
-        return learner._replace(params=params, model_state=model_state), state
-
-      trained, state = jax.lax.fori_loop(0, steps, body, (learner, opt.init(learner.params)))
-      return trained._replace(params=evaluation_parameters.of(state, trained.params))
-
-    return Tools(gradient, train, reset_optimizer)
-
   def forget(learner, data, where, forget_rows, retain_rows, named, classes, groups):
     """``forget_rows`` and ``retain_rows`` are ``(index, row_task, count)``; undeclared data is withheld.
 
@@ -345,7 +324,7 @@ def build(
 
     def edit(learner):
       before = learner.params
-      learner = answer(key, learner, request, tools_for(where.visit))
+      learner = answer(key, learner, request, Tools(reset_optimizer))
       kept = regularizers.follow_edit((learner.opt_state, learner.method_state), before, learner.params)
       learner = learner._replace(opt_state=kept[0], method_state=kept[1])
       return method.after_forget(learner, before) if method.after_forget is not None else learner

@@ -29,15 +29,23 @@ def viewed(model, learner, key):
   return apply_fn
 
 
-def edit(call, optimizer=optax.sgd):
-  """A registry factory from a pure call of ``cljax.unlearning``.
+# What a factory gives to a pure call, by the names that all of them share; and what none gives.
+GIVEN = {"apply_fn", "loss_fn", "params", "key", "forget", "retain", "groups", "classes", "learned", "init_fn"}
+OWN = {"teacher_params", "oracle_params", "validation", "rewind"}  # of who calls it without a registry
+
+
+def edit(call, optimizer=optax.sgd, options=()):
+  """A registry factory from a pure call of ``cljax.unlearning``, with the names of its ``options``.
 
   Its first argument is named ``apply_fn`` or ``loss_fn`` and is given the learner's model or its loss of a row; it gets
   the rows that it names, as ``learned`` an objective other than classification, ``optimizer(learning_rate)`` for the
   option ``learning_rate`` where it takes an optimizer, and where it takes ``groups`` or ``classes`` those of the
-  request.
+  request. A parameter of any other name is refused at once, with TypeError: a renamed one must not just go without.
   """
   parameters = inspect.signature(call).parameters
+  strange = set(parameters) - GIVEN - OWN - {"optimizer"} - set(options)
+  if strange or next(iter(parameters)) not in ("apply_fn", "loss_fn"):
+    raise TypeError(f"{call.__name__}: nothing gives it {', '.join(sorted(strange)) or next(iter(parameters))}")
 
   def factory(model, spec, **options):
     if options.get("retain_loss") == "kl" and spec.objective.divergence is None:
@@ -111,7 +119,7 @@ def approximate(
   """Registers an approximate edit, with what it ``needs`` of the objective: 'each' where it is given losses of rows, or
   where ``call`` takes an objective as ``learned``; 'divergence' beside it where it compares predictions."""
   access = access._replace(needs=needs)
-  return register(name, Entry(edit(call, optimizer), options, access, reference, exactness="approximate"))
+  return register(name, Entry(edit(call, optimizer, options), options, access, reference, exactness="approximate"))
 
 
 ROW_LOSSES, TEACHERS = ("each",), ("each", "divergence")

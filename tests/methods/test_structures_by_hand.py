@@ -153,7 +153,7 @@ def test_streaming_forgets_by_the_statistics_of_what_was_learned(small_model):
     learned = method.end_task(KEY, learner, types.Task(visit, both))
     again = method.end_task(KEY, learned, types.Task(visit._replace(met=jnp.array([True, True])), both))
     request = types.Request(first, None, None, None)
-    tools = types.Tools(None, None, lambda learner: learner._replace(opt_state=jnp.ones(())))
+    tools = types.Tools(lambda learner: learner._replace(opt_state=jnp.ones(())))
     return learned.method_state, again.method_state, method.forget(KEY, learned, request, tools)
 
   learned, again, after = program(learner)
