@@ -15,7 +15,7 @@ from cljax.core.types import Outputs, Visit
 from cljax.engine import recipe
 from cljax.engine.setup import spec_of
 from cljax.engine.step import Data, Where, build
-from cljax.methods import replay
+from cljax.methods.replay import buffers as replay
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from bench import assert_same
 import cljax
 from cljax import streams
 from cljax.engine import Member
-from cljax.methods.replay import Replay
+from cljax.methods.replay.buffers import Replay
 
 TRAINING = cljax.Recipe(batch_size=8, epochs=2)
 OPTIONS = cljax.Options(chunk_steps=4, on_divergence="freeze")

@@ -17,7 +17,7 @@ from cljax import estimators, methods, models, objectives
 from cljax.core.types import Batch, Rows, UsageError
 from cljax.engine import prepare, recipe
 from cljax.engine.step import FRESH, build
-from cljax.methods.forgetting import viewed
+from cljax.methods.unlearning.entries import viewed
 
 RNG = np.random.default_rng(5)
 START = {

@@ -1,32 +1,11 @@
-"""Methods: one short factory each, only composing the layers below; and the registry."""
+"""Methods by family: one short factory each, only composing the layers below; and the registry.
 
-from cljax.methods import (
-  anchors,
-  averaging,
-  decay,
-  distillation,
-  edits,
-  forgetting,
-  gradient_estimators,
-  lifecycle,
-  masks,
-  penalties,
-  plasticity,
-  projection,
-  prototypes,
-  pruning,
-  references,
-  replay,
-  replay_projection,
-  schedules,
-  subspaces,
-  unified,
-  unlearning_descent,
-  unlearning_edits,
-  unlearning_structures,
-  variational,
-)
-from cljax.methods.refresh import refresh
+Every module below this package is imported with it, and registers its entries: there is no list to edit.
+"""
+
+import importlib
+import pkgutil
+
 from cljax.methods.registry import (
   METHODS,
   Entry,
@@ -40,10 +19,12 @@ from cljax.methods.registry import (
   register,
 )
 
+for _found in pkgutil.walk_packages(__path__, f"{__name__}."):
+  importlib.import_module(_found.name)
+
+from cljax.methods.replay.refresh import refresh  # noqa: E402  (the plug-in, not its module)
+
 __all__ = [
-  "METHODS", "Entry", "Option", "Plan", "anchors", "averaging", "check_options", "decay", "distillation", "edits",
-  "forgetting", "gradient_estimators", "lifecycle", "lookup", "make", "masks", "of_one_model", "penalties", "plan",
-  "plasticity", "projection", "prototypes", "pruning", "references", "refresh", "register", "replay",
-  "replay_projection", "schedules", "subspaces", "unified", "unlearning_descent", "unlearning_edits",
-  "unlearning_structures", "variational",
+  "METHODS", "Entry", "Option", "Plan", "check_options", "lookup", "make", "of_one_model", "plan", "refresh",
+  "register",
 ]  # fmt: skip

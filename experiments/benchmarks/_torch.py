@@ -111,7 +111,7 @@ class Buffer:
 
 
 def buffer_of(replay) -> Buffer:
-  """The memory of a :class:`cljax.methods.replay.Replay`, with the rows that wait for it."""
+  """The memory of a :class:`cljax.methods.replay.buffers.Replay`, with the rows that wait for it."""
   as_tensor = lambda a: require().from_numpy(np.array(a))
   rows = {name: as_tensor(replay.memory.rows[name]) for name in ("x", "y", "logits") if name in replay.memory.rows}
   rows["y"] = rows["y"].long()

@@ -1,6 +1,6 @@
 """Pulling outputs to the uniform distribution improves EWC: an instance of the unified objective."""
 
-from cljax.methods.unified import CASES
+from cljax.methods.replay.unified import CASES
 from experiments.claims import Claim, Measured
 from experiments.claims._runs import digits, forgetting, percent, train
 

@@ -6,7 +6,7 @@ import numpy as np
 from cljax import estimators, regularizers
 from cljax.core.method import Method
 from cljax.core.types import Access
-from cljax.methods.penalties import consolidated
+from cljax.methods.penalties.pulls import consolidated
 from experiments.claims import Claim, Measured
 from experiments.claims._paired import grid
 from experiments.claims._runs import digits, mlp

@@ -13,7 +13,7 @@ from cljax import memory as memories
 from cljax import streams
 from cljax.core import tree
 from cljax.engine import recipe
-from cljax.methods import replay
+from cljax.methods.replay import buffers as replay
 
 RATE = 0.1
 

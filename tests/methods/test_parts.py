@@ -76,7 +76,7 @@ def test_parts_that_replay_add_up_in_any_order(class_stream, small_model):
 def test_a_mean_behind_what_was_added_is_the_mean_of_all_averaged_rows():
   """``1/7 sum l`` over five current and two replayed rows, beside ``0.3 l`` of an added one; absent rows count not."""
   from cljax.core.types import Batch
-  from cljax.methods.replay import append
+  from cljax.methods.replay.buffers import append
   from cljax.objectives.objective import reduced
 
   def rows(weight):

@@ -12,7 +12,8 @@ from by_hand import RATE, backward, batch_of, cross_entropy, forward, gradient, 
 from cljax import methods, models, streams
 from cljax.core.types import Learner
 from cljax.engine.setup import spec_of
-from cljax.methods import anchors, unified
+from cljax.methods.penalties import anchors
+from cljax.methods.replay import unified
 from cljax.optimizers import MeanField
 
 RNG = np.random.default_rng(5)

@@ -12,7 +12,10 @@ from cljax import memory as memories
 from cljax import methods, models, streams
 from cljax.core.types import Batch, UsageError, Visit
 from cljax.engine.setup import spec_of
-from cljax.methods import heads, pruning, replay, unified
+from cljax.methods import heads
+from cljax.methods.masks import pruning
+from cljax.methods.replay import buffers as replay
+from cljax.methods.replay import unified
 from cljax.methods.slots import no_slots, slot_of
 
 BATCH = 8

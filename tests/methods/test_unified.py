@@ -13,8 +13,10 @@ from cljax import losses, optimizers, regularizers
 from cljax.core.types import Learner, UsageError
 from cljax.engine import recipe
 from cljax.engine.setup import spec_of
-from cljax.methods import check_options, unified, variational
-from cljax.methods.unified import CASES, parameter_divergence
+from cljax.methods import check_options
+from cljax.methods.penalties import variational
+from cljax.methods.replay import unified
+from cljax.methods.replay.unified import CASES, parameter_divergence
 from cljax.optimizers import MeanField
 
 RNG = np.random.default_rng(0)

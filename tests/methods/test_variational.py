@@ -11,7 +11,7 @@ from by_hand import batch_of, cross_entropy, forward, leaves
 
 from cljax import optimizers
 from cljax.core import tree
-from cljax.methods import variational
+from cljax.methods.penalties import variational
 from cljax.optimizers import MeanField
 
 RNG = np.random.default_rng(0)

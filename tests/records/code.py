@@ -68,7 +68,7 @@ def bare(value: Any) -> list[types.FunctionType | type]:
 
 
 def area(module: str) -> str:
-  """The sub-package of a module: ``cljax.methods`` of ``cljax.methods.replay``."""
+  """The sub-package of a module: ``cljax.methods`` of ``cljax.methods.replay.buffers``."""
   return ".".join(module.split(".")[:2])
 
 

@@ -14,9 +14,9 @@ from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, UsageError
-from cljax.methods.forgetting import EDITS, FORGET_ONLY, ROW_LOSSES, approximate, viewed
-from cljax.methods.penalties import kind_of
+from cljax.methods.penalties.pulls import kind_of
 from cljax.methods.registry import Entry, Option, register
+from cljax.methods.unlearning.entries import EDITS, FORGET_ONLY, ROW_LOSSES, approximate, viewed
 from cljax.unlearning.class_statistics import empty_statistics
 from cljax.unlearning.tangent import chosen_leaves, with_leaves
 

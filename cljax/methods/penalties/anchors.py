@@ -14,7 +14,7 @@ from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.heads import AUTO, classifier
-from cljax.methods.penalties import DECOUPLED, consolidated, quadratic
+from cljax.methods.penalties.pulls import DECOUPLED, consolidated, quadratic
 from cljax.methods.registry import Entry, Option, register
 from cljax.objectives.objective import reduced
 
@@ -24,7 +24,7 @@ _BOUNDARY = Access(task_boundaries=True)
 def l2_previous(model, spec, *, strength, decoupled: bool = False) -> Method:
   """L2 to the parameters after the previous task, ``strength * |theta - theta*|^2``: EWC with F = 1; spec 1.5.
 
-  ``decoupled`` as of :func:`cljax.methods.penalties.ewc`, with ``a = 2 rate * strength``.
+  ``decoupled`` as of :func:`cljax.methods.penalties.pulls.ewc`, with ``a = 2 rate * strength``.
   """
   del model, spec
 

@@ -11,7 +11,7 @@ from cljax import estimators, unlearning
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, UsageError
-from cljax.methods.penalties import kind_of
+from cljax.methods.penalties.pulls import kind_of
 from cljax.methods.registry import Entry, Option, register
 from cljax.objectives.objective import row_loss
 

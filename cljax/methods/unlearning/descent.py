@@ -8,8 +8,8 @@ import optax
 
 from cljax import unlearning
 from cljax.core.types import Access
-from cljax.methods.forgetting import FORGET_ONLY, ROW_LOSSES, TEACHERS, approximate
 from cljax.methods.registry import Option
+from cljax.methods.unlearning.entries import FORGET_ONLY, ROW_LOSSES, TEACHERS, approximate
 
 RETAIN_ONLY = Access(forgets=True, retain_data=True)
 

@@ -11,15 +11,15 @@ from cljax import edits
 from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Spec
-from cljax.methods.averaging import (
+from cljax.methods.plasticity.edits import layers, listed
+from cljax.methods.registry import Entry, Option, register
+from cljax.methods.replay.averaging import (
   Average,
   current_average,
   forget_average,
   predict_average,
   start_average,
 )
-from cljax.methods.edits import layers, listed
-from cljax.methods.registry import Entry, Option, register
 from cljax.objectives.objective import reduced
 
 

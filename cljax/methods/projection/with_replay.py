@@ -9,9 +9,9 @@ from cljax import projectors
 from cljax.core.method import Method, Reference
 from cljax.core.tree import fold
 from cljax.core.types import Spec, UsageError
-from cljax.methods.projection import EPISODIC, ON_GRADIENT, by_references, episodic
+from cljax.methods.projection.gradients import EPISODIC, ON_GRADIENT, by_references, episodic
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import append, drawn, grouped
+from cljax.methods.replay.buffers import append, drawn, grouped
 from cljax.objectives.objective import mean_loss
 
 

@@ -12,7 +12,7 @@ from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Spec
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import ACCESS, BUFFER, er
+from cljax.methods.replay.buffers import ACCESS, BUFFER, er
 
 
 class Beside(NamedTuple):

@@ -10,8 +10,10 @@ from cljax import losses, optimizers, regularizers
 from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Spec, UsageError
-from cljax.methods import penalties, replay, variational
+from cljax.methods.penalties import pulls as penalties
+from cljax.methods.penalties import variational
 from cljax.methods.registry import Entry, Option, register
+from cljax.methods.replay import buffers as replay
 from cljax.objectives.objective import reduced
 
 # Options under which the objective is a method that has a name.

@@ -15,7 +15,7 @@ from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, Batch, Spec, UsageError
 from cljax.methods.heads import AUTO, hold_others, projected, skipping
-from cljax.methods.projection import ON_UPDATE, layer_rows, standing, with_held
+from cljax.methods.projection.gradients import ON_UPDATE, layer_rows, standing, with_held
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.slots import counted, no_slots, slot_of
 from cljax.objectives.objective import mean_loss

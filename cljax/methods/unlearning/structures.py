@@ -14,7 +14,7 @@ from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Model, Outputs, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import (
+from cljax.methods.replay.buffers import (
   INSERT_OUTPUTS,
   drawn,
   example_prediction,

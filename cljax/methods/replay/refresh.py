@@ -14,8 +14,8 @@ from cljax.core.method import Method, _keep, _keep_batch, union_access
 from cljax.core.tree import fold
 from cljax.core.types import Access, Batch, Spec, UsageError
 from cljax.methods import registry
-from cljax.methods.penalties import FISHER, kind_of
-from cljax.methods.penalties import fisher as fisher_of
+from cljax.methods.penalties.pulls import FISHER, kind_of
+from cljax.methods.penalties.pulls import fisher as fisher_of
 from cljax.methods.registry import Entry, Option, register
 from cljax.objectives.objective import reduced
 

@@ -15,7 +15,7 @@ from cljax.core.tree import fold
 from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.heads import AUTO, hold_others, projected
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import drawn, example_row
+from cljax.methods.replay.buffers import drawn, example_row
 from cljax.methods.slots import no_slots, slot_of
 
 EPISODIC = Access(stores_data=True, task_boundaries=True, boundary_data=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from cljax import regularizers
 from cljax.core.method import Method
 from cljax.core.types import Access
-from cljax.methods.penalties import DECOUPLED, quadratic
+from cljax.methods.penalties.pulls import DECOUPLED, quadratic
 from cljax.methods.registry import Entry, Option, register
 
 
 def l2(model, spec, *, strength, decoupled: bool = False) -> Method:
   """Plain L2 in the loss, ``strength * |theta|^2``; spec 1.5.
 
-  ``decoupled`` as of :func:`cljax.methods.penalties.ewc`: ``theta <- theta' / (1 + 2 rate * strength)``.
+  ``decoupled`` as of :func:`cljax.methods.penalties.pulls.ewc`: ``theta <- theta' / (1 + 2 rate * strength)``.
   """
   del model, spec
   return Method(**quadratic(regularizers.l2, strength, decoupled=decoupled))
@@ -21,7 +21,7 @@ def l2(model, spec, *, strength, decoupled: bool = False) -> Method:
 def l2_init(model, spec, *, strength, decoupled: bool = False) -> Method:
   """L2 towards the initialisation, ``strength * |theta - theta_0|^2``; spec 1.5. Kumar et al., 2023.
 
-  ``decoupled`` as of :func:`cljax.methods.penalties.ewc`, with ``a = 2 rate * strength``.
+  ``decoupled`` as of :func:`cljax.methods.penalties.pulls.ewc`, with ``a = 2 rate * strength``.
   """
   del model, spec
   return Method(**quadratic(regularizers.l2_init, strength, decoupled=decoupled))
