@@ -8,7 +8,7 @@ import pytest
 
 import cljax
 from cljax import UsageError
-from cljax.engine.api import _seeds
+from cljax.engine.arguments import seeds_of
 
 GOOD = [
   (2, [0, 1]), (np.int64(2), [0, 1]), (np.uint8(1), [0]), ([3, 7], [3, 7]), ((7, 3), [7, 3]), (range(2), [0, 1]),
@@ -21,7 +21,7 @@ BAD = ["10", "5", b"10", ["1"], True, [True], np.bool_(True), 0, np.int64(0), -1
 
 @pytest.mark.parametrize(("seeds", "listed"), GOOD, ids=[repr(s) for s, _ in GOOD])
 def test_seeds(seeds, listed):
-  found = _seeds(seeds)
+  found = seeds_of(seeds)
   assert found == listed
   assert all(type(s) is int for s in found)
 
