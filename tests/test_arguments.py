@@ -40,6 +40,7 @@ WRONG = [
   ({"population": [Member(0, {"optimizer.learning_rate": "x"})]}, "learning_rate is str 'x'; expected"),
   ({"population": [Member(0, {"optimizer.learning_rate": float("nan")})]}, "learning_rate is float nan; expected"),
   ({"options": Options(checkpoint_purge_before_deletion="x")}, "checkpoint.purge_before_deletion: got 'x'"),
+  ({"training": Recipe(batch_size=10**9)}, "train.batch_size: a batch of 1,000,000,000 rows needs about"),
   ({"training": Recipe(reset_per_task="x"), "optimizer": "adam"}, "optimizer.reset_per_task: got 'x'"),
 ]  # fmt: skip
 
@@ -57,3 +58,8 @@ def test_numbers_in_all_their_forms():
   values = (1, 0.5, np.float32(2), np.asarray(3.0), jnp.float32(4))
   members = [Member(s, {"method.strength": v}) for s, v in enumerate(values)]
   assert members_of(tuple(members)) == members
+
+
+def test_a_block_of_evaluation_is_no_larger_than_the_rows(class_stream, small_model):
+  run = lambda block: cljax.run(class_stream, small_model, options=Options(eval_block=block)).accuracy
+  np.testing.assert_array_equal(run(2**31 - 1), run(256))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import queue
 
 import jax
 import jax.numpy as jnp
@@ -175,14 +176,21 @@ def test_evaluators_change_nothing_that_is_learned(judged, class_stream, small_m
   assert plain.evaluations == {}
 
 
-CALLS: list[int] = []  # a global, which is no part of the code's digest
+CALLS: queue.SimpleQueue = queue.SimpleQueue()  # a global that says nothing of what it holds: no part of a digest
+
+
+def called(empty=False) -> list[int]:
+  held = [CALLS.get() for _ in range(CALLS.qsize())]
+  for event in () if empty else held:
+    CALLS.put(event)
+  return held
 
 
 def drawn(learner, predict, stream, event):
   """Another number at each call, which nobody could compute again."""
   del learner, predict, stream
-  CALLS.append(event)
-  return {"number": 1 / (3 + len(CALLS)), "each": np.asarray([np.nan, np.pi * len(CALLS)])}
+  CALLS.put(event)
+  return {"number": 1 / (3 + CALLS.qsize()), "each": np.asarray([np.nan, np.pi * CALLS.qsize()])}
 
 
 DRAWS = cljax.Evaluator("draws", drawn)
@@ -190,15 +198,15 @@ DRAWS = cljax.Evaluator("draws", drawn)
 
 def test_a_stopped_run_keeps_what_was_said(class_stream, small_model, judged, tmp_path):
   """Stopped inside the second task, and between two members after it: what an event left is not measured twice."""
-  CALLS.clear()
+  called(empty=True)
   more: dict = {"seeds": [3, 5], "training": TRAIN, "evaluators": ("linear_probe", DRAWS), "workdir": str(tmp_path)}
   more["options"] = cljax.Options(checkpoint_every=2, chunk_steps=2)
   run = lambda stop=None: cljax.run(class_stream, small_model, "er", {"capacity": 8}, **more, stop=stop)
-  for calls in (4, 5):
+  for most in (4, 5):
     with pytest.raises(cljax.Stopped):
-      run(lambda calls=calls: len(CALLS) >= calls)
+      run(lambda most=most: CALLS.qsize() >= most)
   result = run()
-  assert CALLS == [-1, -1, 0, 0, 1, 1, 1], "the last event's first answer was lost with the stop"
+  assert called() == [-1, -1, 0, 0, 1, 1, 1], "the last event's first answer was lost with the stop"
   assert result.params_sha256 == judged.params_sha256
   probe = lambda r: r.evaluations["linear_probe"]["accuracy"]
   np.testing.assert_array_equal(probe(result), probe(judged))
@@ -208,7 +216,7 @@ def test_a_stopped_run_keeps_what_was_said(class_stream, small_model, judged, tm
   assert np.isnan(said["each"][..., 0]).all()
   again = run()  # of a run that is done
   np.testing.assert_array_equal(again.evaluations["draws"]["number"], said["number"])
-  assert len(CALLS) == 7
+  assert CALLS.qsize() == 7
 
 
 def test_a_workdir_of_other_evaluators_is_refused(class_stream, small_model, tmp_path):
@@ -242,6 +250,12 @@ def test_the_digest_of_host_code():
   others = [base.replace("x + 1", "x + 2"), base.replace("b=2", "b=3"), base.replace("g(a)", "g(a) - g(b)")]
   found = [digest(base), digest(base, K=2.5), *map(digest, others)]
   assert len(set(found)) == 5
+  # Whatever a name of its module stands for.
+  for one, other in (({"a": 1}, {"a": 2}), ([1], [2]), (jnp.ones(()), jnp.zeros(())), (functools.partial(max, 1),
+                     functools.partial(max, 2))):  # fmt: skip
+    assert digest(base, K=one) == digest(base, K=one) != digest(base, K=other)
+  shared = lambda n: base.replace("K", "C.n") + f"class C:\n  n = {n}\n"
+  assert digest(shared(1)) == digest(shared(1)) != digest(shared(2))
   closed = lambda value: lambda x: x + value
   arrays = [np.arange(3), np.arange(3.0), np.arange(1, 4)]
   digests = [identity.code_digest(closed(a)) for a in arrays]
@@ -374,11 +388,11 @@ def test_a_probe_says_what_it_needs(class_stream, small_model, dataset):
 def test_members_that_diverged_are_not_asked(class_stream, small_model):
   members = [cljax.Member(0), cljax.Member(1, {"optimizer.learning_rate": 1e30})]
   options = cljax.Options(on_divergence="freeze")
-  CALLS.clear()
+  called(empty=True)
   more = {"training": TRAIN, "options": options, "evaluators": DRAWS}
   result = cljax.run(class_stream, small_model, population=members, **more)
   assert result.alive.tolist() == [True, False]
-  assert CALLS == [-1, -1, 0, 1]
+  assert called() == [-1, -1, 0, 1]
   assert np.isnan(result.evaluations["draws"]["number"][1, 1:]).all()
   assert np.isfinite(result.evaluations["draws"]["number"][0]).all()
 
@@ -389,13 +403,13 @@ def test_forgetting_goes_on_from_a_trained_run(dataset, small_model):
 
   learned = streams.build(dataset, "class", tasks=2)
   asked = learned._replace(events=(*learned.events, Forget(classes=(0, 1))))
-  CALLS.clear()
+  called(empty=True)
   chosen = ("linear_probe", DRAWS)
   more = {"training": TRAIN, "seeds": [3]}
   first = cljax.run(learned, small_model, **more, evaluators=chosen)
   built = engine.prepare(asked, small_model, forget="graddiff", **more, evaluators=chosen)
   result = built.run(start=engine.continued(built, first))
-  assert CALLS == [-1, 0, 1, 2]
+  assert called() == [-1, 0, 1, 2]
   probe, number = (result.evaluations[n][m] for n, m in (("linear_probe", "accuracy"), ("draws", "number")))
   np.testing.assert_array_equal(probe[:, :3], first.evaluations["linear_probe"]["accuracy"])
   np.testing.assert_array_equal(number[0, :, 0], 1 / np.arange(4, 8))

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import cljax
-from cljax import engine, models, streams
+from cljax import data, engine, models, streams
 from cljax.core.types import Forget
 from cljax.io import identity
 
@@ -48,6 +48,8 @@ def other_labels(stream):
 
 
 BASE = {"method": "er", "hyper": {"capacity": 8}}
+
+
 # What differs from the base run, argument by argument; a dict is of `streams.build` where its key is "stream".
 CHANGES = {
   "class_order": {"stream": {"class_order": (2, 1, 0, 3)}},
@@ -193,3 +195,20 @@ def test_other_versions_do_not_refuse_the_same_code(dataset, tmp_path, monkeypat
 def test_requests_are_part_of_it(dataset):
   of = lambda f: identity.stream_digest(stream_of(dataset, forget=[(2, f)]))
   assert len({of(Forget(classes=(0,))), of(Forget(classes=(1,))), of(Forget(classes=(0,), holds=("forget",)))}) == 3
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("field", ["x", "y", "group"])
+def test_contents_that_were_replaced_are_told_apart(dataset, part, field):
+  """A data set's digest is of what it was made of; what stands there now counts."""
+  split = lambda s: {"x": s.x.copy(), "y": s.y, "group": s.group}
+  arrays = {f"{k}_{end}": v for end in ("train", "test") for k, v in split(getattr(dataset, end)).items()}
+  made = data.from_arrays("mine", arrays)
+  base = described(made)
+  old = getattr(made, part)
+  changed = getattr(old, field)[::-1].copy()
+  assert (changed != getattr(old, field)).any()
+  other = made._replace(**{part: old._replace(**{field: changed})})
+  assert any(d.startswith("data_changed") for d in cljax.io.checkpoint.differences(base, described(other)))
+  copied = made._replace(**{part: old._replace(**{field: getattr(old, field).copy()})})
+  assert described(copied) == base

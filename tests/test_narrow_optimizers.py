@@ -39,3 +39,17 @@ def test_scrub_of_float16_parameters_is_finite(dataset, small_model):
   for a in jax.tree.leaves(result.learner.params):
     assert a.dtype == jnp.float16
     assert np.isfinite(np.asarray(a, np.float32)).all()
+
+
+@pytest.mark.parametrize("name", ["adam", "momentum", "rmsprop"])
+def test_moments_of_float16_start_anew_as_they_began(dataset, small_model, name):
+  """After a request the optimizer's state is a fresh one, of the same dtypes: the next task can be learned."""
+  narrow = lambda tree: jax.tree.map(lambda a: a.astype(jnp.float16), tree)
+  model = small_model._replace(init=lambda key: (narrow(small_model.init(key)[0]), small_model.init(key)[1]))
+  stream = streams.build(dataset, "class", tasks=2, forget="1:class=0")
+  for training in (cljax.Recipe(batch_size=8), cljax.Recipe(batch_size=8, reset_per_task=True)):
+    given = {"optimizer": name, "optimizer_options": {"learning_rate": 0.01}, "training": training}
+    result = cljax.run(stream, model, forget="ssd", **given)
+    moments = jax.tree.leaves(result.learner.opt_state.optimizer)
+    assert {a.dtype for a in moments if a.ndim > 1 and jnp.issubdtype(a.dtype, jnp.floating)} == {jnp.dtype("float32")}
+    assert result.alive.all()

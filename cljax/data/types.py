@@ -90,12 +90,33 @@ def held_out(y: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 def digest(name: str, options: Mapping[str, Any], train: Split, test: Split, class_names, group_names) -> str:
   """The sha256, in hex, of the contents (values, shapes, dtypes, order) and of the options that made them."""
   head = {"name": name, "options": dict(options), "classes": list(class_names), "groups": list(group_names)}
-  h = hashlib.sha256(json.dumps(head, sort_keys=True, default=list).encode())
+  begun = hashlib.sha256(json.dumps(head, sort_keys=True, default=list).encode())
+  sha = _with_contents(begun.copy(), train, test)
+  _BEGUN[sha] = begun
+  return sha
+
+
+_BEGUN: dict[str, Any] = {}  # digest -> what it was before the contents, of data sets made in this process
+
+
+def _with_contents(h, train: Split, test: Split) -> str:
   for part in (*train, *test):
     for key, a in sorted(part.items()) if isinstance(part, dict) else (("", part),):
       h.update(f"{key}{a.dtype.str}{a.shape}".encode())
       h.update(np.ascontiguousarray(a).data)
   return h.hexdigest()
+
+
+def changed_contents(data: Dataset) -> str:
+  """The digest of what the data set holds, where that is no longer what its ``digest`` was made of; else ''.
+
+  Files that are mapped are not read again: nobody writes to them through the data set.
+  """
+  arrays = jax.tree.leaves((tuple(data.train), tuple(data.test)))
+  if data.digest not in _BEGUN or any(isinstance(a, np.memmap) for a in arrays):
+    return ""
+  now = _with_contents(_BEGUN[data.digest].copy(), data.train, data.test)
+  return "" if now == data.digest else now
 
 
 def _named(where: str, part) -> list[tuple[str, Any]]:

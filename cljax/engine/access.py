@@ -37,7 +37,10 @@ def check_tasks(method: Method, model: Model, spec: Spec) -> None:
   """UsageError where the model reads the task of its rows and nobody can tell it at test."""
   made = method.model or model
   if (model.by_task or (made.by_task and method.predict is None)) and not spec.task_id_given:
-    raise UsageError("model: reads the task of its rows, which this stream does not tell (use stream.kind='task')")
+    raise UsageError(
+      "model: reads the task of its rows, which this stream does not tell at test; use stream.kind='task', or "
+      "streams.from_tasks(..., task_id_given=True)"
+    )
 
 
 def check_reads_one_task(method, model: Model, x) -> None:

@@ -51,7 +51,8 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
 
   A run of the launchers is rebuilt from its configuration alone (``data_dir``: where the data lies, if not in the
   default place). A run of :func:`cljax.run` needs what it was called with: ``stream`` and ``model``, and ``method``,
-  ``hyper``, ``forget``, ``forget_hyper``, ``optimizer``, ``optimizer_options``, ``training`` where they were given.
+  ``hyper``, ``forget``, ``forget_hyper``, ``optimizer``, ``optimizer_options``, ``training``, ``objective``,
+  ``objective_options`` where they were given.
   Raises UsageError where there is no run or an argument is missing, CljaxError where no checkpoint is sound.
   """
   directory = f"{workdir}/checkpoints"

@@ -15,6 +15,7 @@ from cljax.core.checks import MOST, check_integer
 from cljax.core.types import Batch, Forget, Learn, Model, Spec, UsageError
 from cljax.data import limits
 from cljax.engine import mesh as meshes
+from cljax.engine import objective_forms as forms
 from cljax.engine import programs as prog
 from cljax.engine import schedule
 from cljax.engine.access import check_reads_one_task
@@ -98,7 +99,7 @@ def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:
     target=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], _target_dtype(a)), split.y),
     scale=stream.dataset.scale,
   )
-  return spec._replace(objective=(objective or objectives.classification())(None, spec, {}))
+  return spec._replace(objective=forms.made(objective or objectives.classification(), None, spec, {}))
 
 
 def _target_dtype(a):
@@ -130,6 +131,7 @@ def setup(
     raise UsageError(f"train.feed: 'grain' takes {what} that are one array; these are several: use 'device'")
   _check_options(options)
   _check_size(stream, len(population))
+  _check_batch(stream, recipe.batch_size)
   objective = objective or objectives.classification()
   spec = spec_of(stream, recipe.batch_size, objective)
   model = rescaled(model, stream.dataset.scale)
@@ -234,6 +236,12 @@ def _check_options(options: Options) -> None:
 FIGURES = 96  # bytes of a task's test, own-class and validation figures, as the host keeps them
 
 
+def _check_batch(stream, size: int) -> None:
+  split = stream.dataset.train
+  row = sum(int(np.prod(a.shape[1:])) for a in jax.tree.leaves(split.x) if hasattr(a, "shape"))
+  limits.check_memory(f"train.batch_size: a batch of {size:,} rows", size * (4 * row + 64), "ask for fewer")
+
+
 def _check_size(stream, members: int) -> None:
   """Every event is followed by an evaluation of every task, and all are kept: thousands of tasks want gigabytes."""
   size = FIGURES * members * (len(stream.events) + 1) * stream.num_tasks
@@ -249,58 +257,50 @@ def _check_holds(event: Forget, access) -> None:
       raise UsageError(f"forget: the method needs {need!r} data, but the request holds only {', '.join(event.holds)}")
 
 
-_UNFIT = (TypeError, ValueError, AttributeError, LookupError)  # what code raises on arrays of a form it is not made for
-
-
 def _check_model(model: Model, spec: Spec) -> Any:
   """Traces the model on what the objective applies it on, and returns that, abstract; UsageError where the model does
   not take it, or where what it gives does not fit the targets."""
   learned, rows = spec.objective, lambda shape, dtype: jax.ShapeDtypeStruct((2, *shape), dtype)
 
   def refused(error):
-    return UsageError(
-      f"model: does not take inputs of shape {spec.input_shape}: {(str(error).splitlines() or [''])[0]}"
-    )
+    return UsageError(f"model: does not take inputs of shape {spec.input_shape}: {forms.first_line(error)}")
 
   def apply(params, state, x):
     try:
       task = jnp.zeros(jax.tree.leaves(x)[0].shape[0], jnp.int32) if model.by_task else 0
       return model.apply(params, state, x, train=False, key=jax.random.key(0), task=task, mask=None)
-    except _UNFIT as error:
+    except forms.FAILS as error:
       raise refused(error) from error
-
-  def loss(params, state, batch):
-    def checked(key, params, batch):
-      seen.append(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch.x))
-      out, new = apply(params, state, batch.x)
-      if learned.check is not None:
-        learned.check(out.logits, batch.y)
-      return out, new
-
-    return learned.loss(jax.random.key(0), checked, params, batch)[0]
 
   try:
     params, state = jax.eval_shape(model.init, jax.random.key(0))
   except (TypeError, ValueError) as error:
     raise refused(error) from error
-  seen: list[Any] = []
-  x, number = jax.tree.map(lambda a: rows(a.shape, a.dtype), spec.shown), rows((), np.int32)
+  x = jax.tree.map(lambda a: rows(a.shape, a.dtype), spec.shown)
   if learned.classes:
     out = jax.eval_shape(lambda p, s, x: apply(p, s, x)[0].logits, params, state, x)
     given = getattr(out, "shape", None)
     if given != (2, spec.num_classes):
       told = f"logits of shape {given[1:]}" if given else f"a {type(out).__name__}, no logits"
       raise UsageError(f"model: gives {told}; the stream has {spec.num_classes} classes")
-    return x
-  y = jax.tree.map(lambda a: rows(a.shape, a.dtype), spec.target)
-  try:
-    jax.eval_shape(loss, params, state, Batch(x, y, rows((), np.float32), number, number))
-  except UsageError:
-    raise
-  except _UNFIT as error:
-    why = (str(error).splitlines() or [type(error).__name__])[0]
-    raise UsageError(f"objective.name: {learned.name!r} does not fit this model and these data: {why}") from error
-  return seen[0] if seen else x
+    if learned.name == "classification":
+      return x
+
+  def batch(count):
+    of = lambda shape, dtype: jax.ShapeDtypeStruct((count, *shape), dtype)
+    x, y = (jax.tree.map(lambda a: of(a.shape, a.dtype), part) for part in (spec.shown, spec.target))
+    number = of((), np.int32)
+    mask = of((spec.num_classes,), bool) if learned.classes else None
+    return Batch(x, y, of((), np.float32), number, number, mask)
+
+  shown = []
+
+  def whole(params, state):
+    shown.append(forms.check_forms(learned, lambda p, x: apply(p, state, x), params, batch))
+    return 0
+
+  jax.eval_shape(whole, params, state)
+  return x if shown[0] is None else shown[0]
 
 
 def device_data(stream, options: Options, rows=None) -> Data:
@@ -331,7 +331,8 @@ def _few_first(rows, y, limit: int) -> np.ndarray:
 def _evaluation(stream, options: Options):
   """Test rows and, behind them, validation rows as one array; the blocks of a full and of a partial evaluation."""
   test, train = stream.dataset.test, stream.dataset.train
-  block, limit = options.eval_block, options.eval_limit
+  rows = max(len(test.id), sum(len(v) for v in stream.validation))
+  block, limit = min(options.eval_block, max(rows, Options._field_defaults["eval_block"])), options.eval_limit
   slots = [(t, _few_first(rows, test.y, limit)) for t, rows in enumerate(stream.test)]
   x, y = jax.tree.map(np.asarray, (test.x, test.y))
   count = len(test.id)

@@ -292,7 +292,8 @@ def build(
     return method.start_task(key, learner, task)
 
   def reset_optimizer(learner):
-    return learner._replace(opt_state=learner.opt_state._replace(optimizer=optimizer.init(learner.params)))
+    fresh = tx.init(learner.params).optimizer
+    return learner._replace(opt_state=learner.opt_state._replace(optimizer=fresh))
 
   def predict(learner, x, task):
     learner = evaluated(learner)

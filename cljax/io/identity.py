@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax.data.types import changed_contents
+
 NEUTRAL = ("eval_block", "chunk_steps", "checkpoint_every", "checkpoint_purge_before_deletion", "max_interval_s")
 
 
@@ -36,11 +38,13 @@ def describe(
 ) -> dict[str, Any]:
   """The configuration of a run of :func:`cljax.run`, for its checkpoints; ``code`` holds only under equal versions."""
   name = method if isinstance(method, str) else f"{method.__module__}.{method.__qualname__}"
+  rows = changed_contents(stream.dataset)
   drop = NEUTRAL if options.feed == "grain" else (*NEUTRAL, "boundary_limit")
   return {
     "stream": stream.name,
     "stream_digest": stream_digest(stream),
     "data": stream.dataset.digest,
+    **({"data_changed": rows} if rows else {}),
     "events": [repr(e) for e in stream.events],
     "method": name,
     "hyper": {k: repr(v) for k, v in (hyper or {}).items()},
@@ -130,10 +134,14 @@ def code_digest(function) -> str:
       add(sorted(map(repr, value)), home)
     elif isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
       h.update(f"{getattr(value, '__module__', '')}.{value.__name__}".encode())
+      if isinstance(value, type) and value.__module__ == home and id(value) not in seen:
+        seen.add(id(value))
+        add({k: v for k, v in vars(value).items() if not k.startswith("__") or callable(v)}, home)
     else:
       h.update(type(value).__qualname__.encode())
       call = type(value).__call__ if callable(value) else None
-      if isinstance(call, types.FunctionType) and id(value) not in seen:
+      own = type(value).__module__ == home and hasattr(value, "__dict__")
+      if (isinstance(call, types.FunctionType) or own) and id(value) not in seen:
         seen.add(id(value))
         add(call, home)
         add(vars(value) if hasattr(value, "__dict__") else {}, home)
@@ -149,7 +157,7 @@ def code_digest(function) -> str:
       else:
         add(constant, home)
     for name in one.co_names:
-      if isinstance(named.get(name), types.FunctionType | int | float | str | tuple | np.ndarray):
+      if name in named and not isinstance(named[name], types.ModuleType):
         add(named[name], home)
 
   add(function, "")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from cljax.core.types import Forget, Learn, UsageError
+from cljax.data import limits
+from cljax.data.types import Dataset
 from cljax.streams.build import Stream, named_request
 from cljax.streams.rows import ACTIVE, outputs
 from cljax.streams.views import View, identity
@@ -38,8 +42,15 @@ def from_tasks(
   Raises UsageError for rows that do not exist or stand twice, rows that any task trains on and any holds out, a row
   whose class has no label in its task, and events that ``build`` would refuse.
   """
+  if not isinstance(dataset, Dataset):
+    raise UsageError(f"dataset: got {type(dataset).__name__}; expected cljax.data.Dataset")
+  check_name(name)
+  if not isinstance(task_id_given, bool):
+    raise UsageError(f"task_id_given: got {task_id_given!r}; expected True or False")
+  # Lists keep what they hold: rows of an array are views, and a dead one's id is another's.
+  train, test = _listed("train", train), _listed("test", test)
   tasks = len(train)
-  validation = [()] * tasks if validation is None else validation
+  validation = [()] * tasks if validation is None else _listed("validation", validation)
   parts = {"train": (train, dataset.train), "test": (test, dataset.test), "validation": (validation, dataset.train)}
   rows = {}
   for what, (given, split) in parts.items():
@@ -84,6 +95,7 @@ def from_tasks(
   whole = isinstance(num_classes, int | np.integer) and not isinstance(num_classes, bool)
   if not whole or num_classes <= table.max():
     raise UsageError(f"num_classes: got {num_classes!r}; labels go up to {table.max()}, so at least {table.max() + 1}")
+  limits.check_memory(f"num_classes: a table of {num_classes} outputs", tasks * int(num_classes), "ask for fewer")
   for t, mine in enumerate(classes):
     if (table[t, mine] < 0).any():
       lost = dataset.class_names[mine[table[t, mine] < 0][0]]
@@ -111,9 +123,31 @@ def _check_trained(dataset, rows, active: str) -> None:
         )
 
 
+def check_name(name) -> None:
+  """Raises UsageError unless a stream's name is text that can be printed."""
+  if not isinstance(name, str) or not name or not name.isprintable():
+    raise UsageError(f"name: got {name!r}; expected text that can be printed")
+
+
+def _listed(what: str, given) -> list:
+  if not isinstance(given, Sequence | np.ndarray | jax.Array) or isinstance(given, str | bytes):
+    raise UsageError(f"{what}: got {type(given).__name__}; expected a list with the rows of each task")
+  if not getattr(given, "ndim", 1):
+    raise UsageError(f"{what}: got one number; expected a list with the rows of each task")
+  return list(given)
+
+
+def as_array(what: str, given) -> np.ndarray:
+  """``given`` as NumPy has it; UsageError where its parts are of several lengths."""
+  try:
+    return np.asarray(given)
+  except ValueError:  # parts of several lengths
+    raise UsageError(f"{what}: got {repr(given)[:60]}, which is no array") from None
+
+
 def _rows(what: str, given, count: int) -> np.ndarray:
   """Positions below ``count``, from positions or a mask."""
-  array = np.asarray(given)
+  array = as_array(what, given)
   if array.dtype == bool:
     if array.shape != (count,):
       raise UsageError(f"{what}: is a mask of shape {array.shape}; the data have {count} rows")
@@ -130,7 +164,7 @@ def _rows(what: str, given, count: int) -> np.ndarray:
 
 
 def _labels(given, tasks: int, classes: int) -> np.ndarray:
-  table = np.asarray(given)
+  table = as_array("labels", given)
   if table.shape != (tasks, classes) or not np.issubdtype(table.dtype, np.integer):
     raise UsageError(
       f"labels: is {table.dtype}{list(table.shape)}; expected integers [{tasks} tasks, {classes} classes]"

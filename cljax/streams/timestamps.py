@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 
 from cljax.core.types import UsageError
 from cljax.streams.blurry import occurring
-from cljax.streams.build import Layout, Stream, assemble
+from cljax.streams.build import MOST_TASKS, Layout, Stream, assemble
+from cljax.streams.options import is_integer
 from cljax.streams.rows import check_edge
+from cljax.streams.tasks import as_array, check_name
 from cljax.streams.views import identity
 
 
@@ -35,9 +38,10 @@ def from_timestamps(
   that ``cljax.Forget(ids=...)`` names the caller's own rows. Raises UsageError for lengths that differ, times that are
   not finite, boundaries that do not ascend, and a task without rows.
   """
+  from cljax.data import arrays as data_arrays
   from cljax.data import types as data
 
-  x, y, time = np.asarray(x), np.asarray(y), np.asarray(time)
+  x, y, time = (as_array(what, given) for what, given in (("x", x), ("y", y), ("time", time)))
   x = x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x
   if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or not len(y) or y.min() < 0:
     raise UsageError(f"y: is {y.dtype}{list(y.shape)}; expected integers [N] of at least 0")
@@ -47,16 +51,17 @@ def from_timestamps(
   if y.max() >= data.MOST_CLASSES:
     raise UsageError(f"y: goes up to {y.max()}; expected labels 0..C-1 of at most {data.MOST_CLASSES} classes")
   check_edge(validation, active)
-  if not 0 < test_fraction < 1:
-    raise UsageError(f"test_fraction: got {test_fraction}; expected a number between 0 and 1")
+  data_arrays.check_split({"test_fraction": test_fraction, "seed": seed})
+  check_name(name)
+  boundaries = boundaries if isinstance(boundaries, str) else as_array("boundaries", boundaries)
   given = isinstance(boundaries, str) or np.size(boundaries)
   when, cuts = _numbers(time, boundaries if given else time[:0])
   if given:
     if cuts.ndim != 1 or (np.diff(cuts) <= 0).any():
       raise UsageError(f"boundaries: got {str(boundaries)[:80]}; expected times that ascend")
   else:
-    if not isinstance(tasks, int | np.integer) or isinstance(tasks, bool) or tasks < 1:
-      raise UsageError(f"tasks: got {tasks!r}; expected an integer of at least 1")
+    if not is_integer(tasks, 1, MOST_TASKS):
+      raise UsageError(f"tasks: got {tasks!r}; expected an integer of at least 1, at most {MOST_TASKS}")
     # The value at the rank, not an interpolated one: 64-bit integer times would lose digits as floats.
     cuts = np.sort(when)[[-(-len(when) * k // tasks) for k in range(1, tasks)]]
   task = np.searchsorted(cuts, when, side="right")
@@ -73,8 +78,16 @@ def from_timestamps(
                   forget=forget)  # fmt: skip
 
 
+def _has_zone(value) -> bool:
+  text = isinstance(value, str) and re.search(r"[T ]\d\d.*(Z|[+-]\d\d:?\d\d)$", value.strip()) is not None
+  return text or getattr(value, "tzinfo", None) is not None
+
+
 def _numbers(time: np.ndarray, boundaries) -> tuple[np.ndarray, np.ndarray]:
   """Times and boundaries as numbers that compare as they do, exactly."""
+  zoned = [v for v in np.ravel(boundaries).tolist() if _has_zone(v)]
+  if zoned:
+    raise UsageError(f"boundaries: {str(zoned[0])[:60]} has a time zone, which time does not; expected the same clock")
   if time.dtype.kind == "M":
     try:
       cuts = np.asarray(boundaries)

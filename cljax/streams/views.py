@@ -66,7 +66,7 @@ def rotated(angles, input_shape: tuple) -> View:
   def apply(tables, x, task):
     index, weight = tables[0][task], tables[1][task]  # [B, 4, H*W]
     flat = x.reshape(x.shape[0], height * width, -1)
-    taken = jax.vmap(lambda f, i: f[i])(flat, index)  # [B, 4, H*W, channels]
+    taken = jax.vmap(lambda f, i: f[i])(flat, index).astype(weight.dtype)  # [B, 4, H*W, channels]
     return jnp.sum(taken * weight[..., None], axis=1).reshape(x.shape)
 
   return View(tables, apply)

@@ -2,6 +2,7 @@
 
 import datetime
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -72,6 +73,16 @@ def test_events_in_any_order_with_requests_by_name(dataset):
     ({"labels": np.tile([0, -1, 1, 1], (2, 1))}, "labels[0]: class 'class1' has no label (-1), but task 0 has rows"),
     ({"num_classes": 2}, "num_classes: got 2; labels go up to 3, so at least 4"),
     ({"num_classes": True}, "num_classes: got True"),
+    ({"train": (r for r in ())}, "train: got generator; expected a list with the rows of each task"),
+    ({"train": 3}, "train: got int; expected a list"),
+    ({"validation": 5}, "validation: got int; expected a list"),
+    ({"test": np.int64(3)}, "test: got int64; expected a list"),
+    ({"train": [[1, [2, 3]], [4]]}, "train[0]: got [1, [2, 3]], which is no array"),
+    ({"labels": [[1], [2, 3]]}, "labels: got [[1], [2, 3]], which is no array"),
+    ({"num_classes": 10**30}, "num_classes: a table of 1000000000000000000000000000000 outputs needs about"),
+    ({"task_id_given": "no"}, "task_id_given: got 'no'; expected True or False"),
+    ({"name": None}, "name: got None; expected text that can be printed"),
+    ({"name": "a\nb"}, "name: got 'a\\nb'; expected text"),
     ({"active": "some"}, "active: unknown 'some'; allowed: all, seen, task"),
     ({"view": "identity"}, "view: got str"),
     ({"events": [Learn(2)]}, "events[0]: got Learn(task=2); expected Learn of a task 0..1"),
@@ -91,6 +102,47 @@ def test_what_is_impossible_is_refused_in_one_line(dataset, change, said):
     streams.from_tasks(dataset, values.pop("train"), values.pop("test"), **values)
   assert said in str(error.value)
   assert "\n" not in str(error.value)
+
+
+def test_rows_of_one_array_are_each_task_s_own(dataset):
+  """A row of a two-dimensional array is a view that may die, and another be born at its address."""
+  masks = [dataset.train.y[None] == np.arange(4)[:, None], dataset.test.y[None] == np.arange(4)[:, None]]
+  places = [np.stack([np.flatnonzero(row) for row in mask]) for mask in masks]
+  for given in (masks, [jnp.asarray(m) for m in masks], places):
+    s = streams.from_tasks(dataset, *given)
+    for t in range(4):
+      np.testing.assert_array_equal(s.train[t], np.flatnonzero(dataset.train.y == t))
+      np.testing.assert_array_equal(s.test[t], np.flatnonzero(dataset.test.y == t))
+  with pytest.raises(UsageError, match=r"dataset: got tuple; expected cljax\.data\.Dataset"):
+    streams.from_tasks((1, 2), *masks)
+
+
+@pytest.mark.parametrize(
+  ("change", "said"),
+  [
+    ({"tasks": 10**12}, "tasks: got 1000000000000; expected an integer of at least 1, at most 100000"),
+    ({"test_fraction": "a"}, "test_fraction: got 'a'"),
+    ({"test_fraction": None}, "test_fraction: got None"),
+    ({"seed": -1}, "seed: got -1"),
+    ({"boundaries": [[1], [2, 3]]}, "boundaries: got [[1], [2, 3]], which is no array"),
+    ({"name": 3}, "name: got 3; expected text"),
+  ],
+)
+def test_wrong_timestamps_are_one_line(change, said):
+  x, y = np.zeros((40, 2), np.float32), np.arange(40) % 2
+  with pytest.raises(UsageError) as error:
+    streams.from_timestamps(x, y, np.arange(40), **change)
+  assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "cut",
+  ["2024-01-02T00:00+05:00", "2024-01-02T12:00Z", datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC)],
+)
+def test_a_boundary_of_another_clock_is_refused(cut):
+  x, y = np.zeros((40, 2), np.float32), np.arange(40) % 2
+  with pytest.raises(UsageError, match="has a time zone, which time does not"):
+    streams.from_timestamps(x, y, DAYS, boundaries=[cut])
 
 
 DAYS = np.array(["2024-01-01", "2024-01-02", "2024-01-03", "2024-01-04"], "datetime64[D]").repeat(10)

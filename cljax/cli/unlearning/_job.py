@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from etils import epath
 
 import cljax
@@ -82,7 +84,7 @@ def reuses(built: _build.Built) -> bool:
 def check(job: Job, base: _build.Built) -> None:
   if base.stream.task_id_given:
     raise UsageError("stream.kind: 'task' tells the task at test; unlearning is compared where it is not told")
-  if base.stream.dataset.train.x.dtype == object:
+  if any(getattr(a, "dtype", None) is np.dtype(object) for a in jax.tree.leaves(base.stream.dataset.train.x)):
     raise UsageError("data: must fit the device to be forgotten from")
   for name in job.methods:
     if not methods.lookup(name).access.forgets:
