@@ -276,6 +276,12 @@ def test_what_cannot_be_told_is_refused(task_stream, class_stream):
   with pytest.raises(UsageError, match="reads the task as one number, but this method's batches hold rows of several"):
     prepare(task_stream, alone, "agem", {"capacity": 8})
   prepare(task_stream, alone, "ewc", {})  # its rows are all of the current task
+  either = lambda params, x, task=None: flat(x) @ params["w"][0 if task is None else task]
+  optional = models.from_apply(lambda key: {"w": jnp.float32(START["heads"]["w"])}, either)
+  for name, hyper in (("finetune", {}), ("er", {"capacity": 8})):
+    with pytest.raises(UsageError, match="reads the task as one number, but this method"):
+      prepare(task_stream, optional, name, hyper)
+  prepare(class_stream, optional, "finetune", {})  # a stream that tells no task
   with pytest.raises(UsageError, match=r"model: reads the task of its rows, which this stream does not tell"):
     prepare(class_stream, model_of("heads"), "er", {"capacity": 8})
   for call in (

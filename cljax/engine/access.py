@@ -43,20 +43,30 @@ def check_tasks(method: Method, model: Model, spec: Spec) -> None:
     )
 
 
-def check_reads_one_task(method, model: Model, x) -> None:
-  """UsageError where the model reads one task for all rows and the method's gradients are of rows of several."""
+def check_reads_one_task(method, model: Model, x, told: bool) -> None:
+  """UsageError where the model reads one task for all rows and the method's gradients are of rows of several; and, in
+  a stream that tells the task at test (``told``), where the method is not told it, so that neither is the model."""
   model, access = method.model or model, method.access
   several = mixed_rows(method) or bool(method.references)
-  if model.by_task or not (several and access.task_boundaries):
+  if model.by_task or not (several if access.task_boundaries else told):
     return
 
   def apply(task, params, state, x):
     return model.apply(params, state, x, train=False, key=jax.random.key(0), task=task, mask=None)[0].logits
 
   params, state = jax.eval_shape(model.init, jax.random.key(0))
-  traced = jax.make_jaxpr(apply)(jax.ShapeDtypeStruct((), np.int32), params, state, x).jaxpr
+  try:
+    traced = jax.make_jaxpr(apply)(jax.ShapeDtypeStruct((), np.int32), params, state, x).jaxpr
+  except (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+  ):  # it takes no number of a task, or wants one for each row
+    return
   if per_sample.times_read(traced, traced.invars[0]):
+    why = "this method's batches hold rows of several" if several else "this method is not told it, nor is the model"
     raise UsageError(
-      "model: reads the task as one number, but this method's batches hold rows of several; give it by_task=True and "
-      "take the task of each row, or make it one that does by cljax.models.by_row"
+      f"model: reads the task as one number, but {why}; give it by_task=True and take the task of each row, or make it "
+      "one that does by cljax.models.by_row"
     )

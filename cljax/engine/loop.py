@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.core.types import Batch, CljaxError, Forget, Learn, UsageError, Visit
+from cljax.core.types import CljaxError, Forget, Learn, UsageError, Visit
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine import schedule
@@ -230,8 +230,7 @@ def _chunk(setup, gone, plan, where, learner, alive, done, count, capacity):
     return setup.programs.chunk(setup.hyper, (learner, alive), packed, (setup.train, where, count))
   split, labels = setup.stream.dataset.train, setup.stream.labels if setup.parts.objective.classes else None
   batches = [schedule.read(split, labels, *r) for r in rows]
-  columns = {f: np.stack([getattr(b, f) for b in batches]) for f in ("x", "y", "weight", "id", "task")}
-  stacked = Batch(**columns)
+  stacked = jax.tree.map(lambda *members: np.stack(members), *batches)
   views = prog.replicate(setup.stream.view.tables, setup.members)
   return setup.programs.feed(setup.hyper, (learner, alive), prog.spread(stacked, setup.members), (views, where, count))
 

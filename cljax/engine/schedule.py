@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from cljax.core.types import Batch, Learn
@@ -123,13 +124,13 @@ def read(split, labels, index, task, offered) -> Batch:
       return len(flat)
 
     def __getitem__(self, at):
-      return split.x[flat[at]]
+      return jax.tree.map(lambda a: a[flat[at]], split.x)
 
   steps, size = index.shape
   loader = grain.MapDataset.source(Source()).batch(size).to_iter_dataset(grain.ReadOptions(num_threads=2))
-  x = np.stack(list(loader))
-  y = split.y[index]
+  x = jax.tree.map(lambda *batches: np.stack(batches), *loader)
+  y = jax.tree.map(lambda a: a[index], split.y)
   if labels is not None:
     y = labels[task, y].astype(np.int32)
-  assert x.shape[:2] == (steps, size)
+  assert all(a.shape[:2] == (steps, size) for a in jax.tree.leaves(x))
   return Batch(x, y, offered, index, task)

@@ -126,9 +126,6 @@ def setup(
     raise UsageError("seeds: got none; expected at least one")
   split = stream.dataset.train
   check_recipe(recipe, split.x.shape[1:] if hasattr(split.x, "shape") else ())
-  if options.feed == "grain" and not (hasattr(split.x, "shape") and hasattr(split.y, "shape")):
-    what = "targets" if hasattr(split.x, "shape") else "inputs"
-    raise UsageError(f"train.feed: 'grain' takes {what} that are one array; these are several: use 'device'")
   _check_options(options)
   _check_size(stream, len(population))
   _check_batch(stream, recipe.batch_size)
@@ -163,7 +160,7 @@ def setup(
     return build(name, method, model, here, make_optimizer(values), recipe, stream.view.apply, augment, place)
 
   probe = parts_of(dict(hyper))
-  check_reads_one_task(probe.method, model, inputs)
+  check_reads_one_task(probe.method, model, inputs, spec.task_id_given)
   made = prog.make(parts_of, probe, stream.view.apply, spec, members, clock)
   train = device_data(stream, options)
   evaluation, whole, part = _evaluation(stream, options)
@@ -308,7 +305,8 @@ def device_data(stream, options: Options, rows=None) -> Data:
   split = stream.dataset.train
   if options.feed == "grain":
     rows = np.zeros(1, int) if rows is None else rows
-    x, y, ids = np.stack([split.x[r] for r in rows]), split.y[rows], rows
+    x, y = jax.tree.map(lambda a: np.stack([a[r] for r in rows]), (split.x, split.y))
+    ids = rows
   else:
     x, y, ids = split.x, split.y, np.arange(len(split.id))
   return _data(stream, x, y, ids)

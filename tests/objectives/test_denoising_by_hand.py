@@ -287,8 +287,10 @@ def test_inputs_that_are_a_dict_are_trained_replayed_and_forgotten(tmp_path):
   assert result.forgotten[0]["rows"] == 5
   inputs = {"x": np.zeros((3, 2), np.float32), "time": np.zeros(3, np.int32), "condition": np.asarray([0, 3, -1])}
   assert np.asarray(result.predict(inputs)).shape == (3, 2)
-  with pytest.raises(UsageError, match="'grain' takes inputs that are one array"):
-    run(stream, models.from_apply(init, apply), chosen, both, feed="grain")
+  learns = stream._replace(events=(cljax.Learn(0), cljax.Learn(1)))
+  fed = [run(learns, models.from_apply(init, apply), chosen, "er", hyper={"capacity": 8}, feed=f).params_sha256
+         for f in ("device", "grain")]  # fmt: skip
+  assert fed[0] == fed[1]
 
 
 def test_wrong_diffusions_are_one_line():
