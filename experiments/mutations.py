@@ -6,8 +6,9 @@ once unmutated: they must pass, and mutants on lines that they do not enter are 
 by its own mark, and that no test noticed survives. Restartable: what has run under the same code and tests is kept in
 ``experiments/results/mutations``; ``--only`` runs some entries and leaves the rows of others alone.
 
-``--sample=SECONDS`` writes nothing: it draws mutants over all entries for so long, and ends with code 1 where one
-survives that the committed rows do not hold as a survivor, nor ``equivalent.json`` as equivalent.
+``--sample=SECONDS`` writes nothing: for so long it makes mutants anew, one an entry, of those that the committed rows
+hold (of an entry that changed since, any), and ends with code 1 where one survives that they do not hold as a survivor,
+nor ``equivalent.json`` as equivalent.
 """
 
 from __future__ import annotations
@@ -201,7 +202,9 @@ def sample(found: list[Subject], store: Store, run: Run, seconds: float, seed: i
     for subject in found:
       base = store.get(subject)
       if base and base["seconds"] < QUICK:
-        for mutant in drawn(subject, store, 1, f"sample {seed}"):
+        held = {r["mutant"] for r in store.of(subject)}
+        mine = [m for m in subject.candidates if m.key in held] or drawn(subject, store, 1, f"sample {seed}")
+        for mutant in _mutants.chosen(mine, 1, f"sample {seed} {subject.name}"):
           if time.monotonic() < start + seconds - base["seconds"]:
             yield subject, mutant
 
