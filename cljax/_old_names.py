@@ -25,7 +25,7 @@ MODULES = {
       f"methods.{old}": f"methods.{new}" for old, new in {
         "anchors": "penalties.anchors", "averaging": "replay.averaging", "decay": "penalties.decay",
         "edits": "plasticity.edits", "forgetting": "unlearning.entries", "lifecycle": "plasticity.lifecycle",
-        "pruning": "masks.pruning", "refresh": "replay.refresh", "replay_projection": "projection.with_replay",
+        "pruning": "masks.pruning", "replay_projection": "projection.with_replay",
         "schedules": "plasticity.schedules", "subspaces": "projection.subspaces", "unified": "replay.unified",
         "unlearning_descent": "unlearning.descent", "unlearning_edits": "unlearning.edits",
         "unlearning_structures": "unlearning.structures", "variational": "penalties.variational",

@@ -35,7 +35,7 @@ def test_plain_lists_are_arrays():
 @pytest.mark.parametrize(
   ("change", "said"),
   [
-    ({"x": [[0.0], [1.0, 2.0]]}, "x: got a list that is no array"),
+    ({"x": [[0.0], [1.0, 2.0]]}, "x: rows of uneven length are float32; allowed: whole numbers (tokens)"),
     ({"x": [[0, 1], [2, 3]]}, "x: dtype is int64; allowed: uint8 or a float type"),
     ({"x": [0.0, 1.0]}, "x: shape is (2,)"),
     ({"x": 3.0}, "x: shape is ()"),
@@ -47,7 +47,7 @@ def test_plain_lists_are_arrays():
     ({"y": [[0.5, 1.0]]}, "y: shape is (1, 2); allowed: (2, ...), real numbers for each row of x"),
     ({"y": [True, False]}, "y: dtype is bool"),
     ({"y": 1}, "y: shape is ()"),
-    ({"y": [[0], [0, 1]]}, "y: got a list that is no array"),
+    ({"y": [[0], ["a", 1]]}, "y[1]: dtype is <U21"),
     ({"y": [0]}, "y: shape is (1,); allowed: (2,)"),
     ({"group": [0.5, 1.0]}, "group: dtype is float64"),
   ],

@@ -54,15 +54,15 @@ def test_a_request_is_compared_by_losses(given, tmp_path, capsys):
     "--config.forget.steps=5",
     "--shadows=8",
   )
-  asked = ["unlearn", *given, *one, "--methods=gradient_ascent,scrub,ssd", f"--workdir={tmp_path}"]
+  asked = ["unlearn", *given, *one, "--methods=gradient_ascent,random_labels,ssd", f"--workdir={tmp_path}"]
   assert unlearn.main(asked) == 0
   told = capsys.readouterr()
   assert "forget squared error" in told.out
-  assert "scrub refused" in told.out
+  assert "random_labels refused" in told.out
   assert "of which lower is better" in told.out
   result = json.loads((tmp_path / "unlearn.json").read_text())
-  assert result["values"]["scrub"] == {}
-  assert "needs classes" in result["about"]["scrub"]["refused"]
+  assert result["values"]["random_labels"] == {}
+  assert "needs classes" in result["about"]["random_labels"]["refused"]
   for name in ("original", "gradient_ascent", "ssd"):
     values = result["values"][name]
     assert {"forget_score", "average_gap", "klom_forget", "u_lira", "prediction_distance"} <= set(values)
@@ -73,11 +73,16 @@ def test_a_request_is_compared_by_losses(given, tmp_path, capsys):
 
 
 def test_a_stream_of_requests_by_losses(given, tmp_path, capsys):
-  asked = ("--config.stream.tasks=2", "--request=1:ids=0-60; 2:group=1", "--seeds=2", "--methods=graddiff,scrub")
+  asked = (
+    "--config.stream.tasks=2",
+    "--request=1:ids=0-60; 2:group=1",
+    "--seeds=2",
+    "--methods=graddiff,random_labels",
+  )
   assert unlearn.main(["unlearn", *given, *asked, f"--workdir={tmp_path}"]) == 0
   out = capsys.readouterr().out
   assert "squared error at the end" in out
   assert "%" not in out
   values = json.loads((tmp_path / "unlearn.json").read_text())["values"]
-  assert values["scrub"] == {}
+  assert values["random_labels"] == {}
   assert len(values["graddiff"]["forget_gap"]) == 2

@@ -79,7 +79,13 @@ def test_the_accuracy_on_no_rows_is_a_dash_and_in_no_mean(rng, nothing, tmp_path
     np.testing.assert_allclose(run.values["forget 4"], 0.1)
   both = _units.merge(asked, {**asked, "seeds": [3, 4, 5]})
   assert both["forgotten"][0]["retain"] == [None] * 6
-  line = _analysis_text._forgotten({"forgotten": [{"event": 4, "rows": 9, "forget": 0.1, "retain": float("nan")}]})
+  line = _analysis_text._forgotten(
+    {
+      "score": {"name": "accuracy", "better": "higher"},
+      "tasks": [],
+      "forgotten": [{"event": 4, "rows": 9, "forget": 0.1, "retain": float("nan")}],
+    }
+  )
   assert line[0].endswith("and - of the rows that were kept.")
 
 
