@@ -58,7 +58,9 @@ def subjects(wanted: Iterable[Key], run: Run) -> list[Subject]:
       raise SystemExit(f"{' '.join(key)}: {wrong[0]}")
     tests[key] = {t: (w[0], code.digest_of_test(w[0], t.partition("[")[0])) for t, w in named.items()}
   proved = {
-    (k, t): _proved(check.proofs().get(k), t, digest) for k, of in tests.items() for t, (_, digest) in of.items()
+    (k, t): check.moved(_proved(check.proofs().get(k), t, digest), file)
+    for k, of in tests.items()
+    for t, (file, digest) in of.items()
   }
   files = sorted({file for k, of in tests.items() for t, (file, _) in of.items() if not proved[k, t]})
   listed = {r.name: list(r.tests) for r in run(_isolated.Task(f, (f,), collect=True) for f in files)}

@@ -132,6 +132,7 @@ def test_elephant(width, height, power):
       bad, width, height, power
     )
     assert np.all(np.isfinite(grads))
+  assert O.elephant(0.0, height=100.0, power=1.01) == 100  # where a millionth of a width would be seen
   with pytest.raises(UsageError, match="elephant: power"):
     O.elephant(0.0, power=1.0)
 

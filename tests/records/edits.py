@@ -98,7 +98,7 @@ RECORDS: dict[str, Record] = {
   "finetune_retain": Record(
     spec="unlearning A2",
     compared=("test_finetuning_is_descent_on_the_retain_row",),
-    invariants=(WEIGHTS,),
+    invariants=("test_updates_wider_than_the_parameters_leave_their_dtype", WEIGHTS),
     deviations=("without the release's one-cycle schedule; steps replace its 5 epochs",),
   ),
   "fisher_forgetting": Record(
@@ -139,6 +139,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       *LAWS,
       "test_a_descent_in_float16_has_its_moments_in_float32",
+      "test_updates_wider_than_the_parameters_leave_their_dtype",
       "test_narrow_parameters_keep_their_dtype_under_careful_settings[float32-gradient_ascent]",
     ),
     deviations=(BATCHES,),
@@ -304,7 +305,7 @@ RECORDS: dict[str, Record] = {
       "test_stochastic_teacher_of_real_targets",
       "test_stochastic_teacher_erases_then_reconstructs",
     ),
-    invariants=LAWS,
+    invariants=("test_updates_wider_than_the_parameters_leave_their_dtype", *LAWS),
     deviations=("a reconstruction: of the method only the two phases were confirmed",),
   ),
   "streaming": Record(
@@ -332,7 +333,7 @@ RECORDS: dict[str, Record] = {
       "test_upcore_of_real_targets",
       "test_upcore_leaves_the_outlier_alone",
     ),
-    invariants=(*LAWS, "test_upcore_descends_on_the_core_alone"),
+    invariants=("test_upcore_hands_its_seed_to_the_forest", *LAWS, "test_upcore_descends_on_the_core_alone"),
     deviations=("GradDiff alone unlearns the core, where the paper has ascent, refusal and NPO",),
   ),
 }

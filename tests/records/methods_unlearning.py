@@ -66,7 +66,7 @@ RECORDS: dict[str, Record] = {
   "finetune_retain": Record(
     spec="unlearning A2",
     compared=("test_registered_descents_by_hand[finetune_retain]",),
-    invariants=(STRENGTH,),
+    invariants=("test_updates_wider_than_the_parameters_leave_their_dtype", STRENGTH),
     claim=("ssd",),
     deviations=("no one-cycle schedule; steps replace epochs",),
     arguments={"steps": 3},
@@ -76,6 +76,7 @@ RECORDS: dict[str, Record] = {
     spec="unlearning A3",
     compared=("test_registered_descents_by_hand[gradient_ascent]",),
     invariants=(
+      "test_updates_wider_than_the_parameters_leave_their_dtype",
       STRENGTH,
       "test_a_request_without_rows_changes_nothing[gradient_ascent]",
       "test_ascent_raises_the_forget_loss_to_first_order",
@@ -135,7 +136,11 @@ RECORDS: dict[str, Record] = {
   "unsir": Record(
     spec="unlearning A12",
     compared=("test_unsir_by_hand",),
-    invariants=(STRENGTH, "test_unsir_noise_raises_the_loss_and_scales_with_the_inputs"),
+    invariants=(
+      "test_updates_wider_than_the_parameters_leave_their_dtype",
+      STRENGTH,
+      "test_unsir_noise_raises_the_loss_and_scales_with_the_inputs",
+    ),
     no_claim=MEASURED,
     deviations=("noise is in units of the inputs' deviation; Adam at 1e-3, where the release has 1e-4",),
     arguments={"steps": 3, "noise_steps": 3},
@@ -334,6 +339,7 @@ RECORDS: dict[str, Record] = {
     spec="unlearning B14",
     compared=("test_upcore_by_hand",),
     invariants=(
+      "test_upcore_hands_its_seed_to_the_forest",
       STRENGTH,
       "test_a_request_without_rows_changes_nothing[upcore]",
       "test_upcore_descends_on_the_core_alone",

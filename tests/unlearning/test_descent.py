@@ -64,6 +64,19 @@ def test_a_descent_in_float16_has_its_moments_in_float32():
   np.testing.assert_allclose(moved[np.abs(g) > 1e-3], 0.125 * np.sign(g)[np.abs(g) > 1e-3], atol=2e-3)
 
 
+def test_updates_wider_than_the_parameters_leave_their_dtype():
+  """An optimizer may give float32 updates of bfloat16 parameters: ``p + u``, rounded to what p is."""
+  params = {"w": jnp.asarray(W, jnp.bfloat16)}
+  whole = lambda p, batch: loss_fn({"w": p["w"].astype(jnp.float32)}, batch)
+  wide = optax.chain(optax.sgd(1.0), optax.stateless(lambda u, p: jax.tree.map(lambda a: 0.25 * jnp.float32(a), u)))
+  of = {"steps": 1, "batch": 2, "optimizer": wide}
+  down = jax.jit(lambda p: unlearning.finetune_retain(whole, p, retain=RETAIN, **of))(params)
+  up = jax.jit(lambda p: unlearning.gradient_ascent(whole, p, forget=FORGET, **of))(params)
+  for after, step in ((down, -0.25 * ce(W, 1)), (up, 0.25 * ce(W, 0))):
+    assert after["w"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(after["w"], np.float32), W + step, atol=0.05)
+
+
 def test_graddiff_is_descent_on_one_side_and_ascent_on_the_other():
   step = steps_of(unlearning.graddiff, loss_fn, optimizer=SGD)
   near(step(1, forget_weight=0.3, retain_weight=0.7), W - RATE * (0.7 * ce(W, 1) - 0.3 * ce(W, 0)))

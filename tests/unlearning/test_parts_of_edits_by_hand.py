@@ -162,3 +162,22 @@ def test_the_core_is_that_of_scikit_learns_forest():
   np.testing.assert_array_equal(np.sort(kept), np.flatnonzero(inlier & (weight > 0)))
   with pytest.raises(cljax.UsageError, match="needs the features"):
     unlearning.core_rows(lambda p, b: b.x, {}, rows)
+
+
+def test_upcore_hands_its_seed_to_the_forest(monkeypatch):
+  """Where outliers are not plain, the seed decides which rows are the core."""
+  from cljax.unlearning import coreset
+
+  seen = []
+
+  def spied(*args, **options):
+    seen.append(options["random_state"])
+    return original(*args, **options)
+
+  original = coreset.core_rows
+  monkeypatch.setattr(coreset, "core_rows", spied)
+  apply_fn = lambda p, b: cljax.Outputs(b.x @ p["w"], b.x)
+  x, y = RNG.normal(size=(20, 3)).astype(np.float32), np.zeros(20, np.int32)
+  given = {"forget": (x, y), "retain": (x, y), "steps": 1, "batch": 4, "random_state": 7}
+  unlearning.upcore(apply_fn, {"w": jnp.zeros((3, 2))}, **given)
+  assert seen == [7]
