@@ -53,8 +53,7 @@ def from_timestamps(
   check_edge(validation, active)
   data_arrays.check_split({"test_fraction": test_fraction, "seed": seed})
   check_name(name)
-  boundaries = boundaries if isinstance(boundaries, str) else as_array("boundaries", boundaries)
-  given = isinstance(boundaries, str) or np.size(boundaries)
+  given = isinstance(boundaries, str) or as_array("boundaries", boundaries).size
   when, cuts = _numbers(time, boundaries if given else time[:0])
   if given:
     if cuts.ndim != 1 or (np.diff(cuts) <= 0).any():

@@ -64,7 +64,7 @@ def test_tokens_of_a_file_are_learned_replayed_and_forgotten(tmp_path):
 
 UNFIT = [
   ("vae", "classification", "model: gives a dict, no logits; the stream has 10 classes"),
-  ("vae", "regression", "objective.name: 'regression' does not fit this model and these data: 'dict' object has no"),
+  ("vae", "regression", "objective.loss: does not fit this model and these data: 'dict' object has no"),
   ("mlp", "denoising", "model: does not take inputs of shape (8, 8, 1): 'dict' object has no attribute 'reshape'"),
   ("denoiser", "reconstruction", "model: does not take inputs of shape (8, 8, 1): "),
   (
