@@ -276,3 +276,24 @@ def test_the_stable_model_of_fomo_holds_tokens_that_count():
   each = 4 * (np.exp(q) * (q - p)).sum(-1)
   want = task_loss("sequence", w, rows)[0] + 0.6 * each[TARGET["sequence"][rows] >= 0].mean()
   np.testing.assert_allclose(loss, want, rtol=1e-5)
+
+
+def test_ssd_of_real_targets_dampens_by_their_own_fisher():
+  """``theta min(1, lambda I_D / I_f)`` where ``I_f > alpha I_D``; squared gradients of each row's loss."""
+  x, y = X.astype(np.float64), TARGET["regression"].astype(np.float64)
+  split = Split(X, TARGET["regression"], np.arange(24, dtype=np.int32), np.zeros(24, np.int32))
+  data = Dataset("made", split, split, 2, ("a", "b"), ("0",), None, "made")
+  asked = cljax.Forget(ids=(3, 5))
+  stream = streams.from_tasks(data, [np.arange(24)], [np.arange(24)], events=[cljax.Learn(0), asked])
+  model = models.from_apply(lambda key: {"w": jnp.float32(START["regression"])}, lambda params, x: x @ params["w"])
+  run = lambda events: cljax.run(
+    stream._replace(events=events), model, forget="ssd" if len(events) > 1 else "", objective="regression",
+    forget_hyper={"alpha": 1.0, "dampening": 0.5, "importance": "empirical"} if len(events) > 1 else {},
+    optimizer_options={"learning_rate": 0.01}, training=cljax.Recipe(batch_size=8),
+  ).learner.params["w"][0]  # fmt: skip
+  w, after = np.asarray(run(stream.events[:1]), np.float64), np.asarray(run(stream.events))
+  slopes = np.einsum("ni,nk->nik", x, x @ w - y) ** 2
+  whole, gone = slopes.mean(0), slopes[[3, 5]].mean(0)
+  wanted = np.where(gone > whole, w * np.minimum(0.5 * whole / gone, 1), w)
+  assert (wanted != w).any()
+  np.testing.assert_allclose(after, wanted, rtol=2e-3, atol=1e-5)

@@ -59,3 +59,11 @@ def test_the_least_access_that_is_enough_for_all():
   needy = cljax.compose(a=cljax.Method(access=cljax.Access(needs=("each",), stores_data=True)),
                         b=cljax.Method(access=cljax.Access(needs=("each", "sample"), forgets=True)))  # fmt: skip
   assert needy.access == cljax.Access(needs=("each", "sample"), stores_data=True, forgets=True)
+
+
+def test_what_one_part_wants_after_a_request_is_done():
+  """Of two parts, one of which has it; and of none, none."""
+  mine = cljax.Method(after_forget=lambda key, learner, *rest: learner)
+  both = cljax.compose(a=cljax.Method(), b=mine)
+  assert both.after_forget is not None
+  assert cljax.compose(a=cljax.Method(), b=cljax.Method()).after_forget is None

@@ -35,6 +35,7 @@ RECORDS: dict[str, Record] = {
       "test_a_penalty_of_no_strength_is_not_there",
       "test_parts_that_replay_add_up_in_any_order",
       "test_the_least_access_that_is_enough_for_all",
+      "test_what_one_part_wants_after_a_request_is_done",
       "test_parts_that_do_not_go_together_are_refused[names0-ncm and supsup both define predict]",
     ),
   ),

@@ -20,7 +20,11 @@ RECORDS: dict[str, Record] = {
   "ssd": Record(
     spec="unlearning B1",
     compared=("test_ssd_dampens_by_the_formula", "test_ssd_measures_batches_as_the_released_code"),
-    invariants=(STRENGTH, "test_ssd_at_zero_strength_is_the_identity"),
+    invariants=(
+      "test_ssd_of_real_targets_dampens_by_their_own_fisher",
+      STRENGTH,
+      "test_ssd_at_zero_strength_is_the_identity",
+    ),
     claim=("ssd",),
     deviations=(
       "importance is per sample, as in the paper; the released code squares the mean of a batch ('batched')",
@@ -227,7 +231,7 @@ RECORDS: dict[str, Record] = {
   ),
   "fisher_forgetting": Record(
     spec="unlearning A10",
-    compared=("test_fisher_forgetting_by_hand",),
+    compared=("test_fisher_forgetting_by_hand[paper]", "test_fisher_forgetting_by_hand[released]"),
     invariants=(STRENGTH,),
     no_claim=MEASURED,
     deviations=("the SSD repository's 1 / F; the first paper has F^(-1/4); the code's heuristics are 'released'",),

@@ -43,7 +43,10 @@ RECORDS: dict[str, Record] = {
   ),
   "from_apply": Record(
     compared=("test_a_plain_function_is_called_with_what_it_names", "test_an_equinox_tree_is_a_model"),
-    invariants=("test_stateful_functions_get_what_they_name",),
+    invariants=(
+      "test_stateful_functions_get_what_they_name",
+      "test_rows_of_several_tasks_that_are_trained_at_once",
+    ),
   ),
   "from_linen": Record(
     compared=(
