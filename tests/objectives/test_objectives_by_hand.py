@@ -44,7 +44,7 @@ def total(score, prediction, given):
 
 def test_classification_by_hand():
   z, y = RNG.normal(size=(B, V)).astype(np.float32), np.asarray([3, 4, 1, 0], np.int32)
-  z[3, 2] = 9  # the greatest, where the last row's mask does not let it be answered
+  z[3, 2], z[3, 0] = 9, 8  # the greatest, where the last row's mask does not let it be answered; and its label
   for mask in (None, jnp.asarray(MASK), jnp.asarray(MASK[3])):
     given = batch(y, [1, 0, 2, 1], mask)
     if mask is not None and mask.ndim == 1:

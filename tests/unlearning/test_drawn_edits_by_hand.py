@@ -99,6 +99,13 @@ def test_datamodel_matching_by_nets_on_random_subsets():
   targets = X64 @ W64 - 1.3 * tau[0].reshape(2, K)
   for steps in (1, 3):
     near(call(steps, **given), fitted(key, targets, steps, 3, 0.2))
+  # A row that is not there is in no net's subset, whatever its id would have drawn.
+  absent = {"x": X[[1, 0]], "y": Y[[1, 0]], "id": np.int32([8, 5]), "weight": np.float32([1, 0])}
+  padded = steps_of(
+    unlearning.datamodel_matching, init_fn=init_fn, oracles=9, oracle_steps=2, rows=1, batch=3, optimizer=SGD,
+    retain=absent,
+  )  # fmt: skip
+  near(padded(3, **given), call(3, **given))
 
 
 XS = RNG.normal(size=(5, 5))
