@@ -1,4 +1,4 @@
-"""A method's pure functions on one stream, without the engine; and comparisons of trees."""
+"""A method's pure functions on one stream, without the engine or by a run's own programs; and comparisons of trees."""
 
 from __future__ import annotations
 
@@ -12,26 +12,21 @@ import records
 from cljax import compose, methods
 from cljax.core import tree
 from cljax.core.types import Visit
-from cljax.engine import recipe
+from cljax.engine import loop, recipe
 from cljax.engine.setup import spec_of
 from cljax.engine.step import AGAIN, FRESH, Data, Where, build
 
 BATCH = 8
 
 
-# With the older emitters of tests/quick.py an unfused step of gem, which solves a quadratic program, comes out wrong.
-UNFUSED = {"xla_disable_hlo_passes": "fusion", "xla_cpu_use_fusion_emitters": True}
-
-
 class Bench:
   """One method's pure functions on one stream, without the engine.
 
   Programs take the float hyper-parameters as arguments, as a sweep's programs do: other values need no other program.
-  Without ``fuse`` the step is compiled as the neutral law needs it. ``members`` above 0 puts a leading axis on the
-  learner, by vmap. ``name`` may be a dict ``{part: (name, options)}``: their :func:`cljax.compose`, or one part alone.
+  ``members`` above 0 puts a leading axis on the learner, by vmap. ``name`` may be a dict ``{part: (name, options)}``: their :func:`cljax.compose`, or one part alone.
   """
 
-  def __init__(self, name, stream, model, hyper=None, fuse=True, rows=BATCH, optimizer=None, members=0):
+  def __init__(self, name, stream, model, hyper=None, rows=BATCH, optimizer=None, members=0):
     self.stream, self.spec, self.members = stream, spec_of(stream, rows), members
     if isinstance(name, dict):
       given = {n: (m, {**records.arguments(m), **o}) for n, (m, o) in name.items()}
@@ -57,7 +52,7 @@ class Bench:
     def program(part):
       one = lambda values, learner, *args: getattr(parts(values), part)(learner, *args)
       many = lambda values, learner, *args: jax.vmap(lambda l: one(values, l, *args))(learner)
-      return jax.jit(many if members else one, compiler_options=UNFUSED if part == "step" and not fuse else {})
+      return jax.jit(many if members else one)
 
     self.programs = {p: program(p) for p in ("init", "start_task", "step", "end_task", "forget")}
 
@@ -79,7 +74,7 @@ class Bench:
 
   def where(self, task, met=None):
     """Task ``task`` after the tasks ``met``; default: those of smaller numbers."""
-    of = lambda tasks: jnp.zeros(self.spec.num_tasks, bool).at[jnp.asarray(tasks, jnp.int32)].set(True)
+    of = lambda tasks: jnp.asarray(np.isin(np.arange(self.spec.num_tasks), [*tasks]))
     met = range(task) if met is None else met
     visit = Visit(jnp.int32(task), of([*met]), of([*met, task]))
     return Where(visit, *(jnp.asarray(v, jnp.int32) for v in (0, 10, 20)))
@@ -128,12 +123,63 @@ class Bench:
     for i, task in enumerate(tasks):
       met = tasks[:i]
       learner = self.boundary("start_task", learner, task, met, **hyper)
-      for k in range(steps):
-        # After the first visit the host says of every row that it was offered before.
-        offered = np.full(self.spec.batch_size, AGAIN if task in met else FRESH, np.int32) if weight is None else weight
-        learner = self.step(learner, *self.arguments(task, k, offered, met), **hyper)[0]
+      learner = self.steps(learner, task, steps, weight, met, **hyper)
       learner = self.boundary("end_task", learner, task, met, **hyper)
     return learner
+
+  def steps(self, learner, task, steps, weight=None, met=(), **hyper):
+    for k in range(steps):
+      learner = self.step(learner, *self.arguments(task, k, self.offered(task, weight, met), met), **hyper)[0]
+    return learner
+
+  def offered(self, task, weight=None, met=()):
+    """After the first visit the host says of every row that it was offered before."""
+    if weight is not None:
+      return weight
+    return np.full(self.spec.batch_size, AGAIN if task in met else FRESH, np.int32)
+
+
+class Looped(Bench):
+  """The same calls by the programs of a run (:func:`cljax.engine.prepare`), which loop over its members: what was
+  compiled for a run serves here. Learners have a leading member axis."""
+
+  def __init__(self, prepared):
+    setup = self.setup = prepared.setup
+    self.stream, self.spec, self.data, self.parts = setup.stream, setup.spec, setup.train, setup.parts
+    self.hyper, self.members = setup.hyper, setup.members.size
+
+  def start(self, seed=0):
+    return loop.initial_learner(self.setup)
+
+  def values(self, hyper):
+    given = {f"method.{k}": jnp.full(self.members, v, jnp.float32) for k, v in hyper.items()}
+    assert set(given) <= set(self.hyper)
+    return {**self.hyper, **given}
+
+  def boundary(self, hook, learner, task, met=None, **hyper):
+    program = getattr(self.setup.programs, hook)
+    if program is None:
+      return learner
+    rows = np.asarray(self.stream.train[task])
+    rows = loop._padded(rows, np.full(len(rows), task), self.spec.task_rows)
+    return program(self.values(hyper), learner, loop.all_alive(self.setup), (self.data, self.where(task, met), *rows))
+
+  def steps(self, learner, task, steps, weight=None, met=(), **hyper):
+    """The learner given is donated."""
+    size = self.setup.options.chunk_steps
+    alive, offered = loop.all_alive(self.setup), self.offered(task, weight, met)
+    for first in range(0, steps, size):
+      packed = [np.stack(a) for a in zip(*(self.rows(task, first + k, offered) for k in range(size)), strict=True)]
+      rows = tuple(jnp.asarray(np.broadcast_to(a, (self.members, *a.shape))) for a in packed)
+      shared = (self.data, self.where(task, met), jnp.int32(min(size, steps - first)))
+      learner, alive, _ = self.setup.programs.chunk(self.values(hyper), (learner, alive), rows, shared)
+    assert alive.all()
+    return learner
+
+  def scrub(self, learner, gone):
+    """Without the rows ``gone [N]`` bool."""
+    table = jnp.asarray(np.asarray(gone)[None])
+    return self.setup.programs.scrub(self.hyper, learner, (), (table, jnp.zeros(self.spec.num_classes, bool)))
 
 
 def renamed(stream, new):

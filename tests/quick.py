@@ -1,7 +1,8 @@
 """Compilation, which is most of a test's time, made quick: to be imported before JAX.
 
 LLVM optimises little, the older emitters of fused kernels take a third of the time of the newer ones, and what several
-tests, workers and processes build is compiled once. All is set in the environment, so that the processes that tests
+tests, workers and processes build is compiled once. AVX has no multiplication that adds and rounds once: what stands to
+the bit does not hang on what the compiler fused, nor on the processor. All is set in the environment, so that the processes that tests
 start are compiled so too. The cache of compiled programs lives and dies with the session, unless one is given.
 """
 
@@ -14,7 +15,7 @@ import tempfile
 
 FLAGS = (
   "--xla_cpu_use_fusion_emitters=false --xla_cpu_enable_concurrency_optimized_scheduler=false "
-  "--xla_cpu_parallel_codegen_split_count=1"
+  "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_max_isa=AVX"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a worker a core is enough; LAPACK's threads would fight over them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import types
 
@@ -113,11 +114,16 @@ def learned(given: str, workdir) -> tuple:
   return (*found.params_sha256, found.accuracy.tolist(), found.steps)
 
 
+@pytest.fixture(scope="module")
+def without(tmp_path_factory):
+  """What is learned with nothing but what stands beside an option, once for all that share it."""
+  return functools.cache(lambda beside: learned(beside, tmp_path_factory.mktemp("without")))
+
+
 @pytest.mark.parametrize("key", TRAINED)
-def test_what_is_trained(tmp_path, key):
+def test_what_is_trained(tmp_path, without, key):
   value, beside, effect = TRAINED[key]
-  other = learned(f"{beside} {key}={value}", tmp_path / "b")
-  assert (other == learned(beside, tmp_path / "a")) == (effect == "neutral")
+  assert (learned(f"{beside} {key}={value}", tmp_path) == without(beside)) == (effect == "neutral")
 
 
 def seen(stream) -> str:

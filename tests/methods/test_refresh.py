@@ -30,8 +30,8 @@ def gradient(plain, params, *arguments):
 
 def test_without_ascent_it_is_the_base_method_to_the_bit(class_stream, small_model):
   """The noise has a stream of its own, so the memory draws the same rows."""
-  mine = Bench("refresh", class_stream, small_model, {"base": "er", "step_size": 0.0}, fuse=False)
-  theirs = Bench("er", class_stream, small_model, {"capacity": 200}, fuse=False)
+  mine = Bench("refresh", class_stream, small_model, {"base": "er", "step_size": 0.0})
+  theirs = Bench("er", class_stream, small_model, {"capacity": 200})
   a, b = mine.start(), theirs.start()
   for k in range(4):
     a, b = (bench.step(learner, *bench.arguments(0, k))[0] for bench, learner in ((mine, a), (theirs, b)))

@@ -60,7 +60,13 @@ def fisher(name, **given):
   (leaf,) = jax.tree.leaves(
     estimators.fisher_diagonal(model, params, (), rows_of(name), learned=learned(name), **given)
   )
-  return np.asarray(leaf, np.float64)
+  return np.asarray(leaf, np.float64) if "key" not in given else leaf
+
+
+def drawn_fishers(name, count):
+  """``[count, ...]``: one for each key ``0, 1, ...``, by one program."""
+  keys = jax.vmap(jax.random.key)(jnp.arange(count))
+  return np.asarray(jax.jit(jax.vmap(lambda k: fisher(name, kind="sampled", key=k)))(keys), np.float64)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -76,7 +82,7 @@ def test_fisher_of_an_objective_by_hand(name):
 def test_exact_fisher_of_regression_is_the_second_moment_of_inputs_over_the_noise():
   want = np.broadcast_to(((WEIGHT[:, None] * X**2).sum(0) / WEIGHT.sum() / 0.5)[:, None], (3, 2))
   np.testing.assert_allclose(fisher("regression", kind="exact"), want, rtol=2e-5)
-  drawn = [fisher("regression", kind="sampled", key=jax.random.key(k)) for k in range(200)]
+  drawn = drawn_fishers("regression", 200)
   np.testing.assert_allclose(np.mean(drawn, 0), want, rtol=0.25)
   assert np.std(drawn, 0).min() > 0
 
@@ -85,7 +91,7 @@ def test_sampled_fisher_of_text_is_unbiased_and_draws_by_place():
   p = softmax(np.einsum("bi,ilv->blv", X, T))
   inner = (TOKENS >= 0) * WEIGHT[:, None]
   want = np.einsum("bi,bl,blv->ilv", X**2, inner, p * (1 - p)) / WEIGHT.sum()
-  drawn = [fisher("sequence", kind="sampled", key=jax.random.key(k)) for k in range(300)]
+  drawn = drawn_fishers("sequence", 300)
   np.testing.assert_allclose(np.mean(drawn, 0), want, rtol=0.3, atol=0.02)
   one = fisher("sequence", kind="sampled", key=jax.random.key(7), batch_size=2)
   np.testing.assert_allclose(one, drawn[7], rtol=1e-5)
