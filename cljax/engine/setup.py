@@ -138,6 +138,7 @@ def setup(
       f"{jax.tree.leaves(spec.target)[0].dtype}); give an objective of real targets or tokens, such as regression"
     )
   inputs = _check_model(model, spec)
+  forms.check_rows(stream, model, spec)
   members = prog.layout(len(population), devices, axes)
   place: meshes.Placement | None = None
   if members.placed is not None:
