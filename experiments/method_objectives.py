@@ -130,9 +130,10 @@ def short(text: str, method: str, objective: str) -> str:
   """A refusal without what its row and column say."""
   for part in (
     f"method.name: '{method}' ",
-    f"method.name: 'finetune + {method}' ",
+    f"forget.name: '{method}' ",
     f", which the objective '{objective}' does not have",
     "method.name: ",
+    "forget.name: ",
   ):
     text = text.replace(part, "")
   return text.replace("|", "\\|")

@@ -125,7 +125,7 @@ def setup(
   if not population:
     raise UsageError("seeds: got none; expected at least one")
   split = stream.dataset.train
-  check_recipe(recipe, split.x.shape[1:] if hasattr(split.x, "shape") else ())
+  check_recipe(recipe, jax.tree.map(lambda a: a.shape[1:], split.x))
   _check_options(options)
   _check_size(stream, len(population))
   _check_batch(stream, recipe.batch_size)
