@@ -264,7 +264,7 @@ def over_forgets(after: Answers, oracles: Answers, rows: Sides) -> bool:
   return bool(metrics.over_forgetting(right(after).mean(), right(oracles)))
 
 
-def outside(values: Mapping[str, np.ndarray], floor: Mapping[str, np.ndarray]) -> list[str]:
+def outside_noise_floor(values: Mapping[str, np.ndarray], floor: Mapping[str, np.ndarray]) -> list[str]:
   """Metrics whose mean over members is further from the floor's than both their standard errors, doubled, allow.
 
   ``floor`` holds the same metrics of retrained models of other seeds: within it a method is not told from retraining.

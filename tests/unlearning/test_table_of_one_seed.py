@@ -27,7 +27,7 @@ def test_one_seed_is_said_to_tell_nothing():
 
 def test_outside_needs_a_spread_of_both():
   two, far = np.array([0.1, 0.11]), np.array([0.5, 0.51])
-  assert evidence.outside({"gap": far}, {"gap": two}) == ["gap"]
-  assert evidence.outside({"gap": far[:1]}, {"gap": two}) == []
-  assert evidence.outside({"gap": far}, {"gap": two[:1]}) == []
-  assert evidence.outside({"gap": np.array([np.nan])}, {"gap": two}) == ["gap"]
+  assert evidence.outside_noise_floor({"gap": far}, {"gap": two}) == ["gap"]
+  assert evidence.outside_noise_floor({"gap": far[:1]}, {"gap": two}) == []
+  assert evidence.outside_noise_floor({"gap": far}, {"gap": two[:1]}) == []
+  assert evidence.outside_noise_floor({"gap": np.array([np.nan])}, {"gap": two}) == ["gap"]

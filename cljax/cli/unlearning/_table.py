@@ -40,7 +40,7 @@ def rows(compared, stream: bool) -> tuple[list[str], list[list[str]]]:
       body.append([name, *(why for _ in used), "-", _epochs(about), about["exactness"], about["needs"]])
       continue
     spread = {k: v for k, v in values.items() if np.ndim(v)}  # KLoM has a floor, but no spread
-    beyond = [] if name == "retrained" else evidence.outside(spread, floor)
+    beyond = [] if name == "retrained" else evidence.outside_noise_floor(spread, floor)
     cells = [_cell(values[k], headings[k]) + (" *" if k in beyond else "") if k in values else "-" for k in used]
     told = name != "retrained" and compared.context["seeds"][1:]  # one seed has no standard error
     counted = f"{len(beyond)} of {len(spread)}" if told else "-"
