@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 import warnings
 
@@ -20,7 +21,9 @@ MODULES = {
     "recipe": "engine.recipe",
     "results": "evaluation.results", "rows": "core.rows", "selection": "evaluation.selection", "setup": "engine.setup",
     "step": "engine.step", "tree": "core.tree", "types": "core.types", "writers": "io.files",
-    "writers_tracking": "io.trackers",
+    "writers_tracking": "io.trackers", "optimizers.activations": "models.activations",
+    "projectors.linear": "theory.linear",
+    **{f"optimizers.{name}": f"edits.{name}" for name in ("averaging", "editing", "lifecycle", "pruning")},
     **{
       f"methods.{old}": f"methods.{new}" for old, new in {
         "anchors": "penalties.anchors", "averaging": "replay.averaging", "decay": "penalties.decay",
@@ -38,7 +41,8 @@ MODULES = {
 def warn(old: str, new: str) -> None:
   """Warns at the line that uses the old name, however many frames of the import system lie between."""
   frame = sys._getframe()
-  while frame.f_back and (frame.f_code.co_filename == __file__ or "importlib" in frame.f_code.co_filename):
+  own = (__file__, os.path.join(os.path.dirname(__file__), "__init__.py"))  # `from cljax import checkpoint` asks there
+  while frame.f_back and (frame.f_code.co_filename in own or "importlib" in frame.f_code.co_filename):
     frame = frame.f_back
   text, where = f"{old} is now {new}; the old name goes with 0.3", frame.f_globals
   registry = where.setdefault("__warningregistry__", {})

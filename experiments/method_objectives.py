@@ -25,6 +25,11 @@ MLP, for text a transformer of one block). Where a method is refused, its line s
 have no loss of one prediction: what needs `each`, `divergence` or classes is refused under them; `denoising` has
 `each`, of one noise a row, but no `divergence`.
 
+What stays with classes has a class in its definition: a mean, a mask, a head or a wrong label of each. `ogd` and
+`pca_ogd` hold the gradient of one output of a row, that of its class; of a row with several targets or tokens there is
+no such one, and all of them would take as many directions as a row has outputs, which no source has tried. `famr` and
+`gs_lora` compare with one who knows nothing of a row: of classes the uniform prediction, else a prediction of 0.
+
 """
 
 
@@ -130,9 +135,10 @@ def short(text: str, method: str, objective: str) -> str:
   """A refusal without what its row and column say."""
   for part in (
     f"method.name: '{method}' ",
-    f"method.name: 'finetune + {method}' ",
+    f"forget.name: '{method}' ",
     f", which the objective '{objective}' does not have",
     "method.name: ",
+    "forget.name: ",
   ):
     text = text.replace(part, "")
   return text.replace("|", "\\|")

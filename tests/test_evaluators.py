@@ -228,7 +228,7 @@ def test_a_workdir_of_other_evaluators_is_refused(class_stream, small_model, tmp
     with pytest.raises(UsageError, match=r"another configuration; differing keys: .*evaluators"):
       run(*chosen)
   for chosen in (("linear_probe", scaled(3.0)), (evaluators.linear_probe(ridge=0.5), scaled(2.0))):
-    with pytest.raises(UsageError, match=r"differing keys: code\.evaluators"):
+    with pytest.raises(UsageError, match=r"keys: code\.evaluators\.\w+ \(the code of the evaluator"):
       run(*chosen)
 
 

@@ -32,10 +32,18 @@ def test_an_old_module_is_the_new_one_and_says_so(old):
 
 def test_old_names_in_the_users_own_line():
   """The warning names the file and the line that ask, so that Python shows it in a script."""
-  code = "\nfrom cljax.types import UsageError\nimport cljax\nprint(UsageError is cljax.UsageError)"
+  code = (
+    "\nfrom cljax.types import UsageError\nfrom cljax import tree\nimport cljax\ncljax.rows\n"
+    "from cljax.projectors import linear\nfrom cljax.optimizers import ema\nprint(UsageError is cljax.UsageError)"
+  )
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-  assert out.stdout == "True\n"
-  assert "<string>:2: DeprecationWarning: cljax.types is now cljax.core.types" in out.stderr
+  assert out.stdout == "True\n", out.stderr
+  for line, old, new in (
+    (2, "types", "core.types"), (3, "tree", "core.tree"), (5, "rows", "core.rows"),
+    (6, "projectors.linear", "theory.linear"), (7, "optimizers.ema", "edits.ema"),
+  ):  # fmt: skip
+    assert f"<string>:{line}: DeprecationWarning: cljax.{old} is now cljax.{new}; " in out.stderr
+  assert out.stderr.count("DeprecationWarning") == 5
 
 
 @pytest.mark.parametrize(

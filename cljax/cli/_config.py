@@ -68,7 +68,7 @@ def defaults(section: str, name: str = "") -> dict[str, Any]:
   if section == "model":
     return {"name": name, **labelled("model", lambda: models.options(name))}
   if section == "objective":
-    return {"name": name, **dict(objectives.chosen(name).options)}
+    return {"name": name, **objectives.defaults(name)}
   if section in ("method", "forget"):
     if not name:
       return {"name": ""}

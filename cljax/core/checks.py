@@ -63,3 +63,14 @@ def check(name: str, value, allowed: str, ok: Callable[[Any], bool]) -> None:
 def check_count(name: str, value, least: int = 1) -> None:
   """:func:`check` of a whole number, which shapes a state."""
   check(name, value, f"whole numbers >= {least}", lambda v: not isinstance(v, float) and v >= least)
+
+
+def check_look_up(what: str, values, count: int, kind: str, low: int = 0) -> None:
+  """UsageError, with the smallest and the largest, unless all ``values`` are whole numbers from ``low`` to
+  ``count - 1``; ``what``: the name of the size ``count``, ``kind``: what is looked up."""
+  if not np.issubdtype(values.dtype, np.integer):
+    raise UsageError(f"{what}: the data hold {values.dtype}; expected whole numbers")
+  if values.size and (values.min() < low or values.max() >= count):
+    raise UsageError(
+      f"{what}: got {count}; the data hold {kind} {values.min()}..{values.max()}, expected {low}..{count - 1}"
+    )

@@ -107,6 +107,9 @@ class Model(NamedTuple):
   for each row, for replayed rows are of other tasks than new ones; a scalar where all rows are of one task; and
   ``capture`` takes it too. The stream has to tell the task at test. Without ``by_task`` a model is given the current
   task as a scalar, or None, and refused where it reads it and rows of several tasks meet (``cljax.models.by_row``).
+
+  ``check_rows(x)``, where there is one, raises UsageError where rows, in NumPy as they are stored, hold a number that
+  the model has no place for: a look-up past the end gives NaN, one of a negative number another entry, without a word.
   """
 
   init: Callable
@@ -115,6 +118,7 @@ class Model(NamedTuple):
   units: tuple = ()
   with_activation: Callable | None = None
   by_task: bool = False
+  check_rows: Callable | None = None
 
   def task_for(self, task):
     """What ``apply`` is given of the rows' tasks: ``task`` where the model reads it, else None."""

@@ -8,6 +8,7 @@ import numpy as np
 from cljax.core.method import Method, _keep, _keep_batch
 from cljax.core.types import AccessError, Model, Spec, UsageError
 from cljax.estimators import per_sample
+from cljax.methods.registry import check_needs
 
 
 def check_access(name: str, method: Method, spec: Spec) -> None:
@@ -19,9 +20,7 @@ def check_access(name: str, method: Method, spec: Spec) -> None:
     raise AccessError(f"method {name!r} has forget but does not declare Access(forgets=True)")
   if access.stores_data and method.scrub is None:
     raise AccessError(f"method {name!r} stores data but has no scrub, so a deletion request could not be honoured")
-  for need in access.needs:
-    if not getattr(spec.objective, need):
-      raise UsageError(f"method.name: {name!r} needs {need}, which the objective {spec.objective.name!r} does not have")
+  check_needs("the method of this factory" if name == "<lambda>" else repr(name), access.needs, spec)
   if access.task_id_at_test and not spec.task_id_given:
     raise UsageError(
       f"method.name: {name!r} needs the task id at test; this stream gives none (use stream.kind='task')"

@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax.core.types import Batch, UsageError
-from cljax.objectives.objective import Objective, Score
+from cljax.objectives.objective import Objective, Score, prediction_of
 
 FAILS = (TypeError, ValueError, AttributeError, LookupError)  # what code raises on arguments that it is not made for
 
@@ -86,6 +87,32 @@ def check_forms(learned: Objective, apply: Callable, params, rows: Callable) -> 
   return seen[0] if seen else None
 
 
+def check_rows(stream, model, spec) -> None:
+  """UsageError where the rows that a stream uses hold what the model or the objective has no place for."""
+  learned = spec.objective
+  if model.check_rows is None and learned.check_rows is None:
+    return
+  prediction = prediction_of(learned, model, spec) if learned.check_rows is not None else None
+
+  def check(x, y):
+    if model.check_rows is not None:
+      model.check_rows(x)
+    if learned.check_rows is not None:
+      learned.check_rows(prediction, x, y)
+
+  for split, used in (
+    (stream.dataset.train, (*stream.train, *stream.validation)),
+    (stream.dataset.test, stream.test),
+  ):
+    try:
+      check(split.x, split.y)
+    except UsageError:
+      rows = np.unique(np.concatenate(used))
+      if len(rows) == len(split.id):
+        raise
+      check(*jax.tree.map(lambda a, rows=rows: a[rows], (split.x, split.y)))  # others are nobody's
+
+
 def traced(what: str, function: Callable, batch: Batch):
   """``function`` on abstract rows; plain numbers that it gives stand as arrays without an axis."""
   try:
@@ -96,4 +123,4 @@ def traced(what: str, function: Callable, batch: Batch):
     raise UsageError(f"{what}: does not fit this model and these data: {first_line(error)}") from error
 
 
-__all__ = ["FAILS", "check_forms", "first_line", "made"]
+__all__ = ["FAILS", "check_forms", "check_rows", "first_line", "made"]

@@ -41,7 +41,7 @@ class Recipe(NamedTuple):
 
 
 def check_recipe(recipe: Recipe, input_shape) -> Recipe:
-  """Raises UsageError unless the recipe makes sense for inputs of this shape."""
+  """Raises UsageError unless the recipe makes sense for inputs of this shape, or of these by name."""
   for field in ("batch_size", "epochs"):
     check_integer(f"train.{field}", getattr(recipe, field), 1)
   check_integer("train.first_task_epochs", recipe.first_task_epochs)
@@ -51,8 +51,10 @@ def check_recipe(recipe: Recipe, input_shape) -> Recipe:
     raise UsageError(f"optimizer.schedule_over: unknown {recipe.schedule_over!r}; allowed: task, stream")
   if recipe.augment not in AUGMENTS:
     raise UsageError(f"train.augment: unknown {recipe.augment!r}; allowed: {', '.join(AUGMENTS)}")
-  if recipe.augment != "none" and len(input_shape) != 3:
-    raise UsageError(f"train.augment: {recipe.augment!r} needs images; inputs have shape {tuple(input_shape)}")
+  several = isinstance(input_shape, dict)
+  if recipe.augment != "none" and (several or len(input_shape) != 3):
+    told = f"are named, {', '.join(sorted(input_shape))}" if several else f"have shape {tuple(input_shape)}"
+    raise UsageError(f"train.augment: got {recipe.augment!r}, which needs images; inputs {told}")
   return recipe
 
 

@@ -111,9 +111,13 @@ def _from_config(config: dict, data_dir) -> dict:
   if not all(isinstance(config.get(section), dict) for section in ("data", "stream", "model", "method")):
     raise UsageError("stream, model: this run was not started by a launcher; give the arguments of cljax.run")
   rest = lambda section, *drop: {k: v for k, v in config[section].items() if k not in ("name", "digest", *drop)}
-  dataset = data.load(config["data"]["name"], data_dir=data_dir, **rest("data"))
+  wanted = f"data_dir: {f'got {data_dir}' if data_dir else 'not given'}; expected the folder of this run's data"
+  try:
+    dataset = data.load(config["data"]["name"], data_dir=data_dir, **rest("data"))
+  except UsageError as error:
+    raise UsageError(f"{wanted} ({str(error).removeprefix('name: ')})") from error
   if dataset.digest != config["data"]["digest"]:
-    raise UsageError(f"data: {config['data']['name']} is not the data of this run; its digest differs")
+    raise UsageError(f"{wanted}: {config['data']['name']} there is other data; its digest differs")
   stream = streams.build(dataset, **config["stream"])
   shape = jax.tree.map(lambda a: a.shape[1:], dataset.train.x)
   fields = recipe.Recipe._fields

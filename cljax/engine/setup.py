@@ -125,7 +125,7 @@ def setup(
   if not population:
     raise UsageError("seeds: got none; expected at least one")
   split = stream.dataset.train
-  check_recipe(recipe, split.x.shape[1:] if hasattr(split.x, "shape") else ())
+  check_recipe(recipe, jax.tree.map(lambda a: a.shape[1:], split.x))
   _check_options(options)
   _check_size(stream, len(population))
   _check_batch(stream, recipe.batch_size)
@@ -138,6 +138,7 @@ def setup(
       f"{jax.tree.leaves(spec.target)[0].dtype}); give an objective of real targets or tokens, such as regression"
     )
   inputs = _check_model(model, spec)
+  forms.check_rows(stream, model, spec)
   members = prog.layout(len(population), devices, axes)
   place: meshes.Placement | None = None
   if members.placed is not None:

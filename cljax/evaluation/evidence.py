@@ -264,16 +264,17 @@ def over_forgets(after: Answers, oracles: Answers, rows: Sides) -> bool:
   return bool(metrics.over_forgetting(right(after).mean(), right(oracles)))
 
 
-def outside(values: Mapping[str, np.ndarray], floor: Mapping[str, np.ndarray]) -> list[str]:
+def outside_noise_floor(values: Mapping[str, np.ndarray], floor: Mapping[str, np.ndarray]) -> list[str]:
   """Metrics whose mean over members is further from the floor's than both their standard errors, doubled, allow.
 
   ``floor`` holds the same metrics of retrained models of other seeds: within it a method is not told from retraining.
+  Of a single member there is no standard error, so only what is not finite is outside.
   """
   out = []
   for name, v in values.items():
     w = np.asarray(floor[name], float)
     v = np.asarray(v, float)
-    spread = sum(a.var(ddof=1) / len(a) if len(a) > 1 else 0.0 for a in (v, w))
+    spread = sum(a.var(ddof=1) / len(a) if len(a) > 1 else np.inf for a in (v, w))
     if not np.isfinite(v).all() or abs(v.mean() - w.mean()) > 2 * np.sqrt(spread) + 1e-9:
       out.append(name)
   return out

@@ -276,7 +276,8 @@ def restore(directory, like_of, config: dict) -> Restored | None:
       if changed:  # then the same code may trace to other operations
         differing = [d for d in differing if not identity.of_other_code(d)]
       if differing:
-        raise UsageError(f"workdir: holds a run of another configuration; differing keys: {'; '.join(differing)}")
+        said = "; ".join(map(identity.told, differing))
+        raise UsageError(f"workdir: holds a run of another configuration; differing keys: {said}")
       like = like_of() if like is None else like
       state = read_state(directory, number, meta, like)
     except DamagedError as error:

@@ -204,4 +204,14 @@ def of_other_code(difference: str) -> bool:
   return difference.startswith("code.")
 
 
-__all__ = ["code_digest", "describe", "of_other_code", "parts_digest", "stream_digest", "traced_digest"]
+def told(difference: str) -> str:
+  """A difference of configurations in words: of code, of which two digests say nothing, whose it is."""
+  key = difference.partition(":")[0]
+  if not of_other_code(difference):
+    return difference
+  whose = key.removeprefix("code.").replace("evaluators.", "evaluator ")
+  whose = "method, the objective or the optimizer" if whose == "parts" else whose
+  return f"{key} (the code of the {whose} is not what it was)"
+
+
+__all__ = ["code_digest", "describe", "of_other_code", "parts_digest", "stream_digest", "told", "traced_digest"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -75,6 +75,14 @@ def check_options(name: str, given: Mapping[str, Any], label: str = "method") ->
   return values
 
 
+def check_needs(name: str, needs: Sequence[str], spec: Spec, label: str = "method") -> None:
+  """UsageError where the objective has not what ``name`` needs; before it is made, else the default of one of its
+  options is refused, which nobody gave."""
+  for need in needs if spec.objective is not None else ():
+    if not getattr(spec.objective, need):
+      raise UsageError(f"{label}.name: {name} needs {need}, which the objective {spec.objective.name!r} does not have")
+
+
 def make(name: str, model: Model, spec: Spec, **options) -> Method:
   """A registered method with its declared access, for :func:`cljax.compose` inside a factory of your own.
 
@@ -83,6 +91,7 @@ def make(name: str, model: Model, spec: Spec, **options) -> Method:
   entry = lookup(name)
   concrete = {k: v for k, v in options.items() if not isinstance(v, jax.Array)}
   values = {**check_options(name, concrete), **options}
+  check_needs(repr(name), entry.access.needs, spec)
   return entry.factory(model, spec, **values)._replace(access=entry.access)
 
 
@@ -111,6 +120,7 @@ class Plan(NamedTuple):
     makers: dict[str, Callable[[Model], Method]] = {}
     made_with = lambda entry, given: lambda model: entry.factory(model, spec, **given)._replace(access=entry.access)
     for section, name, entry, static in self.parts:
+      check_needs(repr(name), entry.access.needs, spec, section)
       traced = {k.split(".", 1)[1]: v for k, v in values.items() if k.startswith(section + ".")}
       makers[name if name not in makers else f"{name}_{section}"] = made_with(entry, {**static, **traced})
     built = of_one_model(makers, model)

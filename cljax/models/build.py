@@ -53,8 +53,9 @@ def build(name: str, input_shape, num_classes: int, *, rows=(), **given) -> Mode
   if name not in named.NAMED:
     return ZOO[name](tuple(input_shape), num_classes, **given)
   model = ZOO[name](input_shape, num_classes, **given)
-  for part in rows:
-    named.check_rows(name, part, num_classes, values)
+  if model.check_rows is not None:
+    for part in rows:
+      model.check_rows(part)
   return model
 
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cljax.core.checks import check_look_up
 from cljax.core.types import Model, Outputs, UsageError
 from cljax.models.initial import flat_init
 from cljax.models.linen import from_linen
@@ -52,4 +53,9 @@ def denoiser(input_shape, hidden=(256, 256), conditions: int = 0) -> Model:
   like = {"x": rows(tuple(input_shape), jnp.float32), "time": rows((), jnp.int32)}
   if conditions:
     like["condition"] = rows((), jnp.int32)
-  return from_linen(Denoiser(tuple(hidden), conditions), like, init=flat_init)
+
+  def check_rows(x):
+    if isinstance(x, dict) and "condition" in x and conditions:
+      check_look_up("model.conditions", x["condition"], conditions, "conditions", low=-1)
+
+  return from_linen(Denoiser(tuple(hidden), conditions), like, init=flat_init)._replace(check_rows=check_rows)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.core import tree
+from cljax.core.checks import check_look_up
 from cljax.core.types import Model, Outputs, UsageError
 from cljax.models.adapters import from_apply
 
@@ -35,7 +36,14 @@ def matrix_factorisation(users: int, items: int, dim: int = 16, scale: float = 0
     both = params["user"][x[:, 0]] * params["item"][x[:, 1]]
     return Outputs((both.sum(-1) + params["bias"][x[:, 1]])[:, None], both)
 
-  return from_apply(init, apply)
+  def check_rows(x):
+    if getattr(x, "shape", ())[1:] != (2,):
+      told = f"shape {x.shape[1:]}" if hasattr(x, "shape") else "several arrays"
+      raise UsageError(f"model: matrix_factorisation takes rows (user, item); these have {told}")
+    check_look_up("model.users", x[:, 0], users, "users")
+    check_look_up("model.items", x[:, 1], items, "items")
+
+  return from_apply(init, apply)._replace(check_rows=check_rows)
 
 
 def vae(input_shape, latent: int = 8, hidden=(64,)) -> Model:

@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from cljax.core.types import Model, UsageError
@@ -96,23 +95,3 @@ def parameters(name: str, input_shape, num_classes: int, values: dict[str, Any])
   length = input_shape.get("token", (1,)) if isinstance(input_shape, dict) else input_shape
   layer = 4 * w + dense(w, 3 * w) + dense(w, w) + dense(w, inner, w)
   return num_classes * w + size(length) * w + values["depth"] * layer + 2 * w + dense(w, num_classes)
-
-
-def check_rows(name: str, rows, num_classes: int, values: dict[str, Any]) -> None:
-  """Refuses rows that hold a number which the model ``name`` has no place for: a look-up past the end gives the last
-  entry, without a word."""
-  if name == "matrix_factorisation":
-    for option, column in (("users", 0), ("items", 1)):
-      _within(f"model.{option}", rows[:, column], values[option])
-  if name == "transformer":
-    _within("model: tokens", rows["token"] if isinstance(rows, dict) else rows, num_classes)
-  if name == "denoiser" and isinstance(rows, dict) and "condition" in rows and values["conditions"]:
-    for leaf in jax.tree.leaves(rows["condition"]):
-      _within("model.conditions", leaf, values["conditions"], low=-1)
-
-
-def _within(what: str, values, count: int, low: int = 0) -> None:
-  if not np.issubdtype(values.dtype, np.integer):
-    raise UsageError(f"{what}: the data hold {values.dtype}; expected whole numbers")
-  if values.min() < low or values.max() >= count:
-    raise UsageError(f"{what}: got {count}; the data hold {values.min()}..{values.max()}, expected {low}..{count - 1}")

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cljax.core.checks import check_look_up
 from cljax.core.types import Model, Outputs, UsageError
 from cljax.models.initial import flat_init
 from cljax.models.linen import from_linen
@@ -87,4 +88,9 @@ def transformer(
   activation_of(activation)
   module = Transformer(vocabulary, length, width, depth, heads, mlp_ratio, dropout, activation)
   again = lambda activation: transformer(length, vocabulary, width, depth, heads, mlp_ratio, dropout, activation)
-  return from_linen(module, (length,), init=flat_init, input_dtype=jnp.int32, with_activation=again)
+  model = from_linen(module, (length,), init=flat_init, input_dtype=jnp.int32, with_activation=again)
+
+  def check_rows(x):
+    check_look_up("model.vocabulary", x["token"] if isinstance(x, dict) else x, vocabulary, "tokens")
+
+  return model._replace(check_rows=check_rows)

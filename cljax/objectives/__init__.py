@@ -8,12 +8,12 @@ from cljax.objectives.diffusion import ddpm_sample, denoising
 from cljax.objectives.objective import Objective, Score, supervised
 from cljax.objectives.ranking import ranking
 from cljax.objectives.reconstruct import reconstruction
-from cljax.objectives.registry import OBJECTIVES, Chosen, chosen, given
+from cljax.objectives.registry import OBJECTIVES, Chosen, chosen, defaults, given
 from cljax.objectives.targets import classification, multi_label, regression, sequence
 from cljax.objectives.views import contrastive
 
 __all__ = [
   "OBJECTIVES", "Chosen", "Objective", "Score", "chosen", "classification", "contrastive", "ddpm_sample",
-  "denoising", "given", "multi_label",
+  "defaults", "denoising", "given", "multi_label",
   "ranking", "reconstruction", "regression", "sequence", "supervised",
 ]  # fmt: skip

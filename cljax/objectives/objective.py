@@ -40,7 +40,9 @@ class Objective(NamedTuple):
   ``scores {name: Score}``; ``main``: the one that fills the matrix.
   ``sample(key, prediction, batch) -> batch`` with targets drawn from the model; ``factor(prediction, batch)``: a factor
   of the output's information; ``divergence(prediction, teacher, batch, temperature)``: of the loss's shape.
-  ``check(prediction, target)`` raises UsageError where a row's shapes do not fit.
+  ``check(prediction, target)`` raises UsageError where a row's shapes do not fit; ``check_rows(prediction, x, y)``
+  where what rows hold does not, such as a token that has no logit: all rows of a split, in NumPy as they are stored,
+  against one row's prediction, which is abstract (:func:`prediction_of`).
   ``parts(batch) -> [B, L]``: the weights of a row's parts before they are reduced, where a row has several (tokens):
   predictions are then ``[B, L, ...]``. None: a row is one part.
   ``classes``: whether targets are class numbers, which tasks label through the stream's table.
@@ -58,6 +60,7 @@ class Objective(NamedTuple):
   check: Callable | None = None
   classes: bool = False
   parts: Callable | None = None
+  check_rows: Callable | None = None
 
 
 def supervised(name: str, each: Callable, scores: Mapping[str, Score], main: str, **more) -> Objective:

@@ -6,16 +6,18 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax import losses
 from cljax.core import tree
+from cljax.core.checks import check_look_up
 from cljax.core.types import UsageError
 from cljax.objectives.objective import Objective, Score
 from cljax.objectives.registry import Whole, offered
 from cljax.objectives.rows import first, keys, places, shown, tiled
 
 
-@offered(items=Whole(0), negatives=Whole(1, 1))
+@offered(items=Whole(0, 2), negatives=Whole(1, 1))
 def ranking(model, spec, *, items: int, negatives: int) -> Objective:
   """BPR: the mean over ``negatives`` items j of ``-log sigmoid(s_ui - s_uj)`` (Rendle et al. 2009).
 
@@ -24,14 +26,21 @@ def ranking(model, spec, *, items: int, negatives: int) -> Objective:
   that evaluations agree. That j is none of u's other items is not seen to. Targets are not looked at. Scores:
   pair_accuracy, how often i stands above j (a tie counts one half; its mean is the AUC), and bpr (lower).
   There is no ``each``: a pair has a loss beside drawn ones only. Raises UsageError without ``items``, which has to be
-  given, and for inputs of another form.
+  given, for more of them than the model has a place for, and for inputs of another form.
   """
-  del model, spec
+  del spec
+  if getattr(model, "check_rows", None) is not None:
+    try:
+      model.check_rows(np.array([[0, items - 1]], np.int32))
+    except UsageError as error:
+      raise UsageError(f"objective.items: got {items}, whose last the model has no place for ({error})") from error
+
+  def check_rows(prediction, x, y):
+    del prediction, y
+    check_look_up("objective.items", x[:, 1], items, "items")
 
   def drawn(key, numbers, x):
     """``[1 + negatives, B, 2]``: the rows, and behind them the rows with other items."""
-    if items < 2:
-      raise UsageError(f"objective.items: got {items}; expected the number of items, at least 2")
     if getattr(x, "shape", ())[1:] != (2,) or not jnp.issubdtype(x.dtype, jnp.integer):
       raise UsageError(f"x: a row has shape {getattr(x, 'shape', ())[1:]}; ranking expects two integers, user and item")
     one = lambda key: jax.random.randint(key, (negatives,), 0, items - 1)
@@ -63,4 +72,4 @@ def ranking(model, spec, *, items: int, negatives: int) -> Objective:
 
   above = lambda high, low: (high > low) + 0.5 * (high == low)
   scores = {"pair_accuracy": scored(above, "higher"), "bpr": scored(losses.bpr, "lower")}
-  return Objective("ranking", loss, scores, "pair_accuracy")
+  return Objective("ranking", loss, scores, "pair_accuracy", check_rows=check_rows)

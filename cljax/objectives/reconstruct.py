@@ -62,5 +62,14 @@ def reconstruction(model, spec, *, beta, likelihood: str, noise) -> Objective:
     r = jax.nn.sigmoid(r) if likelihood == "bernoulli" else r
     return jnp.mean(jnp.square(r - x), -1), jnp.ones(batch.weight.shape)
 
+  def check_rows(prediction, x, y):
+    del prediction, y
+    x, scale = x["x"] if isinstance(x, dict) else x, 1.0 if spec.scale is None else spec.scale
+    low, high = (float(a) * scale for a in (x.min(initial=0), x.max(initial=0)))
+    if likelihood == "bernoulli" and (low < 0 or high > 1 + 1e-6):
+      raise UsageError(
+        f"objective.likelihood: 'bernoulli' expects numbers in 0..1; the data hold {low:g}..{high:g}; try 'gaussian'"
+      )
+
   scores = {"negative_elbo": Score(elbo, better="lower"), "reconstruction": Score(error, better="lower")}
-  return supervised("reconstruction", each, scores, "negative_elbo")
+  return supervised("reconstruction", each, scores, "negative_elbo", check_rows=check_rows)

@@ -90,17 +90,36 @@ def offered(**options: Option):
   return register
 
 
-def chosen(name: str, given: Mapping[str, Any] | None = None) -> Chosen:
-  """The factory of a name; UsageError names an objective or option that is not known, or a value not allowed."""
+def offer_of(name: str) -> Offer:
+  """What is offered under a name; UsageError names the nearest where there is none."""
   if name not in OBJECTIVES:
     near = difflib.get_close_matches(str(name), OBJECTIVES, 3) or sorted(OBJECTIVES)
     raise UsageError(f"objective.name: unknown {name!r}; did you mean {', '.join(near)}?")
-  options = OBJECTIVES[name].options
+  return OBJECTIVES[name]
+
+
+def defaults(name: str) -> dict[str, Any]:
+  """The options that a configuration lists and their defaults, which of an option that has to be given is not allowed
+  itself."""
+  return {k: o.default for k, o in sorted(offer_of(name).options.items()) if o.default is not None}
+
+
+def chosen(name: str, given: Mapping[str, Any] | None = None) -> Chosen:
+  """The factory of a name; UsageError names an objective or option that is not known, a value not allowed, or an option
+  that has to be given."""
+  options = offer_of(name).options
   for key in given or {}:
     if key not in options:
       raise UsageError(f"objective.{key}: {name!r} has no such option; allowed: {', '.join(sorted(options)) or 'none'}")
-  values = {k: checked(f"{SECTION}.{k}", (given or {}).get(k, option.default), option) for k, option in options.items()}
+  values = {k: _checked(k, (given or {}).get(k, option.default), option) for k, option in options.items()}
   return Chosen(name, tuple(sorted((k, v) for k, v in values.items() if v is not None)))
+
+
+def _checked(key: str, value, option: Option):
+  label, default = f"{SECTION}.{key}", option.default
+  if isinstance(value, int) and value == default and option.low is not None and value < option.low:
+    raise UsageError(f"{label}: not given; expected an integer of at least {option.low}")
+  return checked(label, value, option)
 
 
 def given(objective: str | Callable, options: Mapping[str, Any] | None = None) -> Any:

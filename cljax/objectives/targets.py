@@ -99,9 +99,18 @@ def sequence(model, spec, *, reduction: str) -> Objective:
       return batch._replace(y={**batch.y, "token": token})
     return batch._replace(y=jnp.where(batch.y >= 0, token, batch.y))
 
+  def check_rows(prediction, x, y):
+    del x
+    token, most = (y["token"] if isinstance(y, dict) else y), prediction.shape[-1]
+    if np.issubdtype(token.dtype, np.integer) and token.max(initial=0) >= most:
+      raise UsageError(f"y: the data hold tokens up to {token.max()}; the model gives logits of {most}, 0..{most - 1}")
+    if isinstance(y, dict) and y["weight"].min(initial=0) < 0:
+      raise UsageError(f"y: the data hold weights down to {y['weight'].min()}; expected at least 0")
+
   parts = lambda batch: _tokens(batch)[1]
   scores = {"perplexity": Score(likelihood, np.exp, "lower"), "accuracy": Score(accuracy)}
-  return supervised("sequence", each, scores, "perplexity", sample=sample, divergence=divergence, parts=parts)
+  return supervised("sequence", each, scores, "perplexity", sample=sample, divergence=divergence, parts=parts,
+                    check_rows=check_rows)  # fmt: skip
 
 
 @offered(noise=Number(1.0, above=True))
@@ -195,6 +204,11 @@ def multi_label(model, spec) -> Objective:
     if prediction.shape[1:] != target.shape[1:] or len(target.shape) != 2:
       raise UsageError(f"y: a row has targets {target.shape[1:]}; the model gives logits {prediction.shape[1:]}")
 
+  def check_rows(prediction, x, y):
+    del prediction, x
+    if y.min(initial=0) < 0 or y.max(initial=0) > 1:
+      raise UsageError(f"y: the data hold {y.min()}..{y.max()}; multi_label expects each label to be 0 or 1")
+
   scores = {"accuracy": Score(accuracy), "exact_match": Score(exact), "cross_entropy": Score(entropy, better="lower")}
-  return supervised("multi_label", each, scores, "accuracy",
-                    sample=sample, factor=factor, divergence=divergence, check=check)  # fmt: skip
+  return supervised("multi_label", each, scores, "accuracy", sample=sample, factor=factor, divergence=divergence,
+                    check=check, check_rows=check_rows)  # fmt: skip

@@ -10,6 +10,7 @@ from cljax import losses
 from cljax.core import tree
 from cljax.core.rows import as_rows
 from cljax.core.types import UsageError
+from cljax.objectives.objective import of_rows
 from cljax.unlearning._common import (
   cross_entropy,
   divergence,
@@ -148,18 +149,27 @@ def random_labels(apply_fn, params, *, forget, retain, key=None, steps: int = 50
   )
 
 
-def famr(apply_fn, params, *, forget, key=None, anchor=0.01, steps: int = 50, batch: int = 64, optimizer=None):
+def famr(
+  apply_fn, params, *, forget, key=None, anchor=0.01, steps: int = 50, batch: int = 64, optimizer=None, learned=None
+):
   """FAMR: descent on the mean ``CE(uniform, p)`` of the forget rows plus ``anchor/2 ||theta - theta_before||^2``.
 
   ``apply_fn(params, batch)`` gives logits or Outputs; ``forget`` is ``(x, y)``, a dict of arrays, or Rows; no other row
   is seen. At the optimum ``||theta - theta_before|| = ||grad CE|| / anchor``. ``anchor`` and the steps are UNVERIFIED
   (only the objective was read); Adam at 1e-3 where 1e-4 was proposed, which in 50 steps moves no weight beyond 0.005.
   Entropy beyond the retrained model's shows in membership attacks. Spec B8; arXiv 2506.14515.
+
+  Under an objective ``learned`` it descends on the divergence from a prediction of 0, which knows nothing of a row: of
+  text, and of labels each by itself, the uniform one, less a constant; of real targets 0.
   """
   forget, before = as_rows("forget", forget), params
 
   def loss_fn(params, batch):
-    return losses.uniform_cross_entropy(outputs_of(apply_fn, params, batch).logits, batch.class_mask)
+    own = outputs_of(apply_fn, params, batch).logits
+    if learned is not None:
+      blind = jax.tree.map(jnp.zeros_like, own)
+      return of_rows(learned.divergence(own, blind, batch, 1.0), learned.each(own, batch)[1])
+    return losses.uniform_cross_entropy(own, batch.class_mask)
 
   def objective(key, params, step):
     del step

@@ -74,6 +74,7 @@ def gs_lora(
   steps: int = 100,
   batch: int = 64,
   optimizer=None,
+  learned=None,
 ):
   """GS-LoRA: ``CE_r + forget_weight max(0, bound ln K - CE_f) + sparsity sum_layers sqrt(|A|^2 + |B|^2)``.
 
@@ -87,15 +88,22 @@ def gs_lora(
   prototype_retain_weight Q_r`` is added, Q the mean ``KL(softmax(prototype of y) || softmax(features [D]))``, a class's
   prototype its mean features at first; the release's weights are near 0.015, its bound is 18 or 50, and its weight
   averaging is left out. Spec B6; Zhao et al., CVPR 2024 and TPAMI 2026. Raises UsageError where there is no 2-D leaf.
+
+  ``learned``: an :class:`~cljax.objectives.Objective` in the place of classes, whose ``each`` is the CE; ln K is then
+  the loss of the forget rows under a prediction of 0, which knows nothing of a row (text: ln V). No prototypes then.
   """
+  if prototypes and learned is not None:
+    raise UsageError(f"prototypes: got True, which needs classes; {learned.name!r} has none")
   forget, retain = as_rows("forget", forget), as_rows("retain", retain)
   key = key_of(key, "gs_lora")
   factors = factors_of(tree.fold(key, "factors"), params, rank)
   if not factors:
     raise UsageError(f"params: has no 2-D leaf to adapt among {', '.join(tree.paths(params))}")
-  loss_fn = cross_entropy(apply_fn)
-  num_classes = outputs_of(apply_fn, params, drawn(key, 1, retain=retain)[0]).logits.shape[-1]
-  centres = None
+  loss_fn = cross_entropy(apply_fn, learned)
+  blind = cross_entropy(lambda p, rows: jax.tree.map(jnp.zeros_like, outputs_of(apply_fn, p, rows)), learned)
+  num_classes, centres = 0, None
+  if learned is None:
+    num_classes = outputs_of(apply_fn, params, drawn(key, 1, retain=retain)[0]).logits.shape[-1]
   if prototypes:
     both = [prototypes_of(apply_fn, params, rows, num_classes, batch) for rows in (forget, retain)]
     total, count = tree.add(*both)
@@ -103,7 +111,8 @@ def gs_lora(
 
   def objective(key, factors, step):
     params_, (to_forget, to_keep) = merged(params, factors), drawn(key, batch, forget=forget, retain=retain)
-    below = jax.nn.relu(bound * math.log(num_classes) - mean_loss(loss_fn, params_, to_forget))
+    guessed = math.log(num_classes) if learned is None else mean_loss(blind, params, to_forget)
+    below = jax.nn.relu(bound * guessed - mean_loss(loss_fn, params_, to_forget))
     lasso = jnp.where(step.astype(jnp.float32) < QUIET * steps, 0.0, sparsity) * losses.group_lasso(
       list(factors.values())
     )

@@ -11,12 +11,12 @@ from typing import Any
 EDITS = ("retrain", "graddiff", "ssd")
 
 
-def allowed(objective: str, names: Sequence[str], traced: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-  """The methods of ``names`` that the objective has all for, and a line for each of the others; ``traced``: those that
-  a trace on a tiny stream is to say of."""
+def allowed(objective: str, names: Sequence[str], traced: Sequence[str] = (), **options) -> tuple[list[str], list[str]]:
+  """The methods of ``names`` that the objective of these options has all for, and a line for each of the others;
+  ``traced``: those that a trace on a tiny stream is to say of."""
   from cljax import methods, objectives
 
-  made = objectives.chosen(objective)(None, None, {})
+  made = objectives.chosen(objective, options)(None, None, {})
   missing = {m: [n for n in methods.lookup(m).access.needs if not getattr(made, n)] for m in names}
   lines = {m: f"{m}: left out, needs {', '.join(lacks)}" for m, lacks in missing.items() if lacks}
   for m in (m for m in traced if m in names and m not in lines):
@@ -46,17 +46,19 @@ def run(
   seeds: str,
   more: Sequence[str] = (),
   write: Callable[[pathlib.Path], Any] | None = None,
+  **options,
 ) -> int:
   """Writes the rows, then sweeps and reports twice: the methods, in ``sweep/``, and, in ``forget/``, finetune on the
   stream with a request, answered by each edit that the objective has all for. Returns the exit code.
 
-  ``left_out``: a line for each method that is not run; ``more``: flags of ``launch.sweep``, for both.
+  ``left_out``: a line for each method that is not run; ``more``: flags of ``launch.sweep``, for both; ``options``: of
+  the objective, where they have to be given.
   """
   from cljax.cli import report, sweep
 
   if write is not None:
     write(pathlib.Path(workdir))
-  edits, lines = allowed(objective, EDITS)
+  edits, lines = allowed(objective, EDITS, **options)
   for line in (*left_out, *lines):
     print(line, file=sys.stderr)
   where = [] if write is None else [f"--config.data.data_dir={workdir}"]

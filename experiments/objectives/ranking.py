@@ -44,7 +44,7 @@ def get_hyper(h):
 
 
 def allowed() -> tuple[list[str], list[str]]:
-  return _shared.allowed("ranking", METHODS)
+  return _shared.allowed("ranking", METHODS, items=ITEMS)
 
 
 def fit() -> np.ndarray:
@@ -89,7 +89,7 @@ def write_rows(folder: pathlib.Path) -> pathlib.Path:
 
 
 def run(workdir: str, seeds: str, more=()) -> int:
-  return _shared.run(__file__, "ranking", allowed()[1], FORGET, workdir, seeds, more, write_rows)
+  return _shared.run(__file__, "ranking", allowed()[1], FORGET, workdir, seeds, more, write_rows, items=ITEMS)
 
 
 if __name__ == "__main__":  # as a configuration it has no flags of its own

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import pathlib
 import re
 
 import numpy as np
 import pytest
 
 from cljax import Stopped
-from cljax.cli import _build, _config, report, sweep, train
+from cljax.cli import _build, _config, analyze, report, sweep, train
 from cljax.cli._config import Override
 from cljax.engine import restore
 from cljax.evaluation import results
@@ -121,6 +122,24 @@ def test_a_workdir_of_another_objective_is_refused(trained, command, capsys):
   assert len(error.splitlines()) == 1
 
 
+def test_an_analysis_without_the_data_says_where_they_are_given(trained, rows, tmp_path, capsys):
+  def refused(*given):
+    assert analyze.main(["analyze", str(trained), *given]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    return error
+
+  file = pathlib.Path(json.loads((trained / "result.json").read_text())["config"]["data"]["name"].partition(":")[2])
+  away = file.rename(tmp_path / file.name)
+  try:
+    assert "data_dir: not given; expected the folder of this run's data (npz:" in refused()
+    assert f"data_dir: got {tmp_path}; expected the folder" in refused(f"--data_dir={tmp_path}")
+    np.savez(file, **{**rows, "y_train": -rows["y_train"]})
+    assert "there is other data; its digest differs" in refused()
+  finally:
+    away.rename(file)
+
+
 REFUSED = [
   (["--config.objective.name=regresion"], "objective.name: unknown 'regresion'; did you mean regression?"),
   (["--config.objective.noise=0"], "objective.noise: got 0.0; expected a number above 0"),
@@ -131,7 +150,10 @@ REFUSED = [
   (["--config.stream.kind=class"], "stream.kind: 'class' needs classes, which the data do not have; allowed: group"),
   (["--config.stream.label_noise=0.1"], "stream.label_noise: got 0.1; it needs classes"),
   (["--config.stream.forget=2:class=1", "--config.forget.name=retrain"], "class= needs classes, which the data do not"),
-  (["--config.method.name=ncm"], "'ncm' needs classes, which the objective 'regression' does not have"),
+  (["--config.method.name=ncm"], "method.name: 'ncm' needs classes, which the objective 'regression' does not have"),
+  (["--config.stream.forget=2:group=0", "--config.forget.name=unsir"], "forget.name: 'unsir' needs classes, which the"),
+  (["--config.objective.name=ranking"], "objective.items: not given; expected an integer of at least 2"),
+  (["--config.train.augment=flip"], "train.augment: got 'flip', which needs images; inputs have shape (10,)"),
 ]
 
 

@@ -113,14 +113,14 @@ REFUSED = [
   ("matrix_factorisation", (2,), {}, (), "users: got 0; expected integers of at least 1"),
   ("matrix_factorisation", (3,), {"users": 1, "items": 1}, (), "model: matrix_factorisation takes rows (user, item)"),
   ("matrix_factorisation", (2,), {"users": 3, "items": 5}, [np.array([[0, 1], [2, 5]])],
-   "model.items: got 5; the data hold 1..5, expected 0..4"),
+   "model.items: got 5; the data hold items 1..5, expected 0..4"),
   ("matrix_factorisation", (2,), {"users": 3, "items": 5}, [np.zeros((2, 2))], "model.users: the data hold float64"),
   ("transformer", (2, 3), {}, (), "model: transformer takes tokens [L], or a dict with 'token'; these are of"),
   ("transformer", (5,), {"width": 6}, (), "heads: got 4, which does not divide width 6"),
-  ("transformer", (2,), {}, [np.array([[0, V]])], "model: tokens: got 7; the data hold 0..7, expected 0..6"),
+  ("transformer", (2,), {}, [np.array([[0, V]])], "model.vocabulary: got 7; the data hold tokens 0..7, expected 0..6"),
   ("denoiser", {"a": (2,)}, {}, (), "model: denoiser takes one array, or a dict with 'x'; these are a"),
   ("denoiser", {"x": (2,), "condition": ()}, {"conditions": 3},
-   [{"x": np.zeros((2, 2)), "condition": np.array([-1, 3])}], "model.conditions: got 3; the data hold -1..3"),
+   [{"x": np.zeros((2, 2)), "condition": np.array([-1, 3])}], "model.conditions: got 3; the data hold condi"),
   ("denoiser", (2,), {"conditions": -1}, (), "conditions: got -1; expected integers of at least 0"),
 ]  # fmt: skip
 

@@ -287,7 +287,7 @@ def test_absent_rows_are_zeroed_whole():
 @pytest.mark.parametrize("name", objectives.OBJECTIVES)
 def test_what_an_objective_has_is_known_without_data(name):
   """Its fields say which methods may be used with it; draws and losses among rows have none of a row's own."""
-  one = objectives.chosen(name)(None, None, {})
+  one = objectives.chosen(name, {"items": 2} if name == "ranking" else {})(None, None, {})
   assert one.main in one.scores
   assert one.name == name
   assert (one.each is None) == (name in ("contrastive", "ranking"))

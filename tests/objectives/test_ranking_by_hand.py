@@ -114,13 +114,13 @@ def test_a_run_ranks_known_factors():
 
 def test_wrong_rankings_are_one_line():
   for options, text in (
-    ({}, "objective.items: got 0; expected the number of items, at least 2"),
-    ({"items": 1}, "objective.items: got 1; expected the number of items, at least 2"),
-    ({"items": True}, "objective.items: got True; expected an integer of at least 0"),
+    ({}, "objective.items: not given; expected an integer of at least 2"),
+    ({"items": 1}, "objective.items: got 1; expected an integer of at least 2"),
+    ({"items": True}, "objective.items: got True; expected an integer of at least 2"),
     ({"items": 3, "negatives": 1.0}, "objective.negatives: got 1.0; expected an integer of at least 1"),
   ):
     with pytest.raises(UsageError) as error:
-      value_and_slope(objectives.ranking(**options)(None, None, {}), model)(S, batch(X))
+      objectives.ranking(**options)
     assert str(error.value) == text
   with pytest.raises(UsageError, match=r"x: a row has shape \(3,\); ranking expects two integers"):
     value_and_slope(made(), model)(S, batch(np.zeros((2, 3), np.int32)))

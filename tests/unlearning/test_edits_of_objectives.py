@@ -9,7 +9,10 @@ import optax
 import pytest
 
 from cljax import objectives, unlearning
+from cljax.core import tree
 from cljax.core.types import Outputs, UsageError
+from cljax.unlearning import _common
+from cljax.unlearning.gs_lora import factors_of
 
 RNG = np.random.default_rng(2)
 W, TEACHER = RNG.normal(size=(2, 3, 2))
@@ -133,3 +136,68 @@ def test_oracles_of_text_are_matched_at_tokens_that_count(monkeypatch):
   w = V - RATE * 2 * np.einsum("bi,blv->ilv", x, inside * np.tensordot(x, V - READER, 1))
   many = {"w": jnp.float32(READER)[None]}
   np.testing.assert_allclose(edited(unlearning.oracle_matching, V, True, oracle_params=many, steps=1), w, atol=1e-5)
+
+
+def lowered(w, slope, rank=2):
+  """``W - rate A A^T g``: B starts at 0, so that the first step moves B alone."""
+  key = _common.key_of(jax.random.key(3), "gs_lora")
+  a, b = (np.asarray(f, np.float64) for f in factors_of(tree.fold(key, "factors"), {"w": w}, rank)["w"])
+  assert not b.any()
+  return w - RATE * a @ (a.T @ slope)
+
+
+@pytest.mark.parametrize("bound", [0.05, 50.0])
+def test_gs_lora_of_real_targets_is_bounded_by_what_a_guess_costs(bound):
+  """Up to ``bound |y|^2 / (2 noise)``, the loss of a prediction of 0, the forget row's loss is climbed."""
+  x, y = ROWS["forget"]
+  beyond = ((x @ W - y) ** 2).sum() > bound * (y**2).sum()
+  assert beyond == (bound < 1)
+  slope = loss(W, "retain") - (0 if beyond else 0.7) * loss(W, "forget")
+  given = {"rank": 2, "forget_weight": 0.7, "bound": bound, "steps": 1}
+  np.testing.assert_allclose(edited(unlearning.gs_lora, **given), lowered(np.float32(W), slope), atol=1e-5)
+  with pytest.raises(UsageError, match="prototypes: got True, which needs classes; 'regression' has none"):
+    edited(unlearning.gs_lora, prototypes=True)
+
+
+@pytest.mark.parametrize("bound", [0.1, 3.0])
+def test_gs_lora_of_text_is_bounded_by_the_log_of_the_vocabulary(bound):
+  def row(side, w):
+    """The mean over the tokens that count, and its slope."""
+    token, there = TOKENS[side][0], TOKENS[side][0] >= 0
+    p = softmax((ROWS[side][0] @ w).reshape(4, 5))
+    share = there / there.sum()
+    slope = share[:, None] * (p - np.eye(5)[np.maximum(token, 0)])
+    return -(share * np.log(p[np.arange(4), np.maximum(token, 0)])).sum(), ROWS[side][0].T @ slope.reshape(1, 20)
+
+  flat = V.reshape(3, 20)
+  (cost, up), (_, down) = row("forget", flat), row("retain", flat)
+  beyond = cost > bound * np.log(5)
+  assert beyond == (bound < 1)
+  read = lambda params, batch: Outputs((batch.x @ params["w"]).reshape(-1, 4, 5))
+  found = unlearning.gs_lora(
+    read, {"w": jnp.float32(flat)}, **sides(True), key=jax.random.key(3), batch=1, optimizer=optax.sgd(RATE), rank=2,
+    forget_weight=0.7, bound=bound, steps=1, learned=learned("sequence"),
+  )  # fmt: skip
+  slope = down - (0 if beyond else 0.7) * up
+  np.testing.assert_allclose(found["w"], lowered(np.float32(flat), slope), atol=1e-5)
+
+
+def alone(call):
+  """An edit that sees the forget rows alone."""
+  return lambda apply_fn, params, retain, **given: call(apply_fn, params, **given)
+
+
+def test_famr_of_real_targets_descends_towards_0():
+  w = W
+  for _ in range(2):
+    w = w - RATE * (towards(w, 0 * W, "forget", 1.0) + 0.3 * (w - W))
+  np.testing.assert_allclose(edited(alone(unlearning.famr), anchor=0.3, steps=2), w, atol=1e-5)
+
+
+def test_famr_of_text_makes_the_tokens_that_count_uniform():
+  x, there = ROWS["forget"][0], TOKENS["forget"] >= 0
+  w = V
+  for _ in range(2):
+    gap = there[..., None] / there.sum() * (softmax(np.tensordot(x, w, 1)) - 1 / 5)
+    w = w - RATE * (np.einsum("bi,blv->ilv", x, gap) + 0.3 * (w - V))
+  np.testing.assert_allclose(edited(alone(unlearning.famr), V, True, anchor=0.3, steps=2), w, atol=1e-5)

@@ -69,9 +69,9 @@ def test_fixed_points(answers, rows, small_model):
   np.testing.assert_allclose(values["feature_mapping"], values["forget_accuracy"], atol=0.1)
   spread = values["forget_accuracy"].std() + values["retain_accuracy"].std() + values["test_accuracy"].std()
   assert values["average_gap"].max() <= 3 * spread + 1e-6  # against the mean over members
-  assert evidence.outside(values, values) == []
+  assert evidence.outside_noise_floor(values, values) == []
   worse = {**values, "forget_accuracy": values["forget_accuracy"] - 0.5 + 0.01 * np.arange(3)}
-  assert evidence.outside(worse, values) == ["forget_accuracy"]
+  assert evidence.outside_noise_floor(worse, values) == ["forget_accuracy"]
 
 
 def test_oracles_never_see_the_rows(stream, small_model, rows):

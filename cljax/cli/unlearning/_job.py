@@ -76,7 +76,10 @@ def reuses(built: _build.Built) -> bool:
   """Whether the method edits what plain training made: then every method starts from the same trained models."""
   given = built.arguments["objective"], built.arguments["objective_options"]
   spec = cljax.engine.setup.spec_of(built.stream, 1, objectives.given(*given))
-  method = methods.make(built.arguments["forget"], built.model, spec, **built.arguments["forget_hyper"])
+  try:
+    method = methods.make(built.arguments["forget"], built.model, spec, **built.arguments["forget_hyper"])
+  except UsageError:
+    return True  # it trains nothing: what prepares it is refused, and says why
   plain = method._replace(forget=None, access=cljax.Access()) == cljax.Method()
   return plain and not method.access.prefix
 

@@ -40,9 +40,10 @@ def rows(compared, stream: bool) -> tuple[list[str], list[list[str]]]:
       body.append([name, *(why for _ in used), "-", _epochs(about), about["exactness"], about["needs"]])
       continue
     spread = {k: v for k, v in values.items() if np.ndim(v)}  # KLoM has a floor, but no spread
-    beyond = [] if name == "retrained" else evidence.outside(spread, floor)
+    beyond = [] if name == "retrained" else evidence.outside_noise_floor(spread, floor)
     cells = [_cell(values[k], headings[k]) + (" *" if k in beyond else "") if k in values else "-" for k in used]
-    counted = "-" if name == "retrained" else f"{len(beyond)} of {len(spread)}"
+    told = name != "retrained" and compared.context["seeds"][1:]  # one seed has no standard error
+    counted = f"{len(beyond)} of {len(spread)}" if told else "-"
     body.append([name, *cells, counted, _epochs(about), about["exactness"], about["needs"]])
   return head, body
 
@@ -56,7 +57,9 @@ def notes(compared, stream: bool) -> list[str]:
   out = [
     "mean ± standard error over seeds; * outside the noise floor: further from the retrained models of other seeds "
     "(row retrained) than twice both standard errors. Within it, a method is not told from retraining by that number "
-    "at this size; that is no proof of privacy.",
+    "at this size; that is no proof of privacy."
+    if context["seeds"][1:]
+    else "One seed, so no standard errors: nothing can be told from retraining (--seeds=2 or more).",
   ]
   rows = f"{context['rows_to_forget']} rows to forget"
   if stream:

@@ -76,7 +76,14 @@ adam(
   "Tarun et al. 2023",
   access=RETAIN_ONLY,
 )
-adam("famr", unlearning.famr, trained(50, 1e-3, anchor=Option(0.01, 0)), "arXiv 2506.14515", access=FORGET_ONLY)
+adam(
+  "famr",
+  unlearning.famr,
+  trained(50, 1e-3, anchor=Option(0.01, 0)),
+  "arXiv 2506.14515",
+  access=FORGET_ONLY,
+  needs=TEACHERS,
+)
 adam(
   "one_point_contraction",
   unlearning.one_point_contraction,
@@ -113,4 +120,5 @@ approximate(
   ),
   "Zhao et al. 2024",
   optimizer=functools.partial(optax.adamw, weight_decay=0.05),
+  needs=ROW_LOSSES,
 )
