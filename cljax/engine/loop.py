@@ -62,7 +62,7 @@ class Hooks(NamedTuple):
   save: Callable
   report: Callable
   stop: Callable
-  deleted: Callable = lambda *_: None
+  deleted: Callable = lambda *_, **more: None
   waiting: Callable = lambda: False
 
 

@@ -88,7 +88,50 @@ def numbers(directory) -> list[int]:
   path = _absolute(directory)
   if not path.exists():
     return []
-  return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit() and (p / "commit_success.txt").exists())
+  return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit() and (p / _COMMITTED).exists())
+
+
+_DOOMED = ".deleted"  # a folder is renamed to this before it is deleted: no reader takes what is left for a checkpoint
+_COMMITTED = "commit_success.txt"
+
+
+def others(directory) -> list[str]:
+  """Names of what lies in a directory of checkpoints and is none: saves that were cut short, deletions too."""
+  path = _absolute(directory)
+  if not path.exists():
+    return []
+  committed = {str(n) for n in numbers(directory)}
+  return sorted(p.name for p in path.iterdir() if p.name not in committed)
+
+
+def cut_short(name: str) -> bool:
+  """Whether this is what orbax or :func:`discard` calls the folder of a save or deletion that did not end."""
+  return name.isdigit() or name.endswith(_DOOMED) or ".orbax-checkpoint-tmp" in name
+
+
+def named(name: str) -> int | str:
+  """What an entry was before its deletion began: the number of a checkpoint, or a name."""
+  name = name.removesuffix(_DOOMED)
+  return int(name) if name.isdigit() else name
+
+
+def discard(directory, name: str) -> None:
+  """Deletes an entry of a directory of checkpoints; cut short at any moment, what is left is among its
+  :func:`others`. Nothing where there is none. Of several processes the first does it."""
+  if jax.process_index():
+    return
+  path = _absolute(directory) / name
+  if not path.is_dir():
+    path.unlink(missing_ok=True)
+    return
+  if "://" in os.fspath(path):  # object stores copy and delete to rename: it is no checkpoint without this file
+    (path / _COMMITTED).unlink(missing_ok=True)
+  elif not name.endswith(_DOOMED):
+    doomed = path.parent / (name + _DOOMED)
+    if doomed.exists():
+      doomed.rmtree()
+    path = path.replace(doomed)
+  path.rmtree()
 
 
 class Writer:
@@ -129,9 +172,15 @@ class Writer:
       pending.result()
 
   def drop(self, number: int) -> None:
+    """Deletes checkpoint ``number``, where there is one."""
+    self.discard(str(number))
+
+  def discard(self, name: str) -> None:
+    """Deletes what lies under ``name`` in the directory, a checkpoint or what is left of one."""
     self.wait()
-    if number in numbers(self.directory):
-      self._open().delete(number)
+    discard(self.directory, name)
+    if self._checkpointer is not None:
+      self._checkpointer.reload()
 
   def close(self) -> None:
     try:
