@@ -104,6 +104,11 @@ def others(directory) -> list[str]:
   return sorted(p.name for p in path.iterdir() if p.name not in committed)
 
 
+def doomed(name: str) -> str:
+  """What :func:`discard` calls a folder while it deletes it."""
+  return name.removesuffix(_DOOMED) + _DOOMED
+
+
 def cut_short(name: str) -> bool:
   """Whether this is what orbax or :func:`discard` calls the folder of a save or deletion that did not end."""
   return name.isdigit() or name.endswith(_DOOMED) or ".orbax-checkpoint-tmp" in name
@@ -126,11 +131,10 @@ def discard(directory, name: str) -> None:
     return
   if "://" in os.fspath(path):  # object stores copy and delete to rename: it is no checkpoint without this file
     (path / _COMMITTED).unlink(missing_ok=True)
-  elif not name.endswith(_DOOMED):
-    doomed = path.parent / (name + _DOOMED)
-    if doomed.exists():
-      doomed.rmtree()
-    path = path.replace(doomed)
+  elif name != doomed(name):
+    if (path.parent / doomed(name)).exists():
+      (path.parent / doomed(name)).rmtree()
+    path = path.replace(path.parent / doomed(name))
   path.rmtree()
 
 
