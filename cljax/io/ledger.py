@@ -84,9 +84,8 @@ def changes(before, after) -> dict[str, float]:
   return out
 
 
-# What became of a row that a request names, in the order in which a row is judged.
-FATES = ("forgotten", "already gone", "not yet learned", "held out", "never trained")
-_DELETED = FATES[:1] + FATES[2:]  # by the request itself
+# Fates of the rows that a request names (``cljax.streams.fates``).
+_DELETED = ("forgotten", "not yet learned", "held out", "never trained")  # by the request itself
 
 
 def record(
@@ -97,7 +96,7 @@ def record(
 
   ``rows [n]`` are positions in ``split``, whose ``id`` and ``group`` are the caller's own keys. ``partly``: those of
   them that another task, which the request does not name, still shows. ``fates {fate: positions}`` says what became of
-  each row that is named (FATES); what was neither learned nor gone before is deleted by this request too.
+  each row that is named; what was neither learned nor gone before is deleted by this request too.
   ``status="requested"`` says that the disk does not hold it yet; a record without one counts as done.
   """
   salt = salt_of(workdir)
