@@ -55,7 +55,8 @@ def request_arguments(setup: Setup, event: int, total: int, forget, retain, name
   (padded), and the request as pairs, as labels that go whole, and with all groups; ``scrub`` takes these first two."""
   asked = (pair_table(setup.stream, named), whole, np.asarray(setup.stream.dataset.train.group, np.int32))
   asked = prog.replicate(tuple(map(jnp.asarray, asked)), setup.members)
-  where = where_in_stream(setup, event, total, 1)
+  learns = [i for i, e in enumerate(setup.stream.events[:event]) if isinstance(e, Learn)]
+  where = where_in_stream(setup, event, total, event - max(learns, default=-1))  # its place among those of this step
   return (setup.train, where, *prog.replicate((forget, retain), setup.members), *asked)
 
 

@@ -312,7 +312,9 @@ def build(
     """
     answer = method.forget
     assert answer is not None
-    key = tree.fold(jax.random.fold_in(learner.key, learner.step), "forget")
+    key = jax.random.fold_in(learner.key, learner.step)
+    # No step lies between requests in a row: each but the first draws by its place among them too.
+    key = tree.fold(jnp.where(where.steps > 1, jax.random.fold_in(key, where.steps), key), "forget")
     seen: list[Any] = []
     for rows, allowed, label in (
       (forget_rows, access.forget_data, "forget"),
