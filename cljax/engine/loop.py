@@ -57,6 +57,7 @@ class State:
   curves: list = dataclasses.field(default_factory=list)
   seconds_per_step: float = 0.0
   seconds_per_evaluation: float = math.inf  # of those inside tasks
+  replay: Any = None  # how far the replay of this event has come
   blocks: tuple = ()  # of a whole evaluation, by the last Forget event (held_out.remaining)
 
 
@@ -74,14 +75,14 @@ class Hooks(NamedTuple):
   waiting: Callable = lambda: False
 
 
-class _Replay(NamedTuple):
-  """A prefix of events run again: its learner, its first step, and the events whose deletions hold (before
-  ``upto``)."""
+class Replay(NamedTuple):
+  """A prefix of events run again: its learner, ``done`` steps into the event ``at`` whose first step is ``start``."""
 
   learner: Any
   alive: Any
-  start: int
-  upto: int
+  start: int = 0
+  at: int = 0
+  done: int = 0
 
 
 def begin(setup: Setup) -> State:
@@ -127,15 +128,15 @@ def judged(setup: Setup, state: State):
   return prog.replicate(jnp.asarray(judged_at(setup.stream, setup.trains_on, vars(state))), setup.members)
 
 
-def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | None = None):
-  """One Learn event; returns ``(learner, alive)``. Unless it replays, it advances ``state``, evaluates and saves."""
+def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: Replay | None = None):
+  """One Learn event; returns ``(learner, alive)``. It advances ``state`` and saves; unless it replays, it evaluates."""
   event, options, programs = setup.stream.events[at], setup.options, setup.programs
   plan = schedule.schedule(setup.stream, learned_before(setup, at), at, event.task, setup.trains_on, setup.recipe)
   if replay is None:
     learner, alive, done, first = state.learner, state.alive, state.step, state.total - state.step
   else:
-    learner, alive, done, first = replay.learner, replay.alive, 0, replay.start
-  deleted = deleted_pairs(setup.stream, at if replay is None else replay.upto)
+    learner, alive, done, first = replay.learner, replay.alive, replay.done, replay.start
+  deleted = deleted_pairs(setup.stream, at if replay is None else state.event + 1)
   gone = plan.pairs.select(deleted)
   where = where_in_stream(setup, at, first, plan.steps)
   rows = boundary_arguments(setup, deleted, event.task, where)
@@ -145,7 +146,7 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
   if replay is None and done:
     _curve(setup, state, hooks, plan)  # a stop may have come between a chunk and its evaluation
   while done < plan.steps:
-    count = _next_count(options, state, plan.steps, done, capacity, inside=replay is None)
+    count = _next_count(options, state, plan.steps, done, capacity, replays=replay is not None)
     since, compiled = time.perf_counter(), setup.clock.seconds["compile"]
     lived = np.asarray(alive)[: len(setup.population)]
     with setup.clock.timed("train"):
@@ -156,6 +157,8 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
     done += count
     if replay is None:
       state.learner, state.alive, state.step, state.total = learner, alive, done, state.total + count
+    else:
+      state.replay = replay._replace(learner=learner, alive=alive, done=done)
     living = np.asarray(alive)[: len(setup.population)]
     _report_deaths(setup, state, hooks, loss, lived & ~living, first, done - count, event.task)
     hooks.report({
@@ -170,7 +173,7 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
       hooks.save(state)
       raise Stopped(f"stopped at step {done} of {plan.steps} of {moment(setup.stream, at)}")
     due = options.checkpoint_every and done % options.checkpoint_every == 0
-    if replay is None and due and done < plan.steps:
+    if due and done < plan.steps:
       hooks.save(state)
   if programs.end_task is not None:
     with setup.clock.timed("train"):
@@ -178,10 +181,10 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
   return learner, alive
 
 
-def _next_count(options, state: State, steps: int, done: int, capacity: int, inside: bool) -> int:
+def _next_count(options, state: State, steps: int, done: int, capacity: int, replays: bool) -> int:
   """Steps of the next chunk: to the next evaluation or checkpoint, and at most about ``max_interval_s`` long."""
   count = min(capacity, steps - done)
-  for every in (options.eval_every, options.checkpoint_every) if inside else ():
+  for every in (0 if replays else options.eval_every, options.checkpoint_every):
     count = min(count, every - done % every) if every else count
   if state.seconds_per_step:
     count = min(count, max(1, int(options.max_interval_s / state.seconds_per_step)))
@@ -329,19 +332,21 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
     fates=told, partly=partly(stream, state.event, gone),
     after_tasks=sum(isinstance(e, Learn) for e in stream.events[: state.event]),
   )  # fmt: skip
-  state.learner, state.alive = learner, alive
+  state.learner, state.alive, state.replay = learner, alive, None
   counts = {name: len(rows) for name, rows in told.items()}
   state.forgotten.append({"event": state.event, "rows": int(target.sum()), "fates": counts, **evidence})
 
 
 def _retrain(setup: Setup, state: State, hooks: Hooks):
-  """Exact retraining: ``(learner, alive)`` after all Learn events so far, from the start, without the deleted rows."""
-  replay = _Replay(initial_learner(setup), all_alive(setup), 0, state.event + 1)
+  """Exact retraining: ``(learner, alive)`` after all Learn events so far, from the start, without the deleted rows; or
+  from where a replay that was stopped had come."""
+  replay = state.replay or Replay(initial_learner(setup), all_alive(setup))
   for at, event in enumerate(setup.stream.events[: state.event]):
-    if isinstance(event, Learn):
+    if isinstance(event, Learn) and at >= replay.at:
+      state.replay = replay = replay._replace(at=at)
       learner, alive = _learn(setup, state, hooks, at, replay)
       plan = schedule.schedule(setup.stream, learned_before(setup, at), at, event.task, setup.trains_on, setup.recipe)
-      replay = replay._replace(learner=learner, alive=alive, start=replay.start + plan.steps)
+      replay = Replay(learner, alive, start=replay.start + plan.steps)
   return replay.learner, replay.alive
 
 

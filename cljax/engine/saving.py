@@ -11,7 +11,7 @@ from cljax.core import tree
 from cljax.core.types import CljaxError, Forget
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
-from cljax.engine.loop import State, all_alive, init_arguments
+from cljax.engine.loop import Replay, State, all_alive, init_arguments
 from cljax.engine.setup import Setup
 from cljax.io import checkpoint, ledger
 
@@ -101,11 +101,18 @@ def settle(built: Setup, writer, workdir, upto: int) -> None:
 
 
 def _position(state: State) -> dict:
-  return {k: getattr(state, k) for k in SAVED}
+  """What a checkpoint's meta says of a state; of a replay ``[event, steps done in it, its first step]``."""
+  replay = state.replay
+  return {k: getattr(state, k) for k in SAVED} | ({"replay": [replay.at, replay.done, replay.start]} if replay else {})
 
 
 def _place(position) -> tuple:
-  return tuple(position[k] for k in ("event", "step", "ended"))
+  """Where a state stands: its event, and how far it has come inside it."""
+  replay = position.get("replay")
+  return position["event"], position["step"], position["ended"], tuple(replay) if replay else ()
+
+
+_BOUNDARY = (0, False, ())  # the rest of the place of a state between events
 
 
 def saver(built: Setup, writer, config, workdir):
@@ -122,7 +129,7 @@ def saver(built: Setup, writer, config, workdir):
     for number in existing[-3:]:
       try:
         place = _place(checkpoint.read_meta(writer.directory, number)["position"])
-        inside.extend([number] if place[1:] != (0, False) else [])
+        inside.extend([number] if place[1:] != _BOUNDARY else [])
       except checkpoint.DamagedError:
         place = None
     newest.append(place)
@@ -132,12 +139,12 @@ def saver(built: Setup, writer, config, workdir):
     existing = checkpoint.numbers(writer.directory)
     if not newest:
       look(existing)
-    place = _place(vars(state))
+    place = _place(_position(state))
     if meshes.anywhere(newest[0] != place, built.members.mesh):
       number = int(meshes.first(existing[-1] + 1 if existing else 1, built.members.mesh))
       write(number, state)
       newest[0] = place
-      if place[1:] != (0, False):
+      if place[1:] != _BOUNDARY:
         inside.append(number)
     while len(inside) > 2:
       writer.drop(inside.pop(0))
@@ -145,13 +152,15 @@ def saver(built: Setup, writer, config, workdir):
       settle(built, writer, workdir, state.event)
 
   def write(number: int, state: State) -> None:
-    arrays = prog.gather({"learner": state.learner, "alive": state.alive}, built.members)
+    gathered = lambda of: prog.gather({"learner": of.learner, "alive": of.alive}, built.members)
+    arrays = gathered(state)
+    more = {"replay": gathered(state.replay)} if state.replay else {}
     meta = {"config": config, "position": _position(state), "seconds": built.clock.seconds}
     alone = not meshes.several(built.members.mesh)
     if alone and built.members.size == built.members.padded:
-      arrays = _copied(arrays)  # else they may be those that the next chunk is donated
+      arrays, more = _copied((arrays, more))  # else they may be those that the next chunk is donated
     # Of several processes none runs ahead of the others' files.
-    writer.save(number, arrays, meta, wait=not alone)
+    writer.save(number, arrays, meta, wait=not alone, more=more)
 
   return save
 
@@ -181,4 +190,8 @@ def resume(built: Setup, writer, config, report) -> State | None:
   for key, value in found.meta.get("seconds", {}).items():
     built.clock.seconds[key] += value
   arrays = prog.spread(found.state, built.members)
-  return State(arrays["learner"], arrays["alive"], **{k: position[k] for k in SAVED})
+  replay = None
+  if "replay" in found.more:
+    again, (at, done, start) = prog.spread(found.more["replay"], built.members), position["replay"]
+    replay = Replay(again["learner"], again["alive"], start, at, done)
+  return State(arrays["learner"], arrays["alive"], **{k: position[k] for k in SAVED}, replay=replay)
