@@ -304,7 +304,7 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
     learner, alive = state.learner, state.alive
     shared = request_arguments(setup, state.event, state.total, rows(target), rows(keep), named, whole)
     if programs.scrub is not None:
-      learner = _wait(programs.scrub(setup.hyper, learner, (), shared[-3:-1]), hooks, state, setup)
+      learner = _wait(programs.scrub(setup.hyper, learner, (), shared[-4:-2]), hooks, state, setup)
     assert programs.forget is not None
     with setup.clock.timed("train"):
       answer = programs.forget(setup.hyper, learner, (), shared)

@@ -9,7 +9,7 @@ from cljax.core.types import Learn, Visit
 from cljax.engine import programs as prog
 from cljax.engine.setup import Setup, device_data
 from cljax.engine.step import Where
-from cljax.streams.requests import pair_table
+from cljax.streams.requests import forgotten_classes, pair_table
 from cljax.streams.rows import at_most
 
 
@@ -52,8 +52,10 @@ def padded(index, task, capacity):
 
 def request_arguments(setup: Setup, event: int, total: int, forget, retain, named, whole) -> tuple:
   """What the ``forget`` program takes beside learners: the data, where the run stands, the rows of either side
-  (padded), and the request as pairs, as labels that go whole, and with all groups; ``scrub`` takes these first two."""
-  asked = (pair_table(setup.stream, named), whole, np.asarray(setup.stream.dataset.train.group, np.int32))
+  (padded), and the request as pairs, as labels that go whole, with all groups and with the labels that went before;
+  ``scrub`` takes these first two."""
+  before = forgotten_classes(setup.stream, event)
+  asked = (pair_table(setup.stream, named), whole, np.asarray(setup.stream.dataset.train.group, np.int32), before)
   asked = prog.replicate(tuple(map(jnp.asarray, asked)), setup.members)
   learns = [i for i, e in enumerate(setup.stream.events[:event]) if isinstance(e, Learn)]
   where = where_in_stream(setup, event, total, event - max(learns, default=-1))  # its place among those of this step

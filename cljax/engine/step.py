@@ -305,7 +305,7 @@ def build(
     outputs, _ = model.apply(learner.params, learner.model_state, x, train=False, key=key, task=shown, mask=None)
     return outputs.logits
 
-  def forget(learner, data, where, forget_rows, retain_rows, named, classes, groups):
+  def forget(learner, data, where, forget_rows, retain_rows, named, classes, groups, gone=None):
     """``forget_rows`` and ``retain_rows`` are ``(index, row_task, count)``; undeclared data is withheld.
 
     Returns ``(learner, permitted)``: whether the method may answer the request (``Method.permits``).
@@ -322,7 +322,7 @@ def build(
     ):
       hidden = Withheld(f"Request.{label} (Access.{label}_data)")
       seen.append(rows_of(data, rows[0], rows[1], rows[2], where.visit) if allowed else hidden)
-    request = Request(seen[0], seen[1], named, classes, groups)
+    request = Request(seen[0], seen[1], named, classes, groups, gone)
     permitted = jnp.asarray(True) if method.permits is None else method.permits(learner, request)
 
     def edit(learner):
