@@ -60,6 +60,17 @@ def test_a_purge_takes_the_models_that_learned_the_rows_too(tmp_path, capsys):
   assert not (tmp_path / "original.deleted").exists()
 
 
+def test_a_request_for_one_person_has_evidence(tmp_path, capsys):
+  assert run(tmp_path, "--methods=ssd", "--request=ids=7", "--seeds=1", "--oracles=2") == 0
+  told = capsys.readouterr().out
+  head, original = told.splitlines()[2], told.splitlines()[4].split()
+  assert "loss on them" in head
+  assert "margin on them" in head
+  assert original[0] == "original"
+  assert "-" in original  # the attack that cannot be fitted on one row
+  assert "Marks need 3 seeds" in told
+
+
 def test_a_stream_of_requests(tmp_path, capsys):
   split = ["--config.stream.tasks=5", "--methods=ssd", "--seeds=2"]
   assert run(tmp_path, *split, "--request=1:class=0; 2:ids=5-9; 5:class=3") == 0
