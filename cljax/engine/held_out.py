@@ -18,7 +18,7 @@ def remaining(setup: Setup, upto: int, known: tuple) -> tuple:
   last = max((i for i, event in enumerate(events) if isinstance(event, Forget)), default=-1)
   if known and known[0] == last:
     return known
-  gone, tasks = deleted_held(setup.stream, upto), setup.spec.num_tasks
+  gone, tasks = deleted_held(setup.stream, upto), setup.stream.num_tasks
   if last < 0 or len(setup.blocks.totals) == tasks or not any(part.any() for part in gone):
     return last, setup.blocks
   weight = np.array(setup.blocks.weight)

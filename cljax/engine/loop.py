@@ -250,7 +250,7 @@ def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -
   found = scored(setup, state, hooks, state.learner, setup.evaluation, blocks, brief)
   if partial:
     state.seconds_per_evaluation = time.perf_counter() - since
-  tasks, main = setup.spec.num_tasks, setup.parts.objective.main
+  tasks, main = setup.stream.num_tasks, setup.parts.objective.main
 
   def row(name, sums):
     whole, own = (ratio(setup, name, sums[:, :, k]) for k in (0, 1))
@@ -313,13 +313,13 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
       raise UsageError(f"forget: {setup.parts.method.refusal or 'the method cannot answer this request'}")
   slots = []
   for which in (target, keep):
-    slots += [(t, pairs.index[which & (pairs.task == t)]) for t in range(setup.spec.num_tasks)]
+    slots += [(t, pairs.index[which & (pairs.task == t)]) for t in range(setup.stream.num_tasks)]
   size = setup.options.eval_block
   blocks = prog.blocks(slots, size, length=setup.spec.total_rows // size + len(slots))
   blocks = prog.on_device(blocks, setup.members)  # of one shape for every request
   main = setup.parts.objective.main
   found = scored(setup, state, hooks, learner, setup.train, blocks)[main][:, :, 0]
-  half = setup.spec.num_tasks
+  half = setup.stream.num_tasks
 
   def share(part):
     sums = found[:, part].sum(1)  # of no rows there is no score
