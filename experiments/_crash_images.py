@@ -19,15 +19,14 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 
 def copy(folder, into) -> None:
   """The files of a folder as they are now; those that another thread takes away meanwhile are left out."""
-  for path in sorted(pathlib.Path(folder).rglob("*")):
-    target = pathlib.Path(into) / path.relative_to(folder)
-    with contextlib.suppress(FileNotFoundError):
-      if path.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-      else:
-        content = path.read_bytes()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+  folder, into = os.fspath(folder), os.fspath(into)
+  for place, _, names in os.walk(folder):  # passes over what is gone when it comes there
+    target = os.path.join(into, os.path.relpath(place, folder))
+    os.makedirs(target, exist_ok=True)
+    for name in names:
+      with contextlib.suppress(FileNotFoundError):
+        content = pathlib.Path(place, name).read_bytes()
+        pathlib.Path(target, name).write_bytes(content)
 
 
 class Images:
