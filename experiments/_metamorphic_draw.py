@@ -19,6 +19,7 @@ from experiments._proof_records import records
 BATCH = 8
 FORGETS = [n for n, e in methods.METHODS.items() if e.access.forgets]
 LEARNS = [n for n in methods.METHODS if n not in FORGETS]
+REVEALING = ("ogd", "pca_ogd", "gpm", "cuber", "tag")  # answer requests by a replay alone
 # Sizes at which a run takes a second, where the contract suite's own (Entry.test) say nothing.
 SMALL = {"capacity": 20, "samples": 8, "steps": 3, "batch": 8, "rows": 8, "oracle_steps": 2, "early_steps": 2}
 
@@ -184,6 +185,8 @@ def draw(rng, kind: str = "", forgets: bool | None = None, learns=LEARNS, edits=
     names, forget, kind, forgets = [], "clpu_derpp", "task", True
   elif forget and (methods.lookup(forget).access.task_boundaries or rng.random() < 0.2):
     names = []  # it trains as finetune does, or learns itself
+  elif forget and not methods.lookup(forget).access.prefix:
+    names = [n for n in names if n not in REVEALING]
   parts = tuple(Part(n, options_of(rng, n)) for n in names)
   stream, classes = draw_stream(rng, kind)
   out = Combination(

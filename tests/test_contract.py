@@ -374,7 +374,7 @@ def test_forgets_rows_however_they_are_named(name, dataset, small_model, monkeyp
   assert all(0 <= v <= 1 for f in result.forgotten for v in f["forget"] + f["retain"])
   for first, second in ((named(1), cljax.Forget(tasks=(0,))), (one, named(0))):
     assert_same(run(first, second).learner, result.learner)
-  monkeypatch.setattr(loop, "_padded", padded_with_rows)
+  monkeypatch.setattr(loop, "padded", padded_with_rows)
   assert_same(run(one, zero).learner, result.learner)
   few = cljax.Forget(ids=tuple(ids[cut("").train[1][:3]].tolist()))
   assert run(one, few).forgotten[1]["rows"] == 3

@@ -22,7 +22,9 @@ from cljax.cli import _config, _environment, _shared, _values, _workdir
 from cljax.cli.unlearning import _compare, _job, _stream, _table
 from cljax.io import checkpoint, files
 
-LEFT = ("unlearn.request.json", "unlearn.json", "unlearn.md", "original", "oracles", "shadows", "methods")
+TRAINED = ("original", "shadows")  # models that learned what is to be forgotten, and stay as they are
+LEFT: tuple[str, ...] = ("unlearn.request.json", "unlearn.json", "unlearn.md", "oracles", "methods", *TRAINED)
+LEFT += tuple(checkpoint.doomed(name) for name in TRAINED)
 
 
 def _unlearning(argv: Sequence[str], stop: _shared.Stop) -> int:
@@ -58,15 +60,32 @@ def _unlearning(argv: Sequence[str], stop: _shared.Stop) -> int:
   _environment.use_compilation_cache(flags.compilation_cache)
   say = lambda text: print(text, file=sys.stderr, flush=True)
   job = _job.Job(file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop)
+  purges, told = _job.purges(job), _workdir.read_json(workdir / "unlearn.json") or {}
+  if purges and set(told.get("values", ())) >= set(names) and "table" in told:  # what it was made from is gone
+    _purge(workdir, say)
+    print(told["table"])
+    return 0
   compared = (_stream if whole else _compare).compare(job)
   text = _table.render(compared, flags.request, stream=whole)
   command = "python -m launch.unlearn " + " ".join(a for a in argv[1:] if not a.startswith("--workdir"))
   result = {"command": command, **asked, **compared._asdict(), "versions": checkpoint.versions()}
-  result["environment"] = _environment.describe()
+  result["environment"], result["table"] = _environment.describe(), text
   files.write_text(workdir / "unlearn.json", files.dumps(result, indent=1) + "\n")
   files.write_text(workdir / "unlearn.md", _table.markdown(compared, flags.request, command, stream=whole))
+  if purges:
+    _purge(workdir, say)
   print(text)
   return 0
+
+
+def _purge(workdir: epath.Path, say) -> None:
+  """Deletes the models that learned what was to be forgotten; those that forgot it have purged their own folders."""
+  there = [n for n in TRAINED for name in (n, checkpoint.doomed(n)) if (workdir / name).exists()]
+  for name in TRAINED:
+    checkpoint.discard(workdir, name)
+    checkpoint.discard(workdir, checkpoint.doomed(name))
+  if there:
+    say(f"purged: {', '.join(dict.fromkeys(there))}, which learned what was to be forgotten")
 
 
 def default_methods() -> list[str]:

@@ -224,6 +224,7 @@ class Request(NamedTuple):
   named: Any  # [1 or T, N] bool over (task, row id): what is to be forgotten; one line where no tasks share rows
   classes: Any  # [C] bool: labels that this request takes whole: no row with one is left, however it is spelled
   groups: Any = None  # [N] int32: the group of each row id
+  gone: Any = None  # [C] bool: labels that earlier requests took whole
 
   def names(self, row_id, row_task):
     """Bool: whether the rows of these ids (-1: no row), as these tasks show them, are to be forgotten."""

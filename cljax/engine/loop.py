@@ -14,15 +14,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.core.types import CljaxError, Forget, Learn, UsageError, Visit
+from cljax.core.types import CljaxError, Forget, Learn, UsageError
+from cljax.engine import held_out, schedule
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
-from cljax.engine import schedule
 from cljax.engine.prediction import judged_at
-from cljax.engine.setup import Setup, device_data
-from cljax.engine.step import Where
-from cljax.streams.requests import deleted_pairs, forgotten_classes, learned_tasks, pair_table, resolve_pairs
-from cljax.streams.rows import at_most
+from cljax.engine.program_arguments import (
+  boundary_arguments,
+  init_arguments,
+  learned_before,
+  padded,
+  request_arguments,
+  where_in_stream,
+)
+from cljax.engine.setup import Setup
+from cljax.streams.fates import fates, moment, partly
+from cljax.streams.requests import deleted_pairs, forgotten_classes, learned_tasks, resolve_pairs
 
 _BRIEF_S = 0.1
 
@@ -50,6 +57,8 @@ class State:
   curves: list = dataclasses.field(default_factory=list)
   seconds_per_step: float = 0.0
   seconds_per_evaluation: float = math.inf  # of those inside tasks
+  replay: Any = None  # how far the replay of this event has come
+  blocks: tuple = ()  # of a whole evaluation, by the last Forget event (held_out.remaining)
 
 
 class Hooks(NamedTuple):
@@ -62,18 +71,18 @@ class Hooks(NamedTuple):
   save: Callable
   report: Callable
   stop: Callable
-  deleted: Callable = lambda *_: None
+  deleted: Callable = lambda *_, **more: None
   waiting: Callable = lambda: False
 
 
-class _Replay(NamedTuple):
-  """A prefix of events run again: its learner, its first step, and the events whose deletions hold (before
-  ``upto``)."""
+class Replay(NamedTuple):
+  """A prefix of events run again: its learner, ``done`` steps into the event ``at`` whose first step is ``start``."""
 
   learner: Any
   alive: Any
-  start: int
-  upto: int
+  start: int = 0
+  at: int = 0
+  done: int = 0
 
 
 def begin(setup: Setup) -> State:
@@ -90,12 +99,6 @@ def all_alive(setup: Setup):
 
 def initial_learner(setup: Setup):
   return setup.programs.init(*init_arguments(setup))
-
-
-def init_arguments(setup: Setup):
-  """What the ``init`` program is called with: each member's hyper-parameters and seed."""
-  seeds = prog.spread(np.asarray([m.seed for m in setup.population], np.uint32), setup.members)
-  return setup.hyper, (), seeds, ()
 
 
 def execute(setup: Setup, state: State, hooks: Hooks) -> State:
@@ -120,45 +123,30 @@ def execute(setup: Setup, state: State, hooks: Hooks) -> State:
   return state
 
 
-def _learned(setup: Setup, upto: int) -> list[int]:
-  return [e.task for e in setup.stream.events[:upto] if isinstance(e, Learn)]
-
-
 def judged(setup: Setup, state: State):
   """``[T, C]`` on the device: the classes that compete where ``state`` stands (:mod:`cljax.core.judging`)."""
   return prog.replicate(jnp.asarray(judged_at(setup.stream, setup.trains_on, vars(state))), setup.members)
 
 
-def where_in_stream(setup: Setup, at: int, start: int, steps: int) -> Where:
-  """Where event ``at``, of ``steps`` steps from step ``start`` on, stands; a Forget event stands at the task before."""
-  event, learned = setup.stream.events[at], _learned(setup, at)
-  task = event.task if isinstance(event, Learn) else learned[-1]
-  every = [e.task for e in setup.stream.events if isinstance(e, Learn)]
-  of = lambda tasks: jnp.asarray(np.isin(np.arange(setup.spec.num_tasks), tasks))
-  visit = Visit(jnp.int32(task), of(learned), of(every if setup.trains_on == "all" else [*learned, task]))
-  place = Where(visit, *(jnp.int32(v) for v in (start, steps, setup.total_steps)))
-  return prog.replicate(place, setup.members)
-
-
-def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | None = None):
-  """One Learn event; returns ``(learner, alive)``. Unless it replays, it advances ``state``, evaluates and saves."""
+def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: Replay | None = None):
+  """One Learn event; returns ``(learner, alive)``. It advances ``state`` and saves; unless it replays, it evaluates."""
   event, options, programs = setup.stream.events[at], setup.options, setup.programs
-  plan = schedule.schedule(setup.stream, _learned(setup, at), at, event.task, setup.trains_on, setup.recipe)
+  plan = schedule.schedule(setup.stream, learned_before(setup, at), at, event.task, setup.trains_on, setup.recipe)
   if replay is None:
     learner, alive, done, first = state.learner, state.alive, state.step, state.total - state.step
   else:
-    learner, alive, done, first = replay.learner, replay.alive, 0, replay.start
-  deleted = deleted_pairs(setup.stream, at if replay is None else replay.upto)
+    learner, alive, done, first = replay.learner, replay.alive, replay.done, replay.start
+  deleted = deleted_pairs(setup.stream, at if replay is None else state.event + 1)
   gone = plan.pairs.select(deleted)
   where = where_in_stream(setup, at, first, plan.steps)
-  rows = _boundary(setup, deleted, event.task, where)
+  rows = boundary_arguments(setup, deleted, event.task, where)
   if done == 0 and programs.start_task is not None:
-    learner = _wait(programs.start_task(setup.hyper, learner, alive, rows), hooks, state)
+    learner = _wait(programs.start_task(setup.hyper, learner, alive, rows), hooks, state, setup)
   capacity = min(options.chunk_steps, max(setup.total_steps, 1))
   if replay is None and done:
     _curve(setup, state, hooks, plan)  # a stop may have come between a chunk and its evaluation
   while done < plan.steps:
-    count = _next_count(options, state, plan.steps, done, capacity, inside=replay is None)
+    count = _next_count(options, state, plan.steps, done, capacity, replays=replay is not None)
     since, compiled = time.perf_counter(), setup.clock.seconds["compile"]
     lived = np.asarray(alive)[: len(setup.population)]
     with setup.clock.timed("train"):
@@ -169,6 +157,8 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
     done += count
     if replay is None:
       state.learner, state.alive, state.step, state.total = learner, alive, done, state.total + count
+    else:
+      state.replay = replay._replace(learner=learner, alive=alive, done=done)
     living = np.asarray(alive)[: len(setup.population)]
     _report_deaths(setup, state, hooks, loss, lived & ~living, first, done - count, event.task)
     hooks.report({
@@ -181,20 +171,20 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: _Replay | 
       _curve(setup, state, hooks, plan)
     if hooks.stop():
       hooks.save(state)
-      raise Stopped(f"stopped at step {done} of {plan.steps} of event {at}")
+      raise Stopped(f"stopped at step {done} of {plan.steps} of {moment(setup.stream, at)}")
     due = options.checkpoint_every and done % options.checkpoint_every == 0
-    if replay is None and due and done < plan.steps:
+    if due and done < plan.steps:
       hooks.save(state)
   if programs.end_task is not None:
     with setup.clock.timed("train"):
-      learner = _wait(programs.end_task(setup.hyper, learner, alive, rows), hooks, state)
+      learner = _wait(programs.end_task(setup.hyper, learner, alive, rows), hooks, state, setup)
   return learner, alive
 
 
-def _next_count(options, state: State, steps: int, done: int, capacity: int, inside: bool) -> int:
+def _next_count(options, state: State, steps: int, done: int, capacity: int, replays: bool) -> int:
   """Steps of the next chunk: to the next evaluation or checkpoint, and at most about ``max_interval_s`` long."""
   count = min(capacity, steps - done)
-  for every in (options.eval_every, options.checkpoint_every) if inside else ():
+  for every in (0 if replays else options.eval_every, options.checkpoint_every):
     count = min(count, every - done % every) if every else count
   if state.seconds_per_step:
     count = min(count, max(1, int(options.max_interval_s / state.seconds_per_step)))
@@ -248,45 +238,28 @@ def _report_deaths(setup: Setup, state: State, hooks: Hooks, loss, died, first: 
     raise DivergedError(f"{texts[0]}; a lower learning rate or penalty strength may be stable")
 
 
-def _boundary(setup: Setup, deleted, task: int, where):
-  """Shared arguments of start_task and end_task: the task's rows that are still there."""
-  rows = np.asarray(setup.stream.train[task])
-  rows = rows[~deleted[task]]
-  if setup.options.feed == "grain":
-    rows = at_most(rows, setup.stream.dataset.train.y, setup.options.boundary_limit, seed=task)
-    data = prog.replicate(device_data(setup.stream, setup.options, rows), setup.members)
-    rows = np.arange(len(rows))
-  else:
-    data = setup.train
-  capacity = (
-    min(setup.spec.task_rows, setup.options.boundary_limit) if setup.options.feed == "grain" else setup.spec.task_rows
-  )
-  return (data, where, *prog.replicate(_padded(rows, np.full(len(rows), task), capacity), setup.members))
-
-
-def _padded(index, task, capacity):
-  """``(index [capacity], task [capacity], count)``."""
-  pad = (0, capacity - len(index))
-  return jnp.asarray(np.pad(index, pad), jnp.int32), jnp.asarray(np.pad(task, pad), jnp.int32), jnp.int32(len(index))
-
-
 def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -> dict:
   """The main score ``[S][T]``: on test rows, the same within the task's classes, and on validation rows where there
   are any; under ``scores`` the same of each other score, under ``evaluations`` what evaluators say after an event."""
-  blocks = setup.partial if partial else setup.blocks
+  if partial:
+    blocks = setup.partial
+  else:
+    state.blocks = held_out.remaining(setup, state.event + int(state.ended), state.blocks)
+    blocks = state.blocks[1]
   since, brief = time.perf_counter(), partial and state.seconds_per_evaluation < _BRIEF_S
   found = scored(setup, state, hooks, state.learner, setup.evaluation, blocks, brief)
   if partial:
     state.seconds_per_evaluation = time.perf_counter() - since
-  tasks, main = setup.spec.num_tasks, setup.parts.objective.main
+  tasks, main = setup.stream.num_tasks, setup.parts.objective.main
 
-  def row(whole, own):
+  def row(name, sums):
+    whole, own = (ratio(setup, name, sums[:, :, k]) for k in (0, 1))
     out = {"test": whole[:, :tasks].tolist(), "task": own[:, :tasks].tolist()}
-    if whole.shape[1] > tasks and not partial:
-      out["validation"] = whole[:, tasks:].tolist()
+    if whole.shape[1] > tasks and not partial:  # all of a task's held-out rows may have been deleted
+      out["validation"] = np.where(sums[:, tasks:, 0, 1] == 0, math.nan, whole[:, tasks:]).tolist()
     return out
 
-  values = {n: row(*(ratio(setup, n, sums[:, :, k]) for k in (0, 1))) for n, sums in found.items()}
+  values = {n: row(n, sums) for n, sums in found.items()}
   others = {n: v for n, v in values.items() if n != main}
   more = {"evaluations": setup.evaluators(state, hooks)} if setup.evaluators and not partial else {}
   return values[main] | ({"scores": others} if others else {}) | more
@@ -306,7 +279,7 @@ def scored(setup: Setup, state: State, hooks: Hooks, learner, data, blocks, brie
   """
   with setup.clock.timed("eval"):
     sums = setup.programs.evaluate(setup.hyper, learner, (), (data, judged(setup, state), blocks.arguments))
-    sums = sums if brief else _wait(sums, hooks, state)
+    sums = sums if brief else _wait(sums, hooks, state, setup)
     return {n: blocks.by_slot(np.asarray(s)[: len(setup.population)]) for n, s in sums.items()}
 
 
@@ -315,70 +288,69 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
   if setup.options.feed == "grain":
     raise UsageError("stream.forget: needs train.feed='device'; forgetting passes over rows on the device")
   stream, programs = setup.stream, setup.programs
-  named = resolve_pairs(event, stream)
+  named, told = resolve_pairs(event, stream), fates(stream, state.event)
   pairs = schedule.pairs_of(stream, learned_tasks(stream.events[: state.event]))
   mask, gone_before = pairs.select(named), pairs.select(deleted_pairs(stream, state.event))
   target = mask & ~gone_before
-  if not target.any():
-    raise UsageError(f"forget request {event}: names no row that was learned and is still there")
   keep = ~mask & ~gone_before
   capacity = setup.spec.total_rows
-  rows = lambda which: _padded(pairs.index[which], pairs.task[which], capacity)
+  rows = lambda which: padded(pairs.index[which], pairs.task[which], capacity)
   whole = forgotten_classes(stream, state.event + 1) & ~forgotten_classes(stream, state.event)
-  if setup.replays:
+  if not target.any():  # all were gone before, or never learned: there is nothing to undo
+    learner, alive = state.learner, state.alive
+  elif setup.replays:
     learner, alive = _retrain(setup, state, hooks)
   else:
     learner, alive = state.learner, state.alive
     shared = request_arguments(setup, state.event, state.total, rows(target), rows(keep), named, whole)
     if programs.scrub is not None:
-      learner = _wait(programs.scrub(setup.hyper, learner, (), shared[-3:-1]), hooks, state)
+      learner = _wait(programs.scrub(setup.hyper, learner, (), shared[-4:-2]), hooks, state, setup)
     assert programs.forget is not None
     with setup.clock.timed("train"):
       answer = programs.forget(setup.hyper, learner, (), shared)
-      learner, permitted = _wait(answer, hooks, state)
+      learner, permitted = _wait(answer, hooks, state, setup)
     if not np.asarray(permitted).all():
       raise UsageError(f"forget: {setup.parts.method.refusal or 'the method cannot answer this request'}")
   slots = []
   for which in (target, keep):
-    slots += [(t, pairs.index[which & (pairs.task == t)]) for t in range(setup.spec.num_tasks)]
+    slots += [(t, pairs.index[which & (pairs.task == t)]) for t in range(setup.stream.num_tasks)]
   size = setup.options.eval_block
   blocks = prog.blocks(slots, size, length=setup.spec.total_rows // size + len(slots))
   blocks = prog.on_device(blocks, setup.members)  # of one shape for every request
   main = setup.parts.objective.main
   found = scored(setup, state, hooks, learner, setup.train, blocks)[main][:, :, 0]
-  half = setup.spec.num_tasks
+  half = setup.stream.num_tasks
 
   def share(part):
     sums = found[:, part].sum(1)  # of no rows there is no score
     return [float(v) if n else None for v, n in zip(ratio(setup, main, sums), sums[:, 1], strict=True)]
 
   evidence = {"forget": share(slice(0, half)), "retain": share(slice(half, None))}
-  hooks.deleted(state.event, np.unique(pairs.index[target]), state.learner.params, learner.params, evidence)
-  state.learner, state.alive = learner, alive
-  state.forgotten.append({"event": state.event, "rows": int(target.sum()), **evidence})
-
-
-def request_arguments(setup: Setup, event: int, total: int, forget, retain, named, whole) -> tuple:
-  """What the ``forget`` program takes beside learners: the data, where the run stands, the rows of either side
-  (padded), and the request as pairs, as labels that go whole, and with all groups; ``scrub`` takes these first two."""
-  asked = (pair_table(setup.stream, named), whole, np.asarray(setup.stream.dataset.train.group, np.int32))
-  asked = prog.replicate(tuple(map(jnp.asarray, asked)), setup.members)
-  where = where_in_stream(setup, event, total, 1)
-  return (setup.train, where, *prog.replicate((forget, retain), setup.members), *asked)
+  gone = np.unique(pairs.index[target])
+  hooks.deleted(
+    state.event, gone, state.learner.params, learner.params, evidence,
+    fates=told, partly=partly(stream, state.event, gone),
+    after_tasks=sum(isinstance(e, Learn) for e in stream.events[: state.event]),
+  )  # fmt: skip
+  state.learner, state.alive, state.replay = learner, alive, None
+  counts = {name: len(rows) for name, rows in told.items()}
+  state.forgotten.append({"event": state.event, "rows": int(target.sum()), "fates": counts, **evidence})
 
 
 def _retrain(setup: Setup, state: State, hooks: Hooks):
-  """Exact retraining: ``(learner, alive)`` after all Learn events so far, from the start, without the deleted rows."""
-  replay = _Replay(initial_learner(setup), all_alive(setup), 0, state.event + 1)
+  """Exact retraining: ``(learner, alive)`` after all Learn events so far, from the start, without the deleted rows; or
+  from where a replay that was stopped had come."""
+  replay = state.replay or Replay(initial_learner(setup), all_alive(setup))
   for at, event in enumerate(setup.stream.events[: state.event]):
-    if isinstance(event, Learn):
+    if isinstance(event, Learn) and at >= replay.at:
+      state.replay = replay = replay._replace(at=at)
       learner, alive = _learn(setup, state, hooks, at, replay)
-      plan = schedule.schedule(setup.stream, _learned(setup, at), at, event.task, setup.trains_on, setup.recipe)
-      replay = replay._replace(learner=learner, alive=alive, start=replay.start + plan.steps)
+      plan = schedule.schedule(setup.stream, learned_before(setup, at), at, event.task, setup.trains_on, setup.recipe)
+      replay = Replay(learner, alive, start=replay.start + plan.steps)
   return replay.learner, replay.alive
 
 
-def _wait(tree, hooks: Hooks, state: State):
+def _wait(tree, hooks: Hooks, state: State, setup: Setup):
   """Blocks until ``tree`` is computed, looking at the stop flag; on a stop saves the state from before and raises."""
   # Another thread waits: asking again and again whether it is ready took a seventh of a small evaluation.
   done = threading.Event()
@@ -386,7 +358,7 @@ def _wait(tree, hooks: Hooks, state: State):
   while not done.wait(0.02):
     if hooks.waiting():
       hooks.save(state)
-      raise Stopped(f"stopped at event {state.event}, after {state.step} of its steps")
+      raise Stopped(f"stopped at {moment(setup.stream, state.event)}, after {state.step} of its steps")
   return jax.block_until_ready(tree)
 
 

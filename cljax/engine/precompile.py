@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cljax.core.types import Learn
-from cljax.engine import loop
+from cljax.engine import loop, program_arguments
 from cljax.engine import programs as prog
 from cljax.engine.setup import Setup
 from cljax.streams.requests import deleted_pairs
@@ -28,7 +28,9 @@ def calls(setup: Setup) -> Iterator[tuple[prog.Program, tuple]]:
     hyper, learner, (), (setup.evaluation, loop.judged(setup, loop.State(learner, alive)), setup.blocks.arguments),
   )  # fmt: skip
   where = loop.where_in_stream(setup, 0, 0, 1)
-  shared = loop._boundary(setup, deleted_pairs(setup.stream, 0), setup.stream.events[0].task, where)
+  shared = program_arguments.boundary_arguments(
+    setup, deleted_pairs(setup.stream, 0), setup.stream.events[0].task, where
+  )
   capacity = min(setup.options.chunk_steps, max(setup.total_steps, 1))
   rows = [jax.ShapeDtypeStruct((setup.members.padded, capacity, setup.spec.batch_size), jnp.int32)] * 3
   if programs.start_task:

@@ -8,10 +8,10 @@ import jax
 
 from cljax import methods
 from cljax.core import tree
-from cljax.core.types import Forget
+from cljax.core.types import CljaxError, Forget
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
-from cljax.engine.loop import State, all_alive, init_arguments
+from cljax.engine.loop import Replay, State, all_alive, init_arguments
 from cljax.engine.setup import Setup
 from cljax.io import checkpoint, ledger
 
@@ -22,17 +22,17 @@ SAVED = ("event", "step", "ended", "total", "accuracy", "forgotten", "curves")
 def recorder(built: Setup, workdir, method: str) -> Callable:
   """``deleted`` of the loop's hooks: a record of each Forget event in the workdir's ledger."""
   if not workdir:
-    return lambda *_: None
+    return lambda *_, **more: None
   entry = methods.METHODS.get(method)
 
-  def deleted(at: int, rows, before, after, evidence) -> None:
+  def deleted(at: int, rows, before, after, evidence, **more) -> None:
     params = [prog.fetch(p, built.members) for p in (before, after)]
     if not meshes.leads(built.members.mesh):
       return
     ledger.record(
       workdir, at, built.stream.events[at], built.stream.dataset.train, rows, method=method,
-      exactness=entry.exactness if entry else "", seeds=[m.seed for m in built.population],
-      parameters_changed=ledger.changes(*params), evidence=evidence, versions=checkpoint.versions(),
+      exactness=entry.exactness if entry else "", seeds=[m.seed for m in built.population], status=ledger.REQUESTED,
+      parameters_changed=ledger.changes(*params), evidence=evidence, versions=checkpoint.versions(), **more,
     )  # fmt: skip
 
   return deleted
@@ -43,51 +43,134 @@ def last_deletion(built: Setup, upto: int) -> int:
   return max((i for i, e in enumerate(built.stream.events[:upto]) if isinstance(e, Forget)), default=-1)
 
 
-def purge(built: Setup, writer, workdir, upto: int) -> None:
-  """Drops the checkpoints of states that had not yet forgotten what the last Forget event before ``upto`` names."""
-  last = last_deletion(built, upto)
-  gone = []
-  for number in checkpoint.numbers(writer.directory) if last >= 0 else ():
+def _before(directory, last: int) -> tuple[list[str], bool]:
+  """``(names, after)``: what lies in a directory of checkpoints and is not known to be a whole state from after event
+  ``last``, and whether there is such a state."""
+  names = checkpoint.others(directory)
+  kept = 0
+  for number in checkpoint.numbers(directory):
     try:
-      before = checkpoint.read_meta(writer.directory, number)["position"]["event"] <= last
+      after = checkpoint.read_meta(directory, number)["position"]["event"] > last
     except checkpoint.DamagedError:
-      before = True  # what cannot be read may hold anything
-    if before:
-      writer.drop(number)
-      gone.append(number)
-  if gone and meshes.leads(built.members.mesh):
-    ledger.update(workdir, last, checkpoints_purged=gone)
+      after = False  # what cannot be read may hold anything
+    kept += after
+    names += [] if after else [str(number)]
+  return names, kept > 0
+
+
+def purge(built: Setup, writer, workdir, upto: int) -> list[int | str]:
+  """Deletes what may hold what the last Forget event before ``upto`` names: checkpoints of states from before it, and
+  folders of which nothing is known; returns what they were called.
+
+  The ledger lists them before the first goes, and says ``done`` when none is left. A purge that was cut short anywhere
+  is so taken up by the next. Raises CljaxError where something cannot be deleted.
+  """
+  last = last_deletion(built, upto)
+  if last < 0 or not meshes.leads(built.members.mesh):
+    return []
+  writer.wait()
+  targets, after = _before(writer.directory, last)
+  if not after:  # nothing is committed that could take their place
+    return []
+  told = next((line for line in ledger.read(workdir) if line["event"] == last), {})
+  listed = [*told.get("checkpoints_to_purge", ()), *told.get("checkpoints_purged", ())]
+  gone = sorted({*listed, *map(checkpoint.named, targets)}, key=lambda n: (isinstance(n, str), n))
+  if targets:
+    ledger.update(workdir, last, checkpoints_to_purge=gone)
+  for name in targets:
+    writer.discard(name)
+  left, _ = _before(writer.directory, last)
+  if left:
+    raise CljaxError(f"workdir: cannot delete {writer.directory / left[0]}, which may hold deleted rows")
+  if gone != told.get("checkpoints_purged", []):
+    ledger.update(workdir, last, checkpoints_to_purge=[], checkpoints_purged=gone)
+  ledger.done(workdir, last + 1)
+  return gone
+
+
+def settle(built: Setup, writer, workdir, upto: int) -> None:
+  """What follows when a state from after the Forget events before ``upto`` is committed: the purge, where the options
+  ask for one, and the ledger's word that they are done."""
+  if built.options.checkpoint_purge_before_deletion:
+    purge(built, writer, workdir, upto)
+  elif meshes.leads(built.members.mesh) and ledger.pending(workdir, upto):
+    writer.wait()
+    before, after = _before(writer.directory, last_deletion(built, upto))
+    if after:
+      ledger.done(workdir, upto, checkpoints_kept=[checkpoint.named(n) for n in before])
+
+
+def _position(state: State) -> dict:
+  """What a checkpoint's meta says of a state; of a replay ``[event, steps done in it, its first step]``."""
+  replay = state.replay
+  return {k: getattr(state, k) for k in SAVED} | ({"replay": [replay.at, replay.done, replay.start]} if replay else {})
+
+
+def _place(position) -> tuple:
+  """Where a state stands: its event, and how far it has come inside it."""
+  replay = position.get("replay")
+  return position["event"], position["step"], position["ended"], tuple(replay) if replay else ()
+
+
+_BOUNDARY = (0, False, ())  # the rest of the place of a state between events
 
 
 def saver(built: Setup, writer, config, workdir):
-  """``save(state)``: the next number; of the checkpoints inside a task only the newest two stay."""
+  """``save(state)``: the next number; of the checkpoints inside an event only the newest two stay, and none is made
+  where the newest stands already."""
   if writer is None:
     return lambda state: None
-  inside: list[int] = []
+  inside: list[int] = []  # those inside an event
+  newest: list[tuple | None] = []  # the place of the newest
+
+  def look(existing) -> None:
+    """What an earlier start left."""
+    place = None
+    for number in existing[-3:]:
+      try:
+        place = _place(checkpoint.read_meta(writer.directory, number)["position"])
+        inside.extend([number] if place[1:] != _BOUNDARY else [])
+      except checkpoint.DamagedError:
+        place = None
+    newest.append(place)
 
   def save(state: State) -> None:
     writer.wait()  # for the one before, which was written while this event ran
     existing = checkpoint.numbers(writer.directory)
-    number = int(meshes.first(existing[-1] + 1 if existing else 1, built.members.mesh))
-    arrays = prog.gather({"learner": state.learner, "alive": state.alive}, built.members)
-    meta = {"config": config, "position": {k: getattr(state, k) for k in SAVED}, "seconds": built.clock.seconds}
-    alone = not meshes.several(built.members.mesh)
-    if alone and built.members.size == built.members.padded:
-      arrays = _copied(arrays)  # else they may be those that the next chunk is donated
-    # Of several processes none runs ahead of the others' files.
-    writer.save(number, arrays, meta, wait=not alone)
-    if state.step:
-      inside.append(number)
+    if not newest:
+      look(existing)
+    place = _place(_position(state))
+    if meshes.anywhere(newest[0] != place, built.members.mesh):
+      number = int(meshes.first(existing[-1] + 1 if existing else 1, built.members.mesh))
+      write(number, state)
+      newest[0] = place
+      if place[1:] != _BOUNDARY:
+        inside.append(number)
     while len(inside) > 2:
       writer.drop(inside.pop(0))
-    if built.options.checkpoint_purge_before_deletion and last_deletion(built, state.event) == state.event - 1 >= 0:
-      purge(built, writer, workdir, state.event)
+    if not state.step and last_deletion(built, state.event) == state.event - 1 >= 0:
+      settle(built, writer, workdir, state.event)
+
+  def write(number: int, state: State) -> None:
+    gathered = lambda of: prog.gather({"learner": of.learner, "alive": of.alive}, built.members)
+    arrays = gathered(state)
+    more = {"replay": gathered(state.replay)} if state.replay else {}
+    meta = {"config": config, "position": _position(state), "seconds": built.clock.seconds}
+    alone = not meshes.several(built.members.mesh)
+    if alone and built.members.size == built.members.padded:
+      arrays, more = _copied((arrays, more))  # else they may be those that the next chunk is donated
+    # Of several processes none runs ahead of the others' files.
+    writer.save(number, arrays, meta, wait=not alone, more=more)
 
   return save
 
 
 def resume(built: Setup, writer, config, report) -> State | None:
-  """The state of the newest checkpoint; None where there is none."""
+  """The state of the newest checkpoint; None where there is none. What saves, deletions and purges that were cut short
+  have left behind is cleared away."""
+  if meshes.leads(built.members.mesh):
+    for name in filter(checkpoint.cut_short, checkpoint.others(writer.directory)):
+      writer.discard(name)
 
   def like():
     padded = {"learner": built.programs.init.shape(*init_arguments(built)), "alive": all_alive(built)}
@@ -97,10 +180,18 @@ def resume(built: Setup, writer, config, report) -> State | None:
   if found is None:
     return None
   position = found.meta["position"]
+  workdir = writer.directory.parent
+  if meshes.leads(built.members.mesh):
+    ledger.reopen(workdir, position["event"])
+  settle(built, writer, workdir, position["event"])
   for note in found.notes:
     report({"kind": "note", "text": note})
   report({"kind": "resumed", "event": position["event"], "step": position["step"], "total": position["total"]})
   for key, value in found.meta.get("seconds", {}).items():
     built.clock.seconds[key] += value
   arrays = prog.spread(found.state, built.members)
-  return State(arrays["learner"], arrays["alive"], **{k: position[k] for k in SAVED})
+  replay = None
+  if "replay" in found.more:
+    again, (at, done, start) = prog.spread(found.more["replay"], built.members), position["replay"]
+    replay = Replay(again["learner"], again["alive"], start, at, done)
+  return State(arrays["learner"], arrays["alive"], **{k: position[k] for k in SAVED}, replay=replay)

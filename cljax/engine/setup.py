@@ -20,6 +20,7 @@ from cljax.engine import programs as prog
 from cljax.engine import schedule
 from cljax.engine.access import check_reads_one_task
 from cljax.engine.recipe import Recipe, check_recipe, make_augment
+from cljax.engine.revealing import check_reveals
 from cljax.engine.step import Data, Parts, build, rescaled
 from cljax.streams.rows import at_most
 
@@ -166,6 +167,8 @@ def setup(
   train = device_data(stream, options)
   evaluation, whole, part = _evaluation(stream, options)
   access = probe.method.access
+  if any(isinstance(event, Forget) for event in stream.events) and access.forgets:
+    check_reveals(name, probe, access.prefix)
   learned: list[int] = []
   total = 0
   for e, event in enumerate(stream.events):

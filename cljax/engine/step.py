@@ -305,14 +305,16 @@ def build(
     outputs, _ = model.apply(learner.params, learner.model_state, x, train=False, key=key, task=shown, mask=None)
     return outputs.logits
 
-  def forget(learner, data, where, forget_rows, retain_rows, named, classes, groups):
+  def forget(learner, data, where, forget_rows, retain_rows, named, classes, groups, gone=None):
     """``forget_rows`` and ``retain_rows`` are ``(index, row_task, count)``; undeclared data is withheld.
 
     Returns ``(learner, permitted)``: whether the method may answer the request (``Method.permits``).
     """
     answer = method.forget
     assert answer is not None
-    key = tree.fold(jax.random.fold_in(learner.key, learner.step), "forget")
+    key = jax.random.fold_in(learner.key, learner.step)
+    # No step lies between requests in a row: each but the first draws by its place among them too.
+    key = tree.fold(jnp.where(where.steps > 1, jax.random.fold_in(key, where.steps), key), "forget")
     seen: list[Any] = []
     for rows, allowed, label in (
       (forget_rows, access.forget_data, "forget"),
@@ -320,7 +322,7 @@ def build(
     ):
       hidden = Withheld(f"Request.{label} (Access.{label}_data)")
       seen.append(rows_of(data, rows[0], rows[1], rows[2], where.visit) if allowed else hidden)
-    request = Request(seen[0], seen[1], named, classes, groups)
+    request = Request(seen[0], seen[1], named, classes, groups, gone)
     permitted = jnp.asarray(True) if method.permits is None else method.permits(learner, request)
 
     def edit(learner):

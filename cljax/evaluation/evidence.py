@@ -45,6 +45,12 @@ METRICS = {
 }
 
 
+# Beside METRICS where fewer than FEW rows are to be forgotten, on which no attack can be fitted: where the rows stand
+# among the models that learned them (row original) and those that never did (row retrained).
+ROW_METRICS = {"forget_loss": "loss on them", "forget_margin": "margin on them"}
+FEW = 4
+
+
 class Sides(NamedTuple):
   """Rows to measure on, as their tasks show them: inputs ``x [N, ...]``, labels ``y [N]`` (or targets), tasks and
   places ``id`` in the stored rows of each side, and the classes ``judged [T, C]`` among which a row of each task is
@@ -174,12 +180,16 @@ def measure(
 ) -> dict[str, np.ndarray]:  # fmt: skip
   """Each metric of METRICS but KLoM and U-LiRA: ``{name: [S]}``, member i compared with reference member i.
 
-  ``ours`` may hold at most as many members as ``reference`` and ``original``. Recovery attacks fit on test rows (all
-  classes) and answer on the rows to forget. The rate of relearning is the same for all. ``model`` takes raw inputs.
+  ``ours`` may hold at most as many members as ``reference`` and ``original``. Of fewer than four rows to forget, or
+  test rows like them, the loss attack is NaN; of fewer than four to forget ROW_METRICS are there too. Recovery attacks
+  fit on test rows (all classes) and answer on the rows to forget. The rate of relearning is the same for all. ``model``
+  takes raw inputs.
   """
   y, count = rows.y, len(ours.logits["forget"])
   mean_reference = [np.mean(metrics.accuracy(reference.logits[s], y[s])) for s in SIDES]
-  out: dict[str, list] = {name: [] for name in METRICS if not name.startswith(("klom", "u_lira"))}
+  few = len(y["forget"]) < FEW
+  names = [*METRICS, *(ROW_METRICS if few else ())]
+  out: dict[str, list] = {name: [] for name in names if not name.startswith(("klom", "u_lira"))}
   curves = _relearn(ours, rows, model, relearning_rate, relearning_epochs)
   first_loss = np.mean([metrics.cross_entropy(z, y["forget"]).mean() for z in original.logits["forget"]])
   # Fitted on what is left of the forgotten classes too, where the test rows were cut by class.
@@ -198,7 +208,7 @@ def measure(
       "average_gap": metrics.average_gap(accuracies, mean_reference),
       "tug_of_war": metrics.tug_of_war(accuracies, mean_reference),
       "entropy_attack": metrics.entropy_attack(z["retain"], z["test"], z["forget"]),
-      "loss_attack": metrics.loss_attack(z["forget"], y["forget"], z[same_class], y[same_class]),
+      "loss_attack": _loss_attack(z["forget"], y["forget"], z[same_class], y[same_class]),
       "confidence_attack": svc.confidence,
       "activation_distance": metrics.activation_distance(z["forget"], r["forget"]),
       "js_divergence": metrics.js_divergence(z["forget"], r["forget"]),
@@ -208,9 +218,18 @@ def measure(
       "head_recovery": metrics.head_recovery_attack(fit[0], probe_y, forget, y["forget"]),
       "relearn_time": metrics.relearn_time(curves[0][i], first_loss), "relearning_attack": curves[1][i],
     }  # fmt: skip
+    if few:
+      values["forget_loss"] = metrics.cross_entropy(z["forget"], y["forget"]).mean()
+      values["forget_margin"] = metrics.logit_margin(z["forget"], y["forget"]).mean()
     for name, value in values.items():
       out[name].append(float(value))
   return {name: np.asarray(v) for name, v in out.items()}
+
+
+def _loss_attack(forget, forget_y, test, test_y) -> float:
+  """NaN where there are too few rows of the same classes to fit the attack on."""
+  shared = [min((np.asarray(forget_y) == c).sum(), (np.asarray(test_y) == c).sum()) for c in np.unique(forget_y)]
+  return metrics.loss_attack(forget, forget_y, test, test_y) if sum(shared) >= FEW else float("nan")
 
 
 def _relearn(ours: Answers, rows: Sides, model, rate: float, epochs: int):
@@ -264,20 +283,37 @@ def over_forgets(after: Answers, oracles: Answers, rows: Sides) -> bool:
   return bool(metrics.over_forgetting(right(after).mean(), right(oracles)))
 
 
-def outside_noise_floor(values: Mapping[str, np.ndarray], floor: Mapping[str, np.ndarray]) -> list[str]:
-  """Metrics whose mean over members is further from the floor's than both their standard errors, doubled, allow.
+LEVEL, LEAST = 0.05, 3  # of a whole row of marks; seeds on either side
 
-  ``floor`` holds the same metrics of retrained models of other seeds: within it a method is not told from retraining.
-  Of a single member there is no standard error, so only what is not finite is outside.
+
+def outside_noise_floor(values: Mapping[str, np.ndarray], floor: Mapping[str, np.ndarray]) -> list[str]:
+  """Metrics whose mean over members differs from the floor's: Welch's t-test, Holm's correction over all metrics.
+
+  ``floor`` holds the same metrics of retrained models of other seeds: within it a method is not told from retraining. A
+  row of a method that is as retraining has a mark in 5 of 100 tables, however many metrics there are. No marks where a
+  side has fewer than three members; a metric that is NaN on either side is passed over. Two constants that differ are
+  told apart.
   """
-  out = []
-  for name, v in values.items():
-    w = np.asarray(floor[name], float)
-    v = np.asarray(v, float)
-    spread = sum(a.var(ddof=1) / len(a) if len(a) > 1 else np.inf for a in (v, w))
-    if not np.isfinite(v).all() or abs(v.mean() - w.mean()) > 2 * np.sqrt(spread) + 1e-9:
-      out.append(name)
-  return out
+  from scipy.special import stdtr
+
+  chances: dict[str, float] = {}
+  for name, ours in values.items():
+    v, w = (np.asarray(a, float) for a in (ours, floor[name]))
+    if min(len(v), len(w)) < LEAST or not (np.isfinite(v).all() and np.isfinite(w).all()):
+      continue
+    apart = abs(v.mean() - w.mean())
+    each = np.asarray([a.var(ddof=1) / len(a) for a in (v, w)])
+    if each.sum() < 1e-24:
+      chances[name] = float(apart < 1e-9)
+      continue
+    freedom = each.sum() ** 2 / sum(e * e / (len(a) - 1) for e, a in zip(each, (v, w), strict=True))
+    chances[name] = float(2 * stdtr(freedom, -apart / np.sqrt(each.sum())))
+  marked = []
+  for rank, name in enumerate(sorted(chances, key=chances.__getitem__)):
+    if chances[name] > LEVEL / (len(chances) - rank):
+      break
+    marked.append(name)
+  return [name for name in values if name in marked]
 
 
 def cost(trainings: Sequence[tuple[str, int]], steps: int) -> str:

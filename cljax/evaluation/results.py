@@ -276,7 +276,9 @@ def summary(result: Mapping[str, Any]) -> str:
     unit = scores.unit(evaluations.metric(key))
     lines.append((f"final {evaluations.label(key)}{unit}", shown(final, evaluations.metric(key))))
   for r in result["forgotten"]:
-    at = f"event {r['event']}: {r['rows']} rows to forget"
+    at = f"request after {_learned_before(result['events'], r['event'])} tasks (event {r['event']}): {r['rows']} rows"
+    others = [f"{n} {fate}" for fate, n in r.get("fates", {}).items() if fate != "forgotten"]
+    at += f" to forget{''.join(', ' + o for o in others)}"
     lines += [(f"{at}, {name} on them", _mean(r["forget"], main)), (f"{at}, on those kept", _mean(r["retain"], main))]
   width = max(len(name) for name, _ in lines)
   seeds = "1 seed" if count == 1 else f"mean ± standard error over {count} seeds"
@@ -291,6 +293,11 @@ def summary(result: Mapping[str, Any]) -> str:
   if diverged(result):
     body.append(f"  {diverged(result)} of {count} seeds diverged (loss NaN or infinite) and were frozen there")
   return "\n".join([head, *body, tail])
+
+
+def _learned_before(events: Sequence[Mapping[str, Any]], at: int) -> int:
+  """Tasks learned before event ``at``: what requests count by."""
+  return sum(event["kind"] == "learn" for event in events[:at])
 
 
 def over_seeds(results: Sequence[Mapping[str, Any]]) -> str:

@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,11 +26,13 @@ from cljax.io.files import loads
 
 
 class Restored(NamedTuple):
-  """A checkpoint that was read back: the state tree, its meta, and one line for each thing worth telling."""
+  """A checkpoint that was read back: the state tree, its meta, and one line for each thing worth telling; ``more``:
+  other trees of the state's structure that were saved beside it."""
 
   state: Any
   meta: dict
   notes: tuple[str, ...]
+  more: dict = {}
 
 
 class DamagedError(CljaxError):
@@ -88,7 +91,54 @@ def numbers(directory) -> list[int]:
   path = _absolute(directory)
   if not path.exists():
     return []
-  return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit() and (p / "commit_success.txt").exists())
+  return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit() and (p / _COMMITTED).exists())
+
+
+_DOOMED = ".deleted"  # a folder is renamed to this before it is deleted: no reader takes what is left for a checkpoint
+_COMMITTED = "commit_success.txt"
+
+
+def others(directory) -> list[str]:
+  """Names of what lies in a directory of checkpoints and is none: saves that were cut short, deletions too."""
+  path = _absolute(directory)
+  if not path.exists():
+    return []
+  committed = {str(n) for n in numbers(directory)}
+  return sorted(p.name for p in path.iterdir() if p.name not in committed)
+
+
+def doomed(name: str) -> str:
+  """What :func:`discard` calls a folder while it deletes it."""
+  return name.removesuffix(_DOOMED) + _DOOMED
+
+
+def cut_short(name: str) -> bool:
+  """Whether this is what orbax or :func:`discard` calls the folder of a save or deletion that did not end."""
+  return name.isdigit() or name.endswith(_DOOMED) or ".orbax-checkpoint-tmp" in name
+
+
+def named(name: str) -> int | str:
+  """What an entry was before its deletion began: the number of a checkpoint, or a name."""
+  name = name.removesuffix(_DOOMED)
+  return int(name) if name.isdigit() else name
+
+
+def discard(directory, name: str) -> None:
+  """Deletes an entry of a directory of checkpoints; cut short at any moment, what is left is among its
+  :func:`others`. Nothing where there is none. Of several processes the first does it."""
+  if jax.process_index():
+    return
+  path = _absolute(directory) / name
+  if not path.is_dir():
+    path.unlink(missing_ok=True)
+    return
+  if "://" in os.fspath(path):  # object stores copy and delete to rename: it is no checkpoint without this file
+    (path / _COMMITTED).unlink(missing_ok=True)
+  elif name != doomed(name):
+    if (path.parent / doomed(name)).exists():
+      (path.parent / doomed(name)).rmtree()
+    path = path.replace(path.parent / doomed(name))
+  path.rmtree()
 
 
 class Writer:
@@ -108,16 +158,20 @@ class Writer:
         raise UsageError(f"workdir: cannot write checkpoints to {self.directory}: {error.strerror or error}") from error
     return self._checkpointer
 
-  def save(self, number: int, state, meta: dict, wait: bool = True) -> None:
-    """Writes and commits checkpoint ``number``; a reader sees all of it or nothing.
+  def save(self, number: int, state, meta: dict, wait: bool = True, more: Mapping[str, Any] | None = None) -> None:
+    """Writes and commits checkpoint ``number``; a reader sees all of it or nothing. ``more {name: tree}`` is stored
+    beside the state, which can be read without it.
 
     Without ``wait`` another thread writes what was copied here; the next call of a method waits for it, and raises what
     it met.
     """
     flat = _leaves(_plain(state))
+    others = {name: _leaves(_plain(each)) for name, each in (more or {}).items()}
+    told = {name: {"digest": tree.digest(each), "leaves": _describe(each)} for name, each in others.items()}
     meta = {**meta, "digest": tree.digest(flat), "leaves": _describe(flat), "versions": versions()}
+    meta |= {"more": told} if told else {}
     self.wait()
-    items = {"state": flat, "meta": _packed(json.dumps(meta))}
+    items = {"state": flat, **others, "meta": _packed(json.dumps(meta))}
     self._pending = self._open().save_checkpointables_async(number, items, overwrite=True)
     if wait:
       self.wait()
@@ -129,9 +183,15 @@ class Writer:
       pending.result()
 
   def drop(self, number: int) -> None:
+    """Deletes checkpoint ``number``, where there is one."""
+    self.discard(str(number))
+
+  def discard(self, name: str) -> None:
+    """Deletes what lies under ``name`` in the directory, a checkpoint or what is left of one."""
     self.wait()
-    if number in numbers(self.directory):
-      self._open().delete(number)
+    discard(self.directory, name)
+    if self._checkpointer is not None:
+      self._checkpointer.reload()
 
   def close(self) -> None:
     try:
@@ -174,9 +234,10 @@ def read_meta(directory, number: int) -> dict:
     raise DamagedError(f"checkpoint {number}: meta cannot be read ({_first_line(error)})") from error
 
 
-def read_state(directory, number: int, meta: dict, like=None):
-  """The state of one checkpoint, digest verified. ``like`` gives structure and shardings; None: a flat dict of
-  arrays."""
+def read_state(directory, number: int, meta: dict, like=None, item: str = "state"):
+  """The state of one checkpoint, or what was saved beside it as ``item``, digest verified. ``like`` gives structure and
+  shardings; None: a flat dict of arrays."""
+  meta = meta if item == "state" else meta["more"][item]
   flat_like = None
   if like is not None:
     plain = jax.eval_shape(_plain, like)
@@ -193,7 +254,7 @@ def read_state(directory, number: int, meta: dict, like=None):
     if flat_like is not None:
       shard = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
       target = {p: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shard) for p, a in flat_like.items()}
-    flat = ocp.load_checkpointables(_path(directory, number), {"state": target})["state"]
+    flat = ocp.load_checkpointables(_path(directory, number), {item: target})[item]
   except Exception as error:
     raise DamagedError(f"checkpoint {number}: state cannot be read ({_first_line(error)})") from error
   if tree.digest(flat) != meta["digest"]:
@@ -280,12 +341,13 @@ def restore(directory, like_of, config: dict) -> Restored | None:
         raise UsageError(f"workdir: holds a run of another configuration; differing keys: {said}")
       like = like_of() if like is None else like
       state = read_state(directory, number, meta, like)
+      more = {name: read_state(directory, number, meta, like, name) for name in meta.get("more", ())}
     except DamagedError as error:
       notes.append(f"{error}; trying the one before it")
       continue
     if changed:
       notes.append(f"resuming on other hardware or versions, so bits may differ: {', '.join(changed)}")
-    return Restored(state, meta, tuple(notes))
+    return Restored(state, meta, tuple(notes), more)
   if notes:
     raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))
   return None

@@ -1,8 +1,10 @@
 """The deletion ledger: what was asked to be forgotten, what was done about it, and what was measured.
 
-``deletions.jsonl`` holds one record for each Forget event of a run. Rows and groups are named by salted hashes of the
-caller's own keys: who holds the salt (``deletions.salt``, readable by its owner alone) can check whether a row was
-deleted; without it the ledger names nobody. The salt is no protection against someone who has it and can guess keys.
+``deletions.jsonl`` holds one record for each Forget event of a run: ``status`` is ``requested`` until the state without
+the rows is committed and what is to be purged is gone from the disk, then ``done``. Rows and groups are named by salted
+hashes of the caller's own keys: who holds the salt (``deletions.salt``, readable by its owner alone) can check whether
+a row was deleted; without it the ledger names nobody. The salt is no protection against someone who has it and can
+guess keys.
 A record is evidence of what was measured, not a proof of privacy.
 """
 
@@ -13,7 +15,7 @@ import datetime
 import hashlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,10 +23,11 @@ import numpy as np
 from etils import epath
 
 from cljax.core import tree
-from cljax.core.types import CljaxError, Forget
+from cljax.core.types import CljaxError, Forget, UsageError
 from cljax.io.files import dumps, numbered_rows, write_text
 
 LEDGER, SALT = "deletions.jsonl", "deletions.salt"
+REQUESTED, DONE = "requested", "done"  # the status of a record
 
 
 def salted(salt: str, kind: str, keys: Sequence) -> list[str]:
@@ -48,6 +51,7 @@ def salt_of(workdir) -> str:
 
 
 _LISTS = ("row_hashes", "group_hashes")
+_MAY = ("row_hashes_partly", "group_hashes_whole")  # of records since they say how much of a row or group went
 
 
 def read(workdir) -> list[dict]:
@@ -64,7 +68,7 @@ def read(workdir) -> list[dict]:
   for number, line in enumerate(found, 1):
     whole = line is not None and isinstance(line.get("event"), int)
     words = lambda v: isinstance(v, list) and all(isinstance(w, str) for w in v)
-    if line is None or not whole or not all(words(line.get(k)) for k in _LISTS):
+    if line is None or not whole or not all(words(line.get(k)) for k in _LISTS + tuple(k for k in _MAY if k in line)):
       raise CljaxError(f"workdir: record {number} of {path} is damaged; expected one as a Forget event writes it")
     out.append(line)
   return out
@@ -80,44 +84,111 @@ def changes(before, after) -> dict[str, float]:
   return out
 
 
-def record(workdir, event: int, request: Forget, split, rows: np.ndarray, **more: Any) -> dict:
+# Fates of the rows that a request names (``cljax.streams.fates``).
+_DELETED = ("forgotten", "not yet learned", "held out", "never trained")  # by the request itself
+
+
+def record(
+  workdir, event: int, request: Forget, split, rows: np.ndarray, *, partly: Sequence[int] = (),
+  fates: Mapping[str, Sequence[int]] | None = None, **more: Any,
+) -> dict:  # fmt: skip
   """Writes the record of event ``event`` over what an interrupted try may have left; returns it.
 
-  ``rows [n]`` are positions in ``split``, whose ``id`` and ``group`` are the caller's own keys.
+  ``rows [n]`` are positions in ``split``, whose ``id`` and ``group`` are the caller's own keys. ``partly``: those of
+  them that another task, which the request does not name, still shows. ``fates {fate: positions}`` says what became of
+  each row that is named; what was neither learned nor gone before is deleted by this request too.
+  ``status="requested"`` says that the disk does not hold it yet; a record without one counts as done.
   """
   salt = salt_of(workdir)
-  groups = np.unique(np.asarray(split.group)[rows])
+  kept = [line for line in read(workdir) if line["event"] != event]
+  hashed = lambda at: salted(salt, "id", np.asarray(split.id)[np.asarray(at, int)].tolist())
+  rows = np.asarray(rows, int)
+  fates = {"forgotten": rows.tolist(), **(fates or {})}
+  gone = np.unique(np.concatenate([np.asarray(fates[f], int) for f in _DELETED if f in fates]))
+  names, parts = hashed(gone), hashed(partly)
+  before = {h for line in kept if line["event"] < event for h in _whole(line)} | (set(names) - set(parts))
+  group = np.asarray(split.group)
+  groups = np.unique(group[gone])
+  whole = [g for g in groups.tolist() if before.issuperset(hashed(np.flatnonzero(group == g)))]
   entry = {
     "event": event,
-    "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "at": _now(),
     "request": {
       "classes": request.classes, "tasks": request.tasks, "ids": len(request.ids), "groups": len(request.groups),
       "match": request.match, "holds": request.holds,
     },
     "rows": len(rows),
-    "row_hashes": salted(salt, "id", np.asarray(split.id)[rows].tolist()),
+    "row_hashes": names,
+    "row_hashes_partly": parts,
     "group_hashes": salted(salt, "group", groups.tolist()),
+    "group_hashes_whole": salted(salt, "group", whole),
+    "fates": {name: hashed(at) for name, at in fates.items() if len(at)},
     **more,
   }  # fmt: skip
-  path = epath.Path(workdir) / LEDGER
-  kept = [line for line in read(workdir) if line["event"] != event]
-  write_text(path, "".join(dumps(line) + "\n" for line in [*kept, entry]))
+  _write(workdir, [*kept, entry])
   return entry
+
+
+def _now() -> str:
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _whole(line: dict) -> set[str]:
+  return set(line["row_hashes"]) - set(line.get("row_hashes_partly", ()))
+
+
+def _write(workdir, lines: Sequence[dict]) -> None:
+  write_text(epath.Path(workdir) / LEDGER, "".join(dumps(line) + "\n" for line in lines))
+
+
+def pending(workdir, upto: int) -> list[dict]:
+  """The records of events before ``upto`` that are requested and not done."""
+  return [line for line in read(workdir) if line["event"] < upto and line.get("status") == REQUESTED]
+
+
+def done(workdir, upto: int, **more: Any) -> None:
+  """Marks what is requested before event ``upto`` as done, with what else there is to say of it."""
+  waiting = [line["event"] for line in pending(workdir, upto)]
+  new = {"status": DONE, "done_at": _now(), **more}
+  if waiting:
+    _write(workdir, [{**line, **new} if line["event"] in waiting else line for line in read(workdir)])
+
+
+def reopen(workdir, event: int) -> None:
+  """What is done from event ``event`` on is requested again: the run has gone back to a state from before it."""
+  lines = read(workdir)
+  back = lambda line: line["event"] >= event and line.get("status", DONE) == DONE
+  if any(map(back, lines)):
+    _write(workdir, [{**line, "status": REQUESTED} if back(line) else line for line in lines])
 
 
 def update(workdir, event: int, **more: Any) -> None:
   """Adds fields to the record of an event, where there is one."""
-  path = epath.Path(workdir) / LEDGER
   lines = read(workdir)
   if any(line["event"] == event for line in lines):
-    write_text(path, "".join(dumps({**line, **more} if line["event"] == event else line) + "\n" for line in lines))
+    _write(workdir, [{**line, **more} if line["event"] == event else line for line in lines])
 
 
-def is_deleted(workdir, key, kind: str = "id") -> bool:
-  """Whether the ledger of a workdir names the row (or ``kind='group'``) of a caller's key; CljaxError where it is
-  damaged."""
-  found = read(workdir)
+def is_deleted(workdir, key: int, kind: str = "id") -> bool | None:
+  """Whether the row (or ``kind='group'``) of a caller's key is deleted, by the ledger of a workdir.
+
+  True: a request that is done took it whole. False: none that is done names it; one that is still to be carried out on
+  the disk does not count. None: only a part of it went: some rows of a group, or a row as some of its tasks show it; or
+  it is a group of a ledger that does not say how much of it went.
+  Raises UsageError for another kind, a key that is no integer, and a folder that does not exist; CljaxError where the
+  ledger is damaged or its salt is gone.
+  """
+  if kind not in ("id", "group"):
+    raise UsageError(f"kind: got {kind!r}; allowed: id, group")
+  if isinstance(key, bool | np.bool_) or not isinstance(key, int | np.integer):
+    raise UsageError(f"key: got {key!r}, a {type(key).__name__}; keys of rows and groups are integers")
+  if not epath.Path(workdir).is_dir():
+    raise UsageError(f"workdir: {workdir} does not exist")
+  found = [line for line in read(workdir) if line.get("status", DONE) == DONE]
   if not found:
     return False
-  wanted = salted(salt_of(workdir), kind, [key])[0]
-  return any(wanted in line["row_hashes" if kind == "id" else "group_hashes"] for line in found)
+  wanted = salted(salt_of(workdir), kind, [int(key)])[0]
+  of = lambda line: _whole(line) if kind == "id" else line.get("group_hashes_whole", ())
+  if any(wanted in of(line) for line in found):
+    return True
+  return None if any(wanted in line["row_hashes" if kind == "id" else "group_hashes"] for line in found) else False

@@ -16,7 +16,7 @@ from cljax.streams.noise import corrupt
 from cljax.streams.options import READS, check_classes, check_read, is_integer, plain
 from cljax.streams.recurring import drawn_subsets
 from cljax.streams.relabel import permuted_labels, random_labels
-from cljax.streams.requests import forget_list, resolve_pairs
+from cljax.streams.requests import forget_list, held_pairs, resolve_pairs
 from cljax.streams.rows import (
   at_most,
   balanced,
@@ -323,7 +323,8 @@ def named_request(stream: Stream, request, done: list[int], what: str) -> Forget
   if not isinstance(request, Forget):
     raise UsageError(f"{what}: got {str(request)[:80]}; expected cljax.Forget")
   named = resolve_pairs(request, stream)
-  if not any(named[t].any() for t in set(done)):
+  held = held_pairs(request, stream)
+  if not any(named[t].any() or held[t].any() for t in set(done)):
     raise UsageError(
       f"{what}: request after {len(done)} tasks names no row that was learned by then: {str(request)[:200]}"
     )

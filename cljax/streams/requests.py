@@ -29,8 +29,9 @@ def parse_forget(text: str) -> list[tuple[int, Forget]]:
   learned.
 
   Several selections in one request are joined by ``+`` (their union) or by ``&`` (what all of them name):
-  ``'3:class=1+ids=5,6'``, ``'3:class=1&group=2'``. A class is given by its name, quoted where it holds ``, + & ;`` or
-  is a number, or by its place (:func:`class_places`): ``'2:class=cat,"1"'``. Raises UsageError on anything else.
+  ``'3:class=1+ids=5,6'``, ``'3:class=1&group=2'``, ``'3:ids=1-9&ids=5-20'``. A class is given by its name, quoted
+  where it holds ``, + & ;`` or is a number, or by its place (:func:`class_places`): ``'2:class=cat,"1"'``. Raises
+  UsageError on anything else.
   """
   events = []
   for part in filter(None, (p.strip() for p in cut(text, ";"))):
@@ -65,7 +66,16 @@ def parse_request(text: str) -> Forget:
     field = _FIELDS.get(key.strip())
     if field is None:
       raise UsageError(f"forget request: unknown selector {key.strip()!r}; allowed: class, ids, task, group")
-    chosen[field] = chosen.get(field, ()) + _values(values, text, names=field == "classes")
+    given = _values(values, text, names=field == "classes")
+    if every and field in chosen:
+      if field == "classes":  # by name and by place alike: which of them are the same class is not known here
+        raise UsageError(f"forget request: {text!r} gives class= twice with &; a row has one class")
+      given = tuple(v for v in chosen[field] if v in set(given))
+      if not given:
+        raise UsageError(f"forget request: {text!r} names no rows: its {field} have none in common")
+    elif field in chosen:
+      given = chosen[field] + given
+    chosen[field] = given
   return Forget(**chosen, match="all" if every else "any")
 
 
@@ -95,8 +105,22 @@ def resolve_pairs(request: Forget, stream) -> tuple[np.ndarray, ...]:
   A request is about (task, row) pairs. ``tasks`` names the pairs of these tasks and no others, also where other tasks
   show the same rows. ``classes`` (the data set's, by name or place), ``ids`` and ``groups`` name rows, in every task
   that shows them, learned or yet to be. Selections are joined as ``request.match`` says. Tasks that share rows share
-  the mask where they can. Raises UsageError for what does not exist, and where no pair is named.
+  the mask where they can. Raises UsageError for what does not exist, and where no pair is named; a request may name
+  held-out rows alone (:func:`held_pairs`).
   """
+  out = _pairs(request, stream, stream.train)
+  if not any(part.any() for part in out) and not any(part.any() for part in held_pairs(request, stream)):
+    raise UsageError("forget request: names no rows; give class=, ids=, task= or group=")
+  return out
+
+
+def held_pairs(request: Forget, stream) -> tuple[np.ndarray, ...]:
+  """As :func:`resolve_pairs`, of rows held out for validation: for each task ``[len(stream.validation[t])] bool``."""
+  return _pairs(request, stream, stream.validation)
+
+
+def _pairs(request: Forget, stream, shown) -> tuple[np.ndarray, ...]:
+  """``[len(shown[t])] bool`` for each task: the pairs that a request names."""
   split = stream.dataset.train
   rows, tasks = _selections(request, split, stream.num_tasks, stream.dataset.class_names)
   every = request.match == "all"
@@ -105,7 +129,7 @@ def resolve_pairs(request: Forget, stream) -> tuple[np.ndarray, ...]:
   made: dict[Any, np.ndarray] = {}
 
   def named(t: int) -> np.ndarray:
-    mine = stream.train[t]
+    mine = shown[t]
     whole = None if tasks is None or (t in tasks) == every else not every
     if whole is not None:
       return np.broadcast_to(np.bool_(whole), len(mine))
@@ -113,10 +137,9 @@ def resolve_pairs(request: Forget, stream) -> tuple[np.ndarray, ...]:
       made[id(mine)] = wanted[mine]
     return made[id(mine)]
 
-  out = tuple(named(t) for t in range(stream.num_tasks))
-  if not (rows or tasks) or not any(part.any() for part in out):
-    raise UsageError("forget request: names no rows; give class=, ids=, task= or group=")
-  return out
+  if not (rows or tasks):
+    return tuple(np.zeros(len(part), bool) for part in shown)
+  return tuple(named(t) for t in range(stream.num_tasks))
 
 
 def learned_tasks(events) -> list[int]:

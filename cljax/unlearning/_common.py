@@ -49,6 +49,15 @@ def divergence(apply_fn, params, teacher_params, batch, temperature=1.0, learned
   return losses.kl_divergence(own, teacher, temperature, batch.class_mask)
 
 
+def among_the_others(batch, gone):
+  """The batch whose softmax leaves out the classes that are ``gone [C]`` bool (None: it stays as it is): what is asked
+  for its rows then brings none of them back."""
+  if gone is None:
+    return batch
+  left = jnp.broadcast_to(~jnp.asarray(gone), (*batch.weight.shape, len(gone)))
+  return batch._replace(class_mask=left if batch.class_mask is None else batch.class_mask & left)
+
+
 def share_of(forget, retain, fraction=1.0):
   """The share of the forget rows in ``forget`` together with ``fraction`` of ``retain``."""
   f, r = (jnp.asarray(rows.count).astype(jnp.float32) for rows in (forget, retain))

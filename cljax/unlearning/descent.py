@@ -12,6 +12,7 @@ from cljax.core.rows import as_rows
 from cljax.core.types import UsageError
 from cljax.objectives.objective import of_rows
 from cljax.unlearning._common import (
+  among_the_others,
   cross_entropy,
   divergence,
   drawn,
@@ -122,14 +123,18 @@ def wrong_labels(key, batch, num_classes: int):
   return jnp.argmax(jnp.where(other, noise, -1.0), -1), other.any(-1)
 
 
-def random_labels(apply_fn, params, *, forget, retain, key=None, steps: int = 50, batch: int = 64, optimizer=None):
+def random_labels(
+  apply_fn, params, *, forget, retain, key=None, steps: int = 50, batch: int = 64, optimizer=None, classes=None,
+  gone=None,
+):  # fmt: skip
   """Amnesiac unlearning: descent on the loss of the forget rows under wrong labels together with the retain rows.
 
   ``apply_fn(params, batch)`` gives logits or Outputs. Each forget row has one label for all steps, uniform over the
   classes other than its own, by a hash of ``key`` and its ``id`` (in a run, its place in the data). A step draws
   ``batch`` rows of either set, and weighs their mean losses as the union has them, by n_f and n_r. The default
-  optimizer is Adam at 1e-3; the release's is 1e-4, over 3 epochs. Fixed wrong labels can be memorised,
-  and betray the row. Spec A6; Graves et al., AAAI 2021.
+  optimizer is Adam at 1e-3; the release's is 1e-4, over 3 epochs. No label is of the ``classes`` or of those that are
+  ``gone`` (``[C]`` bool), which it would bring back. Fixed wrong labels can be memorised, and betray the row. Spec A6;
+  Graves et al., AAAI 2021.
   """
   forget, retain = as_rows("forget", forget), as_rows("retain", retain)
   key = key_of(key, "random_labels")
@@ -139,7 +144,8 @@ def random_labels(apply_fn, params, *, forget, retain, key=None, steps: int = 50
     del step
     to_forget, to_keep = drawn(step_key, batch, forget=forget, retain=retain)
     logits = outputs_of(apply_fn, params, to_forget).logits
-    labels, possible = wrong_labels(tree.fold(key, "labels"), to_forget, logits.shape[-1])
+    left = among_the_others(among_the_others(to_forget, classes), gone)
+    labels, possible = wrong_labels(tree.fold(key, "labels"), left, logits.shape[-1])
     wrong = losses.cross_entropy(logits, labels, to_forget.class_mask)
     forgetting = losses.reduce(wrong, jnp.where(possible, to_forget.weight, 0.0))
     return share * forgetting + (1 - share) * mean_loss(cross_entropy(apply_fn), params, to_keep)
@@ -150,7 +156,17 @@ def random_labels(apply_fn, params, *, forget, retain, key=None, steps: int = 50
 
 
 def famr(
-  apply_fn, params, *, forget, key=None, anchor=0.01, steps: int = 50, batch: int = 64, optimizer=None, learned=None
+  apply_fn,
+  params,
+  *,
+  forget,
+  key=None,
+  anchor=0.01,
+  steps: int = 50,
+  batch: int = 64,
+  optimizer=None,
+  learned=None,
+  gone=None,
 ):
   """FAMR: descent on the mean ``CE(uniform, p)`` of the forget rows plus ``anchor/2 ||theta - theta_before||^2``.
 
@@ -173,7 +189,8 @@ def famr(
 
   def objective(key, params, step):
     del step
-    return mean_loss(loss_fn, params, *drawn(key, batch, forget=forget)) + 0.5 * anchor * moved2(params, before)
+    (rows,) = drawn(key, batch, forget=forget)
+    return mean_loss(loss_fn, params, among_the_others(rows, gone)) + 0.5 * anchor * moved2(params, before)
 
   return minimize(
     key_of(key, "famr"), objective, params, steps=steps, optimizer=optimizer or optax.adam(1e-3), forget=forget

@@ -11,6 +11,7 @@ from cljax.core.rows import as_rows
 from cljax.core.types import UsageError
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.unlearning._common import (
+  among_the_others,
   cross_entropy,
   descent,
   divergence,
@@ -52,6 +53,7 @@ def bad_teacher(
   batch: int = 64,
   optimizer=None,
   learned=None,
+  gone=None,
 ):
   """Descent on ``s KL(p_bad || p)_forget + (1 - s) KL(p_before || p)_retain``: a teacher without knowledge, and itself.
 
@@ -59,7 +61,8 @@ def bad_teacher(
   n_f / (n_f + retain_fraction n_r)``, as in the union of the forget rows with 30% of the rest, which the paper trains
   on for an epoch; here a step draws ``batch`` rows of either set, of all retain rows. KL is a mean over rows; the
   release also divides by the number of classes. Adam at 1e-3, where the release has 1e-4. ``learned``: an objective in
-  the place of classification, whose divergence then stands for KL. Spec A7; Chundawat et al., AAAI 2023. Raises
+  the place of classification, whose divergence then stands for KL. The bad teacher says nothing of classes that are
+  ``gone`` (``[C]`` bool), which it would bring back. Spec A7; Chundawat et al., AAAI 2023. Raises
   UsageError unless there is one teacher.
   """
   forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
@@ -71,6 +74,7 @@ def bad_teacher(
     del step
     towards = lambda teacher: lambda p, rows: divergence(apply_fn, p, teacher, rows, temperature, learned)
     to_forget, to_keep = drawn(key, batch, forget=forget, retain=retain)
+    to_forget = among_the_others(to_forget, gone)
     forgetting, keeping = mean_loss(towards(bad), params, to_forget), mean_loss(towards(before), params, to_keep)
     return share * forgetting + (1 - share) * keeping
 
@@ -92,14 +96,15 @@ def stochastic_teacher(
   batch: int = 64,
   optimizer=None,
   learned=None,
+  gone=None,
 ):
   """Erase, then reconstruct: ``KL_T(p_random || p)`` on forget rows, then ``CE + KL_T(p_before || p)`` on retain rows.
 
   ``apply_fn(params, batch)`` gives logits or Outputs; the random teacher is ``teacher_params``, or ``init_fn(key)``.
   ``erase_steps`` steps of the first come before ``steps`` of the second, under one optimizer (Adam at 1e-3). A
   reconstruction: of the method only the two phases were confirmed; steps, temperature and weights are UNVERIFIED. What
-  the model knew of other classes can bring the forgotten ones back in the second phase. ``learned`` as for
-  :func:`bad_teacher`. Spec A8; arXiv 2308.14322. Raises UsageError unless there is one teacher.
+  the model knew of other classes can bring the forgotten ones back in the second phase. ``learned`` and
+  ``gone`` as for :func:`bad_teacher`. Spec A8; arXiv 2308.14322. Raises UsageError unless there is one teacher.
   """
   forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
   key = key_of(key, "stochastic_teacher")
@@ -107,7 +112,9 @@ def stochastic_teacher(
 
   def objective(key, params, step):
     erasing = step < erase_steps
-    rows = either(erasing, *drawn(key, batch, forget=forget, retain=retain))
+    to_forget, to_keep = drawn(key, batch, forget=forget, retain=retain)
+    none = None if gone is None else jnp.zeros_like(gone)
+    rows = either(erasing, among_the_others(to_forget, gone), among_the_others(to_keep, none))
     teacher = either(erasing, random, before)
     labels = rows._replace(weight=jnp.where(erasing, 0.0, rows.weight))
     towards = lambda p, rows: divergence(apply_fn, p, teacher, rows, temperature, learned)

@@ -17,7 +17,7 @@ from cljax import engine, models, streams
 from cljax.core import tree
 from cljax.core.types import Visit
 from cljax.data import Dataset, Split
-from cljax.engine import loop, saving, schedule
+from cljax.engine import loop, program_arguments, saving, schedule
 from cljax.engine import programs as prog
 from cljax.engine.step import Where, kept
 from cljax.io import checkpoint
@@ -109,7 +109,7 @@ def _all_boundaries(built, learner):
   found, hooks = [], (built.programs.start_task, built.programs.end_task)
   deleted = deleted_pairs(built.stream, 0)
   for task in range(built.spec.num_tasks):
-    rows = loop._boundary(built, deleted, task, _where(built, task))
+    rows = program_arguments.boundary_arguments(built, deleted, task, _where(built, task))
     start, compiled = time.perf_counter(), built.clock.seconds["compile"]
     for program in hooks:
       if program is not None:

@@ -169,7 +169,7 @@ def test_rows_are_forgotten_by_exact_retraining(command, rows, tmp_path, capsys)
   """The score on the rows to forget and on the others is NumPy's, of the learner that never saw the former."""
   gone = "--config.stream.forget=3:ids=0-20", "--config.forget.name=retrain", "--config.stream.validation=0"
   assert train.main(command(f"--workdir={tmp_path}", *gone)) == 0
-  assert "event 3: 21 rows to forget, squared error on them" in capsys.readouterr().out
+  assert "request after 3 tasks (event 3): 21 rows to forget, squared error on them" in capsys.readouterr().out
   (record,) = json.loads((tmp_path / "result.json").read_text())["forgotten"]
   z = np.asarray(restore.load(tmp_path).predict(rows["x_train"]), np.float64)[:, 0]
   off = (z - rows["y_train"]) ** 2

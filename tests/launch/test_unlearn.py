@@ -9,6 +9,7 @@ import pytest
 
 from cljax.cli import unlearn
 from cljax.cli.unlearning import _shadows
+from cljax.io import checkpoint
 
 FAST = ["--config=experiments/unlearn_digits.py", "--config.train.epochs=1", "--config.model.hidden=(16,)"]
 
@@ -38,6 +39,36 @@ def test_a_class_is_forgotten_beside_retraining(tmp_path, capsys):
   assert run(tmp_path, *asked) == 0  # again: everything is read back
   again = json.loads((tmp_path / "unlearn.json").read_text())
   assert again["values"] == result["values"]
+
+
+def test_a_purge_takes_the_models_that_learned_the_rows_too(tmp_path, capsys):
+  """As in every launcher's folders: what stays is from after the deletion, or never saw the rows."""
+  asked = ["--methods=ssd,graddiff", "--request=class=3", "--seeds=1", "--oracles=2"]
+  asked.append("--config.checkpoint.purge_before_deletion=true")
+  assert run(tmp_path, *asked) == 0
+  told = capsys.readouterr()
+  assert "purged: original" in told.err
+  assert not (tmp_path / "original").exists()
+  for path in tmp_path.rglob("_CHECKPOINT_METADATA"):
+    folder, number = path.parent.parent, int(path.parent.name)
+    position = checkpoint.read_meta(folder, number)["position"]
+    assert "oracles" in path.parts or position["forgotten"], path
+  (tmp_path / "original.deleted").mkdir()  # as a kill in the purge leaves it
+  assert run(tmp_path, *asked) == 0
+  assert capsys.readouterr().out == told.out  # nothing is trained again
+  assert not (tmp_path / "original").exists()
+  assert not (tmp_path / "original.deleted").exists()
+
+
+def test_a_request_for_one_person_has_evidence(tmp_path, capsys):
+  assert run(tmp_path, "--methods=ssd", "--request=ids=7", "--seeds=1", "--oracles=2") == 0
+  told = capsys.readouterr().out
+  head, original = told.splitlines()[2], told.splitlines()[4].split()
+  assert "loss on them" in head
+  assert "margin on them" in head
+  assert original[0] == "original"
+  assert "-" in original  # the attack that cannot be fitted on one row
+  assert "Marks need 3 seeds" in told
 
 
 def test_a_stream_of_requests(tmp_path, capsys):

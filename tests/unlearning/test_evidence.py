@@ -49,6 +49,17 @@ def test_sides_are_the_rows_named(stream, rows):
     evidence.sides(stream, cljax.Forget(tasks=(0,)))
 
 
+def test_a_request_of_two_conditions_takes_no_class(stream):
+  """Half of class 2 goes: the class's test rows stay among those to keep right."""
+  both = cljax.Forget(classes=(2,), groups=(0,), match="all")
+  rows = evidence.sides(stream, both, most=20)
+  split = stream.dataset.train
+  wanted = (split.y[stream.train[0]] == 2) & (split.group[stream.train[0]] == 0)
+  assert 0 < len(rows.y["forget"]) == wanted.sum() < (split.y[stream.train[0]] == 2).sum()
+  assert "forgotten_test" not in rows.y
+  assert set(rows.y["test"]) == {0, 1, 2, 3}
+
+
 def test_answers_are_the_models_own(trained, rows, answers):
   _, result = trained
   for member in range(3):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import CljaxError
+from cljax import CljaxError, UsageError
 from cljax.data import Split
 from cljax.io import ledger
 
@@ -23,9 +23,60 @@ def workdir(tmp_path):
 
 def test_what_is_written_is_found(workdir):
   assert [ledger.is_deleted(workdir, key) for key in (10, 11, 12, 13)] == [True, False, True, True]
-  assert [ledger.is_deleted(workdir, key, "group") for key in (0, 1, 5)] == [True, False, True]
+  assert [ledger.is_deleted(workdir, key, "group") for key in (0, 1, 5)] == [None, False, True]
   ledger.update(workdir, 3, more=1)
   assert [line.get("more") for line in ledger.read(workdir)] == [None, 1]
+
+
+def test_a_group_is_deleted_when_its_last_row_is(workdir):
+  split = Split(np.zeros((4, 1)), np.asarray([0, 0, 1, 1]), np.asarray([10, 11, 12, 13]), np.asarray([0, 0, 5, 5]))
+  ledger.record(workdir, 5, cljax.Forget(ids=(11,)), split, np.asarray([1]))
+  assert ledger.is_deleted(workdir, 0, "group") is True
+
+
+def test_a_row_that_another_task_still_shows_is_not_known_to_be_deleted(workdir):
+  split = Split(np.zeros((4, 1)), np.asarray([0, 0, 1, 1]), np.asarray([10, 11, 12, 13]), np.asarray([0, 0, 5, 5]))
+  ledger.record(workdir, 5, cljax.Forget(tasks=(0,)), split, np.asarray([1]), partly=[1])
+  assert ledger.is_deleted(workdir, 11) is None
+  assert ledger.is_deleted(workdir, 0, "group") is None
+  ledger.record(workdir, 7, cljax.Forget(ids=(11,)), split, np.asarray([1]))
+  assert ledger.is_deleted(workdir, 11) is True
+
+
+def test_what_is_requested_and_not_done_is_not_deleted(workdir):
+  split = Split(np.zeros((4, 1)), np.asarray([0, 0, 1, 1]), np.asarray([10, 11, 12, 13]), np.asarray([0, 0, 5, 5]))
+  ledger.record(workdir, 5, cljax.Forget(ids=(11,)), split, np.asarray([1]), status=ledger.REQUESTED)
+  assert ledger.is_deleted(workdir, 11) is False
+  assert [line["event"] for line in ledger.pending(workdir, 6)] == [5]
+  ledger.done(workdir, 5)  # of events before it
+  assert ledger.is_deleted(workdir, 11) is False
+  ledger.done(workdir, 6, checkpoints_kept=[1])
+  assert ledger.is_deleted(workdir, 11) is True
+  assert ledger.read(workdir)[-1]["checkpoints_kept"] == [1]
+
+
+def test_a_ledger_of_an_earlier_version_is_read(workdir):
+  """Its records have no status and do not say how much of a group went."""
+  new = ("status", "row_hashes_partly", "group_hashes_whole", "fates")
+  old = [{k: v for k, v in line.items() if k not in new} for line in ledger.read(workdir)]
+  (workdir / ledger.LEDGER).write_text("".join(json.dumps(line) + "\n" for line in old))
+  assert [ledger.is_deleted(workdir, key) for key in (10, 11)] == [True, False]
+  assert [ledger.is_deleted(workdir, key, "group") for key in (0, 1, 5)] == [None, False, None]
+
+
+@pytest.mark.parametrize("key", [0.0, "0", None, True, [10]])
+def test_keys_of_other_types_are_refused(workdir, key):
+  with pytest.raises(UsageError, match=r"^key: got .*; keys of rows and groups are integers$"):
+    ledger.is_deleted(workdir, key)
+  assert ledger.is_deleted(workdir, np.int64(10)) is True
+
+
+def test_a_folder_that_does_not_exist_is_told_and_not_made(tmp_path):
+  with pytest.raises(UsageError, match=r"^workdir: .*nowhere does not exist$"):
+    ledger.is_deleted(tmp_path / "nowhere", 10)
+  assert not (tmp_path / "nowhere").exists()
+  with pytest.raises(UsageError, match=r"^kind: got 'row'; allowed: id, group$"):
+    ledger.is_deleted(tmp_path, 10, "row")
 
 
 def test_classes_stand_by_the_names_that_the_request_has(tmp_path):

@@ -61,6 +61,14 @@ def built_for(job: Job, names: Sequence[str]) -> dict[str, _build.Built]:
   return out
 
 
+def purges(job: Job) -> bool:
+  """Whether ``checkpoint.purge_before_deletion`` is asked for."""
+  config, _ = _config.Points([], {}, {}, {}).resolve(
+    job.file, [*job.overrides, _config.Override("forget.name", job.methods[0])], asked=True
+  )
+  return config["checkpoint"]["purge_before_deletion"]
+
+
 def prepared(built: _build.Built, stream, seeds) -> engine.Prepared:
   arguments = {**built.arguments, "options": built.arguments["options"]._replace(on_divergence="freeze")}
   identity = {**built.identity, "events": [repr(e) for e in stream.events], "rows": [len(t) for t in stream.train]}

@@ -32,7 +32,8 @@ def lens(original: Setup) -> Lens:
       evidence.sides,
       lambda setup, learner, rows: evidence.answers(setup, learner, rows, model),
       lambda ours, reference, before, rows, setup: evidence.measure(ours, reference, before, rows, model),
-      evidence.population, evidence.margins, evidence.sound, evidence.over_forgets, evidence.METRICS,
+      evidence.population, evidence.margins, evidence.sound, evidence.over_forgets,
+      evidence.METRICS | evidence.ROW_METRICS,
       _stream("accuracy"),
       "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
       "(half of the oracles against the other half). FM and HR: training-free recovery of the forgotten labels. "

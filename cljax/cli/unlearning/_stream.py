@@ -51,7 +51,7 @@ def compare(job: Job) -> Compared:
       job.report(f"{label}: {error}")
   reference = results.pop("reference")
   rows_after = [i + 1 for i, e in enumerate(stream.events) if isinstance(e, cljax.Forget)]
-  mean = {k: np.asarray([r[k] for r in reference.forgotten]).mean(1) for k in ("forget", "retain")}  # [requests]
+  mean = {k: np.asarray([r[k] for r in reference.forgotten], float).mean(1) for k in ("forget", "retain")}  # [requests]
   matrix = lambda r: next(iter(r.scores.values()))  # of the main score
   tests = lambda r: np.asarray([_seen(matrix(r)[:, row], stream, row) for row in rows_after])  # [requests, S]
   values: dict = {}
@@ -68,12 +68,12 @@ def compare(job: Job) -> Compared:
     values[label] = {}
     if alive < count:
       continue
-    found = {k: np.asarray([r[k] for r in result.forgotten]) for k in ("forget", "retain")}  # [requests, S]
-    gap = lambda k, found=found: np.abs(found[k] - mean[k][:, None]).mean(0)
+    found = {k: np.asarray([r[k] for r in result.forgotten], float) for k in ("forget", "retain")}  # [requests, S]
+    gap = lambda k, found=found: _mean(np.abs(found[k] - mean[k][:, None]))
     values[label] = {
       "forget_gap": gap("forget"), "retain_gap": gap("retain"),
       "test_gap": np.abs(tests(result) - tests(reference).mean(1)[:, None]).mean(0),
-      "forget_accuracy": found["forget"].mean(0), "retain_accuracy": found["retain"].mean(0),
+      "forget_accuracy": _mean(found["forget"]), "retain_accuracy": _mean(found["retain"]),
       "final_accuracy": matrix(result)[:, -1].mean(-1),
     }  # fmt: skip
   order = ["retrained", *names]
@@ -86,6 +86,12 @@ def compare(job: Job) -> Compared:
   }
   values, about = ({n: of[n] for n in order} for of in (values, about))
   return Compared(values, about, context, look.stream_headings, "")
+
+
+def _mean(values):
+  """``[S]``: the mean over requests, of those that had something left to forget."""
+  there = np.isfinite(values)
+  return np.where(there, values, 0).sum(0) / np.maximum(there.sum(0), 1)
 
 
 def _seen(accuracy, stream, row: int):

@@ -13,6 +13,8 @@ PERCENT = "%"
 
 def _cell(values, heading: str) -> str:
   v = np.atleast_1d(np.asarray(values, float))
+  if np.isnan(v).all():  # too few rows to say
+    return "-"
   scale = 100 if heading.endswith(PERCENT) else 1
   digits = 1 if scale == 100 or "epochs" in heading else 2 if np.abs(v).max(initial=1) < 100 else 0
   error = f" ± {scale * v.std(ddof=1) / np.sqrt(len(v)):.{digits}f}" if len(v) > 1 else ""
@@ -55,12 +57,19 @@ def _epochs(about: dict[str, Any]) -> str:
 def notes(compared, stream: bool) -> list[str]:
   context = compared.context
   out = [
-    "mean ± standard error over seeds; * outside the noise floor: further from the retrained models of other seeds "
-    "(row retrained) than twice both standard errors. Within it, a method is not told from retraining by that number "
-    "at this size; that is no proof of privacy."
-    if context["seeds"][1:]
-    else "One seed, so no standard errors: nothing can be told from retraining (--seeds=2 or more).",
+    "mean ± standard error over seeds; * outside the noise floor: told from the retrained models of other seeds (row "
+    "retrained) by Welch's t-test, at 5 % for all numbers of a row together (Holm). Within it, a method is not told "
+    "from retraining by that number at this size; that is no proof of privacy.",
   ]
+  floor = compared.values["retrained"]
+  spread = lambda values: {k: v for k, v in values.items() if np.ndim(v)}
+  if max(map(len, spread(floor).values()), default=0) < evidence.LEAST:
+    out.append(f"Marks need {evidence.LEAST} seeds or more; here there are none, whatever the numbers.")
+  elif "original" in compared.values and not evidence.outside_noise_floor(spread(compared.values["original"]), floor):
+    out.append(
+      "This table can not tell forgetting from nothing: the original models, which forgot nothing, lie within the "
+      "floor on every number. More seeds, or a request for more rows, may."
+    )
   rows = f"{context['rows_to_forget']} rows to forget"
   if stream:
     out.append(

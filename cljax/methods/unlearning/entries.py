@@ -30,7 +30,7 @@ def viewed(model, learner, key):
 
 
 # What a factory gives to a pure call, by the names that all of them share; and what none gives.
-GIVEN = {"apply_fn", "loss_fn", "params", "key", "forget", "retain", "groups", "classes", "learned", "init_fn"}
+GIVEN = {"apply_fn", "loss_fn", "params", "key", "forget", "retain", "groups", "classes", "gone", "learned", "init_fn"}
 OWN = {"teacher_params", "oracle_params", "validation", "rewind"}  # of who calls it without a registry
 
 
@@ -39,8 +39,8 @@ def edit(call, optimizer=optax.sgd, options=()):
 
   Its first argument is named ``apply_fn`` or ``loss_fn`` and is given the learner's model or its loss of a row; it gets
   the rows that it names, as ``learned`` an objective other than classification, ``optimizer(learning_rate)`` for the
-  option ``learning_rate`` where it takes an optimizer, and where it takes ``groups`` or ``classes`` those of the
-  request. A parameter of any other name is refused at once, with TypeError: a renamed one must not just go without.
+  option ``learning_rate`` where it takes an optimizer, and where it takes ``groups``, ``classes`` or ``gone`` those of
+  the request. A parameter of any other name is refused at once, with TypeError: a renamed one must not just go without.
   """
   parameters = inspect.signature(call).parameters
   strange = set(parameters) - GIVEN - OWN - {"optimizer"} - set(options)
@@ -56,7 +56,8 @@ def edit(call, optimizer=optax.sgd, options=()):
     def forget(key, learner, request, tools):
       apply_fn = viewed(model, learner, key)
       function = row_loss(spec.objective, apply_fn) if "loss_fn" in parameters else apply_fn
-      given = {name: getattr(request, name) for name in ("forget", "retain", "groups", "classes") if name in parameters}
+      asked = ("forget", "retain", "groups", "classes", "gone")
+      given = {name: getattr(request, name) for name in asked if name in parameters}
       if "loss_fn" in parameters and "apply_fn" in parameters:
         given["apply_fn"] = apply_fn
       if "learned" in parameters:

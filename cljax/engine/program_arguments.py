@@ -1,0 +1,68 @@
+"""What the compiled programs are called with, made on the host: where the stream stands, and which rows."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.core.types import Learn, Visit
+from cljax.engine import programs as prog
+from cljax.engine.setup import Setup, device_data
+from cljax.engine.step import Where
+from cljax.streams.requests import forgotten_classes, pair_table
+from cljax.streams.rows import at_most
+
+
+def learned_before(setup: Setup, upto: int) -> list[int]:
+  return [e.task for e in setup.stream.events[:upto] if isinstance(e, Learn)]
+
+
+def where_in_stream(setup: Setup, at: int, start: int, steps: int) -> Where:
+  """Where event ``at``, of ``steps`` steps from step ``start`` on, stands; a Forget event stands at the task before."""
+  event, learned = setup.stream.events[at], learned_before(setup, at)
+  task = event.task if isinstance(event, Learn) else learned[-1]
+  every = [e.task for e in setup.stream.events if isinstance(e, Learn)]
+  of = lambda tasks: jnp.asarray(np.isin(np.arange(setup.spec.num_tasks), tasks))
+  visit = Visit(jnp.int32(task), of(learned), of(every if setup.trains_on == "all" else [*learned, task]))
+  place = Where(visit, *(jnp.int32(v) for v in (start, steps, setup.total_steps)))
+  return prog.replicate(place, setup.members)
+
+
+def boundary_arguments(setup: Setup, deleted, task: int, where):
+  """Shared arguments of start_task and end_task: the task's rows that are still there."""
+  rows = np.asarray(setup.stream.train[task])
+  rows = rows[~deleted[task]]
+  if setup.options.feed == "grain":
+    rows = at_most(rows, setup.stream.dataset.train.y, setup.options.boundary_limit, seed=task)
+    data = prog.replicate(device_data(setup.stream, setup.options, rows), setup.members)
+    rows = np.arange(len(rows))
+  else:
+    data = setup.train
+  capacity = (
+    min(setup.spec.task_rows, setup.options.boundary_limit) if setup.options.feed == "grain" else setup.spec.task_rows
+  )
+  return (data, where, *prog.replicate(padded(rows, np.full(len(rows), task), capacity), setup.members))
+
+
+def padded(index, task, capacity):
+  """``(index [capacity], task [capacity], count)``."""
+  pad = (0, capacity - len(index))
+  return jnp.asarray(np.pad(index, pad), jnp.int32), jnp.asarray(np.pad(task, pad), jnp.int32), jnp.int32(len(index))
+
+
+def request_arguments(setup: Setup, event: int, total: int, forget, retain, named, whole) -> tuple:
+  """What the ``forget`` program takes beside learners: the data, where the run stands, the rows of either side
+  (padded), and the request as pairs, as labels that go whole, with all groups and with the labels that went before;
+  ``scrub`` takes these first two."""
+  before = forgotten_classes(setup.stream, event)
+  asked = (pair_table(setup.stream, named), whole, np.asarray(setup.stream.dataset.train.group, np.int32), before)
+  asked = prog.replicate(tuple(map(jnp.asarray, asked)), setup.members)
+  learns = [i for i, e in enumerate(setup.stream.events[:event]) if isinstance(e, Learn)]
+  where = where_in_stream(setup, event, total, event - max(learns, default=-1))  # its place among those of this step
+  return (setup.train, where, *prog.replicate((forget, retain), setup.members), *asked)
+
+
+def init_arguments(setup: Setup):
+  """What the ``init`` program is called with: each member's hyper-parameters and seed."""
+  seeds = prog.spread(np.asarray([m.seed for m in setup.population], np.uint32), setup.members)
+  return setup.hyper, (), seeds, ()
