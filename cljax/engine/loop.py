@@ -98,13 +98,14 @@ def init_arguments(setup: Setup):
   return setup.hyper, (), seeds, ()
 
 
-def execute(setup: Setup, state: State, hooks: Hooks) -> State:
-  """Runs the events from where ``state`` stands to the end of the stream."""
+def execute(setup: Setup, state: State, hooks: Hooks, upto: int | None = None) -> State:
+  """Runs the events from where ``state`` stands to the end of the stream, or those before event ``upto``."""
+  upto = len(setup.stream.events) if upto is None else upto
   if setup.options.on_divergence == "stop" and not np.asarray(state.alive).all():
     raise DivergedError("this run's loss became NaN before; start it afresh with another configuration")
   if not state.accuracy:
     state.accuracy.append(_evaluate(setup, state, hooks))
-  while state.event < len(setup.stream.events):
+  while state.event < upto:
     event = setup.stream.events[state.event]
     if not state.ended:
       if isinstance(event, Learn):
@@ -278,7 +279,7 @@ def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -
   found = scored(setup, state, hooks, state.learner, setup.evaluation, blocks, brief)
   if partial:
     state.seconds_per_evaluation = time.perf_counter() - since
-  tasks, main = setup.spec.num_tasks, setup.parts.objective.main
+  tasks, main = setup.stream.num_tasks, setup.parts.objective.main
 
   def row(whole, own):
     out = {"test": whole[:, :tasks].tolist(), "task": own[:, :tasks].tolist()}
@@ -340,13 +341,13 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
       raise UsageError(f"forget: {setup.parts.method.refusal or 'the method cannot answer this request'}")
   slots = []
   for which in (target, keep):
-    slots += [(t, pairs.index[which & (pairs.task == t)]) for t in range(setup.spec.num_tasks)]
+    slots += [(t, pairs.index[which & (pairs.task == t)]) for t in range(setup.stream.num_tasks)]
   size = setup.options.eval_block
   blocks = prog.blocks(slots, size, length=setup.spec.total_rows // size + len(slots))
   blocks = prog.on_device(blocks, setup.members)  # of one shape for every request
   main = setup.parts.objective.main
   found = scored(setup, state, hooks, learner, setup.train, blocks)[main][:, :, 0]
-  half = setup.spec.num_tasks
+  half = setup.stream.num_tasks
 
   def share(part):
     sums = found[:, part].sum(1)  # of no rows there is no score
