@@ -28,8 +28,13 @@ def _without(section: Mapping[str, Any], *names: str) -> dict[str, Any]:
   return {k: v for k, v in section.items() if k not in names}
 
 
-def build(config: Mapping[str, Mapping[str, Any]], cache: dict | None = None) -> Built:
-  """Loads the data and builds everything a run needs; ``cache`` shares datasets and streams between calls."""
+def build(
+  config: Mapping[str, Mapping[str, Any]], cache: dict | None = None, answers: Sequence[Sequence[Any]] = ()
+) -> Built:
+  """Loads the data and builds everything a run needs; ``cache`` shares datasets and streams between calls.
+
+  ``answers``: ``[event, method, options]`` of each Forget event that another method answers than ``forget.name``.
+  """
   cache = {} if cache is None else cache
   key = repr(config["data"])
   if key not in cache:
@@ -72,7 +77,11 @@ def build(config: Mapping[str, Mapping[str, Any]], cache: dict | None = None) ->
     "options": cljax.Options(**options),
   }
   recipe.check_effect(arguments["training"], arguments["options"], arguments["optimizer"], config["optimizer"])
-  return Built(stream, model, arguments, _config.identity(config, dataset.digest))
+  identity = _config.identity(config, dataset.digest)
+  if answers:
+    arguments["answers"] = {event: (name, own) for event, name, own in answers}
+    identity["answers"] = [[event, name, dict(own)] for event, name, own in answers]
+  return Built(stream, model, arguments, identity)
 
 
 def traced(config: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -171,6 +171,11 @@ def guarded(run: Callable[[Sequence[str], Stop], int], argv: Sequence[str]) -> i
       return 1
 
 
+def where(workdir, files: str, command: str) -> str:
+  """The last line of a launcher: where its results lie, and which command shows them."""
+  return f"results: {os.fspath(workdir)} ({files}); look at them: python -m launch.{command} {os.fspath(workdir)}"
+
+
 def out_of_memory(error: BaseException) -> bool:
   """Whether NumPy or a device could not hold what was asked for."""
   text = str(error)

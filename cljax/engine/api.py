@@ -17,7 +17,7 @@ from cljax.core import tree
 from cljax.core.types import Learner, Model, UsageError
 from cljax.engine import arguments, hosted, recipe, saving, stages
 from cljax.engine import programs as prog
-from cljax.engine.loop import where_in_stream
+from cljax.engine.loop import State, where_in_stream
 from cljax.engine.prediction import judged_at, predictor
 from cljax.engine.prepared import Prepared, continued, event_record
 from cljax.engine.setup import Member, Options, Setup, setup
@@ -171,7 +171,19 @@ def prepare(
   name = method if isinstance(method, str) else getattr(method, "__name__", "method")
   name = f"{name} + {forget}" if forget and forget != name else name
   built = setup(
-    stream, model, make_method, make_optimizer, values, members, training, options, devices, name, mesh, learned, by_event
+    stream,
+    model,
+    make_method,
+    make_optimizer,
+    values,
+    members,
+    training,
+    options,
+    devices,
+    name,
+    mesh,
+    learned,
+    by_event,
   )
   for other, own in {repr(a): a for a in by_event.values()}.values():
     stages.check_unprepared(other, own, built)

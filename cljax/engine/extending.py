@@ -18,7 +18,16 @@ import numpy as np
 from cljax.core import tree
 from cljax.core.types import UsageError
 from cljax.engine import programs as prog
-from cljax.engine.loop import Hooks, State, _evaluate, all_alive, begin, init_arguments, initial_learner, where_in_stream
+from cljax.engine.loop import (
+  Hooks,
+  State,
+  _evaluate,
+  all_alive,
+  begin,
+  init_arguments,
+  initial_learner,
+  where_in_stream,
+)
 from cljax.engine.saving import SAVED
 from cljax.engine.setup import Setup
 from cljax.io import checkpoint
@@ -224,13 +233,18 @@ def widened(state: State, old: Setup, new: Setup, at: Callable[[int], State | No
     if "scores" in before:
       out["scores"] = {n: row(v, None if found is None else found["scores"][n]) for n, v in before["scores"].items()}
     if "evaluations" in before:
-      out["evaluations"] = {n: {m: column(v, None) for m, v in said.items()} for n, said in before["evaluations"].items()}
+      out["evaluations"] = {
+        n: {m: column(v, None) for m, v in said.items()} for n, said in before["evaluations"].items()
+      }
     return out
 
   rows = []
   for number, before in enumerate(state.accuracy):
     there = at(number)
-    rows.append(row(before, None if there is None else _evaluate(silent, there, hooks)))
+    found = None if there is None else _evaluate(silent, there, hooks)
+    # Nothing was learned yet at row 0, and what is said then may depend on how many tasks there are.
+    whole = {k: v for k, v in (found or {}).items() if k in before} if number == 0 else {}
+    rows.append(row(before, found) | whole)
   state.accuracy = rows
   state.curves = [{**c, "accuracy": column(c["accuracy"], None)} for c in state.curves]
   return state

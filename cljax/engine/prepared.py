@@ -16,7 +16,7 @@ from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine.loop import Hooks, State, all_alive, begin, init_arguments
 from cljax.engine.setup import Setup
-from cljax.io import checkpoint, history, identity
+from cljax.io import checkpoint, history, identity, owner
 
 
 class Prepared(NamedTuple):
@@ -44,6 +44,12 @@ class Prepared(NamedTuple):
     self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None,
     start: State | None = None, extend: bool = False,
   ) -> Any:  # fmt: skip
+    if workdir and meshes.leads(self.setup.members.mesh):
+      with owner.holding(workdir):
+        return self._run(workdir, report, stop, start, extend)
+    return self._run(workdir, report, stop, start, extend)
+
+  def _run(self, workdir, report, stop, start, extend) -> Any:
     mesh = self.setup.members.mesh
     report = report if report and meshes.leads(mesh) else lambda message: None
     asked = stop or (lambda: False)
@@ -91,25 +97,33 @@ class Prepared(NamedTuple):
 
   def found(self, writer, workdir, config: dict, hooks: Hooks, extend: bool) -> State | None:
     """The state that the workdir holds, of this run or of a stage of it before; None where it holds none."""
+    if extend:
+      self.extends(workdir)
     held = history.read(workdir)
-    numbers = checkpoint.numbers(writer.directory)
-    is_newest = bool(held) and not _differences(held[-1]["config"], config)
-    if extend and not numbers:
+    same = [at for at, h in enumerate(held) if not _differences(h["config"], config)]
+    if len(held) > 1 and len(held) - 1 in same:
+      return self.of_stages(writer, held, config, hooks)
+    state = saving.resume(self.setup, writer, config, hooks.report)
+    if meshes.leads(self.setup.members.mesh) and (not held or len(held) - 1 not in same):
+      # What was announced, but never begun, is no stage.
+      history.write(workdir, held[: same[-1] + 1] if same else [self.stage("begun", 0, config)])
+    return state
+
+  def extends(self, workdir) -> None:
+    """Notes this run in the workdir's history as the one that goes on with what is there; UsageError, with the reason,
+    where it does not."""
+    directory, config, held = f"{workdir}/checkpoints", self.config(), history.read(workdir)
+    numbers = checkpoint.numbers(directory)
+    if not numbers:
       raise UsageError(f"extend: {workdir} does not hold any checkpoint; run it without extend first")
-    if extend and not held:
-      raise UsageError(f"extend: {workdir} has no {history.FILE}, as runs of before it have not; run it once more as it "
-                       "was, and then extend it")  # fmt: skip
-    if held and not is_newest and extend:
-      self.check_extends(held[-1], checkpoint.read_meta(writer.directory, numbers[-1]))
-      if meshes.leads(self.setup.members.mesh):
-        what = "forget" if isinstance(self.setup.stream.events[-1], Forget) else "extended"
-        history.write(workdir, [*held, self.stage(what, len(held[-1]["events"]), config)])
-    elif len(held) < 2 or not is_newest:
-      state = saving.resume(self.setup, writer, config, hooks.report)
-      if not is_newest and meshes.leads(self.setup.members.mesh):
-        history.write(workdir, [self.stage("begun", 0, config)])
-      return state
-    return self.of_stages(writer, history.read(workdir), config, hooks)
+    if not held:
+      raise UsageError(f"extend: {workdir} has no {history.FILE}; run it once more as it was, and then extend it")
+    if not _differences(held[-1]["config"], config):
+      return
+    self.check_extends(held[-1], checkpoint.read_meta(directory, numbers[-1]))
+    if meshes.leads(self.setup.members.mesh):
+      what = "forget" if isinstance(self.setup.stream.events[-1], Forget) else "extended"
+      history.write(workdir, [*held, self.stage(what, len(held[-1]["events"]), config)])
 
   def check_extends(self, held: Mapping, meta: Mapping) -> Any:
     """The run as it was in the stage ``held``, of which ``meta`` is a checkpoint's; UsageError, with the reason, where

@@ -134,10 +134,11 @@ def build(
   ``order``: the tasks in the order in which they are learned, such as ``(1, 0, 1, 2)`` to come back to one; default:
   each once. ``label_noise`` (share of labels replaced by another of the task's classes) and ``input_noise``
   (standard deviation, in units of what the model sees): a number, or one for each task; training rows only, what is
-  measured stays clean. ``reserve_tasks`` and ``reserve_classes``: methods and the model's outputs are sized for at least
-  so many (0: for those there are), so that a run may be extended by them later. Raises UsageError on an impossible split, and for an option that is given (not the default) and
-  that the kind does not read (``READS``). Data without classes have the kinds ``'group'``, ``'permuted'`` and
-  ``'rotated'``; where classes are spoken of above, their groups count.
+  measured stays clean. ``reserve_tasks`` and ``reserve_classes``: methods and the model's outputs are sized for at
+  least so many (0: for those there are), so that a run may be extended by them later. Raises UsageError on an
+  impossible split, and for an option that is given (not the default) and that the kind does not read (``READS``). Data
+  without classes have the kinds ``'group'``, ``'permuted'`` and ``'rotated'``; where classes are spoken of above, their
+  groups count.
   """
   options = {k: plain(v) for k, v in locals().items() if k in _DEFAULTS}
   if not isinstance(kind, str) or kind not in READS:

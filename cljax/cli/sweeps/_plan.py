@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from cljax import Member, UsageError, engine
-from cljax.cli import _build, _config, _grid, _owner, _workdir
+from cljax.cli import _build, _config, _grid, _workdir
 from cljax.core import tree
 from cljax.evaluation import results
 from cljax.io import checkpoint, files
+from cljax.io import owner as _owner
 
 
 class Run(NamedTuple):

@@ -1,0 +1,70 @@
+"""A run's workdir as the beginning of a longer run: its configuration, and the requests that were answered in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from etils import epath
+
+from cljax import UsageError
+from cljax.cli import _config, _registered, _workdir
+from cljax.cli.reporting import _plots
+from cljax.io import checkpoint, files
+
+
+def held(workdir: epath.Path, flags, seeds: Sequence[int]) -> dict[str, Any]:
+  """The configuration of the run in a workdir, with its seeds. Raises UsageError where there is none, and where other
+  seeds, or to discard it, was asked for."""
+  found = of(workdir)
+  if flags.overwrite:
+    raise UsageError("extend: got it with --overwrite, which discards the run that is to be extended; give one of them")
+  if flags["seeds"].present and list(seeds) != found["seeds"]:
+    raise UsageError(f"seeds: got {list(seeds)}; the run has {found['seeds']}, and is extended with these")
+  return found
+
+
+def of(workdir: epath.Path) -> dict[str, Any]:
+  """The configuration of the run in a workdir; what it registered is registered again."""
+  found = _workdir.read_json(workdir / "config.json")
+  if found is None or not isinstance(found.get("seeds"), list) or not isinstance(found.get("stream"), dict):
+    raise UsageError(f"workdir: {workdir} holds no run of launch.train; expected one that began")
+  _registered.recall(workdir, [found])
+  return found
+
+
+def file_of(identity: Mapping[str, Any]) -> _config.File:
+  """A run's configuration as the file that a longer one starts from."""
+  kept = {s: dict(identity[s]) for s in _config.SECTIONS if isinstance(identity.get(s), Mapping)}
+  kept["data"].pop("digest", None)
+  known = lambda s: {k: v for k, v in kept[s].items()
+                     if not _config.not_read(s, str(kept[s].get(_config._CHOICE.get(s, ""))), k)}  # fmt: skip
+  return _config.File({s: known(s) for s in kept}, {}, ModuleType("held"))
+
+
+def answers(workdir: epath.Path) -> list[list[Any]]:
+  """``[event, method, options]`` of the requests to a workdir's run that were answered after it was trained."""
+  found = (_workdir.read_json(workdir / "config.json") or {}).get("answers", [])
+  return found if isinstance(found, list) else []
+
+
+def requests(before: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+  """``stream.forget`` of the longer run: the run's own requests, and what is given behind them."""
+  own, given = before["stream"]["forget"], config["stream"]["forget"]
+  return own if str(own).startswith(str(given)) else given
+
+
+def claim(workdir: epath.Path, identity: Mapping[str, Any]) -> None:
+  """Makes ``identity`` the workdir's; what was drawn of the shorter run goes."""
+  if _workdir.read_json(workdir / "config.json") == identity:
+    return
+  for name in _plots.PICTURES:
+    _workdir.discard(workdir / name)
+  files.write_text(workdir / "config.json", files.dumps(identity, indent=1) + "\n")
+
+
+def is_of(result: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+  """Whether a result is that of the configuration, and not of the shorter run that it goes on with."""
+  mine = {k: v for k, v in identity.items() if k != "seeds"}
+  return not checkpoint.differences(_config.essence(result["config"]), _config.essence(mine))
