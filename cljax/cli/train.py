@@ -21,13 +21,13 @@ import jax
 from absl import flags as absl_flags
 from etils import epath
 
-from cljax import CljaxError, Member, UsageError
+from cljax import CljaxError, DivergedError, Member, Stopped, UsageError
 from cljax.cli import _build, _config, _environment, _extended, _registered, _shared, _values, _workdir
 from cljax.cli._progress import Log, Progress
 from cljax.cli.reporting import _plots
 from cljax.engine import mesh
 from cljax.evaluation import results
-from cljax.io import history, owner
+from cljax.io import checkpoint, history, owner
 
 LEFT = (
   "result.json", "config.json", "metrics.jsonl", *_plots.PICTURES, "checkpoints", "launch.json", history.FILE,
@@ -104,8 +104,8 @@ def finish(job: Job, flags, stop: _shared.Stop, several: bool = False) -> int:
       _environment.use_compilation_cache(flags.compilation_cache)
       try:
         result = _train(job, stop, leads, prepared)
-      except CljaxError:
-        if fresh and leads and not (job.workdir / "checkpoints").exists():  # it never began: the folder is no run's
+      except CljaxError as error:
+        if fresh and leads and _never_began(job.workdir, error):  # the folder is no run's
           for name in LEFT:
             _workdir.discard(job.workdir / name)
         raise
@@ -115,6 +115,16 @@ def finish(job: Job, flags, stop: _shared.Stop, several: bool = False) -> int:
   print(results.summary(result))
   print(_shared.where(job.workdir, "result.json, metrics.jsonl, checkpoints", "analyze"))
   return 0
+
+
+def _never_began(workdir: epath.Path, error: CljaxError) -> bool:
+  """Whether an attempt left nothing to go on from: it was refused, or diverged in its first event."""
+  found = checkpoint.numbers(workdir / "checkpoints")
+  if not found or not isinstance(error, DivergedError):
+    return not found and not isinstance(error, Stopped)
+  with contextlib.suppress(checkpoint.DamagedError):
+    return not checkpoint.read_meta(workdir / "checkpoints", found[-1])["position"]["event"]
+  return False
 
 
 def _settle(job: Job, flags, leads: bool) -> tuple[dict, dict | None]:

@@ -67,6 +67,9 @@ def run(setup: Setup, others: Mapping[int, Callable], state: State, hooks: Hooks
     other = others[event]()
     own = lambda held: hooks.save(dataclasses.replace(held, learner=fitted(held.learner, setup)))
     state.learner = fitted(state.learner, other)
+    before = dict(other.clock.seconds)
     state = execute(other, state, hooks._replace(save=own, deleted=deleted_by(event, other)), event + 1)
     state.learner = fitted(state.learner, setup)
+    for key, seconds in other.clock.seconds.items():
+      setup.clock.seconds[key] += seconds - before[key]
   return state
