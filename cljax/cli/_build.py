@@ -9,7 +9,7 @@ import jax
 
 import cljax
 from cljax import data, engine, methods, models, streams
-from cljax.cli import _config
+from cljax.cli import _config, _registered
 from cljax.engine import recipe
 
 _OPTIMIZER_TRACED = ("learning_rate", "momentum", "weight_decay")
@@ -21,7 +21,7 @@ class Built(NamedTuple):
   stream: Any
   model: cljax.Model
   arguments: dict[str, Any]
-  identity: dict[str, dict[str, Any]]
+  identity: dict[str, Any]
 
 
 def _without(section: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -77,7 +77,10 @@ def build(
     "options": cljax.Options(**options),
   }
   recipe.check_effect(arguments["training"], arguments["options"], arguments["optimizer"], config["optimizer"])
-  identity = _config.identity(config, dataset.digest)
+  identity: dict[str, Any] = _config.identity(config, dataset.digest)
+  own = _registered.code(config, [name for _, name, _ in answers])
+  if own:
+    identity["code"] = own
   if answers:
     arguments["answers"] = {event: (name, own) for event, name, own in answers}
     identity["answers"] = [[event, name, dict(own)] for event, name, own in answers]

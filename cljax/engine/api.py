@@ -23,7 +23,7 @@ from cljax.engine.prepared import Prepared, continued, event_record
 from cljax.engine.setup import Member, Options, Setup, setup
 from cljax.engine.step import kept
 from cljax.evaluators import Evaluator
-from cljax.io import identity
+from cljax.io import identity, own_code
 
 
 class RunResult(NamedTuple):
@@ -209,7 +209,7 @@ def prepare(
       )
       if learned != objectives.chosen("classification"):
         whole["objective"] = {"name": built.parts.objective.name, "options": getattr(learned, "told", "()")}
-      own = not isinstance(learned, objectives.Chosen) or learned.own_code
+      own = not isinstance(learned, objectives.Chosen) or learned.own_code or _is_own(method, forget, objective)
       if own or not isinstance(method, str) or not isinstance(optimizer, str):
         whole["code"]["parts"] = _parts_digest(built)
       if judges:
@@ -230,6 +230,14 @@ def prepare(
 
   result = lambda state: _result(built, state, judges)
   return Prepared(built, described, result, forget or name, [e.name for e in judges], by_event, again)
+
+
+def _is_own(method, forget, objective) -> bool:
+  """Whether a name stands for what the user registered: then the name alone does not say what is run."""
+  named = [methods.METHODS[n].factory for n in (method, forget) if isinstance(n, str) and n in methods.METHODS]
+  if isinstance(objective, str):
+    named.append(objectives.OBJECTIVES[objective].make)
+  return any(map(own_code.is_own, named))
 
 
 def method_of(method, hyper, forget, forget_hyper):

@@ -8,7 +8,7 @@ arrays that have a place for each task, the old places are kept and the new ones
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ from cljax.io import checkpoint
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.])")
 
 
-def earlier(stream, held: dict):
+def earlier(stream, held: Mapping[str, Any]):
   """The given stream as it was in the stage ``held`` of a run's history: its first events and tasks."""
   events, tasks = len(held["events"]), len(held["tasks"])
   first = lambda parts: parts[:tasks]
@@ -227,8 +227,8 @@ def widened(state: State, old: Setup, new: Setup, at: Callable[[int], State | No
     more = [nothing] * len(before) if found is None else [row[had:] for row in found]
     return [list(a) + list(b) for a, b in zip(before, more, strict=True)]
 
-  def row(before: dict, found: dict | None) -> dict:
-    out = {k: column(v, None if found is None else found[k]) for k, v in before.items()
+  def row(before: dict, found: dict | None) -> dict[str, Any]:
+    out: dict[str, Any] = {k: column(v, None if found is None else found[k]) for k, v in before.items()
            if k in ("test", "task", "validation") and (found is None or k in found)}  # fmt: skip
     if "scores" in before:
       out["scores"] = {n: row(v, None if found is None else found["scores"][n]) for n, v in before["scores"].items()}

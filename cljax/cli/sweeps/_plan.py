@@ -225,6 +225,21 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
     return False
 
 
+def drop_edited(workdir: epath.Path, runs: Sequence[Run]) -> list[str]:
+  """Takes away the results of runs whose code the user has edited since, which are made again; one line for each."""
+  folder, lines = workdir / "runs", []
+  without = lambda identity: _config.essence({k: v for k, v in identity.items() if k != "code"})
+  own = [(r, without(r.built.identity)) for r in runs if "code" in r.built.identity]
+  for path in sorted(folder.iterdir()) if own and folder.exists() else ():
+    result = results.read(path / "result.json")
+    for run, mine in own if result is not None else ():
+      if path.name != run.folder and not checkpoint.differences(without(result["config"]), mine):
+        lines.append(f"{run.label}: its code was edited since {path.name}; it is run again")
+        path.rmtree()
+        break
+  return lines
+
+
 def finished_seeds(workdir: epath.Path, folder: str) -> list[int]:
   """The seeds of a configuration that have results."""
   result = results.read(workdir / "runs" / folder / "result.json")
