@@ -21,7 +21,7 @@ def code(config: Mapping[str, Mapping[str, Any]], answers: Iterable[str] = ()) -
   """By section, the digest of what the user wrote of it; none for what comes with cljax or an installed package."""
   name = lambda section: config[section]["name"]
   made = lambda names: [methods.METHODS[n].factory for n in names if n in methods.METHODS]
-  found = {
+  found: dict[str, list[Any]] = {
     "method": made([name("method")]),
     "forget": made(dict.fromkeys([name("forget"), *answers])),
     "objective": [o.make for o in [objectives.OBJECTIVES.get(name("objective"))] if o is not None],

@@ -15,15 +15,15 @@ from cljax import evaluators as evaluating
 from cljax import methods, objectives
 from cljax.core import tree
 from cljax.core.types import Learner, Model, UsageError
-from cljax.engine import arguments, hosted, recipe, saving, stages
+from cljax.engine import arguments, frames, hosted, recipe, saving, stages
 from cljax.engine import programs as prog
-from cljax.engine.loop import State, where_in_stream
+from cljax.engine.loop import State, Stopped, where_in_stream
 from cljax.engine.prediction import judged_at, predictor
 from cljax.engine.prepared import Prepared, continued, event_record
 from cljax.engine.setup import Member, Options, Setup, setup
 from cljax.engine.step import kept
 from cljax.evaluators import Evaluator
-from cljax.io import identity, own_code
+from cljax.io import identity, interrupts, own_code
 
 
 class RunResult(NamedTuple):
@@ -53,6 +53,13 @@ class RunResult(NamedTuple):
     """[S, T, T]: the rows of the main score after each Learn event, what the matrix metrics are defined on."""
     rows = [i + 1 for i, e in enumerate(self.events) if e["kind"] == "learn"]
     return next(iter(self.scores.values()))[:, rows]
+
+  def to_pandas(self):
+    """One row for each member, event and task (:func:`cljax.engine.frames.columns`); UsageError without pandas."""
+    return frames.to_pandas(self)
+
+  def _repr_html_(self) -> str:
+    return frames.to_html(self)
 
 
 def run(
@@ -92,7 +99,8 @@ def run(
   seeds, a list of :class:`Member`, each with a seed and values for float hyper-parameters such as
   ``{"method.strength": 10.0}``.
   ``workdir``: where checkpoints go; run again with the same arguments to resume, to the same bits.
-  ``report`` is called with a dict after every chunk and event; ``stop`` is asked between them.
+  ``report`` is called with a dict after every chunk and event; ``stop`` is asked between them. With a ``workdir``
+  Ctrl-C and signals that end the process save first.
   ``mesh``: devices for each axis of ``engine.mesh``, such as ``{"data": 2}``: each batch is cut over two. After
   ``jax.distributed.initialize`` these are the devices of all processes, which call this with the same arguments and a
   ``workdir`` that all of them see; process 0 alone reports and writes the ledger, and a stop in one stops all.
@@ -131,7 +139,11 @@ def run(
   )  # fmt: skip
   if learner is not None:
     prepared = prepared._replace(begun=str(learner.params_sha256))
-  return prepared.run(workdir, report, stop, None if learner is None else continued(prepared, learner), extend)
+  start = None if learner is None else continued(prepared, learner)
+  if not workdir:
+    return prepared.run(None, report, stop, start, extend)
+  with interrupts.saved_first(stop, Stopped) as asked:
+    return prepared.run(workdir, report, asked, start, extend)
 
 
 def prepare(
@@ -236,7 +248,7 @@ def _is_own(method, forget, objective) -> bool:
   """Whether a name stands for what the user registered: then the name alone does not say what is run."""
   named = [methods.METHODS[n].factory for n in (method, forget) if isinstance(n, str) and n in methods.METHODS]
   if isinstance(objective, str):
-    named.append(objectives.OBJECTIVES[objective].make)
+    return any(map(own_code.is_own, [*named, objectives.OBJECTIVES[objective].make]))
   return any(map(own_code.is_own, named))
 
 

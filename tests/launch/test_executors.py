@@ -17,7 +17,7 @@ from cljax import UsageError
 from cljax.cli import _build, _environment, _shared, _workdir, sweep
 from cljax.cli._config import Override
 from cljax.cli.sweeps import _ahead, _executors, _plan, _units
-from cljax.io import files
+from cljax.io import files, interrupts
 from cljax.io import owner as _owner
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -85,6 +85,7 @@ def test_a_zombie_is_dead_and_another_machine_cannot_be_told(tmp_path):
 
 RACE = """
 import os, pathlib, sys
+from cljax.io import interrupts
 from cljax.io import owner as _owner
 root = pathlib.Path(sys.argv[1])
 for i in range(60):
@@ -317,11 +318,11 @@ def test_each_worker_gets_its_share_of_the_cores(monkeypatch):
   assert _environment.processors() == 3
   monkeypatch.setenv("SLURM_JOB_ID", "1")
   assert _environment.cluster() == _environment.describe()["cluster"] == "slurm"
-  assert signal.SIGUSR2 in _shared.stop_signals()
+  assert signal.SIGUSR2 in interrupts.stop_signals()
   monkeypatch.delenv("SLURM_JOB_ID")
   monkeypatch.setenv("TPU_WORKER_ID", "0")
   assert _environment.cluster() == "tpu"
-  assert signal.SIGUSR2 not in _shared.stop_signals()
+  assert signal.SIGUSR2 not in interrupts.stop_signals()
 
 
 def test_a_disk_that_is_full_fails_one_population_in_one_line(command, tmp_path, monkeypatch, capsys):

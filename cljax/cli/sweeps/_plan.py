@@ -232,7 +232,9 @@ def drop_edited(workdir: epath.Path, runs: Sequence[Run]) -> list[str]:
   own = [(r, without(r.built.identity)) for r in runs if "code" in r.built.identity]
   for path in sorted(folder.iterdir()) if own and folder.exists() else ():
     result = results.read(path / "result.json")
-    for run, mine in own if result is not None else ():
+    if result is None:
+      continue
+    for run, mine in own:
       if path.name != run.folder and not checkpoint.differences(without(result["config"]), mine):
         lines.append(f"{run.label}: its code was edited since {path.name}; it is run again")
         path.rmtree()
