@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cljax.core.types import CljaxError
+from cljax.core.types import CljaxError, UsageError
 
 LAUNCH = "CLJAX_LAUNCH"  # names the launcher that started this process, and stands in the owners' files
 DEATHS = 2  # of a launch's processes that worked on a folder, after which none of them takes it up again
@@ -40,6 +40,7 @@ ENDED = (
 )
 
 
+HIDDEN = ".owner"  # where the owners' files of a folder lie that is not a sweep's
 _MINE: dict[str, int] = {}  # folders that this process holds, and the thread that took them
 
 
@@ -108,19 +109,27 @@ def holding(folder) -> Iterator[None]:
   object store, which has no exclusive files, it does nothing.
   """
   text = os.fspath(folder)
-  real = os.path.realpath(text)
-  if "://" in text or _MINE.get(real) == threading.get_ident():
+  place = os.path.join(text, HIDDEN)
+  mine = lambda path: _MINE.get(os.path.realpath(path)) == threading.get_ident()
+  if "://" in text or mine(text) or mine(place):
     yield
     return
-  os.makedirs(text, exist_ok=True)
-  owner = take(text)
-  for _ in range(100):  # who was in front of us may have left meanwhile
-    if not isinstance(owner, Held) or lives(owner.record):
-      break
-    owner = take(text)
+  try:
+    os.makedirs(place, exist_ok=True)
+    owner = holder(text) or take(place)  # the folder of a sweep's population has its owner in it
+    for _ in range(100):  # who was in front of us may have left meanwhile
+      if not isinstance(owner, Held) or lives(owner.record):
+        break
+      owner = take(place)
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    raise UsageError(
+      f"workdir: cannot write to {text}: {error.strerror or error}; expected a writable folder"
+    ) from error
   if not isinstance(owner, Owner):
     here = isinstance(owner, Held) and owner.record.get("host") == socket.gethostname()
-    gone = "" if here or owner is None else f"; if that is gone for good, remove owner.*.json in {text}"
+    gone = "" if here or owner is None else f"; if that is gone for good, remove {place}"
     raise HeldError(f"workdir: {text} is worked on by {owner or 'another process'}; wait until it has ended{gone}")
   how = "failed"
   try:
@@ -128,7 +137,7 @@ def holding(folder) -> Iterator[None]:
     how = "finished"
   finally:
     owner.leave(how)
-    for number in _numbers(text):  # nobody counts these
+    for number in _numbers(place):  # nobody counts these
       if number < int(owner.path.name.split(".")[1]):
         owner.path.with_name(f"owner.{number}.json").unlink(missing_ok=True)
 
