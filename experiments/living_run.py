@@ -108,7 +108,8 @@ def main(argv) -> None:
   out.mkdir(parents=True, exist_ok=True)
   done = {row["trial"] for row in files.read_lines(out / "trials.jsonl") if not row["wrong"]}
   expected = at_once()
-  seconds, failed = [], 0
+  seconds: list[float] = []
+  failed = 0
   for _ in range(2):  # the second time with what was compiled
     shutil.rmtree(out / "alone", ignore_errors=True)
     seconds = []

@@ -9,9 +9,10 @@ from typing import Any
 from etils import epath
 
 from cljax import UsageError
-from cljax.cli import _config, _registered, _workdir
+from cljax.cli import _build, _config, _registered, _workdir
 from cljax.cli.reporting import _plots
-from cljax.io import checkpoint, files
+from cljax.io import checkpoint, files, history
+from cljax.streams import READS
 
 
 def held(workdir: epath.Path, flags, seeds: Sequence[int]) -> dict[str, Any]:
@@ -53,6 +54,24 @@ def requests(before: Mapping[str, Any], config: Mapping[str, Any]) -> str:
   """``stream.forget`` of the longer run: the run's own requests, and what is given behind them."""
   own, given = before["stream"]["forget"], config["stream"]["forget"]
   return own if str(own).startswith(str(given)) else given
+
+
+def built(workdir: epath.Path, before: Mapping[str, Any], config: dict[str, dict[str, Any]]) -> _build.Built:
+  """The longer run; where its data are no longer those that the run had, the stream is told where rows came new."""
+  cache: dict = {}
+  told = history.read(workdir)
+  kept = before.get("answers", ())
+  try:
+    made = _build.build(config, cache, kept)
+  except UsageError:  # such as rows that do not do without being told; the reason is the same then
+    made = None
+  stream = config["stream"]
+  rows = told[-1]["rows"] if told else 0
+  same = made is not None and made.identity["data"]["digest"] == before["data"]["digest"]
+  if same or not rows or stream["appended"] or "appended" not in READS[stream["kind"]]:
+    return made or _build.build(config, cache, kept)
+  stream["appended"] = (*before["stream"].get("appended", ()), rows)
+  return _build.build(config, cache, kept)
 
 
 def claim(workdir: epath.Path, identity: Mapping[str, Any]) -> None:

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from absl import flags as absl_flags
 from etils import epath
 
-from cljax import UsageError, streams
+from cljax import Learn, UsageError, streams
 from cljax.cli import _build, _config, _extended, _ledger, _shared, train
-from cljax.io import checkpoint, history, ledger
+from cljax.evaluation import results
+from cljax.io import checkpoint, ledger
 
 
 def _split(argv: Sequence[str]) -> list[str]:
@@ -60,32 +61,33 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
 
 def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.Override]) -> train.Job:
   """The run with one more event, which the method answers; or the same again, where it was interrupted."""
-  told = history.read(workdir)
-  if not told:
-    raise UsageError(f"workdir: {workdir} has no {history.FILE}; run launch.train once more as it was, then this")
   named = _config.Override("forget.name", flags.method)
   resolved = _config.resolve(_extended.file_of(before), [named, *overrides])
   options = {k: v for k, v in resolved["forget"].items() if k != "name"}
   config = _config.resolve(_extended.file_of(before), [o for o in overrides if not o.key.startswith("forget.")])
   config["checkpoint"]["purge_before_deletion"] = True
-  events, answers = told[-1]["events"], list(before.get("answers", []))
+  cache: dict = {}
+  answers = list(before.get("answers", []))
+  events = _build.build(config, cache, answers).stream.events
   request = streams.parse_request(flags.request)
-  again = _pending(workdir, before, flags.method, request)
+  again = _pending(workdir, before, flags.method, request, len(events))
   if not again:
-    learned = sum(e.startswith("Learn(") for e in events)
+    learned = sum(isinstance(e, Learn) for e in events)
     line = f"{learned}:{flags.request}"
     config["stream"]["forget"] = "; ".join(filter(None, [before["stream"]["forget"], line]))
     answers.append([len(events), flags.method, options])
-  built = _build.build(config, answers=answers)
+  built = _build.build(config, cache, answers)
   if not again and not _finished(workdir, len(events)):
     raise UsageError(f"workdir: {workdir} holds a run that has not ended; run its last command again first")
   return train.Job(built, before["seeds"], workdir, {}, True)
 
 
-def _pending(workdir: epath.Path, before: dict, method: str, request) -> bool:
+def _pending(workdir: epath.Path, before: dict, method: str, request, events: int) -> bool:
   """Whether the last event of the run is this request to this method, and was interrupted."""
   answers = before.get("answers", [])
-  if not answers or answers[-1][1] != method or _finished(workdir, answers[-1][0] + 1):
+  result = results.read(workdir / "result.json")
+  done = result is not None and _extended.is_of(result, before)
+  if not answers or answers[-1][:2] != [events - 1, method] or (done and _finished(workdir, events)):
     return False
   texts = _ledger.requests(before)
   return bool(texts) and streams.parse_forget(f"1:{texts[-1]}")[0][1] == request

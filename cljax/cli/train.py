@@ -61,7 +61,7 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   else:
     seeds = before["seeds"]
     config["stream"]["forget"] = _extended.requests(before, config)
-    job = Job(_build.build(config, answers=before.get("answers", ())), seeds, workdir, axes, True)
+    job = Job(_extended.built(workdir, before, config), seeds, workdir, axes, True)
   return finish(job, flags, stop, several)
 
 

@@ -120,7 +120,10 @@ class Prepared(NamedTuple):
       raise UsageError(f"extend: {workdir} has no {history.FILE}; run it once more as it was, and then extend it")
     if not _differences(held[-1]["config"], config):
       return
-    self.check_extends(held[-1], checkpoint.read_meta(directory, numbers[-1]))
+    meta = checkpoint.read_meta(directory, numbers[-1])
+    while len(held) > 1 and _differences(held[-1]["config"], meta["config"]):
+      held.pop()  # announced, but never begun
+    self.check_extends(held[-1], meta)
     if meshes.leads(self.setup.members.mesh):
       what = "forget" if isinstance(self.setup.stream.events[-1], Forget) else "extended"
       history.write(workdir, [*held, self.stage(what, len(held[-1]["events"]), config)])

@@ -29,7 +29,7 @@ def read(workdir) -> list[dict[str, Any]]:
   try:
     stages = loads(path.read_bytes())["stages"]
     for stage in stages:
-      stage["config"]["members"], stage["events"][0], stage["tasks"][0], stage["shape"]["num_classes"]
+      stage["config"]["members"], stage["events"][0], stage["tasks"][0], stage["shape"]["num_classes"], stage["rows"]
   except (ValueError, LookupError, TypeError) as error:
     raise CljaxError(f"workdir: {path} is damaged; without it nothing can be appended to the run") from error
   return stages
@@ -50,6 +50,7 @@ def stage(stream, config: Mapping[str, Any], what: str, first: int, answers: Map
         "events": [repr(e) for e in stream.events],
         "answers": {str(event): name for event, name in answers.items()},
         "data_digest": stream.dataset.digest,
+        "rows": len(stream.dataset.train.id),
         "tasks": task_digests(stream),
         "shape": shape_of(stream),
         "config": config,
@@ -115,7 +116,7 @@ def check_prefix(held: Mapping[str, Any], stream) -> None:
   for t, before in enumerate(held["tasks"]):
     if t >= len(digests) or digests[t] != before:
       raise UsageError(
-        f"extend: task {t} is not what it was: other rows, labels, held-out or test rows, or another view; tasks of a "
-        "longer stream must begin with the same (an even split of classes changes with stream.tasks: give "
-        "stream.classes_per_task)"
+        f"extend: task {t} is not what it was: other rows, labels, held-out or test rows, or another view; a longer "
+        "stream must begin with the same tasks (give stream.classes_per_task: an even split changes with stream.tasks; "
+        f"and stream.appended={held['rows']} where rows were appended)"
       )

@@ -21,6 +21,7 @@ from cljax.streams.requests import forget_list, resolve_pairs
 from cljax.streams.rows import (
   at_most,
   balanced,
+  check_appended,
   check_edge,
   check_order,
   class_groups,
@@ -105,6 +106,7 @@ def build(
   class_weights=(),
   reserve_tasks: int = 0,
   reserve_classes: int = 0,
+  appended=(),
 ) -> Stream:
   """Splits a dataset into a stream of ``tasks`` tasks.
 
@@ -135,7 +137,9 @@ def build(
   each once. ``label_noise`` (share of labels replaced by another of the task's classes) and ``input_noise``
   (standard deviation, in units of what the model sees): a number, or one for each task; training rows only, what is
   measured stays clean. ``reserve_tasks`` and ``reserve_classes``: methods and the model's outputs are sized for at
-  least so many (0: for those there are), so that a run may be extended by them later. Raises UsageError on an
+  least so many (0: for those there are), so that a run may be extended by them later. ``appended``: how many training
+  rows the data had each time before rows were appended; those that were there keep being held out, or not, as they were
+  (``launch.train --extend`` gives it). Raises UsageError on an
   impossible split, and for an option that is given (not the default) and that the kind does not read (``READS``). Data
   without classes have the kinds ``'group'``, ``'permuted'`` and ``'rotated'``; where classes are spoken of above, their
   groups count.
@@ -161,10 +165,12 @@ _DEFAULTS = {k: p.default for k, p in inspect.signature(build).parameters.items(
 def _build(
   dataset, kind, *, tasks, classes_per_task, class_order, task_fractions, validation, active, angles, seed, forget,
   rows, order, label_noise, input_noise, disjoint, blurry, class_weights, reserve_tasks, reserve_classes,
+  appended,
 ) -> Stream:  # fmt: skip
   active = active or ("task" if kind in ("task", "scole") else "all")
   check_edge(validation, active)
   order = check_order(order, tasks)
+  appended = check_appended(appended, len(dataset.train.id))
   own = np.zeros(len(dataset.train.id), bool) if dataset.held is None else dataset.held
   pool = at_most(np.flatnonzero(~own), dataset.train.y, rows, seed)
   test_pool = balanced(dataset.test.y, rows, seed)
@@ -208,17 +214,18 @@ def _build(
   return assemble(
     f"{dataset.name}/{kind}/{tasks}{again}", layout, order, pool=pool, validation=validation, seed=seed,
     forget=requests, active=active, task_id_given=kind == "task", task_fractions=task_fractions,
-    label_noise=label_noise, input_noise=input_noise, room=reserve_tasks,
+    label_noise=label_noise, input_noise=input_noise, room=reserve_tasks, appended=appended,
   )  # fmt: skip
 
 
 def assemble(
   name: str, layout: Layout, order, *, validation: float, active: str, seed: int, forget="", pool=None,
   task_id_given: bool = False, task_fractions=(), label_noise=(), input_noise=(), room: int = 0,
+  appended=(),
 ) -> Stream:  # fmt: skip
   """A stream from a layout: holds validation rows out, thins and corrupts what is trained on, places Forget events."""
   y = strata(layout.dataset)
-  held = held_rows(layout.dataset, np.arange(len(y)) if pool is None else pool, validation, seed)
+  held = held_rows(layout.dataset, np.arange(len(y)) if pool is None else pool, validation, seed, appended)
   held = keep_one(held, y, layout.train)
   train, val = _each(layout.train, lambda r: r[~held[r]]), _each(layout.train, lambda r: r[held[r]])
   label = lambda t, rows: np.asarray(layout.labels[t])[y[rows]] if layout.dataset.has_classes else y[rows]
