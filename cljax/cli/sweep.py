@@ -174,7 +174,8 @@ def _train(flags, workdir: epath.Path, todo: Sequence[Unit], options, stop: Call
 def _show(workdir: epath.Path, finished: Sequence[Run], found: Sequence[dict]) -> None:
   """Prints the table, then draws the pictures: nobody waits for those."""
   labels = [r.label for r in finished]
-  print(results.table(found, labels), flush=True)
+  print(results.table(found, labels))
+  print(_shared.where(workdir, "rows.jsonl, runs/, groups/", "report"), flush=True)
   for run, result in zip(finished, found, strict=True):
     path = workdir / "runs" / run.folder / _plots.picture(result)
     if not path.exists():
