@@ -10,7 +10,6 @@ from etils import epath
 
 from cljax import UsageError
 from cljax.cli import _build, _config, _registered, _workdir
-from cljax.cli.reporting import _plots
 from cljax.io import checkpoint, files, history
 from cljax.streams import READS
 
@@ -75,12 +74,26 @@ def built(workdir: epath.Path, before: Mapping[str, Any], config: dict[str, dict
 
 
 def claim(workdir: epath.Path, identity: Mapping[str, Any]) -> None:
-  """Makes ``identity`` the workdir's; what was drawn of the shorter run goes."""
+  """Makes ``identity`` the workdir's."""
   if _workdir.read_json(workdir / "config.json") == identity:
     return
-  for name in _plots.PICTURES:
-    _workdir.discard(workdir / name)
   files.write_text(workdir / "config.json", files.dumps(identity, indent=1) + "\n")
+
+
+def give_up(workdir: epath.Path, seeds: Sequence[int]) -> None:
+  """Where what was to be appended was refused before anything was saved of it, the run is again what it was."""
+  stages, directory = history.read(workdir), workdir / "checkpoints"
+  for number in reversed(checkpoint.numbers(directory)):
+    try:
+      config = checkpoint.read_meta(directory, number)["config"]
+    except checkpoint.DamagedError:
+      continue
+    while len(stages) > 1 and checkpoint.differences(stages[-1]["config"], config):
+      stages.pop()
+    history.write(workdir, stages)
+    own = {k: v for k, v in stages[-1]["config"].items() if k != "members"}
+    files.write_text(workdir / "config.json", files.dumps({**own, "seeds": list(seeds)}, indent=1) + "\n")
+    return
 
 
 def is_of(result: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:

@@ -54,13 +54,14 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
     if not key.startswith(("forget.", "data.data_dir", "checkpoint.")):
       raise UsageError(f"{key}: the run is as it is; expected options of the method, such as forget.strength")
   job = _job(workdir, before, flags, overrides)
-  code = train.finish(job, flags, stop)
-  print(_ledger.entry(workdir, job.built.identity, ledger.read(workdir)[-1]))
+  code = 0 if job is None else train.finish(job, flags, stop)
+  print(_ledger.entry(workdir, before if job is None else job.built.identity, ledger.read(workdir)[-1]))
   return code
 
 
-def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.Override]) -> train.Job:
-  """The run with one more event, which the method answers; or the same again, where it was interrupted."""
+def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.Override]) -> train.Job | None:
+  """The run with one more event, which the method answers; or the same again, where it was interrupted. None where this
+  request to this method is the last event, and done."""
   named = _config.Override("forget.name", flags.method)
   resolved = _config.resolve(_extended.file_of(before), [named, *overrides])
   options = {k: v for k, v in resolved["forget"].items() if k != "name"}
@@ -70,27 +71,37 @@ def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.O
   answers = list(before.get("answers", []))
   events = _build.build(config, cache, answers).stream.events
   request = streams.parse_request(flags.request)
-  again = _pending(workdir, before, flags.method, request, len(events))
+  again = _is_last(before, flags.method, request, len(events))
+  result = results.read(workdir / "result.json")
+  done = result is not None and _extended.is_of(result, before) and _finished(workdir, len(events))
+  if again and done:
+    return None
   if not again:
     learned = sum(isinstance(e, Learn) for e in events)
     line = f"{learned}:{flags.request}"
     config["stream"]["forget"] = "; ".join(filter(None, [before["stream"]["forget"], line]))
     answers.append([len(events), flags.method, options])
   built = _build.build(config, cache, answers)
+  if not again and not _leaves_some(built.stream):
+    raise UsageError(f"request: {flags.request} names no row that was learned and is still there; see --list")
   if not again and not _finished(workdir, len(events)):
     raise UsageError(f"workdir: {workdir} holds a run that has not ended; run its last command again first")
   return train.Job(built, before["seeds"], workdir, {}, True)
 
 
-def _pending(workdir: epath.Path, before: dict, method: str, request, events: int) -> bool:
-  """Whether the last event of the run is this request to this method, and was interrupted."""
-  answers = before.get("answers", [])
-  result = results.read(workdir / "result.json")
-  done = result is not None and _extended.is_of(result, before)
-  if not answers or answers[-1][:2] != [events - 1, method] or (done and _finished(workdir, events)):
+def _is_last(before: dict, method: str, request, events: int) -> bool:
+  """Whether the last event of the run is this request to this method."""
+  answers, texts = before.get("answers", []), _ledger.requests(before)
+  if not answers or answers[-1][:2] != [events - 1, method]:
     return False
-  texts = _ledger.requests(before)
   return bool(texts) and streams.parse_forget(f"1:{texts[-1]}")[0][1] == request
+
+
+def _leaves_some(stream) -> bool:
+  """Whether the last request names a row that was learned and that no request before it names."""
+  at = len(stream.events) - 1
+  gone, named = streams.deleted_pairs(stream, at), streams.resolve_pairs(stream.events[at], stream)
+  return any((named[t] & ~gone[t]).any() for t in streams.learned_tasks(stream.events))
 
 
 def _finished(workdir: epath.Path, events: int) -> bool:

@@ -104,7 +104,11 @@ def finish(job: Job, flags, stop: _shared.Stop, several: bool = False) -> int:
       _environment.use_compilation_cache(flags.compilation_cache)
       try:
         result = _train(job, stop, leads, prepared)
+        for name in _plots.PICTURES if leads else ():  # of a shorter run
+          _workdir.discard(job.workdir / name)
       except CljaxError as error:
+        if job.extends and leads and not isinstance(error, Stopped):
+          _extended.give_up(job.workdir, job.seeds)
         if fresh and leads and _never_began(job.workdir, error):  # the folder is no run's
           for name in LEFT:
             _workdir.discard(job.workdir / name)

@@ -120,8 +120,28 @@ def test_a_forgetting_that_is_asked_for_again_is_made_once(copied, capsys):
   assert len(ledger.read(copied)) == 1
   assert len(checkpoint.numbers(copied / "checkpoints")) == 1
   capsys.readouterr()
-  one(given, forget.main, 2)
-  assert "names no row" in capsys.readouterr().err
+  # Once more, as after a kill while it was printed; and other rows of those that are gone.
+  held = {p.name: p.read_bytes() for p in copied.iterdir() if p.is_file()}
+  one(given, forget.main)
+  assert "deletion 1" in capsys.readouterr().out
+  one([*given[:2], "--request=ids=20-38", *given[3:]], forget.main, 2)
+  assert "ids=20-38 names no row that was learned and is still there" in capsys.readouterr().err
+  assert {p.name: p.read_bytes() for p in copied.iterdir() if p.is_file()} == held
+
+
+def test_what_is_refused_while_it_runs_leaves_the_run_as_it_was(copied, capsys, monkeypatch):
+  from cljax import UsageError
+  from cljax.engine import stages
+
+  def refuses(*_):
+    raise UsageError("forget: the method cannot answer this request")
+
+  held = {p.name: p.read_bytes() for p in copied.iterdir() if p.is_file()}
+  with monkeypatch.context() as patched:
+    patched.setattr(stages, "run", refuses)
+    one(["forget", str(copied), "--request=class=1", "--method=ssd", "--compilation_cache="], forget.main, 2)
+  assert {p.name: p.read_bytes() for p in copied.iterdir() if p.is_file()} == held
+  one(["train", f"--workdir={copied}", "--extend", "--config.stream.order=0,1,2,0", "--compilation_cache="])
 
 
 REFUSED = [
