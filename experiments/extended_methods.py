@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -37,7 +38,7 @@ def outcome(name: str, blobs, room: int = 0) -> tuple[str, str]:
   entry = methods.METHODS[name]
   hyper = {k: v for k, v in SMALL.items() if k in entry.options}
   kind = "task" if entry.access.task_id_at_test else "class"
-  given = {"classes_per_task": 2, "reserve_tasks": room}
+  given: dict[str, Any] = {"classes_per_task": 2, "reserve_tasks": room}
   model = models.mlp((4, 4, 1), 6, hidden=(6,))
 
   def run(tasks, **more):
