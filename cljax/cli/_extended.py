@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from cljax import UsageError
+from cljax import Forget, UsageError
 from cljax.cli import _build, _config, _registered, _workdir
 from cljax.io import checkpoint, files, history
 from cljax.streams import READS
@@ -17,7 +17,7 @@ from cljax.streams import READS
 def held(workdir: epath.Path, flags, seeds: Sequence[int]) -> dict[str, Any]:
   """The configuration of the run in a workdir, with its seeds. Raises UsageError where there is none, and where other
   seeds, or to discard it, was asked for."""
-  found = of(workdir)
+  found = of(workdir, recall=not flags.config)
   if flags.overwrite:
     raise UsageError("extend: got it with --overwrite, which discards the run that is to be extended; give one of them")
   if flags["seeds"].present and list(seeds) != found["seeds"]:
@@ -25,12 +25,13 @@ def held(workdir: epath.Path, flags, seeds: Sequence[int]) -> dict[str, Any]:
   return found
 
 
-def of(workdir: epath.Path) -> dict[str, Any]:
-  """The configuration of the run in a workdir; what it registered is registered again."""
+def of(workdir: epath.Path, recall: bool = True) -> dict[str, Any]:
+  """The configuration of the run in a workdir; ``recall``: what its file registered is registered again."""
   found = _workdir.read_json(workdir / "config.json")
   if found is None or not isinstance(found.get("seeds"), list) or not isinstance(found.get("stream"), dict):
     raise UsageError(f"workdir: {workdir} holds no run of launch.train; expected one that began")
-  _registered.recall(workdir, [found])
+  if recall:
+    _registered.recall(workdir, [found])
   return found
 
 
@@ -43,10 +44,14 @@ def file_of(identity: Mapping[str, Any]) -> _config.File:
   return _config.File({s: known(s) for s in kept}, {}, ModuleType("held"))
 
 
-def answers(workdir: epath.Path) -> list[list[Any]]:
-  """``[event, method, options]`` of the requests to a workdir's run that were answered after it was trained."""
-  found = (_workdir.read_json(workdir / "config.json") or {}).get("answers", [])
-  return found if isinstance(found, list) else []
+def whole(workdir: epath.Path, config: Mapping[str, Mapping[str, Any]]) -> _build.Built:
+  """A run as it is given; where the workdir holds one with these requests, answered after it was trained, as there."""
+  cache: dict = {}
+  made = _build.build(config, cache)
+  kept = (_workdir.read_json(workdir / "config.json") or {}).get("answers", [])
+  events = made.stream.events
+  asked = [e for e, *_ in kept if e < len(events) and isinstance(events[e], Forget)]
+  return _build.build(config, cache, kept) if kept and len(asked) == len(kept) else made
 
 
 def requests(before: Mapping[str, Any], config: Mapping[str, Any]) -> str:

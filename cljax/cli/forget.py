@@ -50,6 +50,9 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
     lacks = "method" if flags.request else "request"
     raise UsageError(f"{lacks}: not given; expected --request=WHAT --method=NAME, such as --request='ids=20-39' "
                      "--method=ssd, or --list")  # fmt: skip
+  for name in ("config", "seeds", "overwrite"):
+    if flags[name].present:
+      raise UsageError(f"{name}: got --{name}, but the run is as it is; expected --request and --method")
   for key, _, _ in overrides:
     if not key.startswith(("forget.", "data.data_dir", "checkpoint.")):
       raise UsageError(f"{key}: the run is as it is; expected options of the method, such as forget.strength")

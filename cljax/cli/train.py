@@ -57,7 +57,7 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   if _config.no_requests(config):
     raise UsageError(_config.no_requests(config))
   if before is None:
-    job = Job(_build.build(config, answers=_extended.answers(workdir)), seeds, workdir, axes)
+    job = Job(_build.build(config) if flags.overwrite else _extended.whole(workdir, config), seeds, workdir, axes)
   else:
     seeds = before["seeds"]
     config["stream"]["forget"] = _extended.requests(before, config)

@@ -164,6 +164,32 @@ def test_what_does_not_go_on_is_refused_and_changes_nothing(short, given, text, 
   assert {p.name: p.read_bytes() for p in short.iterdir() if p.is_file()} == before
 
 
+def test_new_classes_of_new_data_come_behind(command, tmp_path, capsys):
+  """The file has grown: rows of other classes are appended. Those that were there keep being held out, or not."""
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(6, 20, 4, 4, 1)).astype(np.float32), np.repeat(np.arange(6), 20).reshape(6, 20)
+  part = lambda a, classes, rows: np.concatenate([a[c][rows] for c in range(classes)])
+  train_rows, test_rows = slice(0, 15), slice(15, 20)
+
+  def save(path, classes):
+    np.savez(path, x_train=part(x, classes, train_rows), y_train=part(y, classes, train_rows),
+             x_test=part(x, classes, test_rows), y_test=part(y, classes, test_rows))  # fmt: skip
+
+  save(tmp_path / "data.npz", 4)
+  run, whole = tmp_path / "run", tmp_path / "whole"
+  given = [*BASE[:2], "--config.method.name=er", "--config.stream.reserve_classes=6", "--config.train.epochs=1"]
+  given = command(*given, f"--config.data.name=npz:{tmp_path}/data.npz")
+  one([*given, "--config.stream.tasks=2", f"--workdir={run}"])
+  first = result(run)["dataset_digest"]
+  save(tmp_path / "data.npz", 6)
+  one(["train", f"--workdir={run}", "--extend", "--config.stream.tasks=3", "--compilation_cache="])
+  one([*given, "--config.stream.tasks=3", "--config.stream.appended=60", f"--workdir={whole}"])
+  assert result(run)["params_sha256"] == result(whole)["params_sha256"]
+  assert result(run)["accuracy_matrix"] == result(whole)["accuracy_matrix"]
+  assert [s["data_digest"] == first for s in history.read(run)] == [True, False]
+  assert [s["rows"] for s in history.read(run)] == [60, 90]
+
+
 def test_methods_that_prepare_themselves_offer_to_retrain(short, capsys):
   for method, reason in (("sisa", "prepares itself while the model is trained"), ("er", "does not answer requests")):
     one(["forget", str(short), "--request=class=1", f"--method={method}", "--compilation_cache="], forget.main, 2)
