@@ -19,12 +19,13 @@ from PIL import Image
 
 import cljax
 from cljax import data
-from cljax.cli import _config, _owner, _progress, _registered, _workdir, report, sweep, train
+from cljax.cli import _config, _progress, _registered, _workdir, report, sweep, train
 from cljax.cli.sweeps import _ahead, _plan, _units
 from cljax.data import builders
 from cljax.engine import restore
 from cljax.evaluation import results
 from cljax.io import checkpoint, ledger
+from cljax.io import owner as _owner
 
 TEXTS = (b"null", b"[]", b"{}", b"[1]", b'"x"', b"1e999", b"-1", b"NaN", b"true", b"\xff\xfe", b"", b"\x00" * 40,
          b"[" * 3000, b'{"a":' * 3000, b"[" * 200_000, b"9" * 5000)  # fmt: skip

@@ -65,7 +65,7 @@ def of_images(method: str, trials: list[int], write) -> None:
       wrong = _planted.untrue(folder, stream)
       if again and not wrong:
         second = moments.randint(1, max(2, count - at))
-        images.watch(folder, f"{root}/{trial}-again", lambda n, second=second: n == second)
+        images.watch(folder, f"{root}/{trial}-again", second.__eq__)
         result = run.run(folder)
         images.rest()
         wrong = judged(folder, stream, result, whole)

@@ -12,7 +12,7 @@ import records
 from cljax import compose, methods
 from cljax.core import tree
 from cljax.core.types import Visit
-from cljax.engine import loop, recipe
+from cljax.engine import loop, program_arguments, recipe
 from cljax.engine.setup import spec_of
 from cljax.engine.step import AGAIN, FRESH, Data, Where, build
 
@@ -23,7 +23,8 @@ class Bench:
   """One method's pure functions on one stream, without the engine.
 
   Programs take the float hyper-parameters as arguments, as a sweep's programs do: other values need no other program.
-  ``members`` above 0 puts a leading axis on the learner, by vmap. ``name`` may be a dict ``{part: (name, options)}``: their :func:`cljax.compose`, or one part alone.
+  ``members`` above 0 puts a leading axis on the learner, by vmap. ``name`` may be a dict ``{part: (name, options)}``:
+  their :func:`cljax.compose`, or one part alone.
   """
 
   def __init__(self, name, stream, model, hyper=None, rows=BATCH, optimizer=None, members=0):
@@ -161,7 +162,7 @@ class Looped(Bench):
     if program is None:
       return learner
     rows = np.asarray(self.stream.train[task])
-    rows = loop._padded(rows, np.full(len(rows), task), self.spec.task_rows)
+    rows = program_arguments.padded(rows, np.full(len(rows), task), self.spec.task_rows)
     return program(self.values(hyper), learner, loop.all_alive(self.setup), (self.data, self.where(task, met), *rows))
 
   def steps(self, learner, task, steps, weight=None, met=(), **hyper):

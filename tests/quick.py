@@ -2,8 +2,9 @@
 
 LLVM optimises little, the older emitters of fused kernels take a third of the time of the newer ones, and what several
 tests, workers and processes build is compiled once. AVX has no multiplication that adds and rounds once: what stands to
-the bit does not hang on what the compiler fused, nor on the processor. All is set in the environment, so that the processes that tests
-start are compiled so too. The cache of compiled programs lives and dies with the session, unless one is given.
+the bit does not hang on what the compiler fused, nor on the processor. All is set in the environment, so that the
+processes that tests start are compiled so too. The cache of compiled programs lives and dies with the session, unless
+one is given.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def test_runs_in_one_compilation(name, finished):
 
 @each(LEARN)
 def test_carry_is_stable(name, prepared, finished):
-  """What goes into the first event comes out of the last, and what a hook is given it returns: trees, shapes and dtypes."""
+  """What goes into the first event comes out of the last: trees, shapes and dtypes, through every hook."""
   setup, result = prepared(name).setup, finished(name)
   first = setup.programs.init.shape(*loop.init_arguments(setup))
   assert jax.tree.structure(result.learner) == jax.tree.structure(first)

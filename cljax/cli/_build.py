@@ -9,7 +9,7 @@ import jax
 
 import cljax
 from cljax import data, engine, methods, models, streams
-from cljax.cli import _config
+from cljax.cli import _config, _registered
 from cljax.engine import recipe
 
 _OPTIMIZER_TRACED = ("learning_rate", "momentum", "weight_decay")
@@ -21,15 +21,20 @@ class Built(NamedTuple):
   stream: Any
   model: cljax.Model
   arguments: dict[str, Any]
-  identity: dict[str, dict[str, Any]]
+  identity: dict[str, Any]
 
 
 def _without(section: Mapping[str, Any], *names: str) -> dict[str, Any]:
   return {k: v for k, v in section.items() if k not in names}
 
 
-def build(config: Mapping[str, Mapping[str, Any]], cache: dict | None = None) -> Built:
-  """Loads the data and builds everything a run needs; ``cache`` shares datasets and streams between calls."""
+def build(
+  config: Mapping[str, Mapping[str, Any]], cache: dict | None = None, answers: Sequence[Sequence[Any]] = ()
+) -> Built:
+  """Loads the data and builds everything a run needs; ``cache`` shares datasets and streams between calls.
+
+  ``answers``: ``[event, method, options]`` of each Forget event that another method answers than ``forget.name``.
+  """
   cache = {} if cache is None else cache
   key = repr(config["data"])
   if key not in cache:
@@ -72,7 +77,14 @@ def build(config: Mapping[str, Mapping[str, Any]], cache: dict | None = None) ->
     "options": cljax.Options(**options),
   }
   recipe.check_effect(arguments["training"], arguments["options"], arguments["optimizer"], config["optimizer"])
-  return Built(stream, model, arguments, _config.identity(config, dataset.digest))
+  identity: dict[str, Any] = _config.identity(config, dataset.digest)
+  own = _registered.code(config, [name for _, name, _ in answers])
+  if own:
+    identity["code"] = own
+  if answers:
+    arguments["answers"] = {event: (name, own) for event, name, own in answers}
+    identity["answers"] = [[event, name, dict(own)] for event, name, own in answers]
+  return Built(stream, model, arguments, identity)
 
 
 def traced(config: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -142,7 +142,7 @@ def quiet() -> None:
   """Libraries stay silent: what goes wrong in their threads is raised in ours, and told there once."""
   for name in ("jax", "etils"):
     logging.getLogger(name).setLevel(logging.ERROR)
-  for name in ("orbax", "absl"):
+  for name in ("orbax", "absl", "asyncio"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

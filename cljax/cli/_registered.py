@@ -11,9 +11,26 @@ from etils import epath
 
 from cljax import UsageError, evaluators, methods, objectives
 from cljax.cli import _config, _workdir
-from cljax.io import files
+from cljax.io import files, own_code
+from cljax.models.build import ZOO
 
 FILE = "launch.json"
+
+
+def code(config: Mapping[str, Mapping[str, Any]], answers: Iterable[str] = ()) -> dict[str, str]:
+  """By section, the digest of what the user wrote of it; none for what comes with cljax or an installed package."""
+  name = lambda section: config[section]["name"]
+  made = lambda names: [methods.METHODS[n].factory for n in names if n in methods.METHODS]
+  found: dict[str, list[Any]] = {
+    "method": made([name("method")]),
+    "forget": made(dict.fromkeys([name("forget"), *answers])),
+    "objective": [o.make for o in [objectives.OBJECTIVES.get(name("objective"))] if o is not None],
+    "model": [ZOO[name("model")]] if name("model") in ZOO else [],
+    "evaluators": [evaluators.EVALUATORS[n].fn for n in sorted(config["evaluators"]["names"])
+                   if n in evaluators.EVALUATORS],
+  }  # fmt: skip
+  digests = {section: own_code.digest(roots) for section, roots in found.items()}
+  return {section: digest for section, digest in digests.items() if digest}
 
 
 def remember(workdir: epath.Path, config: str) -> None:

@@ -14,6 +14,7 @@ from cljax import CljaxError, Stopped, UsageError
 from cljax.cli import _workdir
 from cljax.cli._config import Override
 from cljax.cli._environment import CACHE
+from cljax.io.interrupts import Stop
 
 LONGEST = 1000  # characters of an error's line: it may hold what was given
 
@@ -94,57 +95,16 @@ def _flag_error(error: Exception, values: flags.FlagValues) -> str:
   return text
 
 
-def stop_signals() -> tuple[int, ...]:
-  """SIGTERM and SIGINT; in a SLURM job also the signals that announce the end of its time."""
-  more = (signal.SIGUSR1, signal.SIGUSR2) if "SLURM_JOB_ID" in os.environ else ()
-  return (signal.SIGTERM, signal.SIGINT, *more)
-
-
-class Stop:
-  """Set by a stop signal; asked by the engine between chunks. A second SIGINT interrupts at once.
-
-  Until it is first asked there is nothing to save, and any stop signal interrupts at once: data of any size are read,
-  and streams of any length built, without a look at it.
-  """
-
-  def __init__(self):
-    self.signal = 0
-    self.asked = False
-
-  def __call__(self) -> bool:
-    self.asked = True
-    return bool(self.signal)
-
-  def _receive(self, number, frame):
-    del frame
-    self.signal = number
-    if not self.asked:
-      raise KeyboardInterrupt
-    if number == signal.SIGINT:
-      signal.signal(signal.SIGINT, signal.default_int_handler)
-
-  def __enter__(self):
-    self._before = {}
-    for number in stop_signals():
-      # Elsewhere than in the main thread, whoever runs us handles signals.
-      with contextlib.suppress(ValueError):
-        self._before[number] = signal.signal(number, self._receive)
-    return self
-
-  def __exit__(self, *_):
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-
 def guarded(run: Callable[[Sequence[str], Stop], int], argv: Sequence[str]) -> int:
   """Calls ``run(argv, stop)``; errors that people cause become one line on stderr.
 
-  Exit codes: 0 done; 1 failed (diverged, disk full, damaged checkpoints); 2 usage; 130 and 143 stopped by a signal,
-  the state saved.
+  Exit codes: 0 done; 1 failed (diverged, disk full, damaged checkpoints); 2 usage; 129, 130 and 143 stopped by a
+  signal, the state saved.
   """
   with Stop() as stop:
     try:
-      return run(argv, stop)
+      with piped():
+        return run(argv, stop)
     except Help as text:
       print(text)
       return 0
@@ -169,6 +129,22 @@ def guarded(run: Callable[[Sequence[str], Stop], int], argv: Sequence[str]) -> i
         raise
       _line(f"workdir: {full}; what was written before is intact, free some space and run the same command again")
       return 1
+
+
+@contextlib.contextmanager
+def piped():
+  """Where nobody reads any more what is printed (``| head``), the block ends without a word."""
+  try:
+    yield
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # Python flushes once more at its end, and would complain then.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def where(workdir, files: str, command: str) -> str:
+  """The last line of a launcher: where its results lie, and which command shows them."""
+  return f"results: {os.fspath(workdir)} ({files}); look at them: python -m launch.{command} {os.fspath(workdir)}"
 
 
 def out_of_memory(error: BaseException) -> bool:

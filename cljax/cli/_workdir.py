@@ -34,10 +34,13 @@ def claim(
       discard(workdir / file)
     held = read_json(workdir / name)
     if held is not None:
+      if "code" not in held:  # it began when nobody noted what the user's own code was
+        identity = {k: v for k, v in identity.items() if k != "code"}
       keys = {line.partition(": ")[0] for line in checkpoint.differences(essence(held), essence(identity))}
       if keys:
         # Told as both have them, defaults included.
         differing = [d for d in checkpoint.differences(held, identity) if d.partition(": ")[0] in keys]
+        differing = [_of_code(d, identity) for d in differing]
         raise UsageError(
           f"workdir: {workdir} holds a run of another configuration; differing keys: {'; '.join(differing)}; "
           "give another workdir, or --overwrite"
@@ -50,6 +53,16 @@ def claim(
       raise
     text = error.strerror or error
     raise UsageError(f"workdir: cannot write to {workdir}: {text}; expected a writable folder") from error
+
+
+def _of_code(difference: str, identity: dict) -> str:
+  """A difference, told as what was edited where it is one of the user's own code."""
+  section, dot, part = difference.partition(": ")[0].partition(".")
+  if section != "code" or not dot:
+    return difference
+  of = identity.get(part, {})
+  name = of.get("name") or ", ".join(of.get("names", ())) if isinstance(of, dict) else ""
+  return f"the code of {part} {name!r}, or what it reaches, was edited"
 
 
 def in_path(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The command ``cljax``: ``cljax train --config=FILE ...``, and likewise sweep, report, analyze, unlearn, methods."""
+"""The command ``cljax``: ``cljax train --config=FILE ...``, and likewise the other commands."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cljax.cli import _environment
 
 COMMANDS = {
   "train": "trains one method over one stream",
+  "forget": "deletes rows from a trained run, or lists what was deleted",
   "sweep": "trains many configurations and seeds, here or on a cluster",
   "report": "a page, tables and pictures of sweeps",
   "analyze": "what a run forgot, when, by which layers",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import jax
 
 from cljax import data, methods, models, streams
+from cljax.cli import _shared
 from cljax.core import tree
 from cljax.engine import recipe
 from cljax.engine.setup import spec_of
@@ -39,9 +40,10 @@ def state_bytes() -> dict[str, int]:
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints both tables; takes no arguments."""
   del argv
-  print(table(state_bytes()))
-  print()
-  print(checks())
+  with _shared.piped():
+    print(table(state_bytes()))
+    print()
+    print(checks())
   return 0
 
 

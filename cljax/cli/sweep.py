@@ -101,6 +101,8 @@ def _sweep(argv: Sequence[str], stop: _shared.Stop) -> int:
   _registered.remember(workdir, flags.config)
   _environment.use_compilation_cache(flags.compilation_cache)
   with _workdir.exclusive(workdir):
+    for line in _plan.drop_edited(workdir, runs):
+      _units.say(line)
     todo = _plan.units(runs, seeds, workdir, begun, fit)
     _plan.settle(workdir, todo, begun)
     _units.rebuild_rows(workdir)
@@ -133,8 +135,25 @@ def _claim(workdir: epath.Path, flags, overrides: Sequence[_config.Override], ru
   passing = ("checkpoint.", "data.data_dir")
   kept = {o.key: o.value for o in overrides if not o.key.startswith(passing)}
   base = {"config": flags.config, "overrides": kept, "data": runs[0].built.identity["data"]["digest"]}
-  without_seeds = lambda held: {k: v for k, v in held.items() if k != "seeds"}
-  _workdir.claim(workdir, "sweep.json", base, flags.overwrite, LEFT, without_seeds)
+  told = (_workdir.read_json(workdir / "sweep.json") or {}).get("overrides", {})
+  # What no run reads says nothing of it: a method that comes later may lack an option that was given.
+  mute = [k for k in {*kept, *told} if k not in kept or k not in told if _unread(k, kept, told, runs, workdir)]
+  heard = lambda held: {k: v for k, v in held.get("overrides", {}).items() if k not in mute}
+  without = lambda held: {**{k: v for k, v in held.items() if k != "seeds"}, "overrides": heard(held)}
+  _workdir.claim(workdir, "sweep.json", base, flags.overwrite, LEFT, without)
+
+
+def _unread(key: str, given, told, runs: Sequence[Run], workdir: epath.Path) -> bool:
+  """Whether an override that one of two launches lacks is, in the runs of that launch, not read or what they have."""
+  section, _, field = key.partition(".")
+  if section not in ("method", "forget"):
+    return False
+  if key in told:
+    others, value = [r.built.identity for r in runs], told[key]
+  else:
+    others = [about["identity"] for u in _plan.on_disk(workdir) for about in u.content["runs"].values()]
+    value = given[key]
+  return all(field not in i[section] or str(i[section][field]) == str(value) for i in others)
 
 
 def _train(flags, workdir: epath.Path, todo: Sequence[Unit], options, stop: Callable[[], bool]) -> int:
@@ -155,7 +174,8 @@ def _train(flags, workdir: epath.Path, todo: Sequence[Unit], options, stop: Call
 def _show(workdir: epath.Path, finished: Sequence[Run], found: Sequence[dict]) -> None:
   """Prints the table, then draws the pictures: nobody waits for those."""
   labels = [r.label for r in finished]
-  print(results.table(found, labels), flush=True)
+  print(results.table(found, labels))
+  print(_shared.where(workdir, "rows.jsonl, runs/, groups/", "report"), flush=True)
   for run, result in zip(finished, found, strict=True):
     path = workdir / "runs" / run.folder / _plots.picture(result)
     if not path.exists():

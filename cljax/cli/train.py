@@ -2,26 +2,36 @@
 
 ``python -m launch.train --config=FILE --config.method.name=ewc --config.method.strength=10 --seeds=5 --workdir=DIR``
 
+``python -m launch.train --workdir=DIR --extend --config.stream.tasks=6`` goes on with a run that is there, by events
+that are appended to its own; what is not given is as it was.
+
 On several machines the same command in each, with ``--mesh=data:8`` and ``--coordinator=HOST:PORT --num_processes=2
 --process_id=0`` (or 1), or under srun without these three.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
+from absl import flags as absl_flags
 from etils import epath
 
-from cljax import Member, UsageError
-from cljax.cli import _build, _config, _environment, _registered, _shared, _values, _workdir
+from cljax import CljaxError, DivergedError, Member, Stopped, UsageError
+from cljax.cli import _build, _config, _environment, _extended, _registered, _shared, _values, _workdir
 from cljax.cli._progress import Log, Progress
 from cljax.cli.reporting import _plots
 from cljax.engine import mesh
 from cljax.evaluation import results
+from cljax.io import checkpoint, history, owner
 
-LEFT = ("result.json", "config.json", "metrics.jsonl", *_plots.PICTURES, "checkpoints", "launch.json")
+LEFT = (
+  "result.json", "config.json", "metrics.jsonl", *_plots.PICTURES, "checkpoints", "launch.json", history.FILE,
+)  # fmt: skip
 
 
 def _draw(result: dict, path: epath.Path, stop: _shared.Stop) -> None:
@@ -33,49 +43,111 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   """The program, with errors as exceptions; returns the exit code."""
   flags = _shared.common_flags()
   _shared.mesh_flags(flags)
+  absl_flags.DEFINE_bool("extend", False, "Append events to the run in the workdir.", flag_values=flags)
   overrides = _shared.parse(argv, flags, __doc__ or "")
   seeds = _values.parse_seeds(flags.seeds)
   axes = mesh.parse(flags.mesh)
-  file = _config.read_file(flags.config)
+  workdir = epath.Path(flags.workdir).expanduser()
+  before = _extended.held(workdir, flags, seeds) if flags.extend else None
+  file = _config.read_file(flags.config) if flags.config or before is None else _extended.file_of(before)
   several = _environment.distribute(flags.coordinator, flags.num_processes, flags.process_id)
   if several and not axes:
     axes = {mesh.DATA: jax.device_count()}
   config = _config.resolve(file, overrides)
   if _config.no_requests(config):
     raise UsageError(_config.no_requests(config))
-  built = _build.build(config)
-  workdir = epath.Path(flags.workdir).expanduser()
-  mine = {**built.identity, "seeds": seeds}
-  fresh = flags.overwrite or not any((workdir / name).exists() for name in LEFT)
+  if before is None:
+    job = Job(_build.build(config) if flags.overwrite else _extended.whole(workdir, config), seeds, workdir, axes)
+  else:
+    seeds = before["seeds"]
+    config["stream"]["forget"] = _extended.requests(before, config)
+    job = Job(_extended.built(workdir, before, config), seeds, workdir, axes, True)
+  return finish(job, flags, stop, several)
+
+
+class Job(NamedTuple):
+  """A run and where it goes; ``extends``: it goes on with what is there."""
+
+  built: _build.Built
+  seeds: list[int]
+  workdir: epath.Path
+  axes: Mapping[str, int]
+  extends: bool = False
+
+
+def finish(job: Job, flags, stop: _shared.Stop, several: bool = False) -> int:
+  """Trains what is left of a run, or reads its result, and prints that; returns the exit code."""
+  leads = not several or jax.process_index() == 0
+  result, prepared = None, None
 
   def settle(leads: bool) -> tuple[dict, dict | None]:
-    overwrite = flags.overwrite and leads
-    held = _workdir.claim(workdir, "config.json", mine, overwrite, LEFT, _config.essence)
-    if leads:
-      _registered.remember(workdir, flags.config)
-    return held, results.read(workdir / "result.json")
+    return _settle(job, flags, leads)
 
-  held, result = _environment.in_turn(settle, several)
-  leads = not several or jax.process_index() == 0
-  built = built._replace(identity={k: v for k, v in held.items() if k != "seeds"})  # as its checkpoints have it
-  if result is None:
-    _environment.quiet()
-    _environment.use_compilation_cache(flags.compilation_cache)
-    try:
-      result = _train(built, seeds, workdir, stop, axes, leads)
-    except UsageError:
-      if fresh and leads and not (workdir / "checkpoints").exists():  # refused: the folder is no run's
-        for name in LEFT:
-          _workdir.discard(workdir / name)
-      raise
+  with contextlib.ExitStack() as held:
+
+    def hold(leads: bool) -> None:
+      if leads:
+        held.enter_context(owner.holding(os.fspath(job.workdir)))
+
+    _environment.in_turn(hold, several)
+    fresh = flags.overwrite or not any((job.workdir / name).exists() for name in LEFT)
+    if job.extends:
+      _environment.quiet()
+      _environment.use_compilation_cache(flags.compilation_cache)
+      prepared = _build.prepare(job.built, [Member(s) for s in job.seeds], job.axes or None)
+      prepared.extends(os.fspath(job.workdir))
+    identity, result = _environment.in_turn(settle, several)
+    # As its checkpoints have it.
+    job = job._replace(built=job.built._replace(identity={k: v for k, v in identity.items() if k != "seeds"}))
+    if result is None:
+      _environment.quiet()
+      _environment.use_compilation_cache(flags.compilation_cache)
+      try:
+        result = _train(job, stop, leads, prepared)
+        for name in _plots.PICTURES if leads else ():  # of a shorter run
+          _workdir.discard(job.workdir / name)
+      except CljaxError as error:
+        if job.extends and leads and not isinstance(error, Stopped):
+          _extended.give_up(job.workdir, job.seeds)
+        if fresh and leads and _never_began(job.workdir, error):  # the folder is no run's
+          for name in LEFT:
+            _workdir.discard(job.workdir / name)
+        raise
   if not leads:
     return 0
-  _draw(result, workdir / _plots.picture(result), stop)
+  _draw(result, job.workdir / _plots.picture(result), stop)
   print(results.summary(result))
+  print(_shared.where(job.workdir, "result.json, metrics.jsonl, checkpoints", "analyze"))
   return 0
 
 
-def _train(built: _build.Built, seeds: list[int], workdir: epath.Path, stop: _shared.Stop, axes, leads: bool) -> dict:
+def _never_began(workdir: epath.Path, error: CljaxError) -> bool:
+  """Whether an attempt left nothing to go on from: it was refused, or diverged in its first event."""
+  found = checkpoint.numbers(workdir / "checkpoints")
+  if not found or not isinstance(error, DivergedError):
+    return not found and not isinstance(error, Stopped)
+  with contextlib.suppress(checkpoint.DamagedError):
+    return not checkpoint.read_meta(workdir / "checkpoints", found[-1])["position"]["event"]
+  return False
+
+
+def _settle(job: Job, flags, leads: bool) -> tuple[dict, dict | None]:
+  """``(the configuration that the workdir holds, its result where it is finished)``."""
+  workdir, mine = job.workdir, {**job.built.identity, "seeds": job.seeds}
+  if job.extends:
+    if leads:
+      _extended.claim(workdir, mine)
+    held = mine
+  else:
+    held = _workdir.claim(workdir, "config.json", mine, flags.overwrite and leads, LEFT, _config.essence)
+  if leads and flags.config:
+    _registered.remember(workdir, flags.config)
+  result = results.read(workdir / "result.json")
+  return held, result if result is not None and _extended.is_of(result, held) else None
+
+
+def _train(job: Job, stop: _shared.Stop, leads: bool, prepared) -> dict:
+  built, seeds, workdir, axes, _ = job
   progress = Progress(built.arguments["method"], len(built.stream.events))
   log = Log(workdir / "metrics.jsonl")
 
@@ -84,7 +156,7 @@ def _train(built: _build.Built, seeds: list[int], workdir: epath.Path, stop: _sh
     progress(message)
 
   try:
-    outcome = _build.execute(built, [Member(s) for s in seeds], workdir, report, stop, axes or None)
+    outcome = _build.execute(built, [Member(s) for s in seeds], workdir, report, stop, axes or None, prepared)
   finally:
     log.close()
     progress.clear()

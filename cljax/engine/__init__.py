@@ -1,7 +1,8 @@
 """The engine: it turns a method, a model, a stream and a recipe into compiled programs and runs them."""
 
-from cljax.engine.api import Prepared, RunResult, continued, event_record, method_of, prepare, run
+from cljax.engine.api import RunResult, method_of, prepare, run
 from cljax.engine.loop import DivergedError, Stopped
+from cljax.engine.prepared import Prepared, continued, event_record
 from cljax.engine.recipe import Recipe
 from cljax.engine.restore import load
 from cljax.engine.setup import Member, Options

@@ -8,31 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from cljax import evaluators as evaluating
 from cljax import methods, objectives
 from cljax.core import tree
-from cljax.core.types import Forget, Learn, Learner, Model, UsageError
-from cljax.engine import arguments, hosted, precompile, recipe, saving
-from cljax.engine import mesh as meshes
+from cljax.core.types import Learner, Model, UsageError
+from cljax.engine import arguments, frames, hosted, recipe, saving, stages
 from cljax.engine import programs as prog
-from cljax.engine.loop import (
-  Hooks,
-  State,
-  all_alive,
-  begin,
-  execute,
-  init_arguments,
-  where_in_stream,
-)
+from cljax.engine.loop import State, Stopped, where_in_stream
 from cljax.engine.prediction import judged_at, predictor
+from cljax.engine.prepared import Prepared, continued, event_record
 from cljax.engine.setup import Member, Options, Setup, setup
 from cljax.engine.step import kept
 from cljax.evaluators import Evaluator
-from cljax.io import checkpoint, identity
+from cljax.io import identity, interrupts, own_code
 
 
 class RunResult(NamedTuple):
@@ -63,6 +54,13 @@ class RunResult(NamedTuple):
     rows = [i + 1 for i, e in enumerate(self.events) if e["kind"] == "learn"]
     return next(iter(self.scores.values()))[:, rows]
 
+  def to_pandas(self):
+    """One row for each member, event and task (:func:`cljax.engine.frames.columns`); UsageError without pandas."""
+    return frames.to_pandas(self)
+
+  def _repr_html_(self) -> str:
+    return frames.to_html(self)
+
 
 def run(
   stream,
@@ -87,6 +85,9 @@ def run(
   objective: str | Callable = "classification",
   objective_options: Mapping[str, Any] | None = None,
   evaluators: str | Evaluator | Sequence[str | Evaluator] = (),
+  answers: Mapping[int, str | tuple[str, Mapping[str, Any]]] | None = None,
+  extend: bool = False,
+  learner: RunResult | None = None,
 ) -> RunResult:
   """Runs a method over a stream and evaluates it on every task after every event.
 
@@ -98,7 +99,8 @@ def run(
   seeds, a list of :class:`Member`, each with a seed and values for float hyper-parameters such as
   ``{"method.strength": 10.0}``.
   ``workdir``: where checkpoints go; run again with the same arguments to resume, to the same bits.
-  ``report`` is called with a dict after every chunk and event; ``stop`` is asked between them.
+  ``report`` is called with a dict after every chunk and event; ``stop`` is asked between them. With a ``workdir``
+  Ctrl-C and signals that end the process save first.
   ``mesh``: devices for each axis of ``engine.mesh``, such as ``{"data": 2}``: each batch is cut over two. After
   ``jax.distributed.initialize`` these are the devices of all processes, which call this with the same arguments and a
   ``workdir`` that all of them see; process 0 alone reports and writes the ledger, and a stop in one stops all.
@@ -106,6 +108,11 @@ def run(
   ``(model, spec, values) -> Objective`` such as ``cljax.objectives.regression(noise=0.5)``.
   ``evaluators``: names of ``cljax.evaluators.EVALUATORS`` or your own :class:`cljax.Evaluator`, called on the host
   after each event; what they say stands in ``RunResult.evaluations``.
+  ``answers``: ``{event: method}`` or ``{event: (method, options)}``, Forget events (by their number in
+  ``stream.events``, from 0) that another method answers than ``forget``: one that needs no preparation in training.
+  ``extend``: ``workdir`` holds a run whose events this stream begins with; go on from its last checkpoint, to the bits
+  of a run that had all events from the start. ``learner``: the same, from the result of a run in memory. Refused is
+  what can not be so: what needs to know the tasks ahead (``streams.build(..., reserve_tasks=, reserve_classes=)``).
 
   Raises UsageError on wrong arguments, DivergedError where the loss becomes NaN, Stopped where ``stop`` said so.
 
@@ -128,88 +135,15 @@ def run(
     stream, model, method, hyper, forget=forget, forget_hyper=forget_hyper, optimizer=optimizer,
     optimizer_options=optimizer_options, training=training, options=options, seeds=seeds, population=population,
     config=config, devices=devices, mesh=mesh, objective=objective, objective_options=objective_options,
-    evaluators=evaluators,
+    evaluators=evaluators, answers=answers,
   )  # fmt: skip
-  return prepared.run(workdir, report, stop)
-
-
-class Prepared(NamedTuple):
-  """A run whose data is on the device; its programs are compiled as they are first needed, and kept.
-
-  ``run(workdir=None, report=None, stop=None) -> RunResult`` runs it from its beginning, or from what ``workdir`` holds;
-  as often as one likes, to the same bits. ``start``, a ``State`` of ``engine.loop`` such as :func:`continued` makes,
-  stands in for the beginning. ``ahead(submit)`` lets other threads compile them before (``engine.precompile``).
-  """
-
-  setup: Setup
-  config: Callable  # () -> the configuration that checkpoints hold
-  result: Callable  # State -> RunResult
-  answers: str = ""  # the method that answers Forget events
-  evaluators: Sequence[str] = ()
-
-  def ahead(self, submit: Callable[[Callable[[], object]], object]) -> None:
-    precompile.ahead(self.setup, submit)
-
-  def run(
-    self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None,
-    start: State | None = None,
-  ) -> RunResult:  # fmt: skip
-    mesh = self.setup.members.mesh
-    report = report if report and meshes.leads(mesh) else lambda message: None
-    asked = stop or (lambda: False)
-    writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
-    config = self.config() if writer else {}
-    state = saving.resume(self.setup, writer, config, report) if writer else None
-    if state is not None and self.setup.options.checkpoint_purge_before_deletion:
-      saving.purge(self.setup, writer, workdir, state.event)
-    state = (start or begin(self.setup)) if state is None else state
-    deleted = saving.recorder(self.setup, workdir, self.answers)
-    meshes.agree("workdir: what it holds", [state.event, state.step, int(state.ended), state.total], mesh)
-    waiting = (lambda: False) if meshes.several(mesh) else asked
-    save = saving.saver(self.setup, writer, config, workdir)
-    hooks = Hooks(save, report, lambda: meshes.anywhere(asked(), mesh), deleted, waiting)
-    try:
-      state = execute(self.setup, state, hooks)
-    finally:
-      if writer:
-        writer.close()
-    return self.result(state)
-
-
-def continued(built: Prepared, result: RunResult) -> State:
-  """Where ``result``'s run ended, as a state that ``built`` can go on from: its stream begins with the same events.
-
-  Several ways to forget can so start from one trained population. Raises UsageError where the learners or the members
-  are not the same.
-  """
-  members = built.setup.members
-  shapes = lambda t: [(a.shape, a.dtype) for a in jax.tree.leaves(t)]
-  given = {"learner": result.learner, "alive": jnp.asarray(result.alive)}
-  wanted = jax.eval_shape(
-    lambda t: prog.unpad(t, members), {"learner": built.setup.programs.init.shape(*init_arguments(built.setup)),
-                                       "alive": all_alive(built.setup)}
-  )  # fmt: skip
-  events = [event_record(e) for e in built.setup.stream.events[: len(result.events)]]
-  if [*result.evaluations] != [*built.evaluators]:
-    raise UsageError("result: its evaluators are not those of this run")
-  if shapes(given) != shapes(wanted) or events != result.events:
-    raise UsageError("result: its learners or its events are not those that this run begins with")
-  # A composed method keeps its parts' states by name; where they hold no arrays only the tree differs.
-  arrays = prog.spread(jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(given)), members)
-  rows = lambda a: None if a is None else np.asarray(a).swapaxes(0, 1).tolist()
-  own = lambda name: result.task_accuracy if name == "accuracy" else result.scores[name]  # over the task's classes
-  both = {name: {"test": rows(matrix), "task": rows(own(name))} for name, matrix in result.scores.items()}
-  main, *others = both
-  parts = {**both[main], "validation": rows(result.validation)}
-  at = lambda parts, r: {k: v[r] for k, v in parts.items() if v is not None}
-  more = lambda r: {"scores": {name: at(both[name], r) for name in others}} if others else {}
-  said = {n: {m: rows(matrix) for m, matrix in found.items()} for n, found in result.evaluations.items()}
-  told = lambda r: {"evaluations": {n: at(found, r) for n, found in said.items()}} if said else {}
-  table = [at(parts, r) | more(r) | told(r) for r in range(len(result.events) + 1)]
-  return State(
-    arrays["learner"], arrays["alive"], event=len(result.events), total=result.steps, accuracy=table,
-    forgotten=list(result.forgotten), curves=list(result.curves),
-  )  # fmt: skip
+  if learner is not None:
+    prepared = prepared._replace(begun=str(learner.params_sha256))
+  start = None if learner is None else continued(prepared, learner)
+  if not workdir:
+    return prepared.run(None, report, stop, start, extend)
+  with interrupts.saved_first(stop, Stopped) as asked:
+    return prepared.run(workdir, report, asked, start, extend)
 
 
 def prepare(
@@ -232,8 +166,11 @@ def prepare(
   objective: str | Callable = "classification",
   objective_options: Mapping[str, Any] | None = None,
   evaluators: str | Evaluator | Sequence[str | Evaluator] = (),
+  answers: Mapping[int, str | tuple[str, Mapping[str, Any]]] | None = None,
 ) -> Prepared:
   """All that :func:`run` does before its first step, with the same arguments: for runs that are repeated or timed."""
+  given = {k: v for k, v in locals().items() if k not in ("stream", "answers")}
+  by_event = arguments.answers_of(answers, stream)
   sections = {"hyper": hyper, "forget_hyper": forget_hyper, "optimizer_options": optimizer_options, "mesh": mesh,
               "objective_options": objective_options, "config": config}  # fmt: skip
   arguments.check_arguments(stream, model, training, options, sections, devices)
@@ -246,8 +183,22 @@ def prepare(
   name = method if isinstance(method, str) else getattr(method, "__name__", "method")
   name = f"{name} + {forget}" if forget and forget != name else name
   built = setup(
-    stream, model, make_method, make_optimizer, values, members, training, options, devices, name, mesh, learned
+    stream,
+    model,
+    make_method,
+    make_optimizer,
+    values,
+    members,
+    training,
+    options,
+    devices,
+    name,
+    mesh,
+    learned,
+    by_event,
   )
+  for other, own in {repr(a): a for a in by_event.values()}.values():
+    stages.check_unprepared(other, own, built)
   built = hosted.with_evaluators(built, judges)
 
   @functools.cache  # only checkpoints want it, and it traces the model
@@ -270,7 +221,7 @@ def prepare(
       )
       if learned != objectives.chosen("classification"):
         whole["objective"] = {"name": built.parts.objective.name, "options": getattr(learned, "told", "()")}
-      own = not isinstance(learned, objectives.Chosen) or learned.own_code
+      own = not isinstance(learned, objectives.Chosen) or learned.own_code or _is_own(method, forget, objective)
       if own or not isinstance(method, str) or not isinstance(optimizer, str):
         whole["code"]["parts"] = _parts_digest(built)
       if judges:
@@ -278,10 +229,27 @@ def prepare(
       for e in judges:
         if e is not evaluating.EVALUATORS.get(e.name):
           whole["code"][f"evaluators.{e.name}"] = identity.code_digest(e.fn)
+      if by_event:
+        whole["answers"] = [[e, n, {k: repr(v) for k, v in o.items()}] for e, (n, o) in sorted(by_event.items())]
     return {**whole, "members": [[m.seed, dict(m.hyper)] for m in members]}
 
+  def again(stream, forget=None):
+    """The same run on another stream; with ``forget``, its name and options, that method answers every request."""
+    if forget is None:
+      kept = {e: a for e, a in by_event.items() if e < len(stream.events)}
+      return prepare(stream, answers=kept, **given)
+    return prepare(stream, **{**given, "forget": forget[0], "forget_hyper": forget[1]})
+
   result = lambda state: _result(built, state, judges)
-  return Prepared(built, described, result, forget or name, [e.name for e in judges])
+  return Prepared(built, described, result, forget or name, [e.name for e in judges], by_event, again)
+
+
+def _is_own(method, forget, objective) -> bool:
+  """Whether a name stands for what the user registered: then the name alone does not say what is run."""
+  named = [methods.METHODS[n].factory for n in (method, forget) if isinstance(n, str) and n in methods.METHODS]
+  if isinstance(objective, str):
+    return any(map(own_code.is_own, [*named, objectives.OBJECTIVES[objective].make]))
+  return any(map(own_code.is_own, named))
 
 
 def method_of(method, hyper, forget, forget_hyper):
@@ -316,14 +284,6 @@ def _parts_digest(built: Setup) -> str:
   abstract = lambda t: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), t)
   where = abstract(where_in_stream(built, 0, 0, 1))
   return identity.parts_digest(built.parts, learner, abstract(built.train), where, built.spec, built.inputs)
-
-
-def event_record(event) -> dict:
-  if isinstance(event, Learn):
-    return {"kind": "learn", "task": event.task}
-  assert isinstance(event, Forget)
-  named = {k: list(v) for k, v in event._asdict().items() if v and k != "match"}
-  return {"kind": "forget", **named, **({} if event.match == "any" else {"match": event.match})}
 
 
 def _result(built: Setup, state: State, judges: Sequence[Evaluator]) -> RunResult:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax.core.types import Model, UsageError
+from cljax.core.types import Forget, Model, UsageError
 from cljax.engine.recipe import Recipe
 from cljax.engine.setup import Member, Options
 from cljax.streams.build import Stream
@@ -42,6 +42,22 @@ def check_calls(workdir, report, stop) -> None:
   for name, value in (("report", report), ("stop", stop)):
     if value is not None and not callable(value):
       raise UsageError(f"{name}: got {_shown(value)}; expected a function")
+
+
+def answers_of(answers, stream) -> dict[int, tuple[str, dict[str, Any]]]:
+  """``{event: (method, options)}`` of Forget events that other methods answer, in the order of the events."""
+  if answers is not None and not isinstance(answers, Mapping):
+    raise UsageError(f"answers: got {_shown(answers)}; expected {{event: method}}")
+  out: dict[int, tuple[str, dict[str, Any]]] = {}
+  for event, given in sorted((answers or {}).items(), key=lambda pair: str(pair[0]).rjust(9)):
+    name, options = given if isinstance(given, tuple | list) and len(given) == 2 else (given, {})
+    if not _whole(event) or not 0 <= event < len(stream.events) or not isinstance(stream.events[event], Forget):
+      asked = [e for e, what in enumerate(stream.events) if isinstance(what, Forget)]
+      raise UsageError(f"answers: got event {event!r}; the stream's Forget events are {asked or 'none'}")
+    if not isinstance(name, str) or not isinstance(options, Mapping):
+      raise UsageError(f"answers[{event}]: got {_shown(given)}; expected a method's name, or (name, options)")
+    out[int(event)] = (name, dict(options))
+  return out
 
 
 def seeds_of(seeds) -> list[int]:

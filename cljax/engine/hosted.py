@@ -24,7 +24,7 @@ def with_evaluators(setup: Setup, chosen: Sequence[Evaluator]) -> Setup:
   """
   if not chosen:
     return setup
-  method, tasks = setup.parts.method, setup.spec.num_tasks
+  method, tasks = setup.parts.method, setup.stream.num_tasks
   logits = asked(setup.stream, setup.parts_of, method)
   outputs = asked(setup.stream, setup.parts_of, method, setup.model)
 

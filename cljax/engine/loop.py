@@ -101,13 +101,14 @@ def initial_learner(setup: Setup):
   return setup.programs.init(*init_arguments(setup))
 
 
-def execute(setup: Setup, state: State, hooks: Hooks) -> State:
-  """Runs the events from where ``state`` stands to the end of the stream."""
+def execute(setup: Setup, state: State, hooks: Hooks, upto: int | None = None) -> State:
+  """Runs the events from where ``state`` stands to the end of the stream, or those before event ``upto``."""
+  upto = len(setup.stream.events) if upto is None else upto
   if setup.options.on_divergence == "stop" and not np.asarray(state.alive).all():
     raise DivergedError("this run's loss became NaN before; start it afresh with another configuration")
   if not state.accuracy:
     state.accuracy.append(_evaluate(setup, state, hooks))
-  while state.event < len(setup.stream.events):
+  while state.event < upto:
     event = setup.stream.events[state.event]
     if not state.ended:
       if isinstance(event, Learn):

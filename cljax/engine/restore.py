@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from cljax import data, engine, models, objectives, streams
 from cljax.core.types import CljaxError, Learner, Model, UsageError
 from cljax.engine import prediction, recipe
 from cljax.engine.setup import spec_of
 from cljax.engine.step import build, rescaled
-from cljax.io import checkpoint
+from cljax.io import checkpoint, files
 
 
 class Loaded(NamedTuple):
@@ -53,8 +54,14 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
   default place). A run of :func:`cljax.run` needs what it was called with: ``stream`` and ``model``, and ``method``,
   ``hyper``, ``forget``, ``forget_hyper``, ``optimizer``, ``optimizer_options``, ``training``, ``objective``,
   ``objective_options`` where they were given.
+  ``workdir`` may also be a row of a sweep (``SWEEP/runs/NAME``), whose members are read from the populations that they
+  were trained in, or such a population (``SWEEP/groups/NAME``).
   Raises UsageError where there is no run or an argument is missing, CljaxError where no checkpoint is sound.
   """
+  own = _of_row(workdir)
+  if own:
+    return _joined([load(group, number=number, data_dir=data_dir, **arguments) for group, _ in own],
+                   [members for _, members in own])  # fmt: skip
   directory = f"{workdir}/checkpoints"
   found = checkpoint.numbers(directory)
   if not found or (number is not None and number not in found):
@@ -74,6 +81,49 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
     params, predict = rebuild(learner, meta["position"])
     return Loaded(params, predict, learner, meta["config"], meta["position"], tuple(notes))
   raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))
+
+
+def _of_row(workdir) -> list[tuple[str, list[int]]]:
+  """Of a sweep's row, the populations that hold its members: ``(folder, which of them)``, each seed once, newest first;
+  none where the folder is no row. UsageError for a whole sweep, with its rows."""
+  path = epath.Path(workdir)
+  if not (path / "checkpoints").exists() and (path / "groups").exists():
+    rows = [p.name for p in sorted((path / "runs").iterdir())] if (path / "runs").exists() else []
+    raise UsageError(
+      f"workdir: {path} holds a sweep; give one of its rows, {path}/runs/NAME of {', '.join(rows) or 'none'}"
+    )
+  groups = path.parent.parent / "groups"
+  if path.parent.name != "runs" or (path / "checkpoints").exists() or not groups.exists():
+    return []
+  found: list[tuple[str, list[int]]] = []
+  taken: set[int] = set()
+  units = [p for p in groups.iterdir() if (p / "unit.json").exists() and checkpoint.numbers(p / "checkpoints")]
+  for unit in sorted(units, key=lambda p: (p / "unit.json").stat().mtime, reverse=True):
+    members = files.loads((unit / "unit.json").read_bytes())["members"]
+    mine = [i for i, m in enumerate(members) if m["run"] == path.name and m["seed"] not in taken]
+    taken |= {members[i]["seed"] for i in mine}
+    if mine:
+      found.append((str(unit), mine))
+  if not found:
+    raise UsageError(f"workdir: {path} is no row of a sweep that has checkpoints")
+  return found
+
+
+def _joined(loaded: list[Loaded], members: list[list[int]]) -> Loaded:
+  """The chosen members of several populations as one, in the order of their seeds."""
+  at = [(one.config["members"][i][0], k, i) for k, (one, mine) in enumerate(zip(loaded, members, strict=True))
+        for i in mine]  # fmt: skip
+  at.sort()
+  pick = lambda trees: jax.tree.map(lambda *a: jnp.stack([a[k][i] for _, k, i in at]), *trees)
+
+  def predict(x, member: int = 0, task: int | None = None):
+    _, k, i = at[member]
+    return loaded[k].predict(x, i, task)
+
+  config = {**loaded[0].config, "members": [loaded[k].config["members"][i] for _, k, i in at]}
+  notes = tuple(note for one in loaded for note in one.notes)
+  learner = pick([one.learner for one in loaded])
+  return Loaded(pick([one.params for one in loaded]), predict, learner, config, loaded[0].position, notes)
 
 
 def config_of(workdir) -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -79,17 +79,18 @@ def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:
   of = lambda a, *lead: jax.ShapeDtypeStruct((*lead, *a.shape[1:]), a.dtype)
   whole = jax.tree.map(lambda a: of(a, 1), split.x)
   probe = jax.eval_shape(stream.view.apply, stream.view.tables, whole, jax.ShapeDtypeStruct((1,), np.int32))
+  room = max(stream.num_tasks, stream.room)  # tasks to come have no classes yet
   shapes, dtypes = (lambda t: jax.tree.map(lambda a: a.shape[1:], t)), (lambda t: jax.tree.map(lambda a: a.dtype, t))
   spec = Spec(
     num_classes=stream.num_classes,
-    num_tasks=stream.num_tasks,
+    num_tasks=room,
     input_shape=shapes(probe),
     input_dtype=dtypes(probe),
     batch_size=batch_size,
     num_rows=len(split.id),
     task_rows=max(len(t) for t in stream.train),
     total_rows=sum(len(t) for t in stream.train),
-    classes_of_task=stream.classes_of_task,
+    classes_of_task=np.pad(stream.classes_of_task, ((0, room - stream.num_tasks), (0, 0))),
     active=stream.active,
     task_id_given=stream.task_id_given,
     row_shape=shapes(whole),
@@ -120,9 +121,10 @@ def setup(
   name: str = "method",
   axes: Mapping[str, int] | None = None,
   objective: Callable | None = None,
+  elsewhere: Collection[int] = (),
 ) -> Setup:
   """Builds the programs. ``make_method(model, spec, values)`` and ``make_optimizer(values)`` get the dict of traced
-  values; ``name`` is what errors call the method."""
+  values; ``name`` is what errors call the method. Forget events ``elsewhere`` are answered by another setup."""
   if not population:
     raise UsageError("seeds: got none; expected at least one")
   split = stream.dataset.train
@@ -179,6 +181,8 @@ def setup(
         raise UsageError(
           f"train.epochs: got {recipe.epochs}, which makes {total:,} steps; at most {MOST:,} can be counted"
         )
+    elif e in elsewhere:
+      continue
     elif not access.forgets:
       raise UsageError(f"stream.forget: event {e} asks to forget, but the method does not; choose one with forget.name")
     else:

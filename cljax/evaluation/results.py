@@ -44,14 +44,20 @@ def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]], better: str = 
   :func:`cljax.metrics.over_events` where tasks come back or are never learned; where there are Forget events,
   ``acc_after_last_event`` is the mean of the last row of all. Where lower is ``better``, they are taken of ``-R``, so
   that forgetting > 0 and BWT < 0 mean worse as for accuracy; those that are means of entries keep the score's sign. Of
-  a seed with an entry that is no number (an error of what diverged) they are None.
+  a seed with an entry that is no number (an error of what diverged) they are None. A task that came after a row, in a
+  run that was extended, may have none there; without them forward transfer is None.
   """
   sign = scores.sign(better)
   given = sign * np.asarray(accuracy, np.float64)
-  sound = np.asarray(np.isfinite(given).all((1, 2)))
-  accuracy = np.where(sound[:, None, None], given, 0.0)
   learn = [i + 1 for i, e in enumerate(events) if e["kind"] == "learn"]
   learned = [e["task"] for e in events if e["kind"] == "learn"]
+  first = {t: learn[i] for i, t in reversed(list(enumerate(learned)))}
+  ahead = np.arange(given.shape[1])[:, None] < [first.get(t, 0) for t in range(given.shape[2])]
+  gaps = np.isnan(given) & ahead
+  sound = np.asarray((np.isfinite(given) | gaps).all((1, 2)))
+  accuracy = np.where(sound[:, None, None], given, 0.0)
+  # The least of a task says nothing: the metrics below take what is ahead in no mean but that of forward transfer.
+  accuracy = np.where(np.isnan(accuracy), np.nanmin(accuracy, axis=1, keepdims=True), accuracy)
   R = accuracy[:, learn]
   if learned == list(range(accuracy.shape[-1])):
     values = {
@@ -65,6 +71,7 @@ def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]], better: str = 
     values = metrics.over_events(R, learned, accuracy[:, 0])
   if len(learn) < len(events):
     values["acc_after_last_event"] = accuracy[:, -1].mean(-1)
+  values["fwt"] = np.where(gaps.any((1, 2)), np.nan, values["fwt"])
   signed = {k: v if k in _CHANGES else sign * v for k, v in values.items()}
   return {k: metrics.summarize(np.where(sound, v, np.nan)) for k, v in signed.items()}
 

@@ -8,7 +8,9 @@ because orbax loads flipped bytes and other dtypes silently. Nothing is pickled.
 from __future__ import annotations
 
 import base64
+import functools
 import json
+import logging
 import math
 import os
 import platform
@@ -60,9 +62,12 @@ def versions() -> dict[str, str]:
   }
 
 
+@functools.cache
 def _ocp():
   from orbax.checkpoint import v1 as ocp
 
+  # Told of every item without arrays: it is as it should be.
+  logging.getLogger("absl").addFilter(lambda record: "Skipping merge of OCDBT" not in str(record.msg))
   return ocp
 
 

@@ -77,6 +77,7 @@ def stream_digest(stream) -> str:
   for array in (stream.labels, *jax.tree.leaves(stream.view.tables)):
     add(array)
   whole = (stream.num_classes, stream.active, stream.task_id_given, stream.dataset.scale, *map(repr, stream.events))
+  whole += ("room", stream.room) if stream.room else ()
   h.update(repr(whole).encode())
   h.update(repr([stream.dataset.digest, stream.dataset.class_names]).encode())
   return h.hexdigest()

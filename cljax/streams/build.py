@@ -10,6 +10,7 @@ import numpy as np
 
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.data import limits
+from cljax.data.types import MOST_CLASSES
 from cljax.streams.blurry import blurry_rows, occurring
 from cljax.streams.class_names import class_as_named, class_places, class_values
 from cljax.streams.noise import corrupt
@@ -20,6 +21,7 @@ from cljax.streams.requests import forget_list, held_pairs, resolve_pairs
 from cljax.streams.rows import (
   at_most,
   balanced,
+  check_appended,
   check_edge,
   check_order,
   class_groups,
@@ -56,6 +58,7 @@ class Stream(NamedTuple):
   num_classes: int  # outputs of the model
   active: str  # classes in a training row's softmax: 'all', 'seen' or 'task'
   task_id_given: bool  # whether the scenario tells the task at test time
+  room: int = 0  # tasks that methods are sized for; at least those there are
 
   @property
   def num_tasks(self) -> int:
@@ -101,6 +104,9 @@ def build(
   disjoint: int = 50,
   blurry: int = 10,
   class_weights=(),
+  reserve_tasks: int = 0,
+  reserve_classes: int = 0,
+  appended=(),
 ) -> Stream:
   """Splits a dataset into a stream of ``tasks`` tasks.
 
@@ -130,15 +136,20 @@ def build(
   ``order``: the tasks in the order in which they are learned, such as ``(1, 0, 1, 2)`` to come back to one; default:
   each once. ``label_noise`` (share of labels replaced by another of the task's classes) and ``input_noise``
   (standard deviation, in units of what the model sees): a number, or one for each task; training rows only, what is
-  measured stays clean. Raises UsageError on an impossible split, and for an option that is given (not the default) and
-  that the kind does not read (``READS``). Data without classes have the kinds ``'group'``, ``'permuted'`` and
-  ``'rotated'``; where classes are spoken of above, their groups count.
+  measured stays clean. ``reserve_tasks`` and ``reserve_classes``: methods and the model's outputs are sized for at
+  least so many (0: for those there are), so that a run may be extended by them later. ``appended``: how many training
+  rows the data had each time before rows were appended; those that were there keep being held out, or not, as they were
+  (``launch.train --extend`` gives it). Raises UsageError on an
+  impossible split, and for an option that is given (not the default) and that the kind does not read (``READS``). Data
+  without classes have the kinds ``'group'``, ``'permuted'`` and ``'rotated'``; where classes are spoken of above, their
+  groups count.
   """
   options = {k: plain(v) for k, v in locals().items() if k in _DEFAULTS}
   if not isinstance(kind, str) or kind not in READS:
     raise UsageError(f"stream.kind: unknown {kind!r}; allowed: {', '.join(KINDS)}")
   for name, low, high, note in (("tasks", 1, MOST_TASKS, f", at most {MOST_TASKS}"), ("rows", 0, 2**63, " (0: all)"),
-                                ("seed", 0, 2**63, "")):  # fmt: skip
+                                ("seed", 0, 2**63, ""), ("reserve_tasks", 0, MOST_TASKS, " (0: none)"),
+                                ("reserve_classes", 0, MOST_CLASSES, " (0: none)")):  # fmt: skip
     value = options[name]
     if not is_integer(value, low, high):
       raise UsageError(f"stream.{name}: got {repr(value)[:80]}; expected an integer of at least {low}{note}")
@@ -153,11 +164,13 @@ _DEFAULTS = {k: p.default for k, p in inspect.signature(build).parameters.items(
 
 def _build(
   dataset, kind, *, tasks, classes_per_task, class_order, task_fractions, validation, active, angles, seed, forget,
-  rows, order, label_noise, input_noise, disjoint, blurry, class_weights,
+  rows, order, label_noise, input_noise, disjoint, blurry, class_weights, reserve_tasks, reserve_classes,
+  appended,
 ) -> Stream:  # fmt: skip
   active = active or ("task" if kind in ("task", "scole") else "all")
   check_edge(validation, active)
   order = check_order(order, tasks)
+  appended = check_appended(appended, len(dataset.train.id))
   own = np.zeros(len(dataset.train.id), bool) if dataset.held is None else dataset.held
   pool = at_most(np.flatnonzero(~own), dataset.train.y, rows, seed)
   test_pool = balanced(dataset.test.y, rows, seed)
@@ -193,6 +206,7 @@ def _build(
     layout = _groups(dataset, pool, test_pool, tasks)
   else:
     layout = _shared(dataset, kind, pool, test_pool, tasks, angles, seed)
+  layout = layout._replace(num_classes=max(layout.num_classes, reserve_classes))
   requests = forget_list(forget)
   if kind == "label_random" and any(len(r.classes) for _, r in requests):
     raise UsageError("stream.forget: class= names nothing where labels are random; give ids=, task= or group=")
@@ -200,17 +214,18 @@ def _build(
   return assemble(
     f"{dataset.name}/{kind}/{tasks}{again}", layout, order, pool=pool, validation=validation, seed=seed,
     forget=requests, active=active, task_id_given=kind == "task", task_fractions=task_fractions,
-    label_noise=label_noise, input_noise=input_noise,
+    label_noise=label_noise, input_noise=input_noise, room=reserve_tasks, appended=appended,
   )  # fmt: skip
 
 
 def assemble(
   name: str, layout: Layout, order, *, validation: float, active: str, seed: int, forget="", pool=None,
-  task_id_given: bool = False, task_fractions=(), label_noise=(), input_noise=(),
+  task_id_given: bool = False, task_fractions=(), label_noise=(), input_noise=(), room: int = 0,
+  appended=(),
 ) -> Stream:  # fmt: skip
   """A stream from a layout: holds validation rows out, thins and corrupts what is trained on, places Forget events."""
   y = strata(layout.dataset)
-  held = held_rows(layout.dataset, np.arange(len(y)) if pool is None else pool, validation, seed)
+  held = held_rows(layout.dataset, np.arange(len(y)) if pool is None else pool, validation, seed, appended)
   held = keep_one(held, y, layout.train)
   train, val = _each(layout.train, lambda r: r[~held[r]]), _each(layout.train, lambda r: r[held[r]])
   label = lambda t, rows: np.asarray(layout.labels[t])[y[rows]] if layout.dataset.has_classes else y[rows]
@@ -234,6 +249,7 @@ def assemble(
     layout.num_classes,
     active,
     task_id_given,
+    room,
   )
   return with_forget(stream, forget)
 

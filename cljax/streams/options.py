@@ -10,16 +10,17 @@ import numpy as np
 
 from cljax.core.types import UsageError
 
-_ALL = ("tasks", "task_fractions", "active", "seed", "forget", "rows", "input_noise")
+_ALL = ("tasks", "task_fractions", "active", "seed", "forget", "rows", "input_noise", "reserve_tasks")
 _MEASURED = (*_ALL, "validation", "order", "label_noise")
-_CLASSES = (*_MEASURED, "classes_per_task", "class_order")
-_BLURRY = (*_MEASURED, "disjoint", "blurry")
+_GROUPED = (*_MEASURED, "appended")
+_CLASSES = (*_GROUPED, "classes_per_task", "class_order", "reserve_classes")
+_BLURRY = (*_MEASURED, "disjoint", "blurry", "reserve_classes")
 
 READS: dict[str, tuple[str, ...]] = {
   "class": _CLASSES,
   "task": _CLASSES,
   "domain": _CLASSES,
-  "group": _MEASURED,
+  "group": _GROUPED,
   "permuted": _MEASURED,
   "rotated": (*_MEASURED, "angles"),
   "label_permuted": _MEASURED,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import numpy as np
 
@@ -113,9 +115,9 @@ def class_groups(names, tasks: int, classes_per_task, class_order) -> list[np.nd
   return np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
 
 
-def held_rows(dataset, pool, share: float, seed: int) -> np.ndarray:
+def held_rows(dataset, pool, share: float, seed: int, appended=()) -> np.ndarray:
   """[N] bool: the validation rows, the same share of each class of ``pool`` but never all of one, fixed by the seed;
-  or those that the data set keeps itself."""
+  or those that the data set keeps itself. Rows from each place of ``appended`` on are drawn by themselves."""
   y = strata(dataset)
   held = np.zeros(len(y), bool)
   if not share:
@@ -123,12 +125,23 @@ def held_rows(dataset, pool, share: float, seed: int) -> np.ndarray:
   if dataset.held is not None:
     held[pool] = dataset.held[pool]
     return held
-  rng = np.random.default_rng(np.random.SeedSequence([seed, 0x7A11D]))
-  order = pool[rng.permutation(len(pool))]
-  for c in np.unique(y[pool]):
-    rows = order[y[order] == c]
-    held[rows[: min(round(share * len(rows)), len(rows) - 1)]] = True
+  for low, high in itertools.pairwise([0, *appended, len(y)]):
+    part = pool[(pool >= low) & (pool < high)]
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 0x7A11D, low] if low else [seed, 0x7A11D]))
+    order = part[rng.permutation(len(part))]
+    for c in np.unique(y[part]):
+      rows = order[y[order] == c]
+      held[rows[: min(round(share * len(rows)), len(rows) - 1)]] = True
   return held
+
+
+def check_appended(given, count: int) -> tuple[int, ...]:
+  """Ascending numbers of rows below ``count``; UsageError for anything else."""
+  listed = list(given) if isinstance(given, list | tuple) else [given]
+  sound = all(isinstance(n, int) and not isinstance(n, bool) and 0 < n < count for n in listed)
+  if not sound or sorted(set(listed)) != listed:
+    raise UsageError(f"stream.appended: got {str(given)[:80]}; expected ascending numbers of rows, below {count}")
+  return tuple(listed)
 
 
 def keep_one(held, y, train) -> np.ndarray:

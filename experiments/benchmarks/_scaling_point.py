@@ -142,10 +142,12 @@ def _step(built, learner, task: int, repeats: int) -> float:
 def _host(built, event: int):
   """What the host does for one Learn event of one seed, beside waiting: its schedule, its rows, its boundary's rows."""
   task = built.stream.events[event].task
-  plan = schedule.schedule(built.stream, loop._learned(built, event), event, task, built.trains_on, built.recipe)
+  plan = schedule.schedule(
+    built.stream, program_arguments.learned_before(built, event), event, task, built.trains_on, built.recipe
+  )
   deleted = deleted_pairs(built.stream, event)
   schedule.rows(plan, 0, 0, plan.steps, built.options.chunk_steps, plan.pairs.select(deleted))
-  return loop._boundary(built, deleted, task, _where(built, task))
+  return program_arguments.boundary_arguments(built, deleted, task, _where(built, task))
 
 
 def _save(built, state, repeats: int) -> tuple[float, float]:

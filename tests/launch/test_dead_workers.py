@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cljax.cli import _config, _owner
+from cljax.cli import _config
 from cljax.cli.sweeps import _executors, _plan
 from cljax.io import files
+from cljax.io import owner as _owner
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -94,7 +95,7 @@ def test_a_unit_that_failed_is_told_once_by_several_workers(tmp_path, monkeypatc
 
 TAKES_OVER = """
 import os, pathlib, signal, sys, time
-from cljax.cli import _owner
+from cljax.io import owner as _owner
 folder = pathlib.Path(sys.argv[1])
 if any(r.get("left") == "finished" for r in _owner.history(folder)):
   sys.exit(0)  # started for the other unit, which never runs here

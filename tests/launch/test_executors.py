@@ -14,10 +14,11 @@ import time
 import pytest
 
 from cljax import UsageError
-from cljax.cli import _build, _environment, _owner, _shared, _workdir, sweep
+from cljax.cli import _build, _environment, _shared, _workdir, sweep
 from cljax.cli._config import Override
 from cljax.cli.sweeps import _ahead, _executors, _plan, _units
-from cljax.io import files
+from cljax.io import files, interrupts
+from cljax.io import owner as _owner
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -84,7 +85,8 @@ def test_a_zombie_is_dead_and_another_machine_cannot_be_told(tmp_path):
 
 RACE = """
 import os, pathlib, sys
-from cljax.cli import _owner
+from cljax.io import interrupts
+from cljax.io import owner as _owner
 root = pathlib.Path(sys.argv[1])
 for i in range(60):
   (root / str(i)).mkdir()
@@ -260,7 +262,7 @@ def test_a_population_that_kills_its_workers_is_given_up(tmp_path, monkeypatch, 
   folder = _path(tmp_path) / "groups" / "deadly"
   unit = _plan.Unit("deadly", {"label": "deadly", "members": [{"run": "r", "seed": 0}], "runs": {"r": {}}})
   files.write_text(folder / "unit.json", files.dumps(unit.content))
-  dies = "import os, signal; from cljax.cli import _owner; _owner.take({!r}); os.kill(os.getpid(), signal.SIGKILL)"
+  dies = "import os, signal; from cljax.io import owner; owner.take({!r}); os.kill(os.getpid(), signal.SIGKILL)"
   monkeypatch.setattr(_executors, "command", lambda *a: [sys.executable, "-c", dies.format(str(folder))])
   _executors.local(_path(tmp_path), [unit], 2, "", lambda: False)
   told = capsys.readouterr().err.splitlines()
@@ -316,11 +318,11 @@ def test_each_worker_gets_its_share_of_the_cores(monkeypatch):
   assert _environment.processors() == 3
   monkeypatch.setenv("SLURM_JOB_ID", "1")
   assert _environment.cluster() == _environment.describe()["cluster"] == "slurm"
-  assert signal.SIGUSR2 in _shared.stop_signals()
+  assert signal.SIGUSR2 in interrupts.stop_signals()
   monkeypatch.delenv("SLURM_JOB_ID")
   monkeypatch.setenv("TPU_WORKER_ID", "0")
   assert _environment.cluster() == "tpu"
-  assert signal.SIGUSR2 not in _shared.stop_signals()
+  assert signal.SIGUSR2 not in interrupts.stop_signals()
 
 
 def test_a_disk_that_is_full_fails_one_population_in_one_line(command, tmp_path, monkeypatch, capsys):

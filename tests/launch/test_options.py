@@ -74,6 +74,9 @@ STREAMS = {
   "disjoint": ("0", "stream.kind=si_blurry"),
   "blurry": ("50", "stream.kind=si_blurry"),
   "class_weights": ("1,1,1,0,0,0,0,0,0,0", "stream.kind=scole"),
+  "reserve_tasks": ("7", ""),
+  "reserve_classes": ("12", ""),
+  "appended": ("900", ""),
 }
 MODELS = {
   "mlp": {"hidden": "5", "activation": "tanh", "dropout": "0.5"},

@@ -20,10 +20,11 @@ import pytest
 from etils import epath
 
 from cljax import UsageError
-from cljax.cli import _config, _owner, sweep
+from cljax.cli import _config, sweep
 from cljax.cli._config import Override
 from cljax.cli.sweeps import _executors, _plan, _slurm
 from cljax.io import files
+from cljax.io import owner as _owner
 
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster is enough
 

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from cljax.cli import _build, _config, _grid, _owner, sweep
+from cljax.cli import _build, _config, _grid, sweep
 from cljax.cli.sweeps import _plan, _units
 from cljax.evaluation import results
 from cljax.io import checkpoint
+from cljax.io import owner as _owner
 
 
 def rows(workdir) -> list[dict]:

@@ -54,7 +54,9 @@ def analyse(history: restore.History, members: Sequence[int], rows: int) -> dict
   position, moments = _moments(history, notes)
   stream = history.stream
   members = [m for m in members][:MEMBERS]
-  over = lambda key: np.mean([np.asarray(row[key])[list(members)] for row in position["accuracy"]], 1)
+  # Of what came later there is no score where a deletion took the states from before: null.
+  of = lambda row: np.asarray(row, np.float64)[list(members)]
+  over = lambda key: np.mean([of(row[key]) for row in position["accuracy"]], 1)
   done = [event_record(e) for e in stream.events[: position["event"]]]
   order = [e["task"] for e in done if e["kind"] == "learn"]
   own = _objective(history, members)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from etils import epath
 
 from cljax import Stopped
-from cljax.cli import _environment, _owner
+from cljax.cli import _environment
 from cljax.cli.sweeps import _plan, _units
 from cljax.cli.sweeps._plan import Unit
+from cljax.io import owner as _owner
 
 
 def command(workdir: epath.Path, names: Sequence[str], cache: str) -> list[str]:

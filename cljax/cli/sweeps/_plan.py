@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from cljax import Member, UsageError, engine
-from cljax.cli import _build, _config, _grid, _owner, _workdir
+from cljax.cli import _build, _config, _grid, _workdir
 from cljax.core import tree
 from cljax.evaluation import results
 from cljax.io import checkpoint, files
+from cljax.io import owner as _owner
 
 
 class Run(NamedTuple):
@@ -222,6 +223,23 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
     )
   except (LookupError, TypeError, AttributeError):
     return False
+
+
+def drop_edited(workdir: epath.Path, runs: Sequence[Run]) -> list[str]:
+  """Takes away the results of runs whose code the user has edited since, which are made again; one line for each."""
+  folder, lines = workdir / "runs", []
+  without = lambda identity: _config.essence({k: v for k, v in identity.items() if k != "code"})
+  own = [(r, without(r.built.identity)) for r in runs if "code" in r.built.identity]
+  for path in sorted(folder.iterdir()) if own and folder.exists() else ():
+    result = results.read(path / "result.json")
+    if result is None:
+      continue
+    for run, mine in own:
+      if path.name != run.folder and not checkpoint.differences(without(result["config"]), mine):
+        lines.append(f"{run.label}: its code was edited since {path.name}; it is run again")
+        path.rmtree()
+        break
+  return lines
 
 
 def finished_seeds(workdir: epath.Path, folder: str) -> list[int]:

@@ -16,12 +16,13 @@ from typing import Any
 from etils import epath
 
 from cljax import Stopped, UsageError
-from cljax.cli import _owner, _workdir
+from cljax.cli import _workdir
 from cljax.cli._config import Override
 from cljax.cli.sweeps import _executors, _plan, _units
 from cljax.cli.sweeps._plan import Unit
 from cljax.cli.sweeps._slurm_job import Job
 from cljax.io import files
+from cljax.io import owner as _owner
 
 PACKAGES = ("cljax", "launch", "experiments")
 _TIMEOUTS = 1000  # a job is requeued as often as its time is up

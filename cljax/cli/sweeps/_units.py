@@ -13,13 +13,14 @@ from typing import Any
 from etils import epath
 
 from cljax import CljaxError, Stopped, metrics
-from cljax.cli import _build, _environment, _owner, _registered, _shared, _workdir
+from cljax.cli import _build, _environment, _registered, _shared, _workdir
 from cljax.cli._progress import Log, Progress
 from cljax.cli.reporting import _plots
 from cljax.cli.sweeps import _ahead, _plan
 from cljax.cli.sweeps._plan import Unit
 from cljax.evaluation import evaluations, results
 from cljax.io import files, trackers
+from cljax.io import owner as _owner
 
 
 def say(text: str) -> None:

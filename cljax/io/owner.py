@@ -2,11 +2,12 @@
 
 A folder's owners are ``owner.1.json``, ``owner.2.json``, ...; the last one counts. Taking over from a dead owner is
 creating the next number, which succeeds for one process only, so there is no moment at which two believe they hold it.
-The files stay: they are the folder's history.
+The files of a sweep's folders stay: they are its history.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -14,9 +15,12 @@ import pathlib
 import re
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
+
+from cljax.core.types import CljaxError, UsageError
 
 LAUNCH = "CLJAX_LAUNCH"  # names the launcher that started this process, and stands in the owners' files
 DEATHS = 2  # of a launch's processes that worked on a folder, after which none of them takes it up again
@@ -36,6 +40,14 @@ ENDED = (
 )
 
 
+HIDDEN = ".owner"  # where the owners' files of a folder lie that is not a sweep's
+_MINE: dict[str, int] = {}  # folders that this process holds, and the thread that took them
+
+
+class HeldError(CljaxError):
+  """The folder is worked on by another process, which lives."""
+
+
 class Owner(NamedTuple):
   """A folder that this process holds: its file and what the file says."""
 
@@ -44,6 +56,7 @@ class Owner(NamedTuple):
 
   def leave(self, how: str, **more) -> None:
     """Gives the folder up; ``how`` is 'finished', 'stopped' or 'failed'."""
+    _MINE.pop(os.path.realpath(self.path.parent), None)
     text = json.dumps({**self.record, "left": how, "until": _now(), **more})
     temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
     try:
@@ -84,7 +97,49 @@ def take(folder) -> Owner | Held | None:
     _create(path, json.dumps(mine))
   except FileExistsError:
     return Held(latest(folder)[1] or {})
+  _MINE[os.path.realpath(folder)] = threading.get_ident()
   return Owner(path, mine)
+
+
+@contextlib.contextmanager
+def holding(folder) -> Iterator[None]:
+  """Makes the folder this process's for as long as the block runs; inside such a block, of the same thread, nothing.
+
+  Raises HeldError, one line that names the holder, where another process works on it; one that died is followed. In an
+  object store, which has no exclusive files, it does nothing.
+  """
+  text = os.fspath(folder)
+  place = os.path.join(text, HIDDEN)
+  mine = lambda path: _MINE.get(os.path.realpath(path)) == threading.get_ident()
+  if "://" in text or mine(text) or mine(place):
+    yield
+    return
+  try:
+    os.makedirs(place, exist_ok=True)
+    owner = holder(text) or take(place)  # the folder of a sweep's population has its owner in it
+    for _ in range(100):  # who was in front of us may have left meanwhile
+      if not isinstance(owner, Held) or lives(owner.record):
+        break
+      owner = take(place)
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    raise UsageError(
+      f"workdir: cannot write to {text}: {error.strerror or error}; expected a writable folder"
+    ) from error
+  if not isinstance(owner, Owner):
+    here = isinstance(owner, Held) and owner.record.get("host") == socket.gethostname()
+    gone = "" if here or owner is None else f"; if that is gone for good, remove {place}"
+    raise HeldError(f"workdir: {text} is worked on by {owner or 'another process'}; wait until it has ended{gone}")
+  how = "failed"
+  try:
+    yield
+    how = "finished"
+  finally:
+    owner.leave(how)
+    for number in _numbers(place):  # nobody counts these
+      if number < int(owner.path.name.split(".")[1]):
+        owner.path.with_name(f"owner.{number}.json").unlink(missing_ok=True)
 
 
 def latest(folder) -> tuple[int, dict[str, Any] | None]:

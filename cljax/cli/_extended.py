@@ -1,0 +1,107 @@
+"""A run's workdir as the beginning of a longer run: its configuration, and the requests that were answered in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from etils import epath
+
+from cljax import Forget, UsageError
+from cljax.cli import _build, _config, _registered, _workdir
+from cljax.io import checkpoint, files, history
+from cljax.streams import READS
+
+
+def held(workdir: epath.Path, flags, seeds: Sequence[int]) -> dict[str, Any]:
+  """The configuration of the run in a workdir, with its seeds. Raises UsageError where there is none, and where other
+  seeds, or to discard it, was asked for."""
+  found = of(workdir, recall=not flags.config)
+  if flags.overwrite:
+    raise UsageError("extend: got it with --overwrite, which discards the run that is to be extended; give one of them")
+  if flags["seeds"].present and list(seeds) != found["seeds"]:
+    raise UsageError(f"seeds: got {list(seeds)}; the run has {found['seeds']}, and is extended with these")
+  return found
+
+
+def of(workdir: epath.Path, recall: bool = True) -> dict[str, Any]:
+  """The configuration of the run in a workdir; ``recall``: what its file registered is registered again."""
+  found = _workdir.read_json(workdir / "config.json")
+  if found is None or not isinstance(found.get("seeds"), list) or not isinstance(found.get("stream"), dict):
+    raise UsageError(f"workdir: {workdir} holds no run of launch.train; expected one that began")
+  if recall:
+    _registered.recall(workdir, [found])
+  return found
+
+
+def file_of(identity: Mapping[str, Any]) -> _config.File:
+  """A run's configuration as the file that a longer one starts from."""
+  kept = {s: dict(identity[s]) for s in _config.SECTIONS if isinstance(identity.get(s), Mapping)}
+  kept["data"].pop("digest", None)
+  known = lambda s: {k: v for k, v in kept[s].items()
+                     if not _config.not_read(s, str(kept[s].get(_config._CHOICE.get(s, ""))), k)}  # fmt: skip
+  return _config.File({s: known(s) for s in kept}, {}, ModuleType("held"))
+
+
+def whole(workdir: epath.Path, config: Mapping[str, Mapping[str, Any]]) -> _build.Built:
+  """A run as it is given; where the workdir holds one with these requests, answered after it was trained, as there."""
+  cache: dict = {}
+  made = _build.build(config, cache)
+  kept = (_workdir.read_json(workdir / "config.json") or {}).get("answers", [])
+  events = made.stream.events
+  asked = [e for e, *_ in kept if e < len(events) and isinstance(events[e], Forget)]
+  return _build.build(config, cache, kept) if kept and len(asked) == len(kept) else made
+
+
+def requests(before: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+  """``stream.forget`` of the longer run: the run's own requests, and what is given behind them."""
+  own, given = before["stream"]["forget"], config["stream"]["forget"]
+  return own if str(own).startswith(str(given)) else given
+
+
+def built(workdir: epath.Path, before: Mapping[str, Any], config: dict[str, dict[str, Any]]) -> _build.Built:
+  """The longer run; where its data are no longer those that the run had, the stream is told where rows came new."""
+  cache: dict = {}
+  told = history.read(workdir)
+  kept = before.get("answers", ())
+  try:
+    made = _build.build(config, cache, kept)
+  except UsageError:  # such as rows that do not do without being told; the reason is the same then
+    made = None
+  stream = config["stream"]
+  rows = told[-1]["rows"] if told else 0
+  same = made is not None and made.identity["data"]["digest"] == before["data"]["digest"]
+  if same or not rows or stream["appended"] or "appended" not in READS[stream["kind"]]:
+    return made or _build.build(config, cache, kept)
+  stream["appended"] = (*before["stream"].get("appended", ()), rows)
+  return _build.build(config, cache, kept)
+
+
+def claim(workdir: epath.Path, identity: Mapping[str, Any]) -> None:
+  """Makes ``identity`` the workdir's."""
+  if _workdir.read_json(workdir / "config.json") == identity:
+    return
+  files.write_text(workdir / "config.json", files.dumps(identity, indent=1) + "\n")
+
+
+def give_up(workdir: epath.Path, seeds: Sequence[int]) -> None:
+  """Where what was to be appended was refused before anything was saved of it, the run is again what it was."""
+  stages, directory = history.read(workdir), workdir / "checkpoints"
+  for number in reversed(checkpoint.numbers(directory)):
+    try:
+      config = checkpoint.read_meta(directory, number)["config"]
+    except checkpoint.DamagedError:
+      continue
+    while len(stages) > 1 and checkpoint.differences(stages[-1]["config"], config):
+      stages.pop()
+    history.write(workdir, stages)
+    own = {k: v for k, v in stages[-1]["config"].items() if k != "members"}
+    files.write_text(workdir / "config.json", files.dumps({**own, "seeds": list(seeds)}, indent=1) + "\n")
+    return
+
+
+def is_of(result: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+  """Whether a result is that of the configuration, and not of the shorter run that it goes on with."""
+  mine = {k: v for k, v in identity.items() if k != "seeds"}
+  return not checkpoint.differences(_config.essence(result["config"]), _config.essence(mine))

@@ -1,0 +1,236 @@
+"""A run that is ready to begin, to go on, or to be extended."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.core.types import Forget, Learn, UsageError
+from cljax.engine import extending, precompile, saving, stages
+from cljax.engine import mesh as meshes
+from cljax.engine import programs as prog
+from cljax.engine.loop import Hooks, State, all_alive, begin, init_arguments
+from cljax.engine.setup import Setup
+from cljax.io import checkpoint, history, identity, owner
+
+
+class Prepared(NamedTuple):
+  """A run whose data is on the device; its programs are compiled as they are first needed, and kept.
+
+  ``run(workdir=None, report=None, stop=None, start=None, extend=False) -> RunResult`` runs it from its beginning, or
+  from what ``workdir`` holds; as often as one likes, to the same bits. ``start``, a ``State`` of ``engine.loop`` such
+  as :func:`continued` makes, stands in for the beginning. ``extend``: ``workdir`` may hold a run of the first of these
+  events. ``ahead(submit)`` lets other threads compile them before (``engine.precompile``).
+  """
+
+  setup: Setup
+  config: Callable  # () -> the configuration that checkpoints hold
+  result: Callable  # State -> RunResult
+  answers: str = ""  # the method that answers Forget events
+  evaluators: Sequence[str] = ()
+  by_event: Mapping[int, tuple[str, Mapping]] = {}  # Forget events that another method answers: its name and options
+  again: Callable | None = None  # (stream, forget=None) -> Prepared: the same on another stream, or of another method
+  begun: str = ""  # what it begins with, where that is no fresh learner
+
+  def ahead(self, submit: Callable[[Callable[[], object]], object]) -> None:
+    precompile.ahead(self.setup, submit)
+
+  def run(
+    self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None,
+    start: State | None = None, extend: bool = False,
+  ) -> Any:  # fmt: skip
+    if workdir and meshes.leads(self.setup.members.mesh):
+      with owner.holding(workdir):
+        return self._run(workdir, report, stop, start, extend)
+    return self._run(workdir, report, stop, start, extend)
+
+  def _run(self, workdir, report, stop, start, extend) -> Any:
+    mesh = self.setup.members.mesh
+    report = report if report and meshes.leads(mesh) else lambda message: None
+    asked = stop or (lambda: False)
+    if extend and not workdir:
+      raise UsageError("extend: got no workdir; expected the folder of the run that is to be extended")
+    writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
+    config = {**self.config(), **({"begun": self.begun} if self.begun else {})} if writer else {}
+    waiting = (lambda: False) if meshes.several(mesh) else asked
+    hooks = Hooks(lambda state: None, report, lambda: meshes.anywhere(asked(), mesh), lambda *_: None, waiting)
+    state = self.found(writer, workdir, config, hooks, extend) if writer else None
+    if state is not None and self.setup.options.checkpoint_purge_before_deletion:
+      saving.purge(self.setup, writer, workdir, state.event)
+    state = (start or begin(self.setup)) if state is None else state
+    meshes.agree("workdir: what it holds", [state.event, state.step, int(state.ended), state.total], mesh)
+    save = saving.saver(self.setup, writer, config, workdir)
+    hooks = hooks._replace(save=save, deleted=saving.recorder(self.setup, workdir, self.answers))
+    by = lambda event, setup: saving.recorder(setup, workdir, self.by_event[event][0])
+    try:
+      state = stages.run(self.setup, self.others(), state, hooks, by)
+    finally:
+      if writer:
+        writer.close()
+    return self.result(state)
+
+  def others(self) -> dict[int, Callable]:
+    """``{event: () -> the setup of the method that answers it}``, one setup for each method, made when it is asked
+    for; its data are those that are on the device."""
+    shared = ("train", "evaluation", "blocks", "partial", "evaluators")
+    kept: dict[str, Setup] = {}
+
+    def made(answer) -> Setup:
+      if repr(answer) not in kept:
+        assert self.again is not None
+        other = self.again(self.setup.stream, answer).setup
+        kept[repr(answer)] = other._replace(**{f: getattr(self.setup, f) for f in shared})
+      return kept[repr(answer)]
+
+    return {e: functools.partial(made, answer) for e, answer in self.by_event.items()}
+
+  def stage(self, what: str, first: int, config: Mapping) -> dict:
+    """The record of a stage of this run, for the history of its workdir."""
+    names = {e: self.by_event.get(e, (self.answers,))[0] for e, event in enumerate(self.setup.stream.events)
+             if isinstance(event, Forget)}  # fmt: skip
+    return history.stage(self.setup.stream, config, what, first, names)
+
+  def found(self, writer, workdir, config: dict, hooks: Hooks, extend: bool) -> State | None:
+    """The state that the workdir holds, of this run or of a stage of it before; None where it holds none."""
+    if extend:
+      self.extends(workdir)
+    held = history.read(workdir)
+    same = [at for at, h in enumerate(held) if not _differences(h["config"], config)]
+    if len(held) > 1 and len(held) - 1 in same:
+      return self.of_stages(writer, held, config, hooks)
+    state = saving.resume(self.setup, writer, config, hooks.report)
+    if meshes.leads(self.setup.members.mesh) and (not held or len(held) - 1 not in same):
+      # What was announced, but never begun, is no stage.
+      history.write(workdir, held[: same[-1] + 1] if same else [self.stage("begun", 0, config)])
+    return state
+
+  def extends(self, workdir) -> None:
+    """Notes this run in the workdir's history as the one that goes on with what is there; UsageError, with the reason,
+    where it does not."""
+    directory, config, held = f"{workdir}/checkpoints", self.config(), history.read(workdir)
+    numbers = checkpoint.numbers(directory)
+    if not numbers:
+      raise UsageError(f"extend: {workdir} does not hold any checkpoint; run it without extend first")
+    if not held:
+      raise UsageError(f"extend: {workdir} has no {history.FILE}; run it once more as it was, and then extend it")
+    if not _differences(held[-1]["config"], config):
+      return
+    meta = checkpoint.read_meta(directory, numbers[-1])
+    while len(held) > 1 and _differences(held[-1]["config"], meta["config"]):
+      held.pop()  # announced, but never begun
+    self.check_extends(held[-1], meta)
+    if meshes.leads(self.setup.members.mesh):
+      what = "forget" if isinstance(self.setup.stream.events[-1], Forget) else "extended"
+      history.write(workdir, [*held, self.stage(what, len(held[-1]["events"]), config)])
+
+  def check_extends(self, held: Mapping, meta: Mapping) -> Any:
+    """The run as it was in the stage ``held``, of which ``meta`` is a checkpoint's; UsageError, with the reason, where
+    this one does not go on with it."""
+    stream = self.setup.stream
+    history.check_prefix(held, stream)
+    assert self.again is not None
+    before = self.again(extending.earlier(stream, held))
+    # What the stream is made of was compared, task by task; a launcher's configuration names it in its sections.
+    apart = ("stream", "data", "answers", "events", "code.view")
+    told = lambda d: d.partition(":")[0].partition(".")[0] in apart or d.startswith(apart)
+    of_code = meta["versions"] == checkpoint.versions()  # other versions trace the same code to other operations
+    differing = [d for d in _differences(held["config"], before.config(), of_code) if not told(d)]
+    if differing:
+      raise UsageError(f"extend: the run in the workdir differs in more than its events: {'; '.join(differing)}")
+    extending.check(before.setup, self.setup)
+    return before
+
+  def of_stages(self, writer, held: list[dict], config: dict, hooks: Hooks) -> State:
+    """The newest sound checkpoint of any stage."""
+    notes: list[str] = []
+    for number in reversed(checkpoint.numbers(writer.directory)):
+      try:
+        meta = checkpoint.read_meta(writer.directory, number)
+        if not _differences(meta["config"], config):
+          state = saving.resume(self.setup, writer, config, hooks.report)
+          assert state is not None
+          return state
+        at = [h for h in held[:-1] if not _differences(h["config"], meta["config"])]
+        if not at:
+          raise UsageError(f"workdir: checkpoint {number} is of no stage of this run")
+        before = self.check_extends(at[-1], meta)
+        state = extending.restore(before.setup, self.setup, writer.directory, number, meta, hooks)
+      except checkpoint.DamagedError as error:
+        notes.append(f"{error}; trying the one before it")
+        hooks.report({"kind": "note", "text": notes[-1]})
+        continue
+      hooks.report({"kind": "resumed", "event": state.event, "step": state.step, "total": state.total})
+      return state
+    raise UsageError("workdir: no sound checkpoint is left: " + "; ".join(notes))
+
+
+def _differences(saved: Mapping, given: Mapping, of_code: bool = False) -> list[str]:
+  found = checkpoint.differences(dict(saved), dict(given))
+  return [d for d in found if of_code or not identity.of_other_code(d)]
+
+
+def continued(built: Prepared, result) -> State:
+  """Where ``result``'s run ended, as a state that ``built`` can go on from: its stream begins with the same events.
+
+  Several ways to forget can so start from one trained population. Its stream may have more tasks. Raises UsageError
+  where the learners or the members are not the same.
+  """
+  members = built.setup.members
+  shapes = lambda t: [(a.shape, a.dtype) for a in jax.tree.leaves(t)]
+  given = {"learner": result.learner, "alive": jnp.asarray(result.alive)}
+  events = [event_record(e) for e in built.setup.stream.events[: len(result.events)]]
+  if [*result.evaluations] != [*built.evaluators]:
+    raise UsageError("result: its evaluators are not those of this run")
+  state = State(given["learner"], given["alive"], event=len(result.events), total=result.steps,
+                accuracy=_rows(result), forgotten=list(result.forgotten), curves=list(result.curves))  # fmt: skip
+  had = next(iter(result.scores.values())).shape[-1]
+  growing = None
+  if had < built.setup.stream.num_tasks and events == result.events:
+    assert built.again is not None
+    held = {"events": events, "tasks": [None] * had}
+    before = built.again(extending.earlier(built.setup.stream, held))
+    extending.check(before.setup, built.setup)
+    growing = extending.Growing(before.setup, built.setup)
+  target = growing.old if growing else built.setup
+  wanted = jax.eval_shape(
+    lambda t: prog.unpad(t, members),
+    {"learner": target.programs.init.shape(*init_arguments(target)), "alive": all_alive(target)},
+  )
+  if shapes(given) != shapes(wanted) or events != result.events:
+    raise UsageError("result: its learners or its events are not those that this run begins with")
+  # A composed method keeps its parts' states by name; where they hold no arrays only the tree differs.
+  arrays = jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(given))
+  arrays = growing.grown(arrays) if growing else prog.spread(arrays, members)
+  state.learner, state.alive = arrays["learner"], arrays["alive"]
+  if growing:
+    quiet = Hooks(lambda s: None, lambda m: None, lambda: False)
+    at = lambda row: begin(built.setup) if row == 0 else state if row == len(result.events) else None
+    state = extending.widened(state, growing.old, built.setup, at, quiet)
+  return state
+
+
+def _rows(result) -> list[dict]:
+  """The rows of scores of a result, as a state has them."""
+  rows = lambda a: None if a is None else np.asarray(a).swapaxes(0, 1).tolist()
+  own = lambda name: result.task_accuracy if name == "accuracy" else result.scores[name]  # over the task's classes
+  both = {name: {"test": rows(matrix), "task": rows(own(name))} for name, matrix in result.scores.items()}
+  main, *others = both
+  parts = {**both[main], "validation": rows(result.validation)}
+  at = lambda parts, r: {k: v[r] for k, v in parts.items() if v is not None}
+  more = lambda r: {"scores": {name: at(both[name], r) for name in others}} if others else {}
+  said = {n: {m: rows(matrix) for m, matrix in found.items()} for n, found in result.evaluations.items()}
+  told = lambda r: {"evaluations": {n: at(found, r) for n, found in said.items()}} if said else {}
+  return [at(parts, r) | more(r) | told(r) for r in range(len(result.events) + 1)]
+
+
+def event_record(event) -> dict:
+  if isinstance(event, Learn):
+    return {"kind": "learn", "task": event.task}
+  assert isinstance(event, Forget)
+  named = {k: list(v) for k, v in event._asdict().items() if v and k != "match"}
+  return {"kind": "forget", **named, **({} if event.match == "any" else {"match": event.match})}
