@@ -66,7 +66,11 @@ RECORDS: dict[str, Record] = {
   ),
   "famr": Record(
     spec="unlearning B8",
-    compared=("test_famr_ends_where_the_anchor_balances_the_pull",),
+    compared=(
+      "test_famr_ends_where_the_anchor_balances_the_pull",
+      "test_famr_of_real_targets_descends_towards_0",
+      "test_famr_of_text_makes_the_tokens_that_count_uniform",
+    ),
     invariants=LAWS,
     deviations=("only the objective was read: anchor and steps are not verified, nor Adam at 1e-3",),
   ),
@@ -163,6 +167,8 @@ RECORDS: dict[str, Record] = {
       "test_gs_lora_trains_the_factors_of_a_bounded_loss[2.0-False]",
       "test_gs_lora_trains_the_factors_of_a_bounded_loss[2.0-True]",
       "test_gs_lora_trains_the_factors_of_a_bounded_loss[0.1-True]",
+      "test_gs_lora_of_real_targets_is_bounded_by_what_a_guess_costs",
+      "test_gs_lora_of_text_is_bounded_by_the_log_of_the_vocabulary",
     ),
     invariants=(
       *LAWS,

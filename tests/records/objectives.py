@@ -9,6 +9,7 @@ HELPERS = {
   "Objective": "the form of an objective",
   "Score": "the form of a score",
   "chosen": "looks a name up",
+  "defaults": "lists the options of an objective",
   "given": "looks up what a user gives",
   "supervised": "puts an objective together from its parts",
 }
