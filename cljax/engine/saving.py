@@ -128,8 +128,11 @@ def saver(built: Setup, writer, config, workdir):
     place = None
     for number in existing[-3:]:
       try:
-        place = _place(checkpoint.read_meta(writer.directory, number)["position"])
+        meta = checkpoint.read_meta(writer.directory, number)
+        place = _place(meta["position"])
         inside.extend([number] if place[1:] != _BOUNDARY else [])
+        if checkpoint.differences(meta["config"], config):
+          place = None  # of a run that had another stream or other options
       except checkpoint.DamagedError:
         place = None
     newest.append(place)
@@ -165,12 +168,17 @@ def saver(built: Setup, writer, config, workdir):
   return save
 
 
-def resume(built: Setup, writer, config, report) -> State | None:
-  """The state of the newest checkpoint; None where there is none. What saves, deletions and purges that were cut short
-  have left behind is cleared away."""
+def clear(built: Setup, writer) -> None:
+  """Deletes what saves, deletions and purges that were cut short have left."""
   if meshes.leads(built.members.mesh):
     for name in filter(checkpoint.cut_short, checkpoint.others(writer.directory)):
       writer.discard(name)
+
+
+def resume(built: Setup, writer, config, report) -> State | None:
+  """The state of the newest checkpoint; None where there is none. What saves, deletions and purges that were cut short
+  have left behind is cleared away."""
+  clear(built, writer)
 
   def like():
     padded = {"learner": built.programs.init.shape(*init_arguments(built)), "alive": all_alive(built)}
