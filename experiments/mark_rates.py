@@ -20,7 +20,7 @@ def rate(rng, seeds: int, shift: float) -> float:
   for _ in range(TABLES):
     ours, floor = rng.normal(size=(2, NUMBERS, seeds))
     ours[0] += shift
-    marks = evidence.outside(dict(enumerate(ours)), dict(enumerate(floor)))
+    marks = evidence.outside_noise_floor(dict(enumerate(ours)), dict(enumerate(floor)))
     found += 0 in marks if shift else bool(marks)
   return found / TABLES
 

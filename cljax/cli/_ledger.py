@@ -44,7 +44,8 @@ def entry(workdir: epath.Path, identity: Mapping[str, Any], line: Mapping[str, A
   exactness = line.get("exactness") or (known.exactness if known else "")
   rows = [
     ("request", f"{asked} (event {line['event']}, {line.get('at', '')})"),
-    ("rows", f"{line.get('rows', '?')} of the training rows"),
+    ("rows", _rows(line)),
+    *([("status", "requested: not done yet; run the command again")] if line.get("status") == ledger.REQUESTED else []),
     ("method", name),
     ("promise", EXACT.get(exactness, exactness or "unknown")),
     *_measured(line.get("evidence") or {}, line.get("seeds") or []),
@@ -56,6 +57,12 @@ def entry(workdir: epath.Path, identity: Mapping[str, Any], line: Mapping[str, A
     text, 120, initial_indent=f"  {k:<{width}}  ", subsequent_indent=" " * (width + 4)
   )
   return "\n".join([f"deletion {at + 1}", *(wrap(k, v) for k, v in rows)])
+
+
+def _rows(line: Mapping[str, Any]) -> str:
+  """How many, and what became of those that the method did not have to forget."""
+  others = [f"{len(found)} {fate}" for fate, found in line.get("fates", {}).items() if fate != "forgotten"]
+  return ", ".join([f"{line.get('rows', '?')} of the training rows forgotten", *others])
 
 
 def _measured(evidence: Mapping[str, Any], seeds) -> list[tuple[str, str]]:

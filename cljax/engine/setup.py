@@ -169,7 +169,7 @@ def setup(
   train = device_data(stream, options)
   evaluation, whole, part = _evaluation(stream, options)
   access = probe.method.access
-  if any(isinstance(event, Forget) for event in stream.events) and access.forgets:
+  if access.forgets and any(isinstance(v, Forget) and e not in elsewhere for e, v in enumerate(stream.events)):
     check_reveals(name, probe, access.prefix)
   learned: list[int] = []
   total = 0

@@ -106,6 +106,10 @@ def test_a_life_ends_on_the_bits_of_the_same_events_at_once(command, copied, mon
   table = capsys.readouterr().out
   for words in ("ids=20-39", "class=3", "group=0&class=1", "exact: as if trained", "approximate", "score on the rows"):
     assert words in table
+  first = lines[0]["fates"]
+  assert sum(map(len, first.values())) == 20  # each row that was named has one fate, and is shown with it
+  others = [f"{len(rows)} {fate}" for fate, rows in first.items() if fate != "forgotten"]
+  assert ", ".join([f"{len(first['forgotten'])} of the training rows forgotten", *others]) in table
   assert "cannot be read" not in table
 
 
