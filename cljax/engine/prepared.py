@@ -19,7 +19,6 @@ from cljax.engine.loop import Hooks, State, all_alive, begin, init_arguments
 from cljax.engine.setup import Setup
 from cljax.io import checkpoint, history, identity, owner
 
-
 _copied = jax.jit(tree.copy)
 
 
