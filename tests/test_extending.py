@@ -49,6 +49,16 @@ def test_extended_is_at_once(method, stream, run, tmp_path):
   assert (~there).sum() == 1, "the new task, after the first event: that learner is gone"
 
 
+def test_a_run_that_began_from_a_result_is_extended_too(stream, run, tmp_path):
+  first = run(stream(2), "si")
+  run(stream(3), "si", learner=first, workdir=str(tmp_path))
+  longer = stream(3, order=(0, 1, 2, 0))
+  with pytest.raises(cljax.UsageError, match="more than its events: begun"):
+    run(longer, "si", workdir=str(tmp_path), extend=True)
+  found = run(longer, "si", learner=first, workdir=str(tmp_path), extend=True)
+  assert found.params_sha256 == run(longer, "si").params_sha256
+
+
 REFUSED = [
   ("joint", {}, {}, "trains on the rows of every task from its first step on"),
   ("gem", {"capacity": 13}, {}, "made for 2 tasks, which become 3; begin a run with stream.reserve_tasks=3"),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax.core import tree
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.engine import extending, precompile, saving, stages
 from cljax.engine import mesh as meshes
@@ -17,6 +18,8 @@ from cljax.engine import programs as prog
 from cljax.engine.loop import Hooks, State, all_alive, begin, init_arguments
 from cljax.engine.setup import Setup
 from cljax.io import checkpoint, history, identity, owner
+
+_copied = jax.jit(tree.copy)
 
 
 class Prepared(NamedTuple):
@@ -56,7 +59,7 @@ class Prepared(NamedTuple):
     if extend and not workdir:
       raise UsageError("extend: got no workdir; expected the folder of the run that is to be extended")
     writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
-    config = {**self.config(), **({"begun": self.begun} if self.begun else {})} if writer else {}
+    config = self.whole_config() if writer else {}
     waiting = (lambda: False) if meshes.several(mesh) else asked
     hooks = Hooks(lambda state: None, report, lambda: meshes.anywhere(asked(), mesh), lambda *_: None, waiting)
     state = self.found(writer, workdir, config, hooks, extend) if writer else None
@@ -73,6 +76,10 @@ class Prepared(NamedTuple):
       if writer:
         writer.close()
     return self.result(state)
+
+  def whole_config(self) -> dict:
+    """The configuration that checkpoints hold, with what the run began with."""
+    return {**self.config(), **({"begun": self.begun} if self.begun else {})}
 
   def others(self) -> dict[int, Callable]:
     """``{event: () -> the setup of the method that answers it}``, one setup for each method, made when it is asked
@@ -112,7 +119,7 @@ class Prepared(NamedTuple):
   def extends(self, workdir) -> None:
     """Notes this run in the workdir's history as the one that goes on with what is there; UsageError, with the reason,
     where it does not."""
-    directory, config, held = f"{workdir}/checkpoints", self.config(), history.read(workdir)
+    directory, config, held = f"{workdir}/checkpoints", self.whole_config(), history.read(workdir)
     numbers = checkpoint.numbers(directory)
     if not numbers:
       raise UsageError(f"extend: {workdir} does not hold any checkpoint; run it without extend first")
@@ -134,12 +141,12 @@ class Prepared(NamedTuple):
     stream = self.setup.stream
     history.check_prefix(held, stream)
     assert self.again is not None
-    before = self.again(extending.earlier(stream, held))
+    before = self.again(extending.earlier(stream, held))._replace(begun=self.begun)
     # What the stream is made of was compared, task by task; a launcher's configuration names it in its sections.
     apart = ("stream", "data", "answers", "events", "code.view")
     told = lambda d: d.partition(":")[0].partition(".")[0] in apart or d.startswith(apart)
     of_code = meta["versions"] == checkpoint.versions()  # other versions trace the same code to other operations
-    differing = [d for d in _differences(held["config"], before.config(), of_code) if not told(d)]
+    differing = [d for d in _differences(held["config"], before.whole_config(), of_code) if not told(d)]
     if differing:
       raise UsageError(f"extend: the run in the workdir differs in more than its events: {'; '.join(differing)}")
     extending.check(before.setup, self.setup)
@@ -182,7 +189,8 @@ def continued(built: Prepared, result) -> State:
   """
   members = built.setup.members
   shapes = lambda t: [(a.shape, a.dtype) for a in jax.tree.leaves(t)]
-  given = {"learner": result.learner, "alive": jnp.asarray(result.alive)}
+  # Copies: what training is given it takes, and the result stays what it is.
+  given = {"learner": _copied(result.learner), "alive": jnp.asarray(result.alive)}
   events = [event_record(e) for e in built.setup.stream.events[: len(result.events)]]
   if [*result.evaluations] != [*built.evaluators]:
     raise UsageError("result: its evaluators are not those of this run")

@@ -134,7 +134,7 @@ def seen(stream) -> str:
   x = np.asarray(stream.view.apply(stream.view.tables, stream.dataset.train.x[:4], np.zeros(4, np.int32) + 1))
   parts = [*stream.train, *stream.validation, *stream.test, stream.labels, stream.dataset.train.x,
            stream.dataset.train.y, x]  # fmt: skip
-  words = [repr(stream.events), stream.active, stream.task_id_given, stream.num_classes]
+  words = [repr(stream.events), stream.active, stream.task_id_given, stream.num_classes, stream.room]
   return hashlib.sha256(repr([words, [np.asarray(p).tobytes() for p in parts]]).encode()).hexdigest()
 
 
