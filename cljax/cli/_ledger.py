@@ -48,7 +48,8 @@ def entry(workdir: epath.Path, identity: Mapping[str, Any], line: Mapping[str, A
     *([("status", "requested: not done yet; run the command again")] if line.get("status") == ledger.REQUESTED else []),
     ("method", name),
     ("promise", EXACT.get(exactness, exactness or "unknown")),
-    *_measured(line.get("evidence") or {}, line.get("seeds") or []),
+    *_measured(line.get("evidence") or {}),
+    *_of_retrained(line.get("retrained")),
     ("removed", _removed(line)),
     ("left", "; ".join(_left(workdir, line, exactness))),
   ]
@@ -65,7 +66,14 @@ def _rows(line: Mapping[str, Any]) -> str:
   return ", ".join([f"{line.get('rows', '?')} of the training rows forgotten", *others])
 
 
-def _measured(evidence: Mapping[str, Any], seeds) -> list[tuple[str, str]]:
+def _of_retrained(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+  """The same of models that never saw the rows (``--oracles``)."""
+  if not found:
+    return []
+  return [(f"retrained: {key}", shown) for key, shown in _measured({k: found[k] for k in ("forget", "retain")})]
+
+
+def _measured(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
   """What was measured, of each kind one line: the mean over seeds, in percent where it is a share."""
   named = {"forget": "score on the rows", "retain": "score on the others"}
   out = []

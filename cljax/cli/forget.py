@@ -4,7 +4,7 @@
 the method as ``--config.forget.strength=10``. Any method that needs no preparation in training answers; ``--method=
 retrain`` trains anew without the rows. The answer is an event of the run: a new checkpoint, a line of the deletion
 ledger with what was measured, and every older checkpoint is removed. Training can go on behind it (``launch.train
---extend``).
+--extend``). ``--oracles=5`` measures the same on five models of other seeds, retrained without the rows.
 
 ``python -m launch.forget DIR --list`` shows what was deleted from the run, how, and what is left of it.
 """
@@ -18,7 +18,7 @@ from absl import flags as absl_flags
 from etils import epath
 
 from cljax import Learn, UsageError, streams
-from cljax.cli import _build, _config, _extended, _ledger, _shared, train
+from cljax.cli import _build, _config, _extended, _ledger, _retrained, _shared, train
 from cljax.evaluation import results
 from cljax.io import checkpoint, ledger
 
@@ -39,6 +39,7 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
   flags = _shared.common_flags()
   absl_flags.DEFINE_string("request", "", "What to forget: 'class=3', 'ids=1-9', 'group=2&class=3'.", flag_values=flags)
   absl_flags.DEFINE_string("method", "", "The method that answers.", flag_values=flags)
+  absl_flags.DEFINE_integer("oracles", 0, "Retrained models to compare with.", 0, flag_values=flags)
   absl_flags.DEFINE_bool("list", False, "Show the deletions of the run.", flag_values=flags)
   overrides = _shared.parse(_split(argv), flags, __doc__ or "")
   workdir = epath.Path(flags.workdir).expanduser()
@@ -56,15 +57,18 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
   for key, _, _ in overrides:
     if not key.startswith(("forget.", "data.data_dir", "checkpoint.")):
       raise UsageError(f"{key}: the run is as it is; expected options of the method, such as forget.strength")
-  job = _job(workdir, before, flags, overrides)
-  code = 0 if job is None else train.finish(job, flags, stop)
-  print(_ledger.entry(workdir, before if job is None else job.built.identity, ledger.read(workdir)[-1]))
+  job, done = _job(workdir, before, flags, overrides)
+  code = 0 if done else train.finish(job, flags, stop)
+  line = ledger.read(workdir)[-1]
+  if flags.oracles and len(line.get("retrained", {}).get("seeds", ())) != flags.oracles:
+    ledger.update(workdir, line["event"], retrained=_retrained.measure(job.built, job.seeds, flags.oracles, stop))
+  print(_ledger.entry(workdir, job.built.identity, ledger.read(workdir)[-1]))
   return code
 
 
-def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.Override]) -> train.Job | None:
-  """The run with one more event, which the method answers; or the same again, where it was interrupted. None where this
-  request to this method is the last event, and done."""
+def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.Override]) -> tuple[train.Job, bool]:
+  """The run with one more event, which the method answers, or the same again, where it was interrupted; and whether
+  this request to this method is the last event, and done."""
   named = _config.Override("forget.name", flags.method)
   resolved = _config.resolve(_extended.file_of(before), [named, *overrides])
   options = {k: v for k, v in resolved["forget"].items() if k != "name"}
@@ -77,8 +81,6 @@ def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.O
   again = _is_last(before, flags.method, request, len(events))
   result = results.read(workdir / "result.json")
   done = result is not None and _extended.is_of(result, before) and _finished(workdir, len(events))
-  if again and done:
-    return None
   if not again:
     learned = sum(isinstance(e, Learn) for e in events)
     line = f"{learned}:{flags.request}"
@@ -89,7 +91,7 @@ def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.O
     raise UsageError(f"request: {flags.request} names no row that was learned and is still there; see --list")
   if not again and not _finished(workdir, len(events)):
     raise UsageError(f"workdir: {workdir} holds a run that has not ended; run its last command again first")
-  return train.Job(built, before["seeds"], workdir, {}, True)
+  return train.Job(built, before["seeds"], workdir, {}, True), again and done
 
 
 def _is_last(before: dict, method: str, request, events: int) -> bool:

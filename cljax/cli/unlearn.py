@@ -10,6 +10,7 @@ Trains the original models and a bank of oracles that never saw the rows, lets e
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from etils import epath
 from cljax import UsageError, methods, streams
 from cljax.cli import _config, _environment, _shared, _values, _workdir
 from cljax.cli.unlearning import _compare, _job, _stream, _table
-from cljax.io import checkpoint, files
+from cljax.io import checkpoint, files, owner
 
 TRAINED = ("original", "shadows")  # models that learned what is to be forgotten, and stay as they are
 LEFT: tuple[str, ...] = ("unlearn.request.json", "unlearn.json", "unlearn.md", "oracles", "methods", *TRAINED)
@@ -55,27 +56,31 @@ def _unlearning(argv: Sequence[str], stop: _shared.Stop) -> int:
   asked |= {"shadows": flags.shadows} if flags.shadows else {}
   whole = re.match(r"\s*[0-9]+\s*:", flags.request) is not None  # class names may hold colons
   request = streams.parse_forget(flags.request) if whole else streams.parse_request(flags.request)
-  _workdir.claim(workdir, LEFT[0], asked, flags.overwrite, LEFT)
-  _environment.quiet()
-  _environment.use_compilation_cache(flags.compilation_cache)
-  say = lambda text: print(text, file=sys.stderr, flush=True)
-  job = _job.Job(file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop)
-  purges, told = _job.purges(job), _workdir.read_json(workdir / "unlearn.json") or {}
-  if purges and set(told.get("values", ())) >= set(names) and "table" in told:  # what it was made from is gone
-    _purge(workdir, say)
-    print(told["table"])
+  with owner.holding(os.fspath(workdir)):
+    _workdir.claim(workdir, LEFT[0], asked, flags.overwrite, LEFT)
+    _environment.quiet()
+    _environment.use_compilation_cache(flags.compilation_cache)
+    say = lambda text: print(text, file=sys.stderr, flush=True)
+    where = f"results: {workdir} (unlearn.md, unlearn.json); the same command shows them again"
+    job = _job.Job(file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop)
+    purges, told = _job.purges(job), _workdir.read_json(workdir / "unlearn.json") or {}
+    if purges and set(told.get("values", ())) >= set(names) and "table" in told:  # what it was made from is gone
+      _purge(workdir, say)
+      print(told["table"])
+      print(where)
+      return 0
+    compared = (_stream if whole else _compare).compare(job)
+    text = _table.render(compared, flags.request, stream=whole)
+    command = "python -m launch.unlearn " + " ".join(a for a in argv[1:] if not a.startswith("--workdir"))
+    result = {"command": command, **asked, **compared._asdict(), "versions": checkpoint.versions()}
+    result["environment"], result["table"] = _environment.describe(), text
+    files.write_text(workdir / "unlearn.json", files.dumps(result, indent=1) + "\n")
+    files.write_text(workdir / "unlearn.md", _table.markdown(compared, flags.request, command, stream=whole))
+    if purges:
+      _purge(workdir, say)
+    print(text)
+    print(where)
     return 0
-  compared = (_stream if whole else _compare).compare(job)
-  text = _table.render(compared, flags.request, stream=whole)
-  command = "python -m launch.unlearn " + " ".join(a for a in argv[1:] if not a.startswith("--workdir"))
-  result = {"command": command, **asked, **compared._asdict(), "versions": checkpoint.versions()}
-  result["environment"], result["table"] = _environment.describe(), text
-  files.write_text(workdir / "unlearn.json", files.dumps(result, indent=1) + "\n")
-  files.write_text(workdir / "unlearn.md", _table.markdown(compared, flags.request, command, stream=whole))
-  if purges:
-    _purge(workdir, say)
-  print(text)
-  return 0
 
 
 def _purge(workdir: epath.Path, say) -> None:

@@ -155,6 +155,7 @@ class Prepared(NamedTuple):
   def of_stages(self, writer, held: list[dict], config: dict, hooks: Hooks) -> State:
     """The newest sound checkpoint of any stage."""
     notes: list[str] = []
+    saving.clear(self.setup, writer)
     for number in reversed(checkpoint.numbers(writer.directory)):
       try:
         meta = checkpoint.read_meta(writer.directory, number)
@@ -171,6 +172,7 @@ class Prepared(NamedTuple):
         notes.append(f"{error}; trying the one before it")
         hooks.report({"kind": "note", "text": notes[-1]})
         continue
+      saving.taken_up(self.setup, writer, state.event)
       hooks.report({"kind": "resumed", "event": state.event, "step": state.step, "total": state.total})
       return state
     raise UsageError("workdir: no sound checkpoint is left: " + "; ".join(notes))

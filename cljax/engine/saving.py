@@ -175,6 +175,15 @@ def clear(built: Setup, writer) -> None:
       writer.discard(name)
 
 
+def taken_up(built: Setup, writer, upto: int) -> None:
+  """Makes the ledger and the folder agree with the checkpoint that a run goes on from, which stands at event
+  ``upto``."""
+  workdir = writer.directory.parent
+  if meshes.leads(built.members.mesh):
+    ledger.reopen(workdir, upto)
+  settle(built, writer, workdir, upto)
+
+
 def resume(built: Setup, writer, config, report) -> State | None:
   """The state of the newest checkpoint; None where there is none. What saves, deletions and purges that were cut short
   have left behind is cleared away."""
@@ -188,10 +197,7 @@ def resume(built: Setup, writer, config, report) -> State | None:
   if found is None:
     return None
   position = found.meta["position"]
-  workdir = writer.directory.parent
-  if meshes.leads(built.members.mesh):
-    ledger.reopen(workdir, position["event"])
-  settle(built, writer, workdir, position["event"])
+  taken_up(built, writer, position["event"])
   for note in found.notes:
     report({"kind": "note", "text": note})
   report({"kind": "resumed", "event": position["event"], "step": position["step"], "total": position["total"]})
