@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from cljax.cli import _build, _config, _extended, forget, train
 from cljax.cli._progress import Progress
 from cljax.engine import Member
+from cljax.evaluation import results
 from cljax.io import checkpoint, history, ledger
 
 BASE = ("--config.stream.classes_per_task=2", "--config.stream.task_fractions=()", "--config.stream.rows=200",
@@ -221,3 +223,13 @@ def test_retrained_models_of_other_seeds_stand_beside(command, copied, tmp_path,
   assert line["retrained"] == {"seeds": others, "forget": last["forget"], "retain": last["retain"]}
   one(given, forget.main)  # shown, not measured again
   assert ledger.read(copied) == [line]
+
+
+def test_the_page_of_results_names_all_that_a_run_leaves(short):
+  page = (pathlib.Path(__file__).parents[2] / "docs" / "results.md").read_text()
+  for key, heading in results.METRICS.items():
+    assert f"| `{key}` | {heading} |" in page
+  found = result(short)
+  (row, *_) = results.rows(found, run="name")
+  for name in {*found, *row, *(p.name for p in short.iterdir() if p.suffix != ".png")}:
+    assert f"`{name}`" in page or f"`{name}/`" in page, name
