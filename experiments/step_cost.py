@@ -1,8 +1,8 @@
-"""A step of finetune and of er over a hand-written scan, interleaved: ``python -m experiments.step_cost [--repeats=15]``.
+"""A step of finetune and er over a hand-written scan, interleaved: ``python -m experiments.step_cost [--repeats=15]``.
 
-What the suite ``engine`` of ``launch.benchmark`` measures, without PyTorch: for a look at a change. The scan of er takes
-twice the rows, where er has them from its memory. Writes ``results/benchmarks/step_cost.json`` and exits with code 1
-where a median lies above 1.10 scans.
+What the suite ``engine`` of ``launch.benchmark`` measures, without PyTorch: for a look at a change. The scan of er
+takes twice the rows, where er has them from its memory. Writes ``results/benchmarks/step_cost.json`` and exits with
+code 1 where a median lies above 1.10 scans.
 """
 
 from __future__ import annotations
