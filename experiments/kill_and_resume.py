@@ -68,7 +68,7 @@ def trial(method: str, moments: random.Random, kills: int) -> int:
       workdir = f"{root}/{k}"
       told = kill_once(method, workdir, moments.randint(1, total - 1), moments.random() * 0.2)
       again = finish(method, workdir)
-      same = again["params_sha256"] == whole["params_sha256"] and again["accuracy_matrix"] == whole["accuracy_matrix"]
+      same = all(again.get(k) == whole.get(k) for k in ("params_sha256", "accuracy_matrix", "scores", "forgotten"))
       wrong += not same
       print(f"{method}: kill {k + 1}/{kills}, {told}: {'equal' if same else 'DIFFERENT'}", flush=True)
   return wrong
