@@ -29,7 +29,10 @@ def of(workdir: epath.Path, recall: bool = True) -> dict[str, Any]:
   """The configuration of the run in a workdir; ``recall``: what its file registered is registered again."""
   found = _workdir.read_json(workdir / "config.json")
   if found is None or not isinstance(found.get("seeds"), list) or not isinstance(found.get("stream"), dict):
-    raise UsageError(f"workdir: {workdir} holds no run of launch.train; expected one that began")
+    what = "is a sweep" if (workdir / "sweep.json").exists() else "holds no run of launch.train"
+    if what != "is a sweep" and any((workdir / n).exists() for n in (history.FILE, "checkpoints", "group.json")):
+      what = "was not made by launch.train (a run of cljax.run goes on by cljax.run(..., extend=True, answers=...))"
+    raise UsageError(f"workdir: {workdir} {what}; expected the workdir of launch.train")
   if recall:
     _registered.recall(workdir, [found])
   return found
@@ -67,7 +70,10 @@ def built(workdir: epath.Path, before: Mapping[str, Any], config: dict[str, dict
   kept = before.get("answers", ())
   try:
     made = _build.build(config, cache, kept)
-  except UsageError:  # such as rows that do not do without being told; the reason is the same then
+  except UsageError:  # such as rows that do not do without being told
+    held = cache.get(repr(config["data"]))
+    if held is None or not told or len(held.train.id) <= told[-1]["rows"]:
+      raise
     made = None
   stream = config["stream"]
   rows = told[-1]["rows"] if told else 0

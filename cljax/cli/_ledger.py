@@ -48,6 +48,7 @@ def entry(workdir: epath.Path, identity: Mapping[str, Any], line: Mapping[str, A
     *([("status", "requested: not done yet; run the command again")] if line.get("status") == ledger.REQUESTED else []),
     ("method", name),
     ("promise", EXACT.get(exactness, exactness or "unknown")),
+    ("moved", _moved(line)),
     *_measured(line.get("evidence") or {}),
     *_of_retrained(line.get("retrained")),
     ("removed", _removed(line)),
@@ -64,6 +65,16 @@ def _rows(line: Mapping[str, Any]) -> str:
   """How many, and what became of those that the method did not have to forget."""
   others = [f"{len(found)} {fate}" for fate, found in line.get("fates", {}).items() if fate != "forgotten"]
   return ", ".join([f"{line.get('rows', '?')} of the training rows forgotten", *others])
+
+
+def _moved(line: Mapping[str, Any]) -> str:
+  """What the answer did to the parameters: one that moved none forgot nothing."""
+  moved = line.get("parameters_changed")
+  if moved is None:
+    return "unknown"
+  if not moved:
+    return "nothing: every parameter is as it was"
+  return f"{len(moved)} array{'s' if len(moved) > 1 else ''}, by at most {max(moved.values()):.3g}"
 
 
 def _of_retrained(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:

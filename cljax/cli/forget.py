@@ -11,6 +11,7 @@ ledger with what was measured, and every older checkpoint is removed. Training c
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from cljax import Learn, UsageError, streams
 from cljax.cli import _build, _config, _extended, _ledger, _retrained, _shared, train
 from cljax.evaluation import results
 from cljax.io import checkpoint, ledger
+from cljax.streams.class_names import cut
 
 
 def _split(argv: Sequence[str]) -> list[str]:
@@ -51,6 +53,11 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
     lacks = "method" if flags.request else "request"
     raise UsageError(f"{lacks}: not given; expected --request=WHAT --method=NAME, such as --request='ids=20-39' "
                      "--method=ssd, or --list")  # fmt: skip
+  if re.match(r"\s*[0-9]+\s*:", flags.request) or len(cut(flags.request, ";")) > 1:
+    raise UsageError(
+      f"request: got {flags.request!r}; expected one request without a position, such as 'ids=20-39': it stands behind "
+      "all events of the run"
+    )
   for name in ("config", "seeds", "overwrite"):
     if flags[name].present:
       raise UsageError(f"{name}: got --{name}, but the run is as it is; expected --request and --method")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.core import tree
-from cljax.core.types import UsageError
+from cljax.core.types import Learn, UsageError
 from cljax.engine import programs as prog
 from cljax.engine.loop import (
   Hooks,
@@ -48,10 +48,11 @@ def earlier(stream, held: Mapping[str, Any]):
 
 def check(old: Setup, new: Setup) -> None:
   """Raises UsageError, with the reason, where a learner of ``old`` can not go on under ``new``'s longer stream."""
-  if new.trains_on == "all":
+  learns = any(isinstance(e, Learn) for e in new.stream.events[len(old.stream.events) :])
+  if learns and new.trains_on == "all":
     raise UsageError("extend: the method trains on the rows of every task from its first step on, so it can not go on "
                      "with tasks that come later; train it anew")  # fmt: skip
-  if new.recipe.schedule_over == "stream":
+  if learns and new.recipe.schedule_over == "stream":
     raise UsageError("extend: optimizer.schedule_over='stream' spreads the learning rate over all steps, so its length "
                      "must be known ahead; use 'task'")  # fmt: skip
   _check_leaves(old, new)

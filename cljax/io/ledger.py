@@ -36,11 +36,12 @@ def salted(salt: str, kind: str, keys: Sequence) -> list[str]:
 
 
 def salt_of(workdir) -> str:
-  """The workdir's salt, made at its first use."""
+  """The workdir's salt, made at its first use, behind an empty ledger: a salt alone says that a ledger was lost."""
   path = epath.Path(workdir) / SALT
   if not path.exists():
-    if (path.parent / LEDGER).exists():
+    if read(workdir):
       raise CljaxError(f"workdir: {path} is gone; without it {LEDGER} names nobody, and new records would not match")
+    _write(workdir, [])
     write_text(path, secrets.token_hex(16) + "\n")
     with contextlib.suppress(OSError):  # object stores have no file modes
       os.chmod(os.fspath(path), 0o600)
@@ -57,9 +58,12 @@ _MAY = ("row_hashes_partly", "group_hashes_whole")  # of records since they say 
 def read(workdir) -> list[dict]:
   """The records of a workdir's ledger, oldest first; none where there is no ledger.
 
-  Raises CljaxError where a record is damaged: passed over, it would say that a deleted row was never asked for.
+  Raises CljaxError where a record is damaged, or where a salt shows that there was a ledger: passed over, that would
+  say that a deleted row was never asked for.
   """
   path = epath.Path(workdir) / LEDGER
+  if not path.exists() and (path.parent / SALT).exists():
+    raise CljaxError(f"workdir: {path} is gone, but not its {SALT}; what was deleted here is not known without it")
   try:
     found = numbered_rows(path)
   except OSError as error:

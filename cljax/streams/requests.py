@@ -110,7 +110,7 @@ def resolve_pairs(request: Forget, stream) -> tuple[np.ndarray, ...]:
   """
   out = _pairs(request, stream, stream.train)
   if not any(part.any() for part in out) and not any(part.any() for part in held_pairs(request, stream)):
-    raise UsageError("forget request: names no rows; give class=, ids=, task= or group=")
+    raise _nothing(request)
   return out
 
 
@@ -189,6 +189,14 @@ def pair_table(stream, named) -> np.ndarray:
   return table
 
 
+def _nothing(request: Forget) -> UsageError:
+  """What a request that names no row is told."""
+  if not any((request.classes, request.ids, request.tasks, request.groups)):
+    return UsageError("forget request: names no rows; give class=, ids=, task= or group=")
+  joined = "all of its selections" if request.match == "all" else "it"
+  return UsageError(f"forget request: names no rows: none of the stream's training rows is in {joined}")
+
+
 def resolve(request: Forget, split, tasks, num_classes: int, names=None) -> np.ndarray:
   """The ``[N] bool`` mask over the training rows that a request names in any task; see :func:`resolve_pairs`.
 
@@ -202,7 +210,7 @@ def resolve(request: Forget, split, tasks, num_classes: int, names=None) -> np.n
   combine = np.logical_and if request.match == "all" else np.logical_or
   mask = combine.reduce(rows) if rows else np.zeros(len(split.id), bool)
   if not mask.any():
-    raise UsageError("forget request: names no rows; give class=, ids=, task= or group=")
+    raise _nothing(request)
   return mask
 
 

@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from cljax import CljaxError
 from cljax.cli import _build, _config, _extended, forget, train
 from cljax.cli._progress import Progress
 from cljax.engine import Member
@@ -233,3 +234,46 @@ def test_the_page_of_results_names_all_that_a_run_leaves(short):
   (row, *_) = results.rows(found, run="name")
   for name in {*found, *row, *(p.name for p in short.iterdir() if p.suffix != ".png")}:
     assert f"`{name}`" in page or f"`{name}/`" in page, name
+
+
+def test_a_ledger_that_was_lost_is_not_an_empty_one(copied, capsys):
+  one(["forget", str(copied), "--request=ids=20-39", "--method=ssd", "--compilation_cache="], forget.main)
+  assert ledger.is_deleted(copied, 25)
+  (copied / ledger.LEDGER).unlink()
+  capsys.readouterr()
+  one(["forget", str(copied), "--list"], forget.main, 1)
+  assert "deletions.jsonl is gone" in capsys.readouterr().err
+  with pytest.raises(CljaxError, match=r"is gone, but not its deletions\.salt"):
+    ledger.is_deleted(copied, 25)
+
+
+def test_what_is_told_apart_before_anything_runs(copied, tmp_path, capsys):
+  """Requests and folders that do not do, each in a line that says why."""
+  (tmp_path / "sweep").mkdir()
+  (tmp_path / "sweep" / "sweep.json").write_text("{}")
+  said = {
+    (str(copied), "--request=4:ids=20-22"): "expected one request without a position",
+    (str(copied), "--request=ids=1;ids=2"): "expected one request without a position",
+    (
+      str(copied),
+      "--request=class=3&task=0",
+    ): "none of the stream's training rows is in all of its selections",
+    (str(tmp_path / "sweep"), "--list"): "is a sweep; expected the workdir of launch.train",
+  }
+  for given, words in said.items():
+    one(["forget", *given, "--method=ssd", "--compilation_cache="], forget.main, 2)
+    error = capsys.readouterr().err
+    assert words in error, error
+    assert len(error.splitlines()) == 1
+  one(["train", f"--workdir={copied}", "--extend", "--config.stream.tasks=50"], code=2)
+  assert "stream.appended" not in capsys.readouterr().err
+
+
+def test_a_run_over_all_tasks_is_deleted_from(command, tmp_path):
+  """joint can not be extended by a task, but a request brings none."""
+  given = ["--config.stream.tasks=2", "--config.method.name=joint", f"--workdir={tmp_path / 'run'}"]
+  base = [b for b in BASE if "method.name" not in b]
+  one(command(*base, *given))
+  one(["forget", str(tmp_path / "run"), "--request=class=1", "--method=retrain", "--compilation_cache="], forget.main)
+  (last,) = result(tmp_path / "run")["forgotten"]
+  assert last["rows"] > 0
