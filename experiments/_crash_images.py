@@ -13,14 +13,18 @@ import pathlib
 import sys
 from collections.abc import Callable
 
+from cljax.io import owner
+
 _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 
 
 def copy(folder, into) -> None:
-  """The files of a folder as they are now; those that another thread takes away meanwhile are left out."""
+  """The files of a folder as they are now; those that another thread takes away meanwhile are left out, and so is who
+  holds it: the holder of the copy would be dead."""
   folder, into = os.fspath(folder), os.fspath(into)
-  for place, _, names in os.walk(folder):  # passes over what is gone when it comes there
+  for place, inside, names in os.walk(folder):  # passes over what is gone when it comes there
+    inside[:] = [name for name in inside if name != owner.HIDDEN]
     target = os.path.join(into, os.path.relpath(place, folder))
     os.makedirs(target, exist_ok=True)
     for name in names:
