@@ -13,21 +13,19 @@ on where it was stopped. Exits with code 1 where a trial went wrong.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 import jax
 from absl import app, flags
 
 from experiments import _planted
 from experiments._crash_images import Images, copy
+from experiments._kill import kill_after
 
 METHODS = {"er": {"capacity": 24}, "derpp": {"capacity": 24}, "unified": {"capacity": 24}, "retrain": {}}
 
@@ -86,16 +84,8 @@ def worker(method: str, folder: str) -> subprocess.Popen:
 
 def killed(method: str, folder: str, delay: float) -> bool:
   """Whether a worker in ``folder`` was killed ``delay`` seconds after its first request was met, and not later."""
-  process = worker(method, folder)
   ledger = pathlib.Path(folder) / "deletions.jsonl"
-  while process.poll() is None and not ledger.exists():
-    time.sleep(0.001)
-  time.sleep(delay)
-  if process.poll() is not None:
-    return False
-  os.killpg(process.pid, signal.SIGKILL)
-  process.communicate()
-  return True
+  return kill_after(worker(method, folder), lambda: int(ledger.exists()), 1, delay)
 
 
 def of_kills(method: str, trials: list[int], write) -> None:
