@@ -75,12 +75,13 @@ def check_options(name: str, given: Mapping[str, Any], label: str = "method") ->
   return values
 
 
-def check_needs(name: str, needs: Sequence[str], spec: Spec, label: str = "method") -> None:
+def check_needs(name: str, needs: Sequence[str], spec: Spec | None, label: str = "method") -> None:
   """UsageError where the objective has not what ``name`` needs; before it is made, else the default of one of its
   options is refused, which nobody gave."""
-  for need in needs if spec.objective is not None else ():
-    if not getattr(spec.objective, need):
-      raise UsageError(f"{label}.name: {name} needs {need}, which the objective {spec.objective.name!r} does not have")
+  objective = None if spec is None else spec.objective
+  for need in needs:
+    if objective is not None and not getattr(objective, need):
+      raise UsageError(f"{label}.name: {name} needs {need}, which the objective {objective.name!r} does not have")
 
 
 def make(name: str, model: Model, spec: Spec, **options) -> Method:

@@ -50,6 +50,7 @@ RECORDS: dict[str, Record] = {
       "test_what_is_reported_is_what_is_predicted",
       "test_without_a_task_the_classes_met_compete",
       "test_no_validation_rows_at_all_are_no_warning",
+      "test_answers_by_event",
     ),
   ),
 }
