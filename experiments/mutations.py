@@ -84,8 +84,10 @@ def _proved(proof: Row | None, test: str, digest: str) -> list[str]:
 
 
 def baselines(found: list[Subject], store: Store, run: Run, until: float = math.inf) -> None:
-  """Runs the recorded tests of each on the code as it is."""
-  new = {s.name: s for s in found if s.tests and store.get(s) is None}
+  """Runs the recorded tests of each on the code as it is; once more where they failed: what was mended since may lie
+  elsewhere."""
+  failed = lambda base: base["note"] and not base["refused"]
+  new = {s.name: s for s in found if s.tests and ((base := store.get(s)) is None or failed(base))}
   due = (s for s in new.values() if time.monotonic() < until)
   tasks = (_isolated.Task(s.name, s.tests, lines=True, timeout=SLOW * len(s.tests)) for s in due)
   for result in run(tasks):

@@ -79,7 +79,7 @@ RECORDS: dict[str, Record] = {
   "matrix_factorisation": Record(
     spec="generative_memory 0.2",
     compared=("test_a_matrix_factorisation_is_its_formula",),
-    invariants=("test_a_run_ranks_known_factors",),
+    invariants=("test_a_run_ranks_known_factors", "test_refused_in_one_line[users]"),
   ),
   "mixture_apply": Record(
     spec="replay_architecture_metrics B8",
@@ -124,7 +124,10 @@ RECORDS: dict[str, Record] = {
   "denoiser": Record(
     spec="generative_memory 0.2",
     compared=("test_a_denoiser_is_its_formula",),
-    invariants=("test_sizes_are_told_before_a_model_is_made[denoiser-shape5-options5]",),
+    invariants=(
+      "test_sizes_are_told_before_a_model_is_made[denoiser-shape5-options5]",
+      "test_refused_in_one_line[a condition]",
+    ),
     deviations=("a multilayer perceptron, where the literature has a U-Net",),
   ),
   "transformer": Record(
@@ -133,7 +136,10 @@ RECORDS: dict[str, Record] = {
       "test_a_transformer_is_its_formula",
       "test_rows_of_a_dict_have_importances_of_their_own",
     ),
-    invariants=("test_sizes_are_told_before_a_model_is_made[transformer-shape3-options3]",),
+    invariants=(
+      "test_sizes_are_told_before_a_model_is_made[transformer-shape3-options3]",
+      "test_refused_in_one_line[a vocabulary too small]",
+    ),
     deviations=("learned positions and GELU, where the spec's test-bed has RoPE and a gated layer",),
   ),
   "elephant": Record(

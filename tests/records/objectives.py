@@ -68,6 +68,7 @@ RECORDS: dict[str, Record] = {
       "test_absent_rows_of_labels_are_as_if_absent",
       "test_a_run_of_labels_learns_and_wrong_shapes_are_one_line",
       "test_which_way_is_better[multi_label]",
+      "test_refused_in_one_line[a label of two]",
     ),
   ),
   "ranking": Record(
@@ -82,6 +83,7 @@ RECORDS: dict[str, Record] = {
       "test_a_run_ranks_known_factors",
       "test_wrong_rankings_are_one_line",
       "test_which_way_is_better[ranking]",
+      "test_refused_in_one_line[items of the objective]",
     ),
     deviations=("a negative may be another of the user's own items: rows alone do not say which those are",),
   ),
@@ -98,6 +100,7 @@ RECORDS: dict[str, Record] = {
       "test_a_run_of_a_vae_learns_to_reconstruct",
       "test_wrong_autoencoders_are_one_line",
       "test_which_way_is_better[reconstruction]",
+      "test_refused_in_one_line[a likelihood of bytes]",
     ),
     deviations=("scores are of the mean code: what the model predicts in evaluation has no noise",),
   ),
@@ -124,6 +127,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_the_loss_of_text_is_the_mean_over_tokens",
       "test_which_way_is_better[sequence]",
+      "test_refused_in_one_line[a target without a logit]",
       "test_a_request_is_answered_by_retraining_and_leaves_no_target",
     ),
   ),
