@@ -79,7 +79,7 @@ RECORDS: dict[str, Record] = {
   "matrix_factorisation": Record(
     spec="generative_memory 0.2",
     compared=("test_a_matrix_factorisation_is_its_formula",),
-    invariants=("test_a_run_ranks_known_factors", "test_refused_in_one_line[users]"),
+    invariants=("test_a_run_ranks_known_factors", "test_rows_that_do_not_fit::test_refused_in_one_line[users]"),
   ),
   "mixture_apply": Record(
     spec="replay_architecture_metrics B8",
@@ -126,7 +126,7 @@ RECORDS: dict[str, Record] = {
     compared=("test_a_denoiser_is_its_formula",),
     invariants=(
       "test_sizes_are_told_before_a_model_is_made[denoiser-shape5-options5]",
-      "test_refused_in_one_line[a condition]",
+      "test_rows_that_do_not_fit::test_refused_in_one_line[a condition]",
     ),
     deviations=("a multilayer perceptron, where the literature has a U-Net",),
   ),
@@ -138,7 +138,7 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=(
       "test_sizes_are_told_before_a_model_is_made[transformer-shape3-options3]",
-      "test_refused_in_one_line[a vocabulary too small]",
+      "test_rows_that_do_not_fit::test_refused_in_one_line[a vocabulary too small]",
     ),
     deviations=("learned positions and GELU, where the spec's test-bed has RoPE and a gated layer",),
   ),
