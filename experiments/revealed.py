@@ -26,8 +26,6 @@ PAGE = pathlib.Path(ROOT) / "docs" / "deletion.md"
 BEGIN, END = "<!-- revealed: begin -->", "<!-- revealed: end -->"
 FIELDS = ("method", "survives", "cosine", "cosine_control", "span", "span_control", "where")
 
-_ONLY = flags.DEFINE_list("only", [], "methods to measure anew")
-
 
 def survives(found) -> str:
   """A verdict in words, of what :func:`experiments._revealed.measured` gives."""
@@ -85,9 +83,10 @@ def write(rows: dict[str, dict[str, str]]) -> None:
 
 def main(argv) -> None:
   del argv
-  rows = {name: row for name, row in read().items() if name in methods.METHODS and name not in _ONLY.value}
+  only = flags.FLAGS.only
+  rows = {name: row for name, row in read().items() if name in methods.METHODS and name not in only}
   for name in sorted(methods.METHODS):
-    if name not in rows and (not _ONLY.value or name in _ONLY.value):
+    if name not in rows and (not only or name in only):
       rows[name] = line(name)
       print("\t".join(rows[name].values()), flush=True)
       write(rows)
@@ -95,4 +94,5 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
+  flags.DEFINE_list("only", [], "methods to measure anew")
   app.run(main)

@@ -95,12 +95,14 @@ def test_what_several_processes_count_is_counted_once(tmp_path):
   said = [w.communicate(timeout=120) for w in workers]
   assert all(w.returncode == 0 for w in workers), said
   done = sum(out.count("done") for out, _ in said)
-  assert done > 40
+  assert done >= len(workers)
   assert int((tmp_path / "count").read_text()) == done
 
 
 RUN = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts us may ignore them
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 import cljax
 from cljax import models, streams
 from conftest import blobs

@@ -78,7 +78,7 @@ def check_options(name: str, given: Mapping[str, Any], label: str = "method") ->
 def check_needs(name: str, needs: Sequence[str], spec: Spec | None, label: str = "method") -> None:
   """UsageError where the objective has not what ``name`` needs; before it is made, else the default of one of its
   options is refused, which nobody gave."""
-  objective = None if spec is None else spec.objective
+  objective = getattr(spec, "objective", None)
   for need in needs:
     if objective is not None and not getattr(objective, need):
       raise UsageError(f"{label}.name: {name} needs {need}, which the objective {objective.name!r} does not have")

@@ -124,7 +124,8 @@ def test_a_folder_of_other_evaluators_is_refused(trained, command, capsys):
     assert train.main(command(f"--config.evaluators={given}", "--seeds=2", f"--workdir={trained}")) == 2
     error = capsys.readouterr().err
     after = f"-> {json.dumps(other) if other else 'absent'}"
-    assert f'differing keys: evaluators.names: ["linear_probe", "told"] {after}' in error
+    assert "differing keys: " in error
+    assert f'evaluators.names: ["linear_probe", "told"] {after}' in error
     assert error.count("\n") == 1
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import signal
 
 import numpy as np
 import pytest
@@ -58,7 +60,7 @@ def edited(command, tasks: int, requests: str, answers):
   return _build.build(config, answers=listed)
 
 
-def test_a_life_ends_on_the_bits_of_the_same_events_at_once(command, copied, monkeypatch, capsys):
+def test_a_life_ends_on_the_bits_of_the_same_events_at_once(command, copied, monkeypatch, capsys, request):
   """Extended, and deleted from by ids, class and group, by three methods; one of the phases is stopped in between."""
   at = f"--workdir={copied}"
   quiet = "--compilation_cache="
@@ -71,14 +73,13 @@ def test_a_life_ends_on_the_bits_of_the_same_events_at_once(command, copied, mon
 
   def stops(self, message):
     call(self, message)
-    if message["kind"] == "chunk" and message["event"] == 4 and message["step"] == 8 and not stopped:
-      import os
-      import signal
-
+    if message["kind"] == "chunk" and message["event"] == 4 and message["step"] >= 8 and not stopped:
       stopped.append(True)
       os.kill(os.getpid(), signal.SIGHUP)
 
   monkeypatch.setattr(Progress, "__call__", stops)
+  before_us = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
+  request.addfinalizer(lambda: signal.signal(signal.SIGHUP, before_us))
   more = ["train", at, "--extend", "--config.stream.tasks=4", quiet]
   one(more, code=129)
   assert "saved, run the same command again" in capsys.readouterr().err

@@ -58,8 +58,8 @@ def notes(compared, stream: bool) -> list[str]:
   context = compared.context
   out = [
     "mean ± standard error over seeds; * outside the noise floor: told from the retrained models of other seeds (row "
-    "retrained) by Welch's t-test, at 5 % for all numbers of a row together (Holm). Within it, a method is not told "
-    "from retraining by that number at this size; that is no proof of privacy.",
+    "retrained) by Welch's t-test, at a level of 0.05 for all numbers of a row together (Holm). Within it, a method is "
+    "not told from retraining by that number at this size; that is no proof of privacy.",
   ]
   floor = compared.values["retrained"]
   spread = lambda values: {k: v for k, v in values.items() if np.ndim(v)}
