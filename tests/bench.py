@@ -14,7 +14,7 @@ from cljax.core import tree
 from cljax.core.types import Visit
 from cljax.engine import loop, program_arguments, recipe
 from cljax.engine.setup import spec_of
-from cljax.engine.step import AGAIN, FRESH, Data, Where, build
+from cljax.engine.step import AGAIN, FRESH, Data, StreamPosition, build
 
 BATCH = 8
 
@@ -78,7 +78,7 @@ class Bench:
     of = lambda tasks: jnp.asarray(np.isin(np.arange(self.spec.num_tasks), [*tasks]))
     met = range(task) if met is None else met
     visit = Visit(jnp.int32(task), of([*met]), of([*met, task]))
-    return Where(visit, *(jnp.asarray(v, jnp.int32) for v in (0, 10, 20)))
+    return StreamPosition(visit, *(jnp.asarray(v, jnp.int32) for v in (0, 10, 20)))
 
   def rows(self, task, k, weight=None):
     pool = np.asarray(self.stream.train[task])

@@ -15,7 +15,7 @@ def test_a_run_takes_what_was_compiled_ahead_to_the_same_bits(class_stream, smal
   plain, made = (engine.prepare(class_stream, small_model, "si", **given) for _ in range(2))
   jobs: list = []
   with ThreadPoolExecutor(2) as pool:
-    made.ahead(lambda function: jobs.append(pool.submit(function)))
+    made.precompile(lambda function: jobs.append(pool.submit(function)))
   assert [job.exception() for job in jobs] == [None] * 4
   expected, found = plain.run(), made.run()
   assert found.params_sha256 == expected.params_sha256
@@ -30,7 +30,7 @@ def test_what_compiling_raises_is_raised_and_another_call_tries_anew(class_strea
   made = engine.prepare(class_stream, small_model, "finetune", training=cljax.Recipe(batch_size=32)).setup
   program = made.programs.evaluate
   for _ in range(2):
-    assert program.ahead(made.hyper, (), (), ()).exception() is not None
+    assert program.precompile(made.hyper, (), (), ()).exception() is not None
     assert program.compilations == 0
   with pytest.raises(ValueError, match="unpack"):
     program(made.hyper, (), (), ())

@@ -14,7 +14,7 @@ from cljax.core.method import Reference
 from cljax.core.types import Outputs, Visit
 from cljax.engine import recipe
 from cljax.engine.setup import spec_of
-from cljax.engine.step import Data, Where, build
+from cljax.engine.step import Data, StreamPosition, build
 from cljax.methods.replay import buffers as replay
 
 
@@ -67,7 +67,7 @@ def test_every_row_is_a_view_of_an_augmented_picture(stream, kind):
   learner = parts.init(jax.random.key(0))
   ones = jnp.ones(8, jnp.int32)
   for task in (0, 1):
-    where = Where(Visit.in_order(task, 2), *(jnp.int32(v) for v in (0, 10, 20)))
+    where = StreamPosition(Visit.in_order(task, 2), *(jnp.int32(v) for v in (0, 10, 20)))
     for k in range(2):
       index = jnp.arange(8) + 8 * k
       with jax.disable_jit():
@@ -115,7 +115,7 @@ def test_a_references_rows_are_shown_as_their_own_tasks(stream):
   }
   learner = learner._replace(method_state=state._replace(memory=state.memory._replace(rows=rows)))
   data = data_of(stream)
-  where = Where(Visit.in_order(1, 2), *(jnp.int32(v) for v in (0, 10, 20)))
+  where = StreamPosition(Visit.in_order(1, 2), *(jnp.int32(v) for v in (0, 10, 20)))
   with jax.disable_jit():
     parts.step(learner, data, where, jnp.asarray(True), jnp.arange(8), jnp.ones(8, jnp.int32), jnp.ones(8, jnp.int32))
   flat = split.x[:16].reshape(16, -1)

@@ -33,7 +33,7 @@ def member(tree, i):
   return jax.tree.map(lambda a: a[i], tree)
 
 
-def without_absent(learner):
+def zero_absent_rows(learner):
   """What waits to be stored with weight 0 is no row: a batch of them has another task, and that is all."""
   is_replay = lambda node: isinstance(node, Replay)
   state = jax.tree.map(
@@ -80,7 +80,7 @@ def test_a_dead_member_stays_as_it_was(dataset, small_model, method, hyper):
     assert result.alive.tolist() == [False, True]
     both.append(result.learner)
   before, after = (member(learner, 0) for learner in both)
-  assert_same(without_absent(before), without_absent(after))
+  assert_same(zero_absent_rows(before), zero_absent_rows(after))
   living = [np.asarray(member(learner, 1).step) for learner in both]
   assert living[0] < living[1]
 

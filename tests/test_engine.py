@@ -288,7 +288,7 @@ def test_a_run_stopped_in_evaluation_does_not_end_the_task_twice(class_stream, s
   """A stop while the matrix row is computed, after the boundary: the boundary is not run again."""
   from cljax.engine import loop
 
-  evaluate = loop._evaluate
+  evaluate = loop.evaluate
   calls = []
 
   def stopped(setup, state, hooks, partial=False):
@@ -300,10 +300,10 @@ def test_a_run_stopped_in_evaluation_does_not_end_the_task_twice(class_stream, s
 
   arguments = (class_stream, small_model, "online_ewc", {"strength": 5.0})
   whole = cljax.run(*arguments, training=TRAIN)
-  monkeypatch.setattr(loop, "_evaluate", stopped)
+  monkeypatch.setattr(loop, "evaluate", stopped)
   with pytest.raises(cljax.Stopped):
     cljax.run(*arguments, training=TRAIN, workdir=str(tmp_path))
-  monkeypatch.setattr(loop, "_evaluate", evaluate)
+  monkeypatch.setattr(loop, "evaluate", evaluate)
   assert cljax.run(*arguments, training=TRAIN, workdir=str(tmp_path)).params_sha256 == whole.params_sha256
 
 

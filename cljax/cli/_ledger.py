@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -30,15 +30,15 @@ def table(workdir: epath.Path, identity: Mapping[str, Any]) -> str:
   found = ledger.read(workdir)
   if not found:
     return f"nothing was deleted from {workdir}"
-  return "\n\n".join(entry(workdir, identity, line) for line in found)
+  return "\n\n".join(entry(workdir, identity, found, at) for at in range(len(found)))
 
 
-def entry(workdir: epath.Path, identity: Mapping[str, Any], line: Mapping[str, Any]) -> str:
-  """One record: what was asked, by what it was answered, what was measured, and what of the rows is left."""
+def entry(workdir: epath.Path, identity: Mapping[str, Any], found: Sequence[Mapping[str, Any]], at: int) -> str:
+  """Record ``at`` of the ledger ``found``: what was asked, by what it was answered, what was measured, and what of
+  the rows is left."""
   texts = requests(identity)
-  order = [e["event"] for e in ledger.read(workdir)]
-  at = order.index(line["event"])
-  asked = texts[at] if at < len(texts) and len(texts) == len(order) else str(line.get("request"))
+  line = found[at]
+  asked = texts[at] if at < len(texts) and len(texts) == len(found) else str(line.get("request"))
   name = line.get("method", "")
   known = methods.METHODS.get(name)
   exactness = line.get("exactness") or (known.exactness if known else "")

@@ -66,10 +66,12 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
       raise UsageError(f"{key}: the run is as it is; expected options of the method, such as forget.strength")
   job, done = _job(workdir, before, flags, overrides)
   code = 0 if done else train.finish(job, flags, stop)
-  line = ledger.read(workdir)[-1]
-  if flags.oracles and len(line.get("retrained", {}).get("seeds", ())) != flags.oracles:
-    ledger.update(workdir, line["event"], retrained=_retrained.measure(job.built, job.seeds, flags.oracles, stop))
-  print(_ledger.entry(workdir, job.built.identity, ledger.read(workdir)[-1]))
+  found = ledger.read(workdir)
+  if flags.oracles and len(found[-1].get("retrained", {}).get("seeds", ())) != flags.oracles:
+    retrained = _retrained.measure(job.built, job.seeds, flags.oracles, stop)
+    ledger.update(workdir, found[-1]["event"], retrained=retrained)
+    found[-1]["retrained"] = retrained
+  print(_ledger.entry(workdir, job.built.identity, found, len(found) - 1))
   return code
 
 

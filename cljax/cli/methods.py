@@ -16,7 +16,7 @@ from cljax.cli import _shared
 from cljax.core import tree
 from cljax.engine import recipe
 from cljax.engine.setup import spec_of
-from cljax.engine.step import build, kept
+from cljax.engine.step import build, state_between_tasks
 from cljax.methods.table import checks, table
 
 
@@ -33,7 +33,7 @@ def state_bytes() -> dict[str, int]:
     method = plan.build(model, spec, plan.hyper)
     parts = build(name, method, model, spec, optimizer, training, stream.view.apply, augment)
     learner = jax.eval_shape(parts.init, jax.random.key(0))
-    sizes[name] = tree.nbytes(kept(learner))
+    sizes[name] = tree.nbytes(state_between_tasks(learner))
   return sizes
 
 

@@ -17,11 +17,12 @@ from cljax.core import tree
 from cljax.core.types import Learner, Model, UsageError
 from cljax.engine import arguments, frames, hosted, recipe, saving, stages
 from cljax.engine import programs as prog
-from cljax.engine.loop import State, Stopped, where_in_stream
+from cljax.engine.loop import State, Stopped
 from cljax.engine.prediction import judged_at, predictor
 from cljax.engine.prepared import Prepared, continued, event_record
-from cljax.engine.setup import Member, Options, Setup, setup
-from cljax.engine.step import kept
+from cljax.engine.program_arguments import where_in_stream
+from cljax.engine.setup import CompiledRun, Member, Options, setup
+from cljax.engine.step import state_between_tasks
 from cljax.evaluators import Evaluator
 from cljax.io import identity, interrupts, own_code
 
@@ -279,14 +280,14 @@ def method_of(method, hyper, forget, forget_hyper):
   return make, traced
 
 
-def _parts_digest(built: Setup) -> str:
+def _parts_digest(built: CompiledRun) -> str:
   learner = jax.eval_shape(built.parts.init, jax.random.key(0))
   abstract = lambda t: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), t)
   where = abstract(where_in_stream(built, 0, 0, 1))
   return identity.parts_digest(built.parts, learner, abstract(built.train), where, built.spec, built.inputs)
 
 
-def _result(built: Setup, state: State, judges: Sequence[Evaluator]) -> RunResult:
+def _result(built: CompiledRun, state: State, judges: Sequence[Evaluator]) -> RunResult:
   members, stream = built.members, built.stream
   learner = prog.fetch(state.learner, members)
   judged = judged_at(stream, built.trains_on, {k: getattr(state, k) for k in saving.SAVED})
@@ -315,7 +316,7 @@ def _result(built: Setup, state: State, judges: Sequence[Evaluator]) -> RunResul
     learner=learner,
     predict=predictor(stream, built.parts_of, built.parts.method, judged, values, learner),
     params_sha256=digests,
-    state_bytes=tree.nbytes(kept(one)),
+    state_bytes=tree.nbytes(state_between_tasks(one)),
     steps=state.total,
     seconds=dict(built.clock.seconds),
     compilations={n: getattr(built.programs, n).compilations for n in names},

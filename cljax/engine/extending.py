@@ -21,15 +21,14 @@ from cljax.engine import programs as prog
 from cljax.engine.loop import (
   Hooks,
   State,
-  _evaluate,
   all_alive,
   begin,
-  init_arguments,
+  evaluate,
   initial_learner,
-  where_in_stream,
 )
+from cljax.engine.program_arguments import init_arguments, where_in_stream
 from cljax.engine.saving import SAVED
-from cljax.engine.setup import Setup
+from cljax.engine.setup import CompiledRun
 from cljax.io import checkpoint
 
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.])")
@@ -46,7 +45,7 @@ def earlier(stream, held: Mapping[str, Any]):
   )  # fmt: skip
 
 
-def check(old: Setup, new: Setup) -> None:
+def check(old: CompiledRun, new: CompiledRun) -> None:
   """Raises UsageError, with the reason, where a learner of ``old`` can not go on under ``new``'s longer stream."""
   learns = any(isinstance(e, Learn) for e in new.stream.events[len(old.stream.events) :])
   if learns and new.trains_on == "all":
@@ -67,15 +66,15 @@ def check(old: Setup, new: Setup) -> None:
       raise UsageError(f"extend: {hook} of this method is made for {why}{hint}")
 
 
-def _hint(new: Setup) -> str:
+def _hint(new: CompiledRun) -> str:
   return f"; begin a run with stream.reserve_tasks={new.spec.num_tasks}"
 
 
-def _abstract(setup: Setup):
+def _abstract(setup: CompiledRun):
   return jax.eval_shape(setup.parts.init, jax.random.key(0))
 
 
-def _check_leaves(old: Setup, new: Setup) -> None:
+def _check_leaves(old: CompiledRun, new: CompiledRun) -> None:
   a, b = _abstract(old), _abstract(new)
   if tree.paths(a) != tree.paths(b):
     lost = sorted(set(tree.paths(a)) ^ set(tree.paths(b)))
@@ -95,7 +94,7 @@ def _grows(a: int, b: int, tasks: tuple[int, int]) -> bool:
   return a % tasks[0] == 0 and b % tasks[1] == 0 and a // tasks[0] == b // tasks[1]
 
 
-def _traced(setup: Setup, new: Setup) -> dict[str, tuple[str, list]]:
+def _traced(setup: CompiledRun, new: CompiledRun) -> dict[str, tuple[str, list]]:
   """``{hook: (operations, constants)}`` of one learner, on rows and tables of ``new``'s sizes."""
   abstract = lambda t: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), t)
   learner, data, where = _abstract(setup), abstract(new.train), abstract(where_in_stream(setup, 0, 0, 1))
@@ -130,7 +129,7 @@ def _alike(a: str, b: str, tasks: tuple[int, int]) -> bool:
   return True
 
 
-def _same_consts(a: list, b: list, old: Setup) -> bool:
+def _same_consts(a: list, b: list, old: CompiledRun) -> bool:
   """Whether the constants of two programs agree, of those with a line for each task on the tasks that there were."""
   met, size = old.stream.num_tasks, old.spec.num_tasks
   for x, y in zip(a, b, strict=True):
@@ -169,7 +168,7 @@ def _grown(arrays, fresh, before):
 class Growing:
   """Reads checkpoints of an earlier stage, of setup ``old``, as states of ``new``."""
 
-  def __init__(self, old: Setup, new: Setup):
+  def __init__(self, old: CompiledRun, new: CompiledRun):
     self.old, self.new = old, new
     self._fresh: Any = None
 
@@ -188,10 +187,10 @@ class Growing:
         fetch = lambda s: {"learner": prog.fetch(initial_learner(s), s.members)}
         self._fresh = fetch(self.new), fetch(self.old)
       arrays = _grown(arrays, *self._fresh)
-    return prog.spread(arrays, self.new.members)
+    return prog.shard_members(arrays, self.new.members)
 
 
-def restore(old: Setup, new: Setup, directory, number: int, meta: dict, hooks: Hooks) -> State:
+def restore(old: CompiledRun, new: CompiledRun, directory, number: int, meta: dict, hooks: Hooks) -> State:
   """The state in a checkpoint of ``old``'s run, as one of ``new``; what there is of the new tasks' scores before is
   measured on the checkpoints that are left. Raises DamagedError."""
   growing = Growing(old, new)
@@ -216,7 +215,7 @@ def restore(old: Setup, new: Setup, directory, number: int, meta: dict, hooks: H
   return widened(state, old, new, at, hooks)
 
 
-def widened(state: State, old: Setup, new: Setup, at: Callable[[int], State | None], hooks: Hooks) -> State:
+def widened(state: State, old: CompiledRun, new: CompiledRun, at: Callable[[int], State | None], hooks: Hooks) -> State:
   """The state with a column for each of ``new``'s tasks; ``at(row)`` gives the state to measure a row on, or None."""
   had, tasks = old.stream.num_tasks, new.stream.num_tasks
   if had == tasks:
@@ -242,7 +241,7 @@ def widened(state: State, old: Setup, new: Setup, at: Callable[[int], State | No
   rows = []
   for number, before in enumerate(state.accuracy):
     there = at(number)
-    found = None if there is None else _evaluate(silent, there, hooks)
+    found = None if there is None else evaluate(silent, there, hooks)
     # Nothing was learned yet at row 0, and what is said then may depend on how many tasks there are.
     whole = {k: v for k, v in (found or {}).items() if k in before} if number == 0 else {}
     rows.append(row(before, found) | whole)

@@ -6,11 +6,11 @@ import numpy as np
 
 from cljax.core.types import Forget
 from cljax.engine import programs as prog
-from cljax.engine.setup import Setup
+from cljax.engine.setup import CompiledRun
 from cljax.streams.fates import deleted_held
 
 
-def remaining(setup: Setup, upto: int, known: tuple) -> tuple:
+def remaining(setup: CompiledRun, upto: int, known: tuple) -> tuple:
   """``(last, blocks)``: the blocks of a whole evaluation, where held-out rows that the Forget events before ``upto``
   name weigh nothing, and the last of these events; ``known`` if that is it. A validation slot has its blocks in the
   order of its rows."""

@@ -11,11 +11,11 @@ from cljax.core.types import UsageError
 from cljax.engine import programs as prog
 from cljax.engine.loop import Hooks, State, Stopped
 from cljax.engine.prediction import asked, judged_at
-from cljax.engine.setup import Setup
+from cljax.engine.setup import CompiledRun
 from cljax.evaluators import Evaluator, Predict, checked
 
 
-def with_evaluators(setup: Setup, chosen: Sequence[Evaluator]) -> Setup:
+def with_evaluators(setup: CompiledRun, chosen: Sequence[Evaluator]) -> CompiledRun:
   """The setup with ``evaluators(state, hooks) -> {name: {metric: [S][T]}}``; as it is where none are chosen.
 
   Members that diverged have NaN and are not asked. What it gives is part of the state's row, so a checkpoint holds it

@@ -27,7 +27,7 @@ from cljax.engine.program_arguments import (
   request_arguments,
   where_in_stream,
 )
-from cljax.engine.setup import Setup
+from cljax.engine.setup import CompiledRun
 from cljax.streams.fates import fates, moment, partly
 from cljax.streams.requests import deleted_pairs, forgotten_classes, learned_tasks, resolve_pairs
 
@@ -85,7 +85,7 @@ class Replay(NamedTuple):
   done: int = 0
 
 
-def begin(setup: Setup) -> State:
+def begin(setup: CompiledRun) -> State:
   """A fresh state: every member initialised from its seed."""
   return State(
     learner=initial_learner(setup),
@@ -93,21 +93,21 @@ def begin(setup: Setup) -> State:
   )
 
 
-def all_alive(setup: Setup):
-  return prog.spread(np.ones(len(setup.population), bool), setup.members)
+def all_alive(setup: CompiledRun):
+  return prog.shard_members(np.ones(len(setup.population), bool), setup.members)
 
 
-def initial_learner(setup: Setup):
+def initial_learner(setup: CompiledRun):
   return setup.programs.init(*init_arguments(setup))
 
 
-def execute(setup: Setup, state: State, hooks: Hooks, upto: int | None = None) -> State:
+def execute(setup: CompiledRun, state: State, hooks: Hooks, upto: int | None = None) -> State:
   """Runs the events from where ``state`` stands to the end of the stream, or those before event ``upto``."""
   upto = len(setup.stream.events) if upto is None else upto
   if setup.options.on_divergence == "stop" and not np.asarray(state.alive).all():
     raise DivergedError("this run's loss became NaN before; start it afresh with another configuration")
   if not state.accuracy:
-    state.accuracy.append(_evaluate(setup, state, hooks))
+    state.accuracy.append(evaluate(setup, state, hooks))
   while state.event < upto:
     event = setup.stream.events[state.event]
     if not state.ended:
@@ -116,7 +116,7 @@ def execute(setup: Setup, state: State, hooks: Hooks, upto: int | None = None) -
       else:
         _forget(setup, state, hooks, event)
       state.ended = True
-    row = _evaluate(setup, state, hooks)
+    row = evaluate(setup, state, hooks)
     state.accuracy.append(row)
     state.event, state.step, state.ended = state.event + 1, 0, False
     hooks.report({"kind": "event", "event": state.event - 1, "total": state.total, **_score(setup), **row})
@@ -124,12 +124,12 @@ def execute(setup: Setup, state: State, hooks: Hooks, upto: int | None = None) -
   return state
 
 
-def judged(setup: Setup, state: State):
+def judged(setup: CompiledRun, state: State):
   """``[T, C]`` on the device: the classes that compete where ``state`` stands (:mod:`cljax.core.judging`)."""
   return prog.replicate(jnp.asarray(judged_at(setup.stream, setup.trains_on, vars(state))), setup.members)
 
 
-def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: Replay | None = None):
+def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Replay | None = None):
   """One Learn event; returns ``(learner, alive)``. It advances ``state`` and saves; unless it replays, it evaluates."""
   event, options, programs = setup.stream.events[at], setup.options, setup.programs
   plan = schedule.schedule(setup.stream, learned_before(setup, at), at, event.task, setup.trains_on, setup.recipe)
@@ -145,7 +145,7 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: Replay | N
     learner = _wait(programs.start_task(setup.hyper, learner, alive, rows), hooks, state, setup)
   capacity = min(options.chunk_steps, max(setup.total_steps, 1))
   if replay is None and done:
-    _curve(setup, state, hooks, plan)  # a stop may have come between a chunk and its evaluation
+    _evaluate_inside_task(setup, state, hooks, plan)  # a stop may have come between a chunk and its evaluation
   while done < plan.steps:
     count = _next_count(options, state, plan.steps, done, capacity, replays=replay is not None)
     since, compiled = time.perf_counter(), setup.clock.seconds["compile"]
@@ -169,7 +169,7 @@ def _learn(setup: Setup, state: State, hooks: Hooks, at: int, replay: Replay | N
       "seconds_per_step": state.seconds_per_step,
     })  # fmt: skip
     if replay is None:
-      _curve(setup, state, hooks, plan)
+      _evaluate_inside_task(setup, state, hooks, plan)
     if hooks.stop():
       hooks.save(state)
       raise Stopped(f"stopped at step {done} of {plan.steps} of {moment(setup.stream, at)}")
@@ -192,14 +192,14 @@ def _next_count(options, state: State, steps: int, done: int, capacity: int, rep
   return count
 
 
-def _curve(setup: Setup, state: State, hooks: Hooks, plan) -> None:
+def _evaluate_inside_task(setup: CompiledRun, state: State, hooks: Hooks, plan) -> None:
   """The evaluation inside a task that is due at the state's step, once."""
   every = setup.options.eval_every
   if not every or (state.step % every and state.step != plan.steps):
     return
   if state.curves and state.curves[-1]["total"] == state.total:
     return
-  row = _evaluate(setup, state, hooks, partial=True)
+  row = evaluate(setup, state, hooks, partial=True)
   task = setup.stream.events[state.event].task
   state.curves.append(
     {"event": state.event, "task": task, "step": state.step, "total": state.total, "accuracy": row["test"]}
@@ -207,7 +207,7 @@ def _curve(setup: Setup, state: State, hooks: Hooks, plan) -> None:
   hooks.report({"kind": "curve", **_score(setup), **state.curves[-1]})
 
 
-def _score(setup: Setup) -> dict[str, str]:
+def _score(setup: CompiledRun) -> dict[str, str]:
   """What a message's numbers are, where that is not accuracy."""
   main = setup.parts.objective.main
   return {} if main == "accuracy" else {"score": main}
@@ -217,16 +217,20 @@ def _chunk(setup, gone, plan, where, learner, alive, done, count, capacity):
   rows = [schedule.rows(plan, m.seed, done, count, capacity, gone) for m in setup.population]
   count = prog.replicate(jnp.asarray(count, jnp.int32), setup.members)
   if setup.options.feed == "device":
-    packed = prog.spread(tuple(np.stack(part) for part in zip(*rows, strict=True)), setup.members)
+    packed = prog.shard_members(tuple(np.stack(part) for part in zip(*rows, strict=True)), setup.members)
     return setup.programs.chunk(setup.hyper, (learner, alive), packed, (setup.train, where, count))
   split, labels = setup.stream.dataset.train, setup.stream.labels if setup.parts.objective.classes else None
   batches = [schedule.read(split, labels, *r) for r in rows]
   stacked = jax.tree.map(lambda *members: np.stack(members), *batches)
   views = prog.replicate(setup.stream.view.tables, setup.members)
-  return setup.programs.feed(setup.hyper, (learner, alive), prog.spread(stacked, setup.members), (views, where, count))
+  return setup.programs.feed(
+    setup.hyper, (learner, alive), prog.shard_members(stacked, setup.members), (views, where, count)
+  )
 
 
-def _report_deaths(setup: Setup, state: State, hooks: Hooks, loss, died, first: int, before: int, task: int) -> None:
+def _report_deaths(
+  setup: CompiledRun, state: State, hooks: Hooks, loss, died, first: int, before: int, task: int
+) -> None:
   """One message for each member ``died [S]`` in the chunk; raises DivergedError where the run is to stop then."""
   texts = []
   for step, who in sorted((int(np.argmin(np.isfinite(loss[i]))), int(i)) for i in np.flatnonzero(died)):
@@ -239,7 +243,7 @@ def _report_deaths(setup: Setup, state: State, hooks: Hooks, loss, died, first: 
     raise DivergedError(f"{texts[0]}; a lower learning rate or penalty strength may be stable")
 
 
-def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -> dict:
+def evaluate(setup: CompiledRun, state: State, hooks: Hooks, partial: bool = False) -> dict:
   """The main score ``[S][T]``: on test rows, the same within the task's classes, and on validation rows where there
   are any; under ``scores`` the same of each other score, under ``evaluations`` what evaluators say after an event."""
   if partial:
@@ -266,13 +270,13 @@ def _evaluate(setup: Setup, state: State, hooks: Hooks, partial: bool = False) -
   return values[main] | ({"scores": others} if others else {}) | more
 
 
-def ratio(setup: Setup, name: str, sums) -> np.ndarray:
+def ratio(setup: CompiledRun, name: str, sums) -> np.ndarray:
   """A score from its sums ``[..., 2]``; of no rows 0."""
   ratios = sums[..., 0] / np.where(sums[..., 1] == 0, 1, sums[..., 1])
   return setup.parts.objective.scores[name].finish(ratios)
 
 
-def scored(setup: Setup, state: State, hooks: Hooks, learner, data, blocks, brief: bool = False):
+def scored(setup: CompiledRun, state: State, hooks: Hooks, learner, data, blocks, brief: bool = False):
   """``{score: [S, slots, 2, 2]}``: the sums of each member of ``learner`` in each slot of ``blocks``, over the judged
   classes and over the task's own; numerators and denominators.
 
@@ -284,7 +288,7 @@ def scored(setup: Setup, state: State, hooks: Hooks, learner, data, blocks, brie
     return {n: blocks.by_slot(np.asarray(s)[: len(setup.population)]) for n, s in sums.items()}
 
 
-def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
+def _forget(setup: CompiledRun, state: State, hooks: Hooks, event: Forget) -> None:
   """One Forget event: scrub what is stored, then edit, train or retrain."""
   if setup.options.feed == "grain":
     raise UsageError("stream.forget: needs train.feed='device'; forgetting passes over rows on the device")
@@ -338,7 +342,7 @@ def _forget(setup: Setup, state: State, hooks: Hooks, event: Forget) -> None:
   state.forgotten.append({"event": state.event, "rows": int(target.sum()), "fates": counts, **evidence})
 
 
-def _retrain(setup: Setup, state: State, hooks: Hooks):
+def _retrain(setup: CompiledRun, state: State, hooks: Hooks):
   """Exact retraining: ``(learner, alive)`` after all Learn events so far, from the start, without the deleted rows; or
   from where a replay that was stopped had come."""
   replay = state.replay or Replay(initial_learner(setup), all_alive(setup))
@@ -351,7 +355,7 @@ def _retrain(setup: Setup, state: State, hooks: Hooks):
   return replay.learner, replay.alive
 
 
-def _wait(tree, hooks: Hooks, state: State, setup: Setup):
+def _wait(tree, hooks: Hooks, state: State, setup: CompiledRun):
   """Blocks until ``tree`` is computed, looking at the stop flag; on a stop saves the state from before and raises."""
   # Another thread waits: asking again and again whether it is ready took a seventh of a small evaluation.
   done = threading.Event()

@@ -49,10 +49,10 @@ def make(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
       raise UsageError(f"mesh: got {name}:{size}; expected a number of devices for each of {', '.join(AXES)}")
   devices = list(devices or jax.devices())
   shape = tuple(axes.get(name, 1) for name in AXES)
-  wanted, several = math.prod(shape), len({d.process_index for d in devices}) > 1
-  if wanted > len(devices) or (several and wanted < len(devices)):
+  wanted, is_multi_process = math.prod(shape), len({d.process_index for d in devices}) > 1
+  if wanted > len(devices) or (is_multi_process and wanted < len(devices)):
     text = " x ".join(map(str, shape))
-    exactly = "exactly" if several else "at most"
+    exactly = "exactly" if is_multi_process else "at most"
     raise UsageError(f"mesh: {text} needs {wanted} devices; expected {exactly} the {len(devices)} that there are")
   return jax.make_mesh(shape, AXES, devices=devices[:wanted], axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -136,19 +136,19 @@ def local(tree):
   return jax.tree.map(lambda a: a.addressable_data(0), tree)
 
 
-def several(mesh: Mesh | None) -> bool:
+def is_multi_process(mesh: Mesh | None) -> bool:
   """Whether the devices of a mesh belong to several processes."""
   return mesh is not None and mesh.is_multi_process
 
 
-def leads(mesh: Mesh | None) -> bool:
+def is_main_process(mesh: Mesh | None) -> bool:
   """Whether this process writes files and speaks: process 0 of several."""
-  return not several(mesh) or jax.process_index() == 0
+  return not is_multi_process(mesh) or jax.process_index() == 0
 
 
 def first(value: float, mesh: Mesh | None) -> float:
   """Process 0's value, in every process: what clocks say differs."""
-  if not several(mesh):
+  if not is_multi_process(mesh):
     return value
   from jax.experimental import multihost_utils
 
@@ -157,7 +157,7 @@ def first(value: float, mesh: Mesh | None) -> float:
 
 def anywhere(flag: bool, mesh: Mesh | None) -> bool:
   """Whether the flag is set in any process: none may leave the others alone in a collective."""
-  if not several(mesh):
+  if not is_multi_process(mesh):
     return flag
   from jax.experimental import multihost_utils
 
@@ -166,7 +166,7 @@ def anywhere(flag: bool, mesh: Mesh | None) -> bool:
 
 def agree(what: str, values: Sequence[int], mesh: Mesh | None) -> None:
   """Raises CljaxError, in every process, where the values are not the same in all of them."""
-  if not several(mesh):
+  if not is_multi_process(mesh):
     return
   from jax.experimental import multihost_utils
 

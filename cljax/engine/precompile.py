@@ -13,11 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cljax.core.types import Learn
 from cljax.engine import loop, program_arguments
 from cljax.engine import programs as prog
-from cljax.engine.setup import Setup
+from cljax.engine.setup import CompiledRun
 from cljax.streams.requests import deleted_pairs
 
 
-def calls(setup: Setup) -> Iterator[tuple[prog.Program, tuple]]:
+def calls(setup: CompiledRun) -> Iterator[tuple[prog.Program, tuple]]:
   """``(program, arguments)`` of each program that learning takes, in the order in which they are needed: shapes where
   they are known without a run."""
   programs, hyper, start = setup.programs, setup.hyper, loop.init_arguments(setup)
@@ -41,7 +41,7 @@ def calls(setup: Setup) -> Iterator[tuple[prog.Program, tuple]]:
     yield programs.end_task, (hyper, learner, alive, shared)
 
 
-def ahead(setup: Setup, submit: Callable[[Callable[[], object]], object]) -> None:
+def precompile(setup: CompiledRun, submit: Callable[[Callable[[], object]], object]) -> None:
   """Has ``submit(function)`` called once for each program of :func:`calls`, to compile it.
 
   Nothing for a mesh that was asked for or batches from the host: what these programs are called with is known late.
@@ -52,10 +52,10 @@ def ahead(setup: Setup, submit: Callable[[Callable[[], object]], object]) -> Non
   if setup.members.placed is not None or setup.options.feed != "device" or not isinstance(events[0], Learn):
     return
   for program, arguments in calls(setup):
-    submit(functools.partial(program.ahead, *arguments))
+    submit(functools.partial(program.precompile, *arguments))
 
 
-def _split(tree, setup: Setup):
+def _split(tree, setup: CompiledRun):
   """Shapes as programs return and take them: members over the mesh."""
   if setup.members.mesh is None:
     return tree

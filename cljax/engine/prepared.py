@@ -10,16 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.core import tree
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.engine import extending, precompile, saving, stages
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
-from cljax.engine.loop import Hooks, State, all_alive, begin, init_arguments
-from cljax.engine.setup import Setup
+from cljax.engine.loop import Hooks, State, all_alive, begin
+from cljax.engine.program_arguments import init_arguments
+from cljax.engine.setup import CompiledRun
 from cljax.io import checkpoint, history, identity, owner
-
-_copied = jax.jit(tree.copy)
 
 
 class Prepared(NamedTuple):
@@ -28,10 +26,10 @@ class Prepared(NamedTuple):
   ``run(workdir=None, report=None, stop=None, start=None, extend=False) -> RunResult`` runs it from its beginning, or
   from what ``workdir`` holds; as often as one likes, to the same bits. ``start``, a ``State`` of ``engine.loop`` such
   as :func:`continued` makes, stands in for the beginning. ``extend``: ``workdir`` may hold a run of the first of these
-  events. ``ahead(submit)`` lets other threads compile them before (``engine.precompile``).
+  events. ``precompile(submit)`` lets other threads compile them before (``engine.precompile``).
   """
 
-  setup: Setup
+  setup: CompiledRun
   config: Callable  # () -> the configuration that checkpoints hold
   result: Callable  # State -> RunResult
   answers: str = ""  # the method that answers Forget events
@@ -40,31 +38,29 @@ class Prepared(NamedTuple):
   again: Callable | None = None  # (stream, forget=None) -> Prepared: the same on another stream, or of another method
   begun: str = ""  # what it begins with, where that is no fresh learner
 
-  def ahead(self, submit: Callable[[Callable[[], object]], object]) -> None:
-    precompile.ahead(self.setup, submit)
+  def precompile(self, submit: Callable[[Callable[[], object]], object]) -> None:
+    precompile.precompile(self.setup, submit)
 
   def run(
     self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None,
     start: State | None = None, extend: bool = False,
   ) -> Any:  # fmt: skip
-    if workdir and meshes.leads(self.setup.members.mesh):
+    if workdir and meshes.is_main_process(self.setup.members.mesh):
       with owner.holding(workdir):
         return self._run(workdir, report, stop, start, extend)
     return self._run(workdir, report, stop, start, extend)
 
   def _run(self, workdir, report, stop, start, extend) -> Any:
     mesh = self.setup.members.mesh
-    report = report if report and meshes.leads(mesh) else lambda message: None
+    report = report if report and meshes.is_main_process(mesh) else lambda message: None
     asked = stop or (lambda: False)
     if extend and not workdir:
       raise UsageError("extend: got no workdir; expected the folder of the run that is to be extended")
     writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
     config = self.whole_config() if writer else {}
-    waiting = (lambda: False) if meshes.several(mesh) else asked
+    waiting = (lambda: False) if meshes.is_multi_process(mesh) else asked
     hooks = Hooks(lambda state: None, report, lambda: meshes.anywhere(asked(), mesh), lambda *_: None, waiting)
     state = self.found(writer, workdir, config, hooks, extend) if writer else None
-    if state is not None and self.setup.options.checkpoint_purge_before_deletion:
-      saving.purge(self.setup, writer, workdir, state.event)
     state = (start or begin(self.setup)) if state is None else state
     meshes.agree("workdir: what it holds", [state.event, state.step, int(state.ended), state.total], mesh)
     save = saving.saver(self.setup, writer, config, workdir)
@@ -85,9 +81,9 @@ class Prepared(NamedTuple):
     """``{event: () -> the setup of the method that answers it}``, one setup for each method, made when it is asked
     for; its data are those that are on the device."""
     shared = ("train", "evaluation", "blocks", "partial", "evaluators")
-    kept: dict[str, Setup] = {}
+    kept: dict[str, CompiledRun] = {}
 
-    def made(answer) -> Setup:
+    def made(answer) -> CompiledRun:
       if repr(answer) not in kept:
         assert self.again is not None
         other = self.again(self.setup.stream, answer).setup
@@ -111,7 +107,7 @@ class Prepared(NamedTuple):
     if len(held) > 1 and len(held) - 1 in same:
       return self.of_stages(writer, held, config, hooks)
     state = saving.resume(self.setup, writer, config, hooks.report)
-    if meshes.leads(self.setup.members.mesh) and (not held or len(held) - 1 not in same):
+    if meshes.is_main_process(self.setup.members.mesh) and (not held or len(held) - 1 not in same):
       # What was announced, but never begun, is no stage.
       history.write(workdir, held[: same[-1] + 1] if same else [self.stage("begun", 0, config)])
     return state
@@ -131,7 +127,7 @@ class Prepared(NamedTuple):
     while len(held) > 1 and _differences(held[-1]["config"], meta["config"]):
       held.pop()  # announced, but never begun
     self.check_extends(held[-1], meta)
-    if meshes.leads(self.setup.members.mesh):
+    if meshes.is_main_process(self.setup.members.mesh):
       what = "forget" if isinstance(self.setup.stream.events[-1], Forget) else "extended"
       history.write(workdir, [*held, self.stage(what, len(held[-1]["events"]), config)])
 
@@ -192,7 +188,7 @@ def continued(built: Prepared, result) -> State:
   members = built.setup.members
   shapes = lambda t: [(a.shape, a.dtype) for a in jax.tree.leaves(t)]
   # Copies: what training is given it takes, and the result stays what it is.
-  given = {"learner": _copied(result.learner), "alive": jnp.asarray(result.alive)}
+  given = {"learner": saving.copied(result.learner), "alive": jnp.asarray(result.alive)}
   events = [event_record(e) for e in built.setup.stream.events[: len(result.events)]]
   if [*result.evaluations] != [*built.evaluators]:
     raise UsageError("result: its evaluators are not those of this run")
@@ -215,7 +211,7 @@ def continued(built: Prepared, result) -> State:
     raise UsageError("result: its learners or its events are not those that this run begins with")
   # A composed method keeps its parts' states by name; where they hold no arrays only the tree differs.
   arrays = jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(given))
-  arrays = growing.grown(arrays) if growing else prog.spread(arrays, members)
+  arrays = growing.grown(arrays) if growing else prog.shard_members(arrays, members)
   state.learner, state.alive = arrays["learner"], arrays["alive"]
   if growing:
     quiet = Hooks(lambda s: None, lambda m: None, lambda: False)

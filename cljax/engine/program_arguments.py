@@ -7,28 +7,28 @@ import numpy as np
 
 from cljax.core.types import Learn, Visit
 from cljax.engine import programs as prog
-from cljax.engine.setup import Setup, device_data
-from cljax.engine.step import Where
+from cljax.engine.setup import CompiledRun, device_data
+from cljax.engine.step import StreamPosition
 from cljax.streams.requests import forgotten_classes, pair_table
 from cljax.streams.rows import at_most
 
 
-def learned_before(setup: Setup, upto: int) -> list[int]:
+def learned_before(setup: CompiledRun, upto: int) -> list[int]:
   return [e.task for e in setup.stream.events[:upto] if isinstance(e, Learn)]
 
 
-def where_in_stream(setup: Setup, at: int, start: int, steps: int) -> Where:
+def where_in_stream(setup: CompiledRun, at: int, start: int, steps: int) -> StreamPosition:
   """Where event ``at``, of ``steps`` steps from step ``start`` on, stands; a Forget event stands at the task before."""
   event, learned = setup.stream.events[at], learned_before(setup, at)
   task = event.task if isinstance(event, Learn) else learned[-1]
   every = [e.task for e in setup.stream.events if isinstance(e, Learn)]
   of = lambda tasks: jnp.asarray(np.isin(np.arange(setup.spec.num_tasks), tasks))
   visit = Visit(jnp.int32(task), of(learned), of(every if setup.trains_on == "all" else [*learned, task]))
-  place = Where(visit, *(jnp.int32(v) for v in (start, steps, setup.total_steps)))
+  place = StreamPosition(visit, *(jnp.int32(v) for v in (start, steps, setup.total_steps)))
   return prog.replicate(place, setup.members)
 
 
-def boundary_arguments(setup: Setup, deleted, task: int, where):
+def boundary_arguments(setup: CompiledRun, deleted, task: int, where):
   """Shared arguments of start_task and end_task: the task's rows that are still there."""
   rows = np.asarray(setup.stream.train[task])
   rows = rows[~deleted[task]]
@@ -50,7 +50,7 @@ def padded(index, task, capacity):
   return jnp.asarray(np.pad(index, pad), jnp.int32), jnp.asarray(np.pad(task, pad), jnp.int32), jnp.int32(len(index))
 
 
-def request_arguments(setup: Setup, event: int, total: int, forget, retain, named, whole) -> tuple:
+def request_arguments(setup: CompiledRun, event: int, total: int, forget, retain, named, whole) -> tuple:
   """What the ``forget`` program takes beside learners: the data, where the run stands, the rows of either side
   (padded), and the request as pairs, as labels that go whole, with all groups and with the labels that went before;
   ``scrub`` takes these first two."""
@@ -62,7 +62,7 @@ def request_arguments(setup: Setup, event: int, total: int, forget, retain, name
   return (setup.train, where, *prog.replicate((forget, retain), setup.members), *asked)
 
 
-def init_arguments(setup: Setup):
+def init_arguments(setup: CompiledRun):
   """What the ``init`` program is called with: each member's hyper-parameters and seed."""
-  seeds = prog.spread(np.asarray([m.seed for m in setup.population], np.uint32), setup.members)
+  seeds = prog.shard_members(np.asarray([m.seed for m in setup.population], np.uint32), setup.members)
   return setup.hyper, (), seeds, ()

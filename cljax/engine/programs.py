@@ -17,13 +17,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax.core.types import Batch, UsageError
 from cljax.engine import mesh as meshes
-from cljax.engine.step import Parts, shown_rows, weighed
+from cljax.engine.step import LearnerFns, shown_rows, weighed
 from cljax.objectives import objective
 
 AXIS = meshes.POPULATION
 
 
-class Members(NamedTuple):
+class PopulationLayout(NamedTuple):
   """How a population is laid out: ``size`` members padded to ``padded``, over ``mesh`` (None: one device)."""
 
   size: int
@@ -33,7 +33,7 @@ class Members(NamedTuple):
   placed: Mesh | None = None  # ``mesh`` where it was asked for, with axes beside the population's
 
 
-def layout(size: int, devices=None, axes: Mapping[str, int] | None = None) -> Members:
+def layout(size: int, devices=None, axes: Mapping[str, int] | None = None) -> PopulationLayout:
   """Shards members over all local devices; padding repeats the last member, and is dropped from every result.
 
   With ``axes`` over a mesh of those sizes, of the devices of all processes.
@@ -43,17 +43,17 @@ def layout(size: int, devices=None, axes: Mapping[str, int] | None = None) -> Me
     used = mesh.shape[AXIS]
     if used > size:
       raise UsageError(f"mesh.population: got {used} for {size} members; expected at most one device a member")
-    return Members(size, -(-size // used) * used, mesh, mesh.devices.flat[0].platform != "cpu", placed=mesh)
+    return PopulationLayout(size, -(-size // used) * used, mesh, mesh.devices.flat[0].platform != "cpu", placed=mesh)
   devices = list(devices or jax.local_devices())
   vectorize = devices[0].platform != "cpu"
   used = min(len(devices), size)
   if used == 1:
-    return Members(size, size, None, vectorize)
+    return PopulationLayout(size, size, None, vectorize)
   mesh = jax.make_mesh((used,), (AXIS,), devices=devices[:used], axis_types=(jax.sharding.AxisType.Auto,))
-  return Members(size, -(-size // used) * used, mesh, vectorize)
+  return PopulationLayout(size, -(-size // used) * used, mesh, vectorize)
 
 
-def pad_members(tree, members: Members):
+def pad_members(tree, members: PopulationLayout):
   """Repeats the last member of each leaf up to the padded size; NumPy's arrays stay on the host, where that compiles
   nothing."""
   extra = members.padded - members.size
@@ -82,10 +82,10 @@ class Program:
   request. Trees and placements are those of the first call: one program is always called with the same.
 
   ``fn(hyper, member_args, shared_args)``; the first two have a leading population axis. Threads may share it: what one
-  compiles (:meth:`ahead`) the others wait for. The clock counts what a call waited.
+  compiles (:meth:`precompile`) the others wait for. The clock counts what a call waited.
   """
 
-  def __init__(self, fn: Callable, members: Members, clock: Clock, donate: bool = False):
+  def __init__(self, fn: Callable, members: PopulationLayout, clock: Clock, donate: bool = False):
     self._clock = clock
     self._compiled: dict[Any, Future] = {}
     self._lock = threading.Lock()
@@ -116,12 +116,12 @@ class Program:
     compiled = self._compiled.get(_shapes(args))
     if compiled is None or not compiled.done():
       since = time.perf_counter()
-      compiled = self.ahead(*args)
+      compiled = self.precompile(*args)
       compiled.exception()
       self._clock.seconds["compile"] += time.perf_counter() - since
     return compiled.result()(*args)
 
-  def ahead(self, *args) -> Future:
+  def precompile(self, *args) -> Future:
     """Compiles for arguments of these shapes, abstract or not, unless another thread does or has."""
     key = _shapes(args)
     with self._lock:
@@ -166,7 +166,9 @@ class Programs(NamedTuple):
   scrub: Program | None
 
 
-def make(parts_of: Callable[[Any], Parts], probe: Parts, view_apply, spec, members: Members, clock: Clock) -> Programs:
+def make(
+  parts_of: Callable[[Any], LearnerFns], probe: LearnerFns, view_apply, spec, members: PopulationLayout, clock: Clock
+) -> Programs:
   """Builds the programs. ``probe`` (a Parts built with concrete defaults) says which hooks exist."""
 
   place = meshes.placement(members.placed) if members.placed is not None else None
@@ -341,12 +343,12 @@ def in_order(slots) -> tuple[np.ndarray | None, list]:
   return None, slots
 
 
-def on_device(blocks: Blocks, members: Members) -> Blocks:
+def on_device(blocks: Blocks, members: PopulationLayout) -> Blocks:
   """Blocks that are used again and again, on the device; what only the host reads stays there."""
   return Blocks(*replicate(tuple(blocks), members))._replace(totals=blocks.totals, slot=blocks.slot)
 
 
-def replicate(tree, members: Members):
+def replicate(tree, members: PopulationLayout):
   """Puts shared arrays on every device of the population's mesh."""
   if members.mesh is None:
     return jax.tree.map(lambda a: a if isinstance(a, jax.Array) else jnp.asarray(a), tree)
@@ -356,7 +358,7 @@ def replicate(tree, members: Members):
   return jax.device_put(tree, NamedSharding(members.mesh, PartitionSpec()))
 
 
-def spread(tree, members: Members):
+def shard_members(tree, members: PopulationLayout):
   """Puts member arrays (leading population axis, unpadded) on the mesh, one share a device."""
   tree = pad_members(tree, members)
   if members.mesh is not None and members.placed is None:
@@ -365,18 +367,18 @@ def spread(tree, members: Members):
   return tree if members.placed is None else meshes.put(tree, meshes.shardings(tree, members.placed))
 
 
-def gather(tree, members: Members):
+def gather(tree, members: PopulationLayout):
   """As ``unpad``; over a mesh that was asked for, whole on every device. Every process must call it."""
   return unpad(meshes.whole(tree, members.placed) if members.placed is not None else tree, members)
 
 
-def fetch(tree, members: Members):
+def fetch(tree, members: PopulationLayout):
   """As ``gather``, this process's own copy."""
   tree = gather(tree, members)
   return meshes.local(tree) if members.placed is not None else tree
 
 
-def unpad(tree, members: Members):
+def unpad(tree, members: PopulationLayout):
   if members.size == members.padded:
     return _first(tree, members.size)
   return _first_jitted(tree, members.size)

@@ -33,7 +33,7 @@ class Loaded(NamedTuple):
 class History(NamedTuple):
   """A run on disk, rebuilt once for all its checkpoints.
 
-  ``read(number) -> (learner, position)`` raises DamagedError. ``parts(values) -> step.Parts`` of one member gives its
+  ``read(number) -> (learner, position)`` raises DamagedError. ``parts(values) -> step.LearnerFns`` of one member gives its
   method and its ``predict(learner, x, task)``; ``values`` holds ``[S]`` arrays. ``model`` takes raw inputs.
   """
 

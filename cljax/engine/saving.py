@@ -11,15 +11,16 @@ from cljax.core import tree
 from cljax.core.types import CljaxError, Forget
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
-from cljax.engine.loop import Replay, State, all_alive, init_arguments
-from cljax.engine.setup import Setup
+from cljax.engine.loop import Replay, State, all_alive
+from cljax.engine.program_arguments import init_arguments
+from cljax.engine.setup import CompiledRun
 from cljax.io import checkpoint, ledger
 
-_copied = jax.jit(tree.copy)
+copied = jax.jit(tree.copy)
 SAVED = ("event", "step", "ended", "total", "accuracy", "forgotten", "curves")
 
 
-def recorder(built: Setup, workdir, method: str) -> Callable:
+def recorder(built: CompiledRun, workdir, method: str) -> Callable:
   """``deleted`` of the loop's hooks: a record of each Forget event in the workdir's ledger."""
   if not workdir:
     return lambda *_, **more: None
@@ -27,7 +28,7 @@ def recorder(built: Setup, workdir, method: str) -> Callable:
 
   def deleted(at: int, rows, before, after, evidence, **more) -> None:
     params = [prog.fetch(p, built.members) for p in (before, after)]
-    if not meshes.leads(built.members.mesh):
+    if not meshes.is_main_process(built.members.mesh):
       return
     ledger.record(
       workdir, at, built.stream.events[at], built.stream.dataset.train, rows, method=method,
@@ -38,7 +39,7 @@ def recorder(built: Setup, workdir, method: str) -> Callable:
   return deleted
 
 
-def last_deletion(built: Setup, upto: int) -> int:
+def last_deletion(built: CompiledRun, upto: int) -> int:
   """The number of the last Forget event before ``upto``; -1 where there is none."""
   return max((i for i, e in enumerate(built.stream.events[:upto]) if isinstance(e, Forget)), default=-1)
 
@@ -58,7 +59,7 @@ def _before(directory, last: int) -> tuple[list[str], bool]:
   return names, kept > 0
 
 
-def purge(built: Setup, writer, workdir, upto: int) -> list[int | str]:
+def purge(built: CompiledRun, writer, workdir, upto: int) -> list[int | str]:
   """Deletes what may hold what the last Forget event before ``upto`` names: checkpoints of states from before it, and
   folders of which nothing is known; returns what they were called.
 
@@ -66,7 +67,7 @@ def purge(built: Setup, writer, workdir, upto: int) -> list[int | str]:
   is so taken up by the next. Raises CljaxError where something cannot be deleted.
   """
   last = last_deletion(built, upto)
-  if last < 0 or not meshes.leads(built.members.mesh):
+  if last < 0 or not meshes.is_main_process(built.members.mesh):
     return []
   writer.wait()
   targets, after = _before(writer.directory, last)
@@ -88,12 +89,12 @@ def purge(built: Setup, writer, workdir, upto: int) -> list[int | str]:
   return gone
 
 
-def settle(built: Setup, writer, workdir, upto: int) -> None:
+def settle(built: CompiledRun, writer, workdir, upto: int) -> None:
   """What follows when a state from after the Forget events before ``upto`` is committed: the purge, where the options
   ask for one, and the ledger's word that they are done."""
   if built.options.checkpoint_purge_before_deletion:
     purge(built, writer, workdir, upto)
-  elif meshes.leads(built.members.mesh) and ledger.pending(workdir, upto):
+  elif meshes.is_main_process(built.members.mesh) and ledger.pending(workdir, upto):
     writer.wait()
     before, after = _before(writer.directory, last_deletion(built, upto))
     if after:
@@ -115,7 +116,7 @@ def _place(position) -> tuple:
 _BOUNDARY = (0, False, ())  # the rest of the place of a state between events
 
 
-def saver(built: Setup, writer, config, workdir):
+def saver(built: CompiledRun, writer, config, workdir):
   """``save(state)``: the next number; of the checkpoints inside an event only the newest two stay, and none is made
   where the newest stands already."""
   if writer is None:
@@ -159,32 +160,32 @@ def saver(built: Setup, writer, config, workdir):
     arrays = gathered(state)
     more = {"replay": gathered(state.replay)} if state.replay else {}
     meta = {"config": config, "position": _position(state), "seconds": built.clock.seconds}
-    alone = not meshes.several(built.members.mesh)
+    alone = not meshes.is_multi_process(built.members.mesh)
     if alone and built.members.size == built.members.padded:
-      arrays, more = _copied((arrays, more))  # else they may be those that the next chunk is donated
+      arrays, more = copied((arrays, more))  # else they may be those that the next chunk is donated
     # Of several processes none runs ahead of the others' files.
     writer.save(number, arrays, meta, wait=not alone, more=more)
 
   return save
 
 
-def clear(built: Setup, writer) -> None:
+def clear(built: CompiledRun, writer) -> None:
   """Deletes what saves, deletions and purges that were cut short have left."""
-  if meshes.leads(built.members.mesh):
+  if meshes.is_main_process(built.members.mesh):
     for name in filter(checkpoint.cut_short, checkpoint.others(writer.directory)):
       writer.discard(name)
 
 
-def taken_up(built: Setup, writer, upto: int) -> None:
+def taken_up(built: CompiledRun, writer, upto: int) -> None:
   """Makes the ledger and the folder agree with the checkpoint that a run goes on from, which stands at event
   ``upto``."""
   workdir = writer.directory.parent
-  if meshes.leads(built.members.mesh):
+  if meshes.is_main_process(built.members.mesh):
     ledger.reopen(workdir, upto)
   settle(built, writer, workdir, upto)
 
 
-def resume(built: Setup, writer, config, report) -> State | None:
+def resume(built: CompiledRun, writer, config, report) -> State | None:
   """The state of the newest checkpoint; None where there is none. What saves, deletions and purges that were cut short
   have left behind is cleared away."""
   clear(built, writer)
@@ -203,9 +204,9 @@ def resume(built: Setup, writer, config, report) -> State | None:
   report({"kind": "resumed", "event": position["event"], "step": position["step"], "total": position["total"]})
   for key, value in found.meta.get("seconds", {}).items():
     built.clock.seconds[key] += value
-  arrays = prog.spread(found.state, built.members)
+  arrays = prog.shard_members(found.state, built.members)
   replay = None
   if "replay" in found.more:
-    again, (at, done, start) = prog.spread(found.more["replay"], built.members), position["replay"]
+    again, (at, done, start) = prog.shard_members(found.more["replay"], built.members), position["replay"]
     replay = Replay(again["learner"], again["alive"], start, at, done)
   return State(arrays["learner"], arrays["alive"], **{k: position[k] for k in SAVED}, replay=replay)

@@ -21,7 +21,7 @@ from cljax.engine import schedule
 from cljax.engine.access import check_reads_one_task
 from cljax.engine.recipe import Recipe, check_recipe, make_augment
 from cljax.engine.revealing import check_reveals
-from cljax.engine.step import Data, Parts, build, rescaled
+from cljax.engine.step import Data, LearnerFns, build, rescaled
 from cljax.streams.rows import at_most
 
 
@@ -47,15 +47,15 @@ class Options(NamedTuple):
   on_divergence: str = "stop"  # 'stop' or 'freeze'
 
 
-class Setup(NamedTuple):
+class CompiledRun(NamedTuple):
   """All that is fixed before the first step."""
 
   stream: Any
   spec: Spec
-  members: prog.Members
+  members: prog.PopulationLayout
   population: tuple[Member, ...]
   model: Model  # on raw inputs, before the method wraps it
-  parts: Parts  # the learner's pure functions at the run's own hyper-parameters
+  parts: LearnerFns  # the learner's pure functions at the run's own hyper-parameters
   parts_of: Callable  # the same at other values, without placement on a mesh
   programs: prog.Programs
   hyper: Any
@@ -122,7 +122,7 @@ def setup(
   axes: Mapping[str, int] | None = None,
   objective: Callable | None = None,
   elsewhere: Collection[int] = (),
-) -> Setup:
+) -> CompiledRun:
   """Builds the programs. ``make_method(model, spec, values)`` and ``make_optimizer(values)`` get the dict of traced
   values; ``name`` is what errors call the method. Forget events ``elsewhere`` are answered by another setup."""
   if not population:
@@ -187,7 +187,7 @@ def setup(
       raise UsageError(f"stream.forget: event {e} asks to forget, but the method does not; choose one with forget.name")
     else:
       _check_holds(event, access)
-  return Setup(
+  return CompiledRun(
     stream=stream,
     spec=spec,
     members=members,
@@ -196,7 +196,7 @@ def setup(
     parts=probe,
     parts_of=lambda values: parts_of(values, None),
     programs=made,
-    hyper=prog.spread(values, members),
+    hyper=prog.shard_members(values, members),
     train=prog.replicate(train, members),
     evaluation=prog.replicate(evaluation, members),
     blocks=prog.on_device(whole, members),

@@ -10,8 +10,9 @@ import jax
 from cljax import methods
 from cljax.core.method import Method
 from cljax.core.types import Forget, UsageError
-from cljax.engine.loop import Hooks, State, execute, init_arguments
-from cljax.engine.setup import Setup
+from cljax.engine.loop import Hooks, State, execute
+from cljax.engine.program_arguments import init_arguments
+from cljax.engine.setup import CompiledRun
 
 # A method that answers requests and has none of these needs nothing but the trained model.
 _IN_TRAINING = (
@@ -20,7 +21,7 @@ _IN_TRAINING = (
 )  # fmt: skip
 
 
-def check_unprepared(name: str, options: Mapping, setup: Setup) -> None:
+def check_unprepared(name: str, options: Mapping, setup: CompiledRun) -> None:
   """Raises UsageError unless the method answers requests to a model that was trained without it."""
   entry = methods.lookup(name)
   answering = sorted(n for n, e in methods.METHODS.items() if e.access.forgets)
@@ -40,7 +41,7 @@ def check_unprepared(name: str, options: Mapping, setup: Setup) -> None:
     )
 
 
-def fitted(tree, setup: Setup):
+def fitted(tree, setup: CompiledRun):
   """A learner of one composition as another has it: a composed method keeps its parts' states by name, so where the
   parts that were added hold no arrays the tree alone differs. UsageError where they do."""
   wanted = setup.programs.init.shape(*init_arguments(setup))
@@ -50,7 +51,7 @@ def fitted(tree, setup: Setup):
   return jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(tree))
 
 
-def run(setup: Setup, others: Mapping[int, Callable], state: State, hooks: Hooks, deleted_by: Callable) -> State:
+def run(setup: CompiledRun, others: Mapping[int, Callable], state: State, hooks: Hooks, deleted_by: Callable) -> State:
   """As ``loop.execute``; Forget event ``e`` of ``others`` is answered by ``others[e]() -> Setup``, which is made then.
 
   ``deleted_by(event, setup)`` gives the ``deleted`` hook of an event. What is saved has the run's own tree.

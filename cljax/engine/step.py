@@ -44,7 +44,7 @@ class Data(NamedTuple):
   tables: tuple
 
 
-class Where(NamedTuple):
+class StreamPosition(NamedTuple):
   """Where in the stream a step stands, all traced: the visit, its first step, its number of steps, and the stream's."""
 
   visit: Visit
@@ -53,7 +53,7 @@ class Where(NamedTuple):
   total: Any
 
 
-class Parts(NamedTuple):
+class LearnerFns(NamedTuple):
   """What the engine compiles: pure functions of one learner."""
 
   init: Callable
@@ -79,7 +79,7 @@ def shown_rows(learned, data: Data, x, y, row_task, view_apply):
   return view_apply(data.tables, x, row_task), labelled(learned, data.labels, y, row_task)
 
 
-def without_absent(batch: Batch) -> Batch:
+def zero_absent_rows(batch: Batch) -> Batch:
   """Input and label 0 and id -1 where the weight is 0: a deleted row, or the row that pads a batch, must not reach
   anything that a method stores."""
   here = batch.weight > 0
@@ -123,7 +123,7 @@ def rescaled(model: Model, scale: float | None) -> Model:
   return model._replace(apply=apply, capture=capture, with_activation=with_activation)
 
 
-def kept(learner: Learner):
+def state_between_tasks(learner: Learner):
   """What a learner keeps between tasks beside its parameters and the optimizer's own state."""
   state = learner.opt_state
   return learner.method_state, state.penalty, state.transform, state.pull, state.finalize
@@ -131,7 +131,7 @@ def kept(learner: Learner):
 
 def build(
   name: str, method: Method, model: Model, spec: Spec, optimizer, recipe, view_apply, augment, place=None
-) -> Parts:
+) -> LearnerFns:
   """Assembles the pure functions of one learner. ``model`` is the one given to the factory; ``method.model`` wins.
 
   ``place``, a :class:`cljax.engine.mesh.Placement`, lays the rows of each batch and the learner over a mesh.
@@ -153,7 +153,7 @@ def build(
   def viewed(tables, batch: Batch) -> Batch:
     return batch._replace(x=view_apply(tables, batch.x, batch.task))
 
-  def guarded(batch: Batch) -> Batch:
+  def withhold_undeclared(batch: Batch) -> Batch:
     if access.stores_data:
       return batch
     return batch._replace(x=Withheld("Batch.x (Access.stores_data)"), id=Withheld("Batch.id (Access.stores_data)"))
@@ -196,7 +196,7 @@ def build(
       grads[ref_name] = jax.lax.map(one, batch) if stacked else one(batch)
     return grads
 
-  def step(learner: Learner, data: Data, where: Where, alive, index, row_task, offered):
+  def step(learner: Learner, data: Data, where: StreamPosition, alive, index, row_task, offered):
     """One step on rows ``index [B]``, ``offered [B]`` as in :func:`weighed`; returns ``(learner, alive, loss)``."""
     batch = weighed(gather(data, index, row_task, offered, where.visit), offered)
     return step_on_batch(learner, where, alive, batch, data.tables)
@@ -206,10 +206,12 @@ def build(
     The loss that killed it is returned once; after that NaN."""
     before, was_alive, visit = learner, alive, where.visit
     there = jnp.where(alive, batch.weight, 0.0)
-    batch = without_absent(batch._replace(weight=there, fresh=batch.fresh * there))
+    batch = zero_absent_rows(batch._replace(weight=there, fresh=batch.fresh * there))
     key = jax.random.fold_in(learner.key, learner.step)
     if method.prepare is not _keep_batch:
-      learner, ready = method.prepare(tree.fold(key, "prepare"), learner, guarded(batch._replace(visit=visit)))
+      learner, ready = method.prepare(
+        tree.fold(key, "prepare"), learner, withhold_undeclared(batch._replace(visit=visit))
+      )
       batch = ready._replace(
         x=batch.x if isinstance(ready.x, Withheld) else ready.x,
         id=batch.id if isinstance(ready.id, Withheld) else ready.id,
@@ -241,7 +243,7 @@ def build(
     params = optax.apply_updates(learner.params, updates)
     learner = learner._replace(step=learner.step + 1, params=params, model_state=model_state, opt_state=opt_state)
     if method.after_step is not _keep:
-      info = StepInfo(guarded(batch._replace(visit=visit)), outputs, grads, updates, loss)
+      info = StepInfo(withhold_undeclared(batch._replace(visit=visit)), outputs, grads, updates, loss)
       learner = method.after_step(tree.fold(key, "after_step"), learner, info)
     learner = held(alive, learner, before)
     loss = jnp.where(was_alive, loss, jnp.nan)
@@ -259,12 +261,12 @@ def build(
       at = start + jnp.arange(size)
       inside = at < count
       at = jnp.minimum(at, capacity - 1)
-      return without_absent(gather(data, index[at], row_task[at], inside, visit))
+      return zero_absent_rows(gather(data, index[at], row_task[at], inside, visit))
 
-    return Rows(capacity, count, lambda start, size: without_absent(viewed(data.tables, read(start, size))), read)
+    return Rows(capacity, count, lambda start, size: zero_absent_rows(viewed(data.tables, read(start, size))), read)
 
   def boundary(hook, label):
-    def run(learner, alive, data, where: Where, index, row_task, count):
+    def run(learner, alive, data, where: StreamPosition, index, row_task, count):
       """``hook`` on a living member, whose evaluated parameters it sees; a dead one stays as it is."""
       key = tree.fold(jax.random.fold_in(learner.key, learner.step), label)
       rows: Any = Withheld("Task.rows (Access.boundary_data)")
@@ -328,8 +330,8 @@ def build(
     def edit(learner):
       before = learner.params
       learner = answer(key, learner, request, Tools(reset_optimizer))
-      kept = regularizers.follow_edit((learner.opt_state, learner.method_state), before, learner.params)
-      learner = learner._replace(opt_state=kept[0], method_state=kept[1])
+      state_between_tasks = regularizers.follow_edit((learner.opt_state, learner.method_state), before, learner.params)
+      learner = learner._replace(opt_state=state_between_tasks[0], method_state=state_between_tasks[1])
       return method.after_forget(learner, before) if method.after_forget is not None else learner
 
     return at_evaluated(learner, edit), permitted
@@ -340,7 +342,7 @@ def build(
     return method.scrub(learner, Request(unseen, unseen, named, classes))
 
   needs_start = recipe.reset_per_task or method.start_task is not _keep
-  return Parts(
+  return LearnerFns(
     init=init,
     step=step,
     step_on_batch=step_on_batch,
@@ -355,7 +357,7 @@ def build(
   )
 
 
-def _progress(step, where: Where, recipe):
+def _progress(step, where: StreamPosition, recipe):
   if recipe.schedule_over == "stream":
     return step.astype(jnp.float32) / jnp.maximum(where.total, 1).astype(jnp.float32)
   return (step - where.start).astype(jnp.float32) / jnp.maximum(where.steps, 1).astype(jnp.float32)

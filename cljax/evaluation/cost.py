@@ -12,7 +12,7 @@ from cljax import metrics
 from cljax.core import tree
 from cljax.core.types import Batch, Learn, UsageError, Visit
 from cljax.engine import Prepared, RunResult, schedule
-from cljax.engine.step import Where
+from cljax.engine.step import StreamPosition
 from cljax.objectives import objective
 
 
@@ -42,7 +42,7 @@ def cost(prepared: Prepared) -> Cost:
   learner = jax.eval_shape(parts.init, jax.random.key(0))
   data = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), built.train)
   number, tasks = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((spec.num_tasks,), bool)
-  place = Where(Visit(number, tasks, tasks), number, number, number)
+  place = StreamPosition(Visit(number, tasks, tasks), number, number, number)
   ints = jax.ShapeDtypeStruct((spec.batch_size,), jnp.int32)
   alive = jax.ShapeDtypeStruct((), bool)
   step = _flops(parts.step, learner, data, place, alive, ints, ints, ints)

@@ -16,7 +16,7 @@ import numpy as np
 from cljax import losses, streams
 from cljax.core.judging import judged_classes
 from cljax.core.types import Forget, Learn, UsageError
-from cljax.engine.setup import Setup
+from cljax.engine.setup import CompiledRun
 from cljax.metrics import unlearning as metrics
 
 SIDES = ("forget", "retain", "test")
@@ -122,7 +122,7 @@ def sides(stream, request: Forget, most: int = 2000, classes: bool = True) -> Si
   return Sides(x, y, task, judged_classes(stream, learned), place)
 
 
-def answers(built: Setup, learner, rows: Sides, model=None) -> Answers:
+def answers(built: CompiledRun, learner, rows: Sides, model=None) -> Answers:
   """Logits and features of each member of ``learner`` (leading axis S) on each side; features are the model's own.
 
   Classes that do not compete (:mod:`cljax.core.judging`) have logits 100 below the row's highest: as good as absent.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.core.types import Batch
-from cljax.engine.setup import Setup
+from cljax.engine.setup import CompiledRun
 from cljax.evaluation import scores as naming
 from cljax.evaluation.evidence import SIDES, Sides
 from cljax.metrics import unlearning as metrics
@@ -44,7 +44,7 @@ class Answers(NamedTuple):
   model_state: Any
 
 
-def answers(built: Setup, learner, rows: Sides, model=None) -> Answers:
+def answers(built: CompiledRun, learner, rows: Sides, model=None) -> Answers:
   """Losses, main score, predictions and features of each member of ``learner`` (leading axis S) on each side."""
   del model
   program, own = _program(built), built.parts.objective
@@ -73,7 +73,7 @@ def _blocks(rows: Sides, side: str):
     yield Batch(take(rows.x[side]), take(rows.y[side]), there, ids, take(rows.task[side]).astype(jnp.int32))
 
 
-def _program(built: Setup):
+def _program(built: CompiledRun):
   """``(learner [S], batch) -> {"loss" [S, B], "sums" [S, 2], ...}``, jitted."""
   own, method = built.parts.objective, built.parts.method
   model = method.model or built.model
@@ -106,7 +106,8 @@ def first(given: Answers, count: int, start: int = 0) -> Answers:
 
 
 def measure(
-  ours: Answers, reference: Answers, original: Answers, rows: Sides, built: Setup, *, relearning_rate: float = 0.05,
+  ours: Answers, reference: Answers, original: Answers, rows: Sides, built: CompiledRun, *,
+  relearning_rate: float = 0.05,
   relearning_epochs: int = 30,
 ) -> dict[str, np.ndarray]:  # fmt: skip
   """``{name: [S]}``, member i compared with reference member i.
@@ -161,7 +162,7 @@ def _whole(rows: Sides, side: str) -> Batch:
   return jax.tree.map(lambda a: a[: len(rows.task[side])], joined)
 
 
-def _relearner(built: Setup, rate: float, epochs: int):
+def _relearner(built: CompiledRun, rate: float, epochs: int):
   model, own = built.parts.method.model or built.model, built.parts.objective
 
   def one(params, state, batch):

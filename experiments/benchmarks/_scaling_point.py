@@ -19,7 +19,7 @@ from cljax.core.types import Visit
 from cljax.data import Dataset, Split
 from cljax.engine import loop, program_arguments, saving, schedule
 from cljax.engine import programs as prog
-from cljax.engine.step import Where, kept
+from cljax.engine.step import StreamPosition, state_between_tasks
 from cljax.io import checkpoint
 from cljax.streams.requests import deleted_pairs
 
@@ -90,7 +90,7 @@ def measured(method: str, size: Size, repeats: int, hyper: Mapping[str, Any] | N
   out["host"] = seconds(lambda: _host(built, last), repeats)
   out["compile"] = built.clock.seconds["compile"]
   one = jax.eval_shape(lambda t: jax.tree.map(lambda a: a[0], t), learner)
-  out["state bytes"] = float(tree.nbytes(kept(one)))
+  out["state bytes"] = float(tree.nbytes(state_between_tasks(one)))
   state.learner, state.event = learner, size.tasks
   # Accuracies are shares of few test rows, here too: what is repetitive is kept small.
   numbers = (np.random.default_rng(0).integers(0, TEST + 1, (size.tasks + 1, 1, size.tasks)) / TEST).tolist()
@@ -101,7 +101,7 @@ def measured(method: str, size: Size, repeats: int, hyper: Mapping[str, Any] | N
 
 def _where(built, task: int):
   steps = (jnp.int32(v) for v in (2 * task, 2, built.total_steps))
-  return prog.replicate(Where(Visit.in_order(task, built.spec.num_tasks), *steps), built.members)
+  return prog.replicate(StreamPosition(Visit.in_order(task, built.spec.num_tasks), *steps), built.members)
 
 
 def _all_boundaries(built, learner):
@@ -123,7 +123,7 @@ def _step(built, learner, task: int, repeats: int) -> float:
   """Seconds of a step: a scan of 64 of them over one of none, on what the last task trains on."""
   plan = schedule.schedule(built.stream, list(range(task)), task, task, built.trains_on, built.recipe)
   rows = schedule.rows(plan, 0, 0, min(2, plan.steps), 64, np.zeros(len(plan.pairs.index), bool))
-  packed = prog.spread(tuple(np.stack([part]) for part in rows), built.members)
+  packed = prog.shard_members(tuple(np.stack([part]) for part in rows), built.members)
   where, alive = _where(built, task), loop.all_alive(built)
   copied = jax.jit(tree.copy)
 

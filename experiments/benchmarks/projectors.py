@@ -15,7 +15,7 @@ from cljax.core.types import Visit
 from cljax.data import Dataset, Split
 from cljax.engine import recipe
 from cljax.engine.setup import spec_of
-from cljax.engine.step import Data, Where, build, kept
+from cljax.engine.step import Data, StreamPosition, build, state_between_tasks
 from experiments.benchmarks import Table, paired, ratio, shown
 
 TASKS = (1, 5, 10, 20)
@@ -116,7 +116,7 @@ def trainer(name: str, kind: str, stream, model):
   split = stream.dataset.train
   x, y, ids, labels = map(jnp.asarray, (split.x, split.y, split.id, stream.labels))
   data = Data(x, y, ids, labels, jax.tree.map(jnp.asarray, stream.view.tables))
-  where = lambda task: Where(Visit.in_order(task, spec.num_tasks), *(jnp.int32(v) for v in (0, 10, 20)))
+  where = lambda task: StreamPosition(Visit.in_order(task, spec.num_tasks), *(jnp.int32(v) for v in (0, 10, 20)))
   learner = jax.jit(parts.init)(jax.random.key(0))
   step = lambda learner, where, index: parts.step(
     learner, data, where, jnp.asarray(True), index, jnp.full(BATCH, where.visit.task), jnp.ones(BATCH, jnp.int32)
@@ -140,7 +140,7 @@ def trainer(name: str, kind: str, stream, model):
   def run(learner):
     return jax.lax.scan(lambda c, _: (step(c, last, index), None), learner, length=STEPS[kind])[0].params
 
-  return lambda: run(learner), tree.nbytes(kept(learner))
+  return lambda: run(learner), tree.nbytes(state_between_tasks(learner))
 
 
 def plot(rows: list[dict[str, Any]], path: str) -> None:

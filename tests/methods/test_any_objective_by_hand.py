@@ -13,7 +13,7 @@ import cljax
 from cljax import engine, estimators, models, streams
 from cljax.core.types import UsageError, Visit
 from cljax.data import Dataset, Split
-from cljax.engine.step import AGAIN, Where
+from cljax.engine.step import AGAIN, StreamPosition
 from cljax.unlearning.sharding import shard_of
 
 RATE, ROWS = 0.2, 6
@@ -53,7 +53,7 @@ class Steps:
 
   def where(self, task):
     zero, seen = jnp.int32(0), jnp.arange(2)
-    return Where(Visit(jnp.int32(task), seen < task, seen <= task), zero, jnp.int32(9), jnp.int32(9))
+    return StreamPosition(Visit(jnp.int32(task), seen < task, seen <= task), zero, jnp.int32(9), jnp.int32(9))
 
   def go(self, learner, rows, task=0, offered=AGAIN):
     many = lambda v: jnp.full(len(rows), v, jnp.int32)

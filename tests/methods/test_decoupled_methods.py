@@ -14,7 +14,7 @@ from by_hand import batch_of, gradient, leaves
 import cljax
 from cljax import UsageError, methods, regularizers
 from cljax.engine import recipe
-from cljax.engine.step import kept
+from cljax.engine.step import state_between_tasks
 
 TRAIN = cljax.Recipe(batch_size=8, epochs=2)
 
@@ -49,7 +49,7 @@ def test_ewc_at_the_rate_of_a_schedule_behind_momentum(class_stream, small_model
       near(learner, theta)
       assert not terms or rate == 0 or max(np.abs(free[p] - theta[p]).max() for p in theta) > 1e-3
     learner = bench.boundary("end_task", learner, task)
-    (state,) = regularizers.find(kept(learner))
+    (state,) = regularizers.find(state_between_tasks(learner))
     total = leaves(state.importance)
     terms.append((theta, {p: strength * (total[p] - fisher[p]) for p in total}))
     fisher = total

@@ -14,7 +14,7 @@ from cljax.core import tree
 from cljax.core.types import UsageError, Visit
 from cljax.engine import recipe
 from cljax.engine.setup import spec_of
-from cljax.engine.step import Data, Where, build
+from cljax.engine.step import Data, StreamPosition, build
 
 BATCH = 8
 POLICIES = ("reservoir", "ring", "class_balanced")
@@ -43,7 +43,7 @@ class Composed:
     }
 
   def where(self, task):
-    return Where(Visit.in_order(task, self.spec.num_tasks), *(jnp.asarray(v, jnp.int32) for v in (0, 10, 20)))
+    return StreamPosition(Visit.in_order(task, self.spec.num_tasks), *(jnp.asarray(v, jnp.int32) for v in (0, 10, 20)))
 
   def rows(self, task, k):
     pool = self.stream.train[task]

@@ -14,7 +14,7 @@ from cljax import engine, methods, models, objectives, streams
 from cljax.core.types import Batch
 from cljax.data import Dataset, Split
 from cljax.engine.setup import spec_of
-from cljax.engine.step import without_absent
+from cljax.engine.step import zero_absent_rows
 
 TASKS, ROWS, LENGTH, VOCABULARY = 2, 16, 6, 5
 
@@ -278,7 +278,7 @@ def test_a_request_is_answered_by_retraining_and_leaves_no_target(text, reader):
 def test_absent_rows_are_zeroed_whole():
   x = {"a": jnp.ones((3, 2)), "b": jnp.full((3, 4), 7, jnp.int32)}
   y = {"token": jnp.full((3, 5), 2, jnp.int32), "weight": jnp.ones((3, 5))}
-  gone = without_absent(Batch(x, y, jnp.asarray([1.0, 0.0, 1.0]), jnp.arange(3), jnp.zeros(3, jnp.int32)))
+  gone = zero_absent_rows(Batch(x, y, jnp.asarray([1.0, 0.0, 1.0]), jnp.arange(3), jnp.zeros(3, jnp.int32)))
   assert gone.id.tolist() == [0, -1, 2]
   for leaf in jax.tree.leaves((gone.x, gone.y)):
     assert (np.asarray(leaf).reshape(3, -1).any(1) == [True, False, True]).all()

@@ -58,7 +58,7 @@ class Ahead:
   def _ready(self, unit: Unit) -> Ready:
     made = ready(unit, self._cache, prepare=True)
     if made.prepared is not None:
-      made.prepared.ahead(self._compilers.submit)
+      made.prepared.precompile(self._compilers.submit)
     return made
 
   def take(self, unit: Unit) -> Ready:

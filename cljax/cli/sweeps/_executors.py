@@ -53,7 +53,7 @@ def local(workdir: epath.Path, units: Sequence[Unit], workers: int, cache: str, 
         running.remove(process)
         if process.returncode in (0, 1, 2) or told:
           continue
-        _mourn(process, workdir, units, launch)
+        _report_dead_worker(process, workdir, units, launch)
         if any(not _ended(workdir, u, launch) for u in units):
           start()
   finally:
@@ -68,7 +68,7 @@ def _ended(workdir: epath.Path, unit: Unit, launch: str) -> bool:
   return _owner.given_up(workdir / "groups" / unit.name, launch) or _plan.finished(workdir, unit)
 
 
-def _mourn(process: subprocess.Popen, workdir: epath.Path, units: Sequence[Unit], launch: str) -> None:
+def _report_dead_worker(process: subprocess.Popen, workdir: epath.Path, units: Sequence[Unit], launch: str) -> None:
   """Tells of a worker's death, and of the unit that it worked on.
 
   Another worker may have taken that unit over, or even finished it, since: the owners' history has it.

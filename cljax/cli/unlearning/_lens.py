@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cljax.engine.setup import Setup
+from cljax.engine.setup import CompiledRun
 from cljax.evaluation import evidence, evidence_of_scores, scores
 
 
@@ -24,7 +24,7 @@ class Lens(NamedTuple):
   note: str  # what the columns are
 
 
-def lens(original: Setup) -> Lens:
+def lens(original: CompiledRun) -> Lens:
   """The one for the objective that ``original`` was trained on; its model is that of plain training."""
   own, model = original.parts.objective, original.model
   if own.classes:
