@@ -33,8 +33,8 @@ class Loaded(NamedTuple):
 class History(NamedTuple):
   """A run on disk, rebuilt once for all its checkpoints.
 
-  ``read(number) -> (learner, position)`` raises DamagedError. ``parts(values) -> step.LearnerFns`` of one member gives its
-  method and its ``predict(learner, x, task)``; ``values`` holds ``[S]`` arrays. ``model`` takes raw inputs.
+  ``read(number) -> (learner, position)`` raises DamagedError. ``parts(values) -> step.LearnerFns`` of one member
+  gives its method and its ``predict(learner, x, task)``; ``values`` holds ``[S]`` arrays. ``model`` takes raw inputs.
   """
 
   numbers: list[int]
