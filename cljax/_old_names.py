@@ -72,12 +72,16 @@ def install() -> None:
 
 
 def from_package(package: str, names: dict[str, str]):
-  """A module's ``__getattr__`` for ``names`` that another package, ``{name: package}``, has now."""
+  """A module's ``__getattr__`` for ``names`` that another package, ``{name: package}`` or ``{name: 'package:new name'}``,
+  has now, and for the old places of modules below it."""
 
   def getter(name: str):
+    if f"{package}.{name}" in MODULES:
+      return importlib.import_module(f"{package}.{name}")
     if name not in names:
       raise AttributeError(f"module {package!r} has no attribute {name!r}")
-    warn(f"{package}.{name}", f"{names[name]}.{name}")
-    return getattr(importlib.import_module(names[name]), name)
+    home, _, new = names[name].partition(":")
+    warn(f"{package}.{name}", f"{home}.{new or name}")
+    return getattr(importlib.import_module(home), new or name)
 
   return getter

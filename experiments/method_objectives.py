@@ -16,14 +16,16 @@ import numpy as np
 from absl import app, flags
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "objectives.md"
-OBJECTIVES = ("classification", "multi_label", "regression", "sequence")
+OBJECTIVES = (
+  "classification", "multi_label", "regression", "sequence", "contrastive", "reconstruction", "denoising", "ranking",
+)  # fmt: skip
 HEAD = """# Methods by objective
 
 What `python -m experiments.method_objectives` finds: each method's programs are traced on a tiny stream of each
 objective (two tasks, a request where the method answers one; a stream that tells the task where it asks for it; an
-MLP, for text a transformer of one block). Where a method is refused, its line says why. `contrastive` and `ranking`
-have no loss of one prediction: what needs `each`, `divergence` or classes is refused under them; `denoising` has
-`each`, of one noise a row, but no `divergence`.
+MLP, for text a transformer of one block, for the others the model made for them). Where a method is refused, its line
+says why. `contrastive` and `ranking` have no loss of one prediction: what needs `each`, `divergence` or classes is
+refused under them; `denoising` has `each`, of one noise a row, and `reconstruction` has it too, but no `divergence`.
 
 What stays with classes has a class in its definition: a mean, a mask, a head or a wrong label of each. `ogd` and
 `pca_ogd` hold the gradient of one output of a row, that of its class; of a row with several targets or tokens there is
@@ -76,9 +78,15 @@ def setting(objective: str, told: bool):
     y = rng.normal(size=(count, 4)).astype(np.float32)
   elif objective == "multi_label":
     y = rng.integers(0, 2, (count, 4)).astype(np.float32)
-  else:
+  elif objective == "sequence":
     x, y = rng.integers(0, 4, (2, count, 3)).astype(np.int32)
     scale, model = None, transformer("relu")
+  elif objective == "ranking":
+    x, y = rng.integers(0, 5, (count, 2)).astype(np.int32), np.ones((count, 1), np.float32)
+    scale, model = None, models.matrix_factorisation(5, 5, dim=3)
+  else:  # of inputs alone; contrastive takes the MLP's four outputs
+    x, y = rng.uniform(size=(count, 4)).astype(np.float32), np.ones((count, 1), np.float32)
+    model = {"reconstruction": models.vae((4,), 2, (6,)), "denoising": models.denoiser((4,), (6,))}.get(objective, model)
   split = Split(x, y, np.arange(count, dtype=np.int32), group.astype(np.int32))
   names = tuple("abcd")
   data = Dataset("made", split, split, classes, names, ("0", "1"), scale, "made")
@@ -107,6 +115,7 @@ def found(method: str, objective: str) -> str:
   hyper = {k: v for k, v in small.items() if k in entry.options}
   given: dict[str, Any] = {
     "objective": objective,
+    "objective_options": {"items": 5} if objective == "ranking" else {},
     "training": cljax.Recipe(batch_size=6),
     "options": cljax.Options(chunk_steps=2),
   }

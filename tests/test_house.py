@@ -5,9 +5,10 @@ import subprocess
 import sys
 import warnings
 
+import jax.numpy as jnp
 import pytest
 
-from cljax import _old_names
+from cljax import UsageError, _old_names
 from cljax.cli import main as command
 
 
@@ -56,6 +57,20 @@ def test_an_old_name_of_a_package(package, name, new):
     assert getattr(old, name) is getattr(home, name)
   with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
     _ = old.nothing
+
+
+def test_an_old_name_under_a_new_one():
+  from cljax.methods import replay
+
+  with pytest.deprecated_call(match="cljax.methods.replay.insert is now cljax.methods.replay.insert_pending"):
+    assert replay.insert is replay.insert_pending
+  with pytest.raises(UsageError, match="visit: got ArrayImpl; expected batch.visit"):
+    replay.drawn(None, {}, None, jnp.zeros((), jnp.int32))
+
+
+def test_an_old_module_is_an_attribute_of_its_package():
+  out = fresh("import cljax.methods; print(cljax.methods.anchors.__name__)")
+  assert out == "cljax.methods.penalties.anchors"
 
 
 def test_the_package_loads_what_is_asked_for():

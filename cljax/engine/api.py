@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from cljax import evaluators as evaluating
-from cljax import methods, objectives
+from cljax import estimators, methods, objectives
 from cljax.core import tree
 from cljax.core.types import Learner, Model, UsageError
 from cljax.engine import arguments, frames, hosted, recipe, saving, stages
@@ -48,6 +48,7 @@ class RunResult(NamedTuple):
   better: dict  # {name: 'higher' or 'lower'}
   evaluations: dict = {}  # {evaluator: {metric: [S, E+1, T]}}: what evaluators said; NaN where they said nothing
   evaluations_better: dict = {}  # {evaluator: {metric: 'higher' or 'lower'}}, of those that say so
+  fisher: dict = {}  # {'method.fisher': kind}: the Fisher that was taken, where the option leaves it to the objective
 
   @property
   def learning_rows(self) -> np.ndarray:
@@ -241,8 +242,20 @@ def prepare(
       return prepare(stream, answers=kept, **given)
     return prepare(stream, **{**given, "forget": forget[0], "forget_hyper": forget[1]})
 
-  result = lambda state: _result(built, state, judges)
+  kinds = _fisher_kinds({"method": (method, hyper or {}), "forget": (forget, forget_hyper or {})}, built.parts.objective)
+  result = lambda state: _result(built, state, judges)._replace(fisher=kinds)
   return Prepared(built, described, result, forget or name, [e.name for e in judges], by_event, again)
+
+
+def _fisher_kinds(sections: Mapping[str, tuple], learned) -> dict[str, str]:
+  """What the option ``fisher`` of each section's method means under the objective."""
+  out = {}
+  for section, (name, given) in sections.items():
+    entry = methods.METHODS.get(name) if isinstance(name, str) else None
+    if entry is not None and "fisher" in entry.options:
+      kind = given.get("fisher", entry.options["fisher"].default)
+      out[f"{section}.fisher"] = estimators.default_kind(learned) if kind == "auto" else kind
+  return out
 
 
 def _is_own(method, forget, objective) -> bool:

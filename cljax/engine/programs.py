@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax.core.types import Batch, UsageError
 from cljax.engine import mesh as meshes
-from cljax.engine.step import LearnerFns, shown_rows, weighed
+from cljax.engine.step import LearnerFns, shown_rows, weighed, zero_absent_rows
 from cljax.objectives import objective
 
 AXIS = meshes.POPULATION
@@ -231,11 +231,13 @@ def make(
       row_task = jnp.full(weight.shape[1:], task)
       x, y, ids = jax.tree.map(lambda a: rows(a, index[i]), (data.x, data.y, data.id))
       x, y = shown_rows(parts.objective, data, x, y, row_task, view_apply)
-      x = x if place is None else place.rows(x)
+      # A block is filled up with rows of other tasks, which no score may meet.
+      batch = zero_absent_rows(Batch(x, y, weight[i].astype(jnp.float32), ids, row_task))
+      batch = batch if place is None else batch._replace(x=place.rows(batch.x))
+      x = batch.x
       # Traced where it is asked for alone: not every objective looks at the rows as they are.
       shown = functools.cache(lambda: parts.predict(learner, x, task))
       predict = lambda batch: shown() if batch.x is x else parts.predict(learner, batch.x, task)
-      batch = Batch(x, y, weight[i].astype(jnp.float32), ids, row_task)
       key = jax.random.key(0)  # noise follows the rows: two evaluations see the same
 
       def both(score):

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from cljax import data, engine, models, objectives, streams
+from cljax import data, models, objectives, streams
 from cljax.core.types import CljaxError, Learner, Model, UsageError
 from cljax.engine import prediction, recipe
+from cljax.engine.api import method_of
 from cljax.engine.setup import spec_of
 from cljax.engine.step import build, rescaled
 from cljax.io import checkpoint, files
@@ -193,7 +194,7 @@ def _rebuild(
 ):  # fmt: skip
   """``(abstract state, values -> parts, values [S], trains_on, rebuild)`` with ``rebuild(learner, position) ->
   (parameters to judge by, predict)``."""
-  make_method, traced = engine.method_of(method, hyper or {}, forget, forget_hyper or {})
+  make_method, traced = method_of(method, hyper or {}, forget, forget_hyper or {})
   make_optimizer, also = recipe.optimizer_of(optimizer, dict(optimizer_options or {}))
   learned = objectives.given(objective, objective_options)
   defaults = {**traced, **also, **getattr(learned, "hyper", {})}

@@ -36,7 +36,9 @@ SCENARIOS = {
 }
 
 
-def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]], better: str = "higher") -> dict[str, dict[str, Any]]:
+def matrix_metrics(
+  accuracy, events: Sequence[Mapping[str, Any]], better: str = "higher", beside=None
+) -> dict[str, dict[str, Any]]:
   """Metrics over seeds of a matrix ``[S, E+1, T]`` of accuracy, or of another score, whose row 0 comes before the first
   event.
 
@@ -44,7 +46,7 @@ def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]], better: str = 
   :func:`cljax.metrics.over_events` where tasks come back or are never learned; where there are Forget events,
   ``acc_after_last_event`` is the mean of the last row of all. Where lower is ``better``, they are taken of ``-R``, so
   that forgetting > 0 and BWT < 0 mean worse as for accuracy; those that are means of entries keep the score's sign. Of
-  a seed with an entry that is no number (an error of what diverged) they are None. A task that came after a row, in a
+  a seed with an entry that is no number (an error of what diverged), here or in the matrix ``beside``, they are None. A task that came after a row, in a
   run that was extended, may have none there; without them forward transfer is None.
   """
   sign = scores.sign(better)
@@ -55,6 +57,8 @@ def matrix_metrics(accuracy, events: Sequence[Mapping[str, Any]], better: str = 
   ahead = np.arange(given.shape[1])[:, None] < [first.get(t, 0) for t in range(given.shape[2])]
   gaps = np.isnan(given) & ahead
   sound = np.asarray((np.isfinite(given) | gaps).all((1, 2)))
+  if beside is not None:
+    sound &= (np.isfinite(beside) | ahead).all((1, 2))
   accuracy = np.where(sound[:, None, None], given, 0.0)
   # The least of a task says nothing: the metrics below take what is ahead in no mean but that of forward transfer.
   accuracy = np.where(np.isnan(accuracy), np.nanmin(accuracy, axis=1, keepdims=True), accuracy)
@@ -97,7 +101,8 @@ def describe(
   """
   main, *others = result.scores
   who = list(range(len(result.alive))) if members is None else list(members)
-  measured = lambda matrix, name: matrix_metrics(matrix[who], result.events, result.better[name])
+  held = result.scores[main][who]
+  measured = lambda matrix, name: matrix_metrics(matrix[who], result.events, result.better[name], beside=held)
   plain = [main, *others] == [scores.ACCURACY]
   out: dict[str, Any] = {
     "config": config,
@@ -120,6 +125,7 @@ def describe(
     out["validation_matrix"] = result.validation[who]
     out["validation_metrics"] = measured(result.validation, main)
   out.update(evaluations.described(result, who))
+  out.update({"fisher": dict(result.fisher)} if result.fisher else {})
   out.update(
     events=result.events,
     forgotten=[{**r, **{k: [r[k][i] for i in who] for k in ("forget", "retain")}} for r in result.forgotten],

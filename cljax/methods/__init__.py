@@ -6,6 +6,7 @@ Every module below this package is imported with it, and registers its entries: 
 import importlib
 import pkgutil
 
+from cljax import _old_names
 from cljax.methods.registry import (
   METHODS,
   Entry,
@@ -28,3 +29,4 @@ __all__ = [
   "METHODS", "Entry", "Option", "Plan", "check_options", "lookup", "make", "of_one_model", "plan", "refresh",
   "register",
 ]  # fmt: skip
+__getattr__ = _old_names.from_package(__name__, {})

@@ -1,5 +1,6 @@
 """Methods that keep rows, or averages of what was learned, and come back to them."""
 
+from cljax import _old_names
 from cljax.methods.replay.buffers import (
   ACCESS,
   BUFFER,
@@ -51,3 +52,4 @@ __all__ = [
   "start",
   "stored_gap",
 ]
+__getattr__ = _old_names.from_package(__name__, {"insert": "cljax.methods.replay:insert_pending"})

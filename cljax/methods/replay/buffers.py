@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from cljax import memory as memories
 from cljax.core.method import Method
 from cljax.core.tree import fold
-from cljax.core.types import Access, Batch, Spec, UsageError
+from cljax.core.types import Access, Batch, Spec, UsageError, Visit
 from cljax.methods.registry import Entry, Option, register
 from cljax.objectives.objective import prediction_of, reduced, squared_gap
 from cljax.objectives.rows import present
@@ -76,6 +76,7 @@ def offered(spec: Spec, batch: Batch, insert: str):
 
 def start(memory, spec: Spec, row) -> Replay:
   pending = jax.tree.map(lambda a: jnp.zeros((spec.batch_size, *a.shape), a.dtype), row)
+  pending["id"] = pending["id"] - 1  # of no row
   return Replay(memory.init(row), pending, jnp.zeros(spec.batch_size, jnp.float32))
 
 
@@ -88,10 +89,12 @@ def insert_pending(key, memory, state: Replay) -> Replay:
 def drawn(spec: Spec, rows, weight, visit=None) -> Batch:
   """Stored rows as a batch, under the class mask that the loss of a step at ``visit`` uses for rows of their tasks.
 
-  Without a visit the mask is left open, as a Reference's is.
+  Without a visit the mask is left open, as a Reference's is. A slot that holds no row has id -1.
   """
+  if visit is not None and not isinstance(visit, Visit):
+    raise UsageError(f"visit: got {type(visit).__name__}; expected batch.visit (batch.task[0] is what 0.1 took)")
   mask = None if visit is None else spec.class_mask(rows["task"], visit.trained)
-  return Batch(rows["x"], rows["y"], weight, rows["id"], rows["task"], mask)
+  return Batch(rows["x"], rows["y"], weight, jnp.where(weight > 0, rows["id"], -1), rows["task"], mask)
 
 
 def grouped(batch: Batch) -> Batch:
@@ -165,7 +168,7 @@ def scrub_memory(memory):
     kept = memory.remove(state.memory, lambda rows: request.names(rows["id"], rows["task"]))
     gone = request.names(state.pending["id"], state.pending["task"])
     clear = lambda a: jnp.where(gone.reshape((-1,) + (1,) * (a.ndim - 1)), jnp.zeros_like(a), a)
-    pending = jax.tree.map(clear, state.pending)
+    pending = {**jax.tree.map(clear, state.pending), "id": jnp.where(gone, -1, state.pending["id"])}
     return learner._replace(method_state=Replay(kept, pending, jnp.where(gone, 0.0, state.weight)))
 
   return scrub
