@@ -72,8 +72,8 @@ def install() -> None:
 
 
 def from_package(package: str, names: dict[str, str]):
-  """A module's ``__getattr__`` for ``names`` that another package, ``{name: package}`` or ``{name: 'package:new name'}``,
-  has now, and for the old places of modules below it."""
+  """A module's ``__getattr__`` for ``names`` that another package, ``{name: package}`` or ``{name: 'package:new
+  name'}``, has now, and for the old places of modules below it."""
 
   def getter(name: str):
     if f"{package}.{name}" in MODULES:

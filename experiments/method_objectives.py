@@ -86,7 +86,9 @@ def setting(objective: str, told: bool):
     scale, model = None, models.matrix_factorisation(5, 5, dim=3)
   else:  # of inputs alone; contrastive takes the MLP's four outputs
     x, y = rng.uniform(size=(count, 4)).astype(np.float32), np.ones((count, 1), np.float32)
-    model = {"reconstruction": models.vae((4,), 2, (6,)), "denoising": models.denoiser((4,), (6,))}.get(objective, model)
+    model = {"reconstruction": models.vae((4,), 2, (6,)), "denoising": models.denoiser((4,), (6,))}.get(
+      objective, model
+    )
   split = Split(x, y, np.arange(count, dtype=np.int32), group.astype(np.int32))
   names = tuple("abcd")
   data = Dataset("made", split, split, classes, names, ("0", "1"), scale, "made")

@@ -95,7 +95,9 @@ def test_an_objective_of_one_s_own(tmp_path):
 
 def test_an_evaluator_of_one_s_own(tmp_path):
   """As the page shows it: the probe knows the first of five tasks long after it was learned."""
-  (source,) = blocks("docs/more_than_labels.md", "Evaluators")
+  source, registered = blocks("docs/more_than_labels.md", "Evaluators")
+  twice = registered + registered + "print(sureness.name in evaluators.EVALUATORS)"
+  assert "True" in printed(twice, tmp_path)
   out = printed(source + '\nprint(result.evaluations["sureness"]["margin"].shape)\n', tmp_path)
   first, *_, shape = re.findall(r"[\d.]+", out.partition("(")[0]) + [out.partition("(")[2]]
   assert float(first) > 0.5, out
@@ -127,6 +129,6 @@ def test_a_configuration_with_an_objective(tmp_path):
 
 
 def test_no_page_has_a_block_that_nothing_runs():
-  run = {"README.md": 2, "docs/own_method.md": 1, "docs/more_than_labels.md": 2, "docs/own_loop.md": 3}
+  run = {"README.md": 2, "docs/own_method.md": 1, "docs/more_than_labels.md": 3, "docs/own_loop.md": 3}
   run |= {"docs/forgetting.md": 1, "docs/own_objectives.md": 1}
   assert {p: n for p in PAGES if p not in ELSEWHERE and (n := len(blocks(p)))} == run

@@ -40,7 +40,7 @@ def claim(
       if keys:
         # Told as both have them, defaults included.
         differing = [d for d in checkpoint.differences(held, identity) if d.partition(": ")[0] in keys]
-        differing = [_of_code(d, identity) for d in differing]
+        differing = list(filter(None, (_of_code(d, held, identity) for d in differing)))
         raise UsageError(
           f"workdir: {workdir} holds a run of another configuration; differing keys: {'; '.join(differing)}; "
           "give another workdir, or --overwrite"
@@ -55,13 +55,17 @@ def claim(
     raise UsageError(f"workdir: cannot write to {workdir}: {text}; expected a writable folder") from error
 
 
-def _of_code(difference: str, identity: dict) -> str:
-  """A difference, told as what was edited where it is one of the user's own code."""
+def _of_code(difference: str, held: dict, identity: dict) -> str:
+  """A difference, told as what was edited where it is one of the user's own code; '' where another one was chosen,
+  which its name says."""
   section, dot, part = difference.partition(": ")[0].partition(".")
   if section != "code" or not dot:
     return difference
   of = identity.get(part, {})
-  name = of.get("name") or ", ".join(of.get("names", ())) if isinstance(of, dict) else ""
+  named = lambda of: of.get("name") or ", ".join(of.get("names", ())) if isinstance(of, dict) else ""
+  name = named(of)
+  if name != named(held.get(part, {})):
+    return ""
   return f"the code of {part} {name!r}, or what it reaches, was edited"
 
 

@@ -235,8 +235,9 @@ class Request(NamedTuple):
 class Access(NamedTuple):
   """What a method is allowed to see. The engine hands it this and nothing else.
 
-  ``needs`` names what it asks of the objective, whose lack refuses it: 'classes', or a field of
-  :class:`cljax.objectives.objective.Objective` that may be None. A method that says nothing is taken to need classes.
+  ``needs`` names what it asks of the objective, whose lack refuses it: 'classes', 'plain_inputs' (the method applies
+  the model on rows itself), or a field of :class:`cljax.objectives.objective.Objective` that may be None. A method that
+  says nothing is taken to need classes.
   """
 
   stores_data: bool = False  # keeps raw inputs between steps

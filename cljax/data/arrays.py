@@ -62,7 +62,8 @@ def _integers(key: str, given, rows: int) -> np.ndarray:
   if not np.issubdtype(values.dtype, np.integer):
     raise UsageError(f"{key}: dtype is {values.dtype}; allowed: an integer type")
   if values.shape != (rows,):
-    raise UsageError(f"{key}: shape is {values.shape}; allowed: ({rows},), one for each row of x")
+    several = "; several targets a row are floats, labels 0.0 or 1.0" if key.startswith("y") and values.ndim > 1 else ""
+    raise UsageError(f"{key}: shape is {values.shape}; allowed: ({rows},), one for each row of x{several}")
   if len(values) and (values.min() < 0 or values.max() >= 2**31):
     raise UsageError(f"{key}: values span {values.min()}..{values.max()}; allowed: 0..2147483647")
   return values.astype(np.int32)
@@ -75,7 +76,8 @@ def _targets(key: str, given, rows: int) -> np.ndarray:
     return _integers(key, values, rows)
   if not np.issubdtype(values.dtype, np.floating):
     raise UsageError(
-      f"{key}: dtype is {values.dtype}; allowed: an integer type (classes) or a float type (real targets)"
+      f"{key}: dtype is {values.dtype}; allowed: an integer type (classes) or a float type (real targets, or labels "
+      "0.0 and 1.0)"
     )
   if len(values.shape) < 1 or len(values) != rows or not values.size:
     raise UsageError(f"{key}: shape is {values.shape}; allowed: ({rows}, ...), real numbers for each row of x")

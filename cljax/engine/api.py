@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import optax
 
-from cljax import evaluators as evaluating
 from cljax import estimators, methods, objectives
+from cljax import evaluators as evaluating
 from cljax.core import tree
 from cljax.core.types import Learner, Model, UsageError
 from cljax.engine import arguments, frames, hosted, recipe, saving, stages
@@ -242,7 +242,9 @@ def prepare(
       return prepare(stream, answers=kept, **given)
     return prepare(stream, **{**given, "forget": forget[0], "forget_hyper": forget[1]})
 
-  kinds = _fisher_kinds({"method": (method, hyper or {}), "forget": (forget, forget_hyper or {})}, built.parts.objective)
+  kinds = _fisher_kinds(
+    {"method": (method, hyper or {}), "forget": (forget, forget_hyper or {})}, built.parts.objective
+  )
   result = lambda state: _result(built, state, judges)._replace(fisher=kinds)
   return Prepared(built, described, result, forget or name, [e.name for e in judges], by_event, again)
 

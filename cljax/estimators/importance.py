@@ -16,13 +16,15 @@ def mas_importance(
 ):
   """``Omega = sum_n w_n |d ||f(x_n)||^2 / d theta| / sum_n w_n``, a tree like ``params``, at eval mode; uses no labels.
 
-  Given in at least float32. ``f`` are the logits; those outside a row's ``class_mask`` do not count. ``batched=True``
+  Given in at least float32. ``f`` are the logits, of a prediction of several arrays all its numbers; those outside a
+  row's ``class_mask`` do not count. ``batched=True``
   takes the absolute value of each batch's (weighted) mean gradient instead and averages batches by their weight, as
   FACIL's code does (Avalanche's, with batches of equal weight): it underestimates, and depends on ``batch_size`` and
   the order of the rows. ``samples``, ``key`` and rows of weight 0 as in :func:`fisher_diagonal`. Aljundi et al. 2018.
   Raises UsageError for a bad ``batch_size`` or ``samples``.
   """
   check_batch_size(batch_size)
+  model = with_one_output(model)
   rows = thinned(rows, samples, key)
 
   def counted(logits, batch):
@@ -53,3 +55,22 @@ def mas_importance(
   size = batch_size if batched else rows_at_once(model, params, model_state, rows, batch_size)
   total, weight = sum_over_batches(rows, size, like, by_batch if batched else per_sample)
   return tree.scale(1.0 / jnp.where(weight > 0, weight, 1.0), total)
+
+
+def with_one_output(model: Model) -> Model:
+  """The model, whose logits are one array: of a tree of arrays all numbers of a row."""
+
+  def one(logits):
+    leaves = jax.tree.leaves(logits)
+    return logits if len(leaves) < 2 else jnp.concatenate([a.reshape(a.shape[0], -1) for a in leaves], -1)
+
+  def apply(*args, **given):
+    out, new = model.apply(*args, **given)
+    return out._replace(logits=one(out.logits)), new
+
+  def capture(*args):
+    assert model.capture is not None
+    logits, calls = model.capture(*args)
+    return one(logits), calls
+
+  return model._replace(apply=apply, capture=None if model.capture is None else capture)

@@ -46,7 +46,8 @@ def matrix_metrics(
   :func:`cljax.metrics.over_events` where tasks come back or are never learned; where there are Forget events,
   ``acc_after_last_event`` is the mean of the last row of all. Where lower is ``better``, they are taken of ``-R``, so
   that forgetting > 0 and BWT < 0 mean worse as for accuracy; those that are means of entries keep the score's sign. Of
-  a seed with an entry that is no number (an error of what diverged), here or in the matrix ``beside``, they are None. A task that came after a row, in a
+  a seed with an entry that is no number (an error of what diverged),
+  here or in the matrix ``beside``, they are None. A task that came after a row, in a
   run that was extended, may have none there; without them forward transfer is None.
   """
   sign = scores.sign(better)

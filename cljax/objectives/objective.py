@@ -62,6 +62,11 @@ class Objective(NamedTuple):
   parts: Callable | None = None
   check_rows: Callable | None = None
 
+  @property
+  def plain_inputs(self) -> bool:
+    """Whether the model is applied on rows as they are: what methods need that apply it themselves."""
+    return self.inputs is None
+
 
 def supervised(name: str, each: Callable, scores: Mapping[str, Score], main: str, **more) -> Objective:
   """An objective of ``each(prediction, batch) -> (each, inside)``: one forward pass a step."""

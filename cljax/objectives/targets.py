@@ -66,6 +66,18 @@ def sequence(model, spec, *, reduction: str) -> Objective:
   """
   del model, spec
 
+  def check(prediction, target):
+    if isinstance(target, dict) and not {"token", "weight"} <= set(target):
+      raise UsageError(f"y: has {', '.join(target)}; 'sequence' takes 'token' and 'weight', or one array of tokens")
+    token = target["token"] if isinstance(target, dict) else target
+    if not jnp.issubdtype(token.dtype, jnp.integer):
+      raise UsageError(f"y: is {token.dtype}; 'sequence' takes tokens, which are integers")
+    if prediction.shape[:-1] != token.shape:
+      raise UsageError(
+        f"y: is {list(token.shape)} and the model gives {list(prediction.shape)}; expected logits [B, L, V] for tokens "
+        "[B, L]"
+      )
+
   def tokens(prediction, batch):
     token, weight = _tokens(batch)
     return losses.cross_entropy(prediction, token), weight
@@ -110,7 +122,7 @@ def sequence(model, spec, *, reduction: str) -> Objective:
   parts = lambda batch: _tokens(batch)[1]
   scores = {"perplexity": Score(likelihood, np.exp, "lower"), "accuracy": Score(accuracy)}
   return supervised("sequence", each, scores, "perplexity", sample=sample, divergence=divergence, parts=parts,
-                    check_rows=check_rows)  # fmt: skip
+                    check=check, check_rows=check_rows)  # fmt: skip
 
 
 @offered(noise=Number(1.0, above=True))
@@ -150,7 +162,8 @@ def regression(model, spec, *, noise) -> Objective:
   def check(prediction, target):
     own, given = (math.prod(a.shape[1:]) for a in (prediction, target))
     if own != given:
-      raise UsageError(f"y: a row has {given} targets; the model gives {own} numbers")
+      classes = "; integers are class numbers, real targets are floats" if target.dtype == jnp.int32 else ""
+      raise UsageError(f"y: a row has {given} targets; the model gives {own} numbers{classes}")
 
   return supervised("regression", each, {"squared_error": Score(error, better="lower")}, "squared_error",
                     sample=sample, factor=factor, divergence=divergence, check=check)  # fmt: skip

@@ -207,6 +207,8 @@ def _trained(key, apply_fn, init_fn, rows: Rows, steps, batch, learning_rate, le
 
 def _logits(apply_fn, params, pool: Batch):
   logits = outputs_of(apply_fn, params, pool).logits
+  if not isinstance(logits, jax.Array):  # of several arrays all numbers of a row
+    logits = jnp.concatenate([a.reshape(a.shape[0], -1) for a in jax.tree.leaves(logits)], -1)
   return logits.astype(wide(logits.dtype))
 
 

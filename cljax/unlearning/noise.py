@@ -30,8 +30,10 @@ def fisher_forgetting(
   retain, key = as_rows("retain", retain), key_of(key, "fisher_forgetting")
   fisher = (importance or (lambda p, rows: exact_fisher(apply_fn, p, rows)))(params, retain)
   match(fisher, params, "importance")
-  width = jax.eval_shape(lambda p: outputs_of(apply_fn, p, retain.batch(0, 1)).logits, params).shape[-1]
-  gone = jnp.zeros(width, bool) if classes is None else jnp.asarray(classes)
+  width, gone = 0, jnp.zeros(0, bool)
+  if variant == "released":
+    width = jax.eval_shape(lambda p: outputs_of(apply_fn, p, retain.batch(0, 1)).logits, params).shape[-1]
+    gone = jnp.zeros(width, bool) if classes is None else jnp.asarray(classes)
 
   ends = lambda v, p: jnp.broadcast_to(v, p.shape)  # along the last axis
 

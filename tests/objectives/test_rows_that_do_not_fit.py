@@ -111,3 +111,22 @@ def test_an_option_that_has_to_be_given_is_asked_for_at_the_call():
   with pytest.raises(UsageError, match=r"^objective\.items: not given; expected an integer of at least 2$"):
     objectives.ranking()
   assert objectives.defaults("ranking") == {"items": 0, "negatives": 1}
+
+
+KINDS = {
+  "labels as integers": (
+    "multi_label", REAL, np.ones((40, 3), np.int64), "several targets a row are floats, labels 0.0 or 1.0",
+  ),
+  "labels as truth values": ("multi_label", REAL, np.ones((40, 3), bool), r"real targets, or labels 0.0 and 1.0"),
+  "classes as numbers": ("regression", REAL, np.arange(40) % 4, "integers are class numbers, real targets are floats"),
+  "text without weights": ("sequence", TOKENS, {"token": TOKENS}, "y: has token; 'sequence' takes 'token' and"),
+  "text of real targets": ("sequence", TOKENS, REAL, "y: is float32; 'sequence' takes tokens, which are integers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_targets_of_another_kind_are_one_line(what):
+  objective, x, y, said = KINDS[what]
+  model = models.named.NAMED["transformer"]((4,), 7, width=4, depth=1, heads=1) if objective == "sequence" else None
+  with pytest.raises(UsageError, match=said):
+    engine.prepare(stream_of(x, y), model or models.mlp((4,), 3, hidden=(2,)), objective=objective)

@@ -152,5 +152,7 @@ register(
 )
 register(
   "mas",
-  Entry(mas, {"strength": Option(0.03, 0), **DECOUPLED}, _PASS._replace(needs=()), "Aljundi et al. 2018"),
+  Entry(
+    mas, {"strength": Option(0.03, 0), **DECOUPLED}, _PASS._replace(needs=("plain_inputs",)), "Aljundi et al. 2018"
+  ),
 )

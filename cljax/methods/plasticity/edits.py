@@ -95,7 +95,7 @@ def heterogeneous_averaging(
         told = model.task_for(batch.task)
         return model.apply(params, learner.model_state, batch.x, train=False, key=key, task=told, mask=None)
 
-      return mean_loss(spec.objective, None, apply, mix(ratios), batch)
+      return mean_loss(spec.objective, tree.fold(key, "loss"), apply, mix(ratios), batch)
 
     def ascend(_, ratios):
       return edits.project_ratios(ratios - learning_rate * jax.grad(loss)(ratios), ratio)

@@ -206,7 +206,7 @@ register(
       "skip": Option(AUTO),
       **ON_UPDATE,
     },
-    Access(task_boundaries=True, boundary_data=True, needs=()),
+    Access(task_boundaries=True, boundary_data=True, needs=("plain_inputs",)),
     "Saha et al. 2021",
   ),
 )

@@ -288,7 +288,7 @@ register(
       "skip": Option(AUTO),
       **ON_UPDATE,
     },
-    PASS._replace(needs=()),
+    PASS._replace(needs=("plain_inputs",)),
     "Lin et al. 2022",
   ),
 )

@@ -16,7 +16,7 @@ from cljax.core.tree import fold
 from cljax.core.types import Access, UsageError
 from cljax.methods.penalties.pulls import kind_of
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.unlearning.entries import EDITS, FORGET_ONLY, ROW_LOSSES, approximate, viewed
+from cljax.methods.unlearning.entries import EDITS, FORGET_ONLY, OUTPUTS, ROW_LOSSES, approximate, viewed
 from cljax.unlearning.class_statistics import empty_statistics
 from cljax.unlearning.tangent import chosen_leaves, with_leaves
 
@@ -215,7 +215,7 @@ approximate(
   steps_of(5e-4, oracles=Option(10, 1), **MATCHING),
   "arXiv 2410.23232",
   optax.adam,
-  needs=ROW_LOSSES,
+  needs=OUTPUTS,
 )
 approximate(
   "datamodel_matching",
@@ -230,7 +230,7 @@ approximate(
   ),
   "arXiv 2410.23232",
   optax.adam,
-  needs=ROW_LOSSES,
+  needs=OUTPUTS,
 )
 register(
   "streaming",
@@ -256,7 +256,7 @@ approximate(
     critic_learning_rate=Option(0.01, 0),
   ),
   "arXiv 2503.09330",
-  needs=ROW_LOSSES,
+  needs=OUTPUTS,
 )
 approximate(
   "upcore",
@@ -269,5 +269,5 @@ approximate(
     retain_weight=Option(0.95, 0),
   ),
   "arXiv 2502.15082",
-  needs=ROW_LOSSES,
+  needs=OUTPUTS,
 )

@@ -124,6 +124,7 @@ def approximate(
 
 
 ROW_LOSSES, TEACHERS = ("each",), ("each", "divergence")
+OUTPUTS = ("each", "plain_inputs")  # of rows, which the edit compares itself
 register("retrain", Entry(retrain, {}, Access(forgets=True, prefix=True, needs=()), "spec A1", exactness="exact"))
 register(
   "ssd",

@@ -271,7 +271,7 @@ register(
   Entry(
     sisa,
     {"shards": Option(4, 1)},
-    Access(forgets=True, prefix=True, needs=("each",)),
+    Access(forgets=True, prefix=True, needs=("each", "plain_inputs")),
     "Bourtoule et al. 2021",
     exactness="exact",
   ),
@@ -289,7 +289,12 @@ register(
       **INSERT_OUTPUTS,
     },
     Access(
-      stores_data=True, task_boundaries=True, task_id_at_test=True, forgets=True, forget_data=True, needs=("each",)
+      stores_data=True,
+      task_boundaries=True,
+      task_id_at_test=True,
+      forgets=True,
+      forget_data=True,
+      needs=("each", "plain_inputs"),
     ),
     "Liu et al. 2022",
     exactness="exact",
