@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+from cljax.core import extras
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -56,3 +58,40 @@ def test_the_checkpoints_that_a_purge_deletes_need_an_orbax_that_can():
   floors = dict(line.split(">=") for line in setup["options"]["install_requires"].split())
   assert tuple(map(int, floors["orbax-checkpoint"].split("."))) >= (0, 12, 8)
   assert all(floors.values())
+
+
+def test_a_plain_install_is_short():
+  """What cljax is built on and no more; every other package that it imports comes with an extra, and is named."""
+  setup = configparser.ConfigParser()
+  setup.read(ROOT / "setup.cfg")
+  needed = {line.split(">=")[0] for line in setup["options"]["install_requires"].split()}
+  built_on = {"jax", "jaxlib", "flax", "optax", "chex", "tensorflow-datasets", "orbax-checkpoint", "absl-py", "numpy"}
+  assert needed == built_on
+  given = {n.replace("-", "_") for n in needed} | {
+    "cljax",
+    "orbax",
+    "absl",
+    "etils",
+    "scipy",
+  }  # etils: orbax's; scipy: jax's
+  others = {"torch", "submitit", "tensorboardX", "wandb", "pandas"} | set(extras.PACKAGES)
+  for path in FILES:
+    roots = {n.split(".")[0] for n in imported(path)} - set(sys.stdlib_module_names)
+    assert roots <= given | others, f"{path.name} imports {roots - given - others}"
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra():
+  """Every module is imported without them; what needs one says so in a line."""
+  code = (
+    "import sys, pkgutil, importlib, numpy\n"
+    f"for name in {sorted(extras.PACKAGES)}:\n  sys.modules[name] = None\n"
+    "import cljax\n"
+    "for found in pkgutil.walk_packages(cljax.__path__, 'cljax.'):\n"
+    "  if 'worker' not in found.name: importlib.import_module(found.name)\n"
+    "try: cljax.metrics.unlearning.loss_attack(*[numpy.zeros((9, 2))] * 2, *[numpy.zeros(9, int)] * 2)\n"
+    "except cljax.UsageError as error: print(error)\n"
+  )
+  out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  assert out.returncode == 0, out.stderr
+  said = "a membership attack: needs sklearn, which is not installed; pip install 'cljax[data]', or 'cljax[all]'"
+  assert out.stdout.strip() == said

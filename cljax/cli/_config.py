@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from cljax import Options, Recipe, UsageError, data, evaluators, methods, models, objectives, streams
 from cljax.cli._values import coerce, literal, short
+from cljax.core.extras import needed
 from cljax.engine import recipe
 from cljax.models.build import ZOO
 
@@ -115,7 +116,10 @@ def load(file: str) -> ModuleType:
     raise UsageError(f"config: {file!r} is not a Python file; expected one that defines get_config()")
   module = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
+    with needed(f"config: {file!r}"):
+      spec.loader.exec_module(module)
+  except UsageError:
+    raise
   except Exception as error:
     raise UsageError(f"config: {file!r} cannot be loaded: {type(error).__name__}: {_first(error)}") from error
   return module

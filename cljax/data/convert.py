@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cljax.core.extras import needed
 from cljax.core.types import UsageError
 from cljax.data import store, tfds_sets
 
@@ -60,8 +61,9 @@ def records(path: Path) -> Iterator[bytes]:
 
 def convert(folder: Path) -> int:
   """Converts every shard under ``folder``; returns the number of records. Raises :class:`UsageError`."""
-  from array_record.python.array_record_module import ArrayRecordWriter
-  from tqdm import tqdm
+  with needed("converting to ArrayRecord"):
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tqdm import tqdm
 
   info_file = folder / "dataset_info.json"
   if not info_file.is_file():

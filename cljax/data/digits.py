@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cljax.core.extras import needed
 from cljax.data import types
 
 NUM_CLASSES = 10
@@ -28,7 +29,8 @@ def raw() -> tuple[np.ndarray, np.ndarray]:
     with gzip.open(file, "rt") as f:
       table = np.loadtxt(f, delimiter=",")
   else:
-    from sklearn.datasets import load_digits
+    with needed("data.name=digits"):
+      from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
     table = np.concatenate([x, y[:, None]], 1)

@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cljax.core.extras import needed
+
 SIZE = 28  # side of a sample, pixels
 FINE = 3  # the undistorted character is drawn this many times larger
 OVER = 2  # samples are taken at this many times the output resolution, then averaged
@@ -51,7 +53,8 @@ class Job(NamedTuple):
 @functools.lru_cache(maxsize=32)
 def font(file: str):
   """The font, sized so that one em is ``EM * FINE`` pixels."""
-  from matplotlib import ft2font
+  with needed("data.name=glyphs"):
+    from matplotlib import ft2font
 
   face = ft2font.FT2Font(file)
   face.set_size(EM * FINE, 72)
@@ -65,7 +68,8 @@ def has(file: str, codepoint: int) -> bool:
 
 def base(file: str, codepoint: int) -> np.ndarray:
   """The undistorted character, ``[SIZE * FINE] * 2`` float32 in 0..1, its ink centred; all zero for a blank one."""
-  from matplotlib import ft2font
+  with needed("data.name=glyphs"):
+    from matplotlib import ft2font
 
   face = font(file)
   # matplotlib before 3.10 has plain constants

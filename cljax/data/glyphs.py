@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.core.extras import needed
 from cljax.core.types import UsageError
 from cljax.data import glyph_render as gr
 
@@ -120,7 +121,8 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache
 def font_file(style: str) -> str:
   """Path of the style's font file."""
-  import matplotlib
+  with needed("data.name=glyphs"):
+    import matplotlib
 
   return str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{STYLES[style]}.ttf"))
 
@@ -199,7 +201,8 @@ def arrays(options: Mapping[str, Any], workers: int | None = None, progress: boo
     for c in chosen
     for k, s in enumerate(styles)
   ]
-  from tqdm import tqdm
+  with needed("data.name=glyphs"):
+    from tqdm import tqdm
 
   with tqdm(total=sum(j.number for j in jobs), desc="rendering glyphs", unit="image", disable=not progress) as bar:
     images = gr.render(jobs, options["seed"], workers=workers, done=bar.update)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from cljax.core.extras import needed
 from cljax.core.types import UsageError
 from cljax.data import limits
 from cljax.data.types import first_line
@@ -55,7 +56,8 @@ def check_size(size) -> tuple[int, int] | None:
 
 def resize(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """``[H, W, C]`` uint8 resized to ``size`` (bilinear, antialiased), plane by plane."""
-  from PIL import Image
+  with needed("a data set of pictures"):
+    from PIL import Image
 
   if x.shape[:2] == size:
     return x
@@ -65,7 +67,8 @@ def resize(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def decode(name: str, data: bytes, colour: bool, size: tuple[int, int] | None = None) -> np.ndarray:
   """One picture as ``[H, W, 3]`` (``colour``) or ``[H, W, 1]`` uint8, upright, transparent parts white."""
-  from PIL import Image, ImageOps
+  with needed("a data set of pictures"):
+    from PIL import Image, ImageOps
 
   try:
     with Image.open(io.BytesIO(data)) as picture:
@@ -85,7 +88,8 @@ def decode(name: str, data: bytes, colour: bool, size: tuple[int, int] | None = 
 
 def header(data: bytes) -> tuple[bool, tuple[int, int]]:
   """Whether a picture has colour channels, and ``(height, width)`` as stored; reads the header only."""
-  from PIL import Image
+  with needed("a data set of pictures"):
+    from PIL import Image
 
   try:
     with Image.open(io.BytesIO(data)) as picture:
@@ -107,7 +111,8 @@ def decode_all(
   Raises :class:`UsageError` for a file that is no picture, for sizes that differ where ``size`` is None, and where
   there is no memory for so many ``copies`` of the array.
   """
-  from tqdm import tqdm
+  with needed("a data set of pictures"):
+    from tqdm import tqdm
 
   lock = threading.Lock()  # archives have one file position
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cljax.core.extras import needed
 from cljax.core.types import UsageError
 from cljax.data import images, limits, types
 
@@ -121,7 +122,8 @@ def load(root: Path, name: str, given: Mapping[str, Any]) -> types.Dataset:
 
 
 def _read(builder, key: str, wanted: str, picture: str, label: str, size) -> types.Split:
-  from tqdm import tqdm
+  with needed("data.name=tfds"):
+    from tqdm import tqdm
 
   try:
     source = builder.as_data_source(split=wanted)

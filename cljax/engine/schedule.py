@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cljax.core.extras import needed
 from cljax.core.types import Batch, Learn
 from cljax.engine.step import ABSENT, AGAIN, FRESH
 
@@ -113,7 +114,8 @@ def read(split, labels, index, task, offered) -> Batch:
   what the step makes weights from (:func:`cljax.engine.step.weighed`). ``labels [T, C]`` of classes; None: targets are
   what is stored.
   """
-  import grain.python as grain
+  with needed("train.feed=grain"):
+    import grain.python as grain
 
   flat = index.reshape(-1)
 

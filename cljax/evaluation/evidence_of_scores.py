@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax.core.extras import needed
 from cljax.core.types import Batch
 from cljax.engine.setup import CompiledRun
 from cljax.evaluation import scores as naming
@@ -142,8 +143,9 @@ def measure(
 
 def _loss_attack(forget, test, seed: int = 0) -> float:
   """As ``metrics.loss_attack``, of losses; rows of both sides are one kind."""
-  from sklearn.linear_model import LogisticRegression
-  from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
+  with needed("a membership attack"):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 
   n = min(len(forget), len(test))
   if n < 4:

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from cljax.core.extras import needed
 from cljax.evaluation import scores
 from cljax.evaluation.results import best_by_validation, diverged, over_seeds, rivals, shown, title
 from cljax.io.files import write_bytes
 
 
 def _pyplot():
-  import matplotlib
+  with needed("a picture"):
+    import matplotlib
 
   matplotlib.use("Agg")
   from matplotlib import pyplot

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.core.extras import needed
 from cljax.core.types import UsageError
 from cljax.metrics.unlearning._inputs import as_labels, as_logits, log_softmax, of_label
 
@@ -62,7 +63,8 @@ def entropy_attack(retain, test, forget) -> float:
   class weights, lbfgs, the feature as it is: with a single feature it is a threshold. The attack in the code of SSD,
   after bad teaching, which first had an SVC there (spec E2; compare :func:`svc_attacks`, which counts the other way).
   """
-  from sklearn.linear_model import LogisticRegression
+  with needed("a membership attack"):
+    from sklearn.linear_model import LogisticRegression
 
   member, other = entropy(retain), entropy(test)
   label = np.r_[np.ones(len(member)), np.zeros(len(other))]
@@ -79,8 +81,9 @@ def loss_attack(forget, forget_y, test, test_y, *, seed: int = 0) -> float:
   diverged losses pull the fit away and make it see nothing; ``auc(-cross_entropy(forget, ..), -cross_entropy(test,
   ..))`` does not suffer so. UsageError where fewer than 4 rows a side are left.
   """
-  from sklearn.linear_model import LogisticRegression
-  from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
+  with needed("a membership attack"):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 
   losses = np.minimum(cross_entropy(forget, forget_y), CLIP), np.minimum(cross_entropy(test, test_y), CLIP)
   chosen = _same_classes(np.asarray(forget_y), np.asarray(test_y), np.random.default_rng(seed))
@@ -112,7 +115,8 @@ def svc_attacks(retain, retain_y, test, test_y, forget, forget_y, *, most: int =
   SVC is quadratic in them. Shares in ``[0, 1]``; the target is the retrained model's. The attacks of the SalUn family
   (spec E4). Both sides must weigh alike: they are cut to the shorter one, where the code leaves that to its caller.
   """
-  from sklearn.svm import SVC
+  with needed("a membership attack"):
+    from sklearn.svm import SVC
 
   rng = np.random.default_rng(seed)
   features = [
