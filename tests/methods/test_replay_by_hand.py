@@ -116,7 +116,7 @@ def test_a_request_erases_stored_and_pending_rows(name, class_stream, small_mode
   assert left == set(np.asarray(bench.rows(0, 0)[0])[3:].tolist())
   np.testing.assert_array_equal(state.weight, np.r_[0, 0, np.ones(6)])
   for key, value in state.pending.items():
-    np.testing.assert_array_equal(np.asarray(value)[:2], 0)
+    np.testing.assert_array_equal(np.asarray(value)[:2], -1 if key == "id" else 0)
     np.testing.assert_array_equal(np.asarray(value)[2:], np.asarray(before.pending[key])[2:])
 
 
