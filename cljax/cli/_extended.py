@@ -68,6 +68,8 @@ def built(workdir: epath.Path, before: Mapping[str, Any], config: dict[str, dict
   cache: dict = {}
   told = history.read(workdir)
   kept = before.get("answers", ())
+  if files.loads(files.dumps(config["stream"])) == before["stream"]:  # nothing is appended: it is brought to its end
+    return _build.build(config, data_of(workdir, before, config), kept)
   try:
     made = _build.build(config, cache, kept)
   except UsageError:  # such as rows that do not do without being told
@@ -82,6 +84,20 @@ def built(workdir: epath.Path, before: Mapping[str, Any], config: dict[str, dict
     return made or _build.build(config, cache, kept)
   stream["appended"] = (*before["stream"].get("appended", ()), rows)
   return _build.build(config, cache, kept)
+
+
+def data_of(workdir: epath.Path, before: Mapping[str, Any], config: Mapping[str, Mapping[str, Any]]) -> dict:
+  """The cache of ``_build.build`` with the data that the run in a workdir had, also where rows were appended since.
+  Raises UsageError where those that it had are no longer what they were."""
+  cache: dict = {}
+  made = lambda dataset: _build.stream_of(dataset, before["stream"])
+  _build.data_of(config, cache)
+  key = repr(config["data"])
+  try:
+    cache[key] = history.as_held(cache[key], before["data"]["digest"], history.read(workdir), made)
+  except UsageError as error:
+    raise UsageError(f"data.name: {config['data']['name']}: {error}") from error
+  return cache
 
 
 def claim(workdir: epath.Path, identity: Mapping[str, Any]) -> None:

@@ -83,7 +83,7 @@ def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.O
   options = {k: v for k, v in resolved["forget"].items() if k != "name"}
   config = _config.resolve(_extended.file_of(before), [o for o in overrides if not o.key.startswith("forget.")])
   config["checkpoint"]["purge_before_deletion"] = True
-  cache: dict = {}
+  cache = _extended.data_of(workdir, before, config)
   answers = list(before.get("answers", []))
   events = _build.build(config, cache, answers).stream.events
   request = streams.parse_request(flags.request)

@@ -15,6 +15,7 @@ from cljax.engine import prediction, recipe
 from cljax.engine.setup import spec_of
 from cljax.engine.step import build, rescaled
 from cljax.io import checkpoint, files
+from cljax.io import history as stages
 
 
 class Loaded(NamedTuple):
@@ -71,7 +72,7 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
   for candidate in reversed(found) if number is None else [number]:
     try:
       meta = checkpoint.read_meta(directory, candidate)
-      given = arguments or _from_config(meta["config"], data_dir)
+      given = arguments or _from_config(meta["config"], data_dir, workdir)
       like, *_, rebuild = _rebuild(meta["config"], **given)
       state = checkpoint.read_state(directory, candidate, meta, like)
     except checkpoint.DamagedError as error:
@@ -145,7 +146,7 @@ def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
   """Opens all checkpoints of a run, to look at it over time; arguments and errors are those of :func:`load`."""
   directory = f"{workdir}/checkpoints"
   found, config = checkpoint.numbers(directory), config_of(workdir)
-  given = arguments or _from_config(config, data_dir)
+  given = arguments or _from_config(config, data_dir, workdir)
   like, parts, values, trains_on, _ = _rebuild(config, **given)
 
   def read(number: int):
@@ -156,8 +157,9 @@ def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
   return History(found, config, given["stream"], raw, values, parts, read, trains_on)
 
 
-def _from_config(config: dict, data_dir) -> dict:
-  """The arguments of ``run`` that a launcher's configuration stands for."""
+def _from_config(config: dict, data_dir, workdir) -> dict:
+  """The arguments of ``run`` that a launcher's configuration stands for; of data that have grown since, with the rows
+  that the stages of the run in ``workdir`` say it had."""
   if not all(isinstance(config.get(section), dict) for section in ("data", "stream", "model", "method")):
     raise UsageError("stream, model: this run was not started by a launcher; give the arguments of cljax.run")
   rest = lambda section, *drop: {k: v for k, v in config[section].items() if k not in ("name", "digest", *drop)}
@@ -166,9 +168,12 @@ def _from_config(config: dict, data_dir) -> dict:
     dataset = data.load(config["data"]["name"], data_dir=data_dir, **rest("data"))
   except UsageError as error:
     raise UsageError(f"{wanted} ({str(error).removeprefix('name: ')})") from error
-  if dataset.digest != config["data"]["digest"]:
-    raise UsageError(f"{wanted}: {config['data']['name']} there is other data; its digest differs")
-  stream = streams.build(dataset, **config["stream"])
+  made = lambda dataset: streams.build(dataset, **config["stream"])
+  try:
+    dataset = stages.as_held(dataset, config["data"]["digest"], stages.read(workdir), made)
+  except UsageError as error:
+    raise UsageError(f"{wanted}: {config['data']['name']} there: {error}") from error
+  stream = made(dataset)
   shape = jax.tree.map(lambda a: a.shape[1:], dataset.train.x)
   fields = recipe.Recipe._fields
   training = {k: config[s][k] for k in fields for s in ("train", "optimizer") if k in config[s]}
