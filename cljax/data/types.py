@@ -122,8 +122,9 @@ def changed_contents(data: Dataset) -> str:
 def first_rows(data: Dataset, train: int, test: int, classes: int, groups: int) -> Dataset:
   """The data set as it was before rows were appended: its first ``train`` and ``test`` rows, ``classes`` and
   ``groups``; with the digest that it had then, where those rows are what they were. UsageError where it has fewer."""
-  for what, had, now in (("training rows", train, len(data.train.id)), ("test rows", test, len(data.test.id)),
-                         ("classes", classes, len(data.class_names)), ("groups", groups, len(data.group_names))):  # fmt: skip
+  there = {"training rows": (train, data.train.id), "test rows": (test, data.test.id),
+           "classes": (classes, data.class_names), "groups": (groups, data.group_names)}  # fmt: skip
+  for what, (had, now) in ((what, (had, len(of))) for what, (had, of) in there.items()):
     if had > now:
       raise UsageError(f"data: has {now} {what}; expected the {had} that there were, or more")
   cut = lambda part, rows: Split(*jax.tree.map(lambda a: a[:rows], tuple(part)))

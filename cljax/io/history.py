@@ -71,9 +71,11 @@ def _sizes(dataset, config: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
 
 def as_held(dataset, digest: str, stages: Sequence[Mapping[str, Any]], stream_of: Callable):
-  """The data of the stage whose ``data.digest`` this is: ``dataset``, or that part of it which was there before rows were
-  appended. ``stream_of(dataset)`` makes the stage's stream. Raises UsageError where rows are not what they were, with
-  the tasks that they are of."""
+  """The data of the stage whose ``data.digest`` this is: ``dataset``, or what it was before rows were appended.
+
+  ``stream_of(dataset)`` makes the stage's stream. Raises UsageError where rows are not what they were, with the tasks that
+  they are of.
+  """
   if dataset.digest == digest:
     return dataset
   held = next((s for s in reversed(stages) if s["config"].get("data", {}).get("digest") == digest), None)

@@ -53,11 +53,11 @@ def made(command, tmp_path_factory):
 
 
 @pytest.fixture
-def grown(made, request):
+def grown(made):
   """The same, its file grown; what a test does to the file is undone."""
   save(made / "data.npz", 6)
-  request.addfinalizer(lambda: save(made / "data.npz", 4))
-  return made
+  yield made
+  save(made / "data.npz", 4)
 
 
 def forgets(run, ids: str, code: int = 0):
@@ -102,7 +102,7 @@ def test_rows_that_changed_are_refused_by_name(grown, tmp_path, capsys):
   error = capsys.readouterr().err
   assert "its first 60 training and 20 test rows are not those that the run had: task 0 changed" in error
   assert len(error.splitlines()) == 1
-  with pytest.raises(cljax.UsageError, match="data_dir: not given; .* task 0 changed"):
+  with pytest.raises(cljax.UsageError, match=r"data_dir: not given; .* task 0 changed"):
     cljax.load(run)
   save(grown / "data.npz", 3)
   forgets(run, "0-9", 2)
