@@ -73,8 +73,8 @@ def _sizes(dataset, config: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 def as_held(dataset, digest: str, stages: Sequence[Mapping[str, Any]], stream_of: Callable):
   """The data of the stage whose ``data.digest`` this is: ``dataset``, or what it was before rows were appended.
 
-  ``stream_of(dataset)`` makes the stage's stream. Raises UsageError where rows are not what they were, with the tasks that
-  they are of.
+  ``stream_of(dataset)`` makes the stage's stream. Raises UsageError where rows are not what they were, and names the
+  tasks that they are of.
   """
   if dataset.digest == digest:
     return dataset
