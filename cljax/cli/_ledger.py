@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from cljax import methods
+from cljax.cli import _rows
 from cljax.io import checkpoint, ledger
 from cljax.streams.class_names import cut
 
@@ -44,14 +45,14 @@ def entry(workdir: epath.Path, identity: Mapping[str, Any], found: Sequence[Mapp
   exactness = line.get("exactness") or (known.exactness if known else "")
   rows = [
     ("request", f"{asked} (event {line['event']}, {line.get('at', '')})"),
-    ("rows", _rows(line)),
+    ("rows", _named(line)),
     *([("status", "requested: not done yet; run the command again")] if line.get("status") == ledger.REQUESTED else []),
     ("method", name),
     ("promise", EXACT.get(exactness, exactness or "unknown")),
     ("moved", _moved(line)),
     *_measured(line.get("evidence") or {}),
     *_of_retrained(line.get("retrained")),
-    ("removed", _removed(line)),
+    ("removed", _removed(line, _rows.removed(workdir) if at == 0 else [])),
     ("left", "; ".join(_left(workdir, line, exactness))),
   ]
   width = max(len(k) for k, _ in rows)
@@ -61,7 +62,7 @@ def entry(workdir: epath.Path, identity: Mapping[str, Any], found: Sequence[Mapp
   return "\n".join([f"deletion {at + 1}", *(wrap(k, v) for k, v in rows)])
 
 
-def _rows(line: Mapping[str, Any]) -> str:
+def _named(line: Mapping[str, Any]) -> str:
   """How many, and what became of those that the method did not have to forget."""
   others = [f"{len(found)} {fate}" for fate, found in line.get("fates", {}).items() if fate != "forgotten"]
   return ", ".join([f"{line.get('rows', '?')} of the training rows forgotten", *others])
@@ -98,9 +99,10 @@ def _measured(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
   return out
 
 
-def _removed(line: Mapping[str, Any]) -> str:
+def _removed(line: Mapping[str, Any], populations: Sequence[str]) -> str:
   gone = line.get("checkpoints_purged") or []
-  return f"checkpoints {', '.join(map(str, gone))}, of the model from before" if gone else "no checkpoint"
+  told = [f"checkpoints {', '.join(map(str, gone))}, of the model from before"] if gone else []
+  return "; ".join([*told, *populations]) or "no checkpoint"
 
 
 def _left(workdir: epath.Path, line: Mapping[str, Any], exactness: str) -> list[str]:
@@ -114,6 +116,7 @@ def _left(workdir: epath.Path, line: Mapping[str, Any], exactness: str) -> list[
         )
     except checkpoint.DamagedError:
       out.append(f"checkpoint {number}, which cannot be read and may hold anything")
+  out += _rows.left(workdir)
   out.append("the data set itself, which is the caller's, and the request in config.json and history.json")
   if exactness != "exact":
     out.append("what the model may still know of them: the method is not exact")

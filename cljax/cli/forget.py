@@ -19,7 +19,7 @@ from absl import flags as absl_flags
 from etils import epath
 
 from cljax import Learn, UsageError, streams
-from cljax.cli import _build, _config, _extended, _ledger, _retrained, _shared, train
+from cljax.cli import _build, _config, _extended, _ledger, _retrained, _rows, _shared, train
 from cljax.evaluation import results
 from cljax.io import checkpoint, ledger
 from cljax.streams.class_names import cut
@@ -45,9 +45,10 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
   absl_flags.DEFINE_bool("list", False, "Show the deletions of the run.", flag_values=flags)
   overrides = _shared.parse(_split(argv), flags, __doc__ or "")
   workdir = epath.Path(flags.workdir).expanduser()
-  before = _extended.of(workdir)
+  row = _rows.of(workdir)
   if flags.list:
-    print(_ledger.table(workdir, before))
+    own = row is None or _rows.is_own(row.path)
+    print(_ledger.table(workdir, _extended.of(workdir) if own else _rows.config(row)))
     return 0
   if not flags.request or not flags.method:
     lacks = "method" if flags.request else "request"
@@ -64,8 +65,13 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
   for key, _, _ in overrides:
     if not key.startswith(("forget.", "data.data_dir", "checkpoint.")):
       raise UsageError(f"{key}: the run is as it is; expected options of the method, such as forget.strength")
-  job, done = _job(workdir, before, flags, overrides)
-  code = 0 if done else train.finish(job, flags, stop)
+  with _rows.adopted(workdir):
+    job, done = _job(workdir, _extended.of(workdir), flags, overrides)
+    release = (lambda: _rows.release(row)) if row else lambda: None
+    code = 0 if done else train.finish(job, flags, stop, begins=release)
+    if row:
+      release()  # of what a kill has left
+      _rows.tell(row)
   found = ledger.read(workdir)
   if flags.oracles and len(found[-1].get("retrained", {}).get("seeds", ())) != flags.oracles:
     retrained = _retrained.measure(job.built, job.seeds, flags.oracles, stop)

@@ -59,7 +59,7 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
   were trained in, or such a population (``SWEEP/groups/NAME``).
   Raises UsageError where there is no run or an argument is missing, CljaxError where no checkpoint is sound.
   """
-  own = _of_row(workdir)
+  own = of_row(workdir)
   if own:
     return _joined([load(group, number=number, data_dir=data_dir, **arguments) for group, _ in own],
                    [members for _, members in own])  # fmt: skip
@@ -84,7 +84,7 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
   raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))
 
 
-def _of_row(workdir) -> list[tuple[str, list[int]]]:
+def of_row(workdir) -> list[tuple[str, list[int]]]:
   """Of a sweep's row, the populations that hold its members: ``(folder, which of them)``, each seed once, newest first;
   none where the folder is no row. UsageError for a whole sweep, with its rows."""
   path = epath.Path(workdir)

@@ -223,6 +223,12 @@ def _describe(flat) -> dict[str, str]:
   return {path: f"{np.dtype(a.dtype).name}{list(a.shape)}" for path, a in flat.items()}
 
 
+def _abstract(told: str) -> jax.ShapeDtypeStruct:
+  """The array that :func:`_describe` tells of."""
+  dtype, _, shape = told.partition("[")
+  return jax.ShapeDtypeStruct(tuple(json.loads(f"[{shape}")), np.dtype(dtype))
+
+
 _META = {"versions": dict, "leaves": dict, "digest": str}
 
 
@@ -243,7 +249,7 @@ def read_state(directory, number: int, meta: dict, like=None, item: str = "state
   """The state of one checkpoint, or what was saved beside it as ``item``, digest verified. ``like`` gives structure and
   shardings; None: a flat dict of arrays."""
   meta = meta if item == "state" else meta["more"][item]
-  flat_like = None
+  flat_like = {path: _abstract(told) for path, told in meta["leaves"].items()}
   if like is not None:
     plain = jax.eval_shape(_plain, like)
     flat_like = _leaves(plain)
@@ -255,10 +261,8 @@ def read_state(directory, number: int, meta: dict, like=None, item: str = "state
         )
   try:
     ocp = _ocp()
-    target = None
-    if flat_like is not None:
-      shard = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-      target = {p: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shard) for p, a in flat_like.items()}
+    shard = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = {p: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shard) for p, a in flat_like.items()}
     flat = ocp.load_checkpointables(_path(directory, number), {item: target})[item]
   except Exception as error:
     raise DamagedError(f"checkpoint {number}: state cannot be read ({_first_line(error)})") from error
