@@ -47,8 +47,8 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
   workdir = epath.Path(flags.workdir).expanduser()
   row = _rows.of(workdir)
   if flags.list:
-    own = row is None or _rows.is_own(row.path)
-    print(_ledger.table(workdir, _extended.of(workdir) if own else _rows.config(row)))
+    within = row is not None and not _rows.is_own(row.path)
+    print(_ledger.table(workdir, _rows.config(row) if row and within else _extended.of(workdir)))
     return 0
   if not flags.request or not flags.method:
     lacks = "method" if flags.request else "request"

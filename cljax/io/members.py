@@ -37,7 +37,7 @@ def write(directory, sources: Sequence[tuple[Any, Sequence[int]]], order: Sequen
       "workdir: the members of this row have not come equally far; run its launch.sweep to the end first"
     )
 
-  def pick(lists: Sequence[Sequence]) -> list:
+  def pick(lists: Sequence[Any]) -> list:
     every = list(itertools.chain(*([one[i] for i in which] for one, which in zip(lists, places, strict=True))))
     return [every[i] for i in order]
 

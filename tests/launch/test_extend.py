@@ -259,7 +259,7 @@ def test_what_is_told_apart_before_anything_runs(copied, tmp_path, capsys):
       str(copied),
       "--request=class=3&task=0",
     ): "none of the stream's training rows is in all of its selections",
-    (str(tmp_path / "sweep"), "--list"): "is a sweep; expected the workdir of launch.train",
+    (str(tmp_path / "sweep"), "--list"): "is a sweep; expected one of its rows: it has none yet",
   }
   for given, words in said.items():
     one(["forget", *given, "--method=ssd", "--compilation_cache="], forget.main, 2)
