@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
 import cljax
 from cljax import data, models, streams
 from cljax.core.types import Forget, Learn
+from cljax.engine import restore
 
 TRAINING = cljax.Recipe(batch_size=8, epochs=1)
+MODEL = models.mlp((4, 4, 1), 6, hidden=(4,))
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +23,7 @@ def stream(make_blobs):
 
 @pytest.fixture(scope="module")
 def run():
-  model = models.mlp((4, 4, 1), 6, hidden=(4,))
-  return lambda stream, method, hyper=None, **more: cljax.run(stream, model, method, hyper, training=TRAINING, **more)
+  return lambda stream, method, hyper=None, **more: cljax.run(stream, MODEL, method, hyper, training=TRAINING, **more)
 
 
 def same(a, b):
@@ -157,3 +159,26 @@ def test_answers_by_event(stream, run):
   assert [f["event"] for f in both.forgotten] == [2, 3]
   with pytest.raises(cljax.UsageError, match=r"the stream's Forget events are \[2\]"):
     run(with_events(asked[0]), "er", answers={1: "ssd"})
+
+
+def test_the_history_of_an_extended_run_has_all_its_stages(stream, run, tmp_path):
+  """Where arrays grew: the old places as they were, those of the new task as a fresh learner has them."""
+  run(stream(2), "supsup", workdir=str(tmp_path))
+  short = restore.history(tmp_path, stream=stream(2), model=MODEL, method="supsup", training=TRAINING)
+  before = [short.read(n)[0] for n in short.numbers]
+  run(stream(3), "supsup", workdir=str(tmp_path), extend=True)
+  found = restore.history(tmp_path, stream=stream(3), model=MODEL, method="supsup", training=TRAINING)
+  assert found.numbers == [1, 2, 3]
+  learners = [found.read(n) for n in found.numbers]
+  assert [position["event"] for _, position in learners] == [1, 2, 3]
+  grew = 0
+  for old, (learner, _) in zip(before, learners, strict=False):
+    for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(learner), strict=True):
+      if a.shape == b.shape:
+        assert bool((a == b).all())
+      else:
+        assert np.array_equal(a, b[:, : a.shape[1]])
+        assert b.shape[1] == 3
+        grew += 1
+  assert grew
+  assert found.parts(jax.tree.map(lambda a: a[0], found.values)).predict is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from etils import epath
 
 from cljax import data, engine, models, objectives, streams
-from cljax.core.types import CljaxError, Learner, Model, UsageError
-from cljax.engine import prediction, recipe
-from cljax.engine.setup import spec_of
+from cljax.core.types import CljaxError, Learn, Learner, Model, UsageError
+from cljax.engine import extending, prediction, recipe
+from cljax.engine import programs as prog
+from cljax.engine.setup import Member, spec_of
 from cljax.engine.step import build, rescaled
 from cljax.io import checkpoint, files
 from cljax.io import history as stages
@@ -143,18 +144,47 @@ def config_of(workdir) -> dict:
 
 
 def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
-  """Opens all checkpoints of a run, to look at it over time; arguments and errors are those of :func:`load`."""
+  """Opens all checkpoints of a run, to look at it over time; arguments and errors are those of :func:`load`.
+
+  Those of an earlier stage of a run that was extended are read as learners of the newest: the places that came with its
+  tasks are those of a fresh one, as extending made them.
+  """
   directory = f"{workdir}/checkpoints"
   found, config = checkpoint.numbers(directory), config_of(workdir)
   given = arguments or _from_config(config, data_dir, workdir)
   like, parts, values, trains_on, _ = _rebuild(config, **given)
 
+  growing: dict[int, extending.Growing] = {}  # by the number of an earlier stage's events
+
   def read(number: int):
     meta = checkpoint.read_meta(directory, number)
-    return checkpoint.read_state(directory, number, meta, like)["learner"], meta["position"]
+    if meta["leaves"] == checkpoint.leaves_of(like):
+      return checkpoint.read_state(directory, number, meta, like)["learner"], meta["position"]
+    held = next((s for s in stages.read(workdir) if not checkpoint.differences(s["config"], meta["config"])), None)
+    if held is None:
+      raise checkpoint.DamagedError(f"checkpoint {number}: its arrays are others, and it is of no stage of this run")
+    size = len(held["events"])
+    if size not in growing:
+      growing[size] = _growing(given, held, config)
+    learner = growing[size].arrays(directory, number, meta)["learner"]
+    return prog.fetch(learner, growing[size].new.members), meta["position"]
 
   raw = rescaled(given["model"], given["stream"].dataset.scale)
   return History(found, config, given["stream"], raw, values, parts, read, trains_on)
+
+
+def _growing(given: Mapping[str, Any], held: Mapping[str, Any], config: dict) -> extending.Growing:
+  """Reads checkpoints of the stage ``held`` as learners of the run that ``given`` and ``config`` are of."""
+  members = [Member(seed, dict(hyper)) for seed, hyper in config["members"]]
+  stream = given["stream"]
+
+  def made(stream):
+    learned = tuple(e for e in stream.events if isinstance(e, Learn))  # whatever answers the others
+    rest = {k: v for k, v in given.items() if k not in ("stream", "forget", "forget_hyper")}
+    more = {k: given[k] for k in ("forget", "forget_hyper") if given.get("forget")}
+    return engine.prepare(stream._replace(events=learned), **rest, **more, population=members, config=config).setup
+
+  return extending.Growing(made(extending.earlier(stream, held)), made(stream))
 
 
 def _from_config(config: dict, data_dir, workdir) -> dict:

@@ -223,6 +223,11 @@ def _describe(flat) -> dict[str, str]:
   return {path: f"{np.dtype(a.dtype).name}{list(a.shape)}" for path, a in flat.items()}
 
 
+def leaves_of(like) -> dict[str, str]:
+  """The arrays of an abstract state, as the meta of a checkpoint tells of them."""
+  return _describe(_leaves(jax.eval_shape(_plain, like)))
+
+
 def _abstract(told: str) -> jax.ShapeDtypeStruct:
   """The array that :func:`_describe` tells of."""
   dtype, _, shape = told.partition("[")

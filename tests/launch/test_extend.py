@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cljax import CljaxError
-from cljax.cli import _build, _config, _extended, forget, train
+from cljax.cli import _build, _config, _extended, analyze, forget, train
 from cljax.cli._progress import Progress
 from cljax.engine import Member
 from cljax.evaluation import results
@@ -278,3 +278,15 @@ def test_a_run_over_all_tasks_is_deleted_from(command, tmp_path):
   one(["forget", str(tmp_path / "run"), "--request=class=1", "--method=retrain", "--compilation_cache="], forget.main)
   (last,) = result(tmp_path / "run")["forgotten"]
   assert last["rows"] > 0
+
+
+def test_an_extended_run_is_analysed_whole(command, tmp_path):
+  """Masks for each task: the checkpoints of the first stage have fewer of them."""
+  run = tmp_path / "run"
+  base = ["--config.stream.kind=task", "--config.method.name=supsup", "--config.train.epochs=1",
+          "--config.stream.classes_per_task=2", "--config.stream.task_fractions=()"]  # fmt: skip
+  one(command(*base, "--config.stream.tasks=2", f"--workdir={run}"))
+  one(["train", f"--workdir={run}", "--extend", "--config.stream.tasks=3", "--compilation_cache="])
+  one(["analyze", str(run), "--compilation_cache="], analyze.main)
+  found = json.loads((run / "analysis" / "analysis.json").read_text())
+  assert (found["moments"], found["notes"]) == ([0, 1, 2], [])
