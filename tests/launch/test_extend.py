@@ -108,6 +108,11 @@ def test_a_life_ends_on_the_bits_of_the_same_events_at_once(command, copied, mon
   capsys.readouterr()
   one(["forget", str(copied), "--list"], forget.main)
   table = capsys.readouterr().out
+  told = [" ".join(line.split()[0:1] + line.split()[2:]) for line in table.splitlines()[1:6]]
+  assert told == [f"{w}, of {stages[0]['rows']} training rows" for w in (
+    "begun events 0-2: task 0, task 1, task 2", "forget event 3: deletion 1", "extended event 4: task 3",
+    "forget event 5: deletion 2", "forget event 6: deletion 3",
+  )]  # fmt: skip
   for words in ("ids=20-39", "class=3", "group=0&class=1", "exact: as if trained", "approximate", "score on the rows"):
     assert words in table
   first = lines[0]["fates"]
