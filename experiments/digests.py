@@ -4,7 +4,7 @@ The README's main job (split digits, five seeds) and a run that forgets, for the
 ``results/digests.json`` and exits with code 1 where one differs; ``--record`` writes it. Digests hold for equal
 versions, processor and thread count only: the table has one column for each such place, and where this one has none
 there is nothing to compare with, which is said. (Columns whose processor has a name alone are older than the numbers
-beside it: no place is theirs.) ``tests/test_digests.py`` runs a few of them with ``--seeds=2``.
+beside it: no place is theirs.) ``tests/engine/test_digests.py`` runs a few of them with ``--seeds=2``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One process of ``tests/test_distributed.py``: ``main()`` with arguments PORT PROCESSES PROCESS FOLDER."""
+"""One process of ``tests/engine/test_distributed.py``: ``main()`` with arguments PORT PROCESSES PROCESS FOLDER."""
 
 from __future__ import annotations
 

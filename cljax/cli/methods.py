@@ -1,4 +1,4 @@
-"""Prints the methods table of the README, and below it what each is checked by: ``python -m launch.methods``.
+"""Prints the table of docs/methods.md, and below it what each is checked by: ``python -m launch.methods``.
 
 Bytes are those kept between tasks beside parameters and optimizer, with default options on the model of
 ``experiments/split_digits.py`` (64-100-100-10, 17,510 parameters, 5 tasks). Nothing is trained.

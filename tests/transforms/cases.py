@@ -1,7 +1,8 @@
 """The table of all transforms: how each is made and brought to act, and what it must give, in float64 NumPy.
 
 Three leaves: ``kernel [2, 3]`` and ``bias [3]`` of a first layer, ``out [3, 2]`` of a second. Each row is initialised
-at A, ends a task there, and gets the gradient G at W. ``python tests/transforms/cases.py`` prints the README's text.
+at A, ends a task there, and gets the gradient G at W. ``python tests/transforms/cases.py`` prints the
+text of docs/own_loop.md.
 """
 
 from __future__ import annotations
@@ -390,7 +391,7 @@ WRAPPERS = ("inject_hyperparams", "MultiSteps", "masked", "partition", "apply_if
 
 
 def readme() -> str:
-  """What the README says of where transforms work: every word of it is a row or a column that the tests go through."""
+  """What docs/own_loop.md says of where transforms work: each word of it is a row or a column that the tests try."""
   listed = lambda names: ", ".join(f"`{n}`" for n in names)
   by = lambda field, value: listed(n for n, r in ROWS.items() if getattr(r, field) == value)
   whole = listed(n for n, r in ROWS.items() if not r.masked)

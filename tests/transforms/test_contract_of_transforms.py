@@ -270,8 +270,8 @@ def test_complex_parameters_are_right_or_refused(name):
   close({n: np.stack([np.real(x), np.imag(x)]) for n, x in out.items()}, want, row.atol)
 
 
-def test_the_readme_says_what_the_table_says():
-  text = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+def test_the_page_says_what_the_table_says():
+  text = (pathlib.Path(__file__).parents[2] / "docs" / "own_loop.md").read_text()
   begin, end = "<!-- transforms:begin -->", "<!-- transforms:end -->"
-  assert begin in text, "README.md lacks the text that python tests/transforms/cases.py prints"
+  assert begin in text, "docs/own_loop.md lacks the text that python tests/transforms/cases.py prints"
   assert text.split(begin)[1].split(end)[0].strip() == readme().strip()

@@ -195,7 +195,7 @@ def workers(tmp_path_factory):
   """Two populations of one configuration, by two workers, of which the first to write a result dies over it."""
   root = tmp_path_factory.mktemp("workers")
   config = root / "config.py"
-  text = (ROOT / "tests/launch/conftest.py").read_text().split('CONFIG = """')[1].split('"""')[0]
+  text = (ROOT / "tests/cli/conftest.py").read_text().split('CONFIG = """')[1].split('"""')[0]
   config.write_text(text)
   common = [sys.executable, "-m", "launch.sweep", f"--config={config}", "--seeds=4", "--methods=finetune"]
   common += [f"--compilation_cache={root}/cache", "--config.checkpoint.every=8"]

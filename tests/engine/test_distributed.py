@@ -22,7 +22,7 @@ from cljax.engine import mesh
 
 # Sums over the rows of a batch are added in another order; a few dozen steps of SGD with momentum amplify it little.
 TOLERANCE = 1e-5
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).parents[1]
 
 
 def free_port() -> int:

@@ -15,7 +15,7 @@ import pytest
 
 from cljax.io import owner
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 HOLDS = """
 import sys, time
 from cljax.io import owner

@@ -17,7 +17,7 @@ from cljax import data
 from cljax.cli import sweep, train
 from cljax.engine import frames
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = """
 from ml_collections import ConfigDict
 

@@ -1,0 +1,132 @@
+"""What the README and the pages show, done: blocks run and print what they promise, links lead somewhere."""
+
+import importlib.util
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = {str(p.relative_to(ROOT)): p.read_text() for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+ELSEWHERE = {"docs/transforms.md"}  # tests/test_transforms_page.py
+
+
+def blocks(page, heading="", language="python"):
+  """The code blocks of one language on a page, or under one of its headings."""
+  text = PAGES[page]
+  if heading:
+    text = text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+  return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+def printed(source, folder):
+  """What a block prints in a process of its own."""
+  out = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=folder, check=False)
+  assert out.returncode == 0, out.stderr
+  return out.stdout
+
+
+def test_the_methods_table_is_the_registry():
+  from cljax.cli.methods import state_bytes
+  from cljax.methods.table import table
+
+  assert table(state_bytes()) in PAGES["docs/methods.md"]
+
+
+def test_the_readme_is_short():
+  assert len(PAGES["README.md"].splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_links_lead_somewhere(page):
+  places = re.findall(r"\]\((?!https?:)([^)#]+)", PAGES[page])
+  gone = [place for place in places if not (ROOT / page).parent.joinpath(place).exists()]
+  modules = set(re.findall(r"python -m ((?:launch|experiments)[.\w]*)", PAGES[page]))
+  gone += [m for m in modules if "NAME" not in m and importlib.util.find_spec(m.rstrip(".")) is None]
+  assert not gone, f"{page}: {', '.join(gone)}"
+
+
+def test_every_page_is_reached_from_the_readme():
+  reached, left = set(), ["README.md"]
+  while left:
+    page = left.pop()
+    reached.add(page)
+    links = re.findall(r"\]\((?!https?:)([^)#]+\.md)", PAGES[page])
+    found = {str((ROOT / page).parent.joinpath(link).resolve().relative_to(ROOT)) for link in links}
+    left += [p for p in found if p in PAGES and p not in reached]
+  assert set(PAGES) == reached
+
+
+def test_the_readme_s_blocks(tmp_path):
+  """The importance that stands beside a parameter holds it, as the comment says."""
+  run, penalty = blocks("README.md")
+  assert "[[" in printed(run.replace("epochs=10", "epochs=1").replace("seeds=5", "seeds=2"), tmp_path)
+  free, half, held = map(float, re.findall(r"[-\d.]+(?:e[-+]\d+)?", printed(penalty, tmp_path)))
+  assert (free, held) == pytest.approx((-9, 0.9), abs=1e-3)
+  assert abs(half) < 1e-3
+
+
+def test_a_method_in_one_file(tmp_path):
+  """The page's method, in a file outside the package: registered by import, run by name, better than finetune."""
+  (source,) = blocks("docs/own_method.md")
+  assert len(source.splitlines()) < 60
+  (tmp_path / "hard_replay.py").write_text(source)
+  script = """
+import cljax, hard_replay
+from cljax import data, models, streams
+stream = streams.build(data.load("digits"), "class", tasks=5)
+model = models.mlp((8, 8, 1), 10, hidden=(50,))
+run = lambda name: cljax.run(stream, model, name, training=cljax.Recipe(batch_size=32, epochs=2)).accuracy[0, -1].mean()
+print(run("hard_replay"), run("finetune"))
+"""
+  mine, floor = map(float, printed(script, tmp_path).split())
+  assert mine > floor + 0.2
+
+
+def test_an_objective_of_one_s_own(tmp_path):
+  """As the page shows it: ewc forgets less of the first task's absolute error than finetune."""
+  (source,) = blocks("docs/more_than_labels.md", "More than labels")
+  out = printed(source, tmp_path)
+  finetune, ewc = (float(v) for v in re.findall(r"\[([\d.]+)", out))
+  assert ewc < finetune - 0.02, out
+
+
+def test_an_evaluator_of_one_s_own(tmp_path):
+  """As the page shows it: the probe knows the first of five tasks long after it was learned."""
+  (source,) = blocks("docs/more_than_labels.md", "Evaluators")
+  out = printed(source + '\nprint(result.evaluations["sureness"]["margin"].shape)\n', tmp_path)
+  first, *_, shape = re.findall(r"[\d.]+", out.partition("(")[0]) + [out.partition("(")[2]]
+  assert float(first) > 0.5, out
+  assert shape.strip() == "1, 6, 5)"
+
+
+@pytest.mark.parametrize("heading", ["One regularizer in your own optax chain", "One projector in your own loop"])
+def test_scripts_outside_the_package(tmp_path, heading):
+  """Scripts with optax and one cljax import: less forgetting with than without, as they print."""
+  (source,) = blocks("docs/own_loop.md", heading)
+  without, with_it = (float(v) for v in re.findall(r"([\d.]+)$", printed(source, tmp_path), re.M))
+  assert with_it > without + 0.05
+
+
+def test_anchors_on_disk(tmp_path):
+  (source,) = blocks("docs/own_loop.md", "Anchors on disk")
+  assert "pulled back: True" in printed(source, tmp_path)
+
+
+def test_a_pure_edit(tmp_path):
+  """ssd moves the parameters of a model that knows nothing of cljax."""
+  (source,) = blocks("docs/forgetting.md")
+  assert float(printed(source, tmp_path)) > 0
+
+
+def test_a_configuration_with_an_objective(tmp_path):
+  (source,) = blocks("docs/own_objectives.md")
+  assert "weight: 0.5" in printed(source + "\nprint(get_config())\n", tmp_path)
+
+
+def test_no_page_has_a_block_that_nothing_runs():
+  run = {"README.md": 2, "docs/own_method.md": 1, "docs/more_than_labels.md": 2, "docs/own_loop.md": 3}
+  run |= {"docs/forgetting.md": 1, "docs/own_objectives.md": 1}
+  assert {p: n for p in PAGES if p not in ELSEWHERE and (n := len(blocks(p)))} == run
