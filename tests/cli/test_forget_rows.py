@@ -81,6 +81,11 @@ def test_a_row_is_deleted_from_as_its_own_run_would_be(copied, command, swept, t
   capsys.readouterr()
   one([*given, "--seeds=4"], sweep.main, 2)
   assert "is a run of its own since it, or a row that it was trained with, was deleted from" in capsys.readouterr().err
+  (first / "result.json").rename(first / "kept.json")
+  one([*given, "--seeds=3"], sweep.main, 2)
+  assert f"make it anew with launch.train --workdir={first} --extend" in capsys.readouterr().err
+  one(["train", f"--workdir={first}", "--extend", QUIET], train.main)
+  assert result(first)["params_sha256"] == json.loads((first / "kept.json").read_text())["params_sha256"]
   one(["report", str(copied)], report.main)
   one(["analyze", str(copied), QUIET], analyze.main)
   assert len(list((copied / "analysis").iterdir())) == 2
