@@ -165,8 +165,8 @@ def check_grown(workdir: epath.Path, runs: Sequence[_plan.Run], seeds: Sequence[
   for run in runs:
     path, there = workdir / "runs" / run.folder, _plan.finished_seeds(workdir, run.folder)
     if is_own(path) and not there:
-      raise UsageError(f"workdir: {path / 'result.json'} is gone or damaged, and the row is a run of its own; make it anew "
-                       f"with launch.train --workdir={path} --extend")  # fmt: skip
+      raise UsageError(f"workdir: {path / 'result.json'} is gone or damaged, and the row is a run of its own; make it "
+                       f"anew with launch.train --workdir={path} --extend")  # fmt: skip
     if is_own(path) and not set(seeds) <= set(there):
       raise UsageError(
         f"seeds: got {','.join(map(str, seeds))}, but {path} is a run of its own since it, or a row that it was "

@@ -95,6 +95,21 @@ def test_extended_on_new_rows_deleted_from_and_extended_again(grown, tmp_path):
   assert cljax.load(run).position["event"] == 6
 
 
+def test_an_interrupted_run_is_ended_on_the_rows_that_it_had(grown, tmp_path, command, capsys):
+  run = shutil.copytree(grown / "short", tmp_path / "run")
+  (run / "result.json").unlink()
+  shutil.rmtree(run / "checkpoints" / "2")
+  config = json.loads((run / "config.json").read_text())
+  same = [f"--config.stream.{k}={config['stream'][k]}" for k in ("classes_per_task", "reserve_classes", "tasks")]
+  more = ["--config.stream.task_fractions=()", "--config.method.name=er", "--config.train.epochs=1"]
+  one(command(*same, *more, f"--config.data.name=npz:{grown}/data.npz", f"--workdir={run}"), code=2)
+  error = capsys.readouterr().err
+  assert "differing keys: data.digest" in error
+  assert "or --extend, which ends the run on the rows that it had" in error
+  one(["train", f"--workdir={run}", "--extend", QUIET])
+  assert result(run)["params_sha256"] == result(grown / "short")["params_sha256"]
+
+
 def test_rows_that_changed_are_refused_by_name(grown, tmp_path, capsys):
   run = shutil.copytree(grown / "short", tmp_path / "run")
   save(grown / "data.npz", 6, changed=16)
