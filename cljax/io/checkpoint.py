@@ -173,7 +173,8 @@ class Writer:
     flat = _leaves(_plain(state))
     others = {name: _leaves(_plain(each)) for name, each in (more or {}).items()}
     told = {name: {"digest": tree.digest(each), "leaves": _describe(each)} for name, each in others.items()}
-    meta = {**meta, "digest": tree.digest(flat), "leaves": _describe(flat), "versions": versions()}
+    # What was only copied keeps the versions that it was made under.
+    meta = {"versions": versions(), **meta, "digest": tree.digest(flat), "leaves": _describe(flat)}
     meta |= {"more": told} if told else {}
     self.wait()
     items = {"state": flat, **others, "meta": _packed(json.dumps(meta))}

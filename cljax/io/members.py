@@ -26,10 +26,11 @@ def newest(directory) -> tuple[int, dict[str, Any]]:
 def write(directory, sources: Sequence[tuple[Any, Sequence[int]]], order: Sequence[int], config: Mapping) -> None:
   """Writes checkpoint 1 of a run over members of the newest checkpoints of ``sources [(directory, which of them)]``;
   ``order`` are their places among all of these. Raises CljaxError where they have not come equally far."""
-  found, places = [], []
+  found, places, made_under = [], [], []
   for source, which in sources:
     number, meta = newest(source)
     found.append((checkpoint.read_state(source, number, meta), meta["position"]))
+    made_under.append(meta["versions"])
     places.append(list(which))
   positions = [p for _, p in found]
   if len({(p["event"], p["step"], p["ended"], p["total"]) for p in positions}) > 1 or positions[0]["step"]:
@@ -44,7 +45,8 @@ def write(directory, sources: Sequence[tuple[Any, Sequence[int]]], order: Sequen
   state = {key: np.stack(pick([np.asarray(arrays[key]) for arrays, _ in found])) for key in found[0][0]}
   writer = checkpoint.Writer(directory)
   try:
-    writer.save(1, state, {"config": dict(config), "position": _position(positions, pick), "seconds": {}})
+    position = _position(positions, pick)
+    writer.save(1, state, {"config": dict(config), "position": position, "seconds": {}, "versions": made_under[0]})
   finally:
     writer.close()
 
