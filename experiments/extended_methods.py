@@ -1,17 +1,20 @@
-"""Which methods can be extended: a run of two tasks goes on with a third, beside a run of three from the start.
+"""Which methods can be extended by tasks: a run of two tasks goes on with a third, beside one of three from the start.
 
-``python -m experiments.extended_methods --out=DIR [--methods=er,gem]``
+``python -m experiments.extended_methods`` measures what ``experiments/results/extended.tsv`` lacks (``--only=er,gem``
+these anew), and writes that file and the table of ``docs/extending.md`` between its marks.
 
-On tiny blobs, each method of the registry with its default options (as a smaller memory where it has one). Each line of
-DIR/methods.jsonl says 'exact' (the same bits and the same accuracies), 'refused' with the reason, or 'wrong'. Run it
-again, and it goes on. Exits with code 1 where one is wrong.
+On tiny blobs, a class-incremental stream (task-incremental where the method needs the task), with the arguments of its
+record and small memories. Where a method is refused it is tried again with the room that its refusal names. Exits with
+code 1 where a method that is not refused ends on other bits or accuracies.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import pathlib
+import re
 import sys
-from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -19,8 +22,14 @@ from absl import app, flags
 import cljax
 from cljax import data, methods, models, streams
 from cljax.io import files
+from experiments._proof_records import ROOT, records
 
+FILE = pathlib.Path(ROOT) / "experiments" / "results" / "extended.tsv"
+PAGE = pathlib.Path(ROOT) / "docs" / "extending.md"
+BEGIN, END = "<!-- extended: begin -->", "<!-- extended: end -->"
+FIELDS = ("method", "extends", "reason")
 SMALL = {"capacity": 12, "replay_batch": 4, "reference_batch": 4}
+YES, ROOM, NO, WRONG = "yes", "with room", "no", "wrong"
 
 
 def dataset():
@@ -33,53 +42,80 @@ def dataset():
   return data.types.dataset("blobs", split(y, noise), split(y_test, noise_test), [f"class{c}" for c in range(6)])
 
 
-def outcome(name: str, blobs, room: int = 0) -> tuple[str, str]:
-  """``('exact' | 'refused' | 'wrong' | 'not run', reason)`` of one method."""
+def line(name: str, blobs) -> dict[str, str]:
+  """What became of one method, and why."""
   entry = methods.METHODS[name]
-  hyper = {k: v for k, v in SMALL.items() if k in entry.options}
+  hyper = {k: v for k, v in SMALL.items() if k in entry.options} | dict(records.arguments(name))
   kind = "task" if entry.access.task_id_at_test else "class"
-  given: dict[str, Any] = {"classes_per_task": 2, "reserve_tasks": room}
   model = models.mlp((4, 4, 1), 6, hidden=(6,))
 
-  def run(tasks, **more):
-    stream = streams.build(blobs, kind, tasks=tasks, **given)
-    return cljax.run(stream, model, name, hyper, training=cljax.Recipe(batch_size=8, epochs=2), **more)
+  def run(tasks, room=None, **more):
+    stream = streams.build(blobs, kind, tasks=tasks, classes_per_task=2, **(room or {}))
+    return cljax.run(stream, model, name, hyper, training=cljax.Recipe(batch_size=8, epochs=1), **more)
 
-  try:
-    whole = run(3)
-    first = run(2)
-  except cljax.CljaxError as error:
-    return "not run", str(error)
-  try:
-    found = run(3, learner=first)
-  except cljax.UsageError as error:
-    return "refused", str(error)
+  told = lambda how, why="": {"method": name, "extends": how, "reason": why}
+  room: dict[str, int] = {}
+  first, reason = run(2), ""
+  for _ in range(2):
+    try:
+      found = run(3, room, learner=first)
+      break
+    except cljax.UsageError as error:
+      reason = str(error).removeprefix("extend: ")
+      asked = {k: int(v) for k, v in re.findall(r"stream\.(reserve_\w+)=(\d+)", reason)}
+      if room or not asked:
+        return told(NO, reason)
+      room = asked
+      first = run(2, room)
+  else:
+    return told(NO, reason)
+  whole = run(3, room)
   there = ~np.isnan(found.accuracy)
-  same = found.params_sha256 == whole.params_sha256
-  return ("exact" if same and np.array_equal(found.accuracy[there], whole.accuracy[there]) else "wrong"), ""
+  if found.params_sha256 != whole.params_sha256 or not np.array_equal(found.accuracy[there], whole.accuracy[there]):
+    return told(WRONG, "other bits than the run that had all tasks")
+  return told(ROOM, reason) if room else told(YES)
+
+
+def read() -> dict[str, dict[str, str]]:
+  if not FILE.exists():
+    return {}
+  return {row["method"]: row for row in csv.DictReader(io.StringIO(FILE.read_text()), delimiter="\t")}
+
+
+def table(rows: dict[str, dict[str, str]]) -> str:
+  """The table of the docs, of methods that are refused without room, or at all; the others in one line."""
+  apart = [r for _, r in sorted(rows.items()) if r["extends"] != YES]
+  head = "| method | extends | without room |\n| --- | --- | --- |\n"
+  body = "".join(f"| `{r['method']}` | {r['extends']} | {r['reason']} |\n" for r in apart)
+  rest = ", ".join(f"`{name}`" for name, r in sorted(rows.items()) if r["extends"] == YES)
+  return f"{head}{body}\nTo the bits of a run that had all tasks, without anything reserved: {rest}.\n"
+
+
+def write(rows: dict[str, dict[str, str]]) -> None:
+  text = io.StringIO()
+  writer = csv.DictWriter(text, FIELDS, delimiter="\t", lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows[name] for name in sorted(rows))
+  files.write_text(FILE, text.getvalue())
+  page = PAGE.read_text()
+  before, after = page.partition(BEGIN)[0], page.partition(END)[2]
+  files.write_text(PAGE, f"{before}{BEGIN}\n{table(rows)}{END}{after}")
 
 
 def main(argv) -> None:
   del argv
-  out = pathlib.Path(flags.FLAGS.out).expanduser()
-  out.mkdir(parents=True, exist_ok=True)
-  path = out / "methods.jsonl"
-  done = {(row["method"], row["room"]) for row in files.read_lines(path)}
-  blobs, failed = dataset(), 0
-  for name in flags.FLAGS.methods or methods.METHODS:
-    for room in (0, 3):
-      if (name, room) in done:
-        continue
-      how, why = outcome(name, blobs, room)
-      files.JsonLines(path).write({"method": name, "room": room, "outcome": how, "reason": why})
-      print(f"{name}, room for {room or 'its own'} tasks: {how} {why}", flush=True)
-      failed += how == "wrong"
-      if how != "refused":
-        break  # with room it is the same
-  sys.exit(1 if failed else 0)
+  only = flags.FLAGS.only
+  rows = {name: row for name, row in read().items() if name in methods.METHODS and name not in only}
+  blobs = dataset()
+  for name in sorted(methods.METHODS):
+    if name not in rows and (not only or name in only):
+      rows[name] = line(name, blobs)
+      print("\t".join(rows[name].values()), flush=True)
+      write(rows)
+  write(rows)
+  sys.exit(1 if any(row["extends"] == WRONG for row in rows.values()) else 0)
 
 
 if __name__ == "__main__":
-  flags.DEFINE_list("methods", [], "Methods; all by default.")
-  flags.DEFINE_string("out", "~/extended_methods", "Where outcomes are noted.")
+  flags.DEFINE_list("only", [], "Methods to measure anew.")
   app.run(main)

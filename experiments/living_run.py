@@ -1,12 +1,13 @@
 """A run that lives: trained, extended twice, deleted from three times by three methods, killed once in each phase.
 
-``python -m experiments.living_run --trials=3 --out=DIR``
+``python -m experiments.living_run --trials=3``
 
 Each trial goes through the phases of PHASES with the launchers, one process each. Every phase is killed (SIGKILL, to
-its process group) at a random moment, and run again until it ends. At the end the parameters must be, to the bit, those
-of the same events run at once in one process, and the ledger must name every request, its rows and its method. Trials
-are drawn from their number alone and noted in DIR/trials.jsonl: run it again, and it goes on. Exits with code 1 where a
-trial failed.
+its process group) once, at a random moment: one that ended before is put back to where it began and killed earlier.
+Then it is run again until it ends. At the end the parameters must be, to the bit, those of the same events run at once
+in one process, the ledger must name every request, its rows and its method, and ``launch.forget --list`` must show
+them. Trials are noted in experiments/results/living_run.tsv, with the code that was tried: run it again, and it goes
+on. Exits with code 1 where a trial failed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ from cljax.cli import _environment
 
 _environment.prepare(__name__)  # the same devices and threads as the launchers have
 
-from cljax.io import files, ledger  # noqa: E402
+from cljax.io import ledger  # noqa: E402
+from experiments import _trial_record  # noqa: E402
+
+FILE = _trial_record.ROOT / "experiments" / "results" / "living_run.tsv"
+FIELDS = ("trial", "code", "kills", "wrong")
 
 BASE = (
   "--config=experiments/split_digits.py", "--config.stream.classes_per_task=2", "--config.model.hidden=(8,)",
@@ -60,6 +65,20 @@ def run(phase, workdir, after: float | None = None) -> tuple[int, str, float]:
   return process.returncode, error, time.monotonic() - since
 
 
+def killed(phase, workdir: pathlib.Path, after: float) -> float:
+  """Runs a phase and kills it while it works; returns after how many seconds that was."""
+  begun = workdir.with_name("begun")
+  shutil.rmtree(begun, ignore_errors=True)
+  if workdir.exists():
+    shutil.copytree(workdir, begun)
+  while run(phase, workdir, after)[0] != -signal.SIGKILL:  # it had ended
+    shutil.rmtree(workdir, ignore_errors=True)
+    if begun.exists():
+      shutil.copytree(begun, workdir)
+    after *= 0.8
+  return after
+
+
 def at_once() -> list[str]:
   """The digests of a run that has all events from its start, in this process."""
   from cljax import Member
@@ -84,11 +103,9 @@ def trial(number: int, workdir: pathlib.Path, expected: list[str], seconds: list
   rng, wrong, kills = random.Random(number), [], []
   shutil.rmtree(workdir, ignore_errors=True)
   for phase, usual in zip(PHASES, seconds, strict=True):
-    after = rng.uniform(0.2, 1.0) * usual
-    code, error, _ = run(phase, workdir, after)
-    kills.append([phase[0], round(after, 2), code])
-    if code:
-      code, error, _ = run(phase, workdir)
+    after = killed(phase, workdir, rng.uniform(0.3, 1.0) * usual)
+    kills.append(f"{phase[0]} {after:.1f}s of {usual:.1f}s")
+    code, error, _ = run(phase, workdir)
     if code or "Traceback" in error:
       wrong.append(f"{phase[0]} {phase[-2:]}: {code} {error[-400:]}")
       break
@@ -99,39 +116,40 @@ def trial(number: int, workdir: pathlib.Path, expected: list[str], seconds: list
     lines = ledger.read(workdir)
     if [line["method"] for line in lines] != [name for _, name in ASKED] or not all(line["rows"] for line in lines):
       wrong.append(f"ledger: {[(line['method'], line['rows']) for line in lines]}")
-  return {"trial": number, "kills": kills, "wrong": "; ".join(wrong)}
+    listed = subprocess.run(
+      [sys.executable, "-m", "launch.forget", str(workdir), "--list"], capture_output=True, text=True
+    )
+    shown = " ".join(listed.stdout.split())
+    if listed.returncode or not all(text in shown for pair in ASKED for text in pair):
+      wrong.append(f"--list: {listed.returncode} {shown[:400]}")
+  return {"trial": number, "code": _trial_record.code(), "kills": ", ".join(kills), "wrong": "; ".join(wrong)}
 
 
 def main(argv) -> None:
   del argv
   out = pathlib.Path(flags.FLAGS.out).expanduser()
   out.mkdir(parents=True, exist_ok=True)
-  done = {row["trial"] for row in files.read_lines(out / "trials.jsonl") if not row["wrong"]}
   expected = at_once()
-  seconds: list[float] = []
+  seconds: list[float] = []  # with compilations, where nothing was compiled before: too long a time is shortened
   failed = 0
-  for _ in range(2):  # the second time with what was compiled
-    shutil.rmtree(out / "alone", ignore_errors=True)
-    seconds = []
-    for phase in PHASES:
-      code, error, spent = run(phase, out / "alone")
-      assert not code, (phase, error)
-      seconds.append(spent)
+  shutil.rmtree(out / "alone", ignore_errors=True)
+  for phase in PHASES:
+    code, error, spent = run(phase, out / "alone")
+    assert not code, (phase, error)
+    seconds.append(spent)
   alone = json.loads((out / "alone" / "result.json").read_text())["params_sha256"]
   print(f"undisturbed: {'right' if alone == expected else 'other parameters than at once'}", flush=True)
-  for number in range(flags.FLAGS.first, flags.FLAGS.first + flags.FLAGS.trials):
-    if number in done:
-      continue
+  for number in _trial_record.todo(FILE, flags.FLAGS.first, flags.FLAGS.trials):
     row = trial(number, out / "run", expected, seconds)
-    files.JsonLines(out / "trials.jsonl").write(row)
+    _trial_record.add(FILE, FIELDS, row)
     failed += bool(row["wrong"])
     print(f"trial {number}: {row['wrong'] or 'right'}, {row['kills']}", flush=True)
-  print(f"{failed} of {flags.FLAGS.trials} trials failed")
+  print(_trial_record.summary(FILE))
   sys.exit(1 if failed or alone != expected else 0)
 
 
 if __name__ == "__main__":
-  flags.DEFINE_integer("trials", 3, "How many lives.")
+  flags.DEFINE_integer("trials", 3, "How many lives there shall be.")
   flags.DEFINE_integer("first", 0, "The number of the first.")
-  flags.DEFINE_string("out", "~/living_run", "Where trials are noted.")
+  flags.DEFINE_string("out", "~/living_run", "Where the runs lie.")
   app.run(main)

@@ -1,11 +1,12 @@
 """Starts two processes on one workdir, again and again, and looks whether one right result is left.
 
-``python -m experiments.two_processes --trials=200 --out=DIR``
+``python -m experiments.two_processes --trials=200``
 
 In each trial two launchers of the same run begin with a random delay between them; in every fourth the first is killed
 at a random moment. Right is: each ends by itself, with the result or with one line that names the holder, nobody prints
 a traceback, and after one more start the digest is that of a run that was alone. Trials are drawn from their number
-alone and noted in DIR/trials.jsonl: run it again, and it goes on. Exits with code 1 where a trial failed.
+alone and noted in experiments/results/two_processes.tsv, with the code that was tried: run it again, and it goes on.
+Exits with code 1 where a trial failed.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import time
 
 from absl import app, flags
 
-from cljax.io import files
+from experiments import _trial_record
 
+FILE = _trial_record.ROOT / "experiments" / "results" / "two_processes.tsv"
+FIELDS = ("trial", "code", "delay", "killed", "codes", "wrong")
 COMMAND = (
   "--config=experiments/split_digits.py", "--config.stream.tasks=2", "--config.stream.rows=200",
   "--config.model.hidden=(8,)", "--config.train.epochs=40", "--config.train.chunk_steps=20",
@@ -73,34 +76,32 @@ def trial(number: int, folder: pathlib.Path, alone: list[str], seconds: float) -
   _, error = last.communicate(timeout=600)
   if last.returncode or digests(folder) != alone:
     wrong.append(f"afterwards: {last.returncode}, {error[-400:]}")
-  return {"trial": number, "delay": delay, "killed": kills, "told": told, "wrong": "; ".join(wrong)}
+  return {"trial": number, "code": _trial_record.code(), "delay": f"{delay:.2f}", "killed": "first" if kills else "",
+          "codes": " ".join(str(code) for code, _ in told), "wrong": "; ".join(wrong)}  # fmt: skip
 
 
 def main(argv) -> None:
   del argv
   out = pathlib.Path(flags.FLAGS.out).expanduser()
   out.mkdir(parents=True, exist_ok=True)
-  done = {row["trial"] for row in files.read_lines(out / "trials.jsonl") if not row["wrong"]}
   for _ in range(2):  # the second time with what was compiled
     shutil.rmtree(out / "alone", ignore_errors=True)
     since = time.monotonic()
     assert not start(out / "alone").wait()
     seconds = time.monotonic() - since
-  alone, writer = digests(out / "alone"), files.JsonLines(out / "trials.jsonl")
+  alone = digests(out / "alone")
   failed = 0
-  for number in range(flags.FLAGS.first, flags.FLAGS.first + flags.FLAGS.trials):
-    if number in done:
-      continue
+  for number in _trial_record.todo(FILE, flags.FLAGS.first, flags.FLAGS.trials):
     row = trial(number, out / "run", alone, seconds)
-    writer.write(row)
+    _trial_record.add(FILE, FIELDS, row)
     failed += bool(row["wrong"])
-    print(f"trial {number}: {row['wrong'] or 'right'} ({[code for code, _ in row['told']]})", flush=True)
-  print(f"{failed} of {flags.FLAGS.trials} trials failed")
+    print(f"trial {number}: {row['wrong'] or 'right'} ({row['codes']})", flush=True)
+  print(_trial_record.summary(FILE))
   sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
-  flags.DEFINE_integer("trials", 20, "How many pairs of processes.")
+  flags.DEFINE_integer("trials", 20, "How many pairs of processes there shall be.")
   flags.DEFINE_integer("first", 0, "The number of the first.")
-  flags.DEFINE_string("out", "~/two_processes", "Where trials are noted.")
+  flags.DEFINE_string("out", "~/two_processes", "Where the runs lie.")
   app.run(main)

@@ -36,16 +36,10 @@ def build(
   ``answers``: ``[event, method, options]`` of each Forget event that another method answers than ``forget.name``.
   """
   cache = {} if cache is None else cache
-  key = repr(config["data"])
+  dataset = data_of(config, cache)
+  key = repr(config["data"]) + repr(config["stream"])
   if key not in cache:
-    options = _without(config["data"], "name", "data_dir")
-    cache[key] = _config.labelled(
-      "data", lambda: data.load(config["data"]["name"], data_dir=config["data"]["data_dir"] or None, **options)
-    )
-  dataset = cache[key]
-  key = key + repr(config["stream"])
-  if key not in cache:
-    cache[key] = _config.labelled("stream", lambda: streams.build(dataset, **_config.read_by_kind(config["stream"])))
+    cache[key] = stream_of(dataset, config["stream"])
   stream = cache[key]
   shape = jax.tree.map(lambda a: a.shape[1:], dataset.train.x)
   model = _config.labelled(
@@ -85,6 +79,22 @@ def build(
     arguments["answers"] = {event: (name, own) for event, name, own in answers}
     identity["answers"] = [[event, name, dict(own)] for event, name, own in answers]
   return Built(stream, model, arguments, identity)
+
+
+def data_of(config: Mapping[str, Mapping[str, Any]], cache: dict):
+  """The data set of a configuration, loaded once for each cache."""
+  key = repr(config["data"])
+  if key not in cache:
+    options = _without(config["data"], "name", "data_dir")
+    cache[key] = _config.labelled(
+      "data", lambda: data.load(config["data"]["name"], data_dir=config["data"]["data_dir"] or None, **options)
+    )
+  return cache[key]
+
+
+def stream_of(dataset, section: Mapping[str, Any]):
+  """The stream that a configuration's section makes of a data set."""
+  return _config.labelled("stream", lambda: streams.build(dataset, **_config.read_by_kind(section)))
 
 
 def traced(config: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -29,13 +30,35 @@ def of(workdir: epath.Path, recall: bool = True) -> dict[str, Any]:
   """The configuration of the run in a workdir; ``recall``: what its file registered is registered again."""
   found = _workdir.read_json(workdir / "config.json")
   if found is None or not isinstance(found.get("seeds"), list) or not isinstance(found.get("stream"), dict):
-    what = "is a sweep" if (workdir / "sweep.json").exists() else "holds no run of launch.train"
-    if what != "is a sweep" and any((workdir / n).exists() for n in (history.FILE, "checkpoints", "group.json")):
-      what = "was not made by launch.train (a run of cljax.run goes on by cljax.run(..., extend=True, answers=...))"
-    raise UsageError(f"workdir: {workdir} {what}; expected the workdir of launch.train")
+    raise UsageError(f"workdir: {workdir} {_what(workdir)}")
   if recall:
     _registered.recall(workdir, [found])
   return found
+
+
+def _what(workdir: epath.Path) -> str:
+  """What a folder is that is no run of a launcher, and what to do instead."""
+  if (workdir / "sweep.json").exists():
+    runs = workdir / "runs"
+    return f"is a sweep; expected one of its rows: {_shown(sorted(runs.iterdir()) if runs.exists() else [])}"
+  unit = _workdir.read_json(workdir / "unit.json")
+  if unit is not None:
+    mine = [workdir.parent.parent / "runs" / name for name in unit.get("runs", {})]
+    return f"is a population of a sweep; expected a row that was trained in it: {_shown(mine)}"
+  compared = [p for p in (workdir, *list(workdir.parents)[:2]) if (p / "unlearn.request.json").exists()]
+  if compared:
+    return (f"is of the comparison {compared[0]} of launch.unlearn, whose models answer the request that they were "
+            "made for; expected the workdir of launch.train, or a row of a sweep")  # fmt: skip
+  if any((workdir / n).exists() for n in (history.FILE, "checkpoints")):
+    return ("was not made by a launcher; a run of cljax.run is deleted from in Python, by its own call with a longer "
+            "stream: cljax.run(stream._replace(events=(*stream.events, cljax.Forget(ids=(20, 21)))), ..., workdir=DIR, "
+            "extend=True, answers={len(stream.events): 'ssd'})")  # fmt: skip
+  return "holds no run of launch.train; expected the workdir of launch.train, or a row of a sweep"
+
+
+def _shown(paths: Sequence[epath.Path]) -> str:
+  more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+  return f"{', '.join(map(os.fspath, paths[:3]))}{more}" or "it has none yet"
 
 
 def file_of(identity: Mapping[str, Any]) -> _config.File:
@@ -68,6 +91,8 @@ def built(workdir: epath.Path, before: Mapping[str, Any], config: dict[str, dict
   cache: dict = {}
   told = history.read(workdir)
   kept = before.get("answers", ())
+  if files.loads(files.dumps(config["stream"])) == before["stream"]:  # nothing is appended: it is brought to its end
+    return _build.build(config, data_of(workdir, before, config), kept)
   try:
     made = _build.build(config, cache, kept)
   except UsageError:  # such as rows that do not do without being told
@@ -82,6 +107,20 @@ def built(workdir: epath.Path, before: Mapping[str, Any], config: dict[str, dict
     return made or _build.build(config, cache, kept)
   stream["appended"] = (*before["stream"].get("appended", ()), rows)
   return _build.build(config, cache, kept)
+
+
+def data_of(workdir: epath.Path, before: Mapping[str, Any], config: Mapping[str, Mapping[str, Any]]) -> dict:
+  """The cache of ``_build.build`` with the data that the run in a workdir had, also where rows were appended since.
+  Raises UsageError where those that it had are no longer what they were."""
+  cache: dict = {}
+  made = lambda dataset: _build.stream_of(dataset, before["stream"])
+  _build.data_of(config, cache)
+  key = repr(config["data"])
+  try:
+    cache[key] = history.as_held(cache[key], before["data"]["digest"], history.read(workdir), made)
+  except UsageError as error:
+    raise UsageError(f"data.name: {config['data']['name']}: {error}") from error
+  return cache
 
 
 def claim(workdir: epath.Path, identity: Mapping[str, Any]) -> None:

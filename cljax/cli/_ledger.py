@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 from etils import epath
 
 from cljax import methods
-from cljax.io import checkpoint, ledger
+from cljax.cli import _rows
+from cljax.io import checkpoint, history, ledger
 from cljax.streams.class_names import cut
 
+LONGEST = 200  # characters of a request that are shown
 EXACT = {
   "exact": "exact: as if trained without the rows",
   "certified": "certified: close to retraining, to a bound that was proved",
@@ -26,11 +29,33 @@ def requests(identity: Mapping[str, Any]) -> list[str]:
 
 
 def table(workdir: epath.Path, identity: Mapping[str, Any]) -> str:
-  """All records of a workdir's ledger, oldest first."""
+  """The life of a run, and all records of its ledger, oldest first."""
   found = ledger.read(workdir)
   if not found:
     return f"nothing was deleted from {workdir}"
-  return "\n\n".join(entry(workdir, identity, found, at) for at in range(len(found)))
+  told = life(workdir, [line["event"] for line in found])
+  return "\n\n".join([*told, *(entry(workdir, identity, found, at) for at in range(len(found)))])
+
+
+def life(workdir: epath.Path, deletions: Sequence[int]) -> list[str]:
+  """What the run began with and what was appended to it, a line for each stage; none where nobody noted it."""
+  stages = history.read(workdir)
+  if not stages:
+    return []
+  number = {event: n for n, event in enumerate(deletions, 1)}
+
+  def what(event: int, text: str) -> str:
+    learned = re.fullmatch(r"Learn\(task=(\d+)\)", text)
+    return f"task {learned[1]}" if learned else f"deletion {number.get(event, '?')}"
+
+  lines = []
+  for stage in stages:
+    first, every = stage["first_event"], stage["events"]
+    place = f"event {first}" if first == len(every) - 1 else f"events {first}-{len(every) - 1}"
+    new = [what(e, text) for e, text in enumerate(every) if e >= first]
+    listed = ", ".join(new if len(new) < 8 else [*new[:3], "...", new[-1]])
+    lines.append(f"  {stage['what']:<8}  {stage['at']}  {place}: {listed}, of {stage['rows']} training rows")
+  return ["\n".join([str(workdir), *lines])]
 
 
 def entry(workdir: epath.Path, identity: Mapping[str, Any], found: Sequence[Mapping[str, Any]], at: int) -> str:
@@ -39,19 +64,20 @@ def entry(workdir: epath.Path, identity: Mapping[str, Any], found: Sequence[Mapp
   texts = requests(identity)
   line = found[at]
   asked = texts[at] if at < len(texts) and len(texts) == len(found) else str(line.get("request"))
+  asked = asked if len(asked) <= LONGEST else f"{asked[:LONGEST]}... ({len(asked):,} characters, whole in config.json)"
   name = line.get("method", "")
   known = methods.METHODS.get(name)
   exactness = line.get("exactness") or (known.exactness if known else "")
   rows = [
     ("request", f"{asked} (event {line['event']}, {line.get('at', '')})"),
-    ("rows", _rows(line)),
+    ("rows", _named(line)),
     *([("status", "requested: not done yet; run the command again")] if line.get("status") == ledger.REQUESTED else []),
     ("method", name),
     ("promise", EXACT.get(exactness, exactness or "unknown")),
     ("moved", _moved(line)),
     *_measured(line.get("evidence") or {}),
     *_of_retrained(line.get("retrained")),
-    ("removed", _removed(line)),
+    ("removed", _removed(line, _rows.removed(workdir) if at == 0 else [])),
     ("left", "; ".join(_left(workdir, line, exactness))),
   ]
   width = max(len(k) for k, _ in rows)
@@ -61,7 +87,7 @@ def entry(workdir: epath.Path, identity: Mapping[str, Any], found: Sequence[Mapp
   return "\n".join([f"deletion {at + 1}", *(wrap(k, v) for k, v in rows)])
 
 
-def _rows(line: Mapping[str, Any]) -> str:
+def _named(line: Mapping[str, Any]) -> str:
   """How many, and what became of those that the method did not have to forget."""
   others = [f"{len(found)} {fate}" for fate, found in line.get("fates", {}).items() if fate != "forgotten"]
   return ", ".join([f"{line.get('rows', '?')} of the training rows forgotten", *others])
@@ -98,9 +124,10 @@ def _measured(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
   return out
 
 
-def _removed(line: Mapping[str, Any]) -> str:
+def _removed(line: Mapping[str, Any], populations: Sequence[str]) -> str:
   gone = line.get("checkpoints_purged") or []
-  return f"checkpoints {', '.join(map(str, gone))}, of the model from before" if gone else "no checkpoint"
+  told = [f"checkpoints {', '.join(map(str, gone))}, of the model from before"] if gone else []
+  return "; ".join([*told, *populations]) or "no checkpoint"
 
 
 def _left(workdir: epath.Path, line: Mapping[str, Any], exactness: str) -> list[str]:
@@ -114,6 +141,7 @@ def _left(workdir: epath.Path, line: Mapping[str, Any], exactness: str) -> list[
         )
     except checkpoint.DamagedError:
       out.append(f"checkpoint {number}, which cannot be read and may hold anything")
+  out += _rows.left(workdir)
   out.append("the data set itself, which is the caller's, and the request in config.json and history.json")
   if exactness != "exact":
     out.append("what the model may still know of them: the method is not exact")

@@ -43,7 +43,7 @@ def claim(
         differing = list(filter(None, (_of_code(d, held, identity) for d in differing)))
         raise UsageError(
           f"workdir: {workdir} holds a run of another configuration; differing keys: {'; '.join(differing)}; "
-          "give another workdir, or --overwrite"
+          f"give another workdir, or --overwrite{_of_data(keys)}"
         )
       return held
     files.write_text(workdir / name, files.dumps(identity, indent=1) + "\n")
@@ -53,6 +53,11 @@ def claim(
       raise
     text = error.strerror or error
     raise UsageError(f"workdir: cannot write to {workdir}: {text}; expected a writable folder") from error
+
+
+def _of_data(keys) -> str:
+  """What there is to do where only the data are others, such as a file that has grown."""
+  return ", or --extend, which ends the run on the rows that it had" if keys == {"data.digest"} else ""
 
 
 def _of_code(difference: str, held: dict, identity: dict) -> str:

@@ -37,7 +37,7 @@ def targets(workdir: epath.Path) -> list[Target]:
   if checkpoint.numbers(workdir / "checkpoints"):
     sources = [workdir]
   else:
-    inner = sorted(groups.iterdir()) if groups.exists() else []
+    inner = [p for folder in (groups, workdir / "runs") if folder.exists() for p in sorted(folder.iterdir())]
     sources = [p for p in inner if checkpoint.numbers(p / "checkpoints")]
   if not sources:
     raise UsageError(
@@ -51,10 +51,20 @@ def targets(workdir: epath.Path) -> list[Target]:
       raise UsageError(
         f"workdir: {source} holds a run of cljax.run, not of a launcher; see cljax.engine.restore.history"
       )
+    own = _own_rows(workdir, source)  # which are looked at in their own folders
     for title, members in _configurations(config, configs):
+      members = [i for i in members if i not in own]
+      if not members:
+        continue
       folder = workdir / "analysis" / ("" if sources == [workdir] else _folder(title, out))
       out.append(Target(source, members, title, folder))
   return out
+
+
+def _own_rows(workdir: epath.Path, source: epath.Path) -> set[int]:
+  """The members of a population whose rows are runs of their own."""
+  unit = _workdir.read_json(source / "unit.json") or {}
+  return {i for i, m in enumerate(unit.get("members", [])) if (workdir / "runs" / m["run"] / "checkpoints").exists()}
 
 
 def _configurations(config: dict, others: Sequence[dict]) -> list[tuple[str, list[int]]]:
@@ -68,7 +78,7 @@ def _configurations(config: dict, others: Sequence[dict]) -> list[tuple[str, lis
   for other in others:
     if other["method"]["name"] == config["method"]["name"] and other["forget"]["name"] == config["forget"]["name"]:
       keys = {line.partition(":")[0] for line in checkpoint.differences(config, other)}
-      apart |= {k for k in keys if k.partition(".")[0] != "members" and k not in inside}
+      apart |= {k for k in keys if k.partition(".")[0] not in ("members", "answers") and k not in inside}
   out = []
   for point, members in points.items():
     values = {**{k: config[k.partition(".")[0]].get(k.partition(".")[2]) for k in apart}, **dict(point)}

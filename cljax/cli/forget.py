@@ -19,7 +19,7 @@ from absl import flags as absl_flags
 from etils import epath
 
 from cljax import Learn, UsageError, streams
-from cljax.cli import _build, _config, _extended, _ledger, _retrained, _shared, train
+from cljax.cli import _build, _config, _extended, _ledger, _retrained, _rows, _shared, train
 from cljax.evaluation import results
 from cljax.io import checkpoint, ledger
 from cljax.streams.class_names import cut
@@ -45,9 +45,10 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
   absl_flags.DEFINE_bool("list", False, "Show the deletions of the run.", flag_values=flags)
   overrides = _shared.parse(_split(argv), flags, __doc__ or "")
   workdir = epath.Path(flags.workdir).expanduser()
-  before = _extended.of(workdir)
+  row = _rows.of(workdir)
   if flags.list:
-    print(_ledger.table(workdir, before))
+    within = row is not None and not _rows.is_own(row.path)
+    print(_ledger.table(workdir, _rows.config(row) if row and within else _extended.of(workdir)))
     return 0
   if not flags.request or not flags.method:
     lacks = "method" if flags.request else "request"
@@ -64,8 +65,13 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
   for key, _, _ in overrides:
     if not key.startswith(("forget.", "data.data_dir", "checkpoint.")):
       raise UsageError(f"{key}: the run is as it is; expected options of the method, such as forget.strength")
-  job, done = _job(workdir, before, flags, overrides)
-  code = 0 if done else train.finish(job, flags, stop)
+  with _rows.adopted(workdir):
+    job, done = _job(workdir, _extended.of(workdir), flags, overrides)
+    release = (lambda: _rows.release(row)) if row else lambda: None
+    code = 0 if done else train.finish(job, flags, stop, begins=release)
+    if row:
+      release()  # of what a kill has left
+      _rows.tell(row)
   found = ledger.read(workdir)
   if flags.oracles and len(found[-1].get("retrained", {}).get("seeds", ())) != flags.oracles:
     retrained = _retrained.measure(job.built, job.seeds, flags.oracles, stop)
@@ -83,7 +89,7 @@ def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.O
   options = {k: v for k, v in resolved["forget"].items() if k != "name"}
   config = _config.resolve(_extended.file_of(before), [o for o in overrides if not o.key.startswith("forget.")])
   config["checkpoint"]["purge_before_deletion"] = True
-  cache: dict = {}
+  cache = _extended.data_of(workdir, before, config)
   answers = list(before.get("answers", []))
   events = _build.build(config, cache, answers).stream.events
   request = streams.parse_request(flags.request)

@@ -18,7 +18,7 @@ from absl import flags as absl_flags
 from etils import epath
 
 from cljax import UsageError
-from cljax.cli import _config, _environment, _grid, _registered, _shared, _values, _workdir
+from cljax.cli import _config, _environment, _grid, _registered, _rows, _shared, _values, _workdir
 from cljax.cli.reporting import _plots
 from cljax.cli.sweeps import _executors, _plan, _slurm, _units
 from cljax.cli.sweeps._plan import Run, Unit
@@ -98,6 +98,7 @@ def _sweep(argv: Sequence[str], stop: _shared.Stop) -> int:
     )
     return 0
   _claim(workdir, flags, overrides, runs)
+  _rows.check_grown(workdir, runs, seeds)
   _registered.remember(workdir, flags.config)
   _environment.use_compilation_cache(flags.compilation_cache)
   with _workdir.exclusive(workdir):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from absl import flags as absl_flags
 from etils import epath
 
 from cljax import CljaxError, DivergedError, Member, Stopped, UsageError
-from cljax.cli import _build, _config, _environment, _extended, _registered, _shared, _values, _workdir
+from cljax.cli import _build, _config, _environment, _extended, _registered, _rows, _shared, _values, _workdir
 from cljax.cli._progress import Log, Progress
 from cljax.cli.reporting import _plots
 from cljax.engine import mesh
@@ -48,6 +48,13 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   seeds = _values.parse_seeds(flags.seeds)
   axes = mesh.parse(flags.mesh)
   workdir = epath.Path(flags.workdir).expanduser()
+  if flags.extend and _rows.of(workdir):
+    with _rows.adopted(workdir) as row:
+      return _ended(row, _run(flags, overrides, seeds, axes, workdir, stop))
+  return _run(flags, overrides, seeds, axes, workdir, stop)
+
+
+def _run(flags, overrides, seeds: list[int], axes: Mapping[str, int], workdir: epath.Path, stop: _shared.Stop) -> int:
   before = _extended.held(workdir, flags, seeds) if flags.extend else None
   file = _config.read_file(flags.config) if flags.config or before is None else _extended.file_of(before)
   several = _environment.distribute(flags.coordinator, flags.num_processes, flags.process_id)
@@ -65,6 +72,12 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   return finish(job, flags, stop, several)
 
 
+def _ended(row, code: int) -> int:
+  """What a row's sweep is told when the row was extended."""
+  _rows.tell(row)
+  return code
+
+
 class Job(NamedTuple):
   """A run and where it goes; ``extends``: it goes on with what is there."""
 
@@ -75,8 +88,11 @@ class Job(NamedTuple):
   extends: bool = False
 
 
-def finish(job: Job, flags, stop: _shared.Stop, several: bool = False) -> int:
-  """Trains what is left of a run, or reads its result, and prints that; returns the exit code."""
+def finish(
+  job: Job, flags, stop: _shared.Stop, several: bool = False, begins: Callable[[], object] = lambda: None
+) -> int:
+  """Trains what is left of a run, or reads its result, and prints that; returns the exit code. ``begins`` is called
+  when nothing can be refused any more, before the first step."""
   leads = not several or jax.process_index() == 0
   result, prepared = None, None
 
@@ -102,6 +118,7 @@ def finish(job: Job, flags, stop: _shared.Stop, several: bool = False) -> int:
     if result is None:
       _environment.quiet()
       _environment.use_compilation_cache(flags.compilation_cache)
+      begins()
       try:
         result = _train(job, stop, leads, prepared)
         for name in _plots.PICTURES if leads else ():  # of a shorter run

@@ -90,16 +90,16 @@ def held_out(y: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 def digest(name: str, options: Mapping[str, Any], train: Split, test: Split, class_names, group_names) -> str:
   """The sha256, in hex, of the contents (values, shapes, dtypes, order) and of the options that made them."""
   head = {"name": name, "options": dict(options), "classes": list(class_names), "groups": list(group_names)}
-  begun = hashlib.sha256(json.dumps(head, sort_keys=True, default=list).encode())
-  sha = _with_contents(begun.copy(), train, test)
-  _BEGUN[sha] = begun
+  sha = _with_contents(head, train, test)
+  _HEADS[sha] = head
   return sha
 
 
-_BEGUN: dict[str, Any] = {}  # digest -> what it was before the contents, of data sets made in this process
+_HEADS: dict[str, dict[str, Any]] = {}  # digest -> what it covers beside the contents, of data sets of this process
 
 
-def _with_contents(h, train: Split, test: Split) -> str:
+def _with_contents(head: Mapping[str, Any], train: Split, test: Split) -> str:
+  h = hashlib.sha256(json.dumps(head, sort_keys=True, default=list).encode())
   for part in (*train, *test):
     for key, a in sorted(part.items()) if isinstance(part, dict) else (("", part),):
       h.update(f"{key}{a.dtype.str}{a.shape}".encode())
@@ -113,10 +113,32 @@ def changed_contents(data: Dataset) -> str:
   Files that are mapped are not read again: nobody writes to them through the data set.
   """
   arrays = jax.tree.leaves((tuple(data.train), tuple(data.test)))
-  if data.digest not in _BEGUN or any(isinstance(a, np.memmap) for a in arrays):
+  if data.digest not in _HEADS or any(isinstance(a, np.memmap) for a in arrays):
     return ""
-  now = _with_contents(_BEGUN[data.digest].copy(), data.train, data.test)
+  now = _with_contents(_HEADS[data.digest], data.train, data.test)
   return "" if now == data.digest else now
+
+
+def first_rows(data: Dataset, train: int, test: int, classes: int, groups: int) -> Dataset:
+  """The data set as it was before rows were appended: its first ``train`` and ``test`` rows, ``classes`` and
+  ``groups``; with the digest that it had then, where those rows are what they were. UsageError where it has fewer."""
+  there = {"training rows": (train, data.train.id), "test rows": (test, data.test.id),
+           "classes": (classes, data.class_names), "groups": (groups, data.group_names)}  # fmt: skip
+  for what, (had, now) in ((what, (had, len(of))) for what, (had, of) in there.items()):
+    if had > now:
+      raise UsageError(f"data: has {now} {what}; expected the {had} that there were, or more")
+  cut = lambda part, rows: Split(*jax.tree.map(lambda a: a[:rows], tuple(part)))
+  held = None if data.held is None else data.held[:train]
+  more = {} if held is None else {"held": _of_held(held)}
+  options = {**_HEADS.get(data.digest, {}).get("options", {}), **more}
+  parts = cut(data.train, train), cut(data.test, test)
+  names = data.class_names[:classes], data.group_names[:groups]
+  sha = digest(data.name, options, *parts, *names)
+  return Dataset(data.name, *parts, classes, *names, data.scale, sha, held)
+
+
+def _of_held(held: np.ndarray) -> str:
+  return hashlib.sha256(np.packbits(held).tobytes()).hexdigest()
 
 
 def _named(where: str, part) -> list[tuple[str, Any]]:
@@ -204,6 +226,6 @@ def dataset(
   _check_alike(train, test)
   scale = _scale(train.x) if scale is None else float(scale)
   names, groups = tuple(map(str, class_names)), tuple(map(str, group_names))
-  more = {} if held is None else {"held": hashlib.sha256(np.packbits(held).tobytes()).hexdigest()}
+  more = {} if held is None else {"held": _of_held(held)}
   sha = digest(name, {**(options or {}), **more}, train, test, names, groups)
   return Dataset(name, train, test, len(names), names, groups, scale, sha, held)

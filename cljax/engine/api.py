@@ -114,7 +114,8 @@ def run(
   ``stream.events``, from 0) that another method answers than ``forget``: one that needs no preparation in training.
   ``extend``: ``workdir`` holds a run whose events this stream begins with; go on from its last checkpoint, to the bits
   of a run that had all events from the start. ``learner``: the same, from the result of a run in memory. Refused is
-  what can not be so: what needs to know the tasks ahead (``streams.build(..., reserve_tasks=, reserve_classes=)``).
+  what can not be so: what needs to know the tasks ahead (``streams.build(..., reserve_tasks=, reserve_rows=,
+  reserve_classes=)``).
 
   Raises UsageError on wrong arguments, DivergedError where the loss becomes NaN, Stopped where ``stop`` said so.
 

@@ -45,8 +45,11 @@ def earlier(stream, held: Mapping[str, Any]):
   )  # fmt: skip
 
 
-def check(old: CompiledRun, new: CompiledRun) -> None:
-  """Raises UsageError, with the reason, where a learner of ``old`` can not go on under ``new``'s longer stream."""
+def check(old: CompiledRun, new: CompiledRun, again: Callable[[Any], CompiledRun]) -> None:
+  """Raises UsageError, with the reason, where a learner of ``old`` can not go on under ``new``'s longer stream.
+
+  ``again(stream)``: ``old`` on another stream. What room it would have needed from its beginning is so found out.
+  """
   learns = any(isinstance(e, Learn) for e in new.stream.events[len(old.stream.events) :])
   if learns and new.trains_on == "all":
     raise UsageError("extend: the method trains on the rows of every task from its first step on, so it can not go on "
@@ -54,39 +57,53 @@ def check(old: CompiledRun, new: CompiledRun) -> None:
   if learns and new.recipe.schedule_over == "stream":
     raise UsageError("extend: optimizer.schedule_over='stream' spreads the learning rate over all steps, so its length "
                      "must be known ahead; use 'task'")  # fmt: skip
-  _check_leaves(old, new)
+  made = _made_for(old, new)
+  if not made:
+    return
+  sizes = {
+    "reserve_tasks": ("room", old.spec.num_tasks, new.spec.num_tasks, "tasks, which become"),
+    "reserve_rows": ("row_room", old.spec.task_rows, new.spec.task_rows, "rows in its largest task, which grow to"),
+  }
+  grow = [name for name, (_, a, b, _) in sizes.items() if a != b]
+  for names in ([n] for n in grow) if len(grow) == 1 else (grow[:1], grow[1:], grow):
+    roomy = old.stream._replace(**{sizes[n][0]: sizes[n][2] for n in names})
+    if names and not _made_for(again(roomy), new):
+      why = " and ".join(f"{a} {words} {b}" for _, a, b, words in (sizes[n] for n in names))
+      begin = " and ".join(f"stream.{n}={sizes[n][2]}" for n in names)
+      raise UsageError(f"extend: {made} is made for {why}; train it anew with {begin}, and it can be extended")
+  raise UsageError(f"extend: {made} is another under the longer stream, whatever room is reserved; train it anew")
+
+
+def _made_for(old: CompiledRun, new: CompiledRun) -> str:
+  """What of ``old``'s learner is not as ``new`` would have it; '' where it can go on."""
+  found = _other_leaf(old, new)
+  if found:
+    return found
   tasks = (old.spec.num_tasks, new.spec.num_tasks)
   both = [_traced(s, new) for s in (old, new)]
   for hook, (text, consts) in both[0].items():
     other, others = both[1][hook]
     if not _alike(text, other, tasks) or not _same_consts(consts, others, old):
-      sizes = f"{old.spec.task_rows} rows in its largest task, which grow to {new.spec.task_rows}"
-      why = sizes if old.spec.task_rows != new.spec.task_rows else f"{tasks[0]} tasks, which become {tasks[1]}"
-      hint = "" if old.spec.task_rows != new.spec.task_rows else _hint(new)
-      raise UsageError(f"extend: {hook} of this method is made for {why}{hint}")
-
-
-def _hint(new: CompiledRun) -> str:
-  return f"; begin a run with stream.reserve_tasks={new.spec.num_tasks}"
+      return f"{hook} of this method"
+  return ""
 
 
 def _abstract(setup: CompiledRun):
   return jax.eval_shape(setup.parts.init, jax.random.key(0))
 
 
-def _check_leaves(old: CompiledRun, new: CompiledRun) -> None:
+def _other_leaf(old: CompiledRun, new: CompiledRun) -> str:
+  """An array of the learner that the longer stream makes otherwise than by places for its tasks; '' for none."""
   a, b = _abstract(old), _abstract(new)
   if tree.paths(a) != tree.paths(b):
     lost = sorted(set(tree.paths(a)) ^ set(tree.paths(b)))
-    raise UsageError(f"extend: the longer stream makes other arrays, such as {lost[0] if lost else 'another order'}")
+    return f"the learner, with {lost[0]}," if lost else "the order of the learner's arrays"
   tasks = (old.spec.num_tasks, new.spec.num_tasks)
   for path, x, y in zip(tree.paths(a), jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     rest = x.dtype == y.dtype and x.shape[1:] == y.shape[1:] and len(x.shape) == len(y.shape) > 0
     if x.shape != y.shape and not (rest and _grows(x.shape[0], y.shape[0], tasks)):
-      raise UsageError(
-        f"extend: {path} is {x.dtype}{list(x.shape)} and would be {y.dtype}{list(y.shape)} in the longer stream"
-        f"{_hint(new)}"
-      )
+      return f"{path}, {x.dtype}{list(x.shape)} and then {y.dtype}{list(y.shape)},"
+  return ""
 
 
 def _grows(a: int, b: int, tasks: tuple[int, int]) -> bool:
@@ -144,7 +161,7 @@ def _same_consts(a: list, b: list, old: CompiledRun) -> bool:
   return True
 
 
-def _grown(arrays, fresh, before):
+def _grown(arrays, fresh, before, tasks: int):
   """``{"learner", "alive"}`` of the shorter stream's run in the places of the longer one's, its other places from
   ``fresh``.
 
@@ -156,7 +173,8 @@ def _grown(arrays, fresh, before):
     if old.shape == new.shape:
       return old
     if not np.array_equal(np.asarray(start), np.asarray(new[:, : old.shape[1]])):
-      raise UsageError(f"extend: {path} of a fresh learner depends on the number of tasks; reserve_tasks keeps it")
+      raise UsageError(f"extend: {path} of a fresh learner depends on the number of tasks; train it anew with "
+                       f"stream.reserve_tasks={tasks}, and it can be extended")  # fmt: skip
     return np.concatenate([np.asarray(old), np.asarray(new)[:, old.shape[1] :]], axis=1)
 
   paths = tree.paths(fresh["learner"])
@@ -186,7 +204,8 @@ class Growing:
       if self._fresh is None:
         fetch = lambda s: {"learner": prog.fetch(initial_learner(s), s.members)}
         self._fresh = fetch(self.new), fetch(self.old)
-      arrays = _grown(arrays, *self._fresh)
+      fresh, before = self._fresh
+      arrays = _grown(arrays, fresh, before, self.new.spec.num_tasks)
     return prog.shard_members(arrays, self.new.members)
 
 

@@ -145,7 +145,8 @@ class Prepared(NamedTuple):
     differing = [d for d in _differences(held["config"], before.whole_config(), of_code) if not told(d)]
     if differing:
       raise UsageError(f"extend: the run in the workdir differs in more than its events: {'; '.join(differing)}")
-    extending.check(before.setup, self.setup)
+    again = self.again
+    extending.check(before.setup, self.setup, lambda stream: again(stream).setup)
     return before
 
   def of_stages(self, writer, held: list[dict], config: dict, hooks: Hooks) -> State:
@@ -200,7 +201,8 @@ def continued(built: Prepared, result) -> State:
     assert built.again is not None
     held = {"events": events, "tasks": [None] * had}
     before = built.again(extending.earlier(built.setup.stream, held))
-    extending.check(before.setup, built.setup)
+    again = built.again
+    extending.check(before.setup, built.setup, lambda stream: again(stream).setup)
     growing = extending.Growing(before.setup, built.setup)
   target = growing.old if growing else built.setup
   wanted = jax.eval_shape(

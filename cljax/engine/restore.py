@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from etils import epath
 
 from cljax import data, models, objectives, streams
-from cljax.core.types import CljaxError, Learner, Model, UsageError
-from cljax.engine import prediction, recipe
+from cljax.core.types import CljaxError, Learn, Learner, Model, UsageError
+from cljax.engine import extending, prediction, recipe
+from cljax.engine import programs as prog
 from cljax.engine.api import method_of
-from cljax.engine.setup import spec_of
+from cljax.engine.setup import Member, spec_of
 from cljax.engine.step import build, rescaled
 from cljax.io import checkpoint, files
+from cljax.io import history as stages
 
 
 class Loaded(NamedTuple):
@@ -59,7 +61,7 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
   were trained in, or such a population (``SWEEP/groups/NAME``).
   Raises UsageError where there is no run or an argument is missing, CljaxError where no checkpoint is sound.
   """
-  own = _of_row(workdir)
+  own = of_row(workdir)
   if own:
     return _joined([load(group, number=number, data_dir=data_dir, **arguments) for group, _ in own],
                    [members for _, members in own])  # fmt: skip
@@ -72,7 +74,7 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
   for candidate in reversed(found) if number is None else [number]:
     try:
       meta = checkpoint.read_meta(directory, candidate)
-      given = arguments or _from_config(meta["config"], data_dir)
+      given = arguments or _from_config(meta["config"], data_dir, workdir)
       like, *_, rebuild = _rebuild(meta["config"], **given)
       state = checkpoint.read_state(directory, candidate, meta, like)
     except checkpoint.DamagedError as error:
@@ -84,7 +86,7 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
   raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))
 
 
-def _of_row(workdir) -> list[tuple[str, list[int]]]:
+def of_row(workdir) -> list[tuple[str, list[int]]]:
   """Of a sweep's row, the populations that hold its members: ``(folder, which of them)``, each seed once, newest first;
   none where the folder is no row. UsageError for a whole sweep, with its rows."""
   path = epath.Path(workdir)
@@ -143,22 +145,52 @@ def config_of(workdir) -> dict:
 
 
 def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
-  """Opens all checkpoints of a run, to look at it over time; arguments and errors are those of :func:`load`."""
+  """Opens all checkpoints of a run, to look at it over time; arguments and errors are those of :func:`load`.
+
+  Those of an earlier stage of a run that was extended are read as learners of the newest: the places that came with its
+  tasks are those of a fresh one, as extending made them.
+  """
   directory = f"{workdir}/checkpoints"
   found, config = checkpoint.numbers(directory), config_of(workdir)
-  given = arguments or _from_config(config, data_dir)
+  given = arguments or _from_config(config, data_dir, workdir)
   like, parts, values, trains_on, _ = _rebuild(config, **given)
+
+  growing: dict[int, extending.Growing] = {}  # by the number of an earlier stage's events
 
   def read(number: int):
     meta = checkpoint.read_meta(directory, number)
-    return checkpoint.read_state(directory, number, meta, like)["learner"], meta["position"]
+    if meta["leaves"] == checkpoint.leaves_of(like):
+      return checkpoint.read_state(directory, number, meta, like)["learner"], meta["position"]
+    held = next((s for s in stages.read(workdir) if not checkpoint.differences(s["config"], meta["config"])), None)
+    if held is None:
+      raise checkpoint.DamagedError(f"checkpoint {number}: its arrays are others, and it is of no stage of this run")
+    size = len(held["events"])
+    if size not in growing:
+      growing[size] = _growing(given, held, config)
+    learner = growing[size].arrays(directory, number, meta)["learner"]
+    return prog.fetch(learner, growing[size].new.members), meta["position"]
 
   raw = rescaled(given["model"], given["stream"].dataset.scale)
   return History(found, config, given["stream"], raw, values, parts, read, trains_on)
 
 
-def _from_config(config: dict, data_dir) -> dict:
-  """The arguments of ``run`` that a launcher's configuration stands for."""
+def _growing(given: Mapping[str, Any], held: Mapping[str, Any], config: dict) -> extending.Growing:
+  """Reads checkpoints of the stage ``held`` as learners of the run that ``given`` and ``config`` are of."""
+  members = [Member(seed, dict(hyper)) for seed, hyper in config["members"]]
+  stream = given["stream"]
+
+  def made(stream):
+    learned = tuple(e for e in stream.events if isinstance(e, Learn))  # whatever answers the others
+    rest = {k: v for k, v in given.items() if k not in ("stream", "forget", "forget_hyper")}
+    more = {k: given[k] for k in ("forget", "forget_hyper") if given.get("forget")}
+    return engine.prepare(stream._replace(events=learned), **rest, **more, population=members, config=config).setup
+
+  return extending.Growing(made(extending.earlier(stream, held)), made(stream))
+
+
+def _from_config(config: dict, data_dir, workdir) -> dict:
+  """The arguments of ``run`` that a launcher's configuration stands for; of data that have grown since, with the rows
+  that the stages of the run in ``workdir`` say it had."""
   if not all(isinstance(config.get(section), dict) for section in ("data", "stream", "model", "method")):
     raise UsageError("stream, model: this run was not started by a launcher; give the arguments of cljax.run")
   rest = lambda section, *drop: {k: v for k, v in config[section].items() if k not in ("name", "digest", *drop)}
@@ -167,9 +199,12 @@ def _from_config(config: dict, data_dir) -> dict:
     dataset = data.load(config["data"]["name"], data_dir=data_dir, **rest("data"))
   except UsageError as error:
     raise UsageError(f"{wanted} ({str(error).removeprefix('name: ')})") from error
-  if dataset.digest != config["data"]["digest"]:
-    raise UsageError(f"{wanted}: {config['data']['name']} there is other data; its digest differs")
-  stream = streams.build(dataset, **config["stream"])
+  made = lambda dataset: streams.build(dataset, **config["stream"])
+  try:
+    dataset = stages.as_held(dataset, config["data"]["digest"], stages.read(workdir), made)
+  except UsageError as error:
+    raise UsageError(f"{wanted}: {config['data']['name']} there: {error}") from error
+  stream = made(dataset)
   shape = jax.tree.map(lambda a: a.shape[1:], dataset.train.x)
   fields = recipe.Recipe._fields
   training = {k: config[s][k] for k in fields for s in ("train", "optimizer") if k in config[s]}

@@ -173,7 +173,8 @@ class Writer:
     flat = _leaves(_plain(state))
     others = {name: _leaves(_plain(each)) for name, each in (more or {}).items()}
     told = {name: {"digest": tree.digest(each), "leaves": _describe(each)} for name, each in others.items()}
-    meta = {**meta, "digest": tree.digest(flat), "leaves": _describe(flat), "versions": versions()}
+    # What was only copied keeps the versions that it was made under.
+    meta = {"versions": versions(), **meta, "digest": tree.digest(flat), "leaves": _describe(flat)}
     meta |= {"more": told} if told else {}
     self.wait()
     items = {"state": flat, **others, "meta": _packed(json.dumps(meta))}
@@ -223,6 +224,17 @@ def _describe(flat) -> dict[str, str]:
   return {path: f"{np.dtype(a.dtype).name}{list(a.shape)}" for path, a in flat.items()}
 
 
+def leaves_of(like) -> dict[str, str]:
+  """The arrays of an abstract state, as the meta of a checkpoint tells of them."""
+  return _describe(_leaves(jax.eval_shape(_plain, like)))
+
+
+def _abstract(told: str) -> jax.ShapeDtypeStruct:
+  """The array that :func:`_describe` tells of."""
+  dtype, _, shape = told.partition("[")
+  return jax.ShapeDtypeStruct(tuple(json.loads(f"[{shape}")), np.dtype(dtype))
+
+
 _META = {"versions": dict, "leaves": dict, "digest": str}
 
 
@@ -243,7 +255,7 @@ def read_state(directory, number: int, meta: dict, like=None, item: str = "state
   """The state of one checkpoint, or what was saved beside it as ``item``, digest verified. ``like`` gives structure and
   shardings; None: a flat dict of arrays."""
   meta = meta if item == "state" else meta["more"][item]
-  flat_like = None
+  flat_like = {path: _abstract(told) for path, told in meta["leaves"].items()}
   if like is not None:
     plain = jax.eval_shape(_plain, like)
     flat_like = _leaves(plain)
@@ -255,10 +267,8 @@ def read_state(directory, number: int, meta: dict, like=None, item: str = "state
         )
   try:
     ocp = _ocp()
-    target = None
-    if flat_like is not None:
-      shard = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-      target = {p: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shard) for p, a in flat_like.items()}
+    shard = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = {p: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shard) for p, a in flat_like.items()}
     flat = ocp.load_checkpointables(_path(directory, number), {item: target})[item]
   except Exception as error:
     raise DamagedError(f"checkpoint {number}: state cannot be read ({_first_line(error)})") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from cljax.core.types import CljaxError, UsageError
+from cljax.data.types import first_rows
 from cljax.io.files import dumps, loads, write_text
 
 FILE = "history.json"
@@ -51,12 +52,49 @@ def stage(stream, config: Mapping[str, Any], what: str, first: int, answers: Map
         "answers": {str(event): name for event, name in answers.items()},
         "data_digest": stream.dataset.digest,
         "rows": len(stream.dataset.train.id),
+        **_sizes(stream.dataset, config),
         "tasks": task_digests(stream),
         "shape": shape_of(stream),
         "config": config,
       }
     )
   )
+
+
+def _sizes(dataset, config: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+  """How much there was of a data set: what tells it from what is appended to it later. Nothing of random labels, whose
+  test rows and classes are the stream's own."""
+  if isinstance(config.get("stream"), dict) and config["stream"].get("kind") == "label_random":
+    return {}
+  return {"sizes": {"train": len(dataset.train.id), "test": len(dataset.test.id), "classes": len(dataset.class_names),
+                    "groups": len(dataset.group_names)}}  # fmt: skip
+
+
+def as_held(dataset, digest: str, stages: Sequence[Mapping[str, Any]], stream_of: Callable):
+  """The data of the stage whose ``data.digest`` this is: ``dataset``, or what it was before rows were appended.
+
+  ``stream_of(dataset)`` makes the stage's stream. Raises UsageError where rows are not what they were, and names the
+  tasks that they are of.
+  """
+  if dataset.digest == digest:
+    return dataset
+  held = next((s for s in reversed(stages) if s["config"].get("data", {}).get("digest") == digest), None)
+  if held is None or "sizes" not in held:
+    raise UsageError("it is other data than the run had; its digest differs")
+  had = held["sizes"]
+  try:
+    found = first_rows(dataset, **had)
+  except UsageError as error:
+    raise UsageError(str(error).removeprefix("data: ")) from error
+  if found.digest == digest:
+    return found
+  rows = f"its first {had['train']} training and {had['test']} test rows are not those that the run had"
+  try:
+    changed = [t for t, (a, b) in enumerate(zip(task_digests(stream_of(found)), held["tasks"], strict=True)) if a != b]
+  except UsageError as error:
+    raise UsageError(f"{rows}: {error}") from error
+  of = f"task {', '.join(map(str, changed))} changed" if changed else "rows of no task, names or options changed"
+  raise UsageError(f"{rows}: {of}; rows may be appended, but none changed, moved or removed")
 
 
 def shape_of(stream) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def stream_digest(stream) -> str:
     add(array)
   whole = (stream.num_classes, stream.active, stream.task_id_given, stream.dataset.scale, *map(repr, stream.events))
   whole += ("room", stream.room) if stream.room else ()
+  whole += ("row_room", stream.row_room) if stream.row_room else ()
   h.update(repr(whole).encode())
   h.update(repr([stream.dataset.digest, stream.dataset.class_names]).encode())
   return h.hexdigest()

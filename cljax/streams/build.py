@@ -37,6 +37,7 @@ from cljax.streams.views import View, identity, permuted, rotated
 
 KINDS = tuple(READS)
 MOST_TASKS = 10**5
+MOST_ROWS = 10**9  # of a task that is to come: each is a number in the program of a task's boundary
 
 
 class Stream(NamedTuple):
@@ -59,6 +60,7 @@ class Stream(NamedTuple):
   active: str  # classes in a training row's softmax: 'all', 'seen' or 'task'
   task_id_given: bool  # whether the scenario tells the task at test time
   room: int = 0  # tasks that methods are sized for; at least those there are
+  row_room: int = 0  # rows of a task that methods are sized for; at least those of the largest
 
   @property
   def num_tasks(self) -> int:
@@ -105,6 +107,7 @@ def build(
   blurry: int = 10,
   class_weights=(),
   reserve_tasks: int = 0,
+  reserve_rows: int = 0,
   reserve_classes: int = 0,
   appended=(),
 ) -> Stream:
@@ -136,8 +139,9 @@ def build(
   ``order``: the tasks in the order in which they are learned, such as ``(1, 0, 1, 2)`` to come back to one; default:
   each once. ``label_noise`` (share of labels replaced by another of the task's classes) and ``input_noise``
   (standard deviation, in units of what the model sees): a number, or one for each task; training rows only, what is
-  measured stays clean. ``reserve_tasks`` and ``reserve_classes``: methods and the model's outputs are sized for at
-  least so many (0: for those there are), so that a run may be extended by them later. ``appended``: how many training
+  measured stays clean. ``reserve_tasks``, ``reserve_rows`` (of the largest task) and ``reserve_classes``: methods and
+  the model's outputs are sized for at least so many (0: for those there are), so that a run may be extended by them
+  later. ``appended``: how many training
   rows the data had each time before rows were appended; those that were there keep being held out, or not, as they were
   (``launch.train --extend`` gives it). Raises UsageError on an
   impossible split, and for an option that is given (not the default) and that the kind does not read (``READS``). Data
@@ -149,6 +153,7 @@ def build(
     raise UsageError(f"stream.kind: unknown {kind!r}; allowed: {', '.join(KINDS)}")
   for name, low, high, note in (("tasks", 1, MOST_TASKS, f", at most {MOST_TASKS}"), ("rows", 0, 2**63, " (0: all)"),
                                 ("seed", 0, 2**63, ""), ("reserve_tasks", 0, MOST_TASKS, " (0: none)"),
+                                ("reserve_rows", 0, MOST_ROWS, f", at most {MOST_ROWS} (0: none)"),
                                 ("reserve_classes", 0, MOST_CLASSES, " (0: none)")):  # fmt: skip
     value = options[name]
     if not is_integer(value, low, high):
@@ -164,8 +169,8 @@ _DEFAULTS = {k: p.default for k, p in inspect.signature(build).parameters.items(
 
 def _build(
   dataset, kind, *, tasks, classes_per_task, class_order, task_fractions, validation, active, angles, seed, forget,
-  rows, order, label_noise, input_noise, disjoint, blurry, class_weights, reserve_tasks, reserve_classes,
-  appended,
+  rows, order, label_noise, input_noise, disjoint, blurry, class_weights, reserve_tasks, reserve_rows,
+  reserve_classes, appended,
 ) -> Stream:  # fmt: skip
   active = active or ("task" if kind in ("task", "scole") else "all")
   check_edge(validation, active)
@@ -214,14 +219,15 @@ def _build(
   return assemble(
     f"{dataset.name}/{kind}/{tasks}{again}", layout, order, pool=pool, validation=validation, seed=seed,
     forget=requests, active=active, task_id_given=kind == "task", task_fractions=task_fractions,
-    label_noise=label_noise, input_noise=input_noise, room=reserve_tasks, appended=appended,
+    label_noise=label_noise, input_noise=input_noise, room=reserve_tasks, row_room=reserve_rows,
+    appended=appended,
   )  # fmt: skip
 
 
 def assemble(
   name: str, layout: Layout, order, *, validation: float, active: str, seed: int, forget="", pool=None,
   task_id_given: bool = False, task_fractions=(), label_noise=(), input_noise=(), room: int = 0,
-  appended=(),
+  row_room: int = 0, appended=(),
 ) -> Stream:  # fmt: skip
   """A stream from a layout: holds validation rows out, thins and corrupts what is trained on, places Forget events."""
   y = strata(layout.dataset)
@@ -250,6 +256,7 @@ def assemble(
     active,
     task_id_given,
     room,
+    row_room,
   )
   return with_forget(stream, forget)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cljax.core.types import UsageError
 
-_ALL = ("tasks", "task_fractions", "active", "seed", "forget", "rows", "input_noise", "reserve_tasks")
+_ALL = ("tasks", "task_fractions", "active", "seed", "forget", "rows", "input_noise", "reserve_tasks", "reserve_rows")
 _MEASURED = (*_ALL, "validation", "order", "label_noise")
 _GROUPED = (*_MEASURED, "appended")
 _CLASSES = (*_GROUPED, "classes_per_task", "class_order", "reserve_classes")

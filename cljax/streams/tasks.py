@@ -31,6 +31,7 @@ def from_tasks(
   active: str = "all",
   task_id_given: bool = False,
   reserve_tasks: int = 0,
+  reserve_rows: int = 0,
 ) -> Stream:
   """A stream from rows of your own; see :class:`Stream` for the fields.
 
@@ -41,7 +42,8 @@ def from_tasks(
   ``num_classes``: outputs of the model; default: the data set's classes, or the largest label given + 1; of real
   targets the number a row has. ``events``:
   :class:`cljax.Learn` of tasks in any order, also several times, and :class:`cljax.Forget`; default: each task once.
-  ``reserve_tasks``: methods are sized for at least so many tasks, so that a run may be extended by them.
+  ``reserve_tasks``, ``reserve_rows``: methods are sized for at least so many tasks, and rows of the largest, so that a
+  run may be extended by them.
   Raises UsageError for rows that do not exist or stand twice, rows that any task trains on and any holds out, a row
   whose class has no label in its task, and events that ``build`` would refuse.
   """
@@ -50,8 +52,9 @@ def from_tasks(
   check_name(name)
   if not isinstance(task_id_given, bool):
     raise UsageError(f"task_id_given: got {task_id_given!r}; expected True or False")
-  if not is_integer(reserve_tasks, 0):
-    raise UsageError(f"reserve_tasks: got {reserve_tasks!r}; expected a number of tasks")
+  for name, given, what in (("tasks", reserve_tasks, "tasks"), ("rows", reserve_rows, "rows of the largest task")):
+    if not is_integer(given, 0):
+      raise UsageError(f"reserve_{name}: got {given!r}; expected a number of {what}")
   # Lists keep what they hold: rows of an array are views, and a dead one's id is another's.
   train, test = _listed("train", train), _listed("test", test)
   tasks = len(train)
@@ -111,7 +114,7 @@ def from_tasks(
     raise UsageError(f"view: got {type(view).__name__}; expected cljax.streams.View")
   stream = Stream(
     name, dataset, (), rows["train"], rows["validation"], rows["test"], table, view or identity(), int(num_classes),
-    active, bool(task_id_given), reserve_tasks,
+    active, bool(task_id_given), reserve_tasks, reserve_rows,
   )  # fmt: skip
   return stream._replace(events=_events(stream, events))
 

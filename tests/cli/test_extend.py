@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cljax import CljaxError
-from cljax.cli import _build, _config, _extended, forget, train
+from cljax.cli import _build, _config, _extended, analyze, forget, train
 from cljax.cli._progress import Progress
 from cljax.engine import Member
 from cljax.evaluation import results
@@ -108,6 +108,11 @@ def test_a_life_ends_on_the_bits_of_the_same_events_at_once(command, copied, mon
   capsys.readouterr()
   one(["forget", str(copied), "--list"], forget.main)
   table = capsys.readouterr().out
+  told = [" ".join(line.split()[0:1] + line.split()[2:]) for line in table.splitlines()[1:6]]
+  assert told == [f"{w}, of {stages[0]['rows']} training rows" for w in (
+    "begun events 0-2: task 0, task 1, task 2", "forget event 3: deletion 1", "extended event 4: task 3",
+    "forget event 5: deletion 2", "forget event 6: deletion 3",
+  )]  # fmt: skip
   for words in ("ids=20-39", "class=3", "group=0&class=1", "exact: as if trained", "approximate", "score on the rows"):
     assert words in table
   first = lines[0]["fates"]
@@ -259,7 +264,7 @@ def test_what_is_told_apart_before_anything_runs(copied, tmp_path, capsys):
       str(copied),
       "--request=class=3&task=0",
     ): "none of the stream's training rows is in all of its selections",
-    (str(tmp_path / "sweep"), "--list"): "is a sweep; expected the workdir of launch.train",
+    (str(tmp_path / "sweep"), "--list"): "is a sweep; expected one of its rows: it has none yet",
   }
   for given, words in said.items():
     one(["forget", *given, "--method=ssd", "--compilation_cache="], forget.main, 2)
@@ -278,3 +283,15 @@ def test_a_run_over_all_tasks_is_deleted_from(command, tmp_path):
   one(["forget", str(tmp_path / "run"), "--request=class=1", "--method=retrain", "--compilation_cache="], forget.main)
   (last,) = result(tmp_path / "run")["forgotten"]
   assert last["rows"] > 0
+
+
+def test_an_extended_run_is_analysed_whole(command, tmp_path):
+  """Masks for each task: the checkpoints of the first stage have fewer of them."""
+  run = tmp_path / "run"
+  base = ["--config.stream.kind=task", "--config.method.name=supsup", "--config.train.epochs=1",
+          "--config.stream.classes_per_task=2", "--config.stream.task_fractions=()"]  # fmt: skip
+  one(command(*base, "--config.stream.tasks=2", f"--workdir={run}"))
+  one(["train", f"--workdir={run}", "--extend", "--config.stream.tasks=3", "--compilation_cache="])
+  one(["analyze", str(run), "--compilation_cache="], analyze.main)
+  found = json.loads((run / "analysis" / "analysis.json").read_text())
+  assert (found["moments"], found["notes"]) == ([0, 1, 2], [])

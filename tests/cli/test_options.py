@@ -75,6 +75,7 @@ STREAMS = {
   "blurry": ("50", "stream.kind=si_blurry"),
   "class_weights": ("1,1,1,0,0,0,0,0,0,0", "stream.kind=scole"),
   "reserve_tasks": ("7", ""),
+  "reserve_rows": ("900", ""),
   "reserve_classes": ("12", ""),
   "appended": ("900", ""),
 }
@@ -134,7 +135,7 @@ def seen(stream) -> str:
   x = np.asarray(stream.view.apply(stream.view.tables, stream.dataset.train.x[:4], np.zeros(4, np.int32) + 1))
   parts = [*stream.train, *stream.validation, *stream.test, stream.labels, stream.dataset.train.x,
            stream.dataset.train.y, x]  # fmt: skip
-  words = [repr(stream.events), stream.active, stream.task_id_given, stream.num_classes, stream.room]
+  words = [repr(stream.events), stream.active, stream.task_id_given, stream.num_classes, stream.room, stream.row_room]
   return hashlib.sha256(repr([words, [np.asarray(p).tobytes() for p in parts]]).encode()).hexdigest()
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
 import cljax
 from cljax import data, models, streams
 from cljax.core.types import Forget, Learn
+from cljax.engine import restore
 
 TRAINING = cljax.Recipe(batch_size=8, epochs=1)
+MODEL = models.mlp((4, 4, 1), 6, hidden=(4,))
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +23,7 @@ def stream(make_blobs):
 
 @pytest.fixture(scope="module")
 def run():
-  model = models.mlp((4, 4, 1), 6, hidden=(4,))
-  return lambda stream, method, hyper=None, **more: cljax.run(stream, model, method, hyper, training=TRAINING, **more)
+  return lambda stream, method, hyper=None, **more: cljax.run(stream, MODEL, method, hyper, training=TRAINING, **more)
 
 
 def same(a, b):
@@ -61,7 +63,7 @@ def test_a_run_that_began_from_a_result_is_extended_too(stream, run, tmp_path):
 
 REFUSED = [
   ("joint", {}, {}, "trains on the rows of every task from its first step on"),
-  ("gem", {"capacity": 13}, {}, "made for 2 tasks, which become 3; begin a run with stream.reserve_tasks=3"),
+  ("gem", {"capacity": 13}, {}, "made for 2 tasks, which become 3; train it anew with stream.reserve_tasks=3"),
   ("finetune", {}, {"optimizer_options": {"schedule": "linear"},
                     "training": TRAINING._replace(schedule_over="stream")}, "schedule_over='stream' spreads"),
 ]  # fmt: skip
@@ -82,6 +84,37 @@ def test_room_for_tasks_to_come(stream, run):
   whole = run(stream(3, reserve_tasks=3), "gem", {"capacity": 12})
   assert run(stream(3, reserve_tasks=3), "gem", {"capacity": 12}, learner=first).params_sha256 == whole.params_sha256
   assert whole.params_sha256 == run(stream(3), "gem", {"capacity": 12}).params_sha256
+
+
+def test_room_for_larger_tasks_to_come(stream, run):
+  """A method that counts the rows of the largest task, and one that counts the tasks, on tasks that grow."""
+  small = lambda tasks, **more: stream(tasks, task_fractions=(0.5, 0.5, 1.0)[:tasks], **more)
+  with pytest.raises(cljax.UsageError, match="reserve_rows=") as error:
+    run(small(3), "vcl", learner=run(small(2), "vcl"))
+  largest = max(map(len, small(3).train))
+  assert f"made for {max(map(len, small(2).train))} rows in its largest task, which grow to {largest};" in str(
+    error.value
+  )
+  room = {"reserve_rows": largest}
+  whole = run(small(3, **room), "vcl")
+  assert run(small(3, **room), "vcl", learner=run(small(2, **room), "vcl")).params_sha256 == whole.params_sha256
+  assert whole.params_sha256 == run(small(3), "vcl").params_sha256
+  with pytest.raises(
+    cljax.UsageError, match=r"2 tasks, which become 3; train it anew with stream.reserve_tasks=3, and"
+  ):
+    run(small(3), "gem", {"capacity": 12}, learner=run(small(2), "gem", {"capacity": 12}))
+
+
+def test_room_and_a_request_that_was_answered_by_retraining(stream, run, tmp_path):
+  """gem goes on behind it where it has room for the tasks."""
+  asked = lambda tasks: stream(tasks, reserve_tasks=3)._replace(
+    events=(Learn(0), Learn(1), Forget(ids=(1003, 1004, 1005)), Learn(2))[: tasks + 1]
+  )
+  given = {"hyper": {"capacity": 12}, "answers": {2: "retrain"}}
+  run(stream(2, reserve_tasks=3), "gem", given["hyper"], workdir=str(tmp_path))
+  run(asked(2), "gem", **given, workdir=str(tmp_path), extend=True)
+  found, whole = run(asked(3), "gem", **given, workdir=str(tmp_path), extend=True), run(asked(3), "gem", **given)
+  assert found.params_sha256 == whole.params_sha256
 
 
 def grown(tmp_path, classes: int):
@@ -126,3 +159,26 @@ def test_answers_by_event(stream, run):
   assert [f["event"] for f in both.forgotten] == [2, 3]
   with pytest.raises(cljax.UsageError, match=r"the stream's Forget events are \[2\]"):
     run(with_events(asked[0]), "er", answers={1: "ssd"})
+
+
+def test_the_history_of_an_extended_run_has_all_its_stages(stream, run, tmp_path):
+  """Where arrays grew: the old places as they were, those of the new task as a fresh learner has them."""
+  run(stream(2), "supsup", workdir=str(tmp_path))
+  short = restore.history(tmp_path, stream=stream(2), model=MODEL, method="supsup", training=TRAINING)
+  before = [short.read(n)[0] for n in short.numbers]
+  run(stream(3), "supsup", workdir=str(tmp_path), extend=True)
+  found = restore.history(tmp_path, stream=stream(3), model=MODEL, method="supsup", training=TRAINING)
+  assert found.numbers == [1, 2, 3]
+  learners = [found.read(n) for n in found.numbers]
+  assert [position["event"] for _, position in learners] == [1, 2, 3]
+  grew = 0
+  for old, (learner, _) in zip(before, learners, strict=False):
+    for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(learner), strict=True):
+      if a.shape == b.shape:
+        assert bool((a == b).all())
+      else:
+        assert np.array_equal(a, b[:, : a.shape[1]])
+        assert b.shape[1] == 3
+        grew += 1
+  assert grew
+  assert found.parts(jax.tree.map(lambda a: a[0], found.values)).predict is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -89,11 +88,30 @@ def test_a_result_as_columns_and_in_a_notebook(result):
   shown = result._repr_html_()
   assert shown.count("<tr>") == 4
   assert f"{result.accuracy[:, 2, 1].mean():.3f}" in shown
-  if importlib.util.find_spec("pandas"):
-    assert result.to_pandas().shape == (12, len(columns))
-  else:
-    with pytest.raises(cljax.UsageError, match="pandas is not installed"):
-      result.to_pandas()
+
+
+def test_a_result_as_a_table_of_pandas(class_stream, small_model):
+  """As a user groups it; NaN of a member that diverged and events that learn no task stay apart."""
+  pandas = pytest.importorskip("pandas", reason="pandas is of the test extra alone")
+  asked = class_stream._replace(events=(*class_stream.events, cljax.Forget(classes=("1",))))
+  result = cljax.run(asked, small_model, forget="ssd", training=cljax.Recipe(batch_size=8, epochs=1), seeds=2)
+  frame = result.to_pandas()
+  assert frame.shape == (2 * 4 * 2, 8)
+  assert list(frame.dtypes.astype(str)) == ["int64", "int64", str(frame.kind.dtype), "Int64", "int64", *["float64"] * 3]
+  mean = frame.groupby(["event", "task"]).accuracy.mean().unstack()
+  np.testing.assert_allclose(mean.to_numpy(), result.accuracy.mean(0))
+  assert frame[frame.kind == "learn"].learned.tolist() == [0, 0, 1, 1] * 2
+  assert frame[frame.kind == "forget"].learned.isna().all()
+  dead = result._replace(accuracy=result.accuracy * np.nan, scores={"accuracy": result.accuracy * np.nan})
+  assert pandas.isna(dead.to_pandas().accuracy).all()
+
+
+def test_a_table_without_pandas_is_refused_in_a_line(monkeypatch, class_stream, small_model):
+  monkeypatch.setitem(sys.modules, "pandas", None)
+  result = cljax.run(class_stream, small_model, training=cljax.Recipe(batch_size=8, epochs=1))
+  with pytest.raises(cljax.UsageError, match="pandas is not installed; pip install pandas, or use") as error:
+    result.to_pandas()
+  assert "\n" not in str(error.value)
 
 
 def test_a_reader_that_has_enough_is_no_error():

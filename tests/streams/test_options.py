@@ -11,14 +11,14 @@ GIVEN = {
   "tasks": 1, "classes_per_task": [1, 2], "class_order": [3, 1, 0, 2], "task_fractions": [0.5, 0.75], "validation": 0.3,
   "active": "seen", "angles": [5.0, 50.0], "seed": 7, "forget": "1:ids=1000-1095", "rows": 24, "order": (1, 0),
   "label_noise": 0.5, "input_noise": 0.1, "disjoint": 0, "blurry": 50, "class_weights": [1, 1, 0, 0],
-  "reserve_tasks": 6, "reserve_classes": 9, "appended": [50],
+  "reserve_tasks": 6, "reserve_rows": 99, "reserve_classes": 9, "appended": [50],
 }  # fmt: skip
 PAIRS = [(kind, option) for kind in streams.KINDS for option in GIVEN]
 
 
 def contents(s):
   arrays = [*s.train, *s.validation, *s.test, s.labels, *s.view.tables, s.dataset.train.x, s.dataset.train.y]
-  return [s.events, s.num_classes, s.active, s.num_tasks, s.room], [np.asarray(a).tolist() for a in arrays]
+  return [s.events, s.num_classes, s.active, s.num_tasks, s.room, s.row_room], [np.asarray(a).tolist() for a in arrays]
 
 
 def made(dataset, kind, **options):
