@@ -59,7 +59,9 @@ def _path(kind: str, target: str, root: Path) -> Path:
     if place.is_dir() if kind == "folder" else place.exists():
       return place
   here = " or ".join(str(p) for p in dict.fromkeys(_places(target, root)))
-  raise UsageError(f"name: {kind}:{target} not found; looked for {here}")
+  raise UsageError(
+    f"name: {kind}:{target} not found; looked for {here}; data_dir (--config.data.data_dir=DIR) is where it lies"
+  )
 
 
 def options(name: str, *, data_dir: str | os.PathLike | None = None) -> dict[str, Any]:

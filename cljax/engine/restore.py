@@ -13,7 +13,7 @@ from cljax import data, models, objectives, streams
 from cljax.core.types import CljaxError, Learn, Learner, Model, UsageError
 from cljax.engine import extending, prediction, recipe
 from cljax.engine import programs as prog
-from cljax.engine.api import method_of
+from cljax.engine.api import method_of, prepare
 from cljax.engine.setup import Member, spec_of
 from cljax.engine.step import build, rescaled
 from cljax.io import checkpoint, files
@@ -183,7 +183,7 @@ def _growing(given: Mapping[str, Any], held: Mapping[str, Any], config: dict) ->
     learned = tuple(e for e in stream.events if isinstance(e, Learn))  # whatever answers the others
     rest = {k: v for k, v in given.items() if k not in ("stream", "forget", "forget_hyper")}
     more = {k: given[k] for k in ("forget", "forget_hyper") if given.get("forget")}
-    return engine.prepare(stream._replace(events=learned), **rest, **more, population=members, config=config).setup
+    return prepare(stream._replace(events=learned), **rest, **more, population=members, config=config).setup
 
   return extending.Growing(made(extending.earlier(stream, held)), made(stream))
 
