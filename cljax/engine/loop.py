@@ -132,14 +132,15 @@ def judged(setup: CompiledRun, state: State):
 def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Replay | None = None):
   """One Learn event; returns ``(learner, alive)``. It advances ``state`` and saves; unless it replays, it evaluates."""
   event, options, programs = setup.stream.events[at], setup.options, setup.programs
-  plan = schedule.schedule(setup.stream, learned_before(setup, at), at, event.task, setup.trains_on, setup.recipe)
+  deleted = deleted_pairs(setup.stream, at if replay is None else state.event + 1)
+  course = _course(setup, at, None if replay is None else deleted)
+  plan = course.plan
   if replay is None:
     learner, alive, done, first = state.learner, state.alive, state.step, state.total - state.step
   else:
     learner, alive, done, first = replay.learner, replay.alive, replay.done, replay.start
-  deleted = deleted_pairs(setup.stream, at if replay is None else state.event + 1)
-  gone = plan.pairs.select(deleted)
-  where = where_in_stream(setup, at, first, plan.steps)
+  gone = np.zeros(len(plan.pairs.index), bool) if course.thin else plan.pairs.select(deleted)
+  where = where_in_stream(setup, at, first, plan.steps, course.total, course.never)
   rows = boundary_arguments(setup, deleted, event.task, where)
   if done == 0 and programs.start_task is not None:
     learner = _wait(programs.start_task(setup.hyper, learner, alive, rows), hooks, state, setup)
@@ -180,6 +181,27 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
     with setup.clock.timed("train"):
       learner = _wait(programs.end_task(setup.hyper, learner, alive, rows), hooks, state, setup)
   return learner, alive
+
+
+class Course(NamedTuple):
+  """How a Learn event is trained: its schedule; whether that is of the rows that are left alone (``thin``), and then
+  the steps of the whole stream and the tasks that lack all rows."""
+
+  plan: schedule.Schedule
+  thin: bool = False
+  total: int | None = None
+  never: tuple = ()
+
+
+def _course(setup: CompiledRun, at: int, deleted=None) -> Course:
+  """The course of the Learn event ``at``; of its replay without the pairs ``deleted``, as the method asks for."""
+  stream, thin = setup.stream, deleted is not None and setup.parts.method.replay == "epochs"
+  if thin:
+    stream = schedule.thinned(stream, deleted)
+  never = tuple(t for t, rows in enumerate(stream.train) if thin and not len(rows))
+  learned = [t for t in learned_before(setup, at) if t not in never]
+  plan = schedule.schedule(stream, learned, at, stream.events[at].task, setup.trains_on, setup.recipe)
+  return Course(plan, thin, schedule.total_steps(stream, setup.trains_on, setup.recipe) if thin else None, never)
 
 
 def _next_count(options, state: State, steps: int, done: int, capacity: int, replays: bool) -> int:
@@ -344,14 +366,17 @@ def _forget(setup: CompiledRun, state: State, hooks: Hooks, event: Forget) -> No
 
 def _retrain(setup: CompiledRun, state: State, hooks: Hooks):
   """Exact retraining: ``(learner, alive)`` after all Learn events so far, from the start, without the deleted rows; or
-  from where a replay that was stopped had come."""
+  from where a replay that was stopped had come. By epochs, a task that has no row left is not learned."""
   replay = state.replay or Replay(initial_learner(setup), all_alive(setup))
+  deleted = deleted_pairs(setup.stream, state.event + 1)
   for at, event in enumerate(setup.stream.events[: state.event]):
     if isinstance(event, Learn) and at >= replay.at:
+      course = _course(setup, at, deleted)
+      if event.task in course.never:
+        continue
       state.replay = replay = replay._replace(at=at)
       learner, alive = _learn(setup, state, hooks, at, replay)
-      plan = schedule.schedule(setup.stream, learned_before(setup, at), at, event.task, setup.trains_on, setup.recipe)
-      replay = Replay(learner, alive, start=replay.start + plan.steps)
+      replay = Replay(learner, alive, start=replay.start + course.plan.steps)
   return replay.learner, replay.alive
 
 

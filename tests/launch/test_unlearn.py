@@ -41,6 +41,23 @@ def test_a_class_is_forgotten_beside_retraining(tmp_path, capsys):
   assert again["values"] == result["values"]
 
 
+@pytest.mark.parametrize("schedule", ["epochs", "steps"])
+def test_retraining_is_compared_with_retraining_of_the_same_schedule(tmp_path, capsys, schedule):
+  """Nine tenths of the rows go: by epochs a replay has a tenth of the steps, by steps as many as before."""
+  most = "+".join(f"class={c}" for c in range(9))
+  asked = ["--methods=retrain", f"--request={most}", "--seeds=1", "--oracles=2", f"--schedule={schedule}"]
+  assert run(tmp_path, *asked) == 0
+  assert f"(schedule={schedule})" in capsys.readouterr().out
+  assert json.loads((tmp_path / "unlearn.json").read_text())["context"]["schedule"] == schedule
+  totals = {}
+  for name in ("oracles", "methods/retrain"):
+    folder = tmp_path / name / "checkpoints"
+    meta = checkpoint.read_meta(folder, checkpoint.numbers(folder)[-1])
+    totals[name] = meta["position"]["total"]
+    assert meta["config"]["forget"].get("schedule", schedule) == schedule
+  assert (totals["oracles"] == totals["methods/retrain"]) == (schedule == "steps")
+
+
 def test_a_purge_takes_the_models_that_learned_the_rows_too(tmp_path, capsys):
   """As in every launcher's folders: what stays is from after the deletion, or never saw the rows."""
   asked = ["--methods=ssd,graddiff", "--request=class=3", "--seeds=1", "--oracles=2"]
@@ -88,6 +105,7 @@ def test_a_stream_of_requests(tmp_path, capsys):
     (["--methods=ewc", "--request=class=3"], "methods: 'ewc' answers no deletion request"),
     (["--methods=ssd,ssd", "--request=class=3"], "expected each once"),
     (["--methods=ssd", "--request=9:class=3"], "request: position 9; expected 1 to 1"),
+    (["--methods=retrain", "--request=class=3", "--config.forget.schedule=steps"], "forget.schedule: give --schedule"),
   ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, more, text):

@@ -27,6 +27,7 @@ class Job(NamedTuple):
   workdir: epath.Path
   report: Callable[[str], None]
   stop: Callable[[], bool]
+  schedule: str = "epochs"  # of retraining, of the oracles and of the method ``retrain`` alike
 
 
 class Compared(NamedTuple):
@@ -50,7 +51,9 @@ def built_for(job: Job, names: Sequence[str]) -> dict[str, _build.Built]:
   cache: dict = {}
   points, out = _config.Points([], {}, {}, {}), {}
   for name in names:
-    config, _ = points.resolve(job.file, [*job.overrides, _config.Override("forget.name", name)], asked=True)
+    alike = [_config.Override("forget.schedule", job.schedule)] if name == "retrain" else []
+    given = [*job.overrides, _config.Override("forget.name", name), *alike]
+    config, _ = points.resolve(job.file, given, asked=True)
     if config["evaluators"]["names"]:
       given = ", ".join(config["evaluators"]["names"])
       raise UsageError(f"evaluators: got {given}; unlearning is compared without (--config.evaluators=)")

@@ -9,11 +9,16 @@ import numpy as np
 from cljax.evaluation import evidence
 
 PERCENT = "%"
+RETRAINED = {
+  "epochs": "from the start, as many passes over the rows that are left; steps shrink with the data",
+  "steps": "from the start, as many steps as with the rows, on the same batches without them",
+}
 
 
 def _cell(values, heading: str) -> str:
   v = np.atleast_1d(np.asarray(values, float))
-  if np.isnan(v).all():  # too few rows to say
+  v = v[~np.isnan(v)]
+  if not len(v):  # too few rows to say
     return "-"
   scale = 100 if heading.endswith(PERCENT) else 1
   digits = 1 if scale == 100 or "epochs" in heading else 2 if np.abs(v).max(initial=1) < 100 else 0
@@ -61,6 +66,8 @@ def notes(compared, stream: bool) -> list[str]:
     "retrained) by Welch's t-test, at a level of 0.05 for all numbers of a row together (Holm). Within it, a method is "
     "not told from retraining by that number at this size; that is no proof of privacy.",
   ]
+  if "schedule" in context:
+    out.append(f"Retrained: {RETRAINED[context['schedule']]} (schedule={context['schedule']}).")
   floor = compared.values["retrained"]
   spread = lambda values: {k: v for k, v in values.items() if np.ndim(v)}
   if max(map(len, spread(floor).values()), default=0) < evidence.LEAST:
