@@ -73,8 +73,8 @@ def asked() -> list[str]:
 def line(dataset, name: str) -> dict[str, str]:
   try:
     values = found(made(dataset, name).run())
-  except cljax.UsageError as error:
-    return dict.fromkeys(FIELDS, "") | {"method": name, "spread": f"refused: {error}"}
+  except cljax.CljaxError as error:  # it cannot answer, or diverged
+    return dict.fromkeys(FIELDS, "") | {"method": name, "spread": str(error).splitlines()[0]}
   means = {f"{side}_{m}": f"{100 * v[:, i].mean():.1f}" for side, v in values.items() for i, m in enumerate(MOMENTS)}
   return {"method": name, **means, "spread": f"{100 * values['gone'][:, 3].std(ddof=1):.1f}"}
 

@@ -14,8 +14,9 @@ import numpy as np
 from cljax.core.types import Batch
 from cljax.engine.setup import CompiledRun
 from cljax.evaluation import scores as naming
-from cljax.evaluation.evidence import SIDES, Sides
+from cljax.evaluation.evidence import SIDES, Sides, _paired
 from cljax.metrics import unlearning as metrics
+from cljax.metrics.unlearning.klom import klom_chance
 from cljax.objectives import objective
 
 SHOWN = 256  # rows of a side whose predictions and features are kept
@@ -181,10 +182,13 @@ def _relearner(built: CompiledRun, rate: float, epochs: int):
 def population(ours: Answers, oracles: Answers, rows: Sides) -> dict[str, float]:
   """KLoM of M unlearned models against as many oracles, of minus the row losses."""
   del rows
-  count = min(len(ours.losses["forget"]), len(oracles.losses["forget"]))
-  bins = 20 if count >= 50 else 8
-  pairs = (("klom_forget", "forget"), ("klom_retain", "retain"))
-  return {n: metrics.klom(-ours.losses[s][:count], -oracles.losses[s][:count], bins=bins).mean for n, s in pairs}
+  return {name: of(metrics.klom).mean for name, of in _paired(lambda a, s: -a.losses[s], ours, oracles)}
+
+
+def chances(ours: Answers, oracles: Answers, rows: Sides) -> dict[str, float]:
+  """As ``evidence.chances``, of minus the row losses."""
+  del rows
+  return {name: of(klom_chance) for name, of in _paired(lambda a, s: -a.losses[s], ours, oracles)}
 
 
 def margins(given: Answers, rows: Sides) -> np.ndarray:

@@ -79,6 +79,7 @@ def compare(job: Job) -> Compared:
     "original": {"exactness": "", "epochs": 0.0, "needs": "", "alive": count},
     "retrained": {"exactness": "exact", "epochs": float(epochs), "needs": "all past data", "alive": count},
   }
+  about["original"]["chances"] = look.chances(before, oracles, rows) if population >= 8 else {}
   for name in job.methods:
     since = time.perf_counter()
     entry = methods.lookup(name)
@@ -99,6 +100,7 @@ def compare(job: Job) -> Compared:
     about[name]["alive"] = int(sound[:count].sum())
     if sound.all():
       values[name] = measured(after, oracles, name, made.setup)
+      about[name]["chances"] = look.chances(after, oracles, rows) if population >= 8 else {}
       about[name]["over_forgets"] = look.over_forgets(after, oracles, rows)
     job.report(f"{name}: {time.perf_counter() - since:.0f} s")
   context = {
@@ -107,5 +109,6 @@ def compare(job: Job) -> Compared:
     "epoch_seconds": epoch,
   }
   context |= {"population": population, "seeds": list(job.seeds), "oracles": len(oracle_seeds)}
-  context |= {"schedule": job.schedule, "shadows": job.shadows, "oracle_seconds": bank_seconds, "oracle_parts": dict(retrained.seconds)}
+  context |= {"schedule": job.schedule, "shadows": job.shadows}
+  context |= {"oracle_seconds": bank_seconds, "oracle_parts": dict(retrained.seconds)}
   return Compared(values, about, context, look.headings, look.note)
