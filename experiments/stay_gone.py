@@ -86,7 +86,9 @@ def read() -> dict[str, dict[str, str]]:
 
 
 def table(rows: dict[str, dict[str, str]]) -> str:
-  head = "| method | class 3: learned | forgotten | after class 0 | after the second task | others: learned | forgotten "
+  head = (
+    "| method | class 3: learned | forgotten | after class 0 | after the second task | others: learned | forgotten "
+  )
   head += "| after class 0 | after the second task |\n" + "| --- " * 9 + "|\n"
   order = ["retrain", *sorted(set(rows) - {"retrain"})]
   cells = lambda r: " | ".join(r[f] for f in FIELDS[1:-1])

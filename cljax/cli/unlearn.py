@@ -69,7 +69,9 @@ def _unlearning(argv: Sequence[str], stop: _shared.Stop) -> int:
     _environment.use_compilation_cache(flags.compilation_cache)
     say = lambda text: print(text, file=sys.stderr, flush=True)
     where = f"results: {workdir} (unlearn.md, unlearn.json); the same command shows them again"
-    job = _job.Job(file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop, flags.schedule)
+    job = _job.Job(
+      file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop, flags.schedule
+    )
     purges, told = _job.purges(job), _workdir.read_json(workdir / "unlearn.json") or {}
     if purges and set(told.get("values", ())) >= set(names) and "table" in told:  # what it was made from is gone
       _purge(workdir, say)

@@ -111,7 +111,7 @@ def ten():
 
 
 # Edits that ask something of the forgotten rows' outputs, and were weak or strong enough to show it.
-SAMPLE = ("retrain", "random_labels", "bad_teacher", "famr", "one_point_contraction")
+SAMPLE = ("retrain", "random_labels", "famr", "one_point_contraction")
 
 
 @pytest.mark.parametrize("name", SAMPLE)

@@ -15,7 +15,12 @@ TRAINING = cljax.Recipe(batch_size=8, epochs=2, schedule_over="stream")
 
 
 def prepared(stream, model, schedule=None, **more):
-  given = {"training": TRAINING, "options": cljax.Options(chunk_steps=2), "optimizer": "momentum", "optimizer_options": { "schedule": "cosine"}}
+  given = {
+    "training": TRAINING,
+    "options": cljax.Options(chunk_steps=2),
+    "optimizer": "momentum",
+    "optimizer_options": {"schedule": "cosine"},
+  }
   answer = {} if schedule is None else {"forget": "retrain", "forget_hyper": {"schedule": schedule}}
   return engine.prepare(stream, model, "finetune", **answer, **{**given, **more})
 
@@ -40,7 +45,7 @@ def test_by_epochs_it_is_the_run_without_the_rows(asked, small_model):
 
 
 def test_by_steps_it_is_as_long_as_it_was_and_another_model(asked, small_model):
-  stream, without = asked
+  stream, _ = asked
   by_steps, default = (prepared(stream, small_model, s).run() for s in ("steps", "epochs"))
   plain = prepared(stream, small_model, forget="retrain").run()
   assert by_steps.params_sha256 == plain.params_sha256 != default.params_sha256

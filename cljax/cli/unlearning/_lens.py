@@ -37,14 +37,16 @@ def lens(original: CompiledRun) -> Lens:
       evidence.METRICS | evidence.ROW_METRICS,
       _stream("accuracy"),
       "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
-      "(half of the oracles against the other half), its marks by regrouping unlearned models and oracles at random. FM and HR: training-free recovery of the forgotten labels. "
-      "Relearn attack: accuracy on held-out forget rows after 20 steps on a twentieth of them.",
+      "(half of the oracles against the other half), its marks by regrouping unlearned models and oracles at random. FM "
+      "and HR: training-free recovery of the forgotten labels. Relearn attack: accuracy on held-out forget rows after 20 "
+      "steps on a twentieth of them.",
     )  # fmt: skip
   of, name, better = evidence_of_scores, scores.label(own.main), own.scores[own.main].better
   return Lens(
     lambda stream, request: evidence.sides(stream, request, classes=False),
     of.answers, of.measure, of.population, of.chances, of.margins, of.sound,
-    lambda after, oracles, rows: of.over_forgets(after, oracles, rows, better), of.headings(own.main),
+    lambda after, oracles, rows: of.over_forgets(after, oracles, rows, better),
+    of.headings(own.main) | of.ROW_METRICS,
     _stream(own.main),
     f"The score is {name}, of which {better} is better. The gap is its mean distance to the retrained models over "
     "forget, retain and test rows; the prediction distance a root mean square over forget rows. MIA, KLoM (nats, its "
