@@ -10,7 +10,7 @@ from etils import epath
 
 from cljax import Forget, UsageError
 from cljax.cli import _build, _config, _registered, _workdir
-from cljax.io import checkpoint, files, history
+from cljax.io import checkpoint, files, history, sealing
 from cljax.streams import READS
 
 
@@ -33,6 +33,7 @@ def of(workdir: epath.Path, recall: bool = True) -> dict[str, Any]:
     if what != "is a sweep" and any((workdir / n).exists() for n in (history.FILE, "checkpoints", "group.json")):
       what = "was not made by launch.train (a run of cljax.run goes on by cljax.run(..., extend=True, answers=...))"
     raise UsageError(f"workdir: {workdir} {what}; expected the workdir of launch.train")
+  sealing.check_open(found, "it can not be extended, nor can more be forgotten from it by launch.forget")
   if recall:
     _registered.recall(workdir, [found])
   return found

@@ -63,16 +63,17 @@ def _unlearning(argv: Sequence[str], stop: _shared.Stop) -> int:
   asked |= {"schedule": flags.schedule} if flags.schedule != "epochs" else {}
   whole = re.match(r"\s*[0-9]+\s*:", flags.request) is not None  # class names may hold colons
   request = streams.parse_forget(flags.request) if whole else streams.parse_request(flags.request)
+  say = lambda text: print(text, file=sys.stderr, flush=True)
+  job = _job.Job(
+    file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop, flags.schedule
+  )
+  purges = _job.purges(job)
   with owner.holding(os.fspath(workdir)):
     _workdir.claim(workdir, LEFT[0], asked, flags.overwrite, LEFT)
     _environment.quiet()
     _environment.use_compilation_cache(flags.compilation_cache)
-    say = lambda text: print(text, file=sys.stderr, flush=True)
     where = f"results: {workdir} (unlearn.md, unlearn.json); the same command shows them again"
-    job = _job.Job(
-      file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop, flags.schedule
-    )
-    purges, told = _job.purges(job), _workdir.read_json(workdir / "unlearn.json") or {}
+    told = _workdir.read_json(workdir / "unlearn.json") or {}
     if purges and set(told.get("values", ())) >= set(names) and "table" in told:  # what it was made from is gone
       _purge(workdir, say)
       print(told["table"])

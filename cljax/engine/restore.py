@@ -14,7 +14,7 @@ from cljax.core.types import CljaxError, Learner, Model, UsageError
 from cljax.engine import prediction, recipe
 from cljax.engine.setup import spec_of
 from cljax.engine.step import build, rescaled
-from cljax.io import checkpoint, files
+from cljax.io import checkpoint, files, sealing
 
 
 class Loaded(NamedTuple):
@@ -158,6 +158,7 @@ def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
 
 def _from_config(config: dict, data_dir) -> dict:
   """The arguments of ``run`` that a launcher's configuration stands for."""
+  sealing.check_open(config, "its stream can not be rebuilt; give the arguments of cljax.run")
   if not all(isinstance(config.get(section), dict) for section in ("data", "stream", "model", "method")):
     raise UsageError("stream, model: this run was not started by a launcher; give the arguments of cljax.run")
   rest = lambda section, *drop: {k: v for k, v in config[section].items() if k not in ("name", "digest", *drop)}

@@ -43,6 +43,7 @@ class Options(NamedTuple):
   chunk_steps: int = 512  # longest scan
   checkpoint_every: int = 0  # steps between checkpoints inside a task (0: after events only)
   checkpoint_purge_before_deletion: bool = False  # after a Forget event no checkpoint from before it stays
+  checkpoint_keep_ids: bool = True  # False: requests are written down as salted hashes alone
   max_interval_s: float = 60.0  # a scan is cut so that it takes at most about this long
   on_divergence: str = "stop"  # 'stop' or 'freeze'
 
@@ -220,6 +221,8 @@ def _check_options(options: Options) -> None:
     raise UsageError(
       f"checkpoint.purge_before_deletion: got {options.checkpoint_purge_before_deletion!r}; expected True or False"
     )
+  if not isinstance(options.checkpoint_keep_ids, bool):
+    raise UsageError(f"checkpoint.keep_ids: got {options.checkpoint_keep_ids!r}; expected True or False")
   least = {
     "eval_every": 0,
     "eval_limit": 0,

@@ -105,6 +105,7 @@ def test_a_stream_of_requests(tmp_path, capsys):
     (["--methods=ewc", "--request=class=3"], "methods: 'ewc' answers no deletion request"),
     (["--methods=ssd,ssd", "--request=class=3"], "expected each once"),
     (["--methods=ssd", "--request=9:class=3"], "request: position 9; expected 1 to 1"),
+    (["--methods=ssd", "--request=class=3", "--config.checkpoint.keep_ids=false"], "a comparison names its request"),
     (["--methods=retrain", "--request=class=3", "--config.forget.schedule=steps"], "forget.schedule: give --schedule"),
   ],
 )

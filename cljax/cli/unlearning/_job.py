@@ -65,10 +65,12 @@ def built_for(job: Job, names: Sequence[str]) -> dict[str, _build.Built]:
 
 
 def purges(job: Job) -> bool:
-  """Whether ``checkpoint.purge_before_deletion`` is asked for."""
+  """Whether ``checkpoint.purge_before_deletion`` is asked for. Raises UsageError where ids are not to be kept."""
   config, _ = _config.Points([], {}, {}, {}).resolve(
     job.file, [*job.overrides, _config.Override("forget.name", job.methods[0])], asked=True
   )
+  if not config["checkpoint"]["keep_ids"]:
+    raise UsageError("checkpoint.keep_ids: got False, but a comparison names its request; launch.train keeps none")
   return config["checkpoint"]["purge_before_deletion"]
 
 
