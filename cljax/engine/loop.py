@@ -268,11 +268,8 @@ def _report_deaths(
 def evaluate(setup: CompiledRun, state: State, hooks: Hooks, partial: bool = False) -> dict:
   """The main score ``[S][T]``: on test rows, the same within the task's classes, and on validation rows where there
   are any; under ``scores`` the same of each other score, under ``evaluations`` what evaluators say after an event."""
-  if partial:
-    blocks = setup.partial
-  else:
-    state.blocks = held_out.remaining(setup, state.event + int(state.ended), state.blocks)
-    blocks = state.blocks[1]
+  state.blocks = held_out.remaining(setup, state.event + int(state.ended), state.blocks)
+  blocks = state.blocks[2 if partial else 1]
   since, brief = time.perf_counter(), partial and state.seconds_per_evaluation < _BRIEF_S
   found = scored(setup, state, hooks, state.learner, setup.evaluation, blocks, brief)
   if partial:
@@ -282,8 +279,8 @@ def evaluate(setup: CompiledRun, state: State, hooks: Hooks, partial: bool = Fal
   def row(name, sums):
     whole, own = (ratio(setup, name, sums[:, :, k]) for k in (0, 1))
     out = {"test": whole[:, :tasks].tolist(), "task": own[:, :tasks].tolist()}
-    if whole.shape[1] > tasks and not partial:  # all of a task's held-out rows may have been deleted
-      out["validation"] = np.where(sums[:, tasks:, 0, 1] == 0, math.nan, whole[:, tasks:]).tolist()
+    if whole.shape[1] > tasks and not partial:
+      out["validation"] = whole[:, tasks:].tolist()
     return out
 
   values = {n: row(n, sums) for n, sums in found.items()}
@@ -293,9 +290,10 @@ def evaluate(setup: CompiledRun, state: State, hooks: Hooks, partial: bool = Fal
 
 
 def ratio(setup: CompiledRun, name: str, sums) -> np.ndarray:
-  """A score from its sums ``[..., 2]``; of no rows 0."""
-  ratios = sums[..., 0] / np.where(sums[..., 1] == 0, 1, sums[..., 1])
-  return setup.parts.objective.scores[name].finish(ratios)
+  """A score from its sums ``[..., 2]``; NaN of no rows, as of a task all of whose rows were deleted."""
+  some = sums[..., 1] != 0
+  found = setup.parts.objective.scores[name].finish(sums[..., 0] / np.where(some, sums[..., 1], 1))
+  return np.where(some, found, math.nan)
 
 
 def scored(setup: CompiledRun, state: State, hooks: Hooks, learner, data, blocks, brief: bool = False):
@@ -349,8 +347,8 @@ def _forget(setup: CompiledRun, state: State, hooks: Hooks, event: Forget) -> No
   half = setup.stream.num_tasks
 
   def share(part):
-    sums = found[:, part].sum(1)  # of no rows there is no score
-    return [float(v) if n else None for v, n in zip(ratio(setup, main, sums), sums[:, 1], strict=True)]
+    values = ratio(setup, main, found[:, part].sum(1))
+    return [None if np.isnan(v) and not n else float(v) for v, n in zip(values, found[:, part, 1].sum(1), strict=True)]
 
   evidence = {"forget": share(slice(0, half)), "retain": share(slice(half, None))}
   gone = np.unique(pairs.index[target])

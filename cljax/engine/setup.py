@@ -329,7 +329,7 @@ def _data(stream, x, y, ids) -> Data:
   return Data(jax.tree.map(jnp.asarray, x), y, as_int(ids), as_int(stream.labels), stream.view.tables)
 
 
-def _few_first(rows, y, limit: int) -> np.ndarray:
+def few_first(rows, y, limit: int) -> np.ndarray:
   """The rows of a task with those in front that a partial evaluation sees: ``limit`` of them, evenly by class."""
   if not limit:
     return rows
@@ -342,7 +342,7 @@ def _evaluation(stream, options: Options):
   test, train = stream.dataset.test, stream.dataset.train
   rows = max(len(test.id), sum(len(v) for v in stream.validation))
   block, limit = min(options.eval_block, max(rows, Options._field_defaults["eval_block"])), options.eval_limit
-  slots = [(t, _few_first(rows, test.y, limit)) for t, rows in enumerate(stream.test)]
+  slots = [(t, few_first(rows, test.y, limit)) for t, rows in enumerate(stream.test)]
   x, y = jax.tree.map(np.asarray, (test.x, test.y))
   count = len(test.id)
   without = [t for t, rows in enumerate(stream.validation) if not len(rows)]
