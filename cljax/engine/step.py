@@ -328,7 +328,7 @@ def build(
       (retain_rows, access.retain_data, "retain", none),
     ):
       hidden = Withheld(f"Request.{label} (Access.{label}_data)")
-      seen.append(rows_of(data, *rows, where.visit, without) if allowed else hidden)
+      seen.append(rows_of(data, rows[0], rows[1], rows[2], where.visit, without) if allowed else hidden)
     request = Request(seen[0], seen[1], named, classes, groups, gone)
     permitted = jnp.asarray(True) if method.permits is None else method.permits(learner, request)
 

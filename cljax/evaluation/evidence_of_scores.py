@@ -122,8 +122,8 @@ def measure(
   against test rows. ``prediction_distance``: the mean over forget rows of the root mean square difference to what the
   reference predicts. ``cka``: of the features of forget rows, to the original. ``relearn_time``: epochs of SGD on
   forget rows until the original's mean loss. A metric is left out where the objective or the model lacks what it needs.
-  Of fewer than four rows to forget the loss attack is NaN, and ``forget_loss``, their mean loss, is there too: it stands
-  beside that of models that learned them (row original) and of those that never did (row retrained).
+  Of fewer than four rows to forget the loss attack is NaN, and ``forget_loss``, their mean loss, is there too, beside
+  that of models that learned them (row original) and of those that never did (row retrained).
   """
   count = len(ours.losses["forget"])
   curves = np.asarray(_relearner(built, relearning_rate, relearning_epochs)(

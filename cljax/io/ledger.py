@@ -101,7 +101,8 @@ def record(
   ``rows [n]`` are positions in ``split``, whose ``id`` and ``group`` are the caller's own keys. ``partly``: those of
   them that another task, which the request does not name, still shows. ``fates {fate: positions}`` says what became of
   each row that is named; what was neither learned nor gone before is deleted by this request too.
-  Without ``keep_ids`` the classes and tasks of the request are counted, not named. ``status="requested"`` says that the disk does not hold it yet; a record without one counts as done.
+  ``status="requested"`` says that the disk does not hold it yet; a record without one counts as done. Without
+  ``keep_ids`` the classes and tasks of the request are counted, not named.
   """
   salt = salt_of(workdir)
   kept = [line for line in read(workdir) if line["event"] != event]
@@ -119,8 +120,8 @@ def record(
     "event": event,
     "at": _now(),
     "request": {
-      "classes": shown(request.classes), "tasks": shown(request.tasks), "ids": len(request.ids), "groups": len(request.groups),
-      "match": request.match, "holds": request.holds,
+      "classes": shown(request.classes), "tasks": shown(request.tasks), "ids": len(request.ids),
+      "groups": len(request.groups), "match": request.match, "holds": request.holds,
     },
     "rows": len(rows),
     "row_hashes": names,

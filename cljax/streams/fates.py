@@ -65,7 +65,8 @@ def deleted_tests(stream, upto: int) -> tuple[np.ndarray, ...]:
   """``[len(stream.test[t])] bool`` for each task: test rows that are training rows themselves (of one id and input, as
   those of ``label_random``), which the Forget events before ``upto`` delete from the task."""
   gone, (train, test) = deleted_pairs(stream, upto), stream.dataset[1:3]
-  out, place = [], {}
+  out: list[np.ndarray] = []
+  place: dict[int, int] = {}
   for rows, mine, tests in zip(stream.train, gone, stream.test, strict=True):
     if mine.any() and not place:
       place = {int(i): at for at, i in enumerate(np.asarray(train.id))}

@@ -69,7 +69,7 @@ def test_it_resumes_with_the_request_given_again_and_no_other(data, tmp_path):
   chunks = []
   with pytest.raises(cljax.Stopped):
     made.run(str(tmp_path), report=chunks.append, stop=lambda: sum(m["kind"] == "event" for m in chunks) > 1)
-  with pytest.raises(cljax.UsageError, match="differing keys: events.*sealed:"):
+  with pytest.raises(cljax.UsageError, match=r"differing keys: events.*sealed:"):
     prepared(data, False, ("wombat",)).run(str(tmp_path))
   with pytest.raises(cljax.UsageError, match="differing keys: events"):
     prepared(data, True).run(str(tmp_path))
@@ -96,7 +96,8 @@ def test_a_launched_run_names_nobody_either(tmp_path, capsys):
   assert capsys.readouterr().out.splitlines()[0] == text.splitlines()[0]
   assert train.main(["train", *fast, asked.replace("1236", "1237")]) == 2
   assert "another configuration; differing keys: stream.forget" in capsys.readouterr().err
-  for main, given in ((analyze.main, ["analyze"]), (forget.main, ["forget", "--request=ids=1", "--method=ssd"])):
+  again = ["forget", "--request=ids=1", "--method=ssd"]
+  for main, given in ((analyze.main, ["analyze"]), (forget.main, again)):
     assert main([*given, f"--workdir={tmp_path}"]) == 2
     assert "keeps no ids" in capsys.readouterr().err
   meta = checkpoint.read_meta(tmp_path / "checkpoints", checkpoint.numbers(tmp_path / "checkpoints")[-1])

@@ -52,8 +52,8 @@ def built_for(job: Job, names: Sequence[str]) -> dict[str, _build.Built]:
   points, out = _config.Points([], {}, {}, {}), {}
   for name in names:
     alike = [_config.Override("forget.schedule", job.schedule)] if name == "retrain" else []
-    given = [*job.overrides, _config.Override("forget.name", name), *alike]
-    config, _ = points.resolve(job.file, given, asked=True)
+    overrides = [*job.overrides, _config.Override("forget.name", name), *alike]
+    config, _ = points.resolve(job.file, overrides, asked=True)
     if config["evaluators"]["names"]:
       given = ", ".join(config["evaluators"]["names"])
       raise UsageError(f"evaluators: got {given}; unlearning is compared without (--config.evaluators=)")

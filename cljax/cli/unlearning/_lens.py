@@ -37,9 +37,9 @@ def lens(original: CompiledRun) -> Lens:
       evidence.METRICS | evidence.ROW_METRICS,
       _stream("accuracy"),
       "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
-      "(half of the oracles against the other half), its marks by regrouping unlearned models and oracles at random. FM "
-      "and HR: training-free recovery of the forgotten labels. Relearn attack: accuracy on held-out forget rows after 20 "
-      "steps on a twentieth of them.",
+      "(half of the oracles against the other half), its marks by regrouping unlearned models and oracles at random. "
+      "FM and HR: training-free recovery of the forgotten labels. Relearn attack: accuracy on held-out forget rows "
+      "after 20 steps on a twentieth of them.",
     )  # fmt: skip
   of, name, better = evidence_of_scores, scores.label(own.main), own.scores[own.main].better
   return Lens(
