@@ -149,21 +149,21 @@ def table(lines: list[dict]) -> str:
   wrong = count(lambda line: line["wrong"])
   commits = ", ".join(f"`{c}` {n}" for c, n in collections.Counter(line["commit"] for line in hits).items())
   found = (
-    "after each kill no file held a row of which the ledger says that it is deleted; at the end of the run that went on "
-    "no file held any deleted row, the ledger named all, and the parameters were those of the run that was let be"
+    "after each kill no file held a row of which the ledger says that it is deleted; at the end of the run that went "
+    "on no file held any deleted row, the ledger named all, and the parameters were those of the run that was let be"
   )
   told = (
     f"Killed {len(hits)} times at random, {count(again)} of them drawn for a second kill while they went on "
     "(`python -m experiments.kill_and_forget`, `experiments/results/kill_and_forget.tsv`; by commit: "
-    f"{commits}): {found if not wrong else f'{wrong} went wrong'}. *In copies* are kills by a copy of the folder before a "
-    f"change of a file; the others are SIGKILLs. In {held} of the {len(kills)} folders of SIGKILLs some file still held "
+    f"{commits}): {found if not wrong else f'{wrong} went wrong'}. *In copies* are kills by a copy of the folder before "
+    f"a change of a file; the others are SIGKILLs. In {held} of the {len(kills)} folders of SIGKILLs some file still held "
     "rows then, which is what the ledger's `requested` says."
   )
   out = [textwrap.fill(told, 120), "", "| method | in copies | drawn again | SIGKILL | wrong |", "| --- " * 5 + "|"]
   for method in METHODS:
     mine = [line for line in hits if line["method"] == method]
-    of = lambda kind, mine=mine: count(lambda line: line["kind"] == kind, mine)
-    cells = of("image"), count(again, mine), of("kill"), count(lambda line: line["wrong"], mine)
+    kinds = collections.Counter(line["kind"] for line in mine)
+    cells = kinds["image"], count(again, mine), kinds["kill"], count(lambda line: line["wrong"], mine)
     out.append(f"| `{method}` | {' | '.join(map(str, cells))} |")
   return "\n".join(out) + "\n"
 

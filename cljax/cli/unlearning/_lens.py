@@ -25,6 +25,14 @@ class Lens(NamedTuple):
   note: str  # what the columns are
 
 
+OF_CLASSES = (
+  "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
+  "(half of the oracles against the other half), its marks by regrouping unlearned models and oracles at random. "
+  "FM and HR: training-free recovery of the forgotten labels. Relearn attack: accuracy on held-out forget rows "
+  "after 20 steps on a twentieth of them."
+)
+
+
 def lens(original: CompiledRun) -> Lens:
   """The one for the objective that ``original`` was trained on; its model is that of plain training."""
   own, model = original.parts.objective, original.model
@@ -35,11 +43,8 @@ def lens(original: CompiledRun) -> Lens:
       lambda ours, reference, before, rows, setup: evidence.measure(ours, reference, before, rows, model),
       evidence.population, evidence.chances, evidence.margins, evidence.sound, evidence.over_forgets,
       evidence.METRICS | evidence.ROW_METRICS,
-      _stream("accuracy"),
-      "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
-      "(half of the oracles against the other half), its marks by regrouping unlearned models and oracles at random. "
-      "FM and HR: training-free recovery of the forgotten labels. Relearn attack: accuracy on held-out forget rows "
-      "after 20 steps on a twentieth of them.",
+      stream_headings("accuracy"),
+      OF_CLASSES,
     )  # fmt: skip
   of, name, better = evidence_of_scores, scores.label(own.main), own.scores[own.main].better
   return Lens(
@@ -47,7 +52,7 @@ def lens(original: CompiledRun) -> Lens:
     of.answers, of.measure, of.population, of.chances, of.margins, of.sound,
     lambda after, oracles, rows: of.over_forgets(after, oracles, rows, better),
     of.headings(own.main) | of.ROW_METRICS,
-    _stream(own.main),
+    stream_headings(own.main),
     f"The score is {name}, of which {better} is better. The gap is its mean distance to the retrained models over "
     "forget, retain and test rows; the prediction distance a root mean square over forget rows. MIA, KLoM (nats, its "
     "floor in the row retrained: half of the oracles against the other half; its marks by regrouping unlearned models "
@@ -55,7 +60,7 @@ def lens(original: CompiledRun) -> Lens:
   )  # fmt: skip
 
 
-def _stream(main: str) -> dict[str, str]:
+def stream_headings(main: str) -> dict[str, str]:
   unit, percent = scores.unit(main, " "), main == scores.ACCURACY
   name = scores.label(main)
   return {
