@@ -152,11 +152,12 @@ def table(lines: list[dict]) -> str:
     "after each kill no file held a row of which the ledger says that it is deleted; at the end of the run that went "
     "on no file held any deleted row, the ledger named all, and the parameters were those of the run that was let be"
   )
+  ended = found if not wrong else f"{wrong} went wrong"
   told = (
     f"Killed {len(hits)} times at random, {count(again)} of them drawn for a second kill while they went on "
     "(`python -m experiments.kill_and_forget`, `experiments/results/kill_and_forget.tsv`; by commit: "
-    f"{commits}): {found if not wrong else f'{wrong} went wrong'}. *In copies* are kills by a copy of the folder before "
-    f"a change of a file; the others are SIGKILLs. In {held} of the {len(kills)} folders of SIGKILLs some file still held "
+    f"{commits}): {ended}. *In copies* are kills by a copy of the folder before a change of a file; the others are "
+    f"SIGKILLs. In {held} of the {len(kills)} folders of SIGKILLs some file still held "
     "rows then, which is what the ledger's `requested` says."
   )
   out = [textwrap.fill(told, 120), "", "| method | in copies | drawn again | SIGKILL | wrong |", "| --- " * 5 + "|"]

@@ -84,8 +84,8 @@ def test_it_resumes_with_the_request_given_again_and_no_other(data, tmp_path):
 
 
 def test_a_launched_run_names_nobody_either(tmp_path, capsys):
-  fast = ["--config=experiments/forget_digits.py", "--config.train.epochs=1", "--config.model.hidden=(8,)",
-          "--seeds=1", "--compilation_cache=", f"--workdir={tmp_path}", "--config.checkpoint.keep_ids=false"]  # fmt: skip
+  fast = ["--config=experiments/forget_digits.py", "--config.train.epochs=1", "--config.model.hidden=(8,)", "--seeds=1",
+          "--compilation_cache=", f"--workdir={tmp_path}", "--config.checkpoint.keep_ids=false"]  # fmt: skip
   asked = "--config.stream.forget=2:class=3 + ids=1234; 5:ids=1011-1013,1236"
   words = ["class=3", "1234", "1011", "1236"]
   assert train.main(["train", *fast, asked]) == 0
