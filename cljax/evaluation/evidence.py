@@ -19,6 +19,7 @@ from cljax.core.types import Forget, Learn, UsageError
 from cljax.engine.setup import CompiledRun
 from cljax.metrics import unlearning as metrics
 from cljax.metrics.unlearning.klom import klom_chance
+from cljax.streams.fates import deleted_tests
 
 SIDES = ("forget", "retain", "test")
 # name -> (heading, True where more is better, False where less is, None where the target is the reference)
@@ -99,16 +100,21 @@ def sides(stream, request: Forget, most: int = 2000, classes: bool = True) -> Si
   pairs = [
     np.stack([rows, np.full(len(rows), t)], 1) for t, rows in ((t, np.asarray(stream.train[t])) for t in learned)
   ]
-  tests = [np.stack([rows, np.full(len(rows), t)], 1) for t, rows in ((t, np.asarray(stream.test[t])) for t in learned)]
+  learning = tuple(e for e in stream.events if isinstance(e, Learn))
+  after = stream._replace(events=(*learning, request))
+  theirs = deleted_tests(after, len(after.events))  # test rows that are what is to be forgotten
+  left = [(t, np.asarray(stream.test[t])[~theirs[t]]) for t in learned]
+  tests = [np.stack([rows, np.full(len(rows), t)], 1) for t, rows in left]
   train_pairs, test_pairs = np.concatenate(pairs), np.concatenate(tests)
   forget, retain = train_pairs[gone], train_pairs[~gone]
   if not len(forget) or not len(retain):
     raise UsageError("request: expected rows that were learned, and others to keep")
   retain = retain[np.linspace(0, len(retain) - 1, min(most, len(retain))).astype(int)]
-  learning = tuple(e for e in stream.events if isinstance(e, Learn))
+  if not len(test_pairs):
+    raise UsageError("request: names every row that is tested on; expected others to measure on")
   whole = np.zeros(len(test_pairs), bool)
   if stream.dataset.has_classes:
-    labels = streams.forgotten_classes(stream._replace(events=(*learning, request)), len(learning) + 1)
+    labels = streams.forgotten_classes(after, len(after.events))
     whole = labels[stream.labels[test_pairs[:, 1], np.asarray(test.y)[test_pairs[:, 0]]]]
   chosen = {"forget": (split, forget), "retain": (split, retain), "test": (test, test_pairs[~whole])}
   if whole.any() and not whole.all():
