@@ -98,6 +98,11 @@ def compared(original, retrained):
 def test_a_table_that_can_tell_nothing_says_so():
   three = np.asarray([0.5, 0.6, 0.7])
   nothing = "can not tell forgetting from nothing"
+  alike = compared(three, three + 0.01)  # the CKA of a model with itself is 1, whatever it forgot
+  values = {n: {**v, "cka": np.ones(3) if n == "original" else 0.9 * np.ones(3)} for n, v in alike.values.items()}
+  alike = alike._replace(values=values, headings={**alike.headings, "cka": "CKA"})
+  assert "1.00 ± 0.00 *" in _table.render(alike, "ids=1", stream=False)
+  assert nothing in _table.render(alike, "ids=1", stream=False)
   assert nothing in _table.render(compared(three, three + 0.01), "ids=1", stream=False)
   assert nothing not in _table.render(compared(three + 2, three), "ids=1", stream=False)
   assert "Marks need 3 seeds" in _table.render(compared(three[:1], three[:1]), "ids=1", stream=False)

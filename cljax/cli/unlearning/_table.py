@@ -79,10 +79,10 @@ def notes(compared, stream: bool) -> list[str]:
   seeds = max((len(v) for v in compared.values["retrained"].values() if np.ndim(v)), default=0)
   if seeds < evidence.LEAST:
     out.append(f"Marks need {evidence.LEAST} seeds or more; here there are none, whatever the numbers.")
-  elif "original" in compared.values and not marks(compared, "original")[0]:
+  elif "original" in compared.values and not set(marks(compared, "original")[0]) - {"cka"}:
     out.append(
       "This table can not tell forgetting from nothing: the original models, which forgot nothing, lie within the "
-      "floor on every number. More seeds, or a request for more rows, may."
+      "floor on every number but the CKA, which compares them with themselves. More seeds, or a request for more rows, may."
     )
   rows = f"{context['rows_to_forget']} rows to forget"
   if stream:
