@@ -82,7 +82,8 @@ def notes(compared, stream: bool) -> list[str]:
   elif "original" in compared.values and not set(marks(compared, "original")[0]) - {"cka"}:
     out.append(
       "This table can not tell forgetting from nothing: the original models, which forgot nothing, lie within the "
-      "floor on every number but the CKA, which compares them with themselves. More seeds, or a request for more rows, may."
+      "floor on every number but the CKA, which compares them with themselves. More seeds, or a request for more rows, "
+      "may."
     )
   rows = f"{context['rows_to_forget']} rows to forget"
   if stream:
