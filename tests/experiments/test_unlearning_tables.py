@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cljax.io import files
-from experiments import kill_and_forget, unlearning_tables
+from experiments import kill_and_forget, stay_gone, unlearning_tables
 
 
 @pytest.mark.parametrize("path", sorted(unlearning_tables.FOLDER.glob("*.json")), ids=lambda p: p.stem)
@@ -22,3 +22,19 @@ def test_the_count_of_kills_goes_on_from_the_record():
   assert held.strip() == kill_and_forget.table(lines).strip()
   left = kill_and_forget.shared({"er": [9, 5, 1], "derpp": [2, 6]}, 3)
   assert left == {"er": [5, 1], "derpp": [2]}
+
+
+def test_what_every_method_forgot_stays_so():
+  """Of each that answers requests, as measured: what was forgotten by half at least does not come back by another
+  request, and nothing is left when more was learned."""
+  rows = stay_gone.read()
+  assert set(rows) == set(stay_gone.asked())
+  page = stay_gone.PAGE.read_text()
+  assert page.partition(stay_gone.BEGIN)[2].partition(stay_gone.END)[0].strip() == stay_gone.table(rows).strip()
+  numbers = lambda row: {k: float(v) for k, v in row.items() if k.startswith("gone")}
+  measured = {name: numbers(row) for name, row in rows.items() if row["gone_learned"]}
+  assert set(rows) - set(measured) == {"streaming"}  # it diverges by its defaults
+  for name, gone in measured.items():
+    assert gone["gone_later"] <= 2, name
+    if gone["gone_first"] <= 50:
+      assert gone["gone_second"] <= gone["gone_first"] + 2, name
