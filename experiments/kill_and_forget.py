@@ -1,38 +1,49 @@
 """Kills runs that forget and purge at random moments, and looks for the deleted rows in every file they leave.
 
-``python -m experiments.kill_and_forget --images=1000 --kills=50 --out=FILE``
+``python -m experiments.kill_and_forget --images=1000 --kills=50`` goes on from what was recorded, ``--most=30`` with so
+many trials at most.
 
 Two kinds of kill. An *image* is a copy of the folder made inside the process before a random change of a file
 (``experiments/_crash_images.py``); half of them are killed once more while they go on. A *kill* is SIGKILL to a process
 at a random moment after its first request was met. After each the ledger must be true: no file holds a row of which it
 says that it is deleted; and after the run has gone on to its end no file holds any deleted row, the ledger names all,
-and the parameters are those of the run that was let be. One JSON line a trial goes to ``--out``; the same command goes
-on where it was stopped. Exits with code 1 where a trial went wrong.
+and the parameters are those of the run that was let be. ``experiments/results/kill_and_forget.tsv`` has a line for each
+trial, with the commit that was tried; it is written after each, and the same command goes on where it was stopped. The
+table of ``docs/deletion.md`` is made from it. Exits with code 1 where a trial went wrong.
 """
 
 from __future__ import annotations
 
-import json
+import collections
+import csv
+import io
 import pathlib
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 
 import jax
 from absl import app, flags
 
+from cljax.io import files
 from experiments import _planted
 from experiments._crash_images import Images, copy
 from experiments._kill import kill_after
+from experiments._proof_records import ROOT
 
+FILE = pathlib.Path(ROOT) / "experiments" / "results" / "kill_and_forget.tsv"
+PAGE = pathlib.Path(ROOT) / "docs" / "deletion.md"
+BEGIN, END = "<!-- kills: begin -->", "<!-- kills: end -->"
+FIELDS = ("trial", "kind", "method", "at", "of", "again", "files_with_rows", "wrong", "commit")
 METHODS = {"er": {"capacity": 24}, "derpp": {"capacity": 24}, "unified": {"capacity": 24}, "retrain": {}}
 
 _IMAGES = flags.DEFINE_integer("images", 1000, "kills by copies of the folder", lower_bound=0)
 _KILLS = flags.DEFINE_integer("kills", 50, "kills by SIGKILL", lower_bound=0)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the moments")
-_OUT = flags.DEFINE_string("out", "kill_and_forget.jsonl", "a line for each trial; continued where it exists")
+_MOST = flags.DEFINE_integer("most", 0, "trials of this call, at most (0: all that are left)", lower_bound=0)
 _WORKER = flags.DEFINE_string("worker", "", "only run, in this folder, and print the digest")
 _METHOD = flags.DEFINE_string("method", "er", "method of a worker")
 
@@ -100,9 +111,62 @@ def of_kills(method: str, trials: list[int], write) -> None:
       hit = killed(method, folder, delay)
       left = sorted(_planted.holders(folder, stream, _planted.asked_ids(stream)))
       wrong = _planted.untrue(folder, stream) or judged(folder, stream, run.run(folder), whole)
-      write({"trial": trial, "kind": "kill" if hit else "ended before", "method": method, "at": delay,
-             "files": len(left), "wrong": wrong})  # fmt: skip
+      write({"trial": trial, "kind": "kill" if hit else "ended before", "method": method, "at": f"{delay:.3f}",
+             "files_with_rows": len(left), "wrong": wrong})  # fmt: skip
       shutil.rmtree(folder)
+
+
+def commit() -> str:
+  """The commit that is tried, with a plus where the tree has more than it."""
+  of = lambda *command: subprocess.run(["git", *command], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+  changed = [line for line in of("status", "--porcelain").splitlines() if "experiments/results/" not in line]
+  return of("rev-parse", "--short=10", "HEAD").strip() + ("+" if changed else "")
+
+
+def read() -> list[dict]:
+  return list(csv.DictReader(io.StringIO(FILE.read_text()), delimiter="\t")) if FILE.exists() else []
+
+
+def save(lines: list[dict]) -> None:
+  """The record, and the table of the docs."""
+  text = io.StringIO()
+  writer = csv.DictWriter(text, FIELDS, delimiter="\t", lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(sorted(lines, key=lambda line: int(line["trial"])))
+  files.write_text(FILE, text.getvalue())
+  page = PAGE.read_text()
+  if BEGIN in page:
+    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
+    files.write_text(PAGE, f"{before}{BEGIN}\n{table(lines)}{END}{after}")
+
+
+def table(lines: list[dict]) -> str:
+  hits = [line for line in lines if line["kind"] != "ended before"]
+  count = lambda of, among=hits: sum(bool(of(line)) for line in among)
+  kills = [line for line in hits if line["kind"] == "kill"]
+  again = lambda line: line["kind"] == "image" and int(line["again"] or 0) > 0
+  held = count(lambda line: int(line["files_with_rows"] or 0) > 0, kills)
+  wrong = count(lambda line: line["wrong"])
+  commits = ", ".join(f"`{c}` {n}" for c, n in collections.Counter(line["commit"] for line in hits).items())
+  found = (
+    "after each kill no file held a row of which the ledger says that it is deleted; at the end of the run that went "
+    "on no file held any deleted row, the ledger named all, and the parameters were those of the run that was let be"
+  )
+  ended = found if not wrong else f"{wrong} went wrong"
+  told = (
+    f"Killed {len(hits)} times at random, {count(again)} of them drawn for a second kill while they went on "
+    "(`python -m experiments.kill_and_forget`, `experiments/results/kill_and_forget.tsv`; by commit: "
+    f"{commits}): {ended}. *In copies* are kills by a copy of the folder before a change of a file; the others are "
+    f"SIGKILLs. In {held} of the {len(kills)} folders of SIGKILLs some file still held "
+    "rows then, which is what the ledger's `requested` says."
+  )
+  out = [textwrap.fill(told, 120), "", "| method | in copies | drawn again | SIGKILL | wrong |", "| --- " * 5 + "|"]
+  for method in METHODS:
+    mine = [line for line in hits if line["method"] == method]
+    kinds = collections.Counter(line["kind"] for line in mine)
+    cells = kinds["image"], count(again, mine), kinds["kill"], count(lambda line: line["wrong"], mine)
+    out.append(f"| `{method}` | {' | '.join(map(str, cells))} |")
+  return "\n".join(out) + "\n"
 
 
 def main(argv) -> None:
@@ -110,28 +174,30 @@ def main(argv) -> None:
   if _WORKER.value:
     prepared(_METHOD.value).run(_WORKER.value)
     return
-  out = pathlib.Path(_OUT.value)
-  done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-  did = {line["trial"] for line in done}
+  done, tried = read(), commit()
+  did, left = {int(line["trial"]) for line in done}, _MOST.value or sys.maxsize
 
   def write(line: dict) -> None:
-    done.append(line)
-    with out.open("a") as file:
-      file.write(json.dumps(line) + "\n")
+    done.append({**dict.fromkeys(FIELDS, ""), **line, "commit": tried})
+    save(done)
 
   names = list(METHODS)
   for run, first, last in ((of_images, 0, _IMAGES.value), (of_kills, 10**6, 10**6 + _KILLS.value)):
-    for i, method in enumerate(names):
-      mine = [t for t in range(first + i, last, len(names)) if t not in did]
-      if mine:
-        run(method, mine, write)
-  for kind in ("image", "kill", "ended before"):
-    for method in names:
-      lines = [line for line in done if line["kind"] == kind and line["method"] == method]
-      if lines:
-        print(f"{kind}\t{method}\t{len(lines)} trials\t{sum(bool(line['wrong']) for line in lines)} wrong")
+    mine = {m: [t for t in range(first + i, last, len(names)) if t not in did] for i, m in enumerate(names)}
+    for method, trials in shared(mine, left).items():
+      left -= len(trials)
+      if trials:
+        run(method, trials, write)
+  save(done)
+  print(table(done))
   if any(line["wrong"] for line in done):
     raise SystemExit(1)
+
+
+def shared(trials: dict[str, list[int]], most: int) -> dict[str, list[int]]:
+  """At most so many of the trials, the earliest, whichever method they are of."""
+  first = set(sorted(t for mine in trials.values() for t in mine)[:most])
+  return {method: [t for t in mine if t in first] for method, mine in trials.items()}
 
 
 if __name__ == "__main__":

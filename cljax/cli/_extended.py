@@ -11,7 +11,7 @@ from etils import epath
 
 from cljax import Forget, UsageError
 from cljax.cli import _build, _config, _registered, _workdir
-from cljax.io import checkpoint, files, history
+from cljax.io import checkpoint, files, history, sealing
 from cljax.streams import READS
 
 
@@ -31,6 +31,7 @@ def of(workdir: epath.Path, recall: bool = True) -> dict[str, Any]:
   found = _workdir.read_json(workdir / "config.json")
   if found is None or not isinstance(found.get("seeds"), list) or not isinstance(found.get("stream"), dict):
     raise UsageError(f"workdir: {workdir} {_what(workdir)}")
+  sealing.check_open(found, "it can not be extended, nor can more be forgotten from it by launch.forget")
   if recall:
     _registered.recall(workdir, [found])
   return found

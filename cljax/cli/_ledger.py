@@ -107,7 +107,8 @@ def _of_retrained(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
   """The same of models that never saw the rows (``--oracles``)."""
   if not found:
     return []
-  return [(f"retrained: {key}", shown) for key, shown in _measured({k: found[k] for k in ("forget", "retain")})]
+  by = f" by {found['schedule']}" if "schedule" in found else ""
+  return [(f"retrained{by}: {key}", shown) for key, shown in _measured({k: found[k] for k in ("forget", "retain")})]
 
 
 def _measured(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -79,6 +79,8 @@ def _sweep(argv: Sequence[str], stop: _shared.Stop) -> int:
   os.environ[_environment.LOG_TO] = ",".join(trackers.check(flags.log_to))
   file = _config.read_file(flags.config)
   runs = _plan.plan(file, overrides, _grid.points(flags.grid, flags.methods, file.module), _units.say)
+  if any(not r.built.arguments["options"].checkpoint_keep_ids for r in runs):
+    raise UsageError("checkpoint.keep_ids: got False, but a sweep names its configurations; launch.train keeps none")
   sizes: dict[str, _plan.Size] = {}
 
   def size(folder: str) -> _plan.Size:

@@ -27,7 +27,7 @@ from cljax.cli._progress import Log, Progress
 from cljax.cli.reporting import _plots
 from cljax.engine import mesh
 from cljax.evaluation import results
-from cljax.io import checkpoint, history, owner
+from cljax.io import checkpoint, history, owner, sealing
 
 LEFT = (
   "result.json", "config.json", "metrics.jsonl", *_plots.PICTURES, "checkpoints", "launch.json", history.FILE,
@@ -151,6 +151,8 @@ def _never_began(workdir: epath.Path, error: CljaxError) -> bool:
 def _settle(job: Job, flags, leads: bool) -> tuple[dict, dict | None]:
   """``(the configuration that the workdir holds, its result where it is finished)``."""
   workdir, mine = job.workdir, {**job.built.identity, "seeds": job.seeds}
+  if not job.built.arguments["options"].checkpoint_keep_ids and not job.extends:
+    mine = sealing.config(workdir, mine)
   if job.extends:
     if leads:
       _extended.claim(workdir, mine)

@@ -4,7 +4,9 @@
 --seeds=5 --workdir=DIR``
 
 Trains the original models and a bank of oracles that never saw the rows, lets each method answer, and writes
-``unlearn.json``, ``unlearn.md`` and, for each method, a deletion ledger. A request with positions, such as
+``unlearn.json``, ``unlearn.md`` and, for each method, a deletion ledger. ``--schedule`` says which retraining is meant,
+by 'epochs' (passes over the rows that are left) or 'steps' (as many as there were); ``retrain`` among the methods then
+means the same. A request with positions, such as
 ``'1:class=0; 2:ids=5-9'``, is a stream of requests between the tasks: each method goes through it as a whole.
 """
 
@@ -31,12 +33,16 @@ LEFT += tuple(checkpoint.doomed(name) for name in TRAINED)
 def _unlearning(argv: Sequence[str], stop: _shared.Stop) -> int:
   """The program, with errors as exceptions; returns the exit code."""
   flags = _shared.common_flags()
+  retraining = list(methods.lookup("retrain").options["schedule"].choices or ())
   absl_flags.DEFINE_list("methods", [], "Methods to compare; all that answer requests by default.", flag_values=flags)
   absl_flags.DEFINE_list("method", [], "The same, for one.", flag_values=flags)
   absl_flags.DEFINE_string("request", "", "What to forget: 'class=3', 'ids=1-9', 'group=2&class=3'.", flag_values=flags)
   absl_flags.DEFINE_integer("oracles", 20, "Retrained models in the bank.", lower_bound=0, flag_values=flags)
+  absl_flags.DEFINE_enum("schedule", "epochs", retraining, "What is repeated in retraining.", flag_values=flags)
   absl_flags.DEFINE_integer("shadows", 0, "Shadow models for U-LiRA; 0 for none.", lower_bound=0, flag_values=flags)
   overrides = _shared.parse(argv, flags, __doc__ or "")
+  if any(o.key == "forget.schedule" for o in overrides):
+    raise UsageError("forget.schedule: give --schedule, by which all models that are compared with are retrained too")
   seeds = _values.parse_seeds(flags.seeds)
   file = _config.read_file(flags.config)
   names = [*flags.methods, *flags.method] or default_methods()
@@ -54,16 +60,20 @@ def _unlearning(argv: Sequence[str], stop: _shared.Stop) -> int:
     "oracles": flags.oracles,
   }
   asked |= {"shadows": flags.shadows} if flags.shadows else {}
+  asked |= {"schedule": flags.schedule} if flags.schedule != "epochs" else {}
   whole = re.match(r"\s*[0-9]+\s*:", flags.request) is not None  # class names may hold colons
   request = streams.parse_forget(flags.request) if whole else streams.parse_request(flags.request)
+  say = lambda text: print(text, file=sys.stderr, flush=True)
+  job = _job.Job(
+    file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop, flags.schedule
+  )
+  purges = _job.purges(job)
   with owner.holding(os.fspath(workdir)):
     _workdir.claim(workdir, LEFT[0], asked, flags.overwrite, LEFT)
     _environment.quiet()
     _environment.use_compilation_cache(flags.compilation_cache)
-    say = lambda text: print(text, file=sys.stderr, flush=True)
     where = f"results: {workdir} (unlearn.md, unlearn.json); the same command shows them again"
-    job = _job.Job(file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop)
-    purges, told = _job.purges(job), _workdir.read_json(workdir / "unlearn.json") or {}
+    told = _workdir.read_json(workdir / "unlearn.json") or {}
     if purges and set(told.get("values", ())) >= set(names) and "table" in told:  # what it was made from is gone
       _purge(workdir, say)
       print(told["table"])

@@ -65,6 +65,8 @@ class Method(NamedTuple):
   after_forget (learner, before) -> learner: what is kept as a copy of the parameters follows an edit of them;
               ``before`` are the parameters before it (anchors of ``cljax.regularizers`` follow by themselves)
   predict     (key, learner, x, task) -> logits; None: the model's
+  replay      what is repeated where the access is to the prefix: 'steps', the same batches with the deleted rows at
+              weight 0, or 'epochs', the passes over the rows that are left
   """
 
   model: Model | None = None
@@ -86,6 +88,7 @@ class Method(NamedTuple):
   scrub: Callable | None = None
   after_forget: Callable | None = None
   predict: Callable | None = None
+  replay: str = "steps"
   access: Access = Access()
 
 
@@ -238,5 +241,6 @@ def compose(**methods: Method) -> Method:
     scrub=scrub if any(m.scrub is not None for m in methods.values()) else None,
     after_forget=after_forget if any(m.after_forget is not None for m in methods.values()) else None,
     predict=owned("predict"),
+    replay=next((m.replay for m in methods.values() if m.replay != "steps"), "steps"),
     access=union_access(m.access for m in methods.values()),
   )

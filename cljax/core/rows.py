@@ -10,6 +10,15 @@ import jax.numpy as jnp
 from cljax.core.types import Batch, Rows, UsageError, rows_from_arrays
 
 
+def among_the_others(batch, gone):
+  """The batch whose softmax leaves out the classes that are ``gone [C]`` bool (None: it stays as it is): what is asked
+  for its rows then brings none of them back."""
+  if gone is None:
+    return batch
+  left = jnp.broadcast_to(~jnp.asarray(gone), (*batch.weight.shape, len(gone)))
+  return batch._replace(class_mask=left if batch.class_mask is None else batch.class_mask & left)
+
+
 def random(key, rows: Rows, size: int) -> Batch:
   """``size`` rows drawn uniformly with replacement (weight 0 where the set is empty)."""
   return _at(rows, jax.random.randint(key, (size,), 0, jnp.maximum(rows.count, 1)))

@@ -1,4 +1,4 @@
-"""Evaluation without the held-out rows that requests have named."""
+"""Evaluation without the rows that requests have named: held-out rows, and test rows that are training rows."""
 
 from __future__ import annotations
 
@@ -6,25 +6,35 @@ import numpy as np
 
 from cljax.core.types import Forget
 from cljax.engine import programs as prog
-from cljax.engine.setup import CompiledRun
-from cljax.streams.fates import deleted_held
+from cljax.engine.setup import CompiledRun, few_first
+from cljax.streams.fates import deleted_held, deleted_tests
 
 
 def remaining(setup: CompiledRun, upto: int, known: tuple) -> tuple:
-  """``(last, blocks)``: the blocks of a whole evaluation, where held-out rows that the Forget events before ``upto``
-  name weigh nothing, and the last of these events; ``known`` if that is it. A validation slot has its blocks in the
-  order of its rows."""
-  events = setup.stream.events[:upto]
+  """``(last, whole, partial)``: the blocks of a whole and of a partial evaluation, where rows that the Forget events
+  before ``upto`` name weigh nothing, and the last of these events; ``known`` if that is it. A slot has its blocks in
+  the order of its rows."""
+  stream, events = setup.stream, setup.stream.events[:upto]
   last = max((i for i, event in enumerate(events) if isinstance(event, Forget)), default=-1)
   if known and known[0] == last:
     return known
-  gone, tasks = deleted_held(setup.stream, upto), setup.stream.num_tasks
-  if last < 0 or len(setup.blocks.totals) == tasks or not any(part.any() for part in gone):
-    return last, setup.blocks
-  weight = np.array(setup.blocks.weight)
+  if last < 0:
+    return last, setup.blocks, setup.partial
+  gone, limit = [], setup.options.eval_limit
+  for rows, mine in zip(stream.test, deleted_tests(stream, upto), strict=True):
+    gone.append(mine[few_first(np.arange(len(rows)), stream.dataset.test.y[rows], limit)] if limit else mine)
+  if len(setup.blocks.totals) > stream.num_tasks:
+    gone += deleted_held(stream, upto)
+  return last, *(_without(blocks, gone, setup) for blocks in (setup.blocks, setup.partial))
+
+
+def _without(blocks, gone, setup: CompiledRun):
+  """The blocks with weight 0 for the rows ``gone`` of each slot."""
+  if not any(part.any() for part in gone):
+    return blocks
+  weight = np.array(blocks.weight)
   left = [iter(~part) for part in gone]
-  for block, slot in enumerate(setup.blocks.slot):
-    if slot >= tasks:
-      for place in np.flatnonzero(weight[block]):
-        weight[block, place] = next(left[slot - tasks])
-  return last, setup.blocks._replace(weight=prog.replicate(weight, setup.members))
+  for block, slot in enumerate(blocks.slot):
+    for place in np.flatnonzero(weight[block]):
+      weight[block, place] = next(left[slot])
+  return blocks._replace(weight=prog.replicate(weight, setup.members))

@@ -132,14 +132,15 @@ def judged(setup: CompiledRun, state: State):
 def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Replay | None = None):
   """One Learn event; returns ``(learner, alive)``. It advances ``state`` and saves; unless it replays, it evaluates."""
   event, options, programs = setup.stream.events[at], setup.options, setup.programs
-  plan = schedule.schedule(setup.stream, learned_before(setup, at), at, event.task, setup.trains_on, setup.recipe)
+  deleted = deleted_pairs(setup.stream, at if replay is None else state.event + 1)
+  course = _course(setup, at, None if replay is None else deleted)
+  plan = course.plan
   if replay is None:
     learner, alive, done, first = state.learner, state.alive, state.step, state.total - state.step
   else:
     learner, alive, done, first = replay.learner, replay.alive, replay.done, replay.start
-  deleted = deleted_pairs(setup.stream, at if replay is None else state.event + 1)
-  gone = plan.pairs.select(deleted)
-  where = where_in_stream(setup, at, first, plan.steps)
+  gone = np.zeros(len(plan.pairs.index), bool) if course.thin else plan.pairs.select(deleted)
+  where = where_in_stream(setup, at, first, plan.steps, course.total, course.never)
   rows = boundary_arguments(setup, deleted, event.task, where)
   if done == 0 and programs.start_task is not None:
     learner = _wait(programs.start_task(setup.hyper, learner, alive, rows), hooks, state, setup)
@@ -180,6 +181,27 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
     with setup.clock.timed("train"):
       learner = _wait(programs.end_task(setup.hyper, learner, alive, rows), hooks, state, setup)
   return learner, alive
+
+
+class Course(NamedTuple):
+  """How a Learn event is trained: its schedule; whether that is of the rows that are left alone (``thin``), and then
+  the steps of the whole stream and the tasks that lack all rows."""
+
+  plan: schedule.Schedule
+  thin: bool = False
+  total: int | None = None
+  never: tuple = ()
+
+
+def _course(setup: CompiledRun, at: int, deleted=None) -> Course:
+  """The course of the Learn event ``at``; of its replay without the pairs ``deleted``, as the method asks for."""
+  stream, thin = setup.stream, deleted is not None and setup.parts.method.replay == "epochs"
+  if thin:
+    stream = schedule.thinned(stream, deleted)
+  never = tuple(t for t, rows in enumerate(stream.train) if thin and not len(rows))
+  learned = [t for t in learned_before(setup, at) if t not in never]
+  plan = schedule.schedule(stream, learned, at, stream.events[at].task, setup.trains_on, setup.recipe)
+  return Course(plan, thin, schedule.total_steps(stream, setup.trains_on, setup.recipe) if thin else None, never)
 
 
 def _next_count(options, state: State, steps: int, done: int, capacity: int, replays: bool) -> int:
@@ -246,11 +268,8 @@ def _report_deaths(
 def evaluate(setup: CompiledRun, state: State, hooks: Hooks, partial: bool = False) -> dict:
   """The main score ``[S][T]``: on test rows, the same within the task's classes, and on validation rows where there
   are any; under ``scores`` the same of each other score, under ``evaluations`` what evaluators say after an event."""
-  if partial:
-    blocks = setup.partial
-  else:
-    state.blocks = held_out.remaining(setup, state.event + int(state.ended), state.blocks)
-    blocks = state.blocks[1]
+  state.blocks = held_out.remaining(setup, state.event + int(state.ended), state.blocks)
+  blocks = state.blocks[2 if partial else 1]
   since, brief = time.perf_counter(), partial and state.seconds_per_evaluation < _BRIEF_S
   found = scored(setup, state, hooks, state.learner, setup.evaluation, blocks, brief)
   if partial:
@@ -260,8 +279,8 @@ def evaluate(setup: CompiledRun, state: State, hooks: Hooks, partial: bool = Fal
   def row(name, sums):
     whole, own = (ratio(setup, name, sums[:, :, k]) for k in (0, 1))
     out = {"test": whole[:, :tasks].tolist(), "task": own[:, :tasks].tolist()}
-    if whole.shape[1] > tasks and not partial:  # all of a task's held-out rows may have been deleted
-      out["validation"] = np.where(sums[:, tasks:, 0, 1] == 0, math.nan, whole[:, tasks:]).tolist()
+    if whole.shape[1] > tasks and not partial:
+      out["validation"] = whole[:, tasks:].tolist()
     return out
 
   values = {n: row(n, sums) for n, sums in found.items()}
@@ -271,9 +290,10 @@ def evaluate(setup: CompiledRun, state: State, hooks: Hooks, partial: bool = Fal
 
 
 def ratio(setup: CompiledRun, name: str, sums) -> np.ndarray:
-  """A score from its sums ``[..., 2]``; of no rows 0."""
-  ratios = sums[..., 0] / np.where(sums[..., 1] == 0, 1, sums[..., 1])
-  return setup.parts.objective.scores[name].finish(ratios)
+  """A score from its sums ``[..., 2]``; NaN of no rows, as of a task all of whose rows were deleted."""
+  some = sums[..., 1] != 0
+  found = setup.parts.objective.scores[name].finish(sums[..., 0] / np.where(some, sums[..., 1], 1))
+  return np.where(some, found, math.nan)
 
 
 def scored(setup: CompiledRun, state: State, hooks: Hooks, learner, data, blocks, brief: bool = False):
@@ -327,8 +347,8 @@ def _forget(setup: CompiledRun, state: State, hooks: Hooks, event: Forget) -> No
   half = setup.stream.num_tasks
 
   def share(part):
-    sums = found[:, part].sum(1)  # of no rows there is no score
-    return [float(v) if n else None for v, n in zip(ratio(setup, main, sums), sums[:, 1], strict=True)]
+    values = ratio(setup, main, found[:, part].sum(1))
+    return [None if np.isnan(v) and not n else float(v) for v, n in zip(values, found[:, part, 1].sum(1), strict=True)]
 
   evidence = {"forget": share(slice(0, half)), "retain": share(slice(half, None))}
   gone = np.unique(pairs.index[target])
@@ -344,14 +364,17 @@ def _forget(setup: CompiledRun, state: State, hooks: Hooks, event: Forget) -> No
 
 def _retrain(setup: CompiledRun, state: State, hooks: Hooks):
   """Exact retraining: ``(learner, alive)`` after all Learn events so far, from the start, without the deleted rows; or
-  from where a replay that was stopped had come."""
+  from where a replay that was stopped had come. By epochs, a task that has no row left is not learned."""
   replay = state.replay or Replay(initial_learner(setup), all_alive(setup))
+  deleted = deleted_pairs(setup.stream, state.event + 1)
   for at, event in enumerate(setup.stream.events[: state.event]):
     if isinstance(event, Learn) and at >= replay.at:
+      course = _course(setup, at, deleted)
+      if event.task in course.never:
+        continue
       state.replay = replay = replay._replace(at=at)
       learner, alive = _learn(setup, state, hooks, at, replay)
-      plan = schedule.schedule(setup.stream, learned_before(setup, at), at, event.task, setup.trains_on, setup.recipe)
-      replay = Replay(learner, alive, start=replay.start + plan.steps)
+      replay = Replay(learner, alive, start=replay.start + course.plan.steps)
   return replay.learner, replay.alive
 
 

@@ -17,7 +17,7 @@ from cljax.engine import programs as prog
 from cljax.engine.loop import Hooks, State, all_alive, begin
 from cljax.engine.program_arguments import init_arguments
 from cljax.engine.setup import CompiledRun
-from cljax.io import checkpoint, history, identity, owner
+from cljax.io import checkpoint, history, identity, owner, sealing
 
 
 class Prepared(NamedTuple):
@@ -57,7 +57,7 @@ class Prepared(NamedTuple):
     if extend and not workdir:
       raise UsageError("extend: got no workdir; expected the folder of the run that is to be extended")
     writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
-    config = self.whole_config() if writer else {}
+    config = self.whole_config(workdir) if writer else {}
     waiting = (lambda: False) if meshes.is_multi_process(mesh) else asked
     hooks = Hooks(lambda state: None, report, lambda: meshes.anywhere(asked(), mesh), lambda *_: None, waiting)
     state = self.found(writer, workdir, config, hooks, extend) if writer else None
@@ -73,9 +73,15 @@ class Prepared(NamedTuple):
         writer.close()
     return self.result(state)
 
-  def whole_config(self) -> dict:
-    """The configuration that checkpoints hold, with what the run began with."""
-    return {**self.config(), **({"begun": self.begun} if self.begun else {})}
+  def whole_config(self, workdir=None) -> dict:
+    """The configuration that checkpoints hold, with what the run began with; in a ``workdir`` whose run keeps no ids,
+    sealed."""
+    whole = {**self.config(), **({"begun": self.begun} if self.begun else {})}
+    if self.setup.options.checkpoint_keep_ids or not workdir:
+      return whole
+    if meshes.is_multi_process(self.setup.members.mesh):
+      raise UsageError("checkpoint.keep_ids: got False, with which one process trains; the mesh is of several")
+    return sealing.config(workdir, whole)
 
   def others(self) -> dict[int, Callable]:
     """``{event: () -> the setup of the method that answers it}``, one setup for each method, made when it is asked
@@ -92,11 +98,14 @@ class Prepared(NamedTuple):
 
     return {e: functools.partial(made, answer) for e, answer in self.by_event.items()}
 
-  def stage(self, what: str, first: int, config: Mapping) -> dict:
+  def stage(self, what: str, first: int, config: Mapping, workdir) -> dict:
     """The record of a stage of this run, for the history of its workdir."""
     names = {e: self.by_event.get(e, (self.answers,))[0] for e, event in enumerate(self.setup.stream.events)
              if isinstance(event, Forget)}  # fmt: skip
-    return history.stage(self.setup.stream, config, what, first, names)
+    record = history.stage(self.setup.stream, config, what, first, names)
+    if not self.setup.options.checkpoint_keep_ids:
+      record["events"] = sealing.events(workdir, record["events"])
+    return record
 
   def found(self, writer, workdir, config: dict, hooks: Hooks, extend: bool) -> State | None:
     """The state that the workdir holds, of this run or of a stage of it before; None where it holds none."""
@@ -109,13 +118,17 @@ class Prepared(NamedTuple):
     state = saving.resume(self.setup, writer, config, hooks.report)
     if meshes.is_main_process(self.setup.members.mesh) and (not held or len(held) - 1 not in same):
       # What was announced, but never begun, is no stage.
-      history.write(workdir, held[: same[-1] + 1] if same else [self.stage("begun", 0, config)])
+      history.write(workdir, held[: same[-1] + 1] if same else [self.stage("begun", 0, config, workdir)])
     return state
 
   def extends(self, workdir) -> None:
     """Notes this run in the workdir's history as the one that goes on with what is there; UsageError, with the reason,
     where it does not."""
     directory, config, held = f"{workdir}/checkpoints", self.whole_config(), history.read(workdir)
+    if not self.setup.options.checkpoint_keep_ids:
+      raise UsageError("extend: got it with checkpoint.keep_ids=False; what is extended is known by its requests")
+    for stage in held:
+      sealing.check_open(stage["config"], "it can not be extended")
     numbers = checkpoint.numbers(directory)
     if not numbers:
       raise UsageError(f"extend: {workdir} does not hold any checkpoint; run it without extend first")
@@ -129,7 +142,7 @@ class Prepared(NamedTuple):
     self.check_extends(held[-1], meta)
     if meshes.is_main_process(self.setup.members.mesh):
       what = "forget" if isinstance(self.setup.stream.events[-1], Forget) else "extended"
-      history.write(workdir, [*held, self.stage(what, len(held[-1]["events"]), config)])
+      history.write(workdir, [*held, self.stage(what, len(held[-1]["events"]), config, workdir)])
 
   def check_extends(self, held: Mapping, meta: Mapping) -> Any:
     """The run as it was in the stage ``held``, of which ``meta`` is a checkpoint's; UsageError, with the reason, where

@@ -17,14 +17,19 @@ def learned_before(setup: CompiledRun, upto: int) -> list[int]:
   return [e.task for e in setup.stream.events[:upto] if isinstance(e, Learn)]
 
 
-def where_in_stream(setup: CompiledRun, at: int, start: int, steps: int) -> StreamPosition:
-  """Where event ``at``, of ``steps`` steps from step ``start`` on, stands; a Forget event stands at the task before."""
-  event, learned = setup.stream.events[at], learned_before(setup, at)
+def where_in_stream(
+  setup: CompiledRun, at: int, start: int, steps: int, total: int | None = None, never=()
+) -> StreamPosition:
+  """Where event ``at``, of ``steps`` steps from step ``start`` on, stands; a Forget event stands at the task before.
+
+  ``total`` steps instead of the run's, and tasks that were ``never`` learned: of a stream that lacks their rows.
+  """
+  event, learned = setup.stream.events[at], [t for t in learned_before(setup, at) if t not in never]
   task = event.task if isinstance(event, Learn) else learned[-1]
-  every = [e.task for e in setup.stream.events if isinstance(e, Learn)]
+  every = [e.task for e in setup.stream.events if isinstance(e, Learn) and e.task not in never]
   of = lambda tasks: jnp.asarray(np.isin(np.arange(setup.spec.num_tasks), tasks))
   visit = Visit(jnp.int32(task), of(learned), of(every if setup.trains_on == "all" else [*learned, task]))
-  place = StreamPosition(visit, *(jnp.int32(v) for v in (start, steps, setup.total_steps)))
+  place = StreamPosition(visit, *(jnp.int32(v) for v in (start, steps, setup.total_steps if total is None else total)))
   return prog.replicate(place, setup.members)
 
 

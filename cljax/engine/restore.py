@@ -16,7 +16,7 @@ from cljax.engine import programs as prog
 from cljax.engine.api import method_of, prepare
 from cljax.engine.setup import Member, spec_of
 from cljax.engine.step import build, rescaled
-from cljax.io import checkpoint, files
+from cljax.io import checkpoint, files, sealing
 from cljax.io import history as stages
 
 
@@ -191,6 +191,7 @@ def _growing(given: Mapping[str, Any], held: Mapping[str, Any], config: dict) ->
 def _from_config(config: dict, data_dir, workdir) -> dict:
   """The arguments of ``run`` that a launcher's configuration stands for; of data that have grown since, with the rows
   that the stages of the run in ``workdir`` say it had."""
+  sealing.check_open(config, "its stream can not be rebuilt; give the arguments of cljax.run")
   if not all(isinstance(config.get(section), dict) for section in ("data", "stream", "model", "method")):
     raise UsageError("stream, model: this run was not started by a launcher; give the arguments of cljax.run")
   rest = lambda section, *drop: {k: v for k, v in config[section].items() if k not in ("name", "digest", *drop)}

@@ -30,6 +30,7 @@ def recorder(built: CompiledRun, workdir, method: str) -> Callable:
     params = [prog.fetch(p, built.members) for p in (before, after)]
     if not meshes.is_main_process(built.members.mesh):
       return
+    more["keep_ids"] = built.options.checkpoint_keep_ids
     ledger.record(
       workdir, at, built.stream.events[at], built.stream.dataset.train, rows, method=method,
       exactness=entry.exactness if entry else "", seeds=[m.seed for m in built.population], status=ledger.REQUESTED,

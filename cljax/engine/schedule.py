@@ -72,6 +72,23 @@ def schedule(stream, learned, event: int, task: int, trains_on: str, recipe) -> 
   return Schedule(pairs_of(stream, every), own, 0, size, begun=before, per_pass=sum(map(each, every)))
 
 
+def thinned(stream, gone):
+  """The stream without the pairs ``gone`` (of ``streams.resolve_pairs``), event by event as it was: its schedule has
+  the passes of retraining by epochs."""
+  return stream._replace(train=tuple(np.asarray(r)[~mine] for r, mine in zip(stream.train, gone, strict=True)))
+
+
+def total_steps(stream, trains_on: str, recipe) -> int:
+  """Steps of all Learn events whose task has rows."""
+  learned: list[int] = []
+  total = 0
+  for at, event in enumerate(stream.events):
+    if isinstance(event, Learn) and len(stream.train[event.task]):
+      total += schedule(stream, learned, at, event.task, trains_on, recipe).steps
+      learned.append(event.task)
+  return total
+
+
 @lru_cache(maxsize=512)
 def _order(seed: int, event: int, epoch: int, size: int) -> np.ndarray:
   return np.random.default_rng(np.random.SeedSequence([seed, event, epoch, 0xB47C])).permutation(size).astype(np.int32)

@@ -43,6 +43,7 @@ class Options(NamedTuple):
   chunk_steps: int = 512  # longest scan
   checkpoint_every: int = 0  # steps between checkpoints inside a task (0: after events only)
   checkpoint_purge_before_deletion: bool = False  # after a Forget event no checkpoint from before it stays
+  checkpoint_keep_ids: bool = True  # False: requests are written down as salted hashes alone
   max_interval_s: float = 60.0  # a scan is cut so that it takes at most about this long
   on_divergence: str = "stop"  # 'stop' or 'freeze'
 
@@ -220,6 +221,8 @@ def _check_options(options: Options) -> None:
     raise UsageError(
       f"checkpoint.purge_before_deletion: got {options.checkpoint_purge_before_deletion!r}; expected True or False"
     )
+  if not isinstance(options.checkpoint_keep_ids, bool):
+    raise UsageError(f"checkpoint.keep_ids: got {options.checkpoint_keep_ids!r}; expected True or False")
   least = {
     "eval_every": 0,
     "eval_limit": 0,
@@ -326,7 +329,7 @@ def _data(stream, x, y, ids) -> Data:
   return Data(jax.tree.map(jnp.asarray, x), y, as_int(ids), as_int(stream.labels), stream.view.tables)
 
 
-def _few_first(rows, y, limit: int) -> np.ndarray:
+def few_first(rows, y, limit: int) -> np.ndarray:
   """The rows of a task with those in front that a partial evaluation sees: ``limit`` of them, evenly by class."""
   if not limit:
     return rows
@@ -339,7 +342,7 @@ def _evaluation(stream, options: Options):
   test, train = stream.dataset.test, stream.dataset.train
   rows = max(len(test.id), sum(len(v) for v in stream.validation))
   block, limit = min(options.eval_block, max(rows, Options._field_defaults["eval_block"])), options.eval_limit
-  slots = [(t, _few_first(rows, test.y, limit)) for t, rows in enumerate(stream.test)]
+  slots = [(t, few_first(rows, test.y, limit)) for t, rows in enumerate(stream.test)]
   x, y = jax.tree.map(np.asarray, (test.x, test.y))
   count = len(test.id)
   without = [t for t, rows in enumerate(stream.validation) if not len(rows)]

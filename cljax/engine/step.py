@@ -12,6 +12,7 @@ import optax
 from cljax import regularizers
 from cljax.core import tree
 from cljax.core.method import Method, _keep, _keep_batch
+from cljax.core.rows import among_the_others
 from cljax.core.types import (
   Batch,
   Learner,
@@ -254,14 +255,15 @@ def build(
     learner = Learner(jnp.zeros((), jnp.int32), tree.fold(key, "learner"), params, model_state, tx.init(params), ())
     return learner._replace(method_state=method.init(tree.fold(key, "method"), learner))
 
-  def rows_of(data, index, row_task, count, visit) -> Rows:
+  def rows_of(data, index, row_task, count, visit, gone=None) -> Rows:
+    """Rows of a task or a request; the classes ``gone [C]`` take no part in their softmax."""
     capacity = index.shape[0]
 
     def read(start, size):
       at = start + jnp.arange(size)
       inside = at < count
       at = jnp.minimum(at, capacity - 1)
-      return zero_absent_rows(gather(data, index[at], row_task[at], inside, visit))
+      return zero_absent_rows(among_the_others(gather(data, index[at], row_task[at], inside, visit), gone))
 
     return Rows(capacity, count, lambda start, size: zero_absent_rows(viewed(data.tables, read(start, size))), read)
 
@@ -310,7 +312,8 @@ def build(
   def forget(learner, data, where, forget_rows, retain_rows, named, classes, groups, gone=None):
     """``forget_rows`` and ``retain_rows`` are ``(index, row_task, count)``; undeclared data is withheld.
 
-    Returns ``(learner, permitted)``: whether the method may answer the request (``Method.permits``).
+    Returns ``(learner, permitted)``: whether the method may answer the request (``Method.permits``). Classes that are
+    ``gone`` take no part in the softmax of the rows to forget: no loss of these, rising or falling, brings one back.
     """
     answer = method.forget
     assert answer is not None
@@ -318,12 +321,14 @@ def build(
     # No step lies between requests in a row: each but the first draws by its place among them too.
     key = tree.fold(jnp.where(where.steps > 1, jax.random.fold_in(key, where.steps), key), "forget")
     seen: list[Any] = []
-    for rows, allowed, label in (
-      (forget_rows, access.forget_data, "forget"),
-      (retain_rows, access.retain_data, "retain"),
+    gone_there = gone if spec.objective.classes else None
+    none = None if gone_there is None else jnp.zeros_like(gone_there)  # both sides have masks, or neither
+    for rows, allowed, label, without in (
+      (forget_rows, access.forget_data, "forget", gone_there),
+      (retain_rows, access.retain_data, "retain", none),
     ):
       hidden = Withheld(f"Request.{label} (Access.{label}_data)")
-      seen.append(rows_of(data, rows[0], rows[1], rows[2], where.visit) if allowed else hidden)
+      seen.append(rows_of(data, rows[0], rows[1], rows[2], where.visit, without) if allowed else hidden)
     request = Request(seen[0], seen[1], named, classes, groups, gone)
     permitted = jnp.asarray(True) if method.permits is None else method.permits(learner, request)
 

@@ -6,7 +6,7 @@ The reference of every metric is the model that never saw the rows. No number he
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,8 @@ from cljax.core.judging import judged_classes
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.engine.setup import CompiledRun
 from cljax.metrics import unlearning as metrics
+from cljax.metrics.unlearning.klom import klom_chance
+from cljax.streams.fates import deleted_tests
 
 SIDES = ("forget", "retain", "test")
 # name -> (heading, True where more is better, False where less is, None where the target is the reference)
@@ -98,16 +100,21 @@ def sides(stream, request: Forget, most: int = 2000, classes: bool = True) -> Si
   pairs = [
     np.stack([rows, np.full(len(rows), t)], 1) for t, rows in ((t, np.asarray(stream.train[t])) for t in learned)
   ]
-  tests = [np.stack([rows, np.full(len(rows), t)], 1) for t, rows in ((t, np.asarray(stream.test[t])) for t in learned)]
+  learning = tuple(e for e in stream.events if isinstance(e, Learn))
+  after = stream._replace(events=(*learning, request))
+  theirs = deleted_tests(after, len(after.events))  # test rows that are what is to be forgotten
+  left = [(t, np.asarray(stream.test[t])[~theirs[t]]) for t in learned]
+  tests = [np.stack([rows, np.full(len(rows), t)], 1) for t, rows in left]
   train_pairs, test_pairs = np.concatenate(pairs), np.concatenate(tests)
   forget, retain = train_pairs[gone], train_pairs[~gone]
   if not len(forget) or not len(retain):
     raise UsageError("request: expected rows that were learned, and others to keep")
   retain = retain[np.linspace(0, len(retain) - 1, min(most, len(retain))).astype(int)]
-  learning = tuple(e for e in stream.events if isinstance(e, Learn))
+  if not len(test_pairs):
+    raise UsageError("request: names every row that is tested on; expected others to measure on")
   whole = np.zeros(len(test_pairs), bool)
   if stream.dataset.has_classes:
-    labels = streams.forgotten_classes(stream._replace(events=(*learning, request)), len(learning) + 1)
+    labels = streams.forgotten_classes(after, len(after.events))
     whole = labels[stream.labels[test_pairs[:, 1], np.asarray(test.y)[test_pairs[:, 0]]]]
   chosen = {"forget": (split, forget), "retain": (split, retain), "test": (test, test_pairs[~whole])}
   if whole.any() and not whole.all():
@@ -258,13 +265,28 @@ def _relearner(model, rate: float, epochs: int):
   return jax.jit(lambda members, *rows: jax.lax.map(lambda m: one(*m, *rows), members))
 
 
+KLOM = {"klom_forget": "forget", "klom_retain": "retain"}
+
+
 def population(ours: Answers, oracles: Answers, rows: Sides) -> dict[str, float]:
   """KLoM of M unlearned models against as many oracles, in 8 bins where there are fewer than 50, else 20."""
-  count = min(len(ours.logits["forget"]), len(oracles.logits["forget"]))
-  bins = 20 if count >= 50 else 8
-  margin = lambda a, s: metrics.logit_margin(a.logits[s][:count], rows.y[s])
-  pairs = (("klom_forget", "forget"), ("klom_retain", "retain"))
-  return {name: metrics.klom(margin(ours, s), margin(oracles, s), bins=bins).mean for name, s in pairs}
+  margin = lambda a, s: metrics.logit_margin(a.logits[s], rows.y[s])
+  return {name: of(metrics.klom).mean for name, of in _paired(margin, ours, oracles)}
+
+
+def chances(ours: Answers, oracles: Answers, rows: Sides) -> dict[str, float]:
+  """The chance of as large a number of :func:`population`, were the models retrained ones: members of both are
+  regrouped at random."""
+  margin = lambda a, s: metrics.logit_margin(a.logits[s], rows.y[s])
+  return {name: of(klom_chance) for name, of in _paired(margin, ours, oracles)}
+
+
+def _paired(margin: Callable, ours, oracles):
+  """``(name, of)`` for each number of KLOM; ``of(call)`` is ``call`` on as many members of either side."""
+  for name, side in KLOM.items():
+    a, b = margin(ours, side), margin(oracles, side)
+    count = min(len(a), len(b))
+    yield name, lambda call, a=a, b=b, n=count: call(a[:n], b[:n], bins=20 if n >= 50 else 8)
 
 
 def margins(given: Answers, rows: Sides) -> np.ndarray:
@@ -286,18 +308,22 @@ def over_forgets(after: Answers, oracles: Answers, rows: Sides) -> bool:
 LEVEL, LEAST = 0.05, 3  # of a whole row of marks; seeds on either side
 
 
-def outside_noise_floor(values: Mapping[str, np.ndarray], floor: Mapping[str, np.ndarray]) -> list[str]:
+def outside_noise_floor(
+  values: Mapping[str, np.ndarray], floor: Mapping[str, np.ndarray], given: Mapping[str, float] | None = None
+) -> list[str]:
   """Metrics whose mean over members differs from the floor's: Welch's t-test, Holm's correction over all metrics.
 
   ``floor`` holds the same metrics of retrained models of other seeds: within it a method is not told from retraining. A
   row of a method that is as retraining has a mark in 5 of 100 tables, however many metrics there are. No marks where a
   side has fewer than three members; a metric that is NaN on either side is passed over. Two constants that differ are
-  told apart.
+  told apart. ``given``: metrics whose chance is known otherwise (:func:`chances`), of the same correction.
   """
   from scipy.special import stdtr
 
-  chances: dict[str, float] = {}
+  chances: dict[str, float] = dict(given or {})
   for name, ours in values.items():
+    if name in chances or not np.ndim(ours):
+      continue
     v, w = (np.asarray(a, float) for a in (ours, floor[name]))
     if min(len(v), len(w)) < LEAST or not (np.isfinite(v).all() and np.isfinite(w).all()):
       continue
@@ -313,7 +339,7 @@ def outside_noise_floor(values: Mapping[str, np.ndarray], floor: Mapping[str, np
     if chances[name] > LEVEL / (len(chances) - rank):
       break
     marked.append(name)
-  return [name for name in values if name in marked]
+  return [name for name in dict.fromkeys([*values, *chances]) if name in marked]
 
 
 def cost(trainings: Sequence[tuple[str, int]], steps: int) -> str:

@@ -15,8 +15,9 @@ from cljax.core.extras import needed
 from cljax.core.types import Batch
 from cljax.engine.setup import CompiledRun
 from cljax.evaluation import scores as naming
-from cljax.evaluation.evidence import SIDES, Sides
+from cljax.evaluation.evidence import FEW, SIDES, Sides, _paired
 from cljax.metrics import unlearning as metrics
+from cljax.metrics.unlearning.klom import klom_chance
 from cljax.objectives import objective
 
 SHOWN = 256  # rows of a side whose predictions and features are kept
@@ -32,6 +33,10 @@ def headings(main: str) -> dict[str, str]:
     "cka": "CKA to original", "relearn_time": "relearn epochs", "klom_forget": "KLoM forget",
     "klom_retain": "KLoM retain", "u_lira": "U-LiRA AUC", "u_lira_accuracy": "U-LiRA accuracy",
   }  # fmt: skip
+
+
+# Beside these where fewer than FEW rows are to be forgotten, as ``evidence.ROW_METRICS``.
+ROW_METRICS = {"forget_loss": "loss on them"}
 
 
 class Answers(NamedTuple):
@@ -118,6 +123,8 @@ def measure(
   against test rows. ``prediction_distance``: the mean over forget rows of the root mean square difference to what the
   reference predicts. ``cka``: of the features of forget rows, to the original. ``relearn_time``: epochs of SGD on
   forget rows until the original's mean loss. A metric is left out where the objective or the model lacks what it needs.
+  Of fewer than four rows to forget the loss attack is NaN, and ``forget_loss``, their mean loss, is there too, beside
+  that of models that learned them (row original) and of those that never did (row retrained).
   """
   count = len(ours.losses["forget"])
   curves = np.asarray(_relearner(built, relearning_rate, relearning_epochs)(
@@ -125,7 +132,8 @@ def measure(
   ))  # fmt: skip
   first_loss = original.losses["forget"].mean()
   mean = {s: reference.scores[s].mean() for s in SIDES}
-  out: dict[str, list] = {name: [] for name in headings("") if not name.startswith(("klom", "u_lira"))}
+  names = [*headings(""), *(ROW_METRICS if len(rows.task["forget"]) < FEW else ())]
+  out: dict[str, list] = {name: [] for name in names if not name.startswith(("klom", "u_lira"))}
   for i in range(count):
     for side in SIDES:
       out[f"{side}_score"].append(ours.scores[side][i])
@@ -138,6 +146,8 @@ def measure(
       flat = lambda p, i=i: p.features["forget"][i].reshape(len(p.features["forget"][i]), -1)
       out["cka"].append(metrics.feature_cka(flat(ours), flat(original)))
     out["relearn_time"].append(float(metrics.relearn_time(curves[i], first_loss)))
+    if "forget_loss" in out:
+      out["forget_loss"].append(ours.losses["forget"][i].mean())
   return {name: np.asarray(v, float) for name, v in out.items() if v}
 
 
@@ -148,7 +158,7 @@ def _loss_attack(forget, test, seed: int = 0) -> float:
     from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 
   n = min(len(forget), len(test))
-  if n < 4:
+  if n < FEW:
     return float("nan")
   drawn = np.random.default_rng(seed)
   pick = lambda losses: np.clip(losses[drawn.permutation(len(losses))[:n]], -100, 100)
@@ -183,10 +193,13 @@ def _relearner(built: CompiledRun, rate: float, epochs: int):
 def population(ours: Answers, oracles: Answers, rows: Sides) -> dict[str, float]:
   """KLoM of M unlearned models against as many oracles, of minus the row losses."""
   del rows
-  count = min(len(ours.losses["forget"]), len(oracles.losses["forget"]))
-  bins = 20 if count >= 50 else 8
-  pairs = (("klom_forget", "forget"), ("klom_retain", "retain"))
-  return {n: metrics.klom(-ours.losses[s][:count], -oracles.losses[s][:count], bins=bins).mean for n, s in pairs}
+  return {name: of(metrics.klom).mean for name, of in _paired(lambda a, s: -a.losses[s], ours, oracles)}
+
+
+def chances(ours: Answers, oracles: Answers, rows: Sides) -> dict[str, float]:
+  """As ``evidence.chances``, of minus the row losses."""
+  del rows
+  return {name: of(klom_chance) for name, of in _paired(lambda a, s: -a.losses[s], ours, oracles)}
 
 
 def margins(given: Answers, rows: Sides) -> np.ndarray:

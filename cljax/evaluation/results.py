@@ -11,7 +11,7 @@ from etils import epath
 
 from cljax import metrics
 from cljax.evaluation import evaluations, scores, selection
-from cljax.io import checkpoint
+from cljax.io import checkpoint, sealing
 from cljax.io.files import dumps, loads, write_text
 
 # Key in "metrics" -> heading in tables, of accuracy. Task-masked accuracy is there for class-incremental streams only.
@@ -128,7 +128,7 @@ def describe(
   out.update(evaluations.described(result, who))
   out.update({"fisher": dict(result.fisher)} if result.fisher else {})
   out.update(
-    events=result.events,
+    events=[{"kind": e["kind"]} if e["kind"] != "learn" and sealing.is_sealed(config) else e for e in result.events],
     forgotten=[{**r, **{k: [r[k][i] for i in who] for k in ("forget", "retain")}} for r in result.forgotten],
     curves=[{**c, "accuracy": [c["accuracy"][i] for i in who]} for c in result.curves],
     alive=result.alive[who],

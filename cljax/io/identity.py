@@ -19,7 +19,10 @@ import numpy as np
 
 from cljax.data.types import changed_contents
 
-NEUTRAL = ("eval_block", "chunk_steps", "checkpoint_every", "checkpoint_purge_before_deletion", "max_interval_s")
+NEUTRAL = (
+  "eval_block", "chunk_steps", "checkpoint_every", "checkpoint_purge_before_deletion", "checkpoint_keep_ids",
+  "max_interval_s",
+)  # fmt: skip
 
 
 def describe(

@@ -94,14 +94,15 @@ _DELETED = ("forgotten", "not yet learned", "held out", "never trained")  # by t
 
 def record(
   workdir, event: int, request: Forget, split, rows: np.ndarray, *, partly: Sequence[int] = (),
-  fates: Mapping[str, Sequence[int]] | None = None, **more: Any,
+  fates: Mapping[str, Sequence[int]] | None = None, keep_ids: bool = True, **more: Any,
 ) -> dict:  # fmt: skip
   """Writes the record of event ``event`` over what an interrupted try may have left; returns it.
 
   ``rows [n]`` are positions in ``split``, whose ``id`` and ``group`` are the caller's own keys. ``partly``: those of
   them that another task, which the request does not name, still shows. ``fates {fate: positions}`` says what became of
   each row that is named; what was neither learned nor gone before is deleted by this request too.
-  ``status="requested"`` says that the disk does not hold it yet; a record without one counts as done.
+  ``status="requested"`` says that the disk does not hold it yet; a record without one counts as done. Without
+  ``keep_ids`` the classes and tasks of the request are counted, not named.
   """
   salt = salt_of(workdir)
   kept = [line for line in read(workdir) if line["event"] != event]
@@ -114,12 +115,13 @@ def record(
   group = np.asarray(split.group)
   groups = np.unique(group[gone])
   whole = [g for g in groups.tolist() if before.issuperset(hashed(np.flatnonzero(group == g)))]
+  shown = (lambda names: names) if keep_ids else len
   entry = {
     "event": event,
     "at": _now(),
     "request": {
-      "classes": request.classes, "tasks": request.tasks, "ids": len(request.ids), "groups": len(request.groups),
-      "match": request.match, "holds": request.holds,
+      "classes": shown(request.classes), "tasks": shown(request.tasks), "ids": len(request.ids),
+      "groups": len(request.groups), "match": request.match, "holds": request.holds,
     },
     "rows": len(rows),
     "row_hashes": names,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 from cljax.core.types import Forget, Learn
@@ -58,6 +59,26 @@ def deleted_held(stream, upto: int) -> tuple[np.ndarray, ...]:
     if isinstance(event, Forget):
       gone = tuple(a | b for a, b in zip(gone, held_pairs(event, stream), strict=True))
   return gone
+
+
+def deleted_tests(stream, upto: int) -> tuple[np.ndarray, ...]:
+  """``[len(stream.test[t])] bool`` for each task: test rows that are training rows themselves (of one id and input, as
+  those of ``label_random``), which the Forget events before ``upto`` delete from the task."""
+  gone, (train, test) = deleted_pairs(stream, upto), stream.dataset[1:3]
+  out: list[np.ndarray] = []
+  place: dict[int, int] = {}
+  for rows, mine, tests in zip(stream.train, gone, stream.test, strict=True):
+    if mine.any() and not place:
+      place = {int(i): at for at, i in enumerate(np.asarray(train.id))}
+    named = set(np.asarray(rows)[mine].tolist())
+    at = [place.get(int(test.id[r]), -1) if named else -1 for r in tests]
+    out.append(np.asarray([p in named and _same(train.x, p, test.x, r) for p, r in zip(at, tests, strict=True)], bool))
+  return tuple(out)
+
+
+def _same(x, i: int, other, j: int) -> bool:
+  """Whether row ``i`` of one input tree is row ``j`` of another."""
+  return all(np.array_equal(a[i], b[j]) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(other), strict=True))
 
 
 def moment(stream, at: int) -> str:

@@ -9,6 +9,7 @@ import optax
 from cljax import losses
 from cljax.core import rows as picking
 from cljax.core.dtypes import lenient, wide
+from cljax.core.rows import among_the_others as among_the_others
 from cljax.core.tree import fold
 from cljax.core.types import Outputs
 from cljax.objectives.objective import of_rows, row_loss
@@ -47,15 +48,6 @@ def divergence(apply_fn, params, teacher_params, batch, temperature=1.0, learned
   if learned is not None:
     return of_rows(learned.divergence(own, teacher, batch, temperature), learned.each(own, batch)[1])
   return losses.kl_divergence(own, teacher, temperature, batch.class_mask)
-
-
-def among_the_others(batch, gone):
-  """The batch whose softmax leaves out the classes that are ``gone [C]`` bool (None: it stays as it is): what is asked
-  for its rows then brings none of them back."""
-  if gone is None:
-    return batch
-  left = jnp.broadcast_to(~jnp.asarray(gone), (*batch.weight.shape, len(gone)))
-  return batch._replace(class_mask=left if batch.class_mask is None else batch.class_mask & left)
 
 
 def share_of(forget, retain, fraction=1.0):

@@ -208,24 +208,27 @@ def one_point_contraction(
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
+  gone=None,
 ):
   """One-point contraction: descent on ``L_retain + forget_weight mean ||z(x)||_2`` over the logits z of forget rows.
 
   ``apply_fn(params, batch)`` gives logits or Outputs; ``forget`` and ``retain`` are ``(x, y)``, a dict of arrays, or
   Rows. Small logits make the prediction near uniform; the norm's gradient in z has length 1 until z is 0, where it is 0
-  here. It contracts logits, while the paper's claims are on features. The optimizer is UNVERIFIED: Adam at 1e-3. Spec
-  B5; arXiv 2507.07754, loss read in its reviews.
+  here. It contracts logits, while the paper's claims are on features. z is of the classes of a row's mask that are not
+  ``gone`` (``[C]`` bool): a logit of those that is pulled up to 0 would bring its class back. The optimizer is
+  UNVERIFIED: Adam at 1e-3. Spec B5; arXiv 2507.07754, loss read in its reviews.
   """
   forget, retain = as_rows("forget", forget), as_rows("retain", retain)
 
   def length(params, batch):
-    return losses.safe_norm(outputs_of(apply_fn, params, batch).logits, -1)
+    logits = outputs_of(apply_fn, params, batch).logits
+    return losses.safe_norm(logits if batch.class_mask is None else jnp.where(batch.class_mask, logits, 0.0), -1)
 
   def objective(key, params, step):
     del step
     to_forget, to_keep = drawn(key, batch, forget=forget, retain=retain)
     keeping = mean_loss(cross_entropy(apply_fn), params, to_keep)
-    return keeping + forget_weight * mean_loss(length, params, to_forget)
+    return keeping + forget_weight * mean_loss(length, params, among_the_others(to_forget, gone))
 
   key = key_of(key, "one_point_contraction")
   return minimize(key, objective, params, steps=steps, optimizer=optimizer or optax.adam(1e-3), forget=forget)

@@ -220,14 +220,14 @@ def test_methods_that_prepare_themselves_offer_to_retrain(short, capsys):
 def test_retrained_models_of_other_seeds_stand_beside(command, copied, tmp_path, capsys):
   given = ["forget", str(copied), "--request=class=3", "--method=ssd", "--oracles=2", "--compilation_cache="]
   one(given, forget.main)
-  assert "retrained: score on the rows" in capsys.readouterr().out
+  assert "retrained by steps: score on the rows" in capsys.readouterr().out
   (line,) = ledger.read(copied)
   others = [s for s in range(9) if s not in line["seeds"]][:2]
   more = ["--config.stream.tasks=3", "--config.stream.forget=3:class=3", "--config.forget.name=retrain"]
   seeds = f"--seeds={','.join(map(str, others))}"
   one([*command(*BASE, *more, f"--workdir={tmp_path / 'whole'}"), seeds])
   last = result(tmp_path / "whole")["forgotten"][-1]
-  assert line["retrained"] == {"seeds": others, "forget": last["forget"], "retain": last["retain"]}
+  assert line["retrained"] == {"seeds": others, "schedule": "steps", "forget": last["forget"], "retain": last["retain"]}
   one(given, forget.main)  # shown, not measured again
   assert ledger.read(copied) == [line]
 

@@ -9,7 +9,7 @@ import pytest
 
 from cljax.cli import unlearn
 from cljax.cli.unlearning import _shadows
-from cljax.io import checkpoint
+from cljax.io import checkpoint, ledger
 
 FAST = ["--config=experiments/unlearn_digits.py", "--config.train.epochs=1", "--config.model.hidden=(16,)"]
 
@@ -41,6 +41,23 @@ def test_a_class_is_forgotten_beside_retraining(tmp_path, capsys):
   assert again["values"] == result["values"]
 
 
+@pytest.mark.parametrize("schedule", ["epochs", "steps"])
+def test_retraining_is_compared_with_retraining_of_the_same_schedule(tmp_path, capsys, schedule):
+  """Nine tenths of the rows go: by epochs a replay has a tenth of the steps, by steps as many as before."""
+  most = "+".join(f"class={c}" for c in range(9))
+  asked = ["--methods=retrain", f"--request={most}", "--seeds=1", "--oracles=2", f"--schedule={schedule}"]
+  assert run(tmp_path, *asked) == 0
+  assert f"(schedule={schedule})" in capsys.readouterr().out
+  assert json.loads((tmp_path / "unlearn.json").read_text())["context"]["schedule"] == schedule
+  totals = {}
+  for name in ("oracles", "methods/retrain"):
+    folder = tmp_path / name / "checkpoints"
+    meta = checkpoint.read_meta(folder, checkpoint.numbers(folder)[-1])
+    totals[name] = meta["position"]["total"]
+    assert meta["config"]["forget"].get("schedule", schedule) == schedule
+  assert (totals["oracles"] == totals["methods/retrain"]) == (schedule == "steps")
+
+
 def test_a_purge_takes_the_models_that_learned_the_rows_too(tmp_path, capsys):
   """As in every launcher's folders: what stays is from after the deletion, or never saw the rows."""
   asked = ["--methods=ssd,graddiff", "--request=class=3", "--seeds=1", "--oracles=2"]
@@ -58,6 +75,27 @@ def test_a_purge_takes_the_models_that_learned_the_rows_too(tmp_path, capsys):
   assert capsys.readouterr().out == told.out  # nothing is trained again
   assert not (tmp_path / "original").exists()
   assert not (tmp_path / "original.deleted").exists()
+
+
+def test_a_purge_takes_shadow_models_and_oracles_that_were_trained_with_the_rows(tmp_path, capsys):
+  """The shadows learned a part of the rows; by steps the oracles learned them all before they were replayed."""
+  asked = ["--methods=ssd", "--request=class=3", "--seeds=1", "--oracles=2", "--shadows=8", "--schedule=steps"]
+  assert run(tmp_path, *asked, "--config.checkpoint.purge_before_deletion=true") == 0
+  told = capsys.readouterr()
+  assert "purged: original, shadows" in told.err
+  assert not (tmp_path / "shadows").exists()
+  after = [p.parent for p in tmp_path.rglob("_CHECKPOINT_METADATA")]
+  assert {p.parent.parent.relative_to(tmp_path).as_posix() for p in after} == {
+    "oracles", "methods/ssd", *(f"methods/ssd/shadows/{g}" for g in range(4))
+  }  # fmt: skip
+  for path in after:
+    assert checkpoint.read_meta(path.parent, int(path.name))["position"]["forgotten"], path
+  for folder in {p.parent.parent for p in after}:
+    assert all(line["status"] == ledger.DONE for line in ledger.read(folder))
+  (tmp_path / "shadows.deleted").mkdir()  # as a kill in the purge leaves it
+  assert run(tmp_path, *asked, "--config.checkpoint.purge_before_deletion=true") == 0
+  assert capsys.readouterr().out == told.out
+  assert not (tmp_path / "shadows.deleted").exists()
 
 
 def test_a_request_for_one_person_has_evidence(tmp_path, capsys):
@@ -88,6 +126,8 @@ def test_a_stream_of_requests(tmp_path, capsys):
     (["--methods=ewc", "--request=class=3"], "methods: 'ewc' answers no deletion request"),
     (["--methods=ssd,ssd", "--request=class=3"], "expected each once"),
     (["--methods=ssd", "--request=9:class=3"], "request: position 9; expected 1 to 1"),
+    (["--methods=ssd", "--request=class=3", "--config.checkpoint.keep_ids=false"], "a comparison names its request"),
+    (["--methods=retrain", "--request=class=3", "--config.forget.schedule=steps"], "forget.schedule: give --schedule"),
   ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, more, text):

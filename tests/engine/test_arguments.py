@@ -40,6 +40,7 @@ WRONG = [
   ({"population": [Member(0, {"optimizer.learning_rate": "x"})]}, "learning_rate is str 'x'; expected"),
   ({"population": [Member(0, {"optimizer.learning_rate": float("nan")})]}, "learning_rate is float nan; expected"),
   ({"options": Options(checkpoint_purge_before_deletion="x")}, "checkpoint.purge_before_deletion: got 'x'"),
+  ({"options": Options(checkpoint_keep_ids=0)}, "checkpoint.keep_ids: got 0; expected True or False"),
   ({"training": Recipe(batch_size=10**9)}, "train.batch_size: a batch of 1,000,000,000 rows needs about"),
   ({"training": Recipe(reset_per_task="x"), "optimizer": "adam"}, "optimizer.reset_per_task: got 'x'"),
 ]  # fmt: skip

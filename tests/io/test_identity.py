@@ -97,6 +97,7 @@ NEUTRAL = {
   "chunks": {"options": cljax.Options(chunk_steps=3)},
   "blocks": {"options": cljax.Options(eval_block=7)},
   "checkpoints": {"options": cljax.Options(checkpoint_every=2)},
+  "ids": {"options": cljax.Options(checkpoint_keep_ids=False)},
   "interval": {"options": cljax.Options(max_interval_s=1.0)},
   "same model, built anew": {"model": mlp()},
 }

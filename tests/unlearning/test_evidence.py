@@ -37,6 +37,16 @@ def answers(trained, rows):
   return evidence.answers(made.setup, result.learner, rows)
 
 
+def test_rows_to_forget_are_no_test_rows_where_a_stream_tests_on_its_training_rows(dataset):
+  stream = streams.build(dataset, "label_random", tasks=1)
+  asked = tuple(int(i) for i in dataset.train.id[:5])
+  rows = evidence.sides(stream, cljax.Forget(ids=asked))
+  assert len(rows.task["forget"]) == 5
+  assert set(stream.dataset.test.id[rows.id["test"]]) == set(dataset.train.id.tolist()) - set(asked)
+  with pytest.raises(cljax.UsageError, match="expected"):
+    evidence.sides(stream, cljax.Forget(tasks=(0,)))
+
+
 def test_sides_are_the_rows_named(stream, rows):
   split, test = stream.dataset.train, stream.dataset.test
   np.testing.assert_array_equal(rows.x["forget"], split.x[stream.train[0]][split.y[stream.train[0]] == 2])

@@ -97,6 +97,19 @@ def test_each_metric_by_hand(trained, said):
   assert evidence_of_scores.sound(ours._replace(losses={**ours.losses, "test": broken})).tolist() == [True, False, True]
 
 
+def test_a_request_for_one_row_has_its_loss(trained):
+  """A dash for the attack that cannot be fitted; the loss by hand, of models with it and without."""
+  stream, _, made, result, other = trained
+  rows = evidence.sides(stream, cljax.Forget(ids=(3,)), classes=False)
+  ours, theirs = (evidence_of_scores.answers(made.setup, r.learner, rows) for r in (result, other))
+  found = evidence_of_scores.measure(ours, theirs, ours, rows, made.setup, relearning_epochs=2)
+  assert np.isnan(found["loss_attack"]).all()
+  error = np.square(ours.predictions["forget"] - rows.y["forget"]).sum((1, 2)) / 2
+  np.testing.assert_allclose(found["forget_loss"], error, rtol=1e-4)
+  assert {"forget_score", "prediction_distance"} <= set(found)
+  assert evidence.outside_noise_floor(found, found) == []
+
+
 def test_relearning_is_gradient_descent_on_the_objective(trained, said):
   """The first loss of the curve is the mean loss of the rows to forget, so the original needs no epoch at all."""
   made = trained[2]

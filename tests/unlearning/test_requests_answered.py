@@ -7,7 +7,10 @@ import pytest
 
 import cljax
 from cljax import engine, streams
+from cljax.engine.setup import few_first
+from cljax.evaluation import results
 from cljax.io import ledger
+from cljax.streams import fates
 
 TRAINING = cljax.Recipe(batch_size=8, epochs=1)
 
@@ -80,6 +83,37 @@ def test_what_is_left_of_a_tasks_held_out_rows_still_counts(dataset, small_model
   predicted = np.argmax(np.asarray(result.predict(dataset.train.x[left])), -1)
   assert result.validation[0, 3, 0] == pytest.approx((predicted == dataset.train.y[left]).mean())
   assert result.forgotten[0]["fates"] == {"held out": len(some)}
+
+
+def test_a_test_row_that_is_a_deleted_training_row_is_judged_no_more(dataset, small_model):
+  """``label_random`` tests on what it trains on; also inside a task that comes after, and of a few rows."""
+  plain = streams.build(dataset, "label_random", tasks=2)
+  some = tuple(int(i) for i in dataset.train.id[::3])
+  stream = streams.build(dataset, "label_random", tasks=2, forget=[(1, cljax.Forget(ids=some))])
+  options = cljax.Options(chunk_steps=2, eval_every=6, eval_limit=30)
+  result = prepared(stream, small_model, options=options).run()
+  left = np.flatnonzero(~np.isin(plain.dataset.test.id, some))
+  predicted = np.argmax(np.asarray(result.predict(plain.dataset.test.x[left])), -1)
+  for t in (0, 1):
+    right = predicted == plain.labels[t][plain.dataset.test.y[left]]
+    assert result.accuracy[0, -1, t] == pytest.approx(right.mean())
+  seen = {c["event"]: np.asarray(c["accuracy"])[0, 0] for c in result.curves}  # of so many rows each is a share
+  assert seen[0] * 30 == pytest.approx(round(seen[0] * 30), abs=1e-4)
+  few = [r for r in few_first(plain.test[0], plain.dataset.test.y, 30)[:30] if r in left]
+  assert 0 < len(few) < 30
+  assert seen[2] * len(few) == pytest.approx(round(seen[2] * len(few)), abs=1e-4)
+  whole = streams.build(dataset, "label_random", tasks=2, forget=[(1, cljax.Forget(tasks=(0,)))])
+  result = prepared(whole, small_model).run()
+  assert np.isnan(result.accuracy[0, 2:, 0]).all(), "no row is left to judge the first task on"
+  assert np.isfinite(result.accuracy[0, :, 1]).all()
+  assert results.matrix_metrics(result.accuracy, result.events)["acc"]["mean"] is None
+
+
+def test_other_test_rows_of_the_same_ids_stay(dataset):
+  """Ids of a test split may be those of other rows."""
+  alike = dataset._replace(test=dataset.test._replace(id=dataset.train.id[: len(dataset.test.id)]))
+  stream = streams.build(alike, "class", tasks=2, forget="1:class=0")
+  assert not np.concatenate(fates.deleted_tests(stream, len(stream.events))).any()
 
 
 def test_a_resumed_run_judges_on_the_rows_that_are_left(ran, stream, small_model, tmp_path):

@@ -27,7 +27,8 @@ from cljax.evaluation import evidence
 
 def compare(job: Job) -> Compared:
   """Trains the original models and the oracles, lets each method answer the request, and measures all of them."""
-  plan = built_for(job, ["", *job.methods])
+  by_steps = ["retrain"] if job.schedule == "steps" and "retrain" not in job.methods else []
+  plan = built_for(job, ["", *job.methods, *by_steps])
   base = plan.pop("")
   check(job, base)
   stream = base.stream._replace(events=tuple(e for e in base.stream.events if isinstance(e, cljax.Learn)))
@@ -38,14 +39,20 @@ def compare(job: Job) -> Compared:
   oracle_seeds = [ORACLE_SEED + s for s in range(max(job.oracles, 2 * count))]
   reuse = {n: reuses(plan[n]) for n in job.methods}
   own = sum(not r for r in reuse.values())
+  with_request = stream._replace(events=(*stream.events, job.request))
   trainings = {"originals": population, "oracles": len(oracle_seeds), "shadows": job.shadows}
+  if job.schedule == "steps":  # trained with the rows, to be replayed without
+    trainings["oracles, trained first as originals"] = len(oracle_seeds)
   trainings["of methods that train their own way"] = own * (population + job.shadows)
   original = prepared(base, stream, seeds)
   look = lens(original.setup)
   rows = look.sides(stream, job.request)
   job.report(evidence.cost([(what, n) for what, n in trainings.items() if n], original.setup.total_steps))
   trained = original.run(str(job.workdir / "original"), stop=job.stop)
-  bank = prepared(base, evidence.without_rows(stream, gone), oracle_seeds)
+  if job.schedule == "steps":
+    bank = prepared(plan["retrain"], with_request, oracle_seeds)
+  else:
+    bank = prepared(base, evidence.without_rows(stream, gone), oracle_seeds)
   since = time.perf_counter()
   retrained = bank.run(str(job.workdir / "oracles"), stop=job.stop)
   bank_seconds = time.perf_counter() - since
@@ -72,7 +79,7 @@ def compare(job: Job) -> Compared:
     "original": {"exactness": "", "epochs": 0.0, "needs": "", "alive": count},
     "retrained": {"exactness": "exact", "epochs": float(epochs), "needs": "all past data", "alive": count},
   }
-  with_request = stream._replace(events=(*stream.events, job.request))
+  about["original"]["chances"] = look.chances(before, oracles, rows) if population >= 8 else {}
   for name in job.methods:
     since = time.perf_counter()
     entry = methods.lookup(name)
@@ -93,6 +100,7 @@ def compare(job: Job) -> Compared:
     about[name]["alive"] = int(sound[:count].sum())
     if sound.all():
       values[name] = measured(after, oracles, name, made.setup)
+      about[name]["chances"] = look.chances(after, oracles, rows) if population >= 8 else {}
       about[name]["over_forgets"] = look.over_forgets(after, oracles, rows)
     job.report(f"{name}: {time.perf_counter() - since:.0f} s")
   context = {
@@ -101,5 +109,6 @@ def compare(job: Job) -> Compared:
     "epoch_seconds": epoch,
   }
   context |= {"population": population, "seeds": list(job.seeds), "oracles": len(oracle_seeds)}
-  context |= {"shadows": job.shadows, "oracle_seconds": bank_seconds, "oracle_parts": dict(retrained.seconds)}
+  context |= {"schedule": job.schedule, "shadows": job.shadows}
+  context |= {"oracle_seconds": bank_seconds, "oracle_parts": dict(retrained.seconds)}
   return Compared(values, about, context, look.headings, look.note)

@@ -27,6 +27,7 @@ class Job(NamedTuple):
   workdir: epath.Path
   report: Callable[[str], None]
   stop: Callable[[], bool]
+  schedule: str = "epochs"  # of retraining, of the oracles and of the method ``retrain`` alike
 
 
 class Compared(NamedTuple):
@@ -50,7 +51,9 @@ def built_for(job: Job, names: Sequence[str]) -> dict[str, _build.Built]:
   cache: dict = {}
   points, out = _config.Points([], {}, {}, {}), {}
   for name in names:
-    config, _ = points.resolve(job.file, [*job.overrides, _config.Override("forget.name", name)], asked=True)
+    alike = [_config.Override("forget.schedule", job.schedule)] if name == "retrain" else []
+    overrides = [*job.overrides, _config.Override("forget.name", name), *alike]
+    config, _ = points.resolve(job.file, overrides, asked=True)
     if config["evaluators"]["names"]:
       given = ", ".join(config["evaluators"]["names"])
       raise UsageError(f"evaluators: got {given}; unlearning is compared without (--config.evaluators=)")
@@ -62,10 +65,12 @@ def built_for(job: Job, names: Sequence[str]) -> dict[str, _build.Built]:
 
 
 def purges(job: Job) -> bool:
-  """Whether ``checkpoint.purge_before_deletion`` is asked for."""
+  """Whether ``checkpoint.purge_before_deletion`` is asked for. Raises UsageError where ids are not to be kept."""
   config, _ = _config.Points([], {}, {}, {}).resolve(
     job.file, [*job.overrides, _config.Override("forget.name", job.methods[0])], asked=True
   )
+  if not config["checkpoint"]["keep_ids"]:
+    raise UsageError("checkpoint.keep_ids: got False, but a comparison names its request; launch.train keeps none")
   return config["checkpoint"]["purge_before_deletion"]
 
 

@@ -16,12 +16,21 @@ class Lens(NamedTuple):
   answers: Callable  # (setup, learner, rows) -> Answers
   measure: Callable  # (ours, reference, original, rows, setup) -> {metric: [S]}
   population: Callable  # (ours, oracles, rows) -> {metric: number}
+  chances: Callable  # (ours, oracles, rows) -> {metric of population: chance under retraining}
   margins: Callable  # (answers, rows) -> [S, N]
   sound: Callable  # answers -> [S] bool
   over_forgets: Callable  # (after, oracles, rows) -> bool
   headings: dict  # {metric: heading}
   stream_headings: dict  # the same for a stream of requests
   note: str  # what the columns are
+
+
+OF_CLASSES = (
+  "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
+  "(half of the oracles against the other half), its marks by regrouping unlearned models and oracles at random. "
+  "FM and HR: training-free recovery of the forgotten labels. Relearn attack: accuracy on held-out forget rows "
+  "after 20 steps on a twentieth of them."
+)
 
 
 def lens(original: CompiledRun) -> Lens:
@@ -32,26 +41,26 @@ def lens(original: CompiledRun) -> Lens:
       evidence.sides,
       lambda setup, learner, rows: evidence.answers(setup, learner, rows, model),
       lambda ours, reference, before, rows, setup: evidence.measure(ours, reference, before, rows, model),
-      evidence.population, evidence.margins, evidence.sound, evidence.over_forgets,
+      evidence.population, evidence.chances, evidence.margins, evidence.sound, evidence.over_forgets,
       evidence.METRICS | evidence.ROW_METRICS,
-      _stream("accuracy"),
-      "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
-      "(half of the oracles against the other half). FM and HR: training-free recovery of the forgotten labels. "
-      "Relearn attack: accuracy on held-out forget rows after 20 steps on a twentieth of them.",
+      stream_headings("accuracy"),
+      OF_CLASSES,
     )  # fmt: skip
   of, name, better = evidence_of_scores, scores.label(own.main), own.scores[own.main].better
   return Lens(
     lambda stream, request: evidence.sides(stream, request, classes=False),
-    of.answers, of.measure, of.population, of.margins, of.sound,
-    lambda after, oracles, rows: of.over_forgets(after, oracles, rows, better), of.headings(own.main),
-    _stream(own.main),
+    of.answers, of.measure, of.population, of.chances, of.margins, of.sound,
+    lambda after, oracles, rows: of.over_forgets(after, oracles, rows, better),
+    of.headings(own.main) | of.ROW_METRICS,
+    stream_headings(own.main),
     f"The score is {name}, of which {better} is better. The gap is its mean distance to the retrained models over "
     "forget, retain and test rows; the prediction distance a root mean square over forget rows. MIA, KLoM (nats, its "
-    "floor in the row retrained: half of the oracles against the other half) and relearning look at row losses.",
+    "floor in the row retrained: half of the oracles against the other half; its marks by regrouping unlearned models "
+    "and oracles at random) and relearning look at row losses.",
   )  # fmt: skip
 
 
-def _stream(main: str) -> dict[str, str]:
+def stream_headings(main: str) -> dict[str, str]:
   unit, percent = scores.unit(main, " "), main == scores.ACCURACY
   name = scores.label(main)
   return {

@@ -81,6 +81,7 @@ def compare(job: Job) -> Compared:
   context |= {
     "oracles": 2 * count,
     "seeds": list(job.seeds),
+    "schedule": job.schedule,
     "requests": len(rows_after),
     "epoch_seconds": float("nan"),
   }
@@ -89,9 +90,9 @@ def compare(job: Job) -> Compared:
 
 
 def _mean(values):
-  """``[S]``: the mean over requests, of those that had something left to forget."""
+  """``[S]``: the mean over requests, of those that had something left to forget; NaN of none."""
   there = np.isfinite(values)
-  return np.where(there, values, 0).sum(0) / np.maximum(there.sum(0), 1)
+  return np.where(there.any(0), np.where(there, values, 0).sum(0) / np.maximum(there.sum(0), 1), np.nan)
 
 
 def _seen(accuracy, stream, row: int):

@@ -9,11 +9,16 @@ import numpy as np
 from cljax.evaluation import evidence
 
 PERCENT = "%"
+RETRAINED = {
+  "epochs": "from the start, as many passes over the rows that are left; steps shrink with the data",
+  "steps": "from the start, as many steps as with the rows, on the same batches without them",
+}
 
 
 def _cell(values, heading: str) -> str:
   v = np.atleast_1d(np.asarray(values, float))
-  if np.isnan(v).all():  # too few rows to say
+  v = v[~np.isnan(v)]
+  if not len(v):  # too few rows to say
     return "-"
   scale = 100 if heading.endswith(PERCENT) else 1
   digits = 1 if scale == 100 or "epochs" in heading else 2 if np.abs(v).max(initial=1) < 100 else 0
@@ -33,7 +38,6 @@ def rows(compared, stream: bool) -> tuple[list[str], list[list[str]]]:
     "exactness",
     "needs",
   ]
-  floor = compared.values["retrained"]
   body = []
   for name, values in compared.values.items():
     about = compared.about[name]
@@ -41,13 +45,22 @@ def rows(compared, stream: bool) -> tuple[list[str], list[list[str]]]:
       why = "refused" if "refused" in about else "diverged"
       body.append([name, *(why for _ in used), "-", _epochs(about), about["exactness"], about["needs"]])
       continue
-    spread = {k: v for k, v in values.items() if np.ndim(v)}  # KLoM has a floor, but no spread
-    beyond = [] if name == "retrained" else evidence.outside_noise_floor(spread, floor)
+    beyond, told_of = marks(compared, name)
     cells = [_cell(values[k], headings[k]) + (" *" if k in beyond else "") if k in values else "-" for k in used]
     told = name != "retrained" and compared.context["seeds"][1:]  # one seed has no standard error
-    counted = f"{len(beyond)} of {len(spread)}" if told else "-"
+    counted = f"{len(beyond)} of {told_of}" if told else "-"
     body.append([name, *cells, counted, _epochs(about), about["exactness"], about["needs"]])
   return head, body
+
+
+def marks(compared, name: str) -> tuple[list[str], int]:
+  """The metrics of a row that are told from retraining, and of how many that could be; none of the floor itself."""
+  values, floor = compared.values[name], compared.values["retrained"]
+  spread = {k: v for k, v in values.items() if np.ndim(v)}
+  seeds = max(map(len, spread.values()), default=0)  # one seed or two have no marks of any number
+  chances = compared.about[name].get("chances", {}) if seeds >= evidence.LEAST else {}
+  found = [] if name == "retrained" else evidence.outside_noise_floor(spread, floor, chances)
+  return found, len(set(spread) | set(chances))
 
 
 def _epochs(about: dict[str, Any]) -> str:
@@ -61,14 +74,16 @@ def notes(compared, stream: bool) -> list[str]:
     "retrained) by Welch's t-test, at a level of 0.05 for all numbers of a row together (Holm). Within it, a method is "
     "not told from retraining by that number at this size; that is no proof of privacy.",
   ]
-  floor = compared.values["retrained"]
-  spread = lambda values: {k: v for k, v in values.items() if np.ndim(v)}
-  if max(map(len, spread(floor).values()), default=0) < evidence.LEAST:
+  if "schedule" in context:
+    out.append(f"Retrained: {RETRAINED[context['schedule']]} (schedule={context['schedule']}).")
+  seeds = max((len(v) for v in compared.values["retrained"].values() if np.ndim(v)), default=0)
+  if seeds < evidence.LEAST:
     out.append(f"Marks need {evidence.LEAST} seeds or more; here there are none, whatever the numbers.")
-  elif "original" in compared.values and not evidence.outside_noise_floor(spread(compared.values["original"]), floor):
+  elif "original" in compared.values and not set(marks(compared, "original")[0]) - {"cka"}:
     out.append(
       "This table can not tell forgetting from nothing: the original models, which forgot nothing, lie within the "
-      "floor on every number. More seeds, or a request for more rows, may."
+      "floor on every number but the CKA, which compares them with themselves. More seeds, or a request for more rows, "
+      "may."
     )
   rows = f"{context['rows_to_forget']} rows to forget"
   if stream:

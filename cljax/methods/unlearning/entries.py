@@ -74,13 +74,20 @@ def edit(call, optimizer=optax.sgd, options=()):
   return factory
 
 
-def retrain(model, spec) -> Method:
-  """Exact retraining: the events so far are replayed from initialisation with the deleted rows at weight 0. Spec A1.
+SCHEDULE = {"schedule": Option("steps", choices=("steps", "epochs"))}
 
-  With nothing deleted it gives the original learner to the bit: same seed, same batches.
+
+def retrain(model, spec, *, schedule: str = "steps") -> Method:
+  """Exact retraining: the events so far are replayed from initialisation without the deleted rows. Spec A1.
+
+  ``schedule='steps'`` makes the same steps on the same batches, with the deleted rows at weight 0: with nothing deleted
+  it gives the original learner to the bit, and what differs otherwise is due to the rows alone; where most rows go, few
+  are left in each batch and each is seen as often as before. ``'epochs'`` makes the passes over the rows that are left
+  which a run without the deleted ones would have made, so steps shrink with the data, and a task without rows is not
+  learned: it is that run, to the bit unless an earlier task went whole (events are numbered as they were).
   """
   del model, spec
-  return Method()
+  return Method(replay=schedule)
 
 
 def ssd(model, spec, *, alpha, dampening, importance: str = "empirical", importance_batch: int = 64) -> Method:
@@ -125,7 +132,7 @@ def approximate(
 
 ROW_LOSSES, TEACHERS = ("each",), ("each", "divergence")
 OUTPUTS = ("each", "plain_inputs")  # of rows, which the edit compares itself
-register("retrain", Entry(retrain, {}, Access(forgets=True, prefix=True, needs=()), "spec A1", exactness="exact"))
+register("retrain", Entry(retrain, SCHEDULE, Access(forgets=True, prefix=True, needs=()), "spec A1", exactness="exact"))
 register(
   "ssd",
   Entry(

@@ -68,6 +68,43 @@ def klom_floor(oracles, **options) -> Klom:
   return klom(b[::2], b[1::2], **options)
 
 
+def klom_resampled(
+  ours, oracles, *, resamples: int = 999, bins: int = 20, clip: float = 100.0, eps: float = 1e-5, seed: int = 0
+) -> np.ndarray:
+  """Mean KLoM ``[resamples]`` of groups of these sizes that are drawn at random from both, without replacement.
+
+  If unlearned models are as retrained ones, which is whose makes no difference: then ``(1 + how many of these are as
+  large as klom(ours, oracles)) / (1 + resamples)`` is the chance of as large a number, a permutation test (Fisher
+  1935). Of the halves of an ensemble of oracles it gives the law of the floor. Whole members are drawn, so it is exact
+  however margins of different points depend on each other. Arguments and errors as for :func:`klom_points`.
+  """
+  klom_points(ours, oracles, bins=bins, clip=clip, eps=eps)  # checks
+  a, b = (np.clip(_margins(m, "margins"), -clip, clip) for m in (ours, oracles))
+  whole = np.concatenate([a, b])
+  edges = np.linspace(whole.min(0), whole.max(0), bins + 1)  # as for each division of the same members
+  at = (whole[:, None] >= edges[1:-1]).sum(1)  # [M + M', P]
+  inside = (at[:, None] == np.arange(bins)[:, None]).astype(np.float32).reshape(len(whole), -1)  # [M + M', bins P]
+  draw = np.random.default_rng(seed)
+  first = np.argsort(draw.random((resamples, len(whole))), 1) < len(a)  # [resamples, M + M']
+  total, out = inside.sum(0), []
+  for start in range(0, resamples, 64):
+    counts = first[start : start + 64].astype(np.float32) @ inside
+    p, q = (c.reshape(len(counts), bins, -1).astype(np.float64) for c in (counts / len(a), (total - counts) / len(b)))
+    q = np.where(p > 0, np.maximum(q, eps), q)
+    q = q / q.sum(1, keepdims=True)
+    each = np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0) / np.where(p > 0, q, 1.0)), 0.0)
+    out.append(each.sum(1).mean(-1))
+  return np.concatenate(out)
+
+
+def klom_chance(ours, oracles, **options) -> float:
+  """The chance of a KLoM as large, were unlearned models as retrained ones: by :func:`klom_resampled`, whose options
+  it takes; at least ``1 / (1 + resamples)``."""
+  given = {k: v for k, v in options.items() if k in ("bins", "clip", "eps")}
+  others = klom_resampled(ours, oracles, **options)
+  return float((1 + (others >= klom(ours, oracles, **given).mean - 1e-6).sum()) / (1 + len(others)))
+
+
 def _margins(margins, name: str) -> np.ndarray:
   m = np.asarray(margins, np.float64)
   if m.ndim != 2 or not m.size:
