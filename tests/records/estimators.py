@@ -58,6 +58,7 @@ RECORDS: dict[str, Record] = {
       "test_mas_sums_over_all_outputs[regression]",
       "test_mas_sums_over_all_outputs[sequence]",
       "test_public_functions_equal_plain_per_sample_gradients[cnn]",
+      "test_the_importance_of_a_prediction_of_several_arrays",
     ),
     invariants=(
       "test_no_rows_give_zeros",

@@ -13,9 +13,13 @@ RECORDS: dict[str, Record] = {
       "test_retraining_is_training_without_the_rows",
       "test_a_forgotten_row_never_comes_back",
       "test_retraining_without_a_task_keeps_the_others_rows",
+      "test_by_epochs_it_is_the_run_without_the_rows",
+      "test_a_replay_by_epochs_goes_on_where_it_was_stopped",
     ),
     no_claim="the reference that all others are measured against",
-    deviations=("the batches are those of the first training, with the deleted rows absent: same seed, same order",),
+    deviations=(
+      "by steps, the default, batches are those of the first training, with the deleted rows absent: same seed, order",
+    ),
   ),
   "ssd": Record(
     spec="unlearning B1",
