@@ -10,8 +10,6 @@ code 1 where a method that is not refused ends on other bits or accuracies.
 
 from __future__ import annotations
 
-import csv
-import io
 import pathlib
 import re
 import sys
@@ -21,12 +19,11 @@ from absl import app, flags
 
 import cljax
 from cljax import data, methods, models, streams
-from cljax.io import files
+from experiments import _page_table
 from experiments._proof_records import ROOT, records
 
 FILE = pathlib.Path(ROOT) / "experiments" / "results" / "extended.tsv"
 PAGE = pathlib.Path(ROOT) / "docs" / "extending.md"
-BEGIN, END = "<!-- extended: begin -->", "<!-- extended: end -->"
 FIELDS = ("method", "extends", "reason")
 SMALL = {"capacity": 12, "replay_batch": 4, "reference_batch": 4}
 YES, ROOM, NO, WRONG = "yes", "with room", "no", "wrong"
@@ -76,12 +73,6 @@ def line(name: str, blobs) -> dict[str, str]:
   return told(ROOM, reason) if room else told(YES)
 
 
-def read() -> dict[str, dict[str, str]]:
-  if not FILE.exists():
-    return {}
-  return {row["method"]: row for row in csv.DictReader(io.StringIO(FILE.read_text()), delimiter="\t")}
-
-
 def table(rows: dict[str, dict[str, str]]) -> str:
   """The table of the docs, of methods that are refused without room, or at all; the others in one line."""
   apart = [r for _, r in sorted(rows.items()) if r["extends"] != YES]
@@ -91,29 +82,13 @@ def table(rows: dict[str, dict[str, str]]) -> str:
   return f"{head}{body}\nTo the bits of a run that had all tasks, without anything reserved: {rest}.\n"
 
 
-def write(rows: dict[str, dict[str, str]]) -> None:
-  text = io.StringIO()
-  writer = csv.DictWriter(text, FIELDS, delimiter="\t", lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows[name] for name in sorted(rows))
-  files.write_text(FILE, text.getvalue())
-  page = PAGE.read_text()
-  before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-  files.write_text(PAGE, f"{before}{BEGIN}\n{table(rows)}{END}{after}")
-
-
 def main(argv) -> None:
   del argv
-  only = flags.FLAGS.only
-  rows = {name: row for name, row in read().items() if name in methods.METHODS and name not in only}
   blobs = dataset()
-  for name in sorted(methods.METHODS):
-    if name not in rows and (not only or name in only):
-      rows[name] = line(name, blobs)
-      print("\t".join(rows[name].values()), flush=True)
-      write(rows)
-  write(rows)
-  sys.exit(1 if any(row["extends"] == WRONG for row in rows.values()) else 0)
+  show = lambda rows: _page_table.show(PAGE, "extended", table(rows))
+  names = sorted(methods.METHODS)
+  rows = _page_table.measured(FILE, FIELDS, names, lambda name: line(name, blobs), flags.FLAGS.only, show)
+  sys.exit(any(row["extends"] == WRONG for row in rows.values()))
 
 
 if __name__ == "__main__":

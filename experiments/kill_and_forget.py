@@ -29,14 +29,13 @@ import jax
 from absl import app, flags
 
 from cljax.io import files
-from experiments import _planted
+from experiments import _page_table, _planted
 from experiments._crash_images import Images, copy
 from experiments._kill import kill_after
 from experiments._proof_records import ROOT
 
 FILE = pathlib.Path(ROOT) / "experiments" / "results" / "kill_and_forget.tsv"
 PAGE = pathlib.Path(ROOT) / "docs" / "deletion.md"
-BEGIN, END = "<!-- kills: begin -->", "<!-- kills: end -->"
 FIELDS = ("trial", "kind", "method", "at", "of", "again", "files_with_rows", "wrong", "commit")
 METHODS = {"er": {"capacity": 24}, "derpp": {"capacity": 24}, "unified": {"capacity": 24}, "retrain": {}}
 
@@ -134,10 +133,7 @@ def save(lines: list[dict]) -> None:
   writer.writeheader()
   writer.writerows(sorted(lines, key=lambda line: int(line["trial"])))
   files.write_text(FILE, text.getvalue())
-  page = PAGE.read_text()
-  if BEGIN in page:
-    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-    files.write_text(PAGE, f"{before}{BEGIN}\n{table(lines)}{END}{after}")
+  _page_table.show(PAGE, "kills", table(lines))
 
 
 def table(lines: list[dict]) -> str:

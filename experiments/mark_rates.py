@@ -25,11 +25,11 @@ from cljax import data, engine, models, streams
 from cljax.evaluation import evidence
 from cljax.io import files
 from cljax.metrics.unlearning.klom import klom_chance
+from experiments import _page_table
 from experiments._proof_records import ROOT
 
 FILE = pathlib.Path(ROOT) / "experiments" / "results" / "unlearning" / "mark_rates.tsv"
 PAGE = pathlib.Path(ROOT) / "docs" / "deletion.md"
-BEGIN, END = "<!-- mark_rates: begin -->", "<!-- mark_rates: end -->"
 FIELDS = ("request", "table", "numbers", "exact", "nothing")
 NUMBERS, TABLES, SHIFTS = 13, 1000, (1, 2, 3, 5)
 REQUESTS = ("class=3", "ids=23,58,107,251,385,439,723,729,872,908,931,1166,1212,1310")
@@ -162,9 +162,7 @@ def main(argv) -> None:
     trained(dataset, request, [t for t in range(_TABLES.value) if t not in done], write)
   text = page(lines)
   print(text)
-  whole = PAGE.read_text()
-  before, after = whole.partition(BEGIN)[0], whole.partition(END)[2]
-  files.write_text(PAGE, f"{before}{BEGIN}\n{text}{END}{after}")
+  _page_table.show(PAGE, "mark_rates", text)
 
 
 if __name__ == "__main__":

@@ -10,20 +10,16 @@ Parameters are not searched: what an edit leaves in them is what the evidence of
 
 from __future__ import annotations
 
-import csv
-import io
 import pathlib
 
 from absl import app, flags
 
 from cljax import methods
-from cljax.io import files
-from experiments import _revealed
+from experiments import _page_table, _revealed
 from experiments._proof_records import ROOT, records
 
 FILE = pathlib.Path(ROOT) / "experiments" / "results" / "revealed.tsv"
 PAGE = pathlib.Path(ROOT) / "docs" / "deletion.md"
-BEGIN, END = "<!-- revealed: begin -->", "<!-- revealed: end -->"
 FIELDS = ("method", "survives", "cosine", "cosine_control", "span", "span_control", "where")
 
 
@@ -54,12 +50,6 @@ def line(name: str) -> dict[str, str]:
   return out | {"where": "" if found is None else found["planted"].where[1]}
 
 
-def read() -> dict[str, dict[str, str]]:
-  if not FILE.exists():
-    return {}
-  return {row["method"]: row for row in csv.DictReader(io.StringIO(FILE.read_text()), delimiter="\t")}
-
-
 def table(rows: dict[str, dict[str, str]]) -> str:
   """The table of the docs, of methods that keep arrays; the others in one line."""
   kept = [r for _, r in sorted(rows.items()) if r["cosine"]]
@@ -70,27 +60,10 @@ def table(rows: dict[str, dict[str, str]]) -> str:
   return f"{head}{body}\nNo array beside the parameters and the optimizer's: {rest}.\n"
 
 
-def write(rows: dict[str, dict[str, str]]) -> None:
-  text = io.StringIO()
-  writer = csv.DictWriter(text, FIELDS, delimiter="\t", lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows[name] for name in sorted(rows))
-  files.write_text(FILE, text.getvalue())
-  page = PAGE.read_text()
-  before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-  files.write_text(PAGE, f"{before}{BEGIN}\n{table(rows)}{END}{after}")
-
-
 def main(argv) -> None:
   del argv
-  only = flags.FLAGS.only
-  rows = {name: row for name, row in read().items() if name in methods.METHODS and name not in only}
-  for name in sorted(methods.METHODS):
-    if name not in rows and (not only or name in only):
-      rows[name] = line(name)
-      print("\t".join(rows[name].values()), flush=True)
-      write(rows)
-  write(rows)
+  show = lambda rows: _page_table.show(PAGE, "revealed", table(rows))
+  _page_table.measured(FILE, FIELDS, sorted(methods.METHODS), line, flags.FLAGS.only, show)
 
 
 if __name__ == "__main__":

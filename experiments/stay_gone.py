@@ -12,8 +12,6 @@ method has its defaults but for those of OPTIONS. Methods that can answer only w
 
 from __future__ import annotations
 
-import csv
-import io
 import pathlib
 
 import numpy as np
@@ -21,12 +19,11 @@ from absl import app, flags
 
 import cljax
 from cljax import data, engine, methods, models, streams
-from cljax.io import files
+from experiments import _page_table
 from experiments._proof_records import ROOT
 
 FILE = pathlib.Path(ROOT) / "experiments" / "results" / "unlearning" / "stay_gone.tsv"
 PAGE = pathlib.Path(ROOT) / "docs" / "deletion.md"
-BEGIN, END = "<!-- stay_gone: begin -->", "<!-- stay_gone: end -->"
 MOMENTS = ("learned", "first", "second", "later")
 FIELDS = ("method", *(f"{side}_{moment}" for side in ("gone", "kept") for moment in MOMENTS), "spread")
 FIRST, SECOND, SEEDS = 3, 0, 3
@@ -79,12 +76,6 @@ def line(dataset, name: str) -> dict[str, str]:
   return {"method": name, **means, "spread": f"{100 * values['gone'][:, 3].std(ddof=1):.1f}"}
 
 
-def read() -> dict[str, dict[str, str]]:
-  if not FILE.exists():
-    return {}
-  return {row["method"]: row for row in csv.DictReader(io.StringIO(FILE.read_text()), delimiter="\t")}
-
-
 def table(rows: dict[str, dict[str, str]]) -> str:
   head = (
     "| method | class 3: learned | forgotten | after class 0 | after the second task | others: learned | forgotten "
@@ -97,29 +88,11 @@ def table(rows: dict[str, dict[str, str]]) -> str:
   return head + body + ("\n" + "\n".join(refused) + "\n" if refused else "")
 
 
-def write(rows: dict[str, dict[str, str]]) -> None:
-  text = io.StringIO()
-  writer = csv.DictWriter(text, FIELDS, delimiter="\t", lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows[name] for name in sorted(rows))
-  files.write_text(FILE, text.getvalue())
-  page = PAGE.read_text()
-  if BEGIN in page and "retrain" in rows:
-    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-    files.write_text(PAGE, f"{before}{BEGIN}\n{table(rows)}{END}{after}")
-
-
 def main(argv) -> None:
   del argv
-  only = flags.FLAGS.only
-  rows = {name: row for name, row in read().items() if name in asked() and name not in only}
   dataset = data.load("digits")
-  for name in asked():
-    if name not in rows and (not only or name in only):
-      rows[name] = line(dataset, name)
-      print("\t".join(rows[name].values()), flush=True)
-      write(rows)
-  write(rows)
+  show = lambda rows: _page_table.show(PAGE, "stay_gone", table(rows)) if "retrain" in rows else None
+  _page_table.measured(FILE, FIELDS, asked(), lambda name: line(dataset, name), flags.FLAGS.only, show)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ import json
 import pathlib
 
 import pytest
+import small_config
 from etils import epath
 
 from cljax import UsageError, methods
 from cljax.cli import _registered, analyze, report, sweep
 
-CONFIG = """
-from ml_collections import ConfigDict
-
+CONFIG = small_config.text(
+  """
 import cljax
 from cljax.methods.registry import Entry, Option, register
 
@@ -21,14 +21,8 @@ def factory(model, spec, *, nothing):
   return cljax.Method()
 
 register("my/own", Entry(factory, {"nothing": Option(0.0)}, cljax.Access(), "here"))
-
-def get_config():
-  config = ConfigDict()
-  config.data = ConfigDict({"name": "digits"})
-  config.stream = ConfigDict({"kind": "class", "tasks": 2, "rows": 60})
-  config.model = ConfigDict({"name": "mlp", "hidden": (4,)})
-  return config
 """
+)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import small_config
 
 import cljax
 from cljax import data
@@ -18,16 +19,7 @@ from cljax.cli import sweep, train
 from cljax.engine import frames
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = """
-from ml_collections import ConfigDict
-
-def get_config():
-  config = ConfigDict()
-  config.data = ConfigDict({"name": "digits"})
-  config.stream = ConfigDict({"kind": "class", "tasks": 2, "rows": 60})
-  config.model = ConfigDict({"name": "mlp", "hidden": (4,)})
-  return config
-"""
+CONFIG = small_config.text()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import small_config
 
 import cljax
 from cljax import methods
@@ -85,21 +86,16 @@ def test_what_comes_with_packages_is_known_by_their_versions():
   assert by(2) != by(3), "what a function closes over"
 
 
-CONFIG = """
-from ml_collections import ConfigDict
+CONFIG = small_config.text(
+  """
 import cljax, optax
 from cljax.methods.registry import Entry, Option, register
 FACTOR = 0.25
 def factory(model, spec, *, nothing):
   return cljax.Method(terms={"pull": lambda key, params, learner, batch, outputs: FACTOR * optax.tree.norm(params)})
 register("my/own", Entry(factory, {"nothing": Option(0.0)}, cljax.Access(), "here"))
-def get_config():
-  config = ConfigDict()
-  config.data = ConfigDict({"name": "digits"})
-  config.stream = ConfigDict({"kind": "class", "tasks": 2, "rows": 60})
-  config.model = ConfigDict({"name": "mlp", "hidden": (4,)})
-  return config
 """
+)
 
 
 @pytest.fixture
