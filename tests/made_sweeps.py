@@ -36,6 +36,7 @@ def result(method, level, *, seeds=(0, 1, 2), rng, validation=None, alive=None, 
     for s in (2, 4)
   ]
   fields = types.SimpleNamespace(
+    fisher={},
     accuracy=accuracy,
     task_accuracy=np.clip(accuracy + 0.1, 0, 1),
     validation=None if validation is None else matrix(rng, count, validation, events=len(events)),

@@ -106,7 +106,8 @@ def guarded(run: Callable[[Sequence[str], Stop], int], argv: Sequence[str]) -> i
       with piped():
         return run(argv, stop)
     except Help as text:
-      print(text)
+      with piped():
+        print(text)
       return 0
     except UsageError as error:
       _line(str(error))

@@ -11,9 +11,34 @@ from typing import Any
 from etils import epath
 
 from cljax import UsageError
-from cljax.io import checkpoint, files
+from cljax.io import checkpoint, files, ledger
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+# What says whose a folder is.
+KINDS = {
+  "config.json": "a run of launch.train", "sweep.json": "a sweep",
+  "unlearn.request.json": "a comparison of launch.unlearn",
+}  # fmt: skip
+
+
+def check_kind(workdir: epath.Path, name: str) -> None:
+  """UsageError where the folder holds something else than what keeps ``name``."""
+  for other, what in KINDS.items():
+    if other != name and (workdir / other).exists():
+      raise UsageError(f"workdir: {workdir} holds {what}; expected another folder")
+
+
+def check_overwrite(workdir: epath.Path) -> None:
+  """UsageError where something was deleted from what is to be trained anew: it would learn the rows again."""
+  rows = sorted((workdir / "runs").iterdir()) if (workdir / "runs").exists() else []
+  for place in (workdir, *rows):
+    if (place / ledger.LEDGER).exists():
+      raise UsageError(
+        f"overwrite: {place} has a ledger of deletions, and what is trained anew would learn those rows again; give "
+        "another workdir"
+      )
 
 
 def claim(
@@ -29,6 +54,9 @@ def claim(
   ``overwrite`` first discards the files ``left`` by an earlier run. Two identities are the same where what ``essence``
   leaves of them is. Returns the identity that is written there. Raises UsageError where it cannot be written.
   """
+  check_kind(workdir, name)
+  if overwrite:
+    check_overwrite(workdir)
   try:
     for file in left if overwrite else ():
       discard(workdir / file)

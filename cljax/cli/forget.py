@@ -101,11 +101,14 @@ def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.O
     line = f"{learned}:{flags.request}"
     config["stream"]["forget"] = "; ".join(filter(None, [before["stream"]["forget"], line]))
     answers.append([len(events), flags.method, options])
-  built = _build.build(config, cache, answers)
-  if not again and not _leaves_some(built.stream):
-    raise UsageError(f"request: {flags.request} names no row that was learned and is still there; see --list")
   if not again and not _finished(workdir, len(events)):
     raise UsageError(f"workdir: {workdir} holds a run that has not ended; run its last command again first")
+  built = _build.build(config, cache, answers)
+  if not again and not _leaves_some(built.stream):
+    raise UsageError(
+      f"request: {flags.request} names no row that was learned and is still there; see --list, which says by what they "
+      "were forgotten"
+    )
   return train.Job(built, before["seeds"], workdir, {}, True), again and done
 
 

@@ -63,6 +63,9 @@ def _run(flags, overrides, seeds: list[int], axes: Mapping[str, int], workdir: e
   config = _config.resolve(file, overrides)
   if _config.no_requests(config):
     raise UsageError(_config.no_requests(config))
+  if (before or _workdir.read_json(workdir / "config.json") or {}).get("answers"):
+    # What was begun by launch.forget is brought to its end by whatever goes on with the run.
+    config["checkpoint"]["purge_before_deletion"] = True
   if before is None:
     job = Job(_build.build(config) if flags.overwrite else _extended.whole(workdir, config), seeds, workdir, axes)
   else:

@@ -141,6 +141,8 @@ def run(
     evaluators=evaluators, answers=answers,
   )  # fmt: skip
   if learner is not None:
+    if not isinstance(learner, RunResult):
+      raise UsageError(f"learner: got a {type(learner).__name__}; expected what cljax.run returned")
     prepared = prepared._replace(begun=str(learner.params_sha256))
   start = None if learner is None else continued(prepared, learner)
   if not workdir:

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.engine import extending, precompile, saving, stages
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
-from cljax.engine.loop import Hooks, State, all_alive, begin
+from cljax.engine.loop import DivergedError, Hooks, State, all_alive, begin
 from cljax.engine.program_arguments import init_arguments
 from cljax.engine.setup import CompiledRun
 from cljax.io import checkpoint, history, identity, owner, sealing
@@ -45,6 +46,8 @@ class Prepared(NamedTuple):
     self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None,
     start: State | None = None, extend: bool = False,
   ) -> Any:  # fmt: skip
+    if extend and not (workdir and epath.Path(workdir).exists()):
+      raise UsageError(f"extend: got workdir={workdir!r}; expected the folder of the run that is to be extended")
     if workdir and meshes.is_main_process(self.setup.members.mesh):
       with owner.holding(workdir):
         return self._run(workdir, report, stop, start, extend)
@@ -54,8 +57,6 @@ class Prepared(NamedTuple):
     mesh = self.setup.members.mesh
     report = report if report and meshes.is_main_process(mesh) else lambda message: None
     asked = stop or (lambda: False)
-    if extend and not workdir:
-      raise UsageError("extend: got no workdir; expected the folder of the run that is to be extended")
     writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
     config = self.whole_config(workdir) if writer else {}
     waiting = (lambda: False) if meshes.is_multi_process(mesh) else asked
@@ -66,8 +67,13 @@ class Prepared(NamedTuple):
     save = saving.saver(self.setup, writer, config, workdir)
     hooks = hooks._replace(save=save, deleted=saving.recorder(self.setup, workdir, self.answers))
     by = lambda event, setup: saving.recorder(setup, workdir, self.by_event[event][0])
+    fresh = writer is not None and not checkpoint.numbers(writer.directory)
     try:
       state = stages.run(self.setup, self.others(), state, hooks, by)
+    except DivergedError:
+      if fresh:
+        saving.give_back(self.setup, writer, workdir)
+      raise
     finally:
       if writer:
         writer.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+from etils import epath
 
 from cljax import methods
 from cljax.core import tree
@@ -14,7 +15,7 @@ from cljax.engine import programs as prog
 from cljax.engine.loop import Replay, State, all_alive
 from cljax.engine.program_arguments import init_arguments
 from cljax.engine.setup import CompiledRun
-from cljax.io import checkpoint, ledger
+from cljax.io import checkpoint, history, ledger
 
 copied = jax.jit(tree.copy)
 SAVED = ("event", "step", "ended", "total", "accuracy", "forgotten", "curves")
@@ -175,6 +176,18 @@ def clear(built: CompiledRun, writer) -> None:
   if meshes.is_main_process(built.members.mesh):
     for name in filter(checkpoint.cut_short, checkpoint.others(writer.directory)):
       writer.discard(name)
+
+
+def give_back(built: CompiledRun, writer, workdir) -> None:
+  """Leaves the folder free where a run diverged in its first event: there is nothing in it to go on from."""
+  writer.wait()
+  numbers = checkpoint.numbers(writer.directory)
+  if meshes.is_main_process(built.members.mesh) and not any(
+    checkpoint.read_meta(writer.directory, n)["position"]["event"] for n in numbers
+  ):
+    for number in numbers:
+      writer.discard(str(number))
+    (epath.Path(workdir) / history.FILE).unlink(missing_ok=True)
 
 
 def taken_up(built: CompiledRun, writer, upto: int) -> None:

@@ -135,7 +135,7 @@ def test_an_analysis_without_the_data_says_where_they_are_given(trained, rows, t
     assert "data_dir: not given; expected the folder of this run's data (npz:" in refused()
     assert f"data_dir: got {tmp_path}; expected the folder" in refused(f"--data_dir={tmp_path}")
     np.savez(file, **{**rows, "y_train": -rows["y_train"]})
-    assert "there is other data; its digest differs" in refused()
+    assert "are not those that the run had" in refused()
   finally:
     away.rename(file)
 

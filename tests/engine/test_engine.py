@@ -166,8 +166,8 @@ def test_nan_stops_saves_and_says_where(class_stream, small_model, tmp_path):
   options = {"learning_rate": 1e30}
   with pytest.raises(cljax.DivergedError, match=r"loss became .* at step \d+ \(step \d+ of task 0\), seed 0"):
     cljax.run(class_stream, small_model, optimizer_options=options, training=TRAIN, workdir=str(tmp_path))
-  with pytest.raises(cljax.DivergedError, match="became NaN before"):
-    cljax.run(class_stream, small_model, optimizer_options=options, training=TRAIN, workdir=str(tmp_path))
+  # In its first event: the folder is free again, for a run of another configuration too.
+  assert cljax.run(class_stream, small_model, "l2", training=TRAIN, workdir=str(tmp_path)).alive.all()
 
 
 def test_a_dead_member_does_not_sink_the_rest(class_stream, small_model):

@@ -138,6 +138,12 @@ def test_an_edited_method_is_refused_in_train_and_made_again_in_a_sweep(launched
   assert len((tmp_path / "sweep/rows.jsonl").read_text().splitlines()) == 2
   assert (first["my/own"]["params_sha256"], second["my/own"]["params_sha256"]) == (before[0], after[0])
   assert stamp(second["finetune"]) == untouched
+  # The population of the row that is gone has gone with it, but for what it shares with others.
+  left = {
+    m["run"] for f in (tmp_path / "sweep/groups").glob("*/unit.json") for m in json.loads(f.read_text())["members"]
+  }
+  assert {r["run"] for r in second.values()} <= left
+  assert first["my/own"]["run"] not in left
 
 
 def test_a_method_that_comes_later_may_lack_an_option(launched, tmp_path, capsys):

@@ -18,7 +18,7 @@ from cljax import Member, UsageError, engine
 from cljax.cli import _build, _config, _grid, _workdir
 from cljax.core import tree
 from cljax.evaluation import results
-from cljax.io import checkpoint, files
+from cljax.io import checkpoint, files, ledger
 from cljax.io import owner as _owner
 
 
@@ -226,8 +226,9 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
 
 
 def drop_edited(workdir: epath.Path, runs: Sequence[Run]) -> list[str]:
-  """Takes away the results of runs whose code the user has edited since, which are made again; one line for each."""
-  folder, lines = workdir / "runs", []
+  """Takes away the results of runs whose code the user has edited since, which are made again, and the populations
+  that held nothing else; one line for each. UsageError where something was deleted from such a run."""
+  folder, lines, dropped = workdir / "runs", [], set()
   without = lambda identity: _config.essence({k: v for k, v in identity.items() if k != "code"})
   own = [(r, without(r.built.identity)) for r in runs if "code" in r.built.identity]
   for path in sorted(folder.iterdir()) if own and folder.exists() else ():
@@ -236,9 +237,19 @@ def drop_edited(workdir: epath.Path, runs: Sequence[Run]) -> list[str]:
       continue
     for run, mine in own:
       if path.name != run.folder and not checkpoint.differences(without(result["config"]), mine):
+        if (path / ledger.LEDGER).exists():
+          raise UsageError(
+            f"workdir: the code of {run.label} was edited, and rows were deleted from {path}, which it would learn "
+            "again; give another workdir"
+          )
         lines.append(f"{run.label}: its code was edited since {path.name}; it is run again")
         path.rmtree()
+        dropped.add(path.name)
         break
+  for unit in on_disk(workdir) if dropped else ():
+    mine = {name for name, _ in unit.members}
+    if mine & dropped and not any((folder / name).exists() for name in mine):
+      (workdir / "groups" / unit.name).rmtree()
   return lines
 
 
