@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 
 from cljax import projectors
 from cljax.core.types import UsageError
+from cljax.optimizers.classp import ClasspState
 from cljax.optimizers.tag import TagState
+from cljax.regularizers import path, quadratic
 
 # State -> what it holds; found by planting a row and searching every array (experiments/revealed.py).
 REVEALS = {
@@ -17,11 +21,34 @@ REVEALS = {
 }
 
 
+# Means of squared or absolute gradients: of a task of one row the root is the row, of thirty nothing is found.
+IMPORTANCES = (
+  quadratic.EwcState, quadratic.OnlineEwcState, quadratic.MasState, path.SiState, path.HierarchicalState, ClasspState,
+)  # fmt: skip
+FEW = 30
+
+
 def revealing(state) -> str:
   """What a state holds that gives rows back, wherever it is nested; '' for nothing of the kind."""
   kinds = tuple(REVEALS)
   leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
   return next((REVEALS[type(leaf)] for leaf in leaves if isinstance(leaf, kinds)), "")
+
+
+def check_few_rows(name: str, parts, replays: bool, tasks: Mapping[int, int]) -> None:
+  """Refuses a request that takes rows of ``tasks {task: its number of rows}`` where a task has fewer than FEW and the
+  learner keeps importances, which then hold its rows."""
+  few = {t: n for t, n in tasks.items() if n < FEW}
+  if replays or not few:
+    return
+  state = jax.eval_shape(parts.init, jax.random.key(0))
+  held = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, IMPORTANCES))
+  if any(isinstance(leaf, IMPORTANCES) for leaf in held):
+    task, count = next(iter(few.items()))
+    raise UsageError(
+      f"forget: {name!r} keeps importances, and those of task {task}, of {count} rows (fewer than {FEW}), hold them; "
+      "use forget.name='retrain', which replays without them"
+    )
 
 
 def check_reveals(name: str, parts, replays: bool) -> None:

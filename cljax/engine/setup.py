@@ -20,8 +20,9 @@ from cljax.engine import programs as prog
 from cljax.engine import schedule
 from cljax.engine.access import check_reads_one_task
 from cljax.engine.recipe import Recipe, check_recipe, make_augment
-from cljax.engine.revealing import check_reveals
+from cljax.engine.revealing import check_few_rows, check_reveals
 from cljax.engine.step import Data, LearnerFns, build, rescaled
+from cljax.streams.requests import resolve_pairs
 from cljax.streams.rows import at_most
 
 
@@ -188,6 +189,9 @@ def setup(
       raise UsageError(f"stream.forget: event {e} asks to forget, but the method does not; choose one with forget.name")
     else:
       _check_holds(event, access)
+      named = resolve_pairs(event, stream)
+      taken = {t: len(stream.train[t]) for t in dict.fromkeys(learned) if named[t].any()}
+      check_few_rows(name, probe, access.prefix, taken)
   return CompiledRun(
     stream=stream,
     spec=spec,

@@ -83,3 +83,24 @@ def test_a_sample_of_the_others_gives_nothing_back(name):
   assert not found["planted"].copy
   assert not found["planted"].id
   assert found["planted"].cosine < 0.9
+
+
+@pytest.mark.parametrize("name", ["ewc", "online_ewc", "mas", "si", "hierarchical", "classp"])
+def test_a_task_of_few_rows_is_held_by_its_importance(name, make_blobs, small_model):
+  """The row is the only one of its task: a request that takes it is answered by retraining alone."""
+  dataset = make_blobs()
+  tasks = [np.flatnonzero(dataset.train.y < 2), np.flatnonzero(dataset.train.y >= 2)[:1]]
+  tests = [np.flatnonzero(dataset.test.y < 2), np.flatnonzero(dataset.test.y == dataset.train.y[tasks[1][0]])]
+  plain = [cljax.Learn(0), cljax.Learn(1)]
+
+  def made(row, forget):
+    asked = cljax.Forget(ids=(int(dataset.train.id[row]),))
+    stream = streams.from_tasks(dataset, tasks, tests, events=[*plain, asked])
+    return engine.prepare(stream, small_model, name, forget=forget)
+
+  with pytest.raises(
+    UsageError, match=r"keeps importances, and those of task 1, of 1 rows \(fewer than 30\), hold"
+  ):
+    made(tasks[1][0], "ssd")
+  made(tasks[1][0], "retrain")
+  made(tasks[0][0], "ssd")  # of 48 rows

@@ -247,8 +247,8 @@ def drop_edited(workdir: epath.Path, runs: Sequence[Run]) -> list[str]:
         dropped.add(path.name)
         break
   for unit in on_disk(workdir) if dropped else ():
-    mine = {name for name, _ in unit.members}
-    if mine & dropped and not any((folder / name).exists() for name in mine):
+    held = {name for name, _ in unit.members}
+    if held & dropped and not any((folder / name).exists() for name in held):
       (workdir / "groups" / unit.name).rmtree()
   return lines
 
