@@ -9,7 +9,7 @@ import records
 import cljax
 from cljax import UsageError, engine, methods, models, streams
 from cljax.engine import revealing
-from experiments import _revealed
+from experiments import _page_table, _revealed, few_rows
 from experiments import revealed as table
 
 SEEN = np.random.default_rng(0).normal(size=36)
@@ -85,7 +85,17 @@ def test_a_sample_of_the_others_gives_nothing_back(name):
   assert found["planted"].cosine < 0.9
 
 
-@pytest.mark.parametrize("name", ["ewc", "online_ewc", "mas", "si", "hierarchical", "classp"])
+def test_what_holds_the_only_row_of_a_task_is_refused_there():
+  rows = _page_table.read(few_rows.FILE)
+  assert set(rows) == set(methods.METHODS), "run python -m experiments.few_rows"
+  back = {n for n, r in rows.items() if r["cosine"] and float(r["cosine"]) > 0.95}
+  assert back - {"ogd", "pca_ogd", "gpm", "cuber", "tag"} == set(FEW)
+
+
+FEW = ("ewc", "online_ewc", "mas", "si", "hierarchical", "classp", "unified")
+
+
+@pytest.mark.parametrize("name", FEW)
 def test_a_task_of_few_rows_is_held_by_its_importance(name, make_blobs, small_model):
   """The row is the only one of its task: a request that takes it is answered by retraining alone."""
   dataset = make_blobs()
@@ -98,9 +108,7 @@ def test_a_task_of_few_rows_is_held_by_its_importance(name, make_blobs, small_mo
     stream = streams.from_tasks(dataset, tasks, tests, events=[*plain, asked])
     return engine.prepare(stream, small_model, name, forget=forget)
 
-  with pytest.raises(
-    UsageError, match=r"keeps importances, and those of task 1, of 1 rows \(fewer than 30\), hold"
-  ):
+  with pytest.raises(UsageError, match=r"keeps importances, and those of task 1, of 1 rows \(fewer than 30\), hold"):
     made(tasks[1][0], "ssd")
   made(tasks[1][0], "retrain")
   made(tasks[0][0], "ssd")  # of 48 rows
