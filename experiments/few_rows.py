@@ -9,6 +9,7 @@ and from that of ``experiments.revealed``. Writes ``experiments/results/few_rows
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,9 +48,9 @@ def trained(name: str, arguments: dict):
   if "temporary" in arguments:  # it forgets tasks
     arguments, asked = {**arguments, "temporary": (1,)}, cljax.Forget(tasks=(1,))
   learns = [cljax.Learn(t) for t in range(3)]
-  given = {"task_id_given": True, "active": "task"} if entry.access.task_id_at_test else {}
+  given: dict[str, Any] = {"task_id_given": True, "active": "task"} if entry.access.task_id_at_test else {}
   made = lambda events: streams.from_tasks(whole, tasks, tests, events=events, **given)
-  plan = {"method": name, "hyper": arguments, "forget": "" if entry.access.forgets else "ssd"}
+  plan: dict[str, Any] = {"method": name, "hyper": arguments, "forget": "" if entry.access.forgets else "ssd"}
   if entry.access.forgets and not any(
     getattr(entry.access, k) for k in ("prefix", "stores_data", "task_boundaries")
   ):  # an edit: what learns is plain
