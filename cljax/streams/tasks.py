@@ -52,9 +52,9 @@ def from_tasks(
   check_name(name)
   if not isinstance(task_id_given, bool):
     raise UsageError(f"task_id_given: got {task_id_given!r}; expected True or False")
-  for name, given, what in (("tasks", reserve_tasks, "tasks"), ("rows", reserve_rows, "rows of the largest task")):
+  for room, given, what in (("tasks", reserve_tasks, "tasks"), ("rows", reserve_rows, "rows of the largest task")):
     if not is_integer(given, 0):
-      raise UsageError(f"reserve_{name}: got {given!r}; expected a number of {what}")
+      raise UsageError(f"reserve_{room}: got {given!r}; expected a number of {what}")
   # Lists keep what they hold: rows of an array are views, and a dead one's id is another's.
   train, test = _listed("train", train), _listed("test", test)
   tasks = len(train)

@@ -42,7 +42,9 @@ def test_the_pieces_of_replay(class_stream):
   np.testing.assert_array_equal(found, [[2, 3], [4, 5]])
   memory = memories.ring(6, 2)
   state = replay.start(memory, spec, replay.example_row(spec))
-  for leaf in jax.tree.leaves(state._replace(memory=(state.memory.rows, state.memory.seen))):
+  np.testing.assert_array_equal(state.pending["id"], -1)  # of no row
+  empty = {k: v for k, v in state.pending.items() if k != "id"}
+  for leaf in jax.tree.leaves((empty, state.weight, state.memory.rows, state.memory.seen)):
     np.testing.assert_array_equal(leaf, 0)
   state = state._replace(pending={**state.pending, "id": jnp.arange(8, dtype=jnp.int32)}, weight=fresh)
   filled = jax.jit(lambda s: replay.insert_pending(jax.random.key(0), memory, s))(state)

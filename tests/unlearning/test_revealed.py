@@ -70,7 +70,7 @@ def test_a_state_is_found_wherever_it_is_nested():
 
 
 def test_the_table_of_the_docs_is_whole_and_names_what_is_refused():
-  rows = table.read()
+  rows = _page_table.read(table.FILE)
   assert set(rows) == set(methods.METHODS), "run python -m experiments.revealed"
   assert table.table(rows) in table.PAGE.read_text()
   back = {n for n, r in rows.items() if any(w in r["survives"] for w in ("copy", "id", "reconstruction", "direction"))}
