@@ -30,6 +30,7 @@ NEUTRAL = {
   "online_ewc.fisher_batch_size": BATCHES, "ssd.importance_batch": BATCHES,
   "fisher_forgetting.importance_batch": BATCHES,
   "unified.fisher_batch_size": BATCHES, "refresh.fisher_batch_size": BATCHES,
+  "retrain.schedule": "how long the host replays: tests/unlearning/test_retraining_schedules.py",
 }  # fmt: skip
 # GEM's margin cannot be behind the optimizer, and a schedule's end cannot come before its parts.
 WITH = {"gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0}}

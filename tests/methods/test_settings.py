@@ -116,7 +116,7 @@ def test_an_optimizer_that_is_not_ours(name, task_stream, small_model):
 def test_no_nan_on_the_way(pair, make_blobs):
   """A run with a request under ``jax_debug_nans``, which stops at the first NaN that any program gives."""
   kind = "task" if pair[0] == "supsup" else "class"
-  stream = streams.build(make_blobs(rows=8), kind, tasks=2, forget="2:class=1" if pair[1] else "")
+  stream = streams.build(make_blobs(rows=20), kind, tasks=2, forget="2:class=1" if pair[1] else "")
   make = lambda model, spec: cljax.compose(
     **{n: methods.make(n, model, spec, **records.arguments(n)) for n in pair if n}
   )
