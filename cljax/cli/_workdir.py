@@ -48,10 +48,12 @@ def claim(
   overwrite: bool,
   left: Sequence[str],
   essence: Callable[[dict], dict] = lambda identity: identity,
+  failed: bool = False,
 ) -> dict:
   """Makes ``workdir`` this configuration's: writes it to ``name``, or refuses where another one is there already.
 
-  ``overwrite`` first discards the files ``left`` by an earlier run. Two identities are the same where what ``essence``
+  ``overwrite`` first discards the files ``left`` by an earlier run, and another configuration's are discarded where its
+  run has ``failed``, so that nothing can go on with it. Two identities are the same where what ``essence``
   leaves of them is. Returns the identity that is written there. Raises UsageError where it cannot be written.
   """
   check_kind(workdir, name)
@@ -65,6 +67,8 @@ def claim(
       if "code" not in held:  # it began when nobody noted what the user's own code was
         identity = {k: v for k, v in identity.items() if k != "code"}
       keys = {line.partition(": ")[0] for line in checkpoint.differences(essence(held), essence(identity))}
+      if keys and failed:
+        return claim(workdir, name, identity, True, left, essence)
       if keys:
         # Told as both have them, defaults included.
         differing = [d for d in checkpoint.differences(held, identity) if d.partition(": ")[0] in keys]

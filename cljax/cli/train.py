@@ -151,6 +151,15 @@ def _never_began(workdir: epath.Path, error: CljaxError) -> bool:
   return False
 
 
+def _diverged(workdir: epath.Path) -> bool:
+  """Whether the run in a workdir ended in numbers that are none: it has no result, and its log says so last."""
+  log = workdir / "metrics.jsonl"
+  if (workdir / "result.json").exists() or not log.exists():
+    return False
+  lines = log.read_text().splitlines()
+  return bool(lines) and '"diverged"' in lines[-1]
+
+
 def _settle(job: Job, flags, leads: bool) -> tuple[dict, dict | None]:
   """``(the configuration that the workdir holds, its result where it is finished)``."""
   workdir, mine = job.workdir, {**job.built.identity, "seeds": job.seeds}
@@ -161,7 +170,8 @@ def _settle(job: Job, flags, leads: bool) -> tuple[dict, dict | None]:
       _extended.claim(workdir, mine)
     held = mine
   else:
-    held = _workdir.claim(workdir, "config.json", mine, flags.overwrite and leads, LEFT, _config.essence)
+    over = flags.overwrite and leads
+    held = _workdir.claim(workdir, "config.json", mine, over, LEFT, _config.essence, leads and _diverged(workdir))
   if leads and flags.config:
     _registered.remember(workdir, flags.config)
   result = results.read(workdir / "result.json")

@@ -81,3 +81,16 @@ def test_what_can_not_be_gone_on_with_is_one_line(class_stream, small_model, tmp
   with pytest.raises(cljax.UsageError, match=r"extend: got workdir=.*expected the folder of the run"):
     cljax.run(class_stream, small_model, workdir=str(tmp_path / "none"), extend=True)
   assert not (tmp_path / "none").exists()
+
+
+def test_what_diverged_later_gives_way_to_another_configuration(command, tmp_path, capsys):
+  """A penalty of 1e12 acts in the second task; the same run again says that it is dead, another one takes over."""
+  given = command(*BASE[:-1], f"--workdir={tmp_path}")
+  dead = ["--config.method.name=ewc", "--config.method.strength=1e12", "--config.train.epochs=8"]
+  assert train.main([*given, *dead]) == 1
+  assert "of task 1" in capsys.readouterr().err
+  assert train.main([*given, *dead]) == 1
+  assert "loss became" in capsys.readouterr().err
+  assert train.main([*given, "--config.method.name=l2"]) == 0
+  assert (tmp_path / "result.json").exists()
+  assert train.main([*given, "--config.method.name=si"]) == 2  # of what ended well
