@@ -43,6 +43,10 @@ class Store:
     keys = {m.key for m in subject.candidates}
     return [r for k, r in self.rows.items() if k[:2] == (subject.name, subject.stamp) and k[2] and k[2] in keys]
 
+  def made(self, entry: str) -> set[str]:
+    """The keys of an entry's mutants, of any stamp."""
+    return {mutant for name, _, mutant in self.rows if name == entry and mutant}
+
   def survivors(self) -> set[tuple[str, str]]:
     """Entry and key of each survivor, of any stamp."""
     return {(r["entry"], r["mutant"]) for r in self.rows.values() if r.get("outcome") == "survived"}

@@ -7,8 +7,8 @@ by its own mark, and that no test noticed survives. Restartable: what has run un
 ``experiments/results/mutations``; ``--only`` runs some entries and leaves the rows of others alone.
 
 ``--sample=SECONDS`` writes nothing: for so long it makes mutants anew, one an entry, of those that the committed rows
-hold (of an entry that changed since, any), and ends with code 1 where one survives that they do not hold as a survivor,
-nor ``equivalent.json`` as equivalent.
+hold (of an entry that changed since, those that are left; of one that has none, any), and ends with code 1 where one
+survives that they do not hold as a survivor, nor ``equivalent.json`` as equivalent.
 """
 
 from __future__ import annotations
@@ -206,8 +206,10 @@ def sample(found: list[Subject], store: Store, run: Run, seconds: float, seed: i
     for subject in found:
       base = store.get(subject)
       if base and base["seconds"] < QUICK:
-        held = {r["mutant"] for r in store.of(subject)}
-        mine = [m for m in subject.candidates if m.key in held] or drawn(subject, store, 1, f"sample {seed}")
+        held = store.made(subject.name)
+        mine = [m for m in subject.candidates if m.key in held]
+        if not held:
+          mine = drawn(subject, store, 1, f"sample {seed}")
         for mutant in _mutants.chosen(mine, 1, f"sample {seed} {subject.name}"):
           if time.monotonic() < start + seconds - base["seconds"]:
             yield subject, mutant
