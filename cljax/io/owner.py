@@ -97,6 +97,10 @@ def take(folder) -> Owner | Held | None:
     _create(path, json.dumps(mine))
   except FileExistsError:
     return Held(latest(folder)[1] or {})
+  newest, record = latest(folder)
+  if newest != number + 1:  # others came and went since we looked, and have cleared away the file of our number
+    path.unlink(missing_ok=True)
+    return Held(record or {})
   _MINE[os.path.realpath(folder)] = threading.get_ident()
   return Owner(path, mine)
 

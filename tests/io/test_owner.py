@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -87,6 +88,17 @@ def test_a_holder_elsewhere_is_believed(tmp_path):
   told = f"on another since 2026.*if that is gone for good, remove {place}"
   with pytest.raises(owner.HeldError, match=told), owner.holding(tmp_path):
     pass
+
+
+def test_who_looked_too_early_takes_nothing(tmp_path, monkeypatch):
+  """Two came and went between a look and the creation of the next file, a third holds the folder now."""
+  place = tmp_path / owner.HIDDEN
+  place.mkdir()
+  (place / "owner.8.json").write_text(json.dumps(owner.myself()))
+  true, looks = owner.latest, iter([(5, {"left": "finished"})])
+  monkeypatch.setattr(owner, "latest", lambda folder: next(looks, None) or true(folder))
+  assert isinstance(owner.take(place), owner.Held)
+  assert [p.name for p in place.iterdir()] == ["owner.8.json"]
 
 
 def test_what_several_processes_count_is_counted_once(tmp_path):
