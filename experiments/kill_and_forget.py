@@ -48,7 +48,8 @@ _METHOD = flags.DEFINE_string("method", "er", "method of a worker")
 
 
 def prepared(method: str):
-  return _planted.prepared(method, METHODS[method], forget="retrain" if method == "retrain" else "ssd")
+  rows = 20 if method == "unified" else 12  # a request to a task of fewer than 30 rows is refused under importances
+  return _planted.prepared(method, METHODS[method], forget="retrain" if method == "retrain" else "ssd", rows=rows)
 
 
 def judged(folder, stream, result, whole) -> str:
