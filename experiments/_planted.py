@@ -29,7 +29,9 @@ def noise(classes: int = 4, rows: int = 12, seed: int = 0) -> Dataset:
   return Dataset("noise", split(rows, 100), split(2, 900), classes, names, groups, 1.0, f"noise{seed}")
 
 
-def prepared(method: str = "er", hyper=None, forget: str = "ssd", purge: bool = True, rows: int = 12) -> engine.Prepared:
+def prepared(
+  method: str = "er", hyper=None, forget: str = "ssd", purge: bool = True, rows: int = 12,
+) -> engine.Prepared:  # fmt: skip
   """Two tasks of ``2 rows`` rows; after each, rows of the first are forgotten."""
   data = noise(rows=rows)
   ids = data.train.id[streams.build(data, "class", tasks=2, validation=0).train[0]].tolist()

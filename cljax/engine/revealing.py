@@ -28,35 +28,34 @@ IMPORTANCES = (
 FEW = 30
 
 
+def _held(state, kinds) -> type | None:
+  """The first of ``kinds`` that a state holds, wherever it is nested."""
+  kinds = tuple(kinds)
+  leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
+  return next((type(leaf) for leaf in leaves if isinstance(leaf, kinds)), None)
+
+
 def revealing(state) -> str:
   """What a state holds that gives rows back, wherever it is nested; '' for nothing of the kind."""
-  kinds = tuple(REVEALS)
-  leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
-  return next((REVEALS[type(leaf)] for leaf in leaves if isinstance(leaf, kinds)), "")
+  return REVEALS.get(_held(state, REVEALS), "")
 
 
-def check_few_rows(name: str, parts, replays: bool, tasks: Mapping[int, int]) -> None:
-  """Refuses a request that takes rows of ``tasks {task: its number of rows}`` where a task has fewer than FEW and the
-  learner keeps importances, which then hold its rows."""
-  few = {t: n for t, n in tasks.items() if n < FEW}
-  if replays or not few:
+def check_reveals(name: str, parts, replays: bool, tasks: Mapping[int, int]) -> None:
+  """Refuses requests to a learner whose state gives rows of ``tasks {task: its number of rows}`` back, where it is not
+  made anew: an edit of the parameters leaves it as it is."""
+  if replays:
     return
   state = jax.eval_shape(parts.init, jax.random.key(0))
-  held = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, IMPORTANCES))
-  if any(isinstance(leaf, IMPORTANCES) for leaf in held):
-    task, count = next(iter(few.items()))
-    raise UsageError(
-      f"forget: {name!r} keeps importances, and those of task {task}, of {count} rows (fewer than {FEW}), hold them; "
-      "use forget.name='retrain', which replays without them"
-    )
-
-
-def check_reveals(name: str, parts, replays: bool) -> None:
-  """Refuses requests to a learner whose state gives rows back, where it is not made anew: an edit of the parameters
-  leaves it as it is."""
-  held = "" if replays else revealing(jax.eval_shape(parts.init, jax.random.key(0)))
+  held = revealing(state)
   if held:
     raise UsageError(
       f"forget: {name!r} keeps {held}, so that an edit would leave the deleted rows in its state; use "
       "forget.name='retrain', which replays without them"
+    )
+  few = {t: n for t, n in tasks.items() if n < FEW}
+  if few and _held(state, IMPORTANCES):
+    task, count = next(iter(few.items()))
+    raise UsageError(
+      f"forget: {name!r} keeps importances, and those of task {task}, of {count} rows (fewer than {FEW}), hold them; "
+      "use forget.name='retrain', which replays without them"
     )

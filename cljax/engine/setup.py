@@ -20,7 +20,7 @@ from cljax.engine import programs as prog
 from cljax.engine import schedule
 from cljax.engine.access import check_reads_one_task
 from cljax.engine.recipe import Recipe, check_recipe, make_augment
-from cljax.engine.revealing import check_few_rows, check_reveals
+from cljax.engine.revealing import check_reveals
 from cljax.engine.step import Data, LearnerFns, build, rescaled
 from cljax.streams.requests import resolve_pairs
 from cljax.streams.rows import at_most
@@ -171,9 +171,8 @@ def setup(
   train = device_data(stream, options)
   evaluation, whole, part = _evaluation(stream, options)
   access = probe.method.access
-  if access.forgets and any(isinstance(v, Forget) and e not in elsewhere for e, v in enumerate(stream.events)):
-    check_reveals(name, probe, access.prefix)
   learned: list[int] = []
+  taken: dict[int, int] = {}  # tasks of which requests take rows, with all that they have
   total = 0
   for e, event in enumerate(stream.events):
     if isinstance(event, Learn):
@@ -190,8 +189,9 @@ def setup(
     else:
       _check_holds(event, access)
       named = resolve_pairs(event, stream)
-      taken = {t: len(stream.train[t]) for t in dict.fromkeys(learned) if named[t].any()}
-      check_few_rows(name, probe, access.prefix, taken)
+      taken |= {t: len(stream.train[t]) for t in dict.fromkeys(learned) if named[t].any()}
+  if access.forgets and any(isinstance(v, Forget) and e not in elsewhere for e, v in enumerate(stream.events)):
+    check_reveals(name, probe, access.prefix, taken)
   return CompiledRun(
     stream=stream,
     spec=spec,

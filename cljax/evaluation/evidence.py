@@ -6,6 +6,7 @@ The reference of every metric is the model that never saw the rows. No number he
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -306,17 +307,23 @@ def over_forgets(after: Answers, oracles: Answers, rows: Sides) -> bool:
 
 
 LEVEL, LEAST = 0.05, 3  # of a whole row of marks; seeds on either side
+FEW_ROWS = 10  # of a request; a number of fewer is so coarse that all members of a side agree by accident
 
 
 def outside_noise_floor(
-  values: Mapping[str, np.ndarray], floor: Mapping[str, np.ndarray], given: Mapping[str, float] | None = None
+  values: Mapping[str, np.ndarray],
+  floor: Mapping[str, np.ndarray],
+  given: Mapping[str, float] | None = None,
+  rows: int = FEW_ROWS,
 ) -> list[str]:
   """Metrics whose mean over members differs from the floor's: Welch's t-test, Holm's correction over all metrics.
 
   ``floor`` holds the same metrics of retrained models of other seeds: within it a method is not told from retraining. A
   row of a method that is as retraining has a mark in 5 of 100 tables, however many metrics there are. No marks where a
   side has fewer than three members; a metric that is NaN on either side is passed over. Two constants that differ are
-  told apart. ``given``: metrics whose chance is known otherwise (:func:`chances`), of the same correction.
+  told apart, where the request is for FEW_ROWS ``rows`` or more: of one row an accuracy is 0 or 1, and that n members
+  have the one and m the other counts as the share of regroupings which separate them so, ``2 / binomial(n + m, n)``.
+  ``given``: metrics whose chance is known otherwise (:func:`chances`), of the same correction.
   """
   from scipy.special import stdtr
 
@@ -330,7 +337,8 @@ def outside_noise_floor(
     apart = abs(v.mean() - w.mean())
     each = np.asarray([a.var(ddof=1) / len(a) for a in (v, w)])
     if each.sum() < 1e-24:
-      chances[name] = float(apart < 1e-9)
+      separated = 2 / math.comb(len(v) + len(w), len(v)) if rows < FEW_ROWS else 0.0
+      chances[name] = 1.0 if apart < 1e-9 else separated
       continue
     freedom = each.sum() ** 2 / sum(e * e / (len(a) - 1) for e, a in zip(each, (v, w), strict=True))
     chances[name] = float(2 * stdtr(freedom, -apart / np.sqrt(each.sum())))

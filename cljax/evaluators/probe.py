@@ -10,6 +10,7 @@ import numpy as np
 from cljax.core.checks import check_count, check_scalar
 from cljax.core.types import Learn, UsageError
 from cljax.evaluators.registry import Evaluator, Predict, register
+from cljax.streams.fates import deleted_tests
 from cljax.streams.requests import deleted_pairs
 
 BLOCK = 256
@@ -53,7 +54,8 @@ def linear_probe(ridge: float = 1e-3, block: int = BLOCK) -> Evaluator:
       return {"accuracy": found}
     weights, bias, met = _solved(ridge, *total)
     test = stream.dataset.test
-    for task, rows in enumerate(map(np.asarray, stream.test)):
+    left = (np.asarray(r)[~mine] for r, mine in zip(stream.test, deleted_tests(stream, event + 1), strict=True))
+    for task, rows in enumerate(left):
       open_ = met & stream.classes_of_task[task]
       competing = open_ if stream.task_id_given else met
       if not open_.any() or not len(rows):

@@ -4,7 +4,8 @@
 the rows is committed and what is to be purged is gone from the disk, then ``done``. Rows and groups are named by salted
 hashes of the caller's own keys: who holds the salt (``deletions.salt``, readable by its owner alone) can check whether
 a row was deleted; without it the ledger names nobody. The salt is no protection against someone who has it and can
-guess keys.
+guess keys. Each record also says how many there are and of which salt they are, so that neither a ledger that lost
+whole records nor another salt answers for what it does not know.
 A record is evidence of what was measured, not a proof of privacy.
 """
 
@@ -35,20 +36,32 @@ def salted(salt: str, kind: str, keys: Sequence) -> list[str]:
   return sorted(hashlib.sha256(f"{salt}:{kind}:{key}".encode()).hexdigest()[:32] for key in keys)
 
 
+def _check(salt: str) -> str:
+  """What a record says of the salt that its names are made with."""
+  return hashlib.sha256(f"{salt}:salt".encode()).hexdigest()[:16]
+
+
 def salt_of(workdir) -> str:
-  """The workdir's salt, made at its first use, behind an empty ledger: a salt alone says that a ledger was lost."""
+  """The workdir's salt, made at its first use, behind an empty ledger: a salt alone says that a ledger was lost.
+
+  Raises CljaxError where it is gone, damaged, or another one than that of the records.
+  """
   path = epath.Path(workdir) / SALT
+  lines = read(workdir)
   if not path.exists():
-    if read(workdir):
+    if lines:
       raise CljaxError(f"workdir: {path} is gone; without it {LEDGER} names nobody, and new records would not match")
-    _write(workdir, [])
+    write_text(path.parent / LEDGER, "\n")  # not a file of no bytes, which one that was cut off is
     write_text(path, secrets.token_hex(16) + "\n")
     with contextlib.suppress(OSError):  # object stores have no file modes
       os.chmod(os.fspath(path), 0o600)
   text = path.read_bytes().strip()
   if not text.isalnum():
     raise CljaxError(f"workdir: {path} is damaged; expected a line of hexadecimal digits")
-  return text.decode()
+  salt = text.decode()
+  if any(line.get("salt_mark", _check(salt)) != _check(salt) for line in lines):
+    raise CljaxError(f"workdir: {path} is not the salt that the records of {LEDGER} are made with; bring that one back")
+  return salt
 
 
 _LISTS = ("row_hashes", "group_hashes")
@@ -75,6 +88,11 @@ def read(workdir) -> list[dict]:
     if line is None or not whole or not all(words(line.get(k)) for k in _LISTS + tuple(k for k in _MAY if k in line)):
       raise CljaxError(f"workdir: record {number} of {path} is damaged; expected one as a Forget event writes it")
     out.append(line)
+  if any(line.get("records", len(out)) != len(out) for line in out) or (
+    path.exists() and not (out or path.read_bytes())
+  ):
+    said = f"its records speak of {max(line['records'] for line in out)}" if out else "it has no bytes"
+    raise CljaxError(f"workdir: {path} holds {len(out)} records, but {said}; bring the whole file back")
   return out
 
 
@@ -120,8 +138,8 @@ def record(
     "event": event,
     "at": _now(),
     "request": {
-      "classes": shown(request.classes), "tasks": shown(request.tasks), "ids": len(request.ids),
-      "groups": len(request.groups), "match": request.match, "holds": request.holds,
+      "classes": shown(request.classes), "tasks": shown(request.tasks), "ids": len(set(request.ids)),
+      "groups": len(set(request.groups)), "match": request.match, "holds": request.holds,
     },
     "rows": len(rows),
     "row_hashes": names,
@@ -144,7 +162,9 @@ def _whole(line: dict) -> set[str]:
 
 
 def _write(workdir, lines: Sequence[dict]) -> None:
-  write_text(epath.Path(workdir) / LEDGER, "".join(dumps(line) + "\n" for line in lines))
+  """All records, each with their number and the mark of their salt."""
+  known = {"records": len(lines), "salt_mark": _check(salt_of(workdir))}
+  write_text(epath.Path(workdir) / LEDGER, "".join(dumps({**line, **known}) + "\n" for line in lines))
 
 
 def pending(workdir, upto: int) -> list[dict]:

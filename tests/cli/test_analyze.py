@@ -246,3 +246,25 @@ def test_rows_are_looked_at_as_their_task_shows_and_labels_them(dataset):
   np.testing.assert_allclose(
     layers["hidden 0"][look.probe[1] == 1], hidden[look.probe[0][look.probe[1] == 1]], atol=1e-5
   )
+
+
+@pytest.mark.parametrize("request_", [{"ids": True}, {"tasks": (0,)}])
+def test_test_rows_that_were_deleted_are_looked_at_no_more(dataset, request_):
+  """``label_random`` tests on what it trains on: at no moment, also where a task has none left."""
+  some = tuple(int(i) for i in dataset.train.id[::3])
+  asked = cljax.Forget(ids=some) if "ids" in request_ else cljax.Forget(**request_)
+  stream = streams.build(dataset, "label_random", tasks=2, forget=[(1, asked)])
+  model = models.mlp((4, 4, 1), 4, hidden=(8,))
+  _, parts, values, trains_on, _ = restore._rebuild({"members": [[0, {}]]}, stream=stream, model=model)
+  history = restore.History([], {}, stream, model, values, parts, lambda number: None, trains_on)
+  params, _ = model.init(jax.random.key(0))
+  learner = cljax.Learner(0, jax.random.key(0), params, {}, OptState((), (), (), ()), ())
+  one = {k: v[0] for k, v in values.items()}
+  look = _analysis._look(history, parts(one).objective, 1000, [0, 1])
+  ids = np.asarray(stream.dataset.test.id)
+  whole = [np.sort(ids[np.asarray(t)]) for t in stream.test]
+  left = [np.setdiff1d(w, some) for w in whole] if "ids" in request_ else [[], whole[1]]
+  for task, expected in enumerate(left):
+    np.testing.assert_array_equal(np.sort(ids[look.rows[task]]), expected)
+    score = _analysis._score(look, one, learner, task, 2)
+    assert np.isfinite(score) == bool(len(expected))

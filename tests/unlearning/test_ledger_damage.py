@@ -57,7 +57,7 @@ def test_what_is_requested_and_not_done_is_not_deleted(workdir):
 
 def test_a_ledger_of_an_earlier_version_is_read(workdir):
   """Its records have no status and do not say how much of a group went."""
-  new = ("status", "row_hashes_partly", "group_hashes_whole", "fates")
+  new = ("status", "row_hashes_partly", "group_hashes_whole", "fates", "records", "salt_mark")
   old = [{k: v for k, v in line.items() if k not in new} for line in ledger.read(workdir)]
   (workdir / ledger.LEDGER).write_text("".join(json.dumps(line) + "\n" for line in old))
   assert [ledger.is_deleted(workdir, key) for key in (10, 11)] == [True, False]
@@ -133,3 +133,33 @@ def test_a_salt_that_is_gone_is_told(workdir, tmp_path_factory):
   (workdir / ledger.SALT).write_bytes(salt)
   assert ledger.is_deleted(workdir, 10)
   assert not ledger.is_deleted(tmp_path_factory.mktemp("empty"), 10)
+
+
+def test_another_salt_does_not_answer(workdir):
+  """A well-formed one, of another run: its hashes match nothing, which would say that nothing was deleted."""
+  (workdir / ledger.SALT).write_text("0" * 32 + "\n")
+  with pytest.raises(
+    CljaxError, match=r"deletions\.salt is not the salt that the records of deletions\.jsonl are made"
+  ):
+    ledger.is_deleted(workdir, 10)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_ledger_that_lost_whole_records_is_told(workdir, kept):
+  first = lines(workdir)[0] + b"\n"
+  (workdir / ledger.LEDGER).write_bytes(first if kept else b"")
+  said = "its records speak of 2" if kept else "it has no bytes"
+  with pytest.raises(CljaxError, match=rf"deletions\.jsonl holds {kept} records, but {said}"):
+    ledger.is_deleted(workdir, 12)
+
+
+def test_a_run_that_was_killed_before_its_first_record_goes_on(tmp_path):
+  salt = ledger.salt_of(tmp_path)
+  assert ledger.read(tmp_path) == []
+  assert ledger.is_deleted(tmp_path, 10) is False
+  split = Split(np.zeros((1, 1)), np.zeros(1, int), np.asarray([10]), np.zeros(1, int))
+  (tmp_path / ledger.SALT).unlink()  # killed between the two files
+  assert ledger.salt_of(tmp_path) != salt
+  ledger.record(tmp_path, 1, cljax.Forget(ids=(10, 10)), split, np.asarray([0]))
+  assert ledger.read(tmp_path)[0]["request"]["ids"] == 1, "an id that is given twice is one"
+  assert ledger.is_deleted(tmp_path, 10)

@@ -56,6 +56,18 @@ def test_few_seeds_and_numbers_that_are_not_there_have_no_marks():
   assert evidence.outside_noise_floor({"a": np.ones(3)}, {"a": np.ones(3)}) == []
 
 
+def test_one_row_that_all_members_agree_on_by_accident_is_no_mark():
+  """0 or 1 for each member, alike on both sides; two constants had been told apart with certainty."""
+  rng = np.random.default_rng(0)
+  coins = [[{n: (rng.random(3) < 0.5).astype(float) for n in range(5)} for _ in range(2)] for _ in range(400)]
+  share = lambda rows: np.mean([bool(evidence.outside_noise_floor(*two, None, rows)) for two in coins])
+  assert share(100) > 0.1
+  assert share(1) < 0.05
+  zeros, ones = {"a": np.zeros(5)}, {"a": np.ones(5)}
+  assert evidence.outside_noise_floor(zeros, ones, None, 1) == ["a"], "2 of 252 regroupings separate them"
+  assert evidence.outside_noise_floor({"a": np.zeros(3)}, {"a": np.ones(3)}, None, 1) == [], "2 of 20 do"
+
+
 def test_regrouped_members_by_hand():
   """Each number is KLoM of the groups that were drawn."""
   rng = np.random.default_rng(2)
@@ -90,7 +102,7 @@ def test_known_chances_are_corrected_with_the_others():
 
 def compared(original, retrained):
   about = {"exactness": "", "epochs": 0.0, "needs": "", "alive": 3}
-  context = {"rows_to_forget": 1, "population": 3, "oracles": 6, "epoch_seconds": 1.0, "seeds": [0, 1, 2]}
+  context = {"rows_to_forget": 20, "population": 3, "oracles": 6, "epoch_seconds": 1.0, "seeds": [0, 1, 2]}
   values = {"original": {"forget_accuracy": original}, "retrained": {"forget_accuracy": retrained}}
   return Compared(values, dict.fromkeys(values, about), context, {"forget_accuracy": "FA %"}, "")
 
@@ -101,12 +113,12 @@ def test_a_table_that_can_tell_nothing_says_so():
   alike = compared(three, three + 0.01)  # the CKA of a model with itself is 1, whatever it forgot
   values = {n: {**v, "cka": np.ones(3) if n == "original" else 0.9 * np.ones(3)} for n, v in alike.values.items()}
   alike = alike._replace(values=values, headings={**alike.headings, "cka": "CKA"})
-  assert "1.00 ± 0.00 *" in _table.render(alike, "ids=1", stream=False)
-  assert nothing in _table.render(alike, "ids=1", stream=False)
-  assert nothing in _table.render(compared(three, three + 0.01), "ids=1", stream=False)
-  assert nothing not in _table.render(compared(three + 2, three), "ids=1", stream=False)
-  assert "Marks need 3 seeds" in _table.render(compared(three[:1], three[:1]), "ids=1", stream=False)
-  assert "*" not in _table.render(compared(three[:2] + 5, three[:2]), "ids=1", stream=False).splitlines()[4]
+  assert "1.00 ± 0.00 *" in _table.render(alike, "class=1", stream=False)
+  assert nothing in _table.render(alike, "class=1", stream=False)
+  assert nothing in _table.render(compared(three, three + 0.01), "class=1", stream=False)
+  assert nothing not in _table.render(compared(three + 2, three), "class=1", stream=False)
+  assert "Marks need 3 seeds" in _table.render(compared(three[:1], three[:1]), "class=1", stream=False)
+  assert "*" not in _table.render(compared(three[:2] + 5, three[:2]), "class=1", stream=False).splitlines()[4]
 
 
 def test_a_mark_of_klom_counts():
@@ -117,7 +129,7 @@ def test_a_mark_of_klom_counts():
 
   def told(chance):
     about = {n: {**a, "chances": {"klom_forget": chance}} for n, a in table.about.items()}
-    return _table.render(table._replace(about=about), "ids=1", stream=False)
+    return _table.render(table._replace(about=about), "class=1", stream=False)
 
   assert "5.00 *" in told(0.001)
   assert "1 of 2" in told(0.001)

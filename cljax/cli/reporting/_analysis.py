@@ -21,6 +21,7 @@ from cljax.engine import event_record, restore
 from cljax.evaluation import scores
 from cljax.io import checkpoint
 from cljax.objectives import objective
+from cljax.streams.fates import deleted_tests
 
 CHECKPOINTS = 25  # at most so many moments are looked at
 MEMBERS = 3  # of a population
@@ -185,8 +186,10 @@ def _gaps(curves, accuracy, done, sign: int) -> list[dict]:
 def _look(history: restore.History, own, rows: int, order: Sequence[int]) -> Look:
   stream, tables = history.stream, jax.tree.map(jnp.asarray, history.stream.view.tables)
   chosen = np.random.default_rng(0)
-  mine = [np.sort(chosen.permutation(np.asarray(t))[:rows]) for t in stream.test]
-  size = max(len(t) for t in mine)
+  gone = deleted_tests(stream, len(stream.events))  # at whatever moment: the run keeps no number of theirs
+  left = (np.asarray(t)[~out] for t, out in zip(stream.test, gone, strict=True))
+  mine = [np.sort(chosen.permutation(t)[:rows]) for t in left]
+  size = max(1, *(len(t) for t in mine))
   met = list(dict.fromkeys(order))[:16]
   share = max(1, min(rows, 256) // max(1, len(met)))
   probe_rows, probe_tasks = [], []
@@ -242,7 +245,7 @@ def _look(history: restore.History, own, rows: int, order: Sequence[int]) -> Loo
 def _predicted(look: Look, values, learner, task: int, event: int):
   """``(labels, predictions)`` on the chosen rows of one task, of a learner after ``event`` events."""
   rows, data = look.rows[task], look.stream.dataset.test
-  at = np.pad(rows, (0, look.size - len(rows)), mode="edge")  # one shape for all tasks: one program
+  at = np.resize(rows, look.size)  # one shape for all tasks: one program; zeros where no row is left
   found = np.asarray(look.predict(values, learner, np.stack([data.x[r] for r in at]), task, event))[: len(rows)]
   return look.stream.labels[task, data.y[rows]], found
 
@@ -259,13 +262,15 @@ def _score(look: Look, values, learner, task: int, event: int) -> float:
   """The main score on the chosen rows of one task, of a learner after ``event`` events."""
   if not look.own.classes:
     count = len(look.rows[task])
-    at = np.pad(look.rows[task], (0, look.size - count), mode="edge")
+    at = np.resize(look.rows[task], look.size)
     weight = (np.arange(look.size) < count).astype(np.float32)
     batch = _batch(look, at, np.full(look.size, task), weight)
     above, below = np.asarray(look.score(values, learner, batch, np.int32(task)), np.float64)
+    if not below:  # no row is left
+      return np.nan
     return float(look.own.scores[look.own.main].finish(above / below))
   labels, found = _predicted(look, values, learner, task, event)
-  return float(np.mean(labels == found))
+  return float(np.mean(labels == found)) if len(labels) else np.nan
 
 
 def _member(look: Look, values, moments, learners, order, tasks, chosen) -> dict[str, Any]:

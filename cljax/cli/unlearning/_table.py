@@ -59,7 +59,8 @@ def marks(compared, name: str) -> tuple[list[str], int]:
   spread = {k: v for k, v in values.items() if np.ndim(v)}
   seeds = max(map(len, spread.values()), default=0)  # one seed or two have no marks of any number
   chances = compared.about[name].get("chances", {}) if seeds >= evidence.LEAST else {}
-  found = [] if name == "retrained" else evidence.outside_noise_floor(spread, floor, chances)
+  rows = compared.context["rows_to_forget"]
+  found = [] if name == "retrained" else evidence.outside_noise_floor(spread, floor, chances, rows)
   return found, len(set(spread) | set(chances))
 
 
