@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from cljax import _old_names
+from cljax._version import __version__
 
 if TYPE_CHECKING:
   from cljax.core.method import Method, Reference, compose
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
   "Access", "AccessError", "Batch", "CljaxError", "DivergedError", "Evaluator", "Forget", "Learn", "Learner", "Member",
   "Memory", "Method", "Model", "Options", "Outputs", "Recipe", "Reference", "RunResult", "Stopped", "UsageError",
-  "attach", "compose", "consolidate", "load", "run",
+  "__version__", "attach", "compose", "consolidate", "load", "run",
 ]  # fmt: skip
 
 _HOME = {

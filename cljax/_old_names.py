@@ -71,9 +71,23 @@ def install() -> None:
     sys.meta_path.insert(0, _Finder())
 
 
+def asked_at() -> str:
+  """The file and line that asked, outside of this package: ``'my_method.py, line 22'``; '' where there is none."""
+  frame, own = sys._getframe(), os.path.dirname(__file__)
+  while frame and frame.f_code.co_filename.startswith(own):
+    frame = frame.f_back
+  return f"{frame.f_code.co_filename}, line {frame.f_lineno}" if frame else ""
+
+
+def gone(name: str, instead: str) -> str:
+  """One line about a name that 0.1 had and nothing stands for."""
+  return f"{name} ({asked_at()}) is gone since 0.2; {instead} (docs/porting.md)"
+
+
 def from_package(package: str, names: dict[str, str]):
   """A module's ``__getattr__`` for ``names`` that another package, ``{name: package}`` or ``{name: 'package:new
-  name'}``, has now, and for the old places of modules below it."""
+  name'}``, has now, and for the old places of modules below it. ``{name: 'gone: what instead'}`` is an AttributeError
+  that says so."""
 
   def getter(name: str):
     if f"{package}.{name}" in MODULES:
@@ -81,6 +95,8 @@ def from_package(package: str, names: dict[str, str]):
     if name not in names:
       raise AttributeError(f"module {package!r} has no attribute {name!r}")
     home, _, new = names[name].partition(":")
+    if home == "gone":
+      raise AttributeError(gone(f"{package}.{name}", new.strip()))
     warn(f"{package}.{name}", f"{home}.{new or name}")
     return getattr(importlib.import_module(home), new or name)
 

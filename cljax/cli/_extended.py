@@ -128,7 +128,7 @@ def claim(workdir: epath.Path, identity: Mapping[str, Any]) -> None:
   """Makes ``identity`` the workdir's."""
   if _workdir.read_json(workdir / "config.json") == identity:
     return
-  files.write_text(workdir / "config.json", files.dumps(identity, indent=1) + "\n")
+  _workdir.write_json(workdir / "config.json", identity)
 
 
 def give_up(workdir: epath.Path, seeds: Sequence[int]) -> None:
@@ -143,7 +143,7 @@ def give_up(workdir: epath.Path, seeds: Sequence[int]) -> None:
       stages.pop()
     history.write(workdir, stages)
     own = {k: v for k, v in stages[-1]["config"].items() if k != "members"}
-    files.write_text(workdir / "config.json", files.dumps({**own, "seeds": list(seeds)}, indent=1) + "\n")
+    _workdir.write_json(workdir / "config.json", {**own, "seeds": list(seeds)})
     return
 
 

@@ -109,7 +109,7 @@ def _adopt(row: Row) -> None:
   stages = history.read(held[0][0])
   history.write(row.path, [{**stage, "config": stated} for stage in stages[:1]])
   _note_file(row)
-  files.write_text(row.path / "config.json", files.dumps(whole, indent=1) + "\n")
+  _workdir.write_json(row.path / "config.json", whole)
   temporary.replace(row.path / "checkpoints")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from cljax import UsageError
-from cljax.io import checkpoint, files, ledger
+from cljax.io import checkpoint, files, formats, ledger
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -78,7 +78,7 @@ def claim(
           f"give another workdir, or --overwrite{_of_data(keys)}"
         )
       return held
-    files.write_text(workdir / name, files.dumps(identity, indent=1) + "\n")
+    write_json(workdir / name, identity)
     return identity
   except OSError as error:
     if error.errno in FULL:
@@ -112,13 +112,21 @@ def in_path(name: str) -> str:
 
 
 def read_json(path) -> dict[str, Any] | None:
-  """The object that a file of JSON holds; None where there is no file, or none that can be read."""
+  """The object that a file of JSON holds, without its format; None where there is no file, or none that can be read.
+
+  Raises CljaxError where its format is newer than this version reads.
+  """
   path = epath.Path(path)
   try:
     found = files.loads(path.read_bytes()) if path.exists() else None
   except ValueError:
     return None
-  return found if isinstance(found, dict) else None
+  return formats.bare(path, found) if isinstance(found, dict) else None
+
+
+def write_json(path, content: Mapping[str, Any]) -> None:
+  """An object as a file of JSON that says of which format it is."""
+  files.write_text(path, files.dumps({**formats.noted(), **content}, indent=1) + "\n")
 
 
 def discard(path: epath.Path) -> None:

@@ -118,6 +118,8 @@ def finish(
     identity, result = _environment.in_turn(settle, several)
     # As its checkpoints have it.
     job = job._replace(built=job.built._replace(identity={k: v for k, v in identity.items() if k != "seeds"}))
+    if result is not None and leads and not history.read(job.workdir):
+      _build.prepare(job.built, [Member(s) for s in job.seeds], job.axes or None).remember(job.workdir)
     if result is None:
       _environment.quiet()
       _environment.use_compilation_cache(flags.compilation_cache)

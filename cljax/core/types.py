@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax import _old_names
+
 Array = jax.Array
 Params = Any  # a pytree of parameters
 Tree = Any
@@ -29,6 +31,21 @@ class UsageError(CljaxError, ValueError):
 
 class AccessError(CljaxError):
   """A method touched an input that it did not declare (see :class:`Access`)."""
+
+
+class GoneError(UsageError, AttributeError):
+  """A field that 0.1 had, asked for by a user's own code."""
+
+
+def _gone(owner: str, fields: dict[str, str]) -> Callable:
+  """``__getattr__`` of a tuple: names the line that asks for a field that is gone, and what there is instead."""
+
+  def getter(self, name: str):
+    if name in fields:
+      raise GoneError(_old_names.gone(f"{owner}.{name}", fields[name]))
+    raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+  return getter
 
 
 class Batch(NamedTuple):
@@ -54,6 +71,11 @@ class Batch(NamedTuple):
   fresh: Any = None  # [B] float32: 1 where the run offers this row of this task for the first time
   visit: Any = None  # Visit, the same for all rows; None outside a step
   scale: Any = None  # [G] float32 beside ``group``
+
+  __getattr__ = _gone("Batch", {
+    "coefficient": "rows that share a scale of the loss are a group: methods.replay.append(batch, more, scale=), or "
+    "group and scale"
+  })  # fmt: skip
 
 
 class Visit(NamedTuple):
@@ -226,6 +248,8 @@ class Request(NamedTuple):
   groups: Any = None  # [N] int32: the group of each row id
   gone: Any = None  # [C] bool: labels that earlier requests took whole
 
+  __getattr__ = _gone("Request", {"ids": "a row is named as a task shows it: request.names(batch.id, batch.task)"})
+
   def names(self, row_id, row_task):
     """Bool: whether the rows of these ids (-1: no row), as these tasks show them, are to be forgotten."""
     named = jnp.atleast_2d(self.named)
@@ -294,6 +318,11 @@ class Tools(NamedTuple):
   """What ``forget`` may use of the run: ``reset_optimizer(learner) -> learner``, its optimizer in a fresh state."""
 
   reset_optimizer: Callable
+
+  __getattr__ = _gone("Tools", {
+    "gradient": "differentiate spec.objective's loss, as cljax/unlearning/descent.py does",
+    "train": "loop over batches of request.retain with an optax optimizer, as cljax/unlearning/descent.py does",
+  })  # fmt: skip
 
 
 class Withheld:

@@ -127,6 +127,10 @@ class Prepared(NamedTuple):
       history.write(workdir, held[: same[-1] + 1] if same else [self.stage("begun", 0, config, workdir)])
     return state
 
+  def remember(self, workdir) -> None:
+    """Begins the history of a workdir that holds this run, ended by 0.1.0, which kept none."""
+    history.write(workdir, [self.stage("begun", 0, self.whole_config(), workdir)])
+
   def extends(self, workdir) -> None:
     """Notes this run in the workdir's history as the one that goes on with what is there; UsageError, with the reason,
     where it does not."""

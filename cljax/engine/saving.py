@@ -9,7 +9,7 @@ from etils import epath
 
 from cljax import methods
 from cljax.core import tree
-from cljax.core.types import CljaxError, Forget
+from cljax.core.types import CljaxError, Forget, Learn
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine.loop import Replay, State, all_alive
@@ -208,7 +208,9 @@ def resume(built: CompiledRun, writer, config, report) -> State | None:
     padded = {"learner": built.programs.init.shape(*init_arguments(built)), "alive": all_alive(built)}
     return jax.eval_shape(lambda tree: prog.unpad(tree, built.members), padded)
 
-  found = checkpoint.restore(writer.directory, like, config)
+  events = built.stream.events
+  trains = lambda at: bool(at["step"] or at.get("replay")) or any(isinstance(e, Learn) for e in events[at["event"] :])
+  found = checkpoint.restore(writer.directory, like, config, trains)
   if found is None:
     return None
   position = found.meta["position"]

@@ -11,7 +11,7 @@ from etils import epath
 
 from cljax import metrics
 from cljax.evaluation import evaluations, scores, selection
-from cljax.io import checkpoint, sealing
+from cljax.io import checkpoint, formats, sealing
 from cljax.io.files import dumps, loads, write_text
 
 # Key in "metrics" -> heading in tables, of accuracy. Task-masked accuracy is there for class-incremental streams only.
@@ -106,6 +106,7 @@ def describe(
   measured = lambda matrix, name: matrix_metrics(matrix[who], result.events, result.better[name], beside=held)
   plain = [main, *others] == [scores.ACCURACY]
   out: dict[str, Any] = {
+    **formats.noted(),
     "config": config,
     "method": method,
     "stream": stream,
@@ -151,7 +152,7 @@ def write(path, result: Mapping[str, Any]) -> None:
 
 
 def read(path) -> dict[str, Any] | None:
-  """A ``result.json``, or None where there is none that can be read."""
+  """A ``result.json``, or None where there is none that can be read. CljaxError where its format is a newer one."""
   path = epath.Path(path)
   if not path.exists():
     return None
@@ -159,6 +160,8 @@ def read(path) -> dict[str, Any] | None:
     found = loads(path.read_bytes())
   except ValueError:
     return None
+  if isinstance(found, dict):
+    found = formats.read(path, found)
   return found if is_whole(found) else None
 
 

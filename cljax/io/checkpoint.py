@@ -15,15 +15,16 @@ import math
 import os
 import platform
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from cljax._version import __version__
 from cljax.core import tree
 from cljax.core.types import CljaxError, UsageError
-from cljax.io import identity
+from cljax.io import formats, identity
 from cljax.io.files import loads
 
 
@@ -49,6 +50,7 @@ def versions() -> dict[str, str]:
 
   device = jax.local_devices()[0]
   return {
+    "cljax": __version__,
     "python": platform.python_version(),
     "jax": jax.__version__,
     "jaxlib": jaxlib.__version__,
@@ -174,7 +176,7 @@ class Writer:
     others = {name: _leaves(_plain(each)) for name, each in (more or {}).items()}
     told = {name: {"digest": tree.digest(each), "leaves": _describe(each)} for name, each in others.items()}
     # What was only copied keeps the versions that it was made under.
-    meta = {"versions": versions(), **meta, "digest": tree.digest(flat), "leaves": _describe(flat)}
+    meta = {**formats.noted(), "versions": versions(), **meta, "digest": tree.digest(flat), "leaves": _describe(flat)}
     meta |= {"more": told} if told else {}
     self.wait()
     items = {"state": flat, **others, "meta": _packed(json.dumps(meta))}
@@ -239,16 +241,16 @@ _META = {"versions": dict, "leaves": dict, "digest": str}
 
 
 def read_meta(directory, number: int) -> dict:
-  """The meta of one checkpoint; DamagedError where it cannot be read."""
+  """The meta of one checkpoint; DamagedError where it cannot be read, CljaxError where its format is a newer one."""
   try:
     out = _ocp().load_checkpointables(_path(directory, number), {"meta": None})
     meta = loads(_unpacked(out["meta"]))
     for key, kind in (_META if "empty" in meta else {**_META, "config": dict, "position": dict}).items():
       if not isinstance(meta[key], kind):
         raise ValueError(f"its {key} is {type(meta[key]).__name__}")
-    return meta
   except Exception as error:
     raise DamagedError(f"checkpoint {number}: meta cannot be read ({_first_line(error)})") from error
+  return formats.read(_path(directory, number), meta)
 
 
 def read_state(directory, number: int, meta: dict, like=None, item: str = "state"):
@@ -335,18 +337,20 @@ def load_tree(directory) -> dict:
   return out
 
 
-def restore(directory, like_of, config: dict) -> Restored | None:
+def restore(directory, like_of, config: dict, trains_on: Callable[[dict], bool] = lambda position: True):
   """The newest sound checkpoint of this configuration, or None where there is none.
 
   ``like_of()`` gives the abstract state, asked for only when there is something to read. A damaged checkpoint is noted
-  and the one before it used; another configuration raises UsageError with the keys that differ.
+  and the one before it used; another configuration raises UsageError with the keys that differ; another format, where
+  by ``trains_on(position)`` something is left to be learned, or whose state is another one, raises CljaxError.
   """
   notes: list[str] = []
   like = None
   for number in reversed(numbers(directory)):
+    meta: dict = {}
     try:
       meta = read_meta(directory, number)
-      now, saved_with = versions(), meta["versions"]
+      now, saved_with = versions(), {"cljax": "0.1.0", **meta["versions"]}
       changed = [f"{k} {saved_with.get(k)} -> {now[k]}" for k in now if saved_with.get(k) != now[k]]
       differing = differences(meta["config"], config)
       if changed:  # then the same code may trace to other operations
@@ -354,10 +358,15 @@ def restore(directory, like_of, config: dict) -> Restored | None:
       if differing:
         said = "; ".join(map(identity.told, differing))
         raise UsageError(f"workdir: holds a run of another configuration; differing keys: {said}")
+      if formats.of(meta) != formats.FORMAT and trains_on(meta["position"]):
+        why = "what is left of its run would be trained by other rules"
+        raise CljaxError(_of_another_format(directory, number, meta, why))
       like = like_of() if like is None else like
       state = read_state(directory, number, meta, like)
       more = {name: read_state(directory, number, meta, like, name) for name in meta.get("more", ())}
     except DamagedError as error:
+      if meta and formats.of(meta) != formats.FORMAT and "this run expects" in str(error):
+        raise CljaxError(_of_another_format(directory, number, meta, f"its state is another one ({error})")) from error
       notes.append(f"{error}; trying the one before it")
       continue
     if changed:
@@ -366,6 +375,13 @@ def restore(directory, like_of, config: dict) -> Restored | None:
   if notes:
     raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))
   return None
+
+
+def _of_another_format(directory, number: int, meta: dict, why: str) -> str:
+  return (
+    f"workdir: {_path(directory, number)} is of format {formats.of(meta)}, written by {formats.writer(meta)}, and "
+    f"{why}; end it with that version, or begin anew in another workdir (its results and parameters can be read)"
+  )
 
 
 def differences(saved: dict, given: dict) -> list[str]:

@@ -17,6 +17,7 @@ from etils import epath
 
 from cljax.core.types import CljaxError, UsageError
 from cljax.data.types import first_rows
+from cljax.io import formats
 from cljax.io.files import dumps, loads, write_text
 
 FILE = "history.json"
@@ -28,7 +29,9 @@ def read(workdir) -> list[dict[str, Any]]:
   if not path.exists():
     return []
   try:
-    stages = loads(path.read_bytes())["stages"]
+    found = loads(path.read_bytes())
+    formats.check(path, found)
+    stages = found["stages"]
     for stage in stages:
       stage["config"]["members"], stage["events"][0], stage["tasks"][0], stage["shape"]["num_classes"], stage["rows"]
   except (ValueError, LookupError, TypeError) as error:
@@ -37,7 +40,7 @@ def read(workdir) -> list[dict[str, Any]]:
 
 
 def write(workdir, stages: Sequence[Mapping[str, Any]]) -> None:
-  write_text(epath.Path(workdir) / FILE, dumps({"stages": list(stages)}, indent=1) + "\n")
+  write_text(epath.Path(workdir) / FILE, dumps({**formats.noted(), "stages": list(stages)}, indent=1) + "\n")
 
 
 def stage(stream, config: Mapping[str, Any], what: str, first: int, answers: Mapping[int, str]) -> dict[str, Any]:

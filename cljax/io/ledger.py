@@ -25,6 +25,7 @@ from etils import epath
 
 from cljax.core import tree
 from cljax.core.types import CljaxError, Forget, UsageError
+from cljax.io import formats
 from cljax.io.files import dumps, numbered_rows, write_text
 
 LEDGER, SALT = "deletions.jsonl", "deletions.salt"
@@ -85,6 +86,7 @@ def read(workdir) -> list[dict]:
   for number, line in enumerate(found, 1):
     whole = line is not None and isinstance(line.get("event"), int)
     words = lambda v: isinstance(v, list) and all(isinstance(w, str) for w in v)
+    formats.check(path, line or {})
     if line is None or not whole or not all(words(line.get(k)) for k in _LISTS + tuple(k for k in _MAY if k in line)):
       raise CljaxError(f"workdir: record {number} of {path} is damaged; expected one as a Forget event writes it")
     out.append(line)
@@ -163,7 +165,7 @@ def _whole(line: dict) -> set[str]:
 
 def _write(workdir, lines: Sequence[dict]) -> None:
   """All records, each with their number and the mark of their salt."""
-  known = {"records": len(lines), "salt_mark": _check(salt_of(workdir))}
+  known = {**formats.noted(), "records": len(lines), "salt_mark": _check(salt_of(workdir))}
   write_text(epath.Path(workdir) / LEDGER, "".join(dumps({**line, **known}) + "\n" for line in lines))
 
 

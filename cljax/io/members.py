@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cljax.core.types import CljaxError
-from cljax.io import checkpoint
+from cljax.io import checkpoint, formats
 
 
 def newest(directory) -> tuple[int, dict[str, Any]]:
@@ -30,7 +30,7 @@ def write(directory, sources: Sequence[tuple[Any, Sequence[int]]], order: Sequen
   for source, which in sources:
     number, meta = newest(source)
     found.append((checkpoint.read_state(source, number, meta), meta["position"]))
-    made_under.append(meta["versions"])
+    made_under.append({"versions": meta["versions"], "format": formats.of(meta), "cljax": meta.get("cljax", "0.1.0")})
     places.append(list(which))
   positions = [p for _, p in found]
   if len({(p["event"], p["step"], p["ended"], p["total"]) for p in positions}) > 1 or positions[0]["step"]:
@@ -46,7 +46,7 @@ def write(directory, sources: Sequence[tuple[Any, Sequence[int]]], order: Sequen
   writer = checkpoint.Writer(directory)
   try:
     position = _position(positions, pick)
-    writer.save(1, state, {"config": dict(config), "position": position, "seconds": {}, "versions": made_under[0]})
+    writer.save(1, state, {"config": dict(config), "position": position, "seconds": {}, **made_under[0]})
   finally:
     writer.close()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,3 +33,28 @@ def test_seeds(seeds, listed):
 def test_what_are_no_seeds(class_stream, small_model, seeds):
   with pytest.raises(UsageError, match="seeds: got "):
     cljax.run(class_stream, small_model, seeds=seeds)
+
+
+ALONE = """
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+import cljax
+from cljax import data, models, streams
+stream = streams.build(data.load("digits"), "class", tasks=2, rows=80)
+model = models.mlp((8, 8, 1), 10, hidden=(8,))
+for seeds in ([0, 1, 2, 3], [2]):
+  result = cljax.run(stream, model, "er", {"capacity": 20}, training=cljax.Recipe(epochs=1), seeds=seeds)
+  print(result.params_sha256[seeds.index(2)])
+"""
+
+
+def test_a_member_among_others_is_the_member_alone():
+  """To the bit, on one device and on two that share out the population (docs/versions.md)."""
+  found = []
+  for devices in ("1", "2"):
+    out = subprocess.run([sys.executable, "-c", ALONE, devices], capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
+    found += out.stdout.split()
+  assert len(found) == 4
+  assert len(set(found)) == 1

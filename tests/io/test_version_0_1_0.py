@@ -4,7 +4,9 @@ read: results, reports, parameters, the ledger. ``version_0_1_0.tar.xz`` holds t
 
 from __future__ import annotations
 
+import json
 import pathlib
+import shutil
 import tarfile
 
 import numpy as np
@@ -29,7 +31,7 @@ def again(main, folder, name, *more, config=""):
   return main(["launch", *given])
 
 
-ER = ("--config.method.name=er", "--config.method.capacity=8")
+ER = ("--config.method.name=er", "--config.method.capacity=8", "--config.method.insert=every_pass")  # as 0.1 did
 
 
 def test_results_and_parameters(folder):
@@ -75,7 +77,45 @@ def test_what_was_stopped_goes_on(folder, capsys):
   assert "train.epochs: 30000" in capsys.readouterr().err
 
 
-def test_what_it_lacks_to_be_extended_is_said(folder, capsys):
-  more = ["--request=class=1", "--method=ssd", "--compilation_cache="]
-  assert forget.main(["forget", str(folder / "finished"), *more]) == 2
+def test_what_an_option_is_now_is_not_what_its_configuration_meant(folder, capsys):
+  assert again(train.main, folder, "finished", "--seeds=2", *ER[:2]) == 2
+  assert 'differing keys: method.insert: "every_pass" -> "once"; give another workdir' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["ssd", "retrain"])
+def test_a_finished_run_answers_a_request(folder, tmp_path, capsys, method):
+  """It kept no history; the command that it was made with begins one."""
+  shutil.copytree(folder / "finished", tmp_path / "run")
+  (tmp_path / "run" / "history.json").unlink(missing_ok=True)
+  asked = ["forget", str(tmp_path / "run"), "--request=class=1", f"--method={method}", "--compilation_cache="]
+  assert forget.main(asked) == 2
   assert "has no history.json; run it once more as it was" in capsys.readouterr().err
+  given = [f"--config={folder / 'small.py'}", f"--workdir={tmp_path / 'run'}", "--compilation_cache=", "--seeds=2", *ER]
+  assert train.main(["launch", *given]) == 0
+  assert forget.main(asked) == 0, capsys.readouterr().err
+  (line,) = ledger.read(tmp_path / "run")
+  assert (line["status"], line["method"], line["request"]["classes"]) == ("done", method, [1])
+  assert np.shape(results.read(tmp_path / "run" / "result.json")["accuracy_matrix"]) == (2, 4, 2)
+
+
+def test_a_sweep_does_not_mix_what_defaults_meant(folder, tmp_path, capsys, monkeypatch):
+  """Folders of rows are called by what differs from the defaults, which have changed."""
+  monkeypatch.chdir(folder)
+  shutil.copytree(folder / "sweep", tmp_path / "sweep")
+  (run,) = (tmp_path / "sweep" / "runs").glob("ewc-*")
+  result = json.loads((run / "result.json").read_text())
+  result["config"]["method"]["fisher"] = "empirical"
+  (run / "result.json").write_text(json.dumps(result))
+  given = ["--config=small.py", f"--workdir={tmp_path / 'sweep'}", "--methods=finetune,ewc", "--seeds=2"]
+  assert sweep.main(["launch", *given, "--compilation_cache="]) == 2
+  said = capsys.readouterr().err
+  assert "was written by cljax 0.1.0; what ewc means now differs in" in said
+  assert 'method.fisher: "empirical" -> absent' in said
+
+
+def test_the_rest_of_a_run_is_not_trained_by_other_rules(folder, capsys):
+  """Its configuration says nothing of options that came later: what is left would silently be another run's."""
+  assert again(train.main, folder, "stopped", "--config.train.epochs=30000", "--config.train.chunk_steps=50", *ER) == 1
+  said = capsys.readouterr().err.strip().splitlines()[-1]
+  assert "is of format 1, written by cljax 0.1.0, and what is left of its run would be trained by other rules" in said
+  assert "end it with that version, or begin anew in another workdir" in said

@@ -16,7 +16,7 @@ from cljax import UsageError, metrics
 from cljax.cli import _config
 from cljax.evaluation import evaluations, scores
 from cljax.evaluation.results import title
-from cljax.io import files
+from cljax.io import files, formats
 from cljax.io.files import dumps
 
 
@@ -285,7 +285,7 @@ def _rows(path: epath.Path, notes: list[str]) -> dict[str, list[dict[str, Any]]]
     if not line.strip():
       continue
     try:
-      row = files.loads(line.decode())
+      row = formats.bare(path, files.loads(line.decode()))
       out.setdefault(str(row["run"]), {})[int(row["seed"])] = row
     except (UnicodeDecodeError, json.JSONDecodeError):
       notes.append(f"{path}: line {number} is not JSON; skipped")

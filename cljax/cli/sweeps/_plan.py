@@ -18,7 +18,7 @@ from cljax import Member, UsageError, engine
 from cljax.cli import _build, _config, _grid, _workdir
 from cljax.core import tree
 from cljax.evaluation import results
-from cljax.io import checkpoint, files, ledger
+from cljax.io import checkpoint, files, formats, ledger
 from cljax.io import owner as _owner
 
 
@@ -225,6 +225,22 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
     return False
 
 
+def check_older(workdir: epath.Path, runs: Sequence[Run]) -> None:
+  """UsageError where a result that an older format left is not that of the run which takes its place: defaults have
+  changed since, and folders are called by what differs from them."""
+  for run in runs:
+    path = workdir / "runs" / run.folder / "result.json"
+    result = results.read(path)
+    if result is not None and formats.of(result) != formats.FORMAT:
+      differ = checkpoint.differences(_config.essence(result["config"]), _config.essence(run.built.identity))
+      differ = [d for d in differ if not d.startswith("code.")]
+      if differ:
+        raise UsageError(
+          f"workdir: {path} was written by {formats.writer(result)}; what {run.label} means now differs in "
+          f"{'; '.join(differ)}; say so, or give another workdir"
+        )
+
+
 def drop_edited(workdir: epath.Path, runs: Sequence[Run]) -> list[str]:
   """Takes away the results of runs whose code the user has edited since, which are made again, and the populations
   that held nothing else; one line for each. UsageError where something was deleted from such a run."""
@@ -284,7 +300,7 @@ def settle(workdir: epath.Path, planned: Sequence[Unit], begun: Callable[[epath.
   for unit in planned:
     path = workdir / "groups" / unit.name / "unit.json"
     if _workdir.read_json(path) != unit.content:
-      files.write_text(path, files.dumps(unit.content, indent=1) + "\n")
+      _workdir.write_json(path, unit.content)
 
 
 def table(runs: Sequence[Run], seeds: Sequence[int], workdir: epath.Path, todo: Sequence[Unit], sizes) -> str:

@@ -19,7 +19,7 @@ from cljax.cli.reporting import _plots
 from cljax.cli.sweeps import _ahead, _plan
 from cljax.cli.sweeps._plan import Unit
 from cljax.evaluation import evaluations, results
-from cljax.io import files, trackers
+from cljax.io import files, formats, trackers
 from cljax.io import owner as _owner
 
 
@@ -203,7 +203,7 @@ def read_rows(path: epath.Path) -> tuple[list[dict[str, Any]], int]:
   rows, damaged = [], 0
   for line in filter(None, lines):
     try:
-      row = files.loads(line)
+      row = formats.bare(path, files.loads(line))
       row["run"], row["seed"], row["params_sha256"]
     except (ValueError, TypeError, KeyError):
       damaged += 1
@@ -241,7 +241,7 @@ def rebuild_rows(workdir: epath.Path) -> None:
 
 
 def _write_rows(path: epath.Path, rows: Sequence[dict[str, Any]]) -> None:
-  text = "".join(files.dumps(row) + "\n" for row in rows)
+  text = "".join(files.dumps({**formats.noted(), **row}) + "\n" for row in rows)
   if not path.exists() or path.read_bytes() != text.encode():
     files.write_text(path, text)
 

@@ -52,4 +52,10 @@ __all__ = [
   "start",
   "stored_gap",
 ]
-__getattr__ = _old_names.from_package(__name__, {"insert": "cljax.methods.replay:insert_pending"})
+__getattr__ = _old_names.from_package(
+  __name__,
+  {
+    "insert": "cljax.methods.replay:insert_pending",
+    "share": "gone: replayed rows are a group of their own: append(batch, more, scale=)",
+  },
+)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cljax import _old_names
 from cljax import memory as memories
 from cljax.core.method import Method
 from cljax.core.tree import fold
@@ -92,7 +93,8 @@ def drawn(spec: Spec, rows, weight, visit=None) -> Batch:
   Without a visit the mask is left open, as a Reference's is. A slot that holds no row has id -1.
   """
   if visit is not None and not isinstance(visit, Visit):
-    raise UsageError(f"visit: got {type(visit).__name__}; expected batch.visit (batch.task[0] is what 0.1 took)")
+    at = _old_names.asked_at()
+    raise UsageError(f"visit: got {type(visit).__name__} ({at}); expected batch.visit, where 0.1 took batch.task[0]")
   mask = None if visit is None else spec.class_mask(rows["task"], visit.trained)
   return Batch(rows["x"], rows["y"], weight, jnp.where(weight > 0, rows["id"], -1), rows["task"], mask)
 

@@ -1,0 +1,3 @@
+"""The version of cljax; setup.cfg reads it here."""
+
+__version__ = "0.2.0"

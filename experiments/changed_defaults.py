@@ -1,0 +1,110 @@
+"""What a call or a configuration of 0.1.0 means now where it says nothing of an option: the table of docs/versions.md.
+
+``python -m experiments.changed_defaults`` compares the defaults of 0.1.0 (``experiments/results/defaults_0_1_0.json``:
+options of methods, and arguments of public functions) with the present ones and writes the table. A change without a
+reason here, and a reason without a change, ends it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pathlib
+
+from absl import app
+
+import cljax
+from cljax.io import formats
+from cljax.methods import METHODS
+from experiments import _page_table
+from experiments._proof_records import ROOT
+
+OLD = pathlib.Path(ROOT) / "experiments" / "results" / "defaults_0_1_0.json"
+PAGE = pathlib.Path(ROOT) / "docs" / "versions.md"
+PACKAGES = (
+  "losses", "regularizers", "projectors", "optimizers", "memory", "estimators", "models", "data", "metrics",
+  "unlearning", "streams", "edits", "theory",
+)  # fmt: skip
+
+# (why, what restores it)
+_HEADS = "heads that all tasks share are projected too; heads of a task's own are not", "`skip=head`"
+_FISHER = "exact where the objective has a factor (classification, as before), else sampled, else empirical", "`exact`"
+_ONCE = "each row of a task is offered to the memory once, not once an epoch", "`insert=every_pass`"
+_UPDATE = "the promise is on the update that is applied, so the projector stands behind the optimizer", "`on=gradient`"
+CHANGED = {
+  **{f"method {name}.skip": _HEADS for name in ("gpm", "cuber", "coso")},
+  "method center_loss.head": ("found where the model has one", "`head=head`"),
+  **{f"method {name}.fisher": _FISHER for name in ("ewc", "online_ewc", "refresh", "unified")},
+}
+# Options that did not exist, and what was done then: (before, why, what restores it).
+_ADDED = {"insert": _ONCE, "on": _UPDATE}
+ADDED = {
+  f"method {name}.{key}": (value, *_ADDED[key])
+  for name, options in formats.ABSENT.items() for key, value in options.items()
+}  # fmt: skip
+
+
+def present() -> dict[str, str]:
+  """``{"method er.capacity": "100", "cross_entropy(weight)": "None"}``."""
+  out = {f"method {n}.{k}": repr(o.default) for n, entry in METHODS.items() for k, o in entry.options.items()}
+  places = [(module, name, name) for module in map(_module, PACKAGES) for name in module.__all__]
+  places += [(cljax, name, f"cljax.{name}") for name in ("run", "load", "Recipe", "Options")]
+  for module, name, shown in places:
+    function = getattr(module, name)
+    if callable(function):
+      try:
+        given = inspect.signature(function).parameters.values()
+      except (TypeError, ValueError):
+        continue
+      out |= {f"{shown}({p.name})": repr(p.default) for p in given if p.default is not p.empty}
+  for whole in ("cljax.run(options)", "cljax.run(training)"):  # their fields stand beside them
+    out.pop(whole, None)
+  return out
+
+
+def _module(name: str):
+  return importlib.import_module(f"cljax.{name}")
+
+
+def changes() -> list[tuple[str, str, str, str, str]]:
+  """``(what, before, now, why, what restores it)``. Raises ValueError where a reason is missing or stale."""
+  old, now, out = json.loads(OLD.read_text()), present(), []
+  for what in sorted(set(old) & set(now)):
+    if old[what] != now[what]:
+      if what not in CHANGED:
+        raise ValueError(f"{what}: {old[what]} -> {now[what]} has no reason in CHANGED")
+      out.append((what, old[what], now[what], *CHANGED[what]))
+  stale = set(CHANGED) - {line[0] for line in out}
+  if stale:
+    raise ValueError(f"CHANGED: {', '.join(sorted(stale))} did not change")
+  for what, (before, why, restores) in ADDED.items():
+    if what in old or now.get(what) in (None, repr(before)):
+      raise ValueError(f"ADDED: {what} is not a new option whose default differs from {before!r}")
+    out.append((what, repr(before), now[what], why, restores))
+  return sorted(out)
+
+
+def table() -> str:
+  """Methods that changed alike share a line."""
+  alike: dict[tuple, list[str]] = {}
+  for what, *rest in changes():
+    kind, _, name = what.partition(" ")
+    owner, dot, key = name.partition(".") if kind == "method" else (what, "", "")
+    alike.setdefault((f"{dot}{key}", *rest), []).append(owner)
+  lines = ["| option | 0.1 | now | why | as before |", "| --- " * 5 + "|"]
+  for (key, *cells), owners in sorted(alike.items(), key=lambda pair: pair[1]):
+    before, now, why, restores = cells
+    named = ", ".join(f"`{owner}{key}`" for owner in owners)
+    lines.append(f"| {named} | `{before}` | `{now}` | {why} | {restores} |")
+  return "\n".join(lines) + "\n"
+
+
+def main(argv) -> None:
+  del argv
+  _page_table.show(PAGE, "defaults", table())
+  print(table())
+
+
+if __name__ == "__main__":
+  app.run(main)
