@@ -6,10 +6,9 @@ start, and ``import cljax`` costs nothing.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
-from cljax import _old_names
+from cljax import _dependencies, _old_names
 from cljax._version import __version__
 
 if TYPE_CHECKING:
@@ -54,9 +53,9 @@ _PACKAGES = (
 
 def __getattr__(name: str):
   if name in _MODULE_OF:
-    value = getattr(importlib.import_module(f"cljax.{_MODULE_OF[name]}"), name)
+    value = getattr(_dependencies.imported(f"cljax.{_MODULE_OF[name]}"), name)
   elif name in _PACKAGES or f"cljax.{name}" in _old_names.MODULES:
-    value = importlib.import_module(f"cljax.{name}")
+    value = _dependencies.imported(f"cljax.{name}")
   else:
     raise AttributeError(f"module 'cljax' has no attribute {name!r}")
   globals()[name] = value

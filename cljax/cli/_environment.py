@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from cljax import _dependencies
+
 T = TypeVar("T")
 CACHE = "~/.cache/cljax/jax"  # of compiled programs
 _DEVICES = "--xla_force_host_platform_device_count"
@@ -36,7 +38,10 @@ def prepare(module: str) -> None:
   One host device a core: a population of seeds is sharded over them. Accelerators are not touched by it. A user's own
   XLA_FLAGS win.
   """
-  if module != "__main__" or "jax" in sys.modules:
+  if module != "__main__":
+    return
+  _dependencies.say_so()
+  if "jax" in sys.modules:
     return
   flags = os.environ.get("XLA_FLAGS", "")
   if _DEVICES not in flags:
