@@ -78,6 +78,9 @@ def offered(**options: Option):
 
   def register(make):
     name = make.__name__
+    code = lambda function: (function.__code__.co_filename, function.__qualname__)
+    if name in OBJECTIVES and code(OBJECTIVES[name].make) != code(make):  # a file may be read again
+      raise UsageError(f"objective.name: {name!r} is already registered")
     OBJECTIVES[name] = Offer(make, options)
 
     @functools.wraps(make)

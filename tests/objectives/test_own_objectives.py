@@ -9,7 +9,7 @@ import pytest
 import cljax
 from cljax import data, models, objectives, streams
 from cljax.core.types import UsageError
-from cljax.objectives import Objective, Score, supervised
+from cljax.objectives import Objective, Score, registry, supervised
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(24, 3)).astype(np.float32), RNG.normal(size=24).astype(np.float32)
@@ -78,3 +78,11 @@ def test_every_ready_made_form_is_right():
 
   made = objective_forms.made(objectives.regression(), None, None, {"objective.noise": 1.0})
   assert made.main == "squared_error"
+
+
+def test_a_name_that_is_taken_is_refused():
+  def regression(model, spec):
+    return None
+
+  with pytest.raises(UsageError, match=r"^objective\.name: 'regression' is already registered$"):
+    registry.offered()(regression)
