@@ -119,3 +119,31 @@ def test_the_rest_of_a_run_is_not_trained_by_other_rules(folder, capsys):
   said = capsys.readouterr().err.strip().splitlines()[-1]
   assert "is of format 1, written by cljax 0.1.0, and what is left of its run would be trained by other rules" in said
   assert "end it with that version, or begin anew in another workdir" in said
+
+
+def test_the_python_of_its_readme_runs(tmp_path, monkeypatch, capsys):
+  """Block by block, in one namespace; the method of one's own is tests/cli/test_porting.py's."""
+  run, penalty, projector, edit, anchors = (
+    pathlib.Path(__file__).with_name("readme_0_1_0.txt").read_text().split("# ----")[:5]
+  )
+  named: dict = {}
+  exec(run.replace("epochs=10", "epochs=1").replace("seeds=5", "seeds=1"), named)
+  assert named["result"].accuracy.shape == (1, 6, 5)
+  capsys.readouterr()
+  exec(penalty, named)
+  exec(projector, named)
+  assert [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()] == [0.0, 1.0, 0.0, 1.0]
+  exec(edit, named)
+  assert 0 < float(capsys.readouterr().out) < 10
+  # Two names in it are the reader's own.
+  params = {"w": named["params"]["w"], "b": np.zeros(3, np.float32)}
+  tx = named["optax"].chain(named["regularizers"].ewc(100.0), named["optax"].adamw(1e-3))
+  opt_state = named["regularizers"].consolidate(
+    tx.init(params), params, importance={k: v**2 for k, v in params.items()}
+  )
+  fresh = named["optax"].adamw(1e-3).init(params)
+  named.update(params=params, opt_state=opt_state, month_1_adamw_state=fresh)
+  monkeypatch.chdir(tmp_path)
+  with pytest.warns(DeprecationWarning, match=r"cljax\.checkpoint is now cljax\.io\.checkpoint"):
+    exec(anchors, named)
+  np.testing.assert_allclose(named["opt_state"][0].anchor["w"], params["w"], rtol=1e-2)
