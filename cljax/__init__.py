@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cljax import _dependencies, _old_names
+from cljax._cores import use_cores
 from cljax._version import __version__
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
   "Access", "AccessError", "Batch", "CljaxError", "DivergedError", "Evaluator", "Forget", "Learn", "Learner", "Member",
   "Memory", "Method", "Model", "Options", "Outputs", "Recipe", "Reference", "RunResult", "Stopped", "UsageError",
-  "__version__", "attach", "compose", "consolidate", "load", "run",
+  "__version__", "attach", "compose", "consolidate", "load", "run", "use_cores",
 ]  # fmt: skip
 
 _HOME = {

@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 import quick  # noqa: F401  (before JAX)
 
+import cljax
+
+cljax.use_cores(1)  # as most tests take it; those of several devices start processes of their own
+
 
 def blobs(classes=4, rows=24, test_rows=8, seed=0, shape=(4, 4, 1)):
   """Gaussian blobs as tiny images: one centre a class, float32, easy to learn."""

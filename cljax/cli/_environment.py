@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from cljax import _dependencies
+from cljax._cores import FLAG, processors
 
 T = TypeVar("T")
 CACHE = "~/.cache/cljax/jax"  # of compiled programs
-_DEVICES = "--xla_force_host_platform_device_count"
 # XLA aborts the process where one device's thread reaches a collective 40 s after another's, as a busy machine lets it.
 _PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"
 # As they were before this process set them: what it starts begins with these.
@@ -21,15 +21,6 @@ _FOUND = {name: os.environ.get(name) for name in ("NPROC", "XLA_FLAGS")}
 
 # Which libraries get the metrics of a sweep beside metrics.jsonl, for worker processes and jobs.
 LOG_TO = "CLJAX_LOG_TO"
-
-
-def processors() -> int:
-  """``$NPROC``, else the cores that SLURM gave each task, else the cores that this process may use."""
-  for name in ("NPROC", "SLURM_CPUS_PER_TASK"):
-    given = os.environ.get(name, "")
-    if given.isdigit() and int(given):
-      return int(given)
-  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepare(module: str) -> None:
@@ -44,8 +35,8 @@ def prepare(module: str) -> None:
   if "jax" in sys.modules:
     return
   flags = os.environ.get("XLA_FLAGS", "")
-  if _DEVICES not in flags:
-    flags = f"{flags} {_DEVICES}={processors()}".strip()
+  if FLAG not in flags:
+    flags = f"{flags} {FLAG}={processors()}".strip()
   if _PATIENCE not in flags:
     flags = f"{flags} {_PATIENCE}=1200"
   os.environ["XLA_FLAGS"] = flags

@@ -62,7 +62,7 @@ def check(name: str, value, allowed: str, ok: Callable[[Any], bool]) -> None:
 
 def check_count(name: str, value, least: int = 1) -> None:
   """:func:`check` of a whole number, which shapes a state."""
-  check(name, value, f"whole numbers >= {least}", lambda v: not isinstance(v, float) and v >= least)
+  check(name, value, f"whole numbers >= {least}", lambda v: not isinstance(v, float | bool) and v >= least)
 
 
 def check_look_up(what: str, values, count: int, kind: str, low: int = 0) -> None:

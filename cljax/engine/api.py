@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from cljax import estimators, methods, objectives
+from cljax import _cores, estimators, methods, objectives
 from cljax import evaluators as evaluating
 from cljax.core import tree
 from cljax.core.types import Learner, Model, UsageError
@@ -185,6 +185,8 @@ def prepare(
   learned, judges = objectives.given(objective, objective_options), evaluating.given(evaluators)
   values = {**hyper_values, **optimizer_values, **getattr(learned, "hyper", {})}
   members = [Member(s) for s in arguments.seeds_of(seeds)] if population is None else arguments.members_of(population)
+  if devices is None and not mesh:
+    _cores.offer(len(members))
   name = method if isinstance(method, str) else getattr(method, "__name__", "method")
   name = f"{name} + {forget}" if forget and forget != name else name
   built = setup(
