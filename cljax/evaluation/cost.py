@@ -80,14 +80,21 @@ def cost(prepared: Prepared) -> Cost:
 
 
 def more_than_forgetting(result: RunResult, spent: Cost, epsilon: float = 10.0) -> dict[str, np.ndarray]:
-  """The criteria of Diaz-Rodriguez et al. (2018) by name, ``[S]`` each, from a run and its measured cost.
+  """The :func:`criteria` of a run, ``[S]`` each, from it and its measured cost.
 
-  ``cljax.metrics.cl_score`` and ``cl_stability`` weigh them. ``epsilon``: see ``metrics.computational_efficiency``.
   Raises UsageError for a run without an accuracy: the criteria are shares of what is right.
   """
   if result.accuracy is None:
     raise UsageError(f"result: was scored by {next(iter(result.scores))!r}; these criteria are of accuracies")
-  R = result.learning_rows
+  return criteria(result.learning_rows, spent, epsilon)
+
+
+def criteria(R, spent: Cost, epsilon: float = 10.0) -> dict[str, np.ndarray]:
+  """The criteria of Diaz-Rodriguez et al. (2018) by name, ``[S]`` each, of accuracies ``R [S, T, T]``.
+
+  ``cljax.metrics.cl_score`` and ``cl_stability`` weigh them. ``epsilon``: see ``metrics.computational_efficiency``.
+  """
+  R = np.asarray(R, np.float64)
   each = lambda value: np.full(R.shape[:-2], float(value))
   return {
     "accuracy": metrics.triangle_accuracy(R),

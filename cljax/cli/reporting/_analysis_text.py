@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.cli.reporting._analysis_numbers import WHAT
 from cljax.evaluation import scores
 
 NAMED = 3  # so many of a kind are named
@@ -61,6 +62,7 @@ def describe(a: Mapping[str, Any], title: str) -> str:
     "Classes and rows": _classes(a),
     "Layers": _layers(a),
     "Representation": _drift(a),
+    "Numbers by their names in cljax.metrics": _numbers(a),
   }
   for heading, lines in sections.items():
     parts += ["", heading, *(f"  {line}" for line in lines)] if lines else []
@@ -269,6 +271,12 @@ def _drift(a) -> list[str]:
     f"Since event {a['moments'][0]}, {a['layers'][top]} drifted most ({last[top]:.2f}) and {a['layers'][low]} least "
     f"({last[low]:.2f}): 1 - CKA on {a['probe']} test rows, 0 for the same up to rotation and scale, 1 for unrelated."
   ]
+
+
+def _numbers(a) -> list[str]:
+  found = {n: v for n, v in a["numbers"].items() if np.isfinite(v)}
+  width = max(map(len, found), default=0)
+  return [f"{name:{width}}  {value:9.4g}  {WHAT[name]}" for name, value in found.items()]
 
 
 def _count(n: int, noun: str) -> str:
