@@ -106,7 +106,7 @@ def lines(table: dict[str, Any]) -> list[list[list[str]]]:
     first.append([
       label, str(len(table[label]["seeds"])), _cell(r["accuracy"], 100), _cell(r["relative"], 100),
       _cell(r["model_bytes"], 1e-6, 3), _cell(r["kept_bytes"], 1e-6, 3), f"{r['updates']:,}",
-      _cell(r["operations"], 1e-9, 2), _cell(r["seconds"], 1, 2), _cell(r["netscore"], 1, 2),
+      _cell(r["operations"], 1e-9, 3), _cell(r["seconds"], 1, 2), _cell(r["netscore"], 1, 2),
     ])  # fmt: skip
     second.append([label, *(_cell(own[k], 1, 3) if k in own else "-" for k in CRITERIA)])
   return [first, second]
