@@ -21,15 +21,15 @@ from cljax.streams.requests import deleted_pairs
 WINDOW, FIRST = 10, 5  # evaluations: of a window, and of the beginning of a task
 STEPS = 20  # of each of the two power iterations
 MATRIX = {
-  "triangle_accuracy": "mean accuracy below the diagonal",
-  "mean_backward_transfer": "backward transfer, mean over all rows",
-  "remembering": "1 less what of that is forgotten",
-  "positive_backward_transfer": "what of it is gained",
-  "zero_shot_transfer": "accuracy on tasks to come, mean over entries",
-  "transfer_before_learning": "the same, each task alike",
-  "average_over_all": "mean over the whole matrix",
+  metrics.triangle_accuracy: "mean accuracy below the diagonal",
+  metrics.mean_backward_transfer: "backward transfer, mean over all rows",
+  metrics.remembering: "1 less what of that is forgotten",
+  metrics.positive_backward_transfer: "what of it is gained",
+  metrics.zero_shot_transfer: "accuracy on tasks to come, mean over entries",
+  metrics.transfer_before_learning: "the same, each task alike",
+  metrics.average_over_all: "mean over the whole matrix",
 }
-WHAT = MATRIX | {
+WHAT = {f.__name__: what for f, what in MATRIX.items()} | {
   "fuar": "forgotten of the first task over what later tasks gained since; below 1 is a gain",
   "windowed_forgetting": f"largest fall within {WINDOW} evaluations, mean over tasks",
   "windowed_plasticity": f"largest rise within {WINDOW} evaluations, mean over tasks",
@@ -53,7 +53,7 @@ def of_scores(R, order: Sequence[int], sign: int, accuracy: bool) -> dict[str, f
   R, found = np.asarray(R, np.float64), {}
   if accuracy and sorted(order) == list(range(R.shape[-1])) and np.isfinite(R).all():
     square = R[..., list(order)]  # a column for each event
-    found = {name: np.mean(getattr(metrics, name)(square)) for name in MATRIX}
+    found = {metric.__name__: np.mean(metric(square)) for metric in MATRIX}
     found = {name: float(v) for name, v in found.items() if np.isfinite(v)}
   later = [t for t in dict.fromkeys(order) if t != order[0]] if order else []
   if later and list(order).count(order[0]) == 1 and np.isfinite(R[..., [order[0], *later]]).all():
@@ -87,7 +87,7 @@ def of_member(look, tools: Mapping[str, Any], values, moments: Sequence[int], le
     return {}
   batch = tools["probe"]
   seen = [{k: np.asarray(v) for k, v in look.layers(values, learner, batch).items()} for learner in learners]
-  last = [n for n in seen[0] if n != "logits"][-1:]
+  last = sorted((n for n in seen[0] if n != "logits"), key=lambda n: int(n.partition(" ")[2] or 0))[-1:]
   found: dict[str, float] = {"feature_drift": metrics.feature_drift(seen[0][n], seen[-1][n]) for n in last}
   return found | _new_tasks(look, tools, values, moments, learners, seen) | _old_task(look, tools, values, moments,
                                                                                      learners, order)  # fmt: skip
