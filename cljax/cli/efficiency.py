@@ -1,4 +1,4 @@
-"""Sets accuracy relative to joint training, memory and updates of runs side by side, and the criteria beside forgetting.
+"""Sets accuracy relative to joint, memory and updates of runs side by side, and the criteria beside forgetting.
 
 ``python -m launch.efficiency DIR [DIR...] [--reference=joint] [--compute=updates] [--out=DIR]``
 
@@ -32,9 +32,9 @@ CRITERIA = {
   "cl_score": "CL score", "cl_stability": "CL stability",
 }  # fmt: skip
 NOTES = (
-  "mean ± standard error over seeds. Relative: accuracy over the mean accuracy of {reference}. Kept: what a member keeps "
-  "between tasks beside its parameters. Updates, GFLOP and seconds are of one seed; a loop inside a step counts as one "
-  "turn of it, and work at task boundaries is not counted. NetScore: 20 log10(relative^2 / (memory^.5 compute^.5)), of "
+  "mean ± standard error over seeds. Relative: accuracy over the mean accuracy of {reference}. Kept: what a member "
+  "keeps between tasks beside its parameters. Updates, GFLOP and seconds are of one seed; a loop inside a step counts "
+  "as one turn of it, and work at task boundaries is not counted. NetScore: 20 log10(relative^2 / (memory^.5 compute^.5)), of "
   "percent, millions of numbers (model and kept) and {compute}.",
   "Below: the criteria of Diaz-Rodriguez et al. (2018), shares of 1; of runs whose tasks all come once. CL score is "
   "their mean over criteria and seeds, CL stability 1 less the mean of their standard deviations over seeds.",
@@ -55,9 +55,7 @@ def spent(run: _data.Run, folders: Sequence[epath.Path], data_dir: str, cache: d
   alive = np.asarray(run.alive)
   matrix = None if run.matrix is None else efficiency.in_order(run.matrix[alive], run.events)
   accuracy = np.where(alive, np.asarray(run.values["acc"], np.float64), np.nan)
-  return efficiency.Spent(
-    accuracy, matrix, run.state_bytes, prepared.setup.total_steps, run.seconds, cost(prepared)
-  )
+  return efficiency.Spent(accuracy, matrix, run.state_bytes, prepared.setup.total_steps, run.seconds, cost(prepared))
 
 
 def tables(

@@ -66,8 +66,8 @@ def row(own: Spent, reference: Spent, compute: str = "updates") -> Row:
 
 
 def more(own: Spent) -> dict[str, Any]:
-  """The criteria of :func:`cljax.evaluation.cost.more_than_forgetting` by name, ``[S]`` each, and over them ``cl_score``
-  and ``cl_stability``; none where the run has no whole matrix, or one task alone."""
+  """The criteria of :func:`cljax.evaluation.cost.more_than_forgetting` by name, ``[S]`` each, and over them
+  ``cl_score`` and ``cl_stability``; none where the run has no whole matrix, or one task alone."""
   if own.matrix is None or own.matrix.shape[-1] < 2 or not np.isfinite(own.matrix).all():
     return {}
   found = criteria(own.matrix, own.cost)

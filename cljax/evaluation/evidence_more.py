@@ -27,8 +27,8 @@ HEADINGS = {
   "u_lira_tpr": "U-LiRA TPR %",
 }
 NOTE = (
-  "Other forms of the same evidence, without marks; the target is the row retrained. UA: 1 - FA. H-mean: of the fall of "
-  "FA since the original model and RA. ZRF: 1 less the divergence from an untrained model on the rows to forget. "
+  "Other forms of the same evidence, without marks; the target is the row retrained. UA: 1 - FA. H-mean: of the fall "
+  "of FA since the original model and RA. ZRF: 1 less the divergence from an untrained model on the rows to forget. "
   "Jaccard: overlap with the retrained model of the rows called each class. SVC: shares of the rows to forget called "
   "non-members. Recovery gap: accuracy after the relearning attack, less the retrained model's. KLoM p95: 95th "
   "percentile over rows; floor: even oracles against odd ones. U-LiRA TPR: at 1 % false positives."

@@ -1,4 +1,4 @@
-"""The numbers that launch.analyze prints by their names in cljax.metrics, each against NumPy alone, on one small run."""
+"""The numbers that launch.analyze prints by their names in cljax.metrics, each against NumPy alone, on one run."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from cljax.metrics import unlearning
 
 ROOT = pathlib.Path(inspect.getfile(metrics)).parents[2]
 TOP = ""  # what a module does when it is imported
-# What a user starts: the commands of cljax and the one that draws the theory. Evaluators are what their modules register.
+# What a user starts: the commands of cljax and the one that draws the theory. Evaluators are what modules register.
 STARTS = [(f"cljax.cli.{name}", "main") for name in COMMANDS] + [("experiments.theory", "main")]
 MODULES = [importlib.import_module(m.name) for m in pkgutil.walk_packages(metrics.__path__, "cljax.metrics.")]
 FUNCTIONS = {
@@ -98,7 +98,7 @@ def resolved(dotted: str, within, depth: int = 0) -> tuple[str, str] | None:
     if module in within:
       parent, _, own = module.rpartition(".")
       bound = within[parent].imports.get(own) if parent in within else None
-      if cut == len(parts) and bound and bound != module:  # a package's function of the module's own name stands before it
+      if cut == len(parts) and bound and bound != module:  # a function of the module's own name stands before it
         return resolved(bound, within, depth + 1)
       if cut == len(parts):
         return module, TOP

@@ -84,6 +84,9 @@ def analyse(history: restore.History, members: Sequence[int], rows: int) -> dict
     "asked": _asked(stream, position["event"]),
     "moments": [m.done - 1 for m in moments],
   }
+  counted = history.presentations(position["number"])
+  if counted is not None:
+    out["presentations"] = _numbers.of_presentations(counted, members, stream.dataset.train.id)
   out["tasks"] = _tasks(out["accuracy"], done, sign)
   after = [i + 1 for i, e in enumerate(done) if e["kind"] == "learn"]
   matrix = np.stack([of(row["test"]) for row in position["accuracy"]], 1)[:, after]
@@ -123,7 +126,7 @@ def _moments(history: restore.History, notes: list[str]):
     except checkpoint.DamagedError as error:
       notes.append(f"passed over: {error}")
       continue
-    position = here if position is None else position
+    position = {**here, "number": found[at]} if position is None else position
     if here["step"] == 0 and not here["ended"] and here["event"]:
       moments[here["event"]] = Moment(here["event"], learner)
   if position is None:

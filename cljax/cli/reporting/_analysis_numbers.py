@@ -15,10 +15,12 @@ import numpy as np
 from cljax import metrics, streams
 from cljax.core.judging import judged_classes
 from cljax.core.types import Batch
+from cljax.engine import presentations
 from cljax.objectives import objective
 from cljax.streams.requests import deleted_pairs
 
 WINDOW, FIRST = 10, 5  # evaluations: of a window, and of the beginning of a task
+HARDEST = 5  # training rows are named
 STEPS = 20  # of each of the two power iterations
 MATRIX = {
   metrics.triangle_accuracy: "mean accuracy below the diagonal",
@@ -42,8 +44,8 @@ WHAT = {f.__name__: what for f, what in MATRIX.items()} | {
   "sharpness_now": "the same at the last moment",
   "curvature_then": "mean_curvature: mean eigenvalue of that Hessian, at the first moment",
   "curvature_now": "the same at the last moment",
-  "recognition_then": "share of pairs in which a training row of the first task has less loss than a test row of it, at "
-  "the first moment; .5 is chance",
+  "recognition_then": "share of pairs in which a training row of the first task has less loss than a test row of it, "
+  "at the first moment; .5 is chance",
   "recognition_now": "the same at the last moment",
 }
 
@@ -69,6 +71,17 @@ def of_scores(R, order: Sequence[int], sign: int, accuracy: bool) -> dict[str, f
   return found
 
 
+def of_presentations(counted: presentations.Presentations, members: Sequence[int], ids) -> dict[str, Any]:
+  """What was counted of the presentations of training rows, mean over members; ``hardest``: the pairs of the largest
+  :func:`cljax.metrics.forgetting_score`, summed over them, as ``{"id", "task", "score"}``."""
+  events = metrics.Events(*(np.asarray(a)[list(members)] for a in counted.events))
+  found = presentations.summary(counted._replace(events=events))
+  there, score = (events.presentations > 0).any(0), metrics.forgetting_score(events).sum(0)
+  order = [i for i in np.argsort(-score, kind="stable") if there[i] and score[i] > 0][:HARDEST]
+  hardest = [{"id": int(ids[counted.row[i]]), "task": int(counted.task[i]), "score": int(score[i])} for i in order]
+  return {name: float(np.mean(v)) for name, v in found.items()} | {"hardest": hardest}
+
+
 def of_curves(curve, current, sign: int) -> dict[str, float]:
   """What evaluations inside tasks say: ``curve [N, T]``, mean over members; ``current [N]`` the task at each."""
   curve, current = sign * np.asarray(curve, np.float64), np.asarray(current)
@@ -87,10 +100,12 @@ def of_member(look, tools: Mapping[str, Any], values, moments: Sequence[int], le
     return {}
   batch = tools["probe"]
   seen = [{k: np.asarray(v) for k, v in look.layers(values, learner, batch).items()} for learner in learners]
-  last = sorted((n for n in seen[0] if n != "logits"), key=lambda n: int(n.partition(" ")[2] or 0))[-1:]
-  found: dict[str, float] = {"feature_drift": metrics.feature_drift(seen[0][n], seen[-1][n]) for n in last}
-  return found | _new_tasks(look, tools, values, moments, learners, seen) | _old_task(look, tools, values, moments,
-                                                                                     learners, order)  # fmt: skip
+  found: dict[str, float] = {}
+  layers = sorted((n for n in seen[0] if n != "logits"), key=lambda n: int(n.partition(" ")[2] or 0))
+  if layers:
+    found["feature_drift"] = metrics.feature_drift(seen[0][layers[-1]], seen[-1][layers[-1]])
+  found |= _new_tasks(look, tools, values, moments, learners, seen)
+  return found | _old_task(look, tools, values, moments, learners, order)
 
 
 def _new_tasks(look, tools, values, moments, learners, seen) -> dict[str, float]:

@@ -62,8 +62,8 @@ def train(job: Job, base, stream, gone, count: int, look: Lens) -> Shadows:
 
 
 def scores(job: Job, shadows: Shadows, name: str, built, reuses: bool, look: Lens) -> dict[str, float]:
-  """``u_lira`` (AUC), ``u_lira_accuracy`` (mean over rows) and ``u_lira_tpr`` of a method; of the trained shadows where ``name`` is
-  empty. 0.5 is exact unlearning, within the noise of as many models."""
+  """``u_lira`` (AUC), ``u_lira_accuracy`` (mean over rows) and ``u_lira_tpr`` of a method; of the trained shadows where
+  ``name`` is empty. 0.5 is exact unlearning, within the noise of as many models."""
   margins: list[Any] = []
   for group, (stream, trained) in enumerate(zip(shadows.streams, shadows.trained, strict=True)):
     setup = shadows.setups[group]
