@@ -46,7 +46,7 @@ def factorisation(
   left, rank = jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(0), draws))
   t = np.arange(1, tasks + 1)
   lost = np.where(t > 1, theory.factor_forgetting(each, shared), 0.0)
-  ahead = [theory.factor_forgetting(min(i * each, size), shared) for i in t]
+  ahead = [theory.factor_forgetting(min(int(i) * each, size), shared) for i in t]
   return {
     "features": features, "shared": shared, "each": each, "size": size, "tasks": t,
     "rank": np.asarray(rank).mean(0),
@@ -70,7 +70,7 @@ def rehearsal(features: int = 60, rows: int = 8, tasks: int = 6, stored=(0, 2, 4
     y = (x @ teacher)[..., None]
 
     def task(state, now):
-      state = theory.rehearse(state, *now, held, tolerance=1e-4)
+      state = theory.rehearse(state, now[0], now[1], held, tolerance=1e-4)
       error = state.weights[:, 0] - teacher
       return state, (jnp.sum(error**2), jnp.mean((x[0] @ error) ** 2))
 
@@ -79,8 +79,9 @@ def rehearsal(features: int = 60, rows: int = 8, tasks: int = 6, stored=(0, 2, 4
   keys = jax.random.split(jax.random.key(0), draws)
   found = [jax.jit(lambda keys, m=m: jax.lax.map(lambda k: one(k, m), keys))(keys) for m in stored]
   lines = [theory.rehearsal_errors(features, rows, m, tasks) for m in stored]
+  names = ("distance", "first_loss")
   return {
     "features": features, "rows": rows, "stored": list(stored), "tasks": np.arange(1, tasks + 1),
-    "theory": {"distance": np.stack([e.distance for e in lines]), "first_loss": np.stack([e.first_loss for e in lines])},
-    "measured": {name: summary(np.stack([f[i] for f in found]), 1) for i, name in enumerate(("distance", "first_loss"))},
+    "theory": {name: np.stack([getattr(e, name) for e in lines]) for name in names},
+    "measured": {name: summary(np.stack([f[i] for f in found]), 1) for i, name in enumerate(names)},
   }  # fmt: skip

@@ -34,10 +34,10 @@ CRITERIA = {
 NOTES = (
   "mean ± standard error over seeds. Relative: accuracy over the mean accuracy of {reference}. Kept: what a member "
   "keeps between tasks beside its parameters. Updates, GFLOP and seconds are of one seed; a loop inside a step counts "
-  "as one turn of it, and work at task boundaries is not counted. NetScore: 20 log10(relative^2 / (memory^.5 compute^.5)), of "
-  "percent, millions of numbers (model and kept) and {compute}.",
-  "Below: the criteria of Diaz-Rodriguez et al. (2018), shares of 1; of runs whose tasks all come once. CL score is "
-  "their mean over criteria and seeds, CL stability 1 less the mean of their standard deviations over seeds.",
+  "as one turn of it, and work at task boundaries is not counted. NetScore: 20 log10(relative^2 / (memory^.5 "
+  "compute^.5)), of percent, millions of numbers (model and kept) and {compute}.",
+  "Second table: the criteria of Diaz-Rodriguez et al. (2018), shares of 1; of runs whose tasks all come once. CL "
+  "score is their mean over criteria and seeds, CL stability 1 less the mean of their standard deviations over seeds.",
 )
 UNITS = {"updates": "thousands of updates", "operations": "giga multiply-adds of training", "seconds": "seconds"}
 

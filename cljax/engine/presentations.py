@@ -44,8 +44,8 @@ class Presentations(NamedTuple):
 def bits(given, shown, logits):
   """``uint8 [2, ceil(B / 8)]``: of each row of ``given``, the batch as the stream offers it, whether it is in
   ``shown``, the batch of the loss, and whether ``logits`` are right there. Runs in the compiled step."""
-  shape, rows = getattr(logits, "shape", ()), shown.id.shape[0]
-  if len(shape) != 2 or shape[0] != rows:
+  shape, rows = tuple(jnp.shape(logits)), shown.id.shape[0]
+  if shape[:1] != (rows,) or len(shape) != 2:
     raise UsageError(f"train.presentations: the step has logits of shape {shape} for {rows} rows; expected [B, C]")
   alike = (given.id[:, None] == shown.id) & (given.task[:, None] == shown.task)
   alike &= (given.weight > 0)[:, None] & (shown.weight > 0)
@@ -136,7 +136,8 @@ def counted(found: Presentations) -> Presented:
   e = found.events
   # Of a pair that was right at first, and of one that was not, what is learned and forgotten comes in turns.
   right = (e.first_learned >= 0) & np.where(e.first_learned == 0, e.forgetting == e.learning, e.learning > e.forgetting)
-  return Presented(*(np.array(a) for a in (e.forgetting, e.learning, e.first_learned, e.presentations)), right)
+  forgetting, learning, first, seen = (np.array(a) for a in e[:4])
+  return Presented(forgetting, learning, first, seen, right)
 
 
 def summary(found: Presentations) -> dict[str, list[float]]:

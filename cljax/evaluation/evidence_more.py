@@ -37,7 +37,8 @@ NOTE = (
 
 def measure(ours: Answers, reference: Answers, original: Answers, untrained: Answers, rows: Sides, model) -> dict:
   """Those of :data:`HEADINGS` that are of single members: ``{name: [S]}``, member i beside member i of the others."""
-  y, out = rows.y, {}
+  y = rows.y
+  out: dict[str, list[float]] = {}
   curves, against = (attack_curves(a, rows, model) for a in (ours, reference))
   for i in range(len(ours.logits["forget"])):
     z, r, before = ({s: a.logits[s][i] for s in y} for a in (ours, reference, original))

@@ -97,8 +97,9 @@ def describe(
 
   Accuracies are fractions; ``accuracy_matrix [S][E][T]`` has one row before the first event; where there are other
   scores, ``scores`` holds them all (:mod:`cljax.evaluation.scores`); for evaluators see
-  :mod:`cljax.evaluation.evaluations`; ``presentations`` has :func:`cljax.engine.presentations.summary`. ``kind`` is the stream's: for ``'class'`` the
-  matrix over each task's own classes comes beside it, and ``validation_matrix`` where the stream holds rows out.
+  :mod:`cljax.evaluation.evaluations`, for ``presentations`` :func:`cljax.engine.presentations.summary`. ``kind`` is the
+  stream's: for ``'class'`` the matrix over each task's own classes comes beside it, and ``validation_matrix`` where
+  the stream holds rows out.
   ``seconds`` are those of the whole population, of ``population`` members.
   """
   main, *others = result.scores

@@ -41,7 +41,7 @@ def rehearsal_errors(features: int, rows: int, stored: int, tasks: int) -> Rehea
   row x of the first task that is not stored, less what the stored rows span, ``u = E (x e)^2`` and ``v = E |e|^2
   |x|^2`` follow ``u' = (A + B) u + B v`` and ``v' = a v + 2 b u`` with ``E[Q M Q] = (A + B) M + B tr(M) I``:
   ``B = k (q - k) / (q (q - 1)(q + 2))``, ``A = (k^2 - 2 q B) / q^2``; and, of Q beside the projection R of rank
-  ``r = q - m`` that what is then stored leaves, ``a q^2 + 2 b q = k r``, ``a q + b (q^2 + q) = k``. From ``u_1 = 0`` and
+  ``r = q - m`` that what is then stored leaves, ``a q^2 + 2 b q = k r``, ``a q + b (q^2 + q) = k``. From ``u_1 = 0``,
   ``v_1 = (1 - n/p)(p - m)``; ``first_loss = (1 - m/n) u``. Our derivation: m = 0 gives that of learning in turn, m = n
   that of the ideal learner. Raises UsageError unless ``m (T-1) + n < p - 1`` (for more the last tasks solve all).
   """

@@ -11,6 +11,7 @@ import cljax
 from cljax import data, streams
 from cljax.cli import analyze, train
 from cljax.cli.reporting import _analysis_numbers
+from cljax.engine import restore
 
 LAST, SEEDS = 5, 2
 
@@ -19,13 +20,15 @@ LAST, SEEDS = 5, 2
 def run(command, tmp_path_factory):
   """``(numbers, text, result.json, parameters by (event, seed))``."""
   path = tmp_path_factory.mktemp("numbers") / "run"
-  assert train.main(command("--seeds=2", "--config.eval.every=2", f"--workdir={path}")) == 0
+  given = ("--seeds=2", "--config.eval.every=2", "--config.train.presentations=true", f"--workdir={path}")
+  assert train.main(command(*given)) == 0
   assert analyze.main(["launch", str(path), "--compilation_cache="]) == 0
   kept = [cljax.load(path, number=n + 1).params for n in range(LAST)]
   plain = lambda p, s: {f"{m}.{k}": np.asarray(w[s], np.float64) for m, of in p.items() for k, w in of.items()}
   params = [[plain(p, s) for s in range(SEEDS)] for p in kept]
   folder = path / "analysis"
-  numbers = json.loads((folder / "analysis.json").read_text())["numbers"]
+  told = json.loads((folder / "analysis.json").read_text())
+  numbers = {**told["numbers"], "presentations": told["presentations"], "folder": path}
   return numbers, (folder / "analysis.txt").read_text(), json.loads((path / "result.json").read_text()), params
 
 
@@ -181,6 +184,34 @@ def test_recognition_of_training_rows(run):
               for (x, y), rows in ((digits()["train"], seen), (digits()["test"], unseen))]  # fmt: skip
       share.append(np.mean(pair[0] < pair[1]))
     assert numbers[f"recognition_{name}"] == pytest.approx(np.mean(share), abs=1e-9)
+
+
+def test_training_presentations_are_named_apart(run):
+  """Two epochs: each row was presented twice, so it can be forgotten once; test rows are another line."""
+  numbers, text, result, _ = run
+  p, stream = numbers["presentations"], streams.build(data.load("digits"), "class", tasks=5, task_fractions=(0.3,) * 5)
+  held = restore.history(numbers["folder"])
+  events, task, row = held.presentations(held.numbers[-1])
+  rows = [r for t in stream.train for r in np.asarray(t)]
+  assert row.tolist() == rows
+  assert (events.presentations == 2).all()
+  forgot, first = (np.asarray(a) for a in (events.forgetting, events.first_learned))
+  assert set(np.unique(forgot)) == {0, 1}
+  want = {
+    "presentations": 2.0, "forgetting_events": forgot.mean(), "forgotten": (forgot > 0).mean(),
+    "unforgettable": ((forgot == 0) & (first >= 0)).mean(), "never_right": (first < 0).mean(),
+  }  # fmt: skip
+  for name, value in want.items():
+    assert p[name] == pytest.approx(value), name
+    assert p[name] == pytest.approx(np.mean(result["presentations"][name])), name
+  score = np.where(first < 0, 2, forgot).sum(0)
+  assert [h["score"] for h in p["hardest"]] == sorted(score, reverse=True)[:5]
+  for h in p["hardest"]:
+    (at,) = np.flatnonzero((task == h["task"]) & (data.load("digits").train.id[row] == h["id"]))
+    assert score[at] == h["score"]
+  assert f"{100 * p['forgotten']:.1f} % were forgotten at least once" in text
+  assert "came 2 times. Judged in its batch before the update" in text
+  assert "transitions of test rows, which are no forgetting events of training" in text
 
 
 def test_what_a_run_does_not_allow_is_absent():

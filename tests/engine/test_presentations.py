@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -65,7 +67,7 @@ def same(counted, member, shown):
   met = forgot = 0
   for i, (task, row) in enumerate(zip(counted.task, counted.row, strict=True)):
     own = shown.get((task, row), [])
-    pairs = list(zip(own, own[1:], strict=False))
+    pairs = list(itertools.pairwise(own))
     want = (
       sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs), own.index(True) if True in own else -1,
       len(own), True in own and not any(a and not b for a, b in pairs),
@@ -160,7 +162,7 @@ def test_an_edit_takes_the_records_of_deleted_rows(stream, model, counted, begun
 
 
 def test_training_again_counts_again(stream, model, begun, tmp_path):
-  """Of what retraining shows: the same batches without the rows, from the first parameters, also where it was stopped."""
+  """Of what retraining shows: the same batches without the rows, from the first parameters; also where it stopped."""
   request = Forget(ids=asks(stream))
   asked = stream._replace(events=(stream.events[0], request, stream.events[1]))
   made = dict(forget="retrain", forget_hyper={"schedule": "steps"}, options=COUNT._replace(chunk_steps=5))

@@ -14,7 +14,7 @@ import numpy as np
 
 from cljax import metrics, streams
 from cljax.core.judging import judged_classes
-from cljax.core.types import Batch
+from cljax.core.types import Batch, Learn
 from cljax.engine import presentations
 from cljax.objectives import objective
 from cljax.streams.requests import deleted_pairs
@@ -76,7 +76,7 @@ def of_presentations(counted: presentations.Presentations, members: Sequence[int
   :func:`cljax.metrics.forgetting_score`, summed over them, as ``{"id", "task", "score"}``."""
   events = metrics.Events(*(np.asarray(a)[list(members)] for a in counted.events))
   found = presentations.summary(counted._replace(events=events))
-  there, score = (events.presentations > 0).any(0), metrics.forgetting_score(events).sum(0)
+  there, score = np.any(events.presentations > 0, 0), metrics.forgetting_score(events).sum(0)
   order = [i for i in np.argsort(-score, kind="stable") if there[i] and score[i] > 0][:HARDEST]
   hardest = [{"id": int(ids[counted.row[i]]), "task": int(counted.task[i]), "score": int(score[i])} for i in order]
   return {name: float(np.mean(v)) for name, v in found.items()} | {"hardest": hardest}
@@ -115,7 +115,8 @@ def _new_tasks(look, tools, values, moments, learners, seen) -> dict[str, float]
   shift, interference = [], []
   for done, i in at.items():
     before = streams.learned_tasks(events[:done])
-    new = getattr(events[done], "task", None) if done < len(events) else None
+    event = events[done] if done < len(events) else None
+    new = event.task if isinstance(event, Learn) else -1
     mine, old = task == new, np.isin(task, before)
     if new in before or not mine.any() or not old.any():
       continue

@@ -225,9 +225,9 @@ def _presentations(a) -> list[str]:
     return []
   p = a["presentations"]
   lines = [
-    f"Each training row that was presented came {p['presentations']:.4g} times. Judged in its batch, before the update: "
-    f"{percent(p['unforgettable'])} were learned and never forgotten, {percent(p['forgotten'])} were forgotten at least "
-    f"once and {percent(p['never_right'])} were never right; {p['forgetting_events']:.4g} forgetting events a row."
+    f"Each training row that was presented came {p['presentations']:.4g} times. Judged in its batch before the update, "
+    f"{percent(p['unforgettable'])} were learned and never forgotten, {percent(p['forgotten'])} were forgotten at "
+    f"least once and {percent(p['never_right'])} were never right; {p['forgetting_events']:.4g} forgetting events each."
   ]
   if p["hardest"]:
     named = ", ".join(f"id {h['id']} in task {h['task']} ({h['score']})" for h in p["hardest"])
