@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
+import records
 
 import cljax
-from cljax import data, models, streams
+from cljax import data, engine, methods, models, streams
 from cljax.core.types import Forget, Learn, UsageError
-from cljax.engine import presentations
+from cljax.engine import precompile, presentations
+from cljax.io import members
 
 BATCH, EPOCHS, RATE, SEEDS = 7, 4, 0.5, [3, 5]
 TRAIN = cljax.Recipe(batch_size=BATCH, epochs=EPOCHS)
@@ -241,3 +244,40 @@ def test_a_summary_is_of_the_rows_that_were_shown():
     "presentations": [4.0], "forgetting_events": [pytest.approx(2 / 3)], "forgotten": [pytest.approx(1 / 3)],
     "unforgettable": [pytest.approx(1 / 3)], "never_right": [pytest.approx(1 / 3)],
   }  # fmt: skip
+
+
+def test_every_method_can_be_counted(class_stream, task_stream, small_model):
+  """What its batch of the loss is made of, and what its gradient gives, leaves each row's logits there."""
+  counts = (2, {(2, 2, 2, 1): "uint8"})
+  for name, entry in methods.METHODS.items():
+    stream = task_stream if entry.access.task_id_at_test else class_stream
+    made = engine.prepare(stream, small_model, name, records.arguments(name), options=COUNT._replace(chunk_steps=2),
+                          training=cljax.Recipe(batch_size=8), seeds=2)  # fmt: skip
+    program, given = next(c for c in precompile.calls(made.setup) if c[0] is made.setup.programs.chunk)
+    *_, loss, said = program.shape(*given)
+    assert (loss.ndim, {said.shape: said.dtype.name}) == counts, name
+
+
+def test_the_rows_of_a_batch_may_lie_on_several_devices(stream, model, counted):
+  """On two of them where there are two: sums are taken in another order, counts of what is far from a tie the same."""
+  axes = {"population": 1, "data": min(2, len(jax.devices()))}
+  training = TRAIN._replace(batch_size=8)
+  plain, over = (
+    cljax.run(stream, model, training=training, options=COUNT, seeds=SEEDS, mesh=mesh, **OPTIMIZER)
+    for mesh in (None, axes)
+  )
+  agree = [np.mean(a == b) for a, b in zip(plain.presentations.events, over.presentations.events, strict=True)]
+  assert min(agree) > 0.99, agree
+
+
+def test_members_take_their_counts_into_a_run_of_their_own(stream, model, counted, tmp_path):
+  """As a row of a sweep does that is deleted from."""
+  run(stream, model, workdir=str(tmp_path / "all"))
+  source, own = f"{tmp_path}/all/checkpoints", f"{tmp_path}/own/checkpoints"
+  number, meta = members.newest(source)
+  members.write(own, [(source, [1])], [0], {**meta["config"], "members": [meta["config"]["members"][1]]})
+  held = presentations.read(own, *members.newest(own))
+  whole = presentations.read(source, number, meta)
+  for a, b in zip(held, whole, strict=True):
+    np.testing.assert_array_equal(a, b[1:])
+  np.testing.assert_array_equal(whole.seen, counted.presentations.events.presentations)
