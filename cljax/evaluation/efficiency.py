@@ -9,7 +9,7 @@ import numpy as np
 
 from cljax import metrics
 from cljax.core.types import UsageError
-from cljax.evaluation.cost import Cost, criteria
+from cljax.evaluation.cost import Cost, more_than_forgetting
 
 COMPUTE = ("updates", "operations", "seconds")
 MEGA = 1e6
@@ -26,6 +26,11 @@ class Spent(NamedTuple):
   updates: int
   seconds: float
   cost: Cost
+
+  @property
+  def learning_rows(self) -> np.ndarray:
+    """``[S, T, T]``; NaN where there is no such matrix."""
+    return np.full((len(self.accuracy), 1, 1), np.nan) if self.matrix is None else self.matrix
 
 
 class Row(NamedTuple):
@@ -70,7 +75,7 @@ def more(own: Spent) -> dict[str, Any]:
   ``cl_score`` and ``cl_stability``; none where the run has no whole matrix, or one task alone."""
   if own.matrix is None or own.matrix.shape[-1] < 2 or not np.isfinite(own.matrix).all():
     return {}
-  found = criteria(own.matrix, own.cost)
+  found = more_than_forgetting(own, own.cost)
   return found | {"cl_score": metrics.cl_score(found), "cl_stability": metrics.cl_stability(found)}
 
 

@@ -164,7 +164,9 @@ def test_the_graph_knows_what_is_not_reached():
   there = set(all_reached())
   for start in STARTS:
     assert start in there
-  assert ("cljax.evaluation.cost", "more_than_forgetting") not in there, "of a result in memory: no command has one"
+  assert ("cljax.evaluation.cost", "more_than_forgetting") in there
+  assert ("cljax.engine.frames", "to_pandas") in there, "through the class that has it"
+  assert ("cljax.theory.linear", "ideal_member") not in there, "exported, and drawn by no figure"
   assert ("cljax.metrics.tradeoffs", "fuar") in there
   less = reached(starts(), without="cljax.cli.reporting._analysis_numbers")
   assert {n for m, n in there - less if m == "cljax.metrics.tradeoffs"} == {"fuar"}
