@@ -116,6 +116,43 @@ def _ideal(axes, r):
   return f"largest gap of the distance {max(gaps):.4f}, {told}"
 
 
+def _factorisation(axes, r):
+  gaps = []
+  for panel, what, title in ((axes[0], "first", "of the first task's rows"), (axes[1], "ahead", "of a task to come")):
+    for name, colour in (("ideal", "tab:blue"), ("plain", "tab:orange")):
+      label = {"ideal": "ideal continual learner", "plain": "factor of the last task"}[name]
+      panel.plot(r["tasks"], r["theory"][what][name], color=colour)
+      _points(panel, r["tasks"], r["measured"][what][name], color=colour, label=label)
+      m = r["measured"][what][name]
+      sure = m["error"] > 1e-6
+      gaps.append(np.abs((m["mean"] - r["theory"][what][name])[sure] / m["error"][sure]).max(initial=0))
+    panel.set(xlabel="tasks learned", ylabel="share left over", ylim=(-0.03, 1), title=title)
+    panel.legend()
+  lost = np.asarray(r["measured"]["first"]["ideal"]["mean"]).max()
+  return (
+    f"{r['each']} directions a task of {r['shared']} shared, factor of {r['size']} columns: largest gap in standard "
+    f"errors {max(gaps):.2f}; of the first task the ideal learner leaves {lost:.1e}, a factor of the last task "
+    f"{r['measured']['first']['plain']['mean'][-1]:.3f} (theory {r['theory']['first']['plain'][-1]:.3f})"
+  )
+
+
+def _rehearsal(axes, r):
+  gaps = []
+  for panel, what in zip(axes, ("distance", "first_loss"), strict=True):
+    for i, colour in enumerate(_colours(len(r["stored"]))):
+      each = {k: r["measured"][what][k][i] for k in ("mean", "error")}
+      panel.plot(r["tasks"], r["theory"][what][i], color=colour)
+      _points(panel, r["tasks"], each, color=colour, label=f"{r['stored'][i]} of {r['rows']} rows held")
+      sure = each["error"] > 1e-6
+      gaps.append(np.abs((each["mean"] - r["theory"][what][i])[sure] / each["error"][sure]).max(initial=0))
+    panel.legend()
+  axes[0].set(xlabel="tasks learned", ylabel="squared distance to the teacher", title="rehearsal: generalisation")
+  axes[1].set(xlabel="tasks learned", ylabel="loss on the first task's rows", title="rehearsal: forgetting")
+  ends = zip(r["stored"], r["measured"]["first_loss"]["mean"][:, -1], strict=True)
+  last = ", ".join(f"{m} held {v:.3f}" for m, v in ends)
+  return f"largest gap in standard errors {max(gaps):.2f}; loss on the first task's rows at the end: {last}"
+
+
 def _law(law):
   return lambda P, N: law["ceiling"] - law["a"] * P ** -law["alpha"] - law["b"] * N ** -law["beta"]
 

@@ -23,19 +23,10 @@ from jax.flatten_util import ravel_pytree
 
 from cljax import data, metrics, models, projectors, streams, theory
 from cljax.core import tree
+from experiments._theory_ideal import factorisation, rehearsal, summary
 
 _OUT = flags.DEFINE_string("out", "experiments/results/theory", "directory of the figures and of theory.json")
-_ONLY = flags.DEFINE_list("only", [], "parts to run: rotation, linear, overlap, ideal, scaling (default: all)")
-
-
-def summary(values, axis=-1):
-  """Mean and standard error over ``axis``."""
-  values = np.asarray(values, np.float64)
-  return {
-    "mean": values.mean(axis),
-    "error": values.std(axis, ddof=1) / np.sqrt(values.shape[axis]),
-    "draws": values.shape[axis],
-  }
+_ONLY = flags.DEFINE_list("only", [], "parts to run: all of them by default: rotation, linear, overlap, ideal, ...")
 
 
 def rotation(size: int = 96, draws: int = 24) -> dict:
@@ -306,6 +297,8 @@ PARTS: dict[str, Callable[[], dict]] = {
   "linear": linear,
   "overlap": overlap,
   "ideal": ideal,
+  "factorisation": factorisation,
+  "rehearsal": rehearsal,
   "scaling": scaling,
 }
 

@@ -13,6 +13,7 @@ COMMANDS = {
   "forget": "deletes rows from a trained run, or lists what was deleted",
   "sweep": "trains many configurations and seeds, here or on a cluster",
   "report": "a page, tables and pictures of sweeps",
+  "efficiency": "accuracy relative to joint, memory and updates of runs side by side",
   "analyze": "what a run forgot, when, by which layers",
   "unlearn": "compares forget methods with retrained models",
   "methods": "the table of methods",

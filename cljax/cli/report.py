@@ -34,7 +34,7 @@ def build(folders: Sequence[epath.Path], baseline: str, select: str) -> _page.Re
   return _page.Report(blocks, ranked, protocol, baseline, [str(f) for f in folders], notes)
 
 
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
   """Folders, and the flags; a flag without ``=`` takes the next argument."""
   folders: list[str] = []
   flags = [argv[0]]
@@ -57,7 +57,7 @@ def _report(argv: Sequence[str], stop: _shared.Stop) -> int:
     flag_values=values,
   )  # fmt: skip
   absl_flags.DEFINE_string("out", "", "Folder for the report; default: the first DIR.", flag_values=values)
-  given, flags = _split(argv)
+  given, flags = split(argv)
   _shared.parse(flags, values, __doc__ or "")
   if not given:
     raise UsageError("DIR: not given; expected the workdir of a launch.sweep, as in: python -m launch.report DIR")

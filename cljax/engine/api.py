@@ -15,11 +15,12 @@ from cljax import _cores, estimators, methods, objectives
 from cljax import evaluators as evaluating
 from cljax.core import tree
 from cljax.core.types import Learner, Model, UsageError
-from cljax.engine import arguments, frames, hosted, recipe, saving, stages
+from cljax.engine import arguments, frames, hosted, presentations, recipe, saving, stages
 from cljax.engine import programs as prog
 from cljax.engine.loop import State, Stopped
 from cljax.engine.prediction import judged_at, predictor
 from cljax.engine.prepared import Prepared, continued, event_record
+from cljax.engine.presentations import Presentations
 from cljax.engine.program_arguments import where_in_stream
 from cljax.engine.setup import CompiledRun, Member, Options, setup
 from cljax.engine.step import state_between_tasks
@@ -48,6 +49,7 @@ class RunResult(NamedTuple):
   better: dict  # {name: 'higher' or 'lower'}
   evaluations: dict = {}  # {evaluator: {metric: [S, E+1, T]}}: what evaluators said; NaN where they said nothing
   evaluations_better: dict = {}  # {evaluator: {metric: 'higher' or 'lower'}}, of those that say so
+  presentations: Presentations | None = None  # of each training row, where train.presentations asks for them
   fisher: dict = {}  # {'method.fisher': kind}: the Fisher that was taken, where the option leaves it to the objective
 
   @property
@@ -345,6 +347,7 @@ def _result(built: CompiledRun, state: State, judges: Sequence[Evaluator]) -> Ru
     better={name: built.parts.objective.scores[name].better for name in names_of},
     evaluations={e.name: {m: said(e.name, m) for m in state.accuracy[0]["evaluations"][e.name]} for e in judges},
     evaluations_better={e.name: dict(e.better) for e in judges},
+    presentations=presentations.told(state.presented, stream),
   )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from cljax.core import tree
 from cljax.core.types import Learn, UsageError
+from cljax.engine import presentations
 from cljax.engine import programs as prog
 from cljax.engine.loop import (
   Hooks,
@@ -215,6 +216,7 @@ def restore(old: CompiledRun, new: CompiledRun, directory, number: int, meta: di
   growing = Growing(old, new)
   arrays, position = growing.arrays(directory, number, meta), meta["position"]
   state = State(arrays["learner"], arrays["alive"], **{k: position[k] for k in SAVED})
+  state.presented = presentations.widened(presentations.read(directory, number, meta), new.stream)
 
   def at(row: int) -> State | None:
     """The run as it stood when row ``row`` was measured, where that is still to be had."""

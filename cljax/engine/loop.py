@@ -15,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.core.types import CljaxError, Forget, Learn, UsageError
-from cljax.engine import held_out, schedule
+from cljax.engine import course, held_out, presentations, schedule
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine.prediction import judged_at
 from cljax.engine.program_arguments import (
   boundary_arguments,
   init_arguments,
-  learned_before,
   padded,
   request_arguments,
   where_in_stream,
@@ -58,6 +57,7 @@ class State:
   seconds_per_step: float = 0.0
   seconds_per_evaluation: float = math.inf  # of those inside tasks
   replay: Any = None  # how far the replay of this event has come
+  presented: Any = None  # what was counted of presentations (presentations.Presented), where it is asked for
   blocks: tuple = ()  # of a whole evaluation, by the last Forget event (held_out.remaining)
 
 
@@ -83,6 +83,7 @@ class Replay(NamedTuple):
   start: int = 0
   at: int = 0
   done: int = 0
+  presented: Any = None
 
 
 def begin(setup: CompiledRun) -> State:
@@ -90,6 +91,7 @@ def begin(setup: CompiledRun) -> State:
   return State(
     learner=initial_learner(setup),
     alive=all_alive(setup),
+    presented=presentations.fresh(setup),
   )
 
 
@@ -133,14 +135,14 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
   """One Learn event; returns ``(learner, alive)``. It advances ``state`` and saves; unless it replays, it evaluates."""
   event, options, programs = setup.stream.events[at], setup.options, setup.programs
   deleted = deleted_pairs(setup.stream, at if replay is None else state.event + 1)
-  course = _course(setup, at, None if replay is None else deleted)
-  plan = course.plan
+  way = course.of_event(setup, at, None if replay is None else deleted)
+  plan = way.plan
   if replay is None:
     learner, alive, done, first = state.learner, state.alive, state.step, state.total - state.step
   else:
     learner, alive, done, first = replay.learner, replay.alive, replay.done, replay.start
-  gone = np.zeros(len(plan.pairs.index), bool) if course.thin else plan.pairs.select(deleted)
-  where = where_in_stream(setup, at, first, plan.steps, course.total, course.never)
+  gone = np.zeros(len(plan.pairs.index), bool) if way.thin else plan.pairs.select(deleted)
+  where = where_in_stream(setup, at, first, plan.steps, way.total, way.never)
   rows = boundary_arguments(setup, deleted, event.task, where)
   if done == 0 and programs.start_task is not None:
     learner = _wait(programs.start_task(setup.hyper, learner, alive, rows), hooks, state, setup)
@@ -148,19 +150,24 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
   if replay is None and done:
     _evaluate_inside_task(setup, state, hooks, plan)  # a stop may have come between a chunk and its evaluation
   while done < plan.steps:
-    count = _next_count(options, state, plan.steps, done, capacity, replays=replay is not None)
+    count = course.next_count(options, state, plan.steps, done, capacity, replays=replay is not None)
     since, compiled = time.perf_counter(), setup.clock.seconds["compile"]
     lived = np.asarray(alive)[: len(setup.population)]
     with setup.clock.timed("train"):
-      learner, alive, loss = _chunk(setup, gone, plan, where, learner, alive, done, count, capacity)
+      learner, alive, loss, *said = _chunk(setup, gone, plan, where, learner, alive, done, count, capacity)
       loss = np.asarray(loss)[: len(setup.population), :count]
     spent = time.perf_counter() - since - setup.clock.seconds["compile"] + compiled
     state.seconds_per_step = meshes.first(spent / count, setup.members.mesh)
+    counted = (state if replay is None else state.replay).presented
+    if said:
+      order = [schedule.rows(plan, m.seed, done, count, capacity, gone) for m in setup.population]
+      counted = presentations.added(counted, setup.stream, order, said[0], count)
     done += count
     if replay is None:
+      state.presented = counted
       state.learner, state.alive, state.step, state.total = learner, alive, done, state.total + count
     else:
-      state.replay = replay._replace(learner=learner, alive=alive, done=done)
+      state.replay = replay._replace(learner=learner, alive=alive, done=done, presented=counted)
     living = np.asarray(alive)[: len(setup.population)]
     _report_deaths(setup, state, hooks, loss, lived & ~living, first, done - count, event.task)
     hooks.report({
@@ -181,37 +188,6 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
     with setup.clock.timed("train"):
       learner = _wait(programs.end_task(setup.hyper, learner, alive, rows), hooks, state, setup)
   return learner, alive
-
-
-class Course(NamedTuple):
-  """How a Learn event is trained: its schedule; whether that is of the rows that are left alone (``thin``), and then
-  the steps of the whole stream and the tasks that lack all rows."""
-
-  plan: schedule.Schedule
-  thin: bool = False
-  total: int | None = None
-  never: tuple = ()
-
-
-def _course(setup: CompiledRun, at: int, deleted=None) -> Course:
-  """The course of the Learn event ``at``; of its replay without the pairs ``deleted``, as the method asks for."""
-  stream, thin = setup.stream, deleted is not None and setup.parts.method.replay == "epochs"
-  if thin:
-    stream = schedule.thinned(stream, deleted)
-  never = tuple(t for t, rows in enumerate(stream.train) if thin and not len(rows))
-  learned = [t for t in learned_before(setup, at) if t not in never]
-  plan = schedule.schedule(stream, learned, at, stream.events[at].task, setup.trains_on, setup.recipe)
-  return Course(plan, thin, schedule.total_steps(stream, setup.trains_on, setup.recipe) if thin else None, never)
-
-
-def _next_count(options, state: State, steps: int, done: int, capacity: int, replays: bool) -> int:
-  """Steps of the next chunk: to the next evaluation or checkpoint, and at most about ``max_interval_s`` long."""
-  count = min(capacity, steps - done)
-  for every in (0 if replays else options.eval_every, options.checkpoint_every):
-    count = min(count, every - done % every) if every else count
-  if state.seconds_per_step:
-    count = min(count, max(1, int(options.max_interval_s / state.seconds_per_step)))
-  return count
 
 
 def _evaluate_inside_task(setup: CompiledRun, state: State, hooks: Hooks, plan) -> None:
@@ -325,6 +301,7 @@ def _forget(setup: CompiledRun, state: State, hooks: Hooks, event: Forget) -> No
     learner, alive = state.learner, state.alive
   elif setup.replays:
     learner, alive = _retrain(setup, state, hooks)
+    state.presented = state.replay.presented if state.replay else presentations.fresh(setup)
   else:
     learner, alive = state.learner, state.alive
     shared = request_arguments(setup, state.event, state.total, rows(target), rows(keep), named, whole)
@@ -358,6 +335,7 @@ def _forget(setup: CompiledRun, state: State, hooks: Hooks, event: Forget) -> No
     after_tasks=sum(isinstance(e, Learn) for e in stream.events[: state.event]),
   )  # fmt: skip
   state.learner, state.alive, state.replay = learner, alive, None
+  state.presented = presentations.without(state.presented, deleted_pairs(stream, state.event + 1))
   counts = {name: len(rows) for name, rows in told.items()}
   state.forgotten.append({"event": state.event, "rows": int(target.sum()), "fates": counts, **evidence})
 
@@ -365,16 +343,16 @@ def _forget(setup: CompiledRun, state: State, hooks: Hooks, event: Forget) -> No
 def _retrain(setup: CompiledRun, state: State, hooks: Hooks):
   """Exact retraining: ``(learner, alive)`` after all Learn events so far, from the start, without the deleted rows; or
   from where a replay that was stopped had come. By epochs, a task that has no row left is not learned."""
-  replay = state.replay or Replay(initial_learner(setup), all_alive(setup))
+  replay = state.replay or Replay(initial_learner(setup), all_alive(setup), presented=presentations.fresh(setup))
   deleted = deleted_pairs(setup.stream, state.event + 1)
   for at, event in enumerate(setup.stream.events[: state.event]):
     if isinstance(event, Learn) and at >= replay.at:
-      course = _course(setup, at, deleted)
-      if event.task in course.never:
+      way = course.of_event(setup, at, deleted)
+      if event.task in way.never:
         continue
       state.replay = replay = replay._replace(at=at)
       learner, alive = _learn(setup, state, hooks, at, replay)
-      replay = Replay(learner, alive, start=replay.start + course.plan.steps)
+      replay = Replay(learner, alive, start=replay.start + way.plan.steps, presented=state.replay.presented)
   return replay.learner, replay.alive
 
 

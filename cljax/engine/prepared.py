@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from cljax.core.types import Forget, Learn, UsageError
-from cljax.engine import extending, precompile, saving, stages
+from cljax.engine import extending, precompile, presentations, saving, stages
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine.loop import DivergedError, Hooks, State, all_alive, begin
@@ -218,6 +218,10 @@ def continued(built: Prepared, result) -> State:
     raise UsageError("result: its evaluators are not those of this run")
   state = State(given["learner"], given["alive"], event=len(result.events), total=result.steps,
                 accuracy=_rows(result), forgotten=list(result.forgotten), curves=list(result.curves))  # fmt: skip
+  if built.setup.options.presentations:
+    if result.presentations is None:
+      raise UsageError("result: has no presentations, which are counted from a run's beginning (train.presentations)")
+    state.presented = presentations.widened(presentations.counted(result.presentations), built.setup.stream)
   had = next(iter(result.scores.values())).shape[-1]
   growing = None
   if had < built.setup.stream.num_tasks and events == result.events:

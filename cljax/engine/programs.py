@@ -166,11 +166,23 @@ class Programs(NamedTuple):
   scrub: Program | None
 
 
+def _steps(step: Callable, learner, alive, count, shape: tuple[int, ...], records: bool):
+  """``count`` of at most K ``step(i, learner, alive)``, ``shape = (K, B)``: learner, alive and the losses ``[K]``; of
+  steps that say more of their B rows, that too."""
+
+  def body(i, carry):
+    learner, alive, loss, *kept = carry
+    learner, alive, value, *said = step(i, learner, alive)
+    return (learner, alive, loss.at[i].set(value), *(k.at[i].set(s) for k, s in zip(kept, said, strict=True)))
+
+  kept = [jnp.zeros((shape[0], 2, -(-shape[1] // 8)), jnp.uint8)] if records else []
+  return jax.lax.fori_loop(0, count, body, (learner, alive, jnp.zeros(shape[0], jnp.float32), *kept))
+
+
 def make(
   parts_of: Callable[[Any], LearnerFns], probe: LearnerFns, view_apply, spec, members: PopulationLayout, clock: Clock
 ) -> Programs:
   """Builds the programs. ``probe`` (a Parts built with concrete defaults) says which hooks exist."""
-
   place = meshes.placement(members.placed) if members.placed is not None else None
 
   def init(hyper, state, seed, shared):
@@ -184,12 +196,8 @@ def make(
     parts = parts_of(hyper)
     index, row_task, offered = rows
 
-    def body(i, carry):
-      learner, alive, loss = carry
-      learner, alive, value = parts.step(learner, data, where, alive, index[i], row_task[i], offered[i])
-      return learner, alive, loss.at[i].set(value)
-
-    return jax.lax.fori_loop(0, count, body, (learner, alive, jnp.zeros(index.shape[0], jnp.float32)))
+    step = lambda i, learner, alive: parts.step(learner, data, where, alive, index[i], row_task[i], offered[i])
+    return _steps(step, learner, alive, count, index.shape, parts.records)
 
   def feed(hyper, state, batches, shared):
     """As ``chunk``, on batches that came from the host: a Batch with leading axes ``[K, B]``, its weight as in
@@ -197,16 +205,13 @@ def make(
     learner, alive = state
     tables, where, count = shared
     parts = parts_of(hyper)
-    length = batches.weight.shape[0]
 
-    def body(i, carry):
-      learner, alive, loss = carry
+    def step(i, learner, alive):
       batch = jax.tree.map(lambda a: a[i], batches)
       batch = weighed(batch._replace(class_mask=spec.class_mask(batch.task, where.visit.trained)), batch.weight)
-      learner, alive, value = parts.step_on_batch(learner, where, alive, batch, tables)
-      return learner, alive, loss.at[i].set(value)
+      return parts.step_on_batch(learner, where, alive, batch, tables)
 
-    return jax.lax.fori_loop(0, count, body, (learner, alive, jnp.zeros(length, jnp.float32)))
+    return _steps(step, learner, alive, count, batches.weight.shape, parts.records)
 
   def boundary(field):
     def run(hyper, learner, alive, shared):

@@ -11,7 +11,7 @@ from etils import epath
 
 from cljax import data, models, objectives, streams
 from cljax.core.types import CljaxError, Learn, Learner, Model, UsageError
-from cljax.engine import extending, prediction, recipe
+from cljax.engine import extending, prediction, presentations, recipe
 from cljax.engine import programs as prog
 from cljax.engine.api import method_of, prepare
 from cljax.engine.setup import Member, spec_of
@@ -48,6 +48,7 @@ class History(NamedTuple):
   parts: Callable
   read: Callable
   trains_on: str = "current"  # of the method's access
+  presentations: Callable = lambda number: None  # number -> Presentations of that checkpoint, where they were counted
 
 
 def load(workdir, *, number: int | None = None, data_dir: str | None = None, **arguments) -> Loaded:
@@ -159,7 +160,8 @@ def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
 
   def read(number: int):
     meta = checkpoint.read_meta(directory, number)
-    if meta["leaves"] == checkpoint.leaves_of(like):
+    held_leaves = {p: told for p, told in meta["leaves"].items() if not p.startswith(checkpoint.COUNTED)}
+    if held_leaves == checkpoint.leaves_of(like):
       return checkpoint.read_state(directory, number, meta, like)["learner"], meta["position"]
     held = next((s for s in stages.read(workdir) if not checkpoint.differences(s["config"], meta["config"])), None)
     if held is None:
@@ -170,8 +172,12 @@ def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
     learner = growing[size].arrays(directory, number, meta)["learner"]
     return prog.fetch(learner, growing[size].new.members), meta["position"]
 
+  def counted(number: int):
+    record = presentations.read(directory, number, checkpoint.read_meta(directory, number))
+    return presentations.told(presentations.widened(record, given["stream"]), given["stream"])
+
   raw = rescaled(given["model"], given["stream"].dataset.scale)
-  return History(found, config, given["stream"], raw, values, parts, read, trains_on)
+  return History(found, config, given["stream"], raw, values, parts, read, trains_on, counted)
 
 
 def _growing(given: Mapping[str, Any], held: Mapping[str, Any], config: dict) -> extending.Growing:

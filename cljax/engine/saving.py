@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from etils import epath
 
 from cljax import methods
 from cljax.core import tree
 from cljax.core.types import CljaxError, Forget, Learn
 from cljax.engine import mesh as meshes
+from cljax.engine import presentations
 from cljax.engine import programs as prog
 from cljax.engine.loop import Replay, State, all_alive
 from cljax.engine.program_arguments import init_arguments
@@ -158,7 +160,8 @@ def saver(built: CompiledRun, writer, config, workdir):
       settle(built, writer, workdir, state.event)
 
   def write(number: int, state: State) -> None:
-    gathered = lambda of: prog.gather({"learner": of.learner, "alive": of.alive}, built.members)
+    counts = lambda of: {} if of.presented is None else {"presented": of.presented}
+    gathered = lambda of: prog.gather({"learner": of.learner, "alive": of.alive}, built.members) | counts(of)
     arrays = gathered(state)
     more = {"replay": gathered(state.replay)} if state.replay else {}
     meta = {"config": config, "position": _position(state), "seconds": built.clock.seconds}
@@ -206,7 +209,9 @@ def resume(built: CompiledRun, writer, config, report) -> State | None:
 
   def like():
     padded = {"learner": built.programs.init.shape(*init_arguments(built)), "alive": all_alive(built)}
-    return jax.eval_shape(lambda tree: prog.unpad(tree, built.members), padded)
+    abstract = jax.eval_shape(lambda tree: prog.unpad(tree, built.members), padded)
+    nothing = presentations.fresh(built)
+    return abstract if nothing is None else abstract | {"presented": jax.eval_shape(lambda: nothing)}
 
   events = built.stream.events
   trains = lambda at: bool(at["step"] or at.get("replay")) or any(isinstance(e, Learn) for e in events[at["event"] :])
@@ -220,9 +225,16 @@ def resume(built: CompiledRun, writer, config, report) -> State | None:
   report({"kind": "resumed", "event": position["event"], "step": position["step"], "total": position["total"]})
   for key, value in found.meta.get("seconds", {}).items():
     built.clock.seconds[key] += value
-  arrays = prog.shard_members(found.state, built.members)
+
+  def parts(held):
+    """The learners on their devices, and the counts, which the host has."""
+    counts = held.pop("presented", None)
+    return prog.shard_members(held, built.members), counts and presentations.Presented(*map(np.array, counts))
+
+  arrays, presented = parts(dict(found.state))
   replay = None
   if "replay" in found.more:
-    again, (at, done, start) = prog.shard_members(found.more["replay"], built.members), position["replay"]
-    replay = Replay(again["learner"], again["alive"], start, at, done)
-  return State(arrays["learner"], arrays["alive"], **{k: position[k] for k in SAVED}, replay=replay)
+    (again, counts), (at, done, start) = parts(dict(found.more["replay"])), position["replay"]
+    replay = Replay(again["learner"], again["alive"], start, at, done, counts)
+  done_so_far = {k: position[k] for k in SAVED}
+  return State(arrays["learner"], arrays["alive"], **done_so_far, replay=replay, presented=presented)

@@ -47,6 +47,7 @@ class Options(NamedTuple):
   checkpoint_keep_ids: bool = True  # False: requests are written down as salted hashes alone
   max_interval_s: float = 60.0  # a scan is cut so that it takes at most about this long
   on_divergence: str = "stop"  # 'stop' or 'freeze'
+  presentations: bool = False  # count forgetting events over the presentations of training rows
 
 
 class CompiledRun(NamedTuple):
@@ -144,7 +145,11 @@ def setup(
     )
   inputs = _check_model(model, spec)
   forms.check_rows(stream, model, spec)
+  if options.presentations and not spec.objective.classes:
+    raise UsageError(f"train.presentations: got True under {spec.objective.name!r}; what is right is a class")
   members = prog.layout(len(population), devices, axes)
+  if options.presentations and meshes.is_multi_process(members.mesh):
+    raise UsageError("train.presentations: got True, which one process counts; the mesh is of several")
   place: meshes.Placement | None = None
   if members.placed is not None:
     place, over = meshes.placement(members.placed), meshes.rows_over(members.placed)
@@ -163,7 +168,8 @@ def setup(
   def parts_of(values, place=place):
     here = spec._replace(objective=objective(model, spec, values))
     method = make_method(model, here, values)
-    return build(name, method, model, here, make_optimizer(values), recipe, stream.view.apply, augment, place)
+    record = options.presentations
+    return build(name, method, model, here, make_optimizer(values), recipe, stream.view.apply, augment, place, record)
 
   probe = parts_of(dict(hyper))
   check_reads_one_task(probe.method, model, inputs, spec.task_id_given)
@@ -227,6 +233,12 @@ def _check_options(options: Options) -> None:
     )
   if not isinstance(options.checkpoint_keep_ids, bool):
     raise UsageError(f"checkpoint.keep_ids: got {options.checkpoint_keep_ids!r}; expected True or False")
+  if not isinstance(options.presentations, bool):
+    raise UsageError(f"train.presentations: got {options.presentations!r}; expected True or False")
+  if options.presentations and not options.checkpoint_keep_ids:
+    raise UsageError(
+      "train.presentations: got True with checkpoint.keep_ids=False; a record that lacks the deleted rows names them"
+    )
   least = {
     "eval_every": 0,
     "eval_limit": 0,

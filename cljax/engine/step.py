@@ -26,7 +26,7 @@ from cljax.core.types import (
   Visit,
   Withheld,
 )
-from cljax.engine import evaluation_parameters
+from cljax.engine import evaluation_parameters, presentations
 from cljax.engine.access import check_access, check_tasks, mixed_rows
 from cljax.engine.holding import held, select
 from cljax.engine.order import OptState as OptState
@@ -68,6 +68,7 @@ class LearnerFns(NamedTuple):
   method: Method
   objective: objective.Objective
   evaluated: Callable = lambda learner: learner  # the learner with the parameters that evaluation uses
+  records: bool = False  # whether a step also returns the bits of its presentations
 
 
 def labelled(learned, labels, y, row_task):
@@ -131,11 +132,12 @@ def state_between_tasks(learner: Learner):
 
 
 def build(
-  name: str, method: Method, model: Model, spec: Spec, optimizer, recipe, view_apply, augment, place=None
+  name: str, method: Method, model: Model, spec: Spec, optimizer, recipe, view_apply, augment, place=None, record=False
 ) -> LearnerFns:
   """Assembles the pure functions of one learner. ``model`` is the one given to the factory; ``method.model`` wins.
 
   ``place``, a :class:`cljax.engine.mesh.Placement`, lays the rows of each batch and the learner over a mesh.
+  ``record``: a step returns the bits of :mod:`cljax.engine.presentations` behind the others.
   """
   check_access(name, method, spec)
   check_tasks(method, model, spec)
@@ -208,7 +210,7 @@ def build(
     before, was_alive, visit = learner, alive, where.visit
     there = jnp.where(alive, batch.weight, 0.0)
     batch = zero_absent_rows(batch._replace(weight=there, fresh=batch.fresh * there))
-    key = jax.random.fold_in(learner.key, learner.step)
+    key, offered = jax.random.fold_in(learner.key, learner.step), batch
     if method.prepare is not _keep_batch:
       learner, ready = method.prepare(
         tree.fold(key, "prepare"), learner, withhold_undeclared(batch._replace(visit=visit))
@@ -248,7 +250,9 @@ def build(
       learner = method.after_step(tree.fold(key, "after_step"), learner, info)
     learner = held(alive, learner, before)
     loss = jnp.where(was_alive, loss, jnp.nan)
-    return learner if place is None else place.learner(learner), alive, loss
+    learner = learner if place is None else place.learner(learner)
+    said = (presentations.bits(offered, shown, outputs.logits),) if record else ()
+    return learner, alive, loss, *said
 
   def init(key) -> Learner:
     params, model_state = model.init(tree.fold(key, "model"))
@@ -359,6 +363,7 @@ def build(
     method=method,
     objective=spec.objective,
     evaluated=evaluated,
+    records=record,
   )
 
 

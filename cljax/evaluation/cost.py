@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from cljax import metrics
 from cljax.core import tree
 from cljax.core.types import Batch, Learn, UsageError, Visit
-from cljax.engine import Prepared, RunResult, schedule
+from cljax.engine import Prepared, schedule
 from cljax.engine.step import StreamPosition
 from cljax.objectives import objective
 
@@ -79,15 +79,26 @@ def cost(prepared: Prepared) -> Cost:
   )
 
 
-def more_than_forgetting(result: RunResult, spent: Cost, epsilon: float = 10.0) -> dict[str, np.ndarray]:
+class Learned(Protocol):
+  """What is asked of a result: its accuracies, None where it has none, and ``learning_rows [S, T, T]``."""
+
+  @property
+  def accuracy(self) -> Any: ...
+  @property
+  def learning_rows(self) -> np.ndarray: ...
+
+
+def more_than_forgetting(result: Learned, spent: Cost, epsilon: float = 10.0) -> dict[str, np.ndarray]:
   """The criteria of Diaz-Rodriguez et al. (2018) by name, ``[S]`` each, from a run and its measured cost.
 
   ``cljax.metrics.cl_score`` and ``cl_stability`` weigh them. ``epsilon``: see ``metrics.computational_efficiency``.
+  ``result``: a :class:`cljax.RunResult`, or what :mod:`cljax.evaluation.efficiency` makes of a ``result.json``.
   Raises UsageError for a run without an accuracy: the criteria are shares of what is right.
   """
   if result.accuracy is None:
-    raise UsageError(f"result: was scored by {next(iter(result.scores))!r}; these criteria are of accuracies")
-  R = result.learning_rows
+    by = next(iter(getattr(result, "scores", None) or ["nothing"]))
+    raise UsageError(f"result: was scored by {by!r}; these criteria are of accuracies")
+  R = np.asarray(result.learning_rows, np.float64)
   each = lambda value: np.full(R.shape[:-2], float(value))
   return {
     "accuracy": metrics.triangle_accuracy(R),

@@ -224,7 +224,7 @@ def measure(
       "cka": metrics.feature_cka(forget, original.features["forget"][i]),
       "feature_mapping": metrics.feature_mapping_attack(*fit, head, forget, y["forget"]),
       "head_recovery": metrics.head_recovery_attack(fit[0], probe_y, forget, y["forget"]),
-      "relearn_time": metrics.relearn_time(curves[0][i], first_loss), "relearning_attack": curves[1][i],
+      "relearn_time": metrics.relearn_time(curves[0][i], first_loss), "relearning_attack": curves[1][i][-1],
     }  # fmt: skip
     if few:
       values["forget_loss"] = metrics.cross_entropy(z["forget"], y["forget"]).mean()
@@ -241,13 +241,18 @@ def _loss_attack(forget, forget_y, test, test_y) -> float:
 
 
 def _relearn(ours: Answers, rows: Sides, model, rate: float, epochs: int):
-  """Loss curves ``[S, epochs + 1]`` of relearning, and ``[S]`` the accuracy on held-out forget rows after 20 steps on a
-  twentieth of them."""
+  """Loss curves ``[S, epochs + 1]`` of relearning, and ``[S, 21]`` the accuracy on held-out forget rows before and
+  after each of 20 steps on a twentieth of them."""
   x, y, task = rows.x["forget"], jnp.asarray(rows.y["forget"]), jnp.asarray(rows.task["forget"], jnp.int32)
   few, held = metrics.split_forget(len(y)) if len(y) > 1 else (np.zeros(1, int), np.zeros(1, int))
   return _relearner(model, rate, epochs)(
     (ours.params, ours.model_state), *((x[at], y[at], task[at]) for at in (slice(None), few, held))
   )
+
+
+def attack_curves(ours: Answers, rows: Sides, model, relearning_rate: float = 0.05, relearning_epochs: int = 30):
+  """``[S, 21]``: the curve whose end is ``relearning_attack``, by the same program."""
+  return np.asarray(_relearn(ours, rows, model, relearning_rate, relearning_epochs)[1])
 
 
 @functools.lru_cache(maxsize=4)
@@ -261,7 +266,7 @@ def _relearner(model, rate: float, epochs: int):
     right = lambda p, r: jnp.mean(jnp.argmax(logits(p, state, r), -1) == r[1])
     key = jax.random.key(0)
     curve = metrics.relearn(loss, params, rows, key, learning_rate=rate, epochs=epochs, samples=100).losses
-    return curve, metrics.relearning_attack(loss, right, params, few, held, key, learning_rate=rate)[-1]
+    return curve, metrics.relearning_attack(loss, right, params, few, held, key, learning_rate=rate)
 
   return jax.jit(lambda members, *rows: jax.lax.map(lambda m: one(*m, *rows), members))
 

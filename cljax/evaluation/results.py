@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from cljax import metrics
+from cljax.engine import presentations
 from cljax.evaluation import evaluations, scores, selection
 from cljax.io import checkpoint, formats, sealing
 from cljax.io.files import dumps, loads, write_text
@@ -96,8 +97,9 @@ def describe(
 
   Accuracies are fractions; ``accuracy_matrix [S][E][T]`` has one row before the first event; where there are other
   scores, ``scores`` holds them all (:mod:`cljax.evaluation.scores`); for evaluators see
-  :mod:`cljax.evaluation.evaluations`. ``kind`` is the stream's: for ``'class'`` the
-  matrix over each task's own classes comes beside it, and ``validation_matrix`` where the stream holds rows out.
+  :mod:`cljax.evaluation.evaluations`, for ``presentations`` :func:`cljax.engine.presentations.summary`. ``kind`` is the
+  stream's: for ``'class'`` the matrix over each task's own classes comes beside it, and ``validation_matrix`` where
+  the stream holds rows out.
   ``seconds`` are those of the whole population, of ``population`` members.
   """
   main, *others = result.scores
@@ -128,6 +130,9 @@ def describe(
     out["validation_metrics"] = measured(result.validation, main)
   out.update(evaluations.described(result, who))
   out.update({"fisher": dict(result.fisher)} if result.fisher else {})
+  counted = getattr(result, "presentations", None)
+  if counted is not None:
+    out["presentations"] = {k: [v[i] for i in who] for k, v in presentations.summary(counted).items()}
   out.update(
     events=[{"kind": e["kind"]} if e["kind"] != "learn" and sealing.is_sealed(config) else e for e in result.events],
     forgotten=[{**r, **{k: [r[k][i] for i in who] for k in ("forget", "retain")}} for r in result.forgotten],

@@ -5,8 +5,10 @@
 """
 
 from cljax.evaluators.probe import linear_probe
+from cljax.evaluators.recalled import recall
 from cljax.evaluators.registry import EVALUATORS, Evaluator, Predict, checked, given, lookup, names, register
 
 __all__ = [
-  "EVALUATORS", "Evaluator", "Predict", "checked", "given", "linear_probe", "lookup", "names", "register",
+  "EVALUATORS", "Evaluator", "Predict", "checked", "given", "linear_probe", "lookup", "names", "recall",
+  "register",
 ]  # fmt: skip

@@ -237,6 +237,7 @@ def _abstract(told: str) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(tuple(json.loads(f"[{shape}")), np.dtype(dtype))
 
 
+COUNTED = "presented|"  # what the leaves begin with that no learner needs to go on
 _META = {"versions": dict, "leaves": dict, "digest": str}
 
 
@@ -255,18 +256,21 @@ def read_meta(directory, number: int) -> dict:
 
 def read_state(directory, number: int, meta: dict, like=None, item: str = "state"):
   """The state of one checkpoint, or what was saved beside it as ``item``, digest verified. ``like`` gives structure and
-  shardings; None: a flat dict of arrays."""
+  shardings, of all but what was counted of presentations, for which it may have no place; None: a flat dict of
+  arrays."""
   meta = meta if item == "state" else meta["more"][item]
   flat_like = {path: _abstract(told) for path, told in meta["leaves"].items()}
   if like is not None:
     plain = jax.eval_shape(_plain, like)
     flat_like = _leaves(plain)
-    want, have = _describe(flat_like), meta["leaves"]
+    beside = {p: told for p, told in meta["leaves"].items() if p.startswith(COUNTED) and p not in flat_like}
+    want, have = _describe(flat_like), {p: told for p, told in meta["leaves"].items() if p not in beside}
     for path in sorted(set(want) | set(have)):
       if want.get(path) != have.get(path):
         raise DamagedError(
           f"checkpoint {number}: leaf {path} is {have.get(path, 'absent')}; this run expects {want.get(path, 'none')}"
         )
+    flat_like |= {path: _abstract(told) for path, told in beside.items()}
   try:
     ocp = _ocp()
     shard = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -57,7 +57,7 @@ def describe(
     "optimizer_options": {k: repr(v) for k, v in (optimizer_options or {}).items()},
     "training": training._asdict(),
     "values": values,
-    "options": {k: v for k, v in options._asdict().items() if k not in drop},
+    "options": {k: v for k, v in options._asdict().items() if k not in drop and (k != "presentations" or v)},
     "code": {"model": model_digest(model, stream, inputs), "view": view_digest(stream)},
   }
 

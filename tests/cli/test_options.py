@@ -34,6 +34,7 @@ TRAINED = {
   "train.feed": ("grain", "", "neutral"),
   "train.boundary_limit": ("4", "train.feed=grain method.name=mas", "changes"),
   "train.chunk_steps": ("3", "", "neutral"),
+  "train.presentations": ("true", "", "neutral"),
   "train.on_divergence": ("freeze", "optimizer.learning_rate=1e30", "changes"),
   "eval.every": ("4", "", "neutral"),
   "eval.limit": ("8", "eval.every=4", "neutral"),

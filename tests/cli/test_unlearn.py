@@ -36,6 +36,15 @@ def test_a_class_is_forgotten_beside_retraining(tmp_path, capsys):
   ledger = [json.loads(line) for line in (tmp_path / "methods" / "ssd" / "deletions.jsonl").read_text().splitlines()]
   assert len(ledger) == 1
   assert ledger[0]["rows"] == result["context"]["rows_to_forget"]
+  more = result["more"]
+  assert set(more) == set(result["values"])
+  for name, values in result["values"].items():  # the second table is of the same models
+    np.testing.assert_allclose(more[name]["unlearning_accuracy"], 1 - np.asarray(values["forget_accuracy"]))
+    assert not set(more[name]) & set(values)
+  assert {"klom_forget_floor", "klom_retain_floor"} == set(more["retrained"]) - set(more["ssd"])
+  assert max(more["retrained"]["h_mean"]) > max(more["original"]["h_mean"]) == 0.0
+  assert "H-mean %" in told.out
+  assert "| H-mean % |" in (tmp_path / "unlearn.md").read_text()
   assert run(tmp_path, *asked) == 0  # again: everything is read back
   again = json.loads((tmp_path / "unlearn.json").read_text())
   assert again["values"] == result["values"]

@@ -90,6 +90,7 @@ CHANGES = {
     "against": {"optimizer_options": {"schedule": "linear"}},
   },
   "divergence": {"options": cljax.Options(on_divergence="freeze")},
+  "presentations": {"options": cljax.Options(presentations=True)},  # what a result holds
   "seeds": {"seeds": [3]},
   "population": {"population": [engine.Member(0, {"optimizer.learning_rate": 0.01})]},
 }

@@ -24,4 +24,12 @@ RECORDS: dict[str, Record] = {
     invariants=("test_a_probe_has_no_deleted_rows", "test_a_probe_says_what_it_needs"),
     deviations=("ridge regression of one-hot labels, where Chen et al. 2020 fit a logistic one by SGD",),
   ),
+  "recall": Record(
+    compared=(
+      "test_rows_are_continued_as_by_hand[recall-4-0.5-2]",
+      "test_rows_are_continued_as_by_hand[other-3-0.3-1]",
+    ),
+    invariants=("test_rows_not_learned_yet_have_none", "test_rows_learned_by_heart"),
+    deviations=("from memory of the paper; greedy, and of half of a row, where it samples models of its own sizes",),
+  ),
 }

@@ -5,9 +5,12 @@ from records.form import Record
 KIND = "theory"
 HELPERS = {
   "Errors": "a type",
+  "FactorState": "a state type",
   "IdealState": "a state type",
+  "RehearsalErrors": "a type",
 }
 LINEAR, ROTATION = "replay_architecture_metrics C15", "replay_architecture_metrics C14"
+IDEAL = "replay_architecture_metrics C17"
 RECORDS: dict[str, Record] = {
   "draw_errors": Record(
     spec=LINEAR,
@@ -20,6 +23,23 @@ RECORDS: dict[str, Record] = {
     invariants=("test_what_the_theorem_says", "test_theorem_agrees_with_draws[6-24-12-0.7]"),
     deviations=("from memory of the paper, re-derived",),
   ),
+  "factor_forgetting": Record(
+    spec=IDEAL,
+    compared=("test_what_random_directions_leave_over[3-8]",),
+    invariants=("test_the_parts_of_the_command_agree_with_the_closed_forms",),
+  ),
+  "factor_init": Record(spec=IDEAL, compared=("test_a_factor_keeps_the_span_of_all_rows_while_it_has_columns",)),
+  "factor_learn": Record(
+    spec=IDEAL,
+    compared=(
+      "test_a_factor_keeps_the_span_of_all_rows_while_it_has_columns",
+      "test_with_no_column_left_earlier_tasks_win",
+    ),
+    invariants=("test_tasks_with_a_shared_minimiser_end_alike_in_any_order",),
+    deviations=("from memory of the paper, the algebra checked",),
+  ),
+  "factor_loss": Record(spec=IDEAL, compared=("test_with_no_column_left_earlier_tasks_win",)),
+  "factor_member": Record(spec=IDEAL, compared=("test_every_member_of_the_set_has_the_loss",)),
   "haar": Record(
     spec=ROTATION, compared=("test_haar_makes_the_diagonal_of_r_positive",), invariants=("test_haar_moments",)
   ),
@@ -31,6 +51,18 @@ RECORDS: dict[str, Record] = {
     spec=ROTATION,
     compared=("test_a_subspace_of_the_asked_dimension_is_turned",),
     invariants=("test_draw_is_the_forgetting_of_minimum_norm_solutions",),
+  ),
+  "rehearsal_errors": Record(
+    spec=IDEAL,
+    compared=("test_expected_errors_agree_with_draws[16-3-1-5]", "test_expected_errors_agree_with_draws[20-4-2-5]"),
+    invariants=("test_expected_errors_agree_with_draws[18-4-0-4]", "test_expected_errors_agree_with_draws[24-5-5-4]"),
+    deviations=("our own derivation; the paper bounds what samples generalise to",),
+  ),
+  "rehearse": Record(
+    spec=IDEAL,
+    compared=("test_a_step_is_the_least_that_fits_the_task_and_what_is_stored[2]",),
+    invariants=("test_the_ends_are_learning_in_turn_and_the_ideal_learner",),
+    deviations=("stored rows are held exactly, where the paper allows a slack",),
   ),
   "rotation_draw": Record(
     spec=ROTATION,

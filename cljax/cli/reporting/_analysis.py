@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import Learn, metrics, streams
+from cljax.cli.reporting import _analysis_numbers as _numbers
 from cljax.core.judging import judged_classes
 from cljax.core.types import Batch
 from cljax.engine import event_record, restore
@@ -84,26 +85,33 @@ def analyse(history: restore.History, members: Sequence[int], rows: int) -> dict
     "asked": _asked(stream, position["event"]),
     "moments": [m.done - 1 for m in moments],
   }
+  counted = history.presentations(position["number"])
+  if counted is not None:
+    out["presentations"] = _numbers.of_presentations(counted, members, stream.dataset.train.id)
   out["tasks"] = _tasks(out["accuracy"], done, sign)
+  after = [i + 1 for i, e in enumerate(done) if e["kind"] == "learn"]
+  matrix = np.stack([of(row["test"]) for row in position["accuracy"]], 1)[:, after]
+  found = _numbers.of_scores(matrix, order, sign, own.main == scores.ACCURACY)
   if out["curves"] and order and order == list(range(len(order))) and stream.num_tasks > 1:
     whole = [c for c in out["curves"] if c["event"] < len(done)]
     curve, current = (np.asarray([c[k] for c in whole]) for k in ("accuracy", "task"))
     out["worst_case"] = sign * metrics.worst_case_accuracy(sign * curve, current)
     out["minimum"] = sign * metrics.minimum_accuracy(sign * curve, current)
+    found |= _numbers.of_curves(curve, current, sign)
   out["gaps"] = _gaps(out["curves"], out["accuracy"], done, sign)
   if moments:
     look = _look(history, own, rows, order)
     values = [jax.tree.map(lambda a, m=m: a[m], history.values) for m in members]
     learners = [[jax.tree.map(lambda a, m=m: a[m], moment.learner) for moment in moments] for m in members]
-    chosen = _most_moved(learners[0])
-    per_member = [
-      _member(look, v, [m.done for m in moments], each, order, out["tasks"], chosen)
-      for v, each in zip(values, learners, strict=True)
-    ]
+    chosen, tools, at = _most_moved(learners[0]), _numbers.tools(history, look, order), [m.done for m in moments]
+    each = list(zip(values, learners, strict=True))
+    per_member = [_member(look, v, at, own_learners, order, out["tasks"], chosen) for v, own_learners in each]
     out |= {k: _mean([p[k] for p in per_member]) for k in per_member[0]}
+    more = [_numbers.of_member(look, tools, v, at, own_learners, order) for v, own_learners in each] if order else [{}]
+    found |= {k: float(np.mean([m[k] for m in more])) for k in more[0]}
     if own.classes:
       out["classes"] = _classes(np.asarray(out["confusion"]), stream, done, [m.done for m in moments])
-  return out | {"notes": notes}
+  return out | {"numbers": found, "notes": notes}
 
 
 def _moments(history: restore.History, notes: list[str]):
@@ -119,7 +127,7 @@ def _moments(history: restore.History, notes: list[str]):
     except checkpoint.DamagedError as error:
       notes.append(f"passed over: {error}")
       continue
-    position = here if position is None else position
+    position = {**here, "number": found[at]} if position is None else position
     if here["step"] == 0 and not here["ended"] and here["event"]:
       moments[here["event"]] = Moment(here["event"], learner)
   if position is None:

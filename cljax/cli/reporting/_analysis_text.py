@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.cli.reporting._analysis_numbers import WHAT
 from cljax.evaluation import scores
 
 NAMED = 3  # so many of a kind are named
@@ -59,8 +60,10 @@ def describe(a: Mapping[str, Any], title: str) -> str:
     "Asked to forget": _forgotten(a),
     "Inside the tasks": _gaps(a),
     "Classes and rows": _classes(a),
+    "Training presentations": _presentations(a),
     "Layers": _layers(a),
     "Representation": _drift(a),
+    "Numbers by their names in cljax.metrics": _numbers(a),
   }
   for heading, lines in sections.items():
     parts += ["", heading, *(f"  {line}" for line in lines)] if lines else []
@@ -203,7 +206,8 @@ def _classes(a) -> list[str]:
     kept, lost = a["rows_kept"][0], a["rows_lost"][0]
     lines.append(
       f"Of the test rows looked at, {percent(kept)} were learned and never lost from one moment to the next, "
-      f"{percent(lost)} were lost at least once and {percent(1 - kept - lost)} were never right."
+      f"{percent(lost)} were lost at least once and {percent(1 - kept - lost)} were never right: transitions of test "
+      "rows, which are no forgetting events of training."
     )
   share = a["classes"]["recency"][-1]
   if not np.isnan(share):
@@ -213,6 +217,21 @@ def _classes(a) -> list[str]:
     mixed = np.argsort(-counts, axis=None)[:NAMED]
     pairs = [(i // len(names), i % len(names)) for i in mixed if counts.flat[i] > 0]
     lines.append("Taken for another most often: " + ", ".join(f"{names[x]} for {names[y]}" for x, y in pairs) + ".")
+  return lines
+
+
+def _presentations(a) -> list[str]:
+  if "presentations" not in a:
+    return []
+  p = a["presentations"]
+  lines = [
+    f"Each training row that was presented came {p['presentations']:.4g} times. Judged in its batch before the update, "
+    f"{percent(p['unforgettable'])} were learned and never forgotten, {percent(p['forgotten'])} were forgotten at "
+    f"least once and {percent(p['never_right'])} were never right; {p['forgetting_events']:.4g} forgetting events each."
+  ]
+  if p["hardest"]:
+    named = ", ".join(f"id {h['id']} in task {h['task']} ({h['score']})" for h in p["hardest"])
+    lines.append(f"Forgotten most, or shown most without ever being right: {named}.")
   return lines
 
 
@@ -269,6 +288,12 @@ def _drift(a) -> list[str]:
     f"Since event {a['moments'][0]}, {a['layers'][top]} drifted most ({last[top]:.2f}) and {a['layers'][low]} least "
     f"({last[low]:.2f}): 1 - CKA on {a['probe']} test rows, 0 for the same up to rotation and scale, 1 for unrelated."
   ]
+
+
+def _numbers(a) -> list[str]:
+  found = {n: v for n, v in a["numbers"].items() if np.isfinite(v)}
+  width = max(map(len, found), default=0)
+  return [f"{name:{width}}  {value:9.4g}  {WHAT[name]}" for name, value in found.items()]
 
 
 def _count(n: int, noun: str) -> str:

@@ -22,7 +22,9 @@ from cljax.cli.unlearning._job import (
   reuses,
 )
 from cljax.cli.unlearning._lens import lens
-from cljax.evaluation import evidence
+from cljax.engine import programs
+from cljax.engine.loop import initial_learner
+from cljax.evaluation import evidence, evidence_more
 
 
 def compare(job: Job) -> Compared:
@@ -60,6 +62,10 @@ def compare(job: Job) -> Compared:
   before = look.answers(original.setup, trained.learner, rows)
   oracles = look.answers(bank.setup, retrained.learner, rows)
   reference, first_before = evidence.first(oracles, count), evidence.first(before, count)
+  untrained = None
+  if look.more is not None:
+    fresh = programs.gather(initial_learner(original.setup), original.setup.members)
+    untrained = evidence.first(look.answers(original.setup, fresh, rows), count)
 
   def measured(answers, against, name=None, setup=original.setup) -> dict[str, Any]:
     values: dict[str, Any] = dict(look.measure(evidence.first(answers, count), reference, first_before, rows, setup))
@@ -70,9 +76,20 @@ def compare(job: Job) -> Compared:
       values |= _shadows.scores(job, shadows, name, built, reuse.get(name, True), look)
     return values
 
+  def beside(answers, against, values) -> dict[str, Any]:
+    """The same evidence in other forms; takes what of it is in ``values`` out of them."""
+    found = {k: values.pop(k) for k in evidence_more.HEADINGS if k in values}
+    if look.more is None:
+      return found
+    found |= look.more(evidence.first(answers, count), reference, first_before, untrained, rows)
+    return found | (evidence_more.population(answers, against, rows) if population >= 8 else {})
+
   half = len(oracle_seeds) // 2
   others = evidence.first(oracles, half, half)
   values = {"original": measured(before, oracles, ""), "retrained": measured(others, evidence.first(oracles, half))}
+  more = {"original": beside(before, oracles, values["original"])}
+  more["retrained"] = beside(others, evidence.first(oracles, half), values["retrained"])
+  more["retrained"] |= evidence_more.floors(oracles, rows) if look.more is not None and population >= 8 else {}
   epochs = base.arguments["training"].epochs * len(stream.events)
   epoch = trained.seconds["train"] / epochs
   about: dict[str, dict[str, Any]] = {
@@ -100,6 +117,7 @@ def compare(job: Job) -> Compared:
     about[name]["alive"] = int(sound[:count].sum())
     if sound.all():
       values[name] = measured(after, oracles, name, made.setup)
+      more[name] = beside(after, oracles, values[name])
       about[name]["chances"] = look.chances(after, oracles, rows) if population >= 8 else {}
       about[name]["over_forgets"] = look.over_forgets(after, oracles, rows)
     job.report(f"{name}: {time.perf_counter() - since:.0f} s")
@@ -111,4 +129,4 @@ def compare(job: Job) -> Compared:
   context |= {"population": population, "seeds": list(job.seeds), "oracles": len(oracle_seeds)}
   context |= {"schedule": job.schedule, "shadows": job.shadows}
   context |= {"oracle_seconds": bank_seconds, "oracle_parts": dict(retrained.seconds)}
-  return Compared(values, about, context, look.headings, look.note)
+  return Compared(values, about, context, look.headings, look.note, more)

@@ -38,6 +38,7 @@ class Compared(NamedTuple):
   context: dict[str, Any]
   headings: dict[str, str]  # of each metric
   note: str  # what the columns are
+  more: dict[str, dict[str, Any]] = {}  # {row: {metric of evidence_more: [S] or number}}
 
 
 ORACLE_SEED = 10_000  # oracles share no seed with the models that unlearn

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cljax.engine.setup import CompiledRun
-from cljax.evaluation import evidence, evidence_of_scores, scores
+from cljax.evaluation import evidence, evidence_more, evidence_of_scores, scores
 
 
 class Lens(NamedTuple):
@@ -23,6 +23,7 @@ class Lens(NamedTuple):
   headings: dict  # {metric: heading}
   stream_headings: dict  # the same for a stream of requests
   note: str  # what the columns are
+  more: Callable | None = None  # (ours, reference, original, untrained, rows) -> {metric of evidence_more: [S]}
 
 
 OF_CLASSES = (
@@ -45,6 +46,9 @@ def lens(original: CompiledRun) -> Lens:
       evidence.METRICS | evidence.ROW_METRICS,
       stream_headings("accuracy"),
       OF_CLASSES,
+      lambda ours, reference, before, untrained, rows: evidence_more.measure(
+        ours, reference, before, untrained, rows, model
+      ),
     )  # fmt: skip
   of, name, better = evidence_of_scores, scores.label(own.main), own.scores[own.main].better
   return Lens(

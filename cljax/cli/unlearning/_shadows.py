@@ -62,8 +62,8 @@ def train(job: Job, base, stream, gone, count: int, look: Lens) -> Shadows:
 
 
 def scores(job: Job, shadows: Shadows, name: str, built, reuses: bool, look: Lens) -> dict[str, float]:
-  """``u_lira`` (AUC) and ``u_lira_accuracy`` (mean over rows) of a method; of the trained shadows where ``name`` is
-  empty. 0.5 is exact unlearning, within the noise of as many models."""
+  """``u_lira`` (AUC), ``u_lira_accuracy`` (mean over rows) and ``u_lira_tpr`` of a method; of the trained shadows where
+  ``name`` is empty. 0.5 is exact unlearning, within the noise of as many models."""
   margins: list[Any] = []
   for group, (stream, trained) in enumerate(zip(shadows.streams, shadows.trained, strict=True)):
     setup = shadows.setups[group]
@@ -86,4 +86,4 @@ def attacked(margins: np.ndarray, members: np.ndarray) -> dict[str, float]:
   # Model i of both sides is left out together: else the side that lost one would look further away.
   inside, outside = (part.reshape(-1, margins.shape[-1]) for part in (sorted_[:half], sorted_[half:]))
   found = metrics.attack(*metrics.u_lira(inside, outside))
-  return {"u_lira": float(found.auc), "u_lira_accuracy": float(found.accuracy)}
+  return {"u_lira": float(found.auc), "u_lira_accuracy": float(found.accuracy), "u_lira_tpr": float(found.tpr)}

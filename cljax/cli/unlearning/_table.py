@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.evaluation import evidence
+from cljax.evaluation import evidence, evidence_more
 
 PERCENT = "%"
 RETRAINED = {
@@ -110,19 +110,33 @@ def notes(compared, stream: bool) -> list[str]:
   return out
 
 
-def render(compared, request: str, stream: bool) -> str:
-  head, body = rows(compared, stream)
+def more(compared) -> tuple[list[str], list[list[str]]] | None:
+  """Head and body of the second table; None where there is nothing for it."""
+  used = [k for k in evidence_more.HEADINGS if any(k in v for v in compared.more.values())]
+  if not used:
+    return None
+  cell = lambda v, k: _cell(v[k], evidence_more.HEADINGS[k]) if k in v else "-"
+  body = [[name, *(cell(v, k) for k in used)] for name, v in compared.more.items()]
+  return ["method", *(evidence_more.HEADINGS[k] for k in used)], body
+
+
+def _plain(head, body) -> list[str]:
   widths = [max(len(r[c]) for r in [head, *body]) for c in range(len(head))]
   line = lambda r: "  ".join(
     v.ljust(w) if not c else v.rjust(w) for c, (v, w) in enumerate(zip(r, widths, strict=True))
   )
-  table = [line(head), line(["-" * w for w in widths]), *map(line, body)]
-  return "\n".join([f"request: {request}", "", *table, "", *notes(compared, stream)])
+  return [line(head), line(["-" * w for w in widths]), *map(line, body)]
+
+
+def render(compared, request: str, stream: bool) -> str:
+  second = more(compared)
+  text = [f"request: {request}", "", *_plain(*rows(compared, stream)), "", *notes(compared, stream)]
+  return "\n".join([*text, *(["", *_plain(*second), "", evidence_more.NOTE] if second else [])])
 
 
 def markdown(compared, request: str, command: str, stream: bool) -> str:
-  head, body = rows(compared, stream)
   bar = lambda r: "| " + " | ".join(r) + " |"
-  table = [bar(head), bar(["---"] * len(head)), *map(bar, body)]
-  listed = [f"- {note}" for note in notes(compared, stream)]
-  return "\n".join([f"# Forgetting `{request}`", "", f"`{command}`", "", *table, "", *listed, ""])
+  table = lambda head, body: [bar(head), bar(["---"] * len(head)), *map(bar, body)]
+  listed, second = [f"- {note}" for note in notes(compared, stream)], more(compared)
+  text = [f"# Forgetting `{request}`", "", f"`{command}`", "", *table(*rows(compared, stream)), "", *listed]
+  return "\n".join([*text, *(["", *table(*second), "", evidence_more.NOTE] if second else []), ""])
