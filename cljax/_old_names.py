@@ -41,7 +41,8 @@ MODULES = {
 def warn(old: str, new: str) -> None:
   """Warns at the line that uses the old name, however many frames of the import system lie between."""
   frame = sys._getframe()
-  own = (__file__, os.path.join(os.path.dirname(__file__), "__init__.py"))  # `from cljax import checkpoint` asks there
+  # `from cljax import checkpoint` asks there.
+  own = (__file__, *(os.path.join(os.path.dirname(__file__), name) for name in ("__init__.py", "_dependencies.py")))
   while frame.f_back and (frame.f_code.co_filename in own or "importlib" in frame.f_code.co_filename):
     frame = frame.f_back
   text, where = f"{old} is now {new}; the old name goes with 0.3", frame.f_globals

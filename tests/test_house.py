@@ -64,7 +64,7 @@ def test_an_old_name_under_a_new_one():
 
   with pytest.deprecated_call(match="cljax.methods.replay.insert is now cljax.methods.replay.insert_pending"):
     assert replay.insert is replay.insert_pending
-  with pytest.raises(UsageError, match="visit: got ArrayImpl; expected"):
+  with pytest.raises(UsageError, match=r"visit: got ArrayImpl \(.*test_house\.py, line \d+\); expected batch\.visit"):
     replay.drawn(None, {}, None, jnp.zeros((), jnp.int32))
 
 
