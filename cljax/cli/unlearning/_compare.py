@@ -10,7 +10,7 @@ import numpy as np
 import cljax
 from cljax import UsageError, engine, methods, streams
 from cljax.cli import _workdir
-from cljax.cli.unlearning import _shadows
+from cljax.cli.unlearning import _more, _shadows
 from cljax.cli.unlearning._job import (
   ORACLE_SEED,
   Compared,
@@ -46,7 +46,10 @@ def compare(job: Job) -> Compared:
   trainings["of methods that train their own way"] = own * (population + job.shadows)
   original = prepared(base, stream, seeds)
   look = lens(original.setup)
+  more = _more.of(job, stream, original.setup.parts.objective)
   rows = look.sides(stream, job.request)
+  for one in more:
+    rows = one.rows(rows)
   job.report(evidence.cost([(what, n) for what, n in trainings.items() if n], original.setup.total_steps))
   trained = original.run(str(job.workdir / "original"), stop=job.stop)
   if job.schedule == "steps":
@@ -62,7 +65,10 @@ def compare(job: Job) -> Compared:
   reference, first_before = evidence.first(oracles, count), evidence.first(before, count)
 
   def measured(answers, against, name=None, setup=original.setup) -> dict[str, Any]:
-    values: dict[str, Any] = dict(look.measure(evidence.first(answers, count), reference, first_before, rows, setup))
+    own = evidence.first(answers, count)
+    values: dict[str, Any] = dict(look.measure(own, reference, first_before, rows, setup))
+    for one in more:
+      values |= one.measure(own, reference, rows)
     if population >= 8:
       values |= look.population(answers, against, rows)
     if shadows is not None and name is not None:
@@ -111,4 +117,7 @@ def compare(job: Job) -> Compared:
   context |= {"population": population, "seeds": list(job.seeds), "oracles": len(oracle_seeds)}
   context |= {"schedule": job.schedule, "shadows": job.shadows}
   context |= {"oracle_seconds": bank_seconds, "oracle_parts": dict(retrained.seconds)}
-  return Compared(values, about, context, look.headings, look.note)
+  headings, note = look.headings, look.note
+  for one in more:
+    headings, note = headings | one.headings, f"{note} {one.note(rows)}"
+  return Compared(values, about, context, headings, note)

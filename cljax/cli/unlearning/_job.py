@@ -28,6 +28,7 @@ class Job(NamedTuple):
   report: Callable[[str], None]
   stop: Callable[[], bool]
   schedule: str = "epochs"  # of retraining, of the oracles and of the method ``retrain`` alike
+  downstream: str = ""  # what features are probed on beside: 'rest', or a data set's name
 
 
 class Compared(NamedTuple):
