@@ -352,7 +352,7 @@ RECORDS: dict[str, Record] = {
       "test_a_request_without_rows_changes_nothing[upcore]",
       "test_upcore_descends_on_the_core_alone",
     ),
-    no_claim=MEASURED,
+    claim=("upcore",),
     deviations=(
       "features of any model, where the paper has a language model's last token",
       "an isolation forest of its own, like scikit-learn's up to noise",

@@ -106,6 +106,10 @@ def compare(job: Job) -> Compared:
     about[name]["alive"] = int(sound[:count].sum())
     if sound.all():
       values[name] = measured(after, oracles, name, made.setup)
+      if job.tradeoff and reuse[name]:
+        values[name] |= _more.tradeoff(
+          job, name, plan[name], with_request, seeds, trained, before, after, rows, look.answers
+        )
       about[name]["chances"] = look.chances(after, oracles, rows) if population >= 8 else {}
       about[name]["over_forgets"] = look.over_forgets(after, oracles, rows)
     job.report(f"{name}: {time.perf_counter() - since:.0f} s")
@@ -120,4 +124,6 @@ def compare(job: Job) -> Compared:
   headings, note = look.headings, look.note
   for one in more:
     headings, note = headings | one.headings, f"{note} {one.note(rows)}"
+  if job.tradeoff:
+    headings, note = headings | _more.TRADEOFF, f"{note} {_more.TRADEOFF_NOTE.format(count=job.tradeoff)}"
   return Compared(values, about, context, headings, note)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 import cljax
-from cljax import data
-from cljax.cli import _config
-from cljax.cli.unlearning._job import Job
-from cljax.evaluation import downstream, group_evidence
+from cljax import data, engine, methods
+from cljax.cli import _config, _workdir
+from cljax.cli.unlearning._job import Job, prepared
+from cljax.evaluation import downstream, evidence, group_evidence
+from cljax.metrics import unlearning as metrics
 
 
 class More(NamedTuple):
@@ -33,9 +36,10 @@ def of(job: Job, stream, learned) -> list[More]:
         lambda rows: group_evidence.NOTE,
       )
     )
+  for asked in ("downstream", "tradeoff"):
+    if getattr(job, asked) and not learned.classes:
+      raise cljax.UsageError(f"{asked}: needs classes, which the objective {learned.name!r} does not have")
   if job.downstream:
-    if not learned.classes:
-      raise cljax.UsageError(f"downstream: needs classes, which the objective {learned.name!r} does not have")
     other = None
     if job.downstream != downstream.REST:
       config, _ = _config.Points([], {}, {}, {}).resolve(
@@ -52,3 +56,37 @@ def of(job: Job, stream, learned) -> list[More]:
       )
     )
   return found
+
+
+TRADEOFF = {"tradeoff_retain": "AUC forget-retain", "tradeoff_test": "AUC forget-test"}
+TRADEOFF_NOTE = (
+  "AUC: area under the accuracy on rows to keep (and on test rows) over 1 - FA, through the original model and "
+  "{count} checkpoints of a method's steps; not divided by the range of FA."
+)
+
+
+def tradeoff(job: Job, name: str, built, stream, seeds, trained, original, last, rows, answers) -> dict:
+  """``{metric of TRADEOFF: [S]}`` of a method with ``steps``: the same edit after shares of them; {} without.
+
+  ``original`` and ``last`` are what the models say before and after all steps; ``answers(setup, learner, rows)``.
+  """
+  option = methods.lookup(name).options.get("steps")
+  whole = built.arguments["forget_hyper"].get("steps", option.default) if option is not None else 0
+  parts = sorted({round(whole * k / job.tradeoff) for k in range(1, job.tradeoff)} - {0, whole})
+  if not whole:
+    return {}
+  points = [original]
+  for steps in parts:
+    own = built._replace(
+      arguments={**built.arguments, "forget_hyper": {**built.arguments["forget_hyper"], "steps": steps}},
+      identity={**built.identity, "steps of the edit": steps},
+    )
+    made = prepared(own, stream, seeds)
+    folder = job.workdir / "methods" / _workdir.in_path(name) / "tradeoff" / str(steps)
+    result = made.run(str(folder), stop=job.stop, start=engine.continued(made, trained))
+    points.append(answers(made.setup, result.learner, rows))
+  points.append(last)
+  count = len(job.seeds)
+  right = lambda side: np.stack([metrics.accuracy(p.logits[side][:count], rows.y[side]) for p in points])
+  gone = right("forget")
+  return {f"tradeoff_{side}": metrics.tradeoff_auc(gone, right(side)) for side in evidence.SIDES[1:]}

@@ -13,6 +13,7 @@ from cljax.metrics.unlearning.accuracies import (
   average_gap,
   h_mean,
   over_forgetting,
+  tradeoff_auc,
   tug_of_war,
   unlearning_accuracy,
 )
@@ -111,6 +112,7 @@ __all__ = [
   "split_forget",
   "svc_attacks",
   "tpr_at_fpr",
+  "tradeoff_auc",
   "tug_of_war",
   "u_lira",
   "unlearning_accuracy",
