@@ -120,11 +120,13 @@ RECORDS: dict[str, Record] = {
     compared=(
       "test_geometric_disentanglement_is_the_nearest_allowed_update[descent]",
       "test_geometric_disentanglement_is_the_nearest_allowed_update[orthogonal]",
+      "test_any_forget_loss_goes_in_adam_s_metric",
+      "test_back_tracking_takes_the_first_share_within_the_budget",
     ),
-    invariants=(*LAWS, "test_a_foreign_model_forgets_and_keeps"),
+    invariants=(*LAWS, "test_a_foreign_model_forgets_and_keeps", "test_forget_losses_and_optimizers_of_ones_own"),
     deviations=(
-      "the metric of SGD, so Euclidean; the second release's back-tracking is left out",
-      "the forget loss is loss_fn, where the paper plugs into any",
+      "forget and retain updates are made apart, each by a state of the optimizer; weights scale updates",
+      "the metric is over all leaves at once; a step that no share of which fits the budget is not taken",
     ),
   ),
   "graddiff": Record(

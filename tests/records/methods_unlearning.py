@@ -54,7 +54,7 @@ RECORDS: dict[str, Record] = {
     invariants=(STRENGTH, "test_a_request_without_rows_changes_nothing[geometric_disentanglement]"),
     claim=("geometric_disentanglement",),
     deviations=(
-      "the second release's program (history 8) in the Euclidean metric of SGD; its back-tracking is left out",
+      "forget and retain updates are made apart, each by a state of the optimizer; back-tracking is off by default",
     ),
     arguments={"steps": 3},
     neutral={"steps": 0},
