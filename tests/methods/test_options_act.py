@@ -39,7 +39,7 @@ DEEPER = ("lines", "heterogeneous_averaging", "erase_at_the_core")  # stages or 
 # What a text or a tuple may be beside its default.
 TEXTS = {
   "skip": "hidden", "patterns": "head/*", "blocks": "head,hidden_0", "head": "hidden", "leaves": "kernel",
-  "kernels": "hidden_0/kernel", "temporary": (0,),
+  "kernels": "hidden_0/kernel", "temporary": (0,), "layers": "hidden_0", "block_pattern": "kernel",
 }  # fmt: skip
 
 

@@ -171,16 +171,21 @@ RECORDS: dict[str, Record] = {
       "test_gs_lora_trains_the_factors_of_a_bounded_loss[0.1-True]",
       "test_gs_lora_of_real_targets_is_bounded_by_what_a_guess_costs",
       "test_gs_lora_of_text_is_bounded_by_the_log_of_the_vocabulary",
+      "test_gs_lora_trains_the_factors_of_a_bounded_loss[cosine]",
+      "test_gs_lora_trains_the_factors_of_a_bounded_loss[cosine-True]",
     ),
     invariants=(
       *LAWS,
       "test_gs_lora_changes_dense_kernels_by_few_directions",
       "test_gs_lora_stops_ascending_at_the_bound",
+      "test_prototypes_weigh_as_in_the_release_where_they_are_asked_for",
+      "test_layers_of_one_block_are_a_group",
+      "test_few_shots_are_the_rows_that_are_kept_right",
     ),
     deviations=(
-      "every 2-D leaf is a layer and a group; a group of the release is the two layers of a block",
+      "any 2-D leaf is a layer; the release has the feed-forward layers of a vision transformer's blocks",
       "bounds are multiples of ln K: those of the release fit a head of scale 64 alone",
-      "no cosine schedule and no averaging of weights",
+      "weights are averaged at each step",
     ),
   ),
   "iau": Record(

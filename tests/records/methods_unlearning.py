@@ -205,10 +205,10 @@ RECORDS: dict[str, Record] = {
       "test_gs_lora_changes_dense_kernels_by_few_directions",
       "test_gs_lora_stops_ascending_at_the_bound",
     ),
-    no_claim=MEASURED,
+    claim=("gs_lora",),
     deviations=(
-      "every 2-D leaf is a layer and a group; a group there is the two layers of a block",
-      "the bound is in units of ln K; no cosine schedule, no averaging of weights",
+      "any 2-D leaf is a layer, a group of its own unless block_pattern names blocks",
+      "the bound is in units of ln K",
     ),
     arguments={"steps": 3},
     neutral={"steps": 0},

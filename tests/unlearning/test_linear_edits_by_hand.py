@@ -165,27 +165,35 @@ def away(row, w, centre):
   return (q * np.log(q / p)).sum(), np.outer(X64[row], p - q)
 
 
-@pytest.mark.parametrize(("bound", "prototypes"), [(2.0, False), (2.0, True), (0.1, True)])
-def test_gs_lora_trains_the_factors_of_a_bounded_loss(bound, prototypes):
+@pytest.mark.parametrize(
+  ("bound", "prototypes", "schedule"),
+  [(b, p, "constant") for b, p in ((2.0, False), (2.0, True), (0.1, True))]
+  + [(2.0, p, "cosine") for p in (False, True)],
+  ids=["2.0-False", "2.0-True", "0.1-True", "cosine", "cosine-True"],
+)
+def test_gs_lora_trains_the_factors_of_a_bounded_loss(bound, prototypes, schedule):
   """B leaves 0 at the first step, the group lasso acts after a fifth of them, prototypes from the second on, and
-  a forget term beyond its bound not at all."""
+  a forget term beyond its bound not at all; with prototypes the factors are averaged from three tenths on."""
   outputs = lambda p, batch: cljax.Outputs(apply_fn(p, batch), apply_fn(p, batch))
   start = factors_of(fold(fold(jax.random.key(0), "gs_lora"), "factors"), PARAMS, 2)["w"]
   given = {"forget_weight": 0.6, "bound": bound, "sparsity": 0.3}
   given |= {"prototype_forget_weight": 0.8, "prototype_retain_weight": 0.5, "prototype_bound": bound - 0.09}
+  given |= {"ema_decay": 0.8}
 
   def after(steps):
-    a, b = (np.asarray(v, np.float64) for v in start)
+    a, b = mean = [np.asarray(v, np.float64) for v in start]
     for i in range(steps):
-      w = W64 + a @ b
+      w, rate = W64 + a @ b, 0.5 * (0.5 * (1 + np.cos(np.pi * i / steps)) if schedule == "cosine" else 1)
       g = ce(w, 1) - (0.6 * ce(w, 0) if loss(w, 0) < bound * np.log(K) else 0)
       if prototypes:
         (far, of_far), (_, of_near) = (away(row, w, X64[row] @ W64) for row in (0, 1))
         g = g - (0.8 * of_far if far < (bound - 0.09) * np.log(K) else 0) + 0.5 * of_near
       size = 0.0 if i < 0.2 * steps else 0.3 / np.sqrt((a**2).sum() + (b**2).sum())
-      a, b = a - 0.5 * (g @ b.T + size * a), b - 0.5 * (a.T @ g + size * b)
-    return W64 + a @ b, far if prototypes else None
+      a, b = a - rate * (g @ b.T + size * a), b - rate * (a.T @ g + size * b)
+      mean = [0.8 * m + 0.2 * v if i > 0.3 * steps and prototypes else v for m, v in zip(mean, (a, b), strict=True)]
+    return W64 + mean[0] @ mean[1], far if prototypes else None
 
-  call = steps_of(unlearning.gs_lora, outputs, rank=2, prototypes=prototypes, optimizer=optax.sgd(0.5))
+  fixed = {"rank": 2, "prototypes": prototypes, "optimizer": optax.sgd(0.5), "rate_schedule": schedule}
+  call = steps_of(unlearning.gs_lora, outputs, **fixed)
   for steps in (1, 2, 4, 6):
     near(call(steps, **given), after(steps)[0], 1e-3, 1e-5)
