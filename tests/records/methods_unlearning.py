@@ -377,6 +377,7 @@ RECORDS: dict[str, Record] = {
     compared=(
       "test_side_networks_replay_real_targets",
       "test_clpu_replays_each_task_s_own_reservoir",
+      "test_clpu_takes_a_temporary_task_in_from_its_memory_alone",
     ),
     invariants=(
       "test_the_main_network_never_saw_a_temporary_task",
@@ -384,10 +385,12 @@ RECORDS: dict[str, Record] = {
       "test_a_request_for_another_task_is_not_permitted",
       "test_a_dropped_task_is_learned_again_in_a_fresh_network",
       "test_temporary_tasks_are_checked",
+      "test_a_task_that_may_become_permanent_is_forgotten_as_exactly",
+      "test_a_task_that_became_permanent_is_kept",
     ),
     no_claim="exact by construction, which the laws show",
     deviations=(
-      "a temporary task cannot be made permanent, so its rows are not stored",
+      "a temporary task that becomes permanent is drawn as many rows a step as one that is replayed",
       "reservoirs are unbiased; the release overwrites the last place",
       "side networks predict in eval mode; the release leaves them in train mode",
     ),
