@@ -225,6 +225,7 @@ RECORDS: dict[str, Record] = {
     invariants=("test_claw_without_room_to_adapt_is_vcl", "test_priors_follow_an_edit[claw]"),
     claim=("claw",),
     deviations=(
+      "a reconstruction: the paper's own text was not available",
       "one fixed limit of adaptation, where the paper learns it",
       "no outer loop: adaptation is learned along; at a boundary its expectation goes into the means",
     ),

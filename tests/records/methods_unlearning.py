@@ -128,7 +128,7 @@ RECORDS: dict[str, Record] = {
     compared=("test_registered_descents_by_hand[stochastic_teacher]",),
     invariants=(STRENGTH, "test_a_request_without_rows_changes_nothing[stochastic_teacher]"),
     no_claim=MEASURED,
-    deviations=("a reconstruction: only the two phases were confirmed",),
+    deviations=("a reconstruction: the paper's own text was not available, only the two phases were confirmed",),
     arguments={"steps": 2, "erase_steps": 1},
     neutral={"steps": 0, "erase_steps": 0},
   ),
@@ -313,7 +313,7 @@ RECORDS: dict[str, Record] = {
     compared=("test_streaming_forgets_by_the_statistics_of_what_was_learned",),
     no_claim=MEASURED,
     deviations=(
-      "a reconstruction: only the paper's abstract was read",
+      "a reconstruction: the paper's own text was not available, only its abstract",
       "statistics are those of when a task first ends; they are not refreshed",
     ),
     arguments={"steps": 3},
