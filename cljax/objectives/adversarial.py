@@ -33,6 +33,8 @@ def adversarial(model, spec, *, attack: str, radius, steps: int, test_steps: int
   inputs that are no array of real numbers (tokens, a dict).
   """
   plain = OBJECTIVES["classification"].make(model, spec)
+  each = plain.each
+  assert each is not None
   scale = getattr(spec, "scale", None)
   units = 1.0 if scale is None else scale
 
@@ -45,11 +47,11 @@ def adversarial(model, spec, *, attack: str, radius, steps: int, test_steps: int
 
   def loss(key, apply, params, batch):
     fixed = jax.lax.stop_gradient(params)
-    of = lambda x: plain.each(apply(key, fixed, batch._replace(x=x))[0].logits, batch)[0]
+    of = lambda x: each(apply(key, fixed, batch._replace(x=x))[0].logits, batch)[0]
     return plain.loss(key, apply, params, batch._replace(x=worst(of, batch.x, steps, attack)))
 
   def robust(key, predict, batch):
-    of = lambda x: plain.each(predict(batch._replace(x=x)), batch)[0]
+    of = lambda x: each(predict(batch._replace(x=x)), batch)[0]
     return plain.scores["accuracy"].fn(key, predict, batch._replace(x=worst(of, batch.x, test_steps)))
 
   scores = {**plain.scores, "robust_accuracy": Score(robust)}

@@ -26,7 +26,8 @@ CLAIM = Claim(
 
 def grouped():
   """Digits of which a share is turned upside down, and the ids of its rows to forget."""
-  digits, rng, arrays = data.load("digits"), np.random.default_rng(0), {}
+  digits, rng = data.load("digits"), np.random.default_rng(0)
+  arrays: dict[str, np.ndarray] = {}
   for name, split in (("train", digits.train), ("test", digits.test)):
     turned = rng.random(len(split.y)) < SHARE
     x = split.x.astype(np.float32) * digits.scale

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import cljax
@@ -30,7 +32,7 @@ def measured(seeds, classes):
   stream = digits("class", 1, classes_per_task=LEARNED)
   request, model = cljax.Forget(classes=classes), mlp(stream)
   rows = downstream.with_downstream(evidence.sides(stream, request), stream)
-  given = {
+  given: dict[str, Any] = {
     "optimizer_options": {"learning_rate": 0.05}, "training": cljax.Recipe(batch_size=32, epochs=20),
     "options": cljax.Options(on_divergence="freeze"),
   }  # fmt: skip

@@ -329,14 +329,14 @@ def clpu_derpp(
     params, state = network(learner.params, slot), network(learner.model_state, slot)
     return model.apply(params, state, x, train=False, key=key, task=model.task_for(task), mask=None)[0].logits
 
-  taking = {"prepare": prepare} if permanent else {}
-  return Method(
-    model=models.by_row(Model(init_model, apply), spec.num_tasks), init=init, **taking, start_task=start_task,
+  method = Method(
+    model=models.by_row(Model(init_model, apply), spec.num_tasks), init=init, start_task=start_task,
     end_task=end_task, after_step=after_step, terms={"replayed": replayed}, forget=forget, permits=permits,
     scrub=scrub, predict=predict,
     refusal="clpu_derpp forgets tasks in 'temporary' only; the request names rows of a task that was learned for good",
     finalize=optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), still),
   )  # fmt: skip
+  return method._replace(prepare=prepare) if permanent else method
 
 
 register(
