@@ -102,4 +102,4 @@ def test_the_command_has_the_columns_beside_the_oracles(tmp_path, capsys):
   assert unlearn.main([*asked, "--downstream=glyphs", f"--workdir={tmp_path}/b"]) == 2
   assert "downstream: inputs of 'glyphs' are" in capsys.readouterr().err
   assert unlearn.main([*asked[:-3], "--request=1:class=3", "--downstream=rest", f"--workdir={tmp_path}/c"]) == 2
-  assert "downstream: got one for a stream of requests" in capsys.readouterr().err
+  assert "downstream: got rest for a stream of requests" in capsys.readouterr().err
