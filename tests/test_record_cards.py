@@ -3,6 +3,9 @@
 import configparser
 import pathlib
 
+import pytest
+import records
+
 from cljax import methods
 from cljax.methods.table import CARDS, cards, checks
 from experiments import _proof_cards
@@ -17,6 +20,13 @@ def test_the_cards_are_packaged():
   setup = configparser.ConfigParser()
   setup.read(pathlib.Path(__file__).parent.parent / "setup.cfg")
   assert "methods/cards.json" in setup["options.package_data"]["cljax"]
+
+
+@pytest.mark.parametrize("name", ["lifecycle", "streaming", "stochastic_teacher", "claw", "fomo"])
+def test_a_reconstruction_says_in_its_card_and_docstring_that_the_text_was_not_available(name):
+  told = "own text was not available"
+  assert any(told in line for line in records.method(name).deviations)
+  assert told in " ".join(methods.METHODS[name].factory.__doc__.split())
 
 
 def test_cards_as_a_table():

@@ -6,7 +6,8 @@
 Trains the original models and a bank of oracles that never saw the rows, lets each method answer, and writes
 ``unlearn.json``, ``unlearn.md`` and, for each method, a deletion ledger. ``--schedule`` says which retraining is meant,
 by 'epochs' (passes over the rows that are left) or 'steps' (as many as there were); ``retrain`` among the methods then
-means the same. A request with positions, such as
+means the same. ``--downstream`` adds k-NN on classes that no task learned, ``--tradeoff=5`` the area under utility over
+forgetting at five checkpoints of a method's steps. A request with positions, such as
 ``'1:class=0; 2:ids=5-9'``, is a stream of requests between the tasks: each method goes through it as a whole.
 """
 
@@ -40,6 +41,14 @@ def _unlearning(argv: Sequence[str], stop: _shared.Stop) -> int:
   absl_flags.DEFINE_integer("oracles", 20, "Retrained models in the bank.", lower_bound=0, flag_values=flags)
   absl_flags.DEFINE_enum("schedule", "epochs", retraining, "What is repeated in retraining.", flag_values=flags)
   absl_flags.DEFINE_integer("shadows", 0, "Shadow models for U-LiRA; 0 for none.", lower_bound=0, flag_values=flags)
+  absl_flags.DEFINE_string(
+    "downstream", "", "Classes that features are probed on: 'rest' (those no task shows), or a data set's name.",
+    flag_values=flags,
+  )  # fmt: skip
+  absl_flags.DEFINE_integer(
+    "tradeoff", 0, "Checkpoints of each method's steps for its trade-off AUC; 0 for none.", lower_bound=0,
+    flag_values=flags,
+  )  # fmt: skip
   overrides = _shared.parse(argv, flags, __doc__ or "")
   if any(o.key == "forget.schedule" for o in overrides):
     raise UsageError("forget.schedule: give --schedule, by which all models that are compared with are retrained too")
@@ -61,12 +70,18 @@ def _unlearning(argv: Sequence[str], stop: _shared.Stop) -> int:
   }
   asked |= {"shadows": flags.shadows} if flags.shadows else {}
   asked |= {"schedule": flags.schedule} if flags.schedule != "epochs" else {}
+  more = {"downstream": flags.downstream, "tradeoff": flags.tradeoff}
+  asked |= {key: value for key, value in more.items() if value}
   whole = re.match(r"\s*[0-9]+\s*:", flags.request) is not None  # class names may hold colons
+  given = next((key for key, value in more.items() if value), "")
+  if whole and given:
+    raise UsageError(f"{given}: got {more[given]} for a stream of requests; expected a request such as 'class=3'")
   request = streams.parse_forget(flags.request) if whole else streams.parse_request(flags.request)
   say = lambda text: print(text, file=sys.stderr, flush=True)
   job = _job.Job(
-    file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop, flags.schedule
-  )
+    file, overrides, names, request, seeds, flags.oracles, flags.shadows, workdir, say, stop, flags.schedule,
+    flags.downstream, flags.tradeoff,
+  )  # fmt: skip
   purges = _job.purges(job)
   with owner.holding(os.fspath(workdir)):
     _workdir.claim(workdir, LEFT[0], asked, flags.overwrite, LEFT)

@@ -42,18 +42,32 @@ def subset(key, rows: Rows, size: int, by_class: bool = False) -> Rows:
   there = everything.weight > 0
   # Two numbers a row: its place among its class (or in the set), and its class's in the last round.
   noise = jax.random.bits(key, (rows.capacity, 2), jnp.uint32)
-  place = jnp.zeros(rows.capacity, jnp.int32)
-  if by_class:
-    if jnp.ndim(everything.y) != 1:
-      raise UsageError(f"rows: y has shape {jnp.shape(everything.y)}; sampling by class needs one label a row")
-    order = jnp.lexsort((noise[:, 0], everything.y, ~there))
-    label, i = jnp.asarray(everything.y)[order], jnp.arange(rows.capacity, dtype=jnp.int32)
-    begins = (label != jnp.roll(label, 1)) | (i == 0)
-    place = place.at[order].set(i - jax.lax.cummax(jnp.where(begins, i, 0)), unique_indices=True)
+  place = _places(noise[:, 0], everything) if by_class else jnp.zeros(rows.capacity, jnp.int32)
   at = jnp.lexsort((noise[:, 1], place, ~there))[:size]
   count = jnp.minimum(there.sum(dtype=jnp.int32), size)
   at = jnp.sort(jnp.where(jnp.arange(at.shape[0], dtype=jnp.int32) < count, at, rows.capacity - 1))
   return _through(rows, at, size, count)
+
+
+def few_of_each(key, rows: Rows, each: int, num_classes: int) -> Rows:
+  """At most ``each`` rows of every class, drawn uniformly without replacement, in their order in the set, as Rows."""
+  if each < 1:
+    raise UsageError(f"each: got {each}; must be at least 1")
+  everything = rows.batch(0, rows.capacity)
+  noise = jax.random.bits(key, (rows.capacity,), jnp.uint32)
+  chosen = (everything.weight > 0) & (_places(noise, everything) < each)
+  size = min(rows.capacity, each * num_classes)
+  return _through(rows, jnp.argsort(~chosen, stable=True)[:size], size, chosen.sum(dtype=jnp.int32))
+
+
+def _places(noise, everything: Batch):
+  """``[N]``: each row's place among its class, in the order of ``noise [N]``; rows of weight 0 are none of it."""
+  if jnp.ndim(everything.y) != 1:
+    raise UsageError(f"rows: y has shape {jnp.shape(everything.y)}; sampling by class needs one label a row")
+  order = jnp.lexsort((noise, everything.y, everything.weight <= 0))
+  label, i = jnp.asarray(everything.y)[order], jnp.arange(noise.shape[0], dtype=jnp.int32)
+  begins = (label != jnp.roll(label, 1)) | (i == 0)
+  return jnp.zeros_like(i).at[order].set(i - jax.lax.cummax(jnp.where(begins, i, 0)), unique_indices=True)
 
 
 def present(rows: Rows) -> Rows:

@@ -120,14 +120,23 @@ def sides(stream, request: Forget, most: int = 2000, classes: bool = True) -> Si
   chosen = {"forget": (split, forget), "retain": (split, retain), "test": (test, test_pairs[~whole])}
   if whole.any() and not whole.all():
     chosen["forgotten_test"] = (test, test_pairs[whole])
-  x, y, task, place = {}, {}, {}, {}
+  rows = Sides({}, {}, {}, judged_classes(stream, learned), {})
   for side, (data, at) in chosen.items():
-    stored = lambda tree, at=at: jax.tree.map(lambda a: np.stack([a[i] for i in at[:, 0]]), tree)
-    raw = jax.tree.map(jnp.asarray, stored(data.x))
-    x[side] = stream.view.apply(stream.view.tables, raw, jnp.asarray(at[:, 1], jnp.int32))
-    y[side] = stream.labels[at[:, 1], stored(data.y)] if classes else stored(data.y)
-    task[side], place[side] = at[:, 1], at[:, 0]
-  return Sides(x, y, task, judged_classes(stream, learned), place)
+    rows = with_side(rows, side, stream, data, at, classes)
+  return rows
+
+
+def with_side(rows: Sides, side: str, stream, data, at, classes: bool = True) -> Sides:
+  """``rows`` and one side more: of the split ``data`` the rows ``at [N, 2]``, places and the tasks that show them.
+
+  Without ``classes`` targets are as they are stored, not as the tasks label them.
+  """
+  stored = lambda tree: jax.tree.map(lambda a: np.stack([a[i] for i in at[:, 0]]), tree)
+  raw = jax.tree.map(jnp.asarray, stored(data.x))
+  x = stream.view.apply(stream.view.tables, raw, jnp.asarray(at[:, 1], jnp.int32))
+  y = stream.labels[at[:, 1], stored(data.y)] if classes else stored(data.y)
+  put = lambda of, value: {**of, side: value}
+  return rows._replace(x=put(rows.x, x), y=put(rows.y, y), task=put(rows.task, at[:, 1]), id=put(rows.id, at[:, 0]))
 
 
 def answers(built: CompiledRun, learner, rows: Sides, model=None) -> Answers:

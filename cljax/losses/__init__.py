@@ -1,5 +1,6 @@
 """Losses, per example; ``reduce`` applies the row weights."""
 
+from cljax.losses.adversarial import fgsm, pgd
 from cljax.losses.distillation import (
   bregman,
   center_loss,
@@ -31,6 +32,7 @@ __all__ = [
   "contrast_within",
   "cross_entropy",
   "distillation",
+  "fgsm",
   "gaussian_kl",
   "group_lasso",
   "kl_divergence",
@@ -38,6 +40,7 @@ __all__ = [
   "masked_log_softmax",
   "negative_entropy",
   "nt_xent",
+  "pgd",
   "reduce",
   "safe_norm",
   "squared_norm",

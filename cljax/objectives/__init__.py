@@ -4,6 +4,7 @@ A call gives a factory ``(model, spec, values) -> Objective`` for ``cljax.run(..
 it has its defaults. One of one's own is such a factory too.
 """
 
+from cljax.objectives.adversarial import adversarial
 from cljax.objectives.diffusion import ddpm_sample, denoising
 from cljax.objectives.objective import Objective, Score, supervised
 from cljax.objectives.ranking import ranking
@@ -13,7 +14,7 @@ from cljax.objectives.targets import classification, multi_label, regression, se
 from cljax.objectives.views import contrastive
 
 __all__ = [
-  "OBJECTIVES", "Chosen", "Objective", "Score", "chosen", "classification", "contrastive", "ddpm_sample",
+  "OBJECTIVES", "Chosen", "Objective", "Score", "adversarial", "chosen", "classification", "contrastive", "ddpm_sample",
   "defaults", "denoising", "given", "multi_label",
   "ranking", "reconstruction", "regression", "sequence", "supervised",
 ]  # fmt: skip

@@ -100,7 +100,8 @@ def claw_adapt(key, kernel, amount, probability, limit, temperature=0.5):
 
   kernel ``[..., n]``; amount, probability and limit ``[n]`` or scalars. ``a`` is a binary concrete variable of this
   temperature, so gradients reach ``probability``; the weight changes by at most the share ``limit``. A neuron of
-  probability or limit 0 keeps its weights to the bit. The whole method is UNVERIFIED. Adel, Zhao and Turner 2020.
+  probability or limit 0 keeps its weights to the bit. The paper's own text was not available: the whole method
+  is a reconstruction (UNVERIFIED). Adel, Zhao and Turner 2020.
   """
   u = jax.random.logistic(key, kernel.shape[-1:])
   inner = jnp.clip(probability, 1e-6, 1 - 1e-6)

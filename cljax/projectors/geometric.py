@@ -49,7 +49,7 @@ def geometric_disentanglement(
   here the products run over all leaves and the gradients are the latest. Reverse mode does not go through an update
   under 'descent' (the solver is a loop). Complex leaves count as pairs of reals; parameters cut over an explicit mesh
   axis are refused. Its back-tracking on the retain loss needs
-  loss evaluations, which a transform does not have.
+  loss evaluations, which a transform does not have: :func:`cljax.unlearning.geometric_disentanglement` does it.
   """
   if constraint not in ("descent", "orthogonal"):
     raise UsageError(f"constraint: got {constraint!r}; allowed: 'descent', 'orthogonal'")

@@ -76,8 +76,8 @@ def streaming(
   Gaussians of what is left and rho is the forget rows' share of what there was. ``head_fn(params, h [B, D]) -> logits``
   and ``apply_fn(params, batch)`` gives Outputs with those features. No retain row is touched; no rows, no change. The
   features of the rows that go are taken under ``params``: where these have moved since the statistics were, what is
-  left is off by that drift. The default optimizer is SGD at 0.05. Only the paper's abstract was read: the update, its
-  weights and rates are not the paper's. Spec B7; arXiv 2507.15280.
+  left is off by that drift. The default optimizer is SGD at 0.05. The paper's own text was not available, only its
+  abstract: the update, its weights and rates are not the paper's. Spec B7; arXiv 2507.15280.
   """
   forget, key = as_rows("forget", forget), key_of(key, "streaming")
   before = statistics.count.sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +11,35 @@ import optax
 
 from cljax import losses
 from cljax.core import tree
-from cljax.core.rows import as_rows
+from cljax.core.rows import as_rows, few_of_each
 from cljax.core.types import UsageError
 from cljax.estimators.per_sample import sum_over_batches
-from cljax.unlearning._common import cross_entropy, drawn, if_asked, key_of, mean_loss, minimize, outputs_of
+from cljax.unlearning._common import cross_entropy, descent, drawn, if_asked, key_of, mean_loss, outputs_of
 
 QUIET = 0.2  # the share of the steps before the group lasso acts
+AVERAGED = 0.3  # the share of the steps before weights are averaged
+SCHEDULES = ("constant", "cosine")
 
 
-def factors_of(key, params, rank: int):
-  """``{path: (A [in, rank], B [rank, out])}`` for every 2-D leaf: A Kaiming-uniform of slope sqrt(50), B zero."""
+def factors_of(key, params, rank: int, layers: str = ""):
+  """``{path: (A [in, rank], B [rank, out])}`` for every 2-D leaf whose path ``layers`` finds: A Kaiming-uniform of
+  slope sqrt(50), B zero."""
   made = {}
   for path, leaf in zip(tree.paths(params), jax.tree.leaves(params), strict=True):
-    if leaf.ndim == 2:
+    if leaf.ndim == 2 and re.search(layers, path):
       limit = math.sqrt(6 / (51 * leaf.shape[0]))
       a = jax.random.uniform(tree.fold(key, path), (leaf.shape[0], rank), leaf.dtype, -limit, limit)
       made[path] = (a, jnp.zeros((rank, leaf.shape[1]), leaf.dtype))
   return made
+
+
+def groups_of(factors, pattern: str) -> list:
+  """The factors of each group: of the layers in whose paths ``pattern`` finds the same text, else of one layer."""
+  found: dict[str, list] = {}
+  for path, pair in factors.items():
+    match = re.search(pattern, path) if pattern else None
+    found.setdefault(f"block {match[0]}" if match else path, []).append(pair)
+  return list(found.values())
 
 
 def merged(params, factors):
@@ -67,43 +80,59 @@ def gs_lora(
   forget_weight=0.15,
   bound=2.0,
   sparsity=0.01,
+  layers: str = "",
+  block_pattern: str = "",
+  rate_schedule: str = "cosine",
+  few_shot: int = 0,
   prototypes: bool = False,
-  prototype_forget_weight=0.0,
-  prototype_retain_weight=0.0,
+  prototype_forget_weight=0.015,
+  prototype_retain_weight=0.012,
   prototype_bound=2.0,
+  ema_decay=0.9,
   steps: int = 100,
   batch: int = 64,
   optimizer=None,
   learned=None,
 ):
-  """GS-LoRA: ``CE_r + forget_weight max(0, bound ln K - CE_f) + sparsity sum_layers sqrt(|A|^2 + |B|^2)``.
+  """GS-LoRA: ``CE_r + forget_weight max(0, bound ln K - CE_f) + sparsity sum_g sqrt(sum_{l in g} |A_l|^2 + |B_l|^2)``.
 
-  ``apply_fn(params, batch)`` gives logits or Outputs. Every 2-D leaf W is a layer, ``W + A B`` of ``rank``; only the
-  factors are trained, and added to W at the end. CE is the mean of a batch; once CE_f is beyond ``bound ln K``, K
-  classes, it has no gradient (the release's bounds of 105 to 110 fit a head of scale 64 alone). The group lasso acts
-  after the first fifth of the steps, as in the release; a group there is the two layers of a block. AdamW at 1e-2 with
-  weight decay 0.05 on the factors; no cosine schedule.
+  ``apply_fn(params, batch)`` gives logits or Outputs. Every 2-D leaf W whose path the regular expression ``layers``
+  finds (all) is a layer, ``W + A B`` of ``rank``; only the factors are trained, and added to W at the end. CE is the
+  mean of a batch; once CE_f is beyond ``bound ln K``, K classes, it has no gradient (the release's bounds of 105 to 110
+  fit a head of scale 64 alone). The group lasso acts after the first fifth of the steps, as in the release; layers in
+  whose paths ``block_pattern`` finds the same text are one group, such as the two of a block (``'block_[0-9]+'``), any
+  other layer is its own. AdamW at 1e-2 with weight decay 0.05 on the factors; with ``rate_schedule='cosine'`` step i
+  of n is scaled by ``(1 + cos(pi i/n)) / 2``, with 'constant' by 1. ``few_shot`` above 0 leaves so many rows to keep of
+  each class.
 
   With ``prototypes`` (GS-LoRA++) ``prototype_forget_weight max(0, prototype_bound ln D - Q_f) +
   prototype_retain_weight Q_r`` is added, Q the mean ``KL(softmax(prototype of y) || softmax(features [D]))``, a class's
-  prototype its mean features at first; the release's weights are near 0.015, its bound is 18 or 50, and its weight
-  averaging is left out. Spec B6; Zhao et al., CVPR 2024 and TPAMI 2026. Raises UsageError where there is no 2-D leaf.
+  prototype its mean features at first (the release's bound is 18 or 50), and the factors that count are their running
+  mean, ``m <- ema_decay m + (1 - ema_decay) now`` after each step from three tenths of the steps on. Spec B6; Zhao et
+  al., CVPR 2024 and TPAMI 2026. Deviations: any 2-D leaf, where the release has the feed-forward layers of a vision
+  transformer; the rate of ``m`` is a step's. Raises UsageError where there is no such leaf, and for another schedule.
 
   ``learned``: an :class:`~cljax.objectives.Objective` in the place of classes, whose ``each`` is the CE; ln K is then
   the loss of the forget rows under a prediction of 0, which knows nothing of a row (text: ln V). No prototypes then.
   """
-  if prototypes and learned is not None:
-    raise UsageError(f"prototypes: got True, which needs classes; {learned.name!r} has none")
+  for name, asked in (("prototypes", prototypes), ("few_shot", few_shot)):
+    if asked and learned is not None:
+      raise UsageError(f"{name}: got {asked}, which needs classes; {learned.name!r} has none")
+  if rate_schedule not in SCHEDULES:
+    raise UsageError(f"rate_schedule: got {rate_schedule!r}; allowed: {', '.join(SCHEDULES)}")
   forget, retain = as_rows("forget", forget), as_rows("retain", retain)
   key = key_of(key, "gs_lora")
-  factors = factors_of(tree.fold(key, "factors"), params, rank)
+  factors = factors_of(tree.fold(key, "factors"), params, rank, layers)
   if not factors:
-    raise UsageError(f"params: has no 2-D leaf to adapt among {', '.join(tree.paths(params))}")
+    told = f" that {layers!r} finds" if layers else ""
+    raise UsageError(f"params: has no 2-D leaf to adapt{told} among {', '.join(tree.paths(params))}")
   loss_fn = cross_entropy(apply_fn, learned)
   blind = cross_entropy(lambda p, rows: jax.tree.map(jnp.zeros_like, outputs_of(apply_fn, p, rows)), learned)
   num_classes, centres = 0, None
   if learned is None:
     num_classes = outputs_of(apply_fn, params, drawn(key, 1, retain=retain)[0]).logits.shape[-1]
+  if few_shot:
+    retain = few_of_each(tree.fold(key, "few"), retain, few_shot, num_classes)
   if prototypes:
     both = [prototypes_of(apply_fn, params, rows, num_classes, batch) for rows in (forget, retain)]
     total, count = tree.add(*both)
@@ -114,7 +143,7 @@ def gs_lora(
     guessed = math.log(num_classes) if learned is None else mean_loss(blind, params, to_forget)
     below = jax.nn.relu(bound * guessed - mean_loss(loss_fn, params_, to_forget))
     lasso = jnp.where(step.astype(jnp.float32) < QUIET * steps, 0.0, sparsity) * losses.group_lasso(
-      list(factors.values())
+      groups_of(factors, block_pattern)
     )
     total = mean_loss(loss_fn, params_, to_keep) + forget_weight * below + lasso
     if centres is None:
@@ -124,5 +153,20 @@ def gs_lora(
     return total + prototype_forget_weight * near + prototype_retain_weight * mean_loss(away, params_, to_keep)
 
   optimizer = optimizer or optax.adamw(1e-2, weight_decay=0.05)
-  found = minimize(tree.fold(key, "steps"), objective, factors, steps=steps, optimizer=optimizer)
+  if rate_schedule == "cosine":
+    share = lambda i: 0.5 * (1 + jnp.cos(jnp.pi * i.astype(jnp.float32) / jnp.maximum(steps, 1)))
+    optimizer = optax.chain(optimizer, optax.scale_by_schedule(share))
+  init, step = descent(tree.fold(key, "steps"), objective, optimizer)
+
+  def averaged(i, carry):
+    mean, own = carry
+    own = step(i, own)
+    # Until then the mean is what there is now.
+    keep = jnp.where(i.astype(jnp.float32) <= AVERAGED * steps, 0.0, ema_decay)
+    return jax.tree.map(lambda m, f: keep.astype(m.dtype) * m + (1 - keep).astype(m.dtype) * f, mean, own[0]), own
+
+  if prototypes:
+    found = jax.lax.fori_loop(0, steps, averaged, (factors, init(factors)))[0]
+  else:
+    found = jax.lax.fori_loop(0, steps, step, init(factors))[0]
   return if_asked(forget, merged(params, found), params)

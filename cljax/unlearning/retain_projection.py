@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 import optax
 
 from cljax import projectors
 from cljax.core import tree
+from cljax.core.dtypes import lenient
 from cljax.core.rows import as_rows
+from cljax.core.types import UsageError
 from cljax.unlearning._common import drawn, if_asked, key_of, mean_loss, minimize
+
+FORGET_LOSSES = ("ascent", "npo", "simnpo")
+OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
+SHARES = (1.0, 0.5, 0.25, 0.125)  # of a step, tried in turn
 
 
 def geometric_disentanglement(
@@ -20,34 +29,81 @@ def geometric_disentanglement(
   key=None,
   forget_weight=0.05,
   retain_weight=0.95,
+  forget_loss: str | Callable = "ascent",
+  beta=0.1,
   learning_rate=0.05,
+  optimizer: str | optax.GradientTransformation = "sgd",
   constraint: str = "descent",
   history: int = 8,
+  backtracking: bool = False,
+  budget=1e-4,
   steps: int = 50,
   batch: int = 64,
 ):
-  """Gradient ascent off the retain gradients: ``theta += P(rate a g_f) - rate b g_r``, g of mean CE on random batches.
+  """Descent on a forget loss off the retain gradients: ``theta += P(a U(g_f)) + b U'(g_r)`` on random batches.
 
-  P is the nearest update that lowers ('descent') or keeps ('orthogonal') the retain loss of this batch and the
-  ``history`` before it to first order; a and b are ``forget_weight`` and ``retain_weight`` (b = 0: ascent alone). The
-  metric is that of SGD, so Euclidean. Spec B15: the second release (QP, history 8) is the default; its back-tracking
-  is left out, and the forget loss is ``loss_fn`` where the paper plugs into any. arXiv 2511.17100.
+  U and U' are updates of ``optimizer`` at ``learning_rate``, 'sgd' or 'adam', each with a state of its own; or of an
+  optax transformation, with the rate in it. P is the nearest update, in the metric ``sqrt(nu) + 1e-8`` of U's second
+  moment (Euclidean without one), that lowers ('descent') or keeps ('orthogonal') the retain loss of this batch and the
+  ``history`` before it to first order; a and b are ``forget_weight`` and ``retain_weight`` (b = 0: forgetting alone).
+  They scale updates, since those of Adam do not grow with its gradients.
+
+  ``forget_loss``, whose gradient is g_f: 'ascent', ``-L``; with L_0 the loss before, 'npo', ``2/beta softplus(beta (L_0
+  - L))``, or 'simnpo', the same without L_0; or ``(params, batch) -> [B]``, to go down. With ``backtracking`` the
+  projected update is taken at the first of 1, 1/2, 1/4 and 1/8 of its size at which the retain batch's loss rises by
+  ``budget`` at most, and not at all where none does. Spec B15: the second release (QP, history 8) is the default.
+  Deviation: forget and retain updates are made apart, and the metric is over all leaves at once. arXiv 2511.17100.
+  Raises UsageError for another ``forget_loss``, ``optimizer`` or ``constraint``.
   """
-  forget, retain = as_rows("forget", forget), as_rows("retain", retain)
+  forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
   key = key_of(key, "geometric_disentanglement")
   projector = projectors.geometric_disentanglement("retain", constraint, history)
+  going = _forget_loss(forget_loss, loss_fn, before, beta)
+  tx = lenient(_optimizer(optimizer, learning_rate))
 
   def body(i, carry):
-    params, state = carry
-    batches = drawn(jax.random.fold_in(key, i), batch, forget=forget, retain=retain)
-    g_f, g_r = (jax.grad(lambda p, rows=rows: mean_loss(loss_fn, p, rows))(params) for rows in batches)
-    update = tree.scale(learning_rate * forget_weight, g_f)
-    update, state = projector.update(update, state, params, references={"retain": g_r})
-    update = tree.axpy(-learning_rate * retain_weight, g_r, update)
-    return optax.apply_updates(params, update), state
+    params, state, own, keeping = carry
+    to_forget, to_keep = drawn(jax.random.fold_in(key, i), batch, forget=forget, retain=retain)
+    kept = lambda p: mean_loss(loss_fn, p, to_keep)
+    g_f = jax.grad(lambda p: mean_loss(going, p, to_forget))(params)
+    now, g_r = jax.value_and_grad(kept)(params)
+    update, own = tx.update(g_f, own, params)
+    update = tree.scale(forget_weight, update)
+    update, state = projector.update(update, state, params, references={"retain": g_r}, optimizer_state=own)
+    if backtracking:
+      risen = lambda share: kept(optax.apply_updates(params, tree.scale(share, update)))
+      fits = jnp.stack([risen(share) for share in SHARES]) <= now + budget
+      share = jnp.where(fits.any(), jnp.asarray(SHARES, jnp.float32)[jnp.argmax(fits)], 0.0)
+      update = tree.scale(share, update)
+    back, keeping = tx.update(g_r, keeping, params)
+    return optax.apply_updates(params, tree.axpy(retain_weight, back, update)), state, own, keeping
 
-  after = jax.lax.fori_loop(0, steps, body, (params, projector.init(params)))[0]
-  return if_asked(forget, after, params)
+  carry = params, projector.init(params), tx.init(params), tx.init(params)
+  return if_asked(forget, jax.lax.fori_loop(0, steps, body, carry)[0], params)
+
+
+def _forget_loss(given, loss_fn, before, beta):
+  """``(params, batch) -> [B]`` to go down."""
+  if callable(given):
+    return given
+  if given == "ascent":
+    return lambda params, batch: -loss_fn(params, batch)
+  if given not in FORGET_LOSSES:
+    raise UsageError(f"forget_loss: got {given!r}; allowed: {', '.join(FORGET_LOSSES)}, or a function")
+
+  def bounded(params, batch):
+    start = jax.lax.stop_gradient(loss_fn(before, batch)) if given == "npo" else 0.0
+    return 2 / beta * jax.nn.softplus(beta * (start - loss_fn(params, batch)))
+
+  return bounded
+
+
+def _optimizer(given, learning_rate) -> optax.GradientTransformation:
+  if not isinstance(given, str):
+    return given
+  if given not in OPTIMIZERS:
+    raise UsageError(f"optimizer: got {given!r}; allowed: {', '.join(OPTIMIZERS)}, or an optax transformation")
+  return OPTIMIZERS[given](learning_rate)
 
 
 def adaptive_orthogonality(

@@ -101,10 +101,11 @@ def stochastic_teacher(
   """Erase, then reconstruct: ``KL_T(p_random || p)`` on forget rows, then ``CE + KL_T(p_before || p)`` on retain rows.
 
   ``apply_fn(params, batch)`` gives logits or Outputs; the random teacher is ``teacher_params``, or ``init_fn(key)``.
-  ``erase_steps`` steps of the first come before ``steps`` of the second, under one optimizer (Adam at 1e-3). A
-  reconstruction: of the method only the two phases were confirmed; steps, temperature and weights are UNVERIFIED. What
-  the model knew of other classes can bring the forgotten ones back in the second phase. ``learned`` and
-  ``gone`` as for :func:`bad_teacher`. Spec A8; arXiv 2308.14322. Raises UsageError unless there is one teacher.
+  ``erase_steps`` steps of the first come before ``steps`` of the second, under one optimizer (Adam at 1e-3). The
+  paper's own text was not available: a reconstruction, of which only the two phases were confirmed, in another's notes;
+  steps, temperature and weights are UNVERIFIED. What the model knew of other classes can bring the forgotten ones back
+  in the second phase. ``learned`` and ``gone`` as for :func:`bad_teacher`. Spec A8; arXiv 2308.14322.
+  Raises UsageError unless there is one teacher.
   """
   forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
   key = key_of(key, "stochastic_teacher")

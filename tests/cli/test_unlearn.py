@@ -154,3 +154,28 @@ def test_u_lira_sees_nothing_in_noise_and_much_in_what_was_kept():
   # What a seed does to all its models alike is no trace of a row.
   of_seed = noise + 5 * rng.normal(size=(4, 16, 1))
   assert abs(_shadows.attacked(of_seed, members)["u_lira"] - 0.5) < 0.05
+
+
+def test_a_trade_off_is_of_the_same_edit_after_fewer_steps(tmp_path, capsys):
+  """Each checkpoint is what the method gives at so many steps: the area recomputed from runs of their own."""
+  few = ["--request=class=3", "--seeds=2", "--oracles=2", "--config.forget.learning_rate=0.01"]
+  few.append("--config.forget.forget_weight=0.2")
+  accuracy = []
+  for steps in (4, 2):
+    more = [*few, "--methods=graddiff", f"--config.forget.steps={steps}", f"--tradeoff={2 if steps == 4 else 0}"]
+    assert unlearn.main(["unlearn", *FAST, f"--workdir={tmp_path}/{steps}", "--compilation_cache=", *more]) == 0
+    accuracy.append(json.loads((tmp_path / str(steps) / "unlearn.json").read_text())["values"])
+  whole, part = accuracy
+  assert "AUC forget-retain" in capsys.readouterr().out
+  for seed in range(2):
+    points = [(v["forget_accuracy"][seed], v["retain_accuracy"][seed]) for v in
+              (whole["original"], part["graddiff"], whole["graddiff"])]  # fmt: skip
+    assert len({f for f, _ in points}) == 3
+    x, y = np.asarray(sorted((1 - f, r) for f, r in points)).T
+    np.testing.assert_allclose(whole["graddiff"]["tradeoff_retain"][seed], (np.diff(x) * (y[1:] + y[:-1])).sum() / 2)
+  assert "tradeoff_retain" not in whole["retrained"]
+  assert run(tmp_path / "ssd", "--methods=ssd", *few[:3], "--tradeoff=2") == 0  # it has no steps
+  assert "tradeoff_retain" not in json.loads((tmp_path / "ssd" / "unlearn.json").read_text())["values"]["ssd"]
+  capsys.readouterr()
+  assert run(tmp_path / "stream", "--methods=ssd", "--request=1:class=3", "--seeds=1", "--tradeoff=2") == 2
+  assert "tradeoff: got 2 for a stream of requests" in capsys.readouterr().err

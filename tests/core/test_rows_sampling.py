@@ -45,6 +45,24 @@ def test_a_sample_is_uniform_and_without_replacement():
   np.testing.assert_allclose(neighbours, want, atol=4.5 * np.sqrt(want / trials))
 
 
+def test_few_of_each_class_are_uniform_and_no_more():
+  """Three, five and one row of a class, two of each asked for; a row of weight 0 is none."""
+  rows, trials = ordered((3, 5, 1, 2), np.float32([1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1])), 4000
+
+  def one(key):
+    few = picking.few_of_each(key, rows, 2, 4)
+    batch = few.batch(0, few.capacity)
+    return jnp.zeros(11).at[batch.x[:, 0].astype(jnp.int32)].add(batch.weight), few.count
+
+  counted, count = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), trials))
+  assert (np.asarray(count) == 7).all()
+  wanted = [2 / 3] * 3 + [1 / 2, 1 / 2, 0, 1 / 2, 1 / 2] + [1, 1, 1]
+  np.testing.assert_allclose(np.asarray(counted).mean(0), wanted, atol=4.5 * np.sqrt(0.25 / trials))
+  assert np.asarray(counted).max() == 1
+  with pytest.raises(UsageError, match="each: got 0; must be at least 1"):
+    picking.few_of_each(jax.random.key(0), rows, 0, 4)
+
+
 def test_ordered_rows_give_every_class_its_share():
   """The case of the fault: labels 0, 1, 2, 3, 0, 1, ... of which a stride of 4 sees a single class."""
   y = np.tile(np.arange(4), 24).astype(np.int32)

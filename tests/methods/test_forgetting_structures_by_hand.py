@@ -105,6 +105,7 @@ def test_gs_lora_by_hand(prototypes, bound):
              0.05)  # fmt: skip
   want = {k: DEEP[k] + a @ b for k, (a, b) in factors(end).items()}
   options = {"rank": rank, "forget_weight": weight, "bound": bound, "sparsity": sparsity, "steps": steps}
+  options |= {"rate_schedule": "constant"} | ({"ema_decay": 0.0} if prototypes else {})
   if prototypes:
     options |= {"prototypes": True, "prototype_forget_weight": more[0], "prototype_retain_weight": more[1],
                 "prototype_bound": more[2]}  # fmt: skip

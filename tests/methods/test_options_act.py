@@ -34,12 +34,12 @@ NEUTRAL = {
 }  # fmt: skip
 # GEM's margin cannot be behind the optimizer, and a schedule's end cannot come before its parts.
 WITH = {"gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0}}
-VALUES = {"infinite.anneal_start": [8]}
+VALUES = {"infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)]}
 DEEPER = ("lines", "heterogeneous_averaging", "erase_at_the_core")  # stages or blocks between the first and the head
 # What a text or a tuple may be beside its default.
 TEXTS = {
   "skip": "hidden", "patterns": "head/*", "blocks": "head,hidden_0", "head": "hidden", "leaves": "kernel",
-  "kernels": "hidden_0/kernel", "temporary": (0,),
+  "kernels": "hidden_0/kernel", "temporary": (0,), "layers": "hidden_0", "block_pattern": "kernel",
 }  # fmt: skip
 
 

@@ -114,6 +114,60 @@ def test_clpu_replays_each_task_s_own_reservoir(make_blobs, small_model):
   assert sorted(left) == sorted([*ids[0][5:], *ids[1]])
 
 
+def test_clpu_takes_a_temporary_task_in_from_its_memory_alone(make_blobs, small_model):
+  """Two steps in a side network, then ``alpha MSE + beta CE`` of what it answered for its rows, beside the replay of
+  the task before: on the main network, whatever the rows of the event are."""
+  alpha, beta = 0.6, 0.3
+  stream = streams.build(make_blobs(), "task", tasks=2)
+  hyper = {"alpha": alpha, "beta": beta, "temporary": (1,), "permanent": (1,), "capacity": 16, "replay_batch": 16}
+  bench = Bench("clpu_derpp", stream, small_model, hyper)
+  learner = bench.boundary("start_task", bench.start(), 0)
+  main, masks, stored = leaves(learner.params["main"]), np.asarray(stream.classes_of_task), ([], [])
+  labelled = lambda task, k: (batch_of(bench, task, k)[0], np.asarray(stream.labels)[task][batch_of(bench, task, k)[1]])
+
+  def slope(p, x, y, own):
+    z = np.where(own, forward(p, x)[1], -np.inf)
+    return (np.exp(log_softmax(z)) - np.eye(4)[y]) / len(y)
+
+  for task in (0, 1):
+    learner = learner if not task else bench.boundary("start_task", learner, 1)
+    p = main if not task else leaves(jax.tree.map(lambda a: a[0], learner.params["side"]))
+    for k in range(2):
+      x, y = labelled(task, k)
+      stored[task].append((x, y, forward(p, x)[1]))
+      g = backward(p, x, slope(p, x, y, masks[task]))
+      p = {n: v - RATE * g[n] for n, v in p.items()}
+      learner = bench.step(learner, *bench.arguments(task, k))[0]
+    main = main if task else p
+    learner = bench.boundary("end_task", learner, task)
+  near(learner.params["main"], main)
+  np.testing.assert_array_equal(learner.method_state.memory.count, [16, 0])
+  learner = bench.boundary("start_task", learner, 1, met=(0, 1))
+  assert not any(np.asarray(a).any() for a in jax.tree.leaves((learner.params["side"], learner.method_state.own.rows)))
+  np.testing.assert_array_equal(learner.method_state.memory.count, [16, 16])
+  rows = [[np.concatenate(v) for v in zip(*of, strict=True)] for of in stored]
+  for k in range(2):
+    g = {n: 0 for n in main}
+    for task, (x, y, z) in enumerate(rows):
+      off = np.where(masks[task], forward(main, x)[1] - z, 0) * 2 / masks[task].sum() / len(x)
+      more = backward(main, x, alpha * off + beta * slope(main, x, y, masks[task]))
+      g = {n: v + more[n] for n, v in g.items()}
+    main = {n: v - RATE * g[n] for n, v in main.items()}
+    learner = bench.step(learner, *bench.arguments(1, k, met=(0, 1)))[0]
+    near(learner.params["main"], main, 1e-5)
+  learner = bench.boundary("end_task", learner, 1, met=(0, 1))
+  x = labelled(1, 0)[0]
+  np.testing.assert_allclose(
+    jax.jit(bench.parts.predict)(learner, jnp.asarray(x), jnp.int32(1)), forward(main, x)[1], rtol=1e-4, atol=1e-4
+  )
+  # Met a third time it is a task as any other: its new rows are learned, and the memory counts them.
+  later = bench.boundary("start_task", learner, 1, met=(0, 1))
+  assert not later.method_state.merging
+  np.testing.assert_array_equal(
+    bench.step(later, *bench.arguments(1, 2, met=(0, 1)))[0].method_state.memory.seen[1], 24
+  )
+
+
 @pytest.mark.parametrize("kernels", ["", "hidden_0/kernel"])
 def test_units_of_highest_fidelity_are_cut_off_their_reader(class_stream, small_model, kernels):
   """``<Y, A_i>^2 / (E|A_i|^2 E|Y|^2)`` of each input's part of a layer, over the forget rows; the head by default."""

@@ -63,6 +63,7 @@ def test_classification_by_hand():
 
 
 WAYS = {
+  "adversarial": {"accuracy": "higher", "robust_accuracy": "higher"},
   "classification": {"accuracy": "higher"},
   "contrastive": {"contrastive": "lower", "alignment": "lower"},
   "denoising": {"denoising": "lower"},

@@ -24,6 +24,11 @@ RECORDS: dict[str, Record] = {
     deviations=("one number for a batch, not one for each row",),
   ),
   "bpr": Record(spec="generative_memory 0.6", compared=("test_bpr_by_numpy",), invariants=(SHAPES, *narrow("bpr"))),
+  "fgsm": Record(
+    spec="regularizers_projectors 8.2",
+    compared=("test_fgsm_is_one_step_of_the_sign", "test_on_a_linear_model_the_attack_is_the_dual_norm"),
+    invariants=("test_wrong_inputs_are_one_line",),
+  ),
   "gaussian_kl": Record(
     spec="generative_memory 0.6", compared=("test_gaussian_kl_by_quadrature",), invariants=(SHAPES, *narrow("gaussian"))
   ),
@@ -100,6 +105,19 @@ RECORDS: dict[str, Record] = {
   "negative_entropy": Record(
     spec="regularizers_projectors 3.1",
     compared=("test_potentials", "test_bregman_divergences"),
+  ),
+  "pgd": Record(
+    spec="regularizers_projectors 8.2",
+    compared=(
+      "test_pgd_is_steps_of_the_sign_into_the_ball",
+      "test_on_a_linear_model_the_attack_is_the_dual_norm",
+      "test_a_random_start_is_uniform_in_the_ball_and_the_range",
+    ),
+    invariants=(
+      "test_rows_outside_the_range_stay_and_integers_become_floats",
+      "test_no_radius_or_no_steps_is_the_row_and_no_gradient_passes",
+      "test_wrong_inputs_are_one_line",
+    ),
   ),
   "reduce": Record(
     compared=("test_reduce_row_law", "test_reduce_of_narrow_losses_is_summed_wide"),

@@ -86,7 +86,7 @@ RECORDS: dict[str, Record] = {
     compared=("test_lifecycle_wakes_units_as_they_fell_asleep",),
     invariants=("test_one_pass_is_the_default_length_of_a_period", NEUTRAL),
     claim=("lifecycle",),
-    deviations=("a reconstruction: only the idea of the paper was read",),
+    deviations=("a reconstruction: the paper's own text was not available, only its idea in summaries",),
     arguments={"probability": 0.1, "duration": 2, "period": 4},
     neutral={"probability": 0.0},
     first_task_plain=False,
@@ -101,8 +101,8 @@ RECORDS: dict[str, Record] = {
     invariants=("test_one_pass_is_the_default_length_of_a_period", NEUTRAL),
     claim=("fomo",),
     deviations=(
-      "a reconstruction: only the idea of the paper was read",
-      "no adversarial examples: compose with what makes them",
+      "a reconstruction: the paper's own text was not available, only its idea in summaries",
+      "adversarial examples are the objective's (adversarial); the stable model of the pull sees the rows as they are",
     ),
     arguments={"decay": 0.1, "strength": 0.5, "period": 4},
     neutral={"fraction": 0.0, "strength": 0.0},
@@ -225,6 +225,7 @@ RECORDS: dict[str, Record] = {
     invariants=("test_claw_without_room_to_adapt_is_vcl", "test_priors_follow_an_edit[claw]"),
     claim=("claw",),
     deviations=(
+      "a reconstruction: the paper's own text was not available",
       "one fixed limit of adaptation, where the paper learns it",
       "no outer loop: adaptation is learned along; at a boundary its expectation goes into the means",
     ),

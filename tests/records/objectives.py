@@ -14,6 +14,24 @@ HELPERS = {
   "supervised": "puts an objective together from its parts",
 }
 RECORDS: dict[str, Record] = {
+  "adversarial": Record(
+    spec="regularizers_projectors 8.2",
+    compared=(
+      "test_the_loss_is_that_of_the_worst_inputs",
+      "test_scores_are_of_the_rows_and_of_the_worst_inputs_among_the_open_classes",
+      "test_training_on_worst_inputs_is_more_robust_and_a_run_scores_it",
+    ),
+    invariants=(
+      "test_a_radius_of_0_is_classification",
+      "test_absent_rows_are_as_if_absent_under_attack",
+      "test_inputs_that_can_not_be_moved_are_refused",
+      "test_which_way_is_better[adversarial]",
+    ),
+    deviations=(
+      "the attack starts at the row, where Madry et al. start at a random point of the ball",
+      "rows that a method replays by its own forward pass are not perturbed",
+    ),
+  ),
   "classification": Record(
     compared=("test_classification_by_hand", "test_drawn_classes_follow_the_open_softmax"),
     invariants=("test_wrong_objectives_are_one_line", "test_which_way_is_better[classification]"),

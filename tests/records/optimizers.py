@@ -45,7 +45,7 @@ RECORDS: dict[str, Record] = {
     spec="regularizers_projectors 8.8",
     compared=("test_claw_adapts_each_neuron_by_its_relaxed_choice",),
     invariants=("test_claw_is_bounded_and_neutral",),
-    deviations=("the choice is a binary concrete variable; from memory of the paper, no code found",),
+    deviations=("a reconstruction: the paper's own text was not available; the choice is a binary concrete variable",),
   ),
   "continual_backprop_init": Record(
     spec="regularizers_projectors 5.3",

@@ -59,6 +59,11 @@ RECORDS: dict[str, Record] = {
     ),
     deviations=("no formula could be verified: agreement and Jaccard index of the predictions, as stated",),
   ),
+  "closest_classes": Record(
+    spec="unlearning E11",
+    compared=("test_closest_classes_by_counting",),
+    deviations=("closeness is counted in features, where the paper chooses classes by their meaning",),
+  ),
   "confidence": Record(spec="unlearning E4", compared=("test_membership::test_features",)),
   "correctness": Record(
     spec="unlearning E4",
@@ -77,6 +82,24 @@ RECORDS: dict[str, Record] = {
     invariants=("test_membership::test_entropy_attack", "test_uniform_answers_fool_these_attacks"),
   ),
   "epochs_to_reach": Record(spec="unlearning E3", compared=("test_epochs_to_reach",)),
+  "equalized_odds": Record(
+    spec="unlearning B13",
+    compared=(
+      "test_equalized_odds_of_two_classes_and_two_groups_are_rates",
+      "test_equalized_odds_of_several_by_loops",
+    ),
+    deviations=("of more than two classes or groups: the largest total variation between groups, meaned over labels",),
+  ),
+  "forest_attack": Record(
+    spec="unlearning B13",
+    compared=(
+      "test_a_tree_of_the_attack_is_scikit_learn_s",
+      "test_the_forest_is_scikit_learn_s_but_for_its_draws",
+    ),
+    invariants=("test_the_attack_sees_what_is_there_and_nothing_else",),
+    deviations=("losses are clipped to 100 nats, and both sides cut to the shorter one",),
+  ),
+  "group_accuracies": Record(spec="unlearning B13", compared=("test_accuracy_by_group_counts_rows",)),
   "feature_cka": Record(
     spec="unlearning E11",
     compared=("test_feature_cka_is_one_minus_the_angle_of_centred_kernels", "test_representation::test_cka"),
@@ -206,6 +229,12 @@ RECORDS: dict[str, Record] = {
     spec="unlearning E5",
     compared=("test_curve_by_brute_force",),
     invariants=("test_lira::test_edges",),
+  ),
+  "tradeoff_auc": Record(
+    spec="unlearning B14",
+    compared=("test_tradeoff_auc_is_the_area_under_the_line_through_checkpoints",),
+    invariants=("test_tradeoff_auc_at_fixed_points",),
+    deviations=("checkpoints of one x count as one of their mean y, which the released code takes as they come",),
   ),
   "tug_of_war": Record(
     spec="unlearning E1",

@@ -10,9 +10,11 @@ import pytest
 
 import cljax
 from cljax import losses, methods, unlearning
-from cljax.core.rows import as_rows
+from cljax.core.rows import as_rows, few_of_each
+from cljax.core.tree import fold
+from cljax.core.types import UsageError
 from cljax.unlearning._common import minimize
-from cljax.unlearning.gs_lora import factors_of, merged, prototypes_of
+from cljax.unlearning.gs_lora import factors_of, groups_of, merged, prototypes_of
 from cljax.unlearning.unsir import learn_noise
 
 RNG = np.random.default_rng(0)
@@ -162,7 +164,7 @@ def test_erase_at_the_core_reaches_the_first_layer(params):
 
 @pytest.fixture(scope="module")
 def gs_lora():
-  sets = {"forget": FORGET, "retain": RETAIN, "batch": 16, "rank": 2, "prototypes": True}
+  sets = {"forget": FORGET, "retain": RETAIN, "batch": 16, "rank": 2, "prototypes": True, "rate_schedule": "constant"}
   run = jax.jit(lambda p, steps, traced: unlearning.gs_lora(apply_fn, p, steps=steps, **sets, **traced))
   names = ("forget_weight", "bound", "sparsity", "prototype_forget_weight", "prototype_retain_weight")
   usual = {**dict.fromkeys(names, 0.0), "forget_weight": 0.15, "bound": 2.0, "prototype_bound": 2.0}
@@ -214,3 +216,53 @@ def test_group_lasso_and_prototypes(params, gs_lora):
   assert distance(far, *FORGET) > 2 * distance(plain, *FORGET)
   held = gs_lora(params, 30, forget_weight=0.0, prototype_forget_weight=5.0, prototype_bound=0.0)
   assert same(held, plain)
+
+
+def test_prototypes_weigh_as_in_the_release_where_they_are_asked_for(params):
+  """GS-LoRA++ at its defaults is GS-LoRA with weights of .015 and .012 and the averaging; each of them acts."""
+  sets = {"forget": FORGET, "retain": RETAIN, "batch": 16, "rank": 2, "steps": 10}
+  call = lambda **more: jax.jit(lambda p: unlearning.gs_lora(apply_fn, p, **sets, **more))(params)
+  plus, plain = call(prototypes=True), call()
+  weights = {"prototype_forget_weight": 0.015, "prototype_retain_weight": 0.012, "ema_decay": 0.9}
+  assert same(plus, call(prototypes=True, **weights))
+  assert same(plain, call(prototypes=True, **dict.fromkeys(weights, 0.0)))
+  for name in weights:
+    assert not same(plus, call(prototypes=True, **{name: 0.0})), name
+
+
+def test_layers_of_one_block_are_a_group(params):
+  """By NumPy's norms over the factors; and layers that are not named stay as they are."""
+  factors = factors_of(jax.random.key(0), params, 2)
+  factors = {path: (a, b + 0.5) for path, (a, b) in factors.items()}
+  norm = lambda *paths: np.sqrt(sum((np.asarray(v, np.float64) ** 2).sum() for p in paths for v in factors[p]))
+  for pattern, wanted in (
+    ("", norm("a/kernel") + norm("b/kernel") + norm("head/kernel")),
+    ("^[ab]/", norm("a/kernel") + norm("b/kernel") + norm("head/kernel")),  # finds two texts
+    ("kernel", norm("a/kernel", "b/kernel", "head/kernel")),
+    ("(?<=^[ab]/)kernel", norm("a/kernel", "b/kernel") + norm("head/kernel")),
+  ):
+    np.testing.assert_allclose(losses.group_lasso(groups_of(factors, pattern)), wanted, rtol=1e-6)
+  sets = {"forget": FORGET, "retain": RETAIN, "batch": 16, "rank": 2, "steps": 5}
+  after = unlearning.gs_lora(apply_fn, params, layers="^[ab]/", **sets)
+  assert same(after["head"], params["head"])
+  assert not same(after["a"], params["a"])
+  with pytest.raises(UsageError, match="params: has no 2-D leaf to adapt that 'fc' finds among a/bias"):
+    unlearning.gs_lora(apply_fn, params, layers="fc", **sets)
+  with pytest.raises(UsageError, match="rate_schedule: got 'linear'; allowed: constant, cosine"):
+    unlearning.gs_lora(apply_fn, params, rate_schedule="linear", **sets)
+
+
+def test_few_shots_are_the_rows_that_are_kept_right(params):
+  """Two of each class that is there; the edit is the one that is given these rows alone, and not that of all."""
+  key = fold(jax.random.key(0), "gs_lora")
+  few = few_of_each(fold(key, "few"), as_rows("retain", RETAIN), 2, 3)
+  chosen = few.batch(0, few.capacity)
+  there = np.asarray(chosen.weight) > 0
+  assert np.bincount(np.asarray(chosen.y)[there]).tolist() == [2, 0, 2]
+  sets = {"forget": FORGET, "batch": 16, "rank": 2, "steps": 5}
+  alone = {"x": np.asarray(chosen.x)[there], "y": np.asarray(chosen.y)[there]}
+  found = unlearning.gs_lora(apply_fn, params, retain=RETAIN, few_shot=2, **sets)
+  same_few = unlearning.gs_lora(apply_fn, params, retain=alone, **sets)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(same_few), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+  assert not same(found, unlearning.gs_lora(apply_fn, params, retain=RETAIN, **sets))

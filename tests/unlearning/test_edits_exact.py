@@ -190,8 +190,65 @@ def test_a_dropped_task_is_learned_again_in_a_fresh_network(private, story):
   )
 
 
+@pytest.fixture(scope="module")
+def undecided(make_blobs):
+  """The middle one of three tasks is temporary, and may become permanent."""
+  stream = streams.build(make_blobs(6, 16, 4), "task", tasks=3)
+  options = {"temporary": (1,), "permanent": (1,), "capacity": 8, "replay_batch": 8}
+  return Bench("clpu_derpp", stream, models.mlp((4, 4, 1), 6, hidden=(8,)), options, optimizer=MOMENTUM)
+
+
+def test_a_task_that_may_become_permanent_is_forgotten_as_exactly(undecided):
+  """Main network, its memories and its optimizer have the same bits with and without; its own memory is zeros."""
+  start = learn(undecided, undecided.start(), 0)
+  learned = learn(undecided, start, 1)
+  assert np.asarray(learned.method_state.own.count).tolist() == [8]
+  forgotten, permitted = undecided.call("forget", learned, *request(undecided, 1))
+  assert permitted
+  assert not any(np.asarray(a).any() for a in jax.tree.leaves((forgotten.params["side"], forgotten.method_state.own)))
+  with_pair, without = learn(undecided, forgotten, 2), learn(undecided, start, 2)
+  assert_same(with_pair.params["main"], without.params["main"])
+  assert_same(with_pair.opt_state.optimizer[1].trace["main"], without.opt_state.optimizer[1].trace["main"])
+  assert_same(with_pair.method_state.memory, without.method_state.memory)
+
+
+def test_a_task_that_became_permanent_is_kept(undecided):
+  """The main network knows it afterwards, a request for it is refused; a scrub takes rows out of its own memory too."""
+  learned = learn(undecided, learn(undecided, undecided.start(), 0), 1, steps=8)
+  rows = np.asarray(learned.method_state.own.rows["id"])[0]
+  gone = jnp.zeros(undecided.spec.num_rows, bool).at[rows[:3]].set(True)
+  scrubbed = undecided.parts.scrub(learned, gone, jnp.zeros(undecided.spec.num_classes, bool)).method_state.own
+  assert np.asarray(scrubbed.count).tolist() == [5]
+  again = undecided.boundary("start_task", learned, 1, met=(0, 1))
+  for k in range(30):
+    again = undecided.step(again, *undecided.arguments(1, k % 4, met=(0, 1)))[0]
+  again = undecided.boundary("end_task", again, 1, met=(0, 1))
+  assert not undecided.call("forget", again, *request(undecided, 1))[1]
+  assert not any(np.asarray(a).any() for a in jax.tree.leaves(again.params["side"]))
+  rows = np.asarray(undecided.stream.train[1])
+  y, mask = (
+    np.asarray(undecided.stream.labels)[1][np.asarray(undecided.data.y)[rows]],
+    undecided.spec.classes_of_task[1],
+  )
+  predict = jax.jit(undecided.parts.predict)
+  hits = lambda l: (np.argmax(np.where(mask, predict(l, undecided.data.x[rows], jnp.int32(1)), -np.inf), 1) == y).mean()
+  assert hits(again) > 0.9
+  # Forgotten first, it is learned from its rows: nothing is left to take it in from.
+  forgotten = undecided.call("forget", learned, *request(undecided, 1))[0]
+  fresh = undecided.boundary("start_task", forgotten, 1, met=(0, 1))
+  assert not fresh.method_state.merging
+  moved = undecided.step(fresh, *undecided.arguments(1, met=(0, 1)))[0]
+  assert any(
+    np.asarray(a != b).any()
+    for a, b in zip(*map(jax.tree.leaves, (moved.params["main"], fresh.params["main"])), strict=True)
+  )
+
+
 def test_temporary_tasks_are_checked(private):
   make = lambda temporary: methods.make("clpu_derpp", models.mlp((4, 4, 1), 6), private.spec, temporary=temporary)
+  for wrong in ((0,), (1, 1)):
+    with pytest.raises(cljax.UsageError, match=r"permanent: got .*; expected different tasks among the temporary ones"):
+      methods.make("clpu_derpp", models.mlp((4, 4, 1), 6), private.spec, temporary=(1,), permanent=wrong)
   for wrong in ((3,), (1, 1)):
     with pytest.raises(cljax.UsageError, match=r"temporary: got .*; expected different tasks from 0 to 2"):
       make(wrong)

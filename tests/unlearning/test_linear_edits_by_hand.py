@@ -88,33 +88,112 @@ def test_geometric_disentanglement_is_the_nearest_allowed_update(constraint):
         w = w + (u - walls @ weights).reshape(W.shape) - 0.2 * 4.0 * g_r
 
 
+def fallen(kind, w, beta):
+  """A forget loss of row 0 and its derivative by the loss: NPO's against the loss before."""
+  s = beta * (loss(w, 0) - (loss(W64, 0) if kind == "npo" else 0.0))
+  return 2 / beta * np.log1p(np.exp(-s)), -2 / (1 + np.exp(s))
+
+
+@pytest.mark.parametrize(("kind", "constraint"), [("npo", "descent"), ("simnpo", "orthogonal")])
+def test_any_forget_loss_goes_in_adam_s_metric(kind, constraint):
+  """Adam by its definition, and SciPy's least squares after both sides are multiplied by the metric's roots."""
+  beta, a, b, rate = 0.7, 0.8, 0.3, 0.05
+  with jax.enable_x64(True):
+    call = jax.jit(lambda steps: unlearning.geometric_disentanglement(
+      loss_fn, {"w": W64}, forget=(X64[:1], Y[:1]), retain=(X64[1:], Y[1:]), batch=2, history=1, steps=steps,
+      forget_loss=kind, beta=beta, optimizer="adam", learning_rate=rate, constraint=constraint, forget_weight=a,
+      retain_weight=b,
+    )["w"])  # fmt: skip
+    w, past, moments = W64, [], np.zeros((2, 2, W64.size))
+    for i in range(4):
+      near(call(i), w, 1e-5, 1e-6)
+      p = softmax(X64[0] @ w)
+      g_f = fallen(kind, w, beta)[1] * np.outer(X64[0], p - np.eye(K)[Y[0]])
+      slopes = np.stack([g_f.ravel(), ce(w, 1).ravel()])
+      moments[:, 0] = 0.9 * moments[:, 0] + 0.1 * slopes
+      moments[:, 1] = 0.999 * moments[:, 1] + 0.001 * slopes**2
+      first, second = moments[:, 0] / (1 - 0.9 ** (i + 1)), moments[:, 1] / (1 - 0.999 ** (i + 1))
+      forget, retain = -rate * first / (np.sqrt(second) + 1e-8)
+      root = np.sqrt(np.sqrt(moments[0, 1]) + 1e-8)
+      past = [*past, slopes[1]][-2:]
+      walls, z = np.stack(past, 1) / root[:, None], root * a * forget
+      found = nnls(walls, z)[0] if constraint == "descent" else np.linalg.lstsq(walls, z, rcond=None)[0]
+      w = w + ((z - walls @ found) / root + b * retain).reshape(w.shape)
+    assert np.abs(np.stack(past) @ ((z - walls @ found) / root)).max() < 1e-6 or constraint == "descent"
+
+
+@pytest.mark.parametrize(
+  ("budget", "wanted"),
+  [(0.0, [0, 0, 0, 0]), (0.02, [0.125, 0, 0, 0]), (1.0, [0.25, 0.125, 0.125, 1]), (10.0, [0.5, 1, 1, 1])],
+)
+def test_back_tracking_takes_the_first_share_within_the_budget(budget, wanted):
+  """A long step off the retain gradient raises the retain loss to second order; each step's share is found anew."""
+  a, rate = 1.0, 4.0
+  with jax.enable_x64(True):
+    call = jax.jit(lambda steps, budget: unlearning.geometric_disentanglement(
+      loss_fn, {"w": W64}, forget=(-X64[:1], Y[:1]), retain=(X64[1:], Y[1:]), batch=2, history=0, steps=steps,
+      constraint="orthogonal", learning_rate=rate, forget_weight=a, retain_weight=0.0, backtracking=True, budget=budget,
+    )["w"])  # fmt: skip
+    w, shares = W64, []
+    for i in range(4):
+      near(call(i, budget), w, 1e-5, 1e-6)
+      g_f, g_r = np.outer(-X64[0], softmax(-X64[0] @ w) - np.eye(K)[Y[0]]), ce(w, 1)
+      d = rate * a * (g_f - (g_f * g_r).sum() / (g_r * g_r).sum() * g_r)
+      within = [s for s in (1.0, 0.5, 0.25, 0.125) if loss(w + s * d, 1) <= loss(w, 1) + budget]
+      shares.append(within[0] if within else 0.0)
+      w = w + shares[-1] * d
+  assert shares == wanted
+
+
+def test_forget_losses_and_optimizers_of_ones_own():
+  """A function and a transformation do what their names do; other names are refused in one line."""
+  given = {"forget": (X[:1], Y[:1]), "retain": (X[1:], Y[1:]), "steps": 3, "batch": 2}
+  run = lambda **more: unlearning.geometric_disentanglement(loss_fn, PARAMS, **given, **more)["w"]
+  near(run(forget_loss=lambda p, batch: -loss_fn(p, batch)), run())
+  near(run(optimizer=optax.sgd(0.2)), run(learning_rate=0.2))
+  near(run(optimizer=optax.adam(0.2)), run(learning_rate=0.2, optimizer="adam"))
+  assert np.abs(run(optimizer="adam") - run()).max() > 1e-3
+  with pytest.raises(cljax.UsageError, match="forget_loss: got 'dpo'; allowed: ascent, npo, simnpo, or a function"):
+    run(forget_loss="dpo")
+  with pytest.raises(cljax.UsageError, match="optimizer: got 'lion'; allowed: sgd, adam, or an optax transformation"):
+    run(optimizer="lion")
+
+
 def away(row, w, centre):
   """``KL(softmax(centre) || softmax(x w))`` and its gradient in w."""
   q, p = softmax(centre), softmax(X64[row] @ w)
   return (q * np.log(q / p)).sum(), np.outer(X64[row], p - q)
 
 
-@pytest.mark.parametrize(("bound", "prototypes"), [(2.0, False), (2.0, True), (0.1, True)])
-def test_gs_lora_trains_the_factors_of_a_bounded_loss(bound, prototypes):
+@pytest.mark.parametrize(
+  ("bound", "prototypes", "schedule"),
+  [(b, p, "constant") for b, p in ((2.0, False), (2.0, True), (0.1, True))]
+  + [(2.0, p, "cosine") for p in (False, True)],
+  ids=["2.0-False", "2.0-True", "0.1-True", "cosine", "cosine-True"],
+)
+def test_gs_lora_trains_the_factors_of_a_bounded_loss(bound, prototypes, schedule):
   """B leaves 0 at the first step, the group lasso acts after a fifth of them, prototypes from the second on, and
-  a forget term beyond its bound not at all."""
+  a forget term beyond its bound not at all; with prototypes the factors are averaged from three tenths on."""
   outputs = lambda p, batch: cljax.Outputs(apply_fn(p, batch), apply_fn(p, batch))
   start = factors_of(fold(fold(jax.random.key(0), "gs_lora"), "factors"), PARAMS, 2)["w"]
   given = {"forget_weight": 0.6, "bound": bound, "sparsity": 0.3}
   given |= {"prototype_forget_weight": 0.8, "prototype_retain_weight": 0.5, "prototype_bound": bound - 0.09}
+  given |= {"ema_decay": 0.8}
 
   def after(steps):
-    a, b = (np.asarray(v, np.float64) for v in start)
+    a, b = mean = [np.asarray(v, np.float64) for v in start]
     for i in range(steps):
-      w = W64 + a @ b
+      w, rate = W64 + a @ b, 0.5 * (0.5 * (1 + np.cos(np.pi * i / steps)) if schedule == "cosine" else 1)
       g = ce(w, 1) - (0.6 * ce(w, 0) if loss(w, 0) < bound * np.log(K) else 0)
       if prototypes:
         (far, of_far), (_, of_near) = (away(row, w, X64[row] @ W64) for row in (0, 1))
         g = g - (0.8 * of_far if far < (bound - 0.09) * np.log(K) else 0) + 0.5 * of_near
       size = 0.0 if i < 0.2 * steps else 0.3 / np.sqrt((a**2).sum() + (b**2).sum())
-      a, b = a - 0.5 * (g @ b.T + size * a), b - 0.5 * (a.T @ g + size * b)
-    return W64 + a @ b, far if prototypes else None
+      a, b = a - rate * (g @ b.T + size * a), b - rate * (a.T @ g + size * b)
+      mean = [0.8 * m + 0.2 * v if i > 0.3 * steps and prototypes else v for m, v in zip(mean, (a, b), strict=True)]
+    return W64 + mean[0] @ mean[1], far if prototypes else None
 
-  call = steps_of(unlearning.gs_lora, outputs, rank=2, prototypes=prototypes, optimizer=optax.sgd(0.5))
+  fixed = {"rank": 2, "prototypes": prototypes, "optimizer": optax.sgd(0.5), "rate_schedule": schedule}
+  call = steps_of(unlearning.gs_lora, outputs, **fixed)
   for steps in (1, 2, 4, 6):
     near(call(steps, **given), after(steps)[0], 1e-3, 1e-5)

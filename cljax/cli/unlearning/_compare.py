@@ -10,7 +10,7 @@ import numpy as np
 import cljax
 from cljax import UsageError, engine, methods, streams
 from cljax.cli import _workdir
-from cljax.cli.unlearning import _shadows
+from cljax.cli.unlearning import _more, _shadows
 from cljax.cli.unlearning._job import (
   ORACLE_SEED,
   Compared,
@@ -48,7 +48,10 @@ def compare(job: Job) -> Compared:
   trainings["of methods that train their own way"] = own * (population + job.shadows)
   original = prepared(base, stream, seeds)
   look = lens(original.setup)
+  added = _more.of(job, stream, original.setup.parts.objective)
   rows = look.sides(stream, job.request)
+  for one in added:
+    rows = one.rows(rows)
   job.report(evidence.cost([(what, n) for what, n in trainings.items() if n], original.setup.total_steps))
   trained = original.run(str(job.workdir / "original"), stop=job.stop)
   if job.schedule == "steps":
@@ -68,7 +71,10 @@ def compare(job: Job) -> Compared:
     untrained = evidence.first(look.answers(original.setup, fresh, rows), count)
 
   def measured(answers, against, name=None, setup=original.setup) -> dict[str, Any]:
-    values: dict[str, Any] = dict(look.measure(evidence.first(answers, count), reference, first_before, rows, setup))
+    own = evidence.first(answers, count)
+    values: dict[str, Any] = dict(look.measure(own, reference, first_before, rows, setup))
+    for one in added:
+      values |= one.measure(own, reference, rows)
     if population >= 8:
       values |= look.population(answers, against, rows)
     if shadows is not None and name is not None:
@@ -118,6 +124,10 @@ def compare(job: Job) -> Compared:
     if sound.all():
       values[name] = measured(after, oracles, name, made.setup)
       more[name] = beside(after, oracles, values[name])
+      if job.tradeoff and reuse[name]:
+        values[name] |= _more.tradeoff(
+          job, name, plan[name], with_request, seeds, trained, before, after, rows, look.answers
+        )
       about[name]["chances"] = look.chances(after, oracles, rows) if population >= 8 else {}
       about[name]["over_forgets"] = look.over_forgets(after, oracles, rows)
     job.report(f"{name}: {time.perf_counter() - since:.0f} s")
@@ -129,4 +139,9 @@ def compare(job: Job) -> Compared:
   context |= {"population": population, "seeds": list(job.seeds), "oracles": len(oracle_seeds)}
   context |= {"schedule": job.schedule, "shadows": job.shadows}
   context |= {"oracle_seconds": bank_seconds, "oracle_parts": dict(retrained.seconds)}
-  return Compared(values, about, context, look.headings, look.note, more)
+  headings, note = look.headings, look.note
+  for one in added:
+    headings, note = headings | one.headings, f"{note} {one.note(rows)}"
+  if job.tradeoff:
+    headings, note = headings | _more.TRADEOFF, f"{note} {_more.TRADEOFF_NOTE.format(count=job.tradeoff)}"
+  return Compared(values, about, context, headings, note, more)

@@ -28,6 +28,8 @@ class Job(NamedTuple):
   report: Callable[[str], None]
   stop: Callable[[], bool]
   schedule: str = "epochs"  # of retraining, of the oracles and of the method ``retrain`` alike
+  downstream: str = ""  # what features are probed on beside: 'rest', or a data set's name
+  tradeoff: int = 0  # checkpoints of each method's steps for the trade-off AUC; 0 for none
 
 
 class Compared(NamedTuple):

@@ -56,7 +56,7 @@ def rows(compared, stream: bool) -> tuple[list[str], list[list[str]]]:
 def marks(compared, name: str) -> tuple[list[str], int]:
   """The metrics of a row that are told from retraining, and of how many that could be; none of the floor itself."""
   values, floor = compared.values[name], compared.values["retrained"]
-  spread = {k: v for k, v in values.items() if np.ndim(v)}
+  spread = {k: v for k, v in values.items() if np.ndim(v) and k in floor}  # retraining has no trade-off to compare
   seeds = max(map(len, spread.values()), default=0)  # one seed or two have no marks of any number
   chances = compared.about[name].get("chances", {}) if seeds >= evidence.LEAST else {}
   rows = compared.context["rows_to_forget"]

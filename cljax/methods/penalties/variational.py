@@ -160,7 +160,8 @@ def claw(model, spec: Spec, *, strength, deviation, prior_deviation, probability
   Bound: as ``vcl``, with ``KL(a || a_old)`` added, a relaxed Bernoulli that starts at ``probability``. When a task
   ends, the expected adaptation goes into the means, which become the prior, and adaptation starts at 0 again; outputs
   do not change by that. ``limit`` 0 is VCL. Deviation: one fixed ``limit`` in place of a learned one, since ``limit
-  tanh(amount)`` is learned for each neuron anyway. The whole method is UNVERIFIED. Spec 8.8; Adel et al., 2020.
+  tanh(amount)`` is learned for each neuron anyway. The paper's own text was not available: the whole method is a
+  reconstruction (UNVERIFIED). Spec 8.8; Adel et al., 2020.
   """
 
   def init(key, learner):

@@ -32,9 +32,9 @@ def lifecycle(model, spec: Spec, *, probability, duration: int = 5, period: int 
   """The lifecycle principle: each ``period`` steps, awake hidden units fall asleep with ``probability``.
 
   They sleep for ``duration`` periods and then wake with the weights they fell asleep with. A sleeping
-  unit's weights and bias are 0, in prediction too. ``period`` 0 is one pass over the largest task. The rule and its
-  defaults are a reconstruction (UNVERIFIED). ``probability=0`` changes nothing. Needs ``model.units``. Spec 8.1; Yang,
-  2025.
+  unit's weights and bias are 0, in prediction too. ``period`` 0 is one pass over the largest task. The paper's own text
+  was not available: the rule and its defaults are a reconstruction (UNVERIFIED). ``probability=0`` changes nothing.
+  Needs ``model.units``. Spec 8.1; Yang, 2025.
   """
   every = epoch_steps(spec, period)
 
@@ -71,8 +71,10 @@ def fomo(
   Before it forgets, the stable model takes in what was relearned, ``stable <- decay stable + (1 - decay) theta``, and
   ``strength T^2 KL(stable || f)`` keeps the relearning near it. No forgetting in the first ``warmup`` steps. ``period``
   0 is one pass over the largest task; ``patterns``: comma-separated paths or globs of the later layers, empty: the last
-  hidden layer of ``model.units`` and the head. All but the idea is UNVERIFIED, the defaults too. The paper trains on
-  adversarial examples: compose with what makes them. Spec 8.2; Ramkumar et al., 2024.
+  hidden layer of ``model.units`` and the head. The paper trains on adversarial examples: choose the objective
+  :func:`cljax.objectives.adversarial`; the stable model of the pull then sees the rows as they are. The paper's own
+  text was not available: all but the idea is a reconstruction, the defaults too (UNVERIFIED). Spec 8.2; Ramkumar et
+  al., 2024.
   """
   every = epoch_steps(spec, period)
   chosen = listed(patterns) or layers(model, "fomo", "patterns")[-2:]

@@ -50,7 +50,7 @@ def edit(call, optimizer=optax.sgd, options=()):
   def factory(model, spec, **options):
     if options.get("retain_loss") == "kl" and spec.objective.divergence is None:
       raise UsageError(f"method.retain_loss: got 'kl', which needs divergence; {spec.objective.name!r} has none")
-    if "optimizer" in parameters:
+    if "optimizer" in parameters and "optimizer" not in options:
       options["optimizer"] = optimizer(options.pop("learning_rate"))
 
     def forget(key, learner, request, tools):
@@ -158,7 +158,16 @@ approximate(
 approximate(
   "geometric_disentanglement",
   unlearning.geometric_disentanglement,
-  {**DIFFERENCE, "constraint": Option("descent", choices=("descent", "orthogonal")), "history": Option(8, 0)},
+  {
+    **DIFFERENCE,
+    "forget_loss": Option("ascent", choices=("ascent", "npo", "simnpo")),
+    "beta": Option(0.1, 0, above=True, needs={"forget_loss": ("npo", "simnpo")}),
+    "optimizer": Option("sgd", choices=("sgd", "adam")),
+    "constraint": Option("descent", choices=("descent", "orthogonal")),
+    "history": Option(8, 0),
+    "backtracking": Option(False),
+    "budget": Option(1e-4, 0, needs={"backtracking": (True,)}),
+  },
   "arXiv 2511.17100",
   needs=ROW_LOSSES,
 )

@@ -13,6 +13,7 @@ from cljax.metrics.unlearning.accuracies import (
   average_gap,
   h_mean,
   over_forgetting,
+  tradeoff_auc,
   tug_of_war,
   unlearning_accuracy,
 )
@@ -23,6 +24,7 @@ from cljax.metrics.unlearning.distances import (
   js_divergence,
   zrf,
 )
+from cljax.metrics.unlearning.groups import equalized_odds, forest_attack, group_accuracies
 from cljax.metrics.unlearning.klom import Klom, klom, klom_floor, klom_points
 from cljax.metrics.unlearning.lira import (
   Attack,
@@ -55,6 +57,7 @@ from cljax.metrics.unlearning.relearning import (
   split_forget,
 )
 from cljax.metrics.unlearning.representation import (
+  closest_classes,
   feature_cka,
   feature_mapping_attack,
   head_recovery_attack,
@@ -76,6 +79,7 @@ __all__ = [
   "attack_accuracy",
   "auc",
   "average_gap",
+  "closest_classes",
   "completeness",
   "confidence",
   "correctness",
@@ -83,8 +87,11 @@ __all__ = [
   "entropy",
   "entropy_attack",
   "epochs_to_reach",
+  "equalized_odds",
   "feature_cka",
   "feature_mapping_attack",
+  "forest_attack",
+  "group_accuracies",
   "h_mean",
   "head_recovery_attack",
   "js_divergence",
@@ -105,6 +112,7 @@ __all__ = [
   "split_forget",
   "svc_attacks",
   "tpr_at_fpr",
+  "tradeoff_auc",
   "tug_of_war",
   "u_lira",
   "unlearning_accuracy",

@@ -82,6 +82,29 @@ def h_mean(before, after, retain):
   return (2.0 * drop * retain / np.where(total > 0, total, 1.0))[()]
 
 
+def tradeoff_auc(forget, utility):
+  """``sum_i (x_{i+1} - x_i) (y_i + y_{i+1}) / 2`` over checkpoints by ``x = 1 - forget``, ``y = utility``; ``[...]``.
+
+  ``forget [P, ...]`` and ``utility [P, ...]`` are fractions of the original model and of P - 1 checkpoints of an
+  unlearning run, the checkpoints along the first axis: for classifiers the accuracy on the rows to forget, and on those
+  to keep. In ``[0, 1]``; 1 where utility stays 1 on the whole way to forget 0. It is not divided by the range of x: a
+  method that forgets nothing has 0, and one that goes beyond the retrained model's forget accuracy has more for it.
+  Checkpoints of one x count as one of their mean y (the released code takes them as they come). UPCORE (arXiv
+  2502.15082; read in code, spec B14). UsageError for other shapes, fewer than two checkpoints, and for percents.
+  """
+  f, y = (_fractions(np.asarray(v, np.float64), n) for v, n in ((forget, "forget"), (utility, "utility")))
+  if f.shape != y.shape or not f.ndim or len(f) < 2:
+    raise UsageError(f"utility: has shape {y.shape}; forget has {f.shape}; expected [P, ...] with P >= 2 of both")
+
+  def area(x, y) -> float:
+    x, place = np.unique(x, return_inverse=True)
+    mean = np.bincount(place, y) / np.bincount(place)
+    return float((np.diff(x) * (mean[1:] + mean[:-1]) / 2).sum())
+
+  columns = zip(1.0 - f.reshape(len(f), -1).T, y.reshape(len(y), -1).T, strict=True)
+  return np.asarray([area(*pair) for pair in columns]).reshape(f.shape[1:])[()]
+
+
 def over_forgetting(forget_accuracy, reference):
   """True where the forget accuracy lies below that of every retrained model: a leak, as high accuracy is one.
 

@@ -64,6 +64,28 @@ def knn_probe(train, train_y, test, test_y, k: int = 5) -> float:
   return right / len(Z)
 
 
+def closest_classes(features, y, downstream) -> np.ndarray:
+  """``[K]`` the classes of ``y``, those first that most ``downstream [M, D]`` rows are nearest to; then by number.
+
+  A class stands at the mean of its ``features [N, D]``, each row at unit length; a downstream row goes to the mean of
+  the largest cosine. What is closest to a downstream set is what its features are most likely to be kept for (the
+  "top" forget classes of "Are We Truly Forgetting?", which takes the classes by their meaning; random ones are its
+  other choice). A zero vector has no direction and is not counted. UsageError for other shapes.
+  """
+  X, Z = as_features(features), as_features(downstream, "downstream")
+  labels = np.asarray(y)
+  if X.shape[1] != Z.shape[1]:
+    raise UsageError(f"downstream: has {Z.shape[1]} features; features have {X.shape[1]}")
+  if labels.shape != X.shape[:1]:
+    raise UsageError(f"y: has shape {labels.shape}; expected {X.shape[:1]}")
+  (X, exists), (Z, there) = _directions(X), _directions(Z)
+  classes = np.unique(labels)
+  means = np.stack([X[(labels == c) & exists].sum(0) for c in classes])
+  nearest = (Z[there] @ _directions(means)[0].T).argmax(1)
+  taken = np.bincount(nearest, minlength=len(classes))
+  return classes[np.argsort(-taken, kind="stable")]
+
+
 def map_features(fit, fit_original, features, ridge: float = 1e-4) -> np.ndarray:
   """``W* h + b*`` of ``features [N, D]``, ``W* = argmin mean_x ||W h(x) + b - h_0(x)||^2 + ridge ||W||^2``: ``[N, E]``.
 

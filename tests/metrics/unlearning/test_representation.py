@@ -150,3 +150,20 @@ def test_refusals(original):
   for name, call in calls.items():
     with pytest.raises(UsageError, match=name):
       call()
+
+
+def test_closest_classes_by_counting():
+  """Each downstream row by itself goes to the class mean of the smallest angle; classes by how many came."""
+  rng = np.random.default_rng(8)
+  y, means = rng.integers(0, 5, 60) * 2 + 1, rng.normal(size=(10, 4))
+  X, Z = means[y] + 0.5 * rng.normal(size=(60, 4)), rng.normal(size=(50, 4))
+  unit = lambda v: v / np.linalg.norm(v)
+  taken = dict.fromkeys(range(1, 10, 2), 0)
+  for z in Z:
+    taken[max(taken, key=lambda c: unit(z) @ unit(sum(unit(x) for x in X[y == c])))] += 1
+  found = unlearning.closest_classes(X, y, Z)
+  assert found.tolist() == sorted(taken, key=lambda c: (-taken[c], c))
+  assert len(set(taken.values())) > 2
+  assert unlearning.closest_classes(X * 1e-200, y, np.r_[Z, 0 * Z]).tolist() == found.tolist()
+  with pytest.raises(UsageError, match="downstream: has 3 features; features have 4"):
+    unlearning.closest_classes(X, y, Z[:, :3])

@@ -1,5 +1,7 @@
 """Accuracies and gaps by hand, their bounds and the retrained reference as a fixed point."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -92,3 +94,31 @@ def test_refusals():
     unlearning.average_gap({"forget": 1.0}, {"retain": 1.0})
   with pytest.raises(UsageError, match="first axis"):
     unlearning.average_gap([1.0, 2.0], [1.0])
+
+
+def test_tradeoff_auc_is_the_area_under_the_line_through_checkpoints():
+  """The line is walked in small steps, with checkpoints out of order and two of one forget score."""
+  forget, utility = np.array([0.95, 0.2, 0.6, 0.2, 0.0]), np.array([0.9, 0.7, 0.95, 0.5, 0.3])
+  x, y = np.array([0.05, 0.4, 0.8, 1.0]), np.array([0.9, 0.95, 0.6, 0.3])
+  fine = np.linspace(0.05, 1.0, 190_001)
+  heights = np.interp((fine[1:] + fine[:-1]) / 2, x, y)
+  area = heights.mean() * 0.95
+  found = unlearning.tradeoff_auc(forget, utility)
+  np.testing.assert_allclose(found, area, rtol=1e-8)
+  order = np.random.default_rng(0).permutation(5)
+  np.testing.assert_allclose(unlearning.tradeoff_auc(forget[order], utility[order]), found)
+  both = unlearning.tradeoff_auc(np.stack([forget, forget[::-1]], 1), np.stack([utility, utility], 1))
+  np.testing.assert_allclose(both, [found, unlearning.tradeoff_auc(forget[::-1], utility)])
+
+
+def test_tradeoff_auc_at_fixed_points():
+  assert unlearning.tradeoff_auc([1.0, 0.4, 0.0], [1.0, 1.0, 1.0]) == 1.0
+  assert unlearning.tradeoff_auc([0.9, 0.9], [1.0, 0.8]) == 0.0  # nothing was forgotten
+  assert unlearning.tradeoff_auc([0.5, 0.25], [0.8, 0.8]) == pytest.approx(0.2)
+  for wrong, text in (
+    (([1.0], [1.0]), "expected [P, ...] with P >= 2 of both"),
+    (([1.0, 0.5], [1.0, 0.5, 0.2]), "utility: has shape (3,); forget has (2,)"),
+    (([99.0, 0.5], [1.0, 0.5]), "forget: spans 0.5..99.0; expected fractions in 0..1"),
+  ):
+    with pytest.raises(UsageError, match=re.escape(text)):
+      unlearning.tradeoff_auc(*wrong)
