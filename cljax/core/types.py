@@ -180,10 +180,12 @@ class Rows(NamedTuple):
 
 
 class Task(NamedTuple):
-  """A task at its boundary: where the stream stands, and the task's rows (withheld unless ``Access.boundary_data``)."""
+  """A task at its boundary: where the stream stands, the task's rows (withheld unless ``Access.boundary_data``), and
+  their number, which every method is told: int32, of the rows that are still there."""
 
   visit: Visit
   rows: Any
+  count: Any = None
 
   @property
   def id(self):

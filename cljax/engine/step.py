@@ -46,12 +46,16 @@ class Data(NamedTuple):
 
 
 class StreamPosition(NamedTuple):
-  """Where in the stream a step stands, all traced: the visit, its first step, its number of steps, and the stream's."""
+  """Where in the stream a step stands, all traced: the visit, its first step, its number of steps, and the stream's.
+
+  ``rows``: at a boundary that is given only some of its task's rows, how many there are; else None.
+  """
 
   visit: Visit
   start: Any
   steps: Any
   total: Any
+  rows: Any = None
 
 
 class LearnerFns(NamedTuple):
@@ -274,7 +278,8 @@ def build(
       rows: Any = Withheld("Task.rows (Access.boundary_data)")
       if access.boundary_data:
         rows = rows_of(data, index, row_task, count, where.visit)
-      new = at_evaluated(learner, lambda inner: hook(key, inner, Task(where.visit, rows)))
+      task = Task(where.visit, rows, count if where.rows is None else where.rows)
+      new = at_evaluated(learner, lambda inner: hook(key, inner, task))
       return select(alive, new, learner)
 
     return run
