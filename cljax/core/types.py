@@ -243,6 +243,7 @@ class Access(NamedTuple):
   """
 
   stores_data: bool = False  # keeps raw inputs between steps
+  row_ids: bool = False  # sees which rows a step is of, by their ids, but not what they hold
   task_boundaries: bool = False  # start_task and end_task are called
   boundary_data: bool = False  # end_task may pass over the task's data
   task_id_at_test: bool = False  # predict needs the task

@@ -161,7 +161,8 @@ def build(
   def withhold_undeclared(batch: Batch) -> Batch:
     if access.stores_data:
       return batch
-    return batch._replace(x=Withheld("Batch.x (Access.stores_data)"), id=Withheld("Batch.id (Access.stores_data)"))
+    ids = batch.id if access.row_ids else Withheld("Batch.id (Access.stores_data or row_ids)")
+    return batch._replace(x=Withheld("Batch.x (Access.stores_data)"), id=ids)
 
   def task_loss(key, params, learner, batch, visit, train=True, mixed=True):
     """``mixed``: whether the batch may hold rows of several tasks; else all are of the current one."""

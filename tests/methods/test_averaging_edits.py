@@ -259,7 +259,7 @@ def test_fomo_pulls_to_the_stable_model(class_stream, small_model):
 
 def test_clnp_keeps_what_a_task_answers_to_the_bit(task_stream, small_model):
   margin = 0.05
-  bench = Bench("clnp", task_stream, small_model, {"margin": margin, "samples": 48})
+  bench = Bench("clnp", task_stream, small_model, {"margin": margin, "samples": 48, "held_out": 0.0})
   tuned = steps(bench, bench.start(), 0, 6)[-1]
   first = bench.boundary("end_task", tuned, 0)
   state = edits.clnp_state(first.opt_state)

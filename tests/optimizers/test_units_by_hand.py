@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from cljax import edits
 from cljax import optimizers as O
 
 
@@ -56,6 +57,10 @@ def test_clnp_over_two_tasks():
   got, opt_state = arrays(params), (optax.EmptyState(), state)
   for used_1, used_2, classes in tasks:
     used = (np.array(used_1, bool), np.array(used_2, bool))
+    free, mine, again = edits.clnp_units(bare, used)
+    np.testing.assert_array_equal(mine, [sum(used_1), sum(used_2)])
+    np.testing.assert_array_equal(again, [np.sum(o & u) for o, u in zip(owned, used, strict=False)])
+    np.testing.assert_array_equal(free, [np.sum(~(o | u)) for o, u in zip(owned, used, strict=False)])
     direct = O.clnp_end_task(got, bare, UNITS, used, np.array(classes, bool))
     got, opt_state = O.clnp_consolidate(got, opt_state, UNITS, used, np.array(classes, bool))
     bare = direct[1]

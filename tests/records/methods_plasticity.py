@@ -168,15 +168,21 @@ RECORDS: dict[str, Record] = {
   ),
   "clnp": Record(
     spec="regularizers_projectors 8.9",
-    compared=("test_clnp_prunes_to_the_margin_and_trains_what_is_free",),
+    compared=(
+      "test_clnp_prunes_to_the_margin_and_trains_what_is_free[0.0]",
+      "test_clnp_prunes_to_the_margin_and_trains_what_is_free[0.4]",
+      "test_clnp_keeps_units_of_negative_mean",
+    ),
     invariants=(
+      "test_clnp_says_how_many_units_are_left",
       "test_clnp_keeps_what_a_task_answers_to_the_bit",
       "test_averaging_edits::test_wrong_arguments",
       "test_absent_rows_activate_nothing",
     ),
     claim=("clnp",),
     deviations=(
-      "the margin is of accuracy on training rows, where the paper takes held-out rows",
+      "activity is the mean of |h|: the paper's mean for rectifiers, and units of negative mean count as used",
+      "held-out rows are a share of each task's training rows by their ids, not a set of the stream's",
       "free neurons keep their weights for the next task",
       "classes are told apart by their outputs: one head, no task id at test",
     ),
