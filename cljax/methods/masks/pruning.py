@@ -33,9 +33,7 @@ def without(batch: Batch, gone) -> Batch:
   return batch._replace(x=x, y=zero(batch.y), weight=zero(batch.weight), fresh=zero(batch.fresh), id=ids)
 
 
-def clnp(
-  model, spec: Spec, *, strength, margin, held_out, thresholds: int = 100, samples: int = 125
-) -> Method:
+def clnp(model, spec: Spec, *, strength, margin, held_out, thresholds: int = 100, samples: int = 125) -> Method:
   """Continual Learning via Neural Pruning: ``CE + strength |W|_1``; a finished task's neurons are frozen.
 
   At the end of a task the neurons whose mean activity ``E|h|`` over ``samples`` of its rows is above a threshold become
