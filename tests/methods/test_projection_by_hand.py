@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from bench import Bench
 from by_hand import RATE, backward, batch_of, forward, gradient, leaves
+from flax import nnx
 
-from cljax import projectors, streams
+from cljax import methods, models, projectors, streams
+from cljax.methods import heads
 
 ROWS = 10  # of each class
 
@@ -110,6 +113,56 @@ def test_a_step_against_references(name, hyper, four, small_model):
     fired.append(bool((want != g).any()))
     assert_moved(learner, bench.step(learner, *bench.arguments(3, k))[0], unflat(want, like), 2e-5)
   assert any(fired)
+
+
+class Normed(nn.Module):
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.Dense(3, name="in")(x.reshape(x.shape[0], -1))
+    x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
+    x = nn.LayerNorm(name="layer")(nn.relu(x))
+    return nn.Dense(4, name="head")(x)
+
+
+class NnxNormed(nnx.Module):
+  def __init__(self, rngs):
+    self.dense, self.norm = nnx.Linear(16, 3, rngs=rngs), nnx.BatchNorm(3, rngs=rngs)
+    self.head = nnx.Linear(3, 4, rngs=rngs)
+
+  def __call__(self, x):
+    return self.head(self.norm(self.dense(x.reshape(x.shape[0], -1))))
+
+
+@pytest.mark.parametrize("name", ["er_agem", "er_gem"])
+@pytest.mark.parametrize("made", ["linen", "nnx"])
+def test_batch_norm_stays_out_of_the_projection(name, made, four):
+  """The projection is that of all other leaves, of LayerNorm's too; BatchNorm's follow their own gradient."""
+  model = models.from_linen(Normed(), (4, 4, 1)) if made == "linen" else models.from_nnx(NnxNormed)
+  spec = Bench("finetune", four, models.mlp((4, 4, 1), 4, hidden=(2,))).spec
+  norm = {"norm/bias", "norm/scale"}
+  assert heads.batch_norms(model) == norm
+  assert not heads.batch_norms(models.mlp((4, 4, 1), 4, hidden=(2,)))
+  params, rng = model.init(jax.random.key(0))[0], np.random.default_rng(0)
+  like = lambda *lead: jax.tree.map(lambda p: jnp.asarray(rng.normal(size=(*lead, *p.shape)), jnp.float32), params)
+  count = () if name == "er_agem" else (2,)
+  hyper, project = {"capacity": 20}, lambda g, r: on_one(g, r[0], 1e-7)
+  if count:
+    hyper |= {"margin": 0.1, "ridge": 0.02}
+    project = lambda g, r: on_all(g, r, 0.1, 0.02)
+  fired = 0
+  for _ in range(4):
+    g, references = like(), like(*count)
+    for norms, out in (("free", norm), ("projected", set())):
+      transform = methods.make(name, model, spec, **hyper, norms=norms).transform
+      got = leaves(transform.update(g, transform.init(params), params, references={"replay": references})[0])
+      mine = {n: v for n, v in leaves(g).items() if n not in out}
+      rows = {n: v.reshape(-1, mine[n].size) for n, v in leaves(references).items() if n not in out}
+      want = project(flat(mine), np.concatenate([rows[n] for n in sorted(mine)], 1))
+      np.testing.assert_allclose(flat({n: got[n] for n in mine}), want, rtol=1e-4, atol=1e-5)
+      fired += bool((want != flat(mine)).any())
+      for n in out:
+        np.testing.assert_array_equal(got[n], leaves(g)[n])
+  assert fired
 
 
 def fitted(params, rows, steps=400):
