@@ -36,6 +36,7 @@ NEUTRAL = {
 WITH = {"gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0}}
 VALUES = {"infinite.anneal_start": [8]}
 DEEPER = ("lines", "heterogeneous_averaging", "erase_at_the_core")  # stages or blocks between the first and the head
+TOLD = ("cuber",)  # an option of it needs the task at test
 # What a text or a tuple may be beside its default.
 TEXTS = {
   "skip": "hidden", "patterns": "head/*", "blocks": "head,hidden_0", "head": "hidden", "leaves": "kernel",
@@ -106,7 +107,7 @@ class Traced:
 @pytest.mark.parametrize("name", [n for n, e in sorted(methods.METHODS.items()) if e.options])
 def test_every_option_is_read(name, class_stream, task_stream, small_model):
   entry = methods.METHODS[name]
-  stream = task_stream if entry.access.task_id_at_test else class_stream
+  stream = task_stream if entry.access.task_id_at_test or name in TOLD else class_stream
   model = models.mlp((4, 4, 1), 4, hidden=(8, 6)) if name in DEEPER else small_model
   made, hooks = {}, ANSWERS if entry.access.forgets else HOOKS
 

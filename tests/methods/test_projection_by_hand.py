@@ -15,6 +15,8 @@ from by_hand import RATE, backward, batch_of, forward, gradient, leaves
 from flax import nnx
 
 from cljax import methods, models, projectors, streams
+from cljax.core.types import UsageError
+from cljax.engine.setup import spec_of
 from cljax.methods import heads
 
 ROWS = 10  # of each class
@@ -322,6 +324,62 @@ def test_cuber_opens_the_spans_on_which_tasks_agree(on, sufficient, positive, fo
     basis = np.linalg.svd(np.concatenate(closed, 1), full_matrices=False)[0] if closed else np.zeros((len(g[p]), 0))
     want[p] = off(basis, pulled)
   assert_moved(away, after, want, 2e-5)
+
+
+def test_cuber_scales_the_spans_on_which_tasks_disagree(make_blobs, small_model):
+  """``W - S S^T W + S Q S^T W`` for the second task, where its gradient lies in the first one's span and is against it:
+  Q learns ``S^T D W^T S`` of the slope D of that kernel, W the rest of it off S; the first task answers as before."""
+  stream = streams.build(make_blobs(rows=ROWS), "task", tasks=2, validation=0.0)
+  hyper = {"threshold": 0.7, "sufficient": 0.1, "positive": 1.0, "samples": 2 * ROWS, "scaled": True}
+  bench = Bench("cuber", stream, small_model, hyper)
+  learner = bench.start()
+  for k in (0, 1):
+    learner = bench.step(learner, *bench.arguments(0, k))[0]
+  x, _ = rows_of(stream, 0)
+  span = widened(np.zeros((16, 0)), inputs_of(learner.params, x)["hidden_0/kernel"], 0.7)
+  learner = bench.boundary("start_task", bench.boundary("end_task", learner, 0), 1)
+  x = np.float32((x.reshape(len(x), -1) @ span @ span.T).reshape(x.shape))  # what is held of its inputs
+  mine = np.flatnonzero(stream.classes_of_task[0])
+  answers = lambda learner, t: np.asarray(bench.parts.predict(learner, jnp.asarray(x), jnp.int32(t)))[:, mine]
+  old, same = answers(learner, 0), answers(learner, 1)
+  np.testing.assert_array_equal(learner.opt_state.transform.kernels["hidden_0/kernel"].regime, [2, 0])
+  s = np.asarray(learner.model_state["spans"]["hidden_0/kernel"], np.float64)
+  np.testing.assert_array_equal(s[0], 0)
+  np.testing.assert_allclose(s[1] @ s[1].T, span @ span.T, atol=1e-5)
+  np.testing.assert_allclose(old, same, atol=1e-5)  # Q begins at the identity
+  q = np.tile(np.eye(16), (2, 1, 1))
+  for k in (0, 1, 2):
+    theta = leaves({n: v for n, v in learner.params.items() if n != "scales"})
+    w, (x1, y1) = theta["hidden_0/kernel"], batch_of(bench, 1, k)
+    inside = s[1].T @ w
+    seen = {**theta, "hidden_0/kernel": w + s[1] @ (q[1] - np.eye(16)) @ inside}
+    own = stream.classes_of_task[1]
+    z = np.where(own, forward(nested(seen), x1)[1], -np.inf)
+    d = np.exp(z - np.logaddexp.reduce(z, -1, keepdims=True))
+    d[np.arange(len(y1)), y1] -= 1
+    slope = backward(nested(seen), x1, d / len(y1))
+    down = slope["hidden_0/kernel"]
+    into = s[1] @ (q[1] - np.eye(16)).T @ (s[1].T @ down)
+    want = {n: 0.0 * v for n, v in slope.items()}  # biases are held
+    want |= {n: slope[n] for n in ("head/kernel", "head/bias")}  # its own
+    want["hidden_0/kernel"] = off(s[1][:, np.abs(s[1]).sum(0) > 0], down + into)
+    q[1] -= RATE * s[1].T @ down @ inside.T
+    after = bench.step(learner, *bench.arguments(1, k))[0]
+    got = after.params["scales"]["hidden_0/kernel"]
+    np.testing.assert_allclose(got, q, atol=2e-5)
+    for n, value in leaves({n: v for n, v in after.params.items() if n != "scales"}).items():
+      np.testing.assert_allclose(value, theta[n] - RATE * want[n], atol=2e-5, err_msg=n)
+    learner = after
+  assert np.abs(q[1] - np.eye(16)).max() > 1e-3
+  np.testing.assert_allclose(answers(learner, 0), old, atol=1e-4)
+  assert np.abs(answers(learner, 1) - old).max() > 1e-2
+  back = bench.boundary("start_task", bench.boundary("end_task", learner, 1), 0, (0, 1))
+  np.testing.assert_array_equal(back.model_state["spans"]["hidden_0/kernel"], s.astype(np.float32))
+  with pytest.raises(UsageError, match=r"method\.scaled: got True; this stream does not tell"):
+    methods.make("cuber", small_model, spec_of(stream._replace(task_id_given=False), 8), scaled=True)
+  listed = models.from_apply(lambda key: [jnp.ones((16, 4))], lambda p, x: x.reshape(len(x), -1) @ p[0])
+  with pytest.raises(UsageError, match=r"method\.scaled: needs a model whose parameters are a dict"):
+    methods.make("cuber", listed, bench.spec, scaled=True)
 
 
 class Coso:
