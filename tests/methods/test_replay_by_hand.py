@@ -186,15 +186,18 @@ def quotient(points, epsilon, one_sided):
   return np.mean([s * z for s, z in found], 0), found[-1]
 
 
+@pytest.mark.parametrize("shrink", [False, True])
 @pytest.mark.parametrize("estimator", ["two_point", "one_sided"])
-def test_zeroth_order_is_the_mean_quotient_along_its_directions(estimator):
+def test_zeroth_order_is_the_mean_quotient_along_its_directions(estimator, shrink):
   """``mean_q (L(t + e z) - L(t - e z)) / (2 e) z``, or ``(L(t + e z) - L(t)) / e z``; z standard normal, and new ones
-  for each query."""
+  for each query. Shrunk by ``q / (q + d + 1)``: then its mean square is that of its mean."""
   epsilon, one_sided = 0.25, estimator == "one_sided"
-  loss, g, points = estimated("zeroth_order", {"epsilon": epsilon, "queries": 3, "estimator": estimator})
+  options = {"epsilon": epsilon, "queries": 3, "estimator": estimator, "shrink": shrink}
+  loss, g, points = estimated("zeroth_order", options)
   assert len(points) == (4 if one_sided else 6)
   want, (_, z) = quotient(points, epsilon, one_sided)
-  np.testing.assert_allclose(g, want, rtol=1e-4, atol=1e-4)
+  scale = 3 / (3 + SIZE + 1) if shrink else 1.0
+  np.testing.assert_allclose(g, scale * want, rtol=1e-4, atol=1e-4)
   at = [value_of(THETA)] if one_sided else [value_of(p) for p in points]
   np.testing.assert_allclose(loss, np.mean(at), rtol=1e-5)
   assert 0.6 < z.std() < 1.4
@@ -204,8 +207,8 @@ def test_zeroth_order_is_the_mean_quotient_along_its_directions(estimator):
 @pytest.mark.parametrize("key", [0, 1])
 def test_zeroth_order_s_other_updates(update, key):
   """``sign(g)``; the sign of the quotient times z; the one of 0, g, -g whose step has the lowest loss."""
-  options = {"epsilon": 0.25, "queries": 1 if update == "scalar_sign" else 2, "update": update}
-  rate = 0.5 if key else 0.02
+  options = {"epsilon": 0.25, "queries": 1 if update == "scalar_sign" else 2, "update": update, "shrink": bool(key)}
+  rate = 5.0 if key else 0.02
   if update == "conserve":
     options["learning_rate"] = rate
   _, g, points = estimated("zeroth_order", options, key)
@@ -215,11 +218,41 @@ def test_zeroth_order_s_other_updates(update, key):
   elif update == "scalar_sign":
     want = np.sign(slope) * z
   else:
+    want = want * (2 / (2 + SIZE + 1) if key else 1.0)
     tried = [0 * want, want, -want]
     best = int(np.argmin([value_of(THETA - rate * t) for t in tried]))
     assert best == (0 if key else 1)
     want = tried[best]
   np.testing.assert_allclose(g, want, rtol=1e-4, atol=1e-4)
+
+
+def test_zeroth_order_takes_as_many_looks_as_it_says():
+  """By default 20 pairs, and one direction where there can be no more; what does not move is no dimension."""
+  assert len(estimated("zeroth_order", {})[2]) == 40
+  assert len(estimated("zeroth_order", {"update": "scalar_sign"})[2]) == 2
+  few = [estimated("zeroth_order", {"queries": 2, "sparsity": 50, "shrink": s})[1] for s in (False, True)]
+  moved = few[0] != 0
+  np.testing.assert_allclose(few[1][moved] / few[0][moved], 2 / (3 + SIZE / 2), rtol=1e-5)
+
+
+def test_shrunk_estimates_are_as_safe_as_the_gradient():
+  """SGD on a quadratic at a rate near its own limit: the loss falls; unshrunk, it grows beyond all bounds."""
+  curvature, rate, size = 2.0, 0.5, 60
+  start = jnp.ones(size)
+
+  def end(shrink):
+    method = methods.make("zeroth_order", None, None, queries=1, shrink=shrink)
+    loss_fn = lambda params: (curvature / 2 * jnp.sum(params["w"] ** 2), ())
+
+    def step(w, key):
+      learner = Learner(jnp.int32(0), jax.random.key(7), {"w": w}, {}, (), ())
+      return w - rate * method.gradient(key, loss_fn, learner)[1]["w"], None
+
+    last = jax.lax.scan(step, start, jax.random.split(jax.random.key(0), 300))[0]
+    return float(jnp.sum(last**2)) / size
+
+  assert end(True) < 0.1
+  assert not end(False) < 1e6
 
 
 def test_sparse_directions_keep_their_mask():
@@ -232,7 +265,7 @@ def test_sparse_directions_keep_their_mask():
 
 def test_a_forward_gradient_is_a_projection_on_one_direction():
   """``(grad L . v) v``: with the key held, linear in the gradient, by ``v v'``."""
-  method = methods.make("zeroth_order", None, None, estimator="forward")
+  method = methods.make("zeroth_order", None, None, estimator="forward", shrink=False)
   learner = Learner(jnp.int32(0), jax.random.key(7), {"w": jnp.asarray(THETA[:5])}, {}, (), ())
 
   def along(a):
@@ -245,11 +278,13 @@ def test_a_forward_gradient_is_a_projection_on_one_direction():
   assert 0.5 < values[-1] < 20  # |v|^2 for five standard normal numbers
   a = np.float32(C[:5])
   np.testing.assert_allclose(along(jnp.asarray(a)), matrix @ a, rtol=1e-4, atol=1e-5)
+  method = methods.make("zeroth_order", None, None, estimator="forward")
+  np.testing.assert_allclose(along(jnp.asarray(a)), matrix @ a / (1 + 5 + 1), rtol=1e-4, atol=1e-5)
 
 
 def test_a_hybrid_is_first_order_up_to_its_switch(class_stream, small_model):
   """Smoothed gradients ``h <- (1 - alpha) g + alpha h`` from h = g, two steps; then another direction."""
-  hyper = {"switch_step": 2, "smoothing": "history", "alpha": 0.3, "queries": 2, "epsilon": 0.01}
+  hyper = {"switch_step": 2, "smoothing": "history", "alpha": 0.3, "queries": 2, "epsilon": 0.01, "shrink": False}
   bench = Bench("zeroth_order", class_stream, small_model, hyper)
   learner, h = bench.start(), None
   for k in range(2):

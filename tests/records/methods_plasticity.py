@@ -34,7 +34,7 @@ RECORDS: dict[str, Record] = {
   ),
   "reptile": Record(
     spec="regularizers_projectors 6.3",
-    compared=("test_reptile_goes_back_every_few_steps",),
+    compared=("test_reptile_goes_back_every_few_steps", "test_reptile_s_period_is_a_twentieth_of_a_pass"),
     invariants=("test_scrub_erases_every_stored_row",),
     claim=("reptile",),
     deviations=(

@@ -63,8 +63,9 @@ RECORDS: dict[str, Record] = {
   "zeroth_order": Record(
     spec="regularizers_projectors 5.4",
     compared=(
-      "test_zeroth_order_is_the_mean_quotient_along_its_directions[two_point]",
-      "test_zeroth_order_is_the_mean_quotient_along_its_directions[one_sided]",
+      "test_zeroth_order_is_the_mean_quotient_along_its_directions[two_point-False]",
+      "test_zeroth_order_is_the_mean_quotient_along_its_directions[one_sided-True]",
+      "test_zeroth_order_takes_as_many_looks_as_it_says",
       "test_zeroth_order_s_other_updates[0-sign]",
       "test_zeroth_order_s_other_updates[0-scalar_sign]",
       "test_zeroth_order_s_other_updates[0-conserve]",
@@ -74,16 +75,18 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=(
       "test_sparse_directions_keep_their_mask",
+      "test_shrunk_estimates_are_as_safe_as_the_gradient",
       "test_combinations_that_mean_nothing_are_refused",
       "test_neutral_strength_is_the_base_run",
     ),
     claim=("zeroth_order",),
     deviations=(
       "z, where the paper prints its inverse: as in the released code",
+      "20 queries and estimates shrunk by their dimension by default; the paper has one query, not shrunk",
       "the whole gradient is smoothed; the paper smooths the old tasks' part of it",
       "regularizers and references are first-order still",
     ),
-    arguments={"epsilon": 0.05, "queries": 20},
+    arguments={"epsilon": 0.05, "queries": 20, "shrink": False},
     neutral={"switch_step": 1000000},
     first_task_plain=False,
   ),
