@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from cljax import optimizers
+from cljax import losses, optimizers
 from cljax.core.method import Method
 from cljax.core.tree import fold, size
 from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
+from cljax.methods.replay.buffers import grouped
 
 
 def zeroth_order(
@@ -67,21 +70,43 @@ def zeroth_order(
   return Method(gradient=gradient, penalty=optimizers.history(alpha) if smoothing == "history" else None)
 
 
-def evolution_strategy(model, spec: Spec, *, sigma, population: int = 30, antithetic: bool = False) -> Method:
+def evolution_strategy(
+  model, spec: Spec, *, sigma, population: int = 30, antithetic: bool = False, reward: str = "loss"
+) -> Method:
   """Evolution strategy: the step ``(a/N) sum_i z_i e_i``, z the standardised rewards at ``theta + sigma e_i``.
 
   Owns the ``gradient``, the negative of that sum without its factor a, which is the run's SGD learning rate (sigma / 2
-  in the published code). The reward is minus the batch loss, where the paper scores decoded answers. Spec 5.5; Qiu et
-  al., 2025; Abdi et al., 2026.
+  in the published code). The ``reward`` is minus the batch loss, or the share of right 'answers' (the largest logit of
+  the rows' classes), as the paper scores decoded ones: needs classes; other parts' terms count beside either. Spec 5.5;
+  Qiu et al., 2025; Abdi et al., 2026.
   """
-  del model, spec
+  del model
+  hooks: dict[str, Any] = {}
+  if reward == "answers":
+    if not spec.objective.classes:
+      raise UsageError(f"method.reward: got 'answers', which needs classes; {spec.objective.name!r} has none")
+
+    def prepare(key, learner, batch):
+      """The rows stay, their own loss counts nothing."""
+      del key
+      batch = grouped(batch)
+      return learner, batch._replace(scale=jnp.zeros_like(batch.scale))
+
+    def wrong(key, params, learner, batch, outputs):
+      del key, params, learner
+      logits = outputs.logits
+      if batch.class_mask is not None:
+        logits = jnp.where(batch.class_mask, logits, -jnp.inf)
+      return losses.reduce((jnp.argmax(logits, -1) != batch.y).astype(jnp.float32), batch.weight)
+
+    hooks = {"prepare": prepare, "terms": {"wrong": wrong}}
 
   def gradient(key, loss_fn, learner):
     return optimizers.evolution_strategy(
       key, loss_fn, learner.params, sigma=sigma, population=population, antithetic=antithetic
     )
 
-  return Method(gradient=gradient)
+  return Method(gradient=gradient, **hooks)
 
 
 register(
@@ -108,7 +133,12 @@ register(
   "evolution_strategy",
   Entry(
     evolution_strategy,
-    {"sigma": Option(1e-3, 1e-12), "population": Option(30, 2), "antithetic": Option(False)},
+    {
+      "sigma": Option(1e-3, 1e-12),
+      "population": Option(30, 2),
+      "antithetic": Option(False),
+      "reward": Option("loss", choices=("loss", "answers")),
+    },
     Access(needs=()),
     "Abdi et al. 2026",
   ),

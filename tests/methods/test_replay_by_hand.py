@@ -11,9 +11,12 @@ from by_hand import RATE, backward, batch_of, cross_entropy, forward, gradient, 
 
 import cljax
 from cljax import methods, streams
+from cljax.core import tree
 from cljax.core.types import Learner
 from cljax.engine import schedule
+from cljax.engine.setup import spec_of
 from cljax.engine.step import AGAIN, FRESH
+from cljax.optimizers._common import random_like
 
 PRESENT = np.array([1, 1, 1, 0, 1, 1, 0, 1], bool)
 
@@ -315,6 +318,30 @@ def test_an_evolution_strategy_is_the_standardised_sum(antithetic):
   np.testing.assert_allclose(e[1::2] + e[::2], 0, atol=1e-5) if antithetic else None
   assert 0.7 < e.std() < 1.3
   assert len(np.unique(np.round(e[:, 0], 4))) == count
+
+
+def test_an_evolution_strategy_is_rewarded_for_right_answers(class_stream, small_model):
+  """One step: the share of right answers of the batch at each ``theta + sigma e``, standardised, and no loss."""
+  sigma, count = 2.0, 12
+  hyper = {"sigma": sigma, "population": count, "reward": "answers"}
+  bench = Bench("evolution_strategy", class_stream, small_model, hyper)
+  learner = bench.start()
+  key = tree.fold(jax.random.fold_in(learner.key, learner.step), "gradient")
+  noise = [random_like(jax.random.fold_in(key, i), learner.params) for i in range(count)]
+  x, y = batch_of(bench, 0, 0)
+  right = lambda p: (forward(p, x)[1].argmax(1) == y).mean()
+  reward = np.array([right(jax.tree.map(lambda p, n: p + sigma * n, learner.params, e)) for e in noise])
+  assert len(set(reward.tolist())) > 2
+  score = (reward - reward.mean()) / reward.std()
+  after, _, loss = bench.step(learner, *bench.arguments(0, 0))
+  np.testing.assert_allclose(float(loss), 1 - right(learner.params), atol=1e-6)
+  theta, parts = leaves(learner.params), [leaves(e) for e in noise]
+  for n, value in leaves(after.params).items():
+    moved = RATE / count * sum(s * e[n] for s, e in zip(score, parts, strict=True))
+    np.testing.assert_allclose(value, theta[n] + moved, rtol=1e-4, atol=1e-5)
+  pixels = spec_of(class_stream, 8)._replace(objective=bench.spec.objective._replace(classes=False))
+  with pytest.raises(cljax.UsageError, match=r"method\.reward: got 'answers', which needs classes"):
+    methods.make("evolution_strategy", small_model, pixels, reward="answers")
 
 
 def in_passes(stream, training):

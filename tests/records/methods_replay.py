@@ -95,10 +95,11 @@ RECORDS: dict[str, Record] = {
     compared=(
       "test_an_evolution_strategy_is_the_standardised_sum[False]",
       "test_an_evolution_strategy_is_the_standardised_sum[True]",
+      "test_an_evolution_strategy_is_rewarded_for_right_answers",
     ),
     invariants=("test_antithetic_evolution_follows_the_gradient",),
     claim=("evolution_strategy",),
-    deviations=("the reward is minus the loss of the batch; the paper scores decoded answers",),
+    deviations=("the reward is minus the loss of the batch, or right classes; the paper scores decoded answers",),
     arguments={"sigma": 0.05},
     first_task_plain=False,
   ),
