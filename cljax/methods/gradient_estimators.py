@@ -30,7 +30,8 @@ def zeroth_order(
   ``q / (q + d + 1)``, q queries and d coordinates that move: ``E |g|^2 = (q + d + 1) / q |grad L|^2``, so that a rate
   which is safe with exact gradients is safe with these (unshrunk SGD with one query diverges at rates above about
   ``2 / (d curvature)``). It makes SGD slow, in proportion, and hardly touches Adam, with which the paper has its best
-  results; signs have no size to shrink.
+  results, unless Adam has seen exact gradients before a switch: its second moments forget their size slowly, so give
+  False there. Signs have no size to shrink.
   ``sparsity``: percent of the coordinates that never move, a mask fixed for the seed. ``smoothing`` 'history':
   ``h <- (1 - alpha) g + alpha h``. ``switch_step``: that many steps of the run are first-order before (the hybrid).
   Regularization gradients and references are first-order still. Raises UsageError: 'forward' with another update, more
