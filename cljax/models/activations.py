@@ -35,7 +35,8 @@ class ElephantUnits(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    size = lambda name: jnp.exp(self.param(name, nn.initializers.zeros, x.shape[-1:]))
+    units = lambda a: a.reshape((1,) * (x.ndim - 1) + a.shape)
+    size = lambda name: units(jnp.exp(self.param(name, nn.initializers.zeros, x.shape[-1:])))
     return elephant(x, self.width * size("log_width"), self.height * size("log_height"), self.power)
 
 
