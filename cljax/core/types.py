@@ -202,10 +202,12 @@ class Rows(NamedTuple):
 
 
 class Task(NamedTuple):
-  """A task at its boundary: where the stream stands, and the task's rows (withheld unless ``Access.boundary_data``)."""
+  """A task at its boundary: where the stream stands, the task's rows (withheld unless ``Access.boundary_data``), and
+  their number, which every method is told: int32, of the rows that are still there."""
 
   visit: Visit
   rows: Any
+  count: Any = None
 
   @property
   def id(self):
@@ -265,6 +267,7 @@ class Access(NamedTuple):
   """
 
   stores_data: bool = False  # keeps raw inputs between steps
+  row_ids: bool = False  # sees which rows a step is of, by their ids, but not what they hold
   task_boundaries: bool = False  # start_task and end_task are called
   boundary_data: bool = False  # end_task may pass over the task's data
   task_id_at_test: bool = False  # predict needs the task

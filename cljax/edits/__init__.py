@@ -5,6 +5,7 @@ from cljax.edits.editing import fomo_forget, freeze, heterogeneous_averaging, li
 from cljax.edits.lifecycle import LifecycleState, lifecycle_epoch, lifecycle_init, lifecycle_mask
 from cljax.edits.pruning import (
   ClnpState,
+  ClnpUnits,
   clnp,
   clnp_consolidate,
   clnp_end_task,
@@ -12,11 +13,12 @@ from cljax.edits.pruning import (
   clnp_state,
   clnp_threshold,
   clnp_trainable,
+  clnp_units,
 )
 
 __all__ = [
-  "ClnpState", "LifecycleState", "clnp", "clnp_consolidate", "clnp_end_task", "clnp_init", "clnp_state",
-  "clnp_threshold", "clnp_trainable", "ema", "ema_decay", "fomo_forget", "freeze", "heterogeneous_averaging", "lcia",
-  "lifecycle_epoch", "lifecycle_init", "lifecycle_mask", "lines", "path_mask", "project_ratios", "reptile",
-  "reptile_every",
+  "ClnpState", "ClnpUnits", "LifecycleState", "clnp", "clnp_consolidate", "clnp_end_task", "clnp_init", "clnp_state",
+  "clnp_threshold", "clnp_trainable", "clnp_units", "ema", "ema_decay", "fomo_forget", "freeze",
+  "heterogeneous_averaging", "lcia", "lifecycle_epoch", "lifecycle_init", "lifecycle_mask", "lines", "path_mask",
+  "project_ratios", "reptile", "reptile_every",
 ]  # fmt: skip

@@ -23,6 +23,21 @@ class ClnpState(NamedTuple):
   outputs: Any  # [C] bool: classes of the finished tasks
 
 
+class ClnpUnits(NamedTuple):
+  """Units of each hidden layer ``[L]`` int32, after a task: owned by none, used by it, of these owned before."""
+
+  free: Any
+  used: Any
+  reused: Any
+
+
+def clnp_units(before: ClnpState, used) -> ClnpUnits:
+  """Counts at the end of a task that uses the units ``used``, per hidden layer ``[n]`` bool, of the state before it."""
+  count = lambda masks: jnp.stack([m.sum(dtype=jnp.int32) for m in masks])
+  pairs = [(o, jnp.asarray(u, bool)) for o, u in zip(before.owned, used, strict=True)]
+  return ClnpUnits(count([~(o | u) for o, u in pairs]), count([u for _, u in pairs]), count([o & u for o, u in pairs]))
+
+
 def clnp_init(params, units, layout: str | None = None) -> ClnpState:
   """``units`` as in ``continual_backprop_init``, in order: each layer's outgoing kernel is the next one's incoming.
 
@@ -43,7 +58,7 @@ def clnp_init(params, units, layout: str | None = None) -> ClnpState:
 def clnp_threshold(evaluate, thresholds, margin=0.05):
   """The largest of ``thresholds`` with ``evaluate(threshold) >= evaluate(0) - margin``; 0 where none has.
 
-  ``evaluate(threshold) -> accuracy`` of the network with only the neurons whose mean activation is above the threshold.
+  ``evaluate(threshold) -> accuracy`` of the network with only the neurons whose mean activity is above the threshold.
   Graceful forgetting: margin is the accuracy given up. Raises UsageError for a negative margin.
   """
   check_scalar("clnp", "margin", margin)
@@ -64,7 +79,7 @@ def _layers(params, state: ClnpState, units):
 def clnp_end_task(params, state: ClnpState, units, used, classes, layout: str | None = None):
   """Ends a task: neurons in ``used`` and the classes in ``classes [C]`` are owned from now on; returns (params, state).
 
-  used: per hidden layer ``[n]`` bool, mean activation above the threshold. Edges from free neurons to owned ones are
+  used: per hidden layer ``[n]`` bool, mean activity above the threshold. Edges from free neurons to owned ones are
   set to 0, so nothing learned later reaches them; owned to free edges stay (forward transfer). The outputs of the
   task are unchanged by all later training under ``clnp_trainable`` (BatchNorm apart). Golkar, Kagan and Cho 2019.
   """

@@ -38,6 +38,7 @@ def boundary_arguments(setup: CompiledRun, deleted, task: int, where):
   rows = np.asarray(setup.stream.train[task])
   rows = rows[~deleted[task]]
   if setup.options.feed == "grain":
+    where = where._replace(rows=prog.replicate(jnp.int32(len(rows)), setup.members))
     rows = at_most(rows, setup.stream.dataset.train.y, setup.options.boundary_limit, seed=task)
     data = prog.replicate(device_data(setup.stream, setup.options, rows), setup.members)
     rows = np.arange(len(rows))

@@ -46,12 +46,16 @@ class Data(NamedTuple):
 
 
 class StreamPosition(NamedTuple):
-  """Where in the stream a step stands, all traced: the visit, its first step, its number of steps, and the stream's."""
+  """Where in the stream a step stands, all traced: the visit, its first step, its number of steps, and the stream's.
+
+  ``rows``: at a boundary that is given only some of its task's rows, how many there are; else None.
+  """
 
   visit: Visit
   start: Any
   steps: Any
   total: Any
+  rows: Any = None
 
 
 class LearnerFns(NamedTuple):
@@ -159,7 +163,8 @@ def build(
   def withhold_undeclared(batch: Batch) -> Batch:
     if access.stores_data:
       return batch
-    return batch._replace(x=Withheld("Batch.x (Access.stores_data)"), id=Withheld("Batch.id (Access.stores_data)"))
+    ids = batch.id if access.row_ids else Withheld("Batch.id (Access.stores_data or row_ids)")
+    return batch._replace(x=Withheld("Batch.x (Access.stores_data)"), id=ids)
 
   def task_loss(key, params, learner, batch, visit, train=True, mixed=True):
     """``mixed``: whether the batch may hold rows of several tasks; else all are of the current one."""
@@ -278,7 +283,8 @@ def build(
       rows: Any = Withheld("Task.rows (Access.boundary_data)")
       if access.boundary_data:
         rows = rows_of(data, index, row_task, count, where.visit)
-      new = at_evaluated(learner, lambda inner: hook(key, inner, Task(where.visit, rows)))
+      task = Task(where.visit, rows, count if where.rows is None else where.rows)
+      new = at_evaluated(learner, lambda inner: hook(key, inner, task))
       return select(alive, new, learner)
 
     return run

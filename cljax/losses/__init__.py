@@ -12,7 +12,7 @@ from cljax.losses.distillation import (
 )
 from cljax.losses.generative import gaussian_kl
 from cljax.losses.pairs import barlow_twins, bpr, nt_xent, supcon
-from cljax.losses.supervised import binary_cross_entropy, cross_entropy, masked_log_softmax, reduce
+from cljax.losses.supervised import binary_cross_entropy, cross_entropy, masked_log_softmax, policy_gradient, reduce
 from cljax.losses.unlearning import (
   contrast,
   contrast_within,
@@ -41,6 +41,7 @@ __all__ = [
   "negative_entropy",
   "nt_xent",
   "pgd",
+  "policy_gradient",
   "reduce",
   "safe_norm",
   "squared_norm",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from cljax.core.checks import check_count
 from cljax.core.dtypes import wide
 from cljax.core.types import UsageError
 
@@ -44,6 +45,28 @@ def cross_entropy(logits, y, class_mask=None):
     return -log_p
   inside = jnp.take_along_axis(jnp.broadcast_to(class_mask, logits.shape), y[..., None], axis=-1)[..., 0]
   return jnp.where(inside, -log_p, jnp.inf)
+
+
+def policy_gradient(key, logits, y, samples: int = 8, class_mask=None):
+  """``-mean_g A_g log p(a_g | x)`` per example, ``[B]``: ``samples`` answers ``a_g ~ p(. | x)`` of each row, rewarded
+  ``r_g = 1[a_g = y]``, with advantages ``A_g = (r_g - mean r) / std r`` within the row, 0 where all answers fare alike.
+
+  Group-relative policy optimisation at its sampling policy, where ratios are 1 and nothing is clipped, without a pull
+  to a reference. logits ``[B, C]``, y ``[B]``, class_mask as for :func:`cross_entropy`; masked classes are never
+  answers. No derivative goes through the draws or the advantages. Raises UsageError: fewer than 2 samples, shapes that
+  do not fit. Shao et al. 2024; the other arm of Abdi et al. 2026.
+  """
+  check_count("policy_gradient: samples", samples, 2)
+  if jnp.shape(y) != logits.shape[:-1]:
+    raise UsageError(f"y: has shape {jnp.shape(y)}; logits {logits.shape} need {logits.shape[:-1]}")
+  log_p = masked_log_softmax(logits, class_mask)
+  open_ = log_p if class_mask is None else jnp.where(class_mask, log_p, -jnp.inf)
+  answers = jax.random.categorical(key, jax.lax.stop_gradient(open_), shape=(samples, *y.shape))
+  reward = (answers == y).astype(log_p.dtype)
+  spread = jnp.std(reward, axis=0)
+  advantage = (reward - jnp.mean(reward, axis=0)) / jnp.where(spread > 0, spread, 1)
+  said = jnp.take_along_axis(jnp.broadcast_to(log_p, (samples, *log_p.shape)), answers[..., None], axis=-1)[..., 0]
+  return -jnp.mean(advantage * said, axis=0)
 
 
 def binary_cross_entropy(logits, targets, class_mask=None):

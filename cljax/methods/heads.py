@@ -51,6 +51,16 @@ def classifier(model, spec: Spec) -> frozenset[str]:
   return frozenset(n for n in names if re.search(r"(^|/)head(/|$)", n))
 
 
+def batch_norms(model) -> frozenset[str]:
+  """The names of the leaves of layers that keep statistics of batches: those with a state called ``mean`` or ``var``.
+  Of Linen, whose states lie in collections, and of NNX."""
+  params, state = jax.eval_shape(model.init, jax.random.key(0))
+  layer = lambda name: name.rpartition("/")[0]
+  kept = {layer(n) for n in tree.paths(state) if n.rpartition("/")[2] in ("mean", "var")}
+  kept |= {n.partition("/")[2] for n in kept if n.startswith("batch_stats/")}
+  return frozenset(n for n in tree.paths(params) if layer(n) in kept)
+
+
 def skipping(model, spec: Spec, skip: str) -> Callable[[str], bool] | None:
   """``name -> bool``: leaves that a projector leaves alone; None for none.
 

@@ -43,6 +43,7 @@ from cljax.metrics.mechanism import (
   gradient_interference,
   linear_cka,
   mean_curvature,
+  moved_share,
   sharpness,
 )
 from cljax.metrics.modules import module_names, module_sensitivity, with_module
@@ -96,6 +97,7 @@ __all__ = [
   "model_size_efficiency",
   "module_names",
   "module_sensitivity",
+  "moved_share",
   "netscore",
   "over_events",
   "per_class_accuracy",

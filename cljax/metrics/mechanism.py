@@ -52,6 +52,18 @@ def gradient_interference(old, new) -> Interference:
   return Interference(jnp.where(norms > 0, inner / jnp.where(norms > 0, norms, 1.0), 0.0), opposed / tree.size(old))
 
 
+def moved_share(before, after, dtype="bfloat16") -> float:
+  """The share of parameters that differ in two trees as ``dtype`` has them: ``mean 1[b(theta) != b(theta')]``.
+
+  A step that is small beside a weight is lost in the few bits in which large models are kept; so one method's weights
+  stay where another's all move (Abdi et al. 2026). Raises UsageError where the trees do not match.
+  """
+  tree.match(after, before, "after")
+  rounded = lambda a: np.asarray(jnp.asarray(a).astype(dtype))
+  pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+  return float(sum((rounded(a) != rounded(b)).sum() for a, b in pairs) / tree.size(before))
+
+
 def linear_cka(X, Y) -> float:
   """``||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F)`` of column-centred features ``[B, D]`` and ``[B, E]``.
 

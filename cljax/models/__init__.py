@@ -1,6 +1,6 @@
 """Models as pure functions: a small zoo, adapters from other libraries, and reparameterisations."""
 
-from cljax.models.activations import elephant
+from cljax.models.activations import ElephantUnits, elephant, elephant_shape_penalty
 from cljax.models.adapters import from_apply, from_nnx
 from cljax.models.build import build, options
 from cljax.models.convolution import conv
@@ -16,6 +16,7 @@ from cljax.models.transformer import transformer
 from cljax.models.zoo import Unit, mlp
 
 __all__ = [
+  "ElephantUnits",
   "Unit",
   "build",
   "by_row",
@@ -23,6 +24,7 @@ __all__ = [
   "conv",
   "denoiser",
   "elephant",
+  "elephant_shape_penalty",
   "flat_init",
   "from_apply",
   "from_linen",

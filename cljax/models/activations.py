@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cljax.core.checks import check_scalar
+from cljax.core.tree import paths
 
 
 def elephant(x, width=0.2, height=1.0, power=4.0):
@@ -21,3 +23,26 @@ def elephant(x, width=0.2, height=1.0, power=4.0):
   # A power's gradient is NaN at 0 and overflows far out; 1 / (1 + s^d) = sigmoid(-d log s) does neither.
   inside = jnp.clip(size, 1e-6, 1e30)
   return jnp.where(size > 1e-6, height * jax.nn.sigmoid(-power * jnp.log(inside)), height)
+
+
+class ElephantUnits(nn.Module):
+  """:func:`elephant` whose width and height each unit of the last axis learns, as factors ``exp(log_width)`` and
+  ``exp(log_height)`` of the ones given; both start at 1."""
+
+  width: float | jax.Array = 0.2
+  height: float | jax.Array = 1.0
+  power: float | jax.Array = 4.0
+
+  @nn.compact
+  def __call__(self, x):
+    units = lambda a: a.reshape((1,) * (x.ndim - 1) + a.shape)
+    size = lambda name: units(jnp.exp(self.param(name, nn.initializers.zeros, x.shape[-1:])))
+    return elephant(x, self.width * size("log_width"), self.height * size("log_height"), self.power)
+
+
+def elephant_shape_penalty(params):
+  """``sum_u log_width_u^2 + log_height_u^2`` over all :class:`ElephantUnits`: 0 at the widths and heights given."""
+  named = zip(paths(params), jax.tree.leaves(params), strict=True)
+  return sum(
+    (jnp.sum(jnp.square(p)) for n, p in named if n.rpartition("/")[2] in ("log_width", "log_height")), jnp.zeros(())
+  )

@@ -22,10 +22,11 @@ def _std(path: str, shape, gain: float) -> float | None:
     return 1.0 / math.sqrt(shape[-1])
   if name in ("position", "token"):
     return 0.02
-  if name in ("bias", "scale", "mean", "var"):
+  if name in ("bias", "scale", "mean", "var", "log_width", "log_height"):
     return None
   raise UsageError(
-    f"flat_init: no rule for leaf {path!r}; known: kernel, embedding, position, token, bias, scale, mean, var"
+    f"flat_init: no rule for leaf {path!r}; known: kernel, embedding, position, token, bias, scale, mean, var, "
+    "log_width, log_height"
   )
 
 
@@ -34,9 +35,9 @@ def flat_init(shapes, key, gain=1.0):
 
   ``kernel``: variance ``gain / fan_in`` with ``fan_in = prod(shape[:-1])``, cut at two standard deviations and
   rescaled, as Flax's ``lecun_normal`` (gain 1) and ``he_normal`` (gain 2); ``gain`` is a number or ``path -> number``.
-  ``embedding``: standard deviation ``1/sqrt(features)``; ``position`` and ``token``: 0.02; ``bias``, ``mean``: 0;
-  ``scale``, ``var``: 1. A leaf of another name raises UsageError. Deterministic in ``key``; the draws of two leaves are
-  independent, but differ from those of Flax's own initialisers.
+  ``embedding``: standard deviation ``1/sqrt(features)``; ``position`` and ``token``: 0.02; ``bias``, ``mean``,
+  ``log_width`` and ``log_height``: 0; ``scale``, ``var``: 1. A leaf of another name raises UsageError. Deterministic in
+  ``key``; the draws of two leaves are independent, but differ from those of Flax's own initialisers.
   """
   leaves, treedef = jax.tree.flatten(shapes)
   named = list(zip(paths(shapes), leaves, strict=True))

@@ -66,7 +66,7 @@ def continual_backprop_step(
     w_in, w_out = leaf(before, unit.in_kernel), leaf(before, unit.out_kernel)
     h = hidden[unit.hidden]
     age = state.age[i] + 1
-    correction = 1 - decay ** age.astype(jnp.float32)
+    correction = 1 - decay ** age.astype(state.mean[i].dtype)
     mean = decay * state.mean[i] + (1 - decay) * _row_mean(h, weight)
     outgoing = jnp.mean(jnp.abs(w_out), axis=tuple(a for a in range(w_out.ndim) if a != w_out.ndim - 2))
     if utility == "contribution":

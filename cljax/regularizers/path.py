@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax.core.checks import check_scalar
+from cljax.core.checks import check_choice, check_count, check_scalar
 from cljax.core.dtypes import wide
 from cljax.core.tree import by_path, empty_like, is_placeholder, product
 from cljax.regularizers._state import (
@@ -49,6 +49,7 @@ class HierarchicalState(NamedTuple):
   last_gradient: Any
   damping: Any
   layer_weight: Any  # one scalar a leaf: the softmax weight of its layer
+  layers: Any = ()  # what a layer is and how norms are scaled, as a name without leaves
 
 
 def _init(name, params, damping, state_dtype) -> SiState:
@@ -143,35 +144,50 @@ def consolidate_path(state, params, importance=None):
   )
 
 
-def layer_weights(importance):
-  """``softmax_l(||Omega_l||_2)``, one scalar a leaf; the leaves of one module (one parent path) are one layer."""
+SCALINGS = ("none", "max")
+
+
+def layer_weights(importance, depth: int | None = None, normalise: str = "none"):
+  """``softmax_l(||Omega_l||_2)``, one scalar a leaf; the leaves of one module (one parent path) are one layer.
+
+  depth: so many leading names of its path make a leaf's layer instead: 1 for the blocks of a network. normalise 'max':
+  norms over the largest, so that no layer has more than e times the weight of another, however large they are.
+  """
   if is_placeholder(importance):
     return scalar(1.0)  # one leaf for the whole tree: these are no parameters
   square = {p: jnp.sum(jnp.square(v.astype(wide(v.dtype)))) for p, v in by_path(importance).items()}
-  layer = {p: p.rpartition("/")[0] for p in square}
+  above = lambda p: p.split("/")[:-1]
+  layer = {p: tuple(above(p)[:depth]) for p in square}
   names = list(dict.fromkeys(layer.values()))
   norms = jnp.sqrt(jnp.stack([sum(square[p] for p in square if layer[p] == n) for n in names]))
+  if normalise == "max":
+    norms = norms / jnp.where(norms.max() > 0, norms.max(), 1)
   weights = jax.nn.softmax(norms)
   return jax.tree.unflatten(jax.tree.structure(importance), [weights[names.index(layer[p])] for p in square])
 
 
 def hierarchical(
   strength=math.exp(-3), damping=0.1, name: str = "hierarchical", state_dtype=None, decoupled: bool = False,
-  learning_rate=None,
+  learning_rate=None, depth: int | None = None, normalise: str = "none",
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Layer- and element-wise anchoring: the gradient of ``strength * sum_l s_l sum_{i in l} Omega_i (t_i - t*_i)^2``.
 
   ``Omega`` is SI's, or what ``consolidate(importance=...)`` is given; ``s = softmax_l(||Omega_l||_2)``, a layer being
-  the leaves with one parent path. Large norms saturate the softmax: normalize the importance first. The place of
-  ``s_l`` inside the sum is UNVERIFIED. Stands first in the chain, as ``si``. ``decoupled`` and ``learning_rate`` as of
+  the leaves with one parent path, or, with ``depth``, those whose paths begin with the same so many names (1: blocks).
+  Large norms saturate the softmax: ``normalise`` 'max' takes them over the largest. The place of ``s_l`` inside the sum
+  is UNVERIFIED. Stands first in the chain, as ``si``. ``decoupled`` and ``learning_rate`` as of
   ``si``, ``a = 2 * learning_rate * strength * s_l * max(Omega, 0)``. Song et al. 2025.
   """
   check_scalar(name, "strength", strength)
   check_scalar(name, "damping", damping, above=True)
+  check_choice(name, "normalise", normalise, SCALINGS)
+  if depth is not None:
+    check_count(f"{name}: depth", depth)
 
   def init(params):
     state = _init(name, params, damping, state_dtype)
-    return HierarchicalState(*state, layer_weight=layer_weights(state.importance))
+    weight = layer_weights(state.importance, depth, normalise)
+    return HierarchicalState(*state, layer_weight=weight, layers={normalise: label(str(depth or ""))})
 
   def by_layer(state):
     return jax.tree.map(times, state.layer_weight, state.importance)
@@ -192,4 +208,9 @@ def hierarchical(
 
 def consolidate_hierarchical(state: HierarchicalState, params, importance=None) -> HierarchicalState:
   state = consolidate_path(state, params, importance)
-  return state._replace(layer_weight=recast(layer_weights(state.importance), state.layer_weight))
+  normalise, depth = "none", None
+  if state.layers:
+    normalise = next(iter(state.layers))
+    depth = int(next(iter(state.layers[normalise])) or 0) or None
+  weights = layer_weights(state.importance, depth, normalise)
+  return state._replace(layer_weight=recast(weights, state.layer_weight))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import optax
 from cljax.core import layout as kernel_layout
 from cljax.core.checks import check_scalar
 from cljax.core.dtypes import wide
-from cljax.core.tree import is_placeholder, map_named, paths
+from cljax.core.tree import alike, by_path, is_placeholder, map_named, paths
 from cljax.core.types import UsageError
 from cljax.regularizers._state import (
   add,
@@ -181,9 +182,22 @@ def _partners(x, anchor):
   return mean[run[jnp.searchsorted(ordered, keys)]].reshape(x.shape)
 
 
+def _as_params(anchor, params):
+  """``anchor`` whose flat leaves ``[n]`` have the shape of the parameter of their path, where that has n numbers."""
+  if alike(anchor, params):
+    return anchor
+  shapes = {p: jnp.shape(x) for p, x in by_path(params).items()}
+  one = lambda p, x: x.reshape(shapes[p]) if p in shapes and jnp.shape(x) == (math.prod(shapes[p]),) else x
+  return {p: one(p, x) for p, x in by_path(anchor).items()}
+
+
 def wasserstein_penalty(params, anchor, strength=1.0):
-  """``strength * sum_tensors sum_i (theta_(i) - anchor_(i))^2`` over order statistics: squared 1-D Wasserstein-2."""
-  anchor = align(anchor, params, "wasserstein_penalty", "anchor")
+  """``strength * sum_tensors sum_i (theta_(i) - anchor_(i))^2`` over order statistics: squared 1-D Wasserstein-2.
+
+  anchor: parameters, or the ``anchor`` of :func:`wasserstein`'s state, whose leaves are flat and sorted. Raises
+  UsageError where a leaf is missing or of another size.
+  """
+  anchor = align(_as_params(anchor, params), params, "wasserstein_penalty", "anchor")
   square = lambda p, a: jnp.sum(jnp.square(_sorted(p.astype(wide(p.dtype))) - _sorted(a)))
   return strength * sum(jax.tree.leaves(jax.tree.map(square, params, anchor)))
 

@@ -31,6 +31,7 @@ def train(
   optimizer="sgd",
   model=None,
   options=None,
+  evaluators=(),
   **hyper,
 ):
   """``seeds`` runs of a method (a registry name, or a factory) by the claims' recipe; diverged members are frozen."""
@@ -44,6 +45,7 @@ def train(
     training=cljax.Recipe(batch_size=batch_size, epochs=epochs),
     options=options or cljax.Options(on_divergence="freeze"),
     seeds=seeds,
+    evaluators=evaluators,
   )
 
 

@@ -9,9 +9,14 @@ from cljax import methods, metrics
 from experiments.claims._runs import train
 
 
-def replay_only(model, spec):
-  """The same loss, memory and draws, without the projection."""
-  return methods.make("er_agem", model, spec)._replace(transform=None, references={})
+def replay_only(model, spec, balance="auto"):
+  """The same loss, memory and draws as er_agem, without the projection."""
+  return methods.make("er_agem", model, spec, balance=balance)._replace(transform=None, references={})
+
+
+def replay_by_task(model, spec):
+  """The same with er_gem's memory, which has a share for each task."""
+  return replay_only(model, spec, "task")
 
 
 def worst(stream, method, seeds):

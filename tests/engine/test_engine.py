@@ -348,3 +348,26 @@ def test_boundaries_come_once_each_in_order(class_stream, small_model):
   steps = [2 * -(-n // 8) for n in rows]
   want = [[[0, rows[0]], [steps[0], rows[1]]], [[steps[0], rows[0]], [sum(steps), rows[1]]]]
   np.testing.assert_array_equal(result.learner.method_state[0], want)
+
+
+@pytest.mark.parametrize("options", [{}, {"feed": "grain"}, {"feed": "grain", "boundary_limit": 3}])
+def test_a_task_says_how_many_rows_it_still_has(class_stream, small_model, options):
+  """Without its rows and whatever part of them a boundary reads; deleted rows of a task to come do not count."""
+  at = np.r_[np.asarray(class_stream.train[1])[:5], np.asarray(class_stream.train[0])[:1]]
+  gone = np.asarray(class_stream.dataset.train.id)[at].tolist()
+  stream = streams.with_forget(class_stream, [(1, cljax.Forget(ids=tuple(gone)))])
+
+  def told(model, spec):
+    del model
+    note = lambda key, l, task: l._replace(method_state=l.method_state.at[task.id].add(jnp.float32(task.count)))
+    return Method(
+      init=lambda key, learner: jnp.zeros(spec.num_tasks),
+      start_task=note,
+      end_task=note,
+      forget=lambda key, learner, request, tools: learner,
+      access=Access(task_boundaries=True, forgets=True),
+    )
+
+  result = cljax.run(stream, small_model, told, training=TRAIN, options=cljax.Options(**options))
+  sizes = [len(rows) for rows in class_stream.train]
+  np.testing.assert_array_equal(result.learner.method_state, [[2 * sizes[0], 2 * (sizes[1] - 5)]])

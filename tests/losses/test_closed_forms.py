@@ -204,3 +204,46 @@ def test_contrast_and_its_slope_by_differences():
       step[at] = 1e-6
       want[at] = (plain(a + step).sum() - plain(a - step).sum()) / 2e-6
     near(got, want, 1e-3, 1e-4)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_policy_gradient_by_numpy(masked):
+  """Value and slope from the answers that the documented draw gives; rows whose answers all fare alike have none."""
+  rng, key, samples = np.random.default_rng(4), jax.random.key(3), 5
+  logits, y = np.float32(rng.normal(size=(7, 4)) * 2), rng.integers(0, 4, size=7)
+  logits[0, y[0]] += 60  # always right
+  mask = np.ones((7, 4), bool)
+  if masked:
+    mask[np.arange(7), (y + 1) % 4] = False
+  z = np.where(mask, np.float64(logits), -np.inf)
+  log_p = z - np.logaddexp.reduce(z, -1, keepdims=True)
+  answers = np.asarray(jax.random.categorical(key, jnp.float32(log_p), shape=(samples, 7)))
+  assert mask[np.arange(7), answers].all()
+  r = (answers == y).astype(float)
+  spread = r.std(0)
+  advantage = np.where(spread > 0, (r - r.mean(0)) / np.where(spread > 0, spread, 1), 0)
+  want = -(advantage * np.take_along_axis(log_p, answers.T, 1).T).mean(0)
+  given = jnp.asarray(mask) if masked else None
+  f = jax.jit(lambda z: losses.policy_gradient(key, z, jnp.asarray(y), samples, given))
+  np.testing.assert_allclose(f(jnp.asarray(logits)), want, rtol=1e-4, atol=1e-5)
+  assert want[0] == 0
+  assert np.abs(want).max() > 0.05
+  one_hot = np.eye(4)[answers]  # [G, B, C]
+  slope = -(advantage[..., None] * (one_hot - np.exp(log_p))).mean(0)
+  got = jax.jit(jax.grad(lambda z: losses.policy_gradient(key, z, jnp.asarray(y), samples, given).sum()))(logits)
+  np.testing.assert_allclose(got, slope, rtol=1e-4, atol=1e-5)
+  with pytest.raises(UsageError, match="policy_gradient: samples"):
+    losses.policy_gradient(key, jnp.asarray(logits), jnp.asarray(y), 1)
+  with pytest.raises(UsageError, match="y: has shape"):
+    losses.policy_gradient(key, jnp.asarray(logits), jnp.asarray(y[:3]))
+
+
+def test_a_policy_gradient_climbs_the_reward():
+  """In the mean over draws its slope is along that of the expected reward ``p(y | x)``."""
+  logits, y = jnp.float32([[0.3, -0.2, 0.5]]), jnp.array([1])
+  slope = jax.grad(lambda z, k: losses.policy_gradient(k, z, y, 4)[0])
+  mean = jax.jit(lambda: jax.vmap(lambda i: slope(logits, jax.random.key(i)))(jnp.arange(4000)).mean(0))()[0]
+  p = np.exp(np.float64(logits[0])) / np.exp(np.float64(logits[0])).sum()
+  up = p[1] * (np.eye(3)[1] - p)
+  cosine = -(np.asarray(mean) @ up) / np.linalg.norm(mean) / np.linalg.norm(up)
+  assert cosine > 0.99

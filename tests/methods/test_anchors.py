@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bench import Bench
+from bench import Bench, assert_same
 from by_hand import RATE, batch_of, cross_entropy, forward, gradient, leaves
 
 from cljax import models, streams
@@ -31,10 +31,12 @@ def test_l2_previous_pulls_to_the_last_boundary(class_stream, small_model):
     np.testing.assert_allclose(value, want, atol=2e-6, err_msg=path)
 
 
-def test_hierarchical_integrates_the_path_and_weighs_layers(class_stream, small_model):
+@pytest.mark.parametrize("normalise", ["none", "max"])
+def test_hierarchical_integrates_the_path_and_weighs_layers(class_stream, small_model, normalise):
   """Omega from the gradients and movements of each step, the layers' softmax, and the pull that they make."""
   strength, damping = 3.0, 0.1
-  bench = Bench("hierarchical", class_stream, small_model, {"strength": strength, "damping": damping})
+  hyper = {"strength": strength, "damping": damping, "normalise": normalise}
+  bench = Bench("hierarchical", class_stream, small_model, hyper)
   start = learner = bench.start()
   path = {k: 0.0 for k in leaves(start.params)}
   for k in range(3):
@@ -45,6 +47,8 @@ def test_hierarchical_integrates_the_path_and_weighs_layers(class_stream, small_
   first, star = leaves(start.params), leaves(learner.params)
   omega = {p: path[p] / ((star[p] - first[p]) ** 2 + damping) for p in path}
   norms = {m: np.sqrt(sum((v**2).sum() for p, v in omega.items() if p.startswith(m))) for m in ("head", "hidden_0")}
+  if normalise == "max":
+    norms = {m: n / max(norms.values()) for m, n in norms.items()}
   share = {m: np.exp(n) / sum(np.exp(v) for v in norms.values()) for m, n in norms.items()}
   anchor = bench.boundary("end_task", learner, 0)
   away, _, _ = bench.step(anchor, *bench.arguments(1, 0))
@@ -56,6 +60,30 @@ def test_hierarchical_integrates_the_path_and_weighs_layers(class_stream, small_
     weight = share[p.split("/")[0]] * omega[p]
     want = theta[p] - RATE * (g[p] + 2 * strength * weight * (theta[p] - star[p]))
     np.testing.assert_allclose(value, want, atol=2e-6, err_msg=p)
+
+
+def test_hierarchical_takes_its_importance_from_the_general_tasks(make_blobs, small_model):
+  """With ``general`` 1 the first task's importance, anchor and weights stay through the others; without, each adds."""
+  stream = streams.build(make_blobs(rows=10), "class", tasks=4, validation=0.0)
+  benches = [Bench("hierarchical", stream, small_model, {"strength": 1.0, "general": n}) for n in (0, 1, 2)]
+  found = []
+  for bench in benches:
+    learner = bench.start()
+    for task in (2, 0, 1):
+      met = (2, 0, 1)[: len(found) % 3]
+      learner = bench.step(learner, *bench.arguments(task, 0, met=met))[0]
+      learner = bench.boundary("end_task", learner, task, met)
+      state = learner.opt_state.penalty
+      found.append((state.anchor, state.importance, state.layer_weight))
+  same = lambda a, b: all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+  every, one, two = found[:3], found[3:6], found[6:]
+  assert_same(every[0], one[0])
+  assert_same(every[:2], two[:2])
+  assert_same(one[0], one[1])
+  assert_same(one[0], one[2])
+  assert_same(two[1], two[2])
+  assert not same(every[0], every[1])
+  assert not same(every[1], every[2])
 
 
 def centers_by_hand(centers, h, y, rate):

@@ -100,6 +100,16 @@ def test_lcia_ends_a_task_at_its_average(class_stream, small_model, plain, balan
   assert any(np.abs(v - leaves(trail[-1].params)[k]).max() > 1e-3 for k, v in leaves(ended.params).items())
 
 
+def test_reptile_s_period_is_a_twentieth_of_a_pass(class_stream, small_model, monkeypatch):
+  """Of the largest task, at least two steps; and the one that is given where one is."""
+  asked, inner = [], edits.reptile_every
+  monkeypatch.setattr(edits, "reptile_every", lambda *a: asked.append(a[3]) or inner(*a))
+  for rows, every in ((30, 0), (BATCH * 119 + 1, 0), (BATCH * 119, 0), (BATCH * 119, 3)):
+    bench = Bench("reptile", class_stream._replace(row_room=rows), small_model, {"capacity": 8, "every": every})
+    jax.eval_shape(bench.parts.step, bench.start(), *bench.arguments(0))
+  assert asked == [2, 6, 5, 3]
+
+
 def test_reptile_goes_back_every_few_steps(class_stream, small_model, er):
   bench = Bench("reptile", class_stream, small_model, {"epsilon": 0.25, "every": 2, **BUFFER})
   for start in (bench.start(), steps(bench, bench.start(), 0, 2)[-1]):
@@ -259,7 +269,7 @@ def test_fomo_pulls_to_the_stable_model(class_stream, small_model):
 
 def test_clnp_keeps_what_a_task_answers_to_the_bit(task_stream, small_model):
   margin = 0.05
-  bench = Bench("clnp", task_stream, small_model, {"margin": margin, "samples": 48})
+  bench = Bench("clnp", task_stream, small_model, {"margin": margin, "samples": 48, "held_out": 0.0})
   tuned = steps(bench, bench.start(), 0, 6)[-1]
   first = bench.boundary("end_task", tuned, 0)
   state = edits.clnp_state(first.opt_state)

@@ -46,7 +46,8 @@ def cosine(a, b):
 
 
 def variant(name, class_stream, small_model, **hyper):
-  return Bench(name, class_stream, small_model, {"queries": 1, **hyper} if name == "zeroth_order" else hyper)
+  base = {"queries": 1, "shrink": False} if name == "zeroth_order" else {}
+  return Bench(name, class_stream, small_model, base | hyper)
 
 
 def test_sign_with_a_sparse_mask(class_stream, small_model):
@@ -70,7 +71,7 @@ def test_scalar_sign_moves_by_the_direction_alone(class_stream, small_model):
 def test_conserve_never_raises_the_loss_of_the_batch(plain, class_stream, small_model):
   """At a rate so large that most steps along the estimate overshoot: then it stays."""
   large = recipe.make_optimizer("sgd", learning_rate=1.0)
-  hyper = {"queries": 1, "update": "conserve", "learning_rate": 1.0}
+  hyper = {"queries": 1, "update": "conserve", "learning_rate": 1.0, "shrink": False}
   pairs, _ = steps(Bench("zeroth_order", class_stream, small_model, hyper, optimizer=large), 8)
   changed = []
   for k, (before, after) in enumerate(pairs):

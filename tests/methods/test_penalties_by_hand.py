@@ -10,7 +10,7 @@ from bench import Bench
 from by_hand import RATE, backward, batch_of, cross_entropy, forward, gradient, leaves, log_softmax
 
 from cljax import methods, models, streams
-from cljax.core.types import Learner
+from cljax.core.types import Learner, Task
 from cljax.engine.setup import spec_of
 from cljax.methods.penalties import anchors
 from cljax.methods.replay import unified
@@ -266,9 +266,14 @@ def test_the_unified_gaussian_case(class_stream, small_model):
     np.testing.assert_array_equal(prior.mean[k], 0)
     np.testing.assert_allclose(np.logaddexp(0, prior.spread[k]), 0.5, rtol=1e-5)
   assert set(method.terms) == {"parameter"}
-  learner = Learner(0, None, q, {}, (), unified.Unified((), p))
+  learner = Learner(0, None, q, {}, (), unified.Unified((), p, jnp.float32(13)))
   value = jax.jit(lambda q: method.terms["parameter"](None, q, learner, None, None))(q)
-  np.testing.assert_allclose(value, 2.0 * gaussian_kl(q, p) / spec.task_rows, rtol=1e-4)
+  np.testing.assert_allclose(value, 2.0 * gaussian_kl(q, p) / 13, rtol=1e-4)
+  rows = lambda count: method.start_task(
+    None, learner._replace(opt_state=method.transform.init(q)), Task(None, None, jnp.int32(count))
+  )
+  for count, want in ((7, 7), (0, 1)):
+    assert float(rows(count).method_state.rows) == float(rows(count).opt_state.rows) == want
   ended = method.end_task(None, learner, None).method_state.old
   moved = method.after_forget(learner._replace(params=other), q).method_state.old
   for side in ("mean", "spread"):

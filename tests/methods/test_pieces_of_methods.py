@@ -10,6 +10,7 @@ from bench import Bench
 
 from cljax import memory as memories
 from cljax import methods, models, streams
+from cljax.core import tree
 from cljax.core.types import Batch, UsageError, Visit
 from cljax.engine.setup import spec_of
 from cljax.methods import heads
@@ -122,7 +123,8 @@ def test_as_many_rows_are_drawn_as_the_batch_has(name, class_stream, small_model
 def test_an_episodic_memory_holds_a_share_of_each_task(name, make_blobs, small_model):
   """``capacity // tasks`` rows of each finished task, balanced by class; a request erases its rows."""
   stream = streams.build(make_blobs(rows=10), "class", tasks=2, validation=0.0)
-  bench = Bench(name, stream, small_model, {"capacity": 13})
+  hyper = {"balance": "task"} if name == "er_agem" else {}
+  bench = Bench(name, stream, small_model, {"capacity": 13, **hyper})
   learner = bench.boundary("end_task", bench.start(), 1, ())
   learner = bench.boundary("end_task", learner, 0, (1,))
   stored = {k: np.asarray(v) for k, v in learner.method_state.memory.rows.items()}
@@ -141,7 +143,40 @@ def test_an_episodic_memory_holds_a_share_of_each_task(name, make_blobs, small_m
   assert set(held.tolist()) == set(stored["id"].tolist()) - set(gone.tolist())
   for capacity in (0, 1):
     with pytest.raises(UsageError, match=r"method\.capacity"):
-      methods.make(name, small_model, bench.spec, capacity=capacity)
+      methods.make(name, small_model, bench.spec, capacity=capacity, **hyper)
+
+
+@pytest.mark.parametrize("kind", ["domain", "task"])
+def test_a_class_balanced_memory_is_of_the_largest_keys(kind, make_blobs, small_model):
+  """Equal quotas for all classes of finished tasks (in task streams for each pair), of each the rows of the largest
+  keys, by the documented draws; a task that comes back offers none twice, and a request erases its rows."""
+  stream = streams.build(make_blobs(rows=10), kind, tasks=2, validation=0.0)
+  bench = Bench("er_agem", stream, small_model, {"capacity": 11})
+  learner, keys = bench.start(), {}
+  for task, met in ((1, ()), (0, (1,)), (1, (1, 0))):
+    rows, learner = np.asarray(stream.train[task]), learner._replace(step=learner.step + 1)
+    key = tree.fold(jax.random.fold_in(learner.key, learner.step), "end_task")
+    draw = lambda i, key=key: jax.random.bits(tree.fold(jax.random.fold_in(key, i), "add"), (BATCH,), jnp.uint32)
+    drawn = np.concatenate([np.asarray(draw(i)) for i in range(-(-len(rows) // BATCH))])
+    if task not in met:
+      keys |= {(task, int(r)): int(u) for r, u in zip(rows, drawn, strict=False)}
+    learner = bench.boundary("end_task", learner, task, met)
+    state = learner.method_state.memory
+    ids, of = (np.asarray(state.rows[n])[: int(state.count)] for n in ("id", "task"))
+    label = {r: int(stream.labels[t][stream.dataset.train.y[r]]) for t, r in keys}
+    group = lambda t, r, label=label: (t, label[r]) if kind == "task" else label[r]
+    np.testing.assert_array_equal(np.asarray(state.rows["y"])[: len(ids)], [label[r] for r in ids])
+    np.testing.assert_array_equal(np.asarray(state.rows["x"])[: len(ids)], stream.dataset.train.x[ids])
+    groups = sorted({group(*pair) for pair in keys})
+    want = set()
+    for i, g in enumerate(groups):
+      own = sorted((pair for pair in keys if group(*pair) == g), key=keys.get)
+      want |= set(own[-(11 // len(groups) + (i < 11 % len(groups))) :])
+    assert set(zip(of.tolist(), ids.tolist(), strict=True)) == want
+  gone = ids[[1, 2, 7]]
+  named = jnp.zeros(bench.spec.num_rows, bool).at[gone].set(True)
+  left = jax.jit(bench.parts.scrub)(learner, named, jnp.zeros(bench.spec.num_classes, bool)).method_state.memory
+  assert set(np.asarray(left.rows["id"])[: int(left.count)].tolist()) == set(ids.tolist()) - set(gone.tolist())
 
 
 def test_er_gem_draws_each_task_s_own_rows(make_blobs, small_model):
@@ -169,8 +204,9 @@ def test_er_gem_draws_each_task_s_own_rows(make_blobs, small_model):
 def test_the_mixture_s_scales(name, class_stream, small_model):
   """``w`` for the mean of the current rows and ``1 - w`` for that of stored ones, ``w = 1/2`` beside one other task;
   without stored rows the plain mean, whatever was met."""
-  bench = Bench(name, class_stream, small_model, {"capacity": 10, "replay_batch": 7})
-  method = methods.make(name, small_model, bench.spec, capacity=10, replay_batch=7)
+  hyper = {"capacity": 10, "replay_batch": 7} | ({"balance": "task"} if name == "er_agem" else {})
+  bench = Bench(name, class_stream, small_model, hyper)
+  method = methods.make(name, small_model, bench.spec, **hyper)
   weight = jnp.float32([1, 1, 0, 1, 1, 1, 0, 1])
   batch = rows(BATCH, weight=weight, fresh=jnp.ones(BATCH), visit=bench.where(1).visit)
   prepare = jax.jit(lambda l: method.prepare(jax.random.key(0), l, batch)[1])
@@ -276,5 +312,5 @@ def test_absent_rows_activate_nothing():
   """The mean over the rows that are there and over places, by NumPy."""
   hidden = np.random.default_rng(0).normal(size=(5, 2, 3, 4)).astype(np.float32)
   weight = np.float32([1, 0, 1, 0.5, 0])
-  wanted = np.average(hidden.mean((1, 2)), axis=0, weights=weight)
-  np.testing.assert_allclose(pruning.mean_activation(jnp.asarray(hidden), jnp.asarray(weight)), wanted, rtol=1e-5)
+  wanted = np.average(np.abs(hidden).mean((1, 2)), axis=0, weights=weight)
+  np.testing.assert_allclose(pruning.mean_activity(jnp.asarray(hidden), jnp.asarray(weight)), wanted, rtol=1e-5)

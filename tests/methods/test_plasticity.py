@@ -88,10 +88,14 @@ def test_reset_units_start_anew_and_the_rest_is_as_trained(plain, class_stream, 
   np.testing.assert_allclose(mine["head"]["bias"], other["head"]["bias"], atol=1e-6)
 
 
-def test_elephant_rebuilds_the_model(class_stream, small_model):
-  """The forward pass by hand: ``E(LayerNorm(x W + b))``; biases evenly spaced; the scale of the inputs survives."""
+@pytest.mark.parametrize("learned", [False, True])
+def test_elephant_rebuilds_the_model(class_stream, small_model, learned):
+  """The forward pass by hand: ``E(LayerNorm(x W + b))``; biases evenly spaced; the scale of the inputs survives.
+
+  Learned widths and heights start at those given.
+  """
   spec = Bench("finetune", class_stream, small_model).spec
-  options = {"width": 0.3, "height": 1.5, "power": 4.0, "bias_std": 0.4}
+  options = {"width": 0.3, "height": 1.5, "power": 4.0, "bias_std": 0.4, "learned": learned}
   net = methods.make("elephant", rescaled(small_model, 0.5), spec, **options).model
   params, state = net.init(jax.random.key(0))
   x = np.asarray(class_stream.dataset.train.x[:5])
@@ -103,6 +107,45 @@ def test_elephant_rebuilds_the_model(class_stream, small_model):
   h = 1.5 / (1 + np.abs(z / 0.3) ** 4)
   np.testing.assert_allclose(out.hidden[0], h, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(out.logits, h @ np.asarray(params["head"]["kernel"]), rtol=1e-4, atol=1e-5)
+
+
+def test_elephant_units_learn_their_width_and_height(class_stream, small_model):
+  """One step against closed-form slopes: ``dE/db = E`` and ``dE/da = p E (1 - E/h)``, and the pull to a = b = 0."""
+  options = {"width": 0.3, "height": 1.5, "power": 4.0, "bias_std": 0.4, "shape_strength": 0.05}
+  bench = Bench("elephant", class_stream, small_model, options)
+  learner, rng = bench.start(), np.random.default_rng(0)
+  (units,) = (name for name in learner.params if "log_width" in learner.params[name])
+  shapes = {n: rng.normal(size=8) / 2 for n in ("log_width", "log_height")}
+  params = {**learner.params, units: {n: jnp.asarray(v, jnp.float32) for n, v in shapes.items()}}
+  np.testing.assert_allclose(
+    models.elephant_shape_penalty({"one": params, "two": {"log_width": jnp.float32([3.0])}}),
+    9 + sum((v**2).sum() for v in shapes.values()),
+    rtol=1e-6,
+  )
+  index = np.asarray(bench.rows(0, 0)[0])
+  x, y = class_stream.dataset.train.x[index], class_stream.dataset.train.y[index]
+  a, b = shapes["log_width"], shapes["log_height"]
+  w, v = (np.asarray(params[n]["kernel"], np.float64) for n in ("hidden_0", "head"))
+  z = np.float64(x).reshape(len(x), -1) @ w + np.asarray(params["hidden_0"]["bias"], np.float64)
+  z = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-6)
+  height = 1.5 * np.exp(b)
+  e = height / (1 + np.abs(z / (0.3 * np.exp(a))) ** 4)
+  logits = e @ v + np.asarray(params["head"]["bias"], np.float64)
+  d = np.exp(logits - np.logaddexp.reduce(logits, -1, keepdims=True))
+  loss = -np.log(d[np.arange(len(y)), y]).mean() + 0.05 * ((a**2).sum() + (b**2).sum())
+  d[np.arange(len(y)), y] -= 1
+  back = d / len(y) @ v.T
+  new, _, value = bench.step(learner._replace(params=params), *bench.arguments(0, 0))
+  np.testing.assert_allclose(float(value), loss, rtol=1e-5)
+  want = {
+    "log_width": a - RATE * ((back * 4 * e * (1 - e / height)).sum(0) + 0.1 * a),
+    "log_height": b - RATE * ((back * e).sum(0) + 0.1 * b),
+  }
+  for name, value in want.items():
+    np.testing.assert_allclose(new.params[units][name], value, rtol=1e-4, atol=1e-6)
+    assert np.abs(value - shapes[name]).min() > 1e-5
+  with pytest.raises(UsageError, match=r"shape_strength: got 0\.1, which 'elephant' does not read with"):
+    methods.make("elephant", small_model, bench.spec, shape_strength=0.1, learned=False)
 
 
 @pytest.mark.parametrize(

@@ -3,33 +3,20 @@ gradients, the loss of replay, and the projection."""
 
 from __future__ import annotations
 
-import itertools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from bench import Bench
-from by_hand import RATE, backward, batch_of, forward, gradient, leaves
+from by_hand import RATE, backward, batch_of, gradient, leaves
+from projecting_by_hand import ROWS, flat, inputs_of, nested, off, on_all, on_one, rows_of, widened
 
 from cljax import projectors, streams
-
-ROWS = 10  # of each class
 
 
 @pytest.fixture(scope="module")
 def four(make_blobs):
   """Four tasks of one class each, all of whose rows a memory can hold, so that no draw decides which."""
   return streams.build(make_blobs(rows=ROWS), "class", tasks=4, validation=0.0)
-
-
-def rows_of(stream, *tasks):
-  split, index = stream.dataset.train, np.concatenate([stream.train[t] for t in tasks])
-  return split.x[index], split.y[index]
-
-
-def flat(tree_):
-  return np.concatenate([np.ravel(tree_[p]) for p in sorted(tree_)])
 
 
 def unflat(vector, like):
@@ -44,31 +31,6 @@ def assert_moved(before, after, slope, atol=5e-6):
   theta = leaves(before.params)
   for path, value in leaves(after.params).items():
     np.testing.assert_allclose(value, theta[path] - RATE * slope[path], atol=atol, err_msg=path)
-
-
-def on_one(g, references, offset=0.0):
-  """A-GEM: the mean reference gradient alone."""
-  inner, square = g @ references, references @ references
-  return g - inner / (square + offset) * references if inner < 0 else g
-
-
-def on_all(g, references, margin, ridge):
-  """GEM's dual by trial of every set of multipliers at their bound."""
-  if (references @ g >= 0).all():
-    return g
-  count = len(references)
-  gram, inner = references @ references.T + ridge * np.eye(count), references @ g
-  for size in range(count + 1):
-    for free in map(list, itertools.combinations(range(count), size)):
-      v = np.full(count, float(margin))
-      if free:
-        rest = [i for i in range(count) if i not in free]
-        v[free] = np.linalg.solve(gram[np.ix_(free, free)], -inner[free] - gram[np.ix_(free, rest)] @ v[rest])
-      slope = gram @ v + inner
-      at_bound = [i for i in range(count) if i not in free]
-      if (v >= margin - 1e-9).all() and (slope[at_bound] >= -1e-9).all():
-        return g + references.T @ v
-  raise AssertionError("no solution")
 
 
 SIZES = {"capacity": 4 * ROWS}
@@ -121,36 +83,7 @@ def fitted(params, rows, steps=400):
   return nested(at)
 
 
-def nested(by_path):
-  out: dict = {}
-  for path, value in by_path.items():
-    layer, leaf = path.split("/")
-    out.setdefault(layer, {})[leaf] = jnp.asarray(value, jnp.float32)
-  return out
-
-
 # Bases
-
-
-def widened(basis, inputs, threshold, room=None):
-  """GPM's basis ``[d, r]`` with the leading left directions of what it leaves of ``inputs [n, d]``."""
-  rest = inputs.T - basis @ (basis.T @ inputs.T)
-  u, s, _ = np.linalg.svd(rest, full_matrices=False)
-  total, kept = (inputs**2).sum(), (inputs**2).sum() - (s**2).sum()
-  r = 0
-  while r < len(s) and (kept + (s[:r] ** 2).sum()) / total < threshold - 1e-9:
-    r += 1
-  new = np.concatenate([basis, u[:, :r]], 1)
-  return new[:, :room]
-
-
-def inputs_of(params, x):
-  """What each kernel multiplies."""
-  return {"hidden_0/kernel": x.reshape(len(x), -1).astype(np.float64), "head/kernel": forward(params, x)[0]}
-
-
-def off(basis, a):
-  return a - basis @ (basis.T @ a)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,12 @@ from by_hand import RATE, backward, batch_of, cross_entropy, forward, gradient, 
 
 import cljax
 from cljax import methods, streams
+from cljax.core import tree
 from cljax.core.types import Learner
 from cljax.engine import schedule
+from cljax.engine.setup import spec_of
 from cljax.engine.step import AGAIN, FRESH
+from cljax.optimizers._common import random_like
 
 PRESENT = np.array([1, 1, 1, 0, 1, 1, 0, 1], bool)
 
@@ -186,15 +189,18 @@ def quotient(points, epsilon, one_sided):
   return np.mean([s * z for s, z in found], 0), found[-1]
 
 
+@pytest.mark.parametrize("shrink", [False, True])
 @pytest.mark.parametrize("estimator", ["two_point", "one_sided"])
-def test_zeroth_order_is_the_mean_quotient_along_its_directions(estimator):
+def test_zeroth_order_is_the_mean_quotient_along_its_directions(estimator, shrink):
   """``mean_q (L(t + e z) - L(t - e z)) / (2 e) z``, or ``(L(t + e z) - L(t)) / e z``; z standard normal, and new ones
-  for each query."""
+  for each query. Shrunk by ``q / (q + d + 1)``: then its mean square is that of its mean."""
   epsilon, one_sided = 0.25, estimator == "one_sided"
-  loss, g, points = estimated("zeroth_order", {"epsilon": epsilon, "queries": 3, "estimator": estimator})
+  options = {"epsilon": epsilon, "queries": 3, "estimator": estimator, "shrink": shrink}
+  loss, g, points = estimated("zeroth_order", options)
   assert len(points) == (4 if one_sided else 6)
   want, (_, z) = quotient(points, epsilon, one_sided)
-  np.testing.assert_allclose(g, want, rtol=1e-4, atol=1e-4)
+  scale = 3 / (3 + SIZE + 1) if shrink else 1.0
+  np.testing.assert_allclose(g, scale * want, rtol=1e-4, atol=1e-4)
   at = [value_of(THETA)] if one_sided else [value_of(p) for p in points]
   np.testing.assert_allclose(loss, np.mean(at), rtol=1e-5)
   assert 0.6 < z.std() < 1.4
@@ -204,8 +210,8 @@ def test_zeroth_order_is_the_mean_quotient_along_its_directions(estimator):
 @pytest.mark.parametrize("key", [0, 1])
 def test_zeroth_order_s_other_updates(update, key):
   """``sign(g)``; the sign of the quotient times z; the one of 0, g, -g whose step has the lowest loss."""
-  options = {"epsilon": 0.25, "queries": 1 if update == "scalar_sign" else 2, "update": update}
-  rate = 0.5 if key else 0.02
+  options = {"epsilon": 0.25, "queries": 1 if update == "scalar_sign" else 2, "update": update, "shrink": bool(key)}
+  rate = 5.0 if key else 0.02
   if update == "conserve":
     options["learning_rate"] = rate
   _, g, points = estimated("zeroth_order", options, key)
@@ -215,11 +221,41 @@ def test_zeroth_order_s_other_updates(update, key):
   elif update == "scalar_sign":
     want = np.sign(slope) * z
   else:
+    want = want * (2 / (2 + SIZE + 1) if key else 1.0)
     tried = [0 * want, want, -want]
     best = int(np.argmin([value_of(THETA - rate * t) for t in tried]))
     assert best == (0 if key else 1)
     want = tried[best]
   np.testing.assert_allclose(g, want, rtol=1e-4, atol=1e-4)
+
+
+def test_zeroth_order_takes_as_many_looks_as_it_says():
+  """By default 20 pairs, and one direction where there can be no more; what does not move is no dimension."""
+  assert len(estimated("zeroth_order", {})[2]) == 40
+  assert len(estimated("zeroth_order", {"update": "scalar_sign"})[2]) == 2
+  few = [estimated("zeroth_order", {"queries": 2, "sparsity": 50, "shrink": s})[1] for s in (False, True)]
+  moved = few[0] != 0
+  np.testing.assert_allclose(few[1][moved] / few[0][moved], 2 / (3 + SIZE / 2), rtol=1e-5)
+
+
+def test_shrunk_estimates_are_as_safe_as_the_gradient():
+  """SGD on a quadratic at a rate near its own limit: the loss falls; unshrunk, it grows beyond all bounds."""
+  curvature, rate, size = 2.0, 0.5, 60
+  start = jnp.ones(size)
+
+  def end(shrink):
+    method = methods.make("zeroth_order", None, None, queries=1, shrink=shrink)
+    loss_fn = lambda params: (curvature / 2 * jnp.sum(params["w"] ** 2), ())
+
+    def step(w, key):
+      learner = Learner(jnp.int32(0), jax.random.key(7), {"w": w}, {}, (), ())
+      return w - rate * method.gradient(key, loss_fn, learner)[1]["w"], None
+
+    last = jax.lax.scan(step, start, jax.random.split(jax.random.key(0), 300))[0]
+    return float(jnp.sum(last**2)) / size
+
+  assert end(True) < 0.1
+  assert not end(False) < 1e6
 
 
 def test_sparse_directions_keep_their_mask():
@@ -232,7 +268,7 @@ def test_sparse_directions_keep_their_mask():
 
 def test_a_forward_gradient_is_a_projection_on_one_direction():
   """``(grad L . v) v``: with the key held, linear in the gradient, by ``v v'``."""
-  method = methods.make("zeroth_order", None, None, estimator="forward")
+  method = methods.make("zeroth_order", None, None, estimator="forward", shrink=False)
   learner = Learner(jnp.int32(0), jax.random.key(7), {"w": jnp.asarray(THETA[:5])}, {}, (), ())
 
   def along(a):
@@ -245,11 +281,13 @@ def test_a_forward_gradient_is_a_projection_on_one_direction():
   assert 0.5 < values[-1] < 20  # |v|^2 for five standard normal numbers
   a = np.float32(C[:5])
   np.testing.assert_allclose(along(jnp.asarray(a)), matrix @ a, rtol=1e-4, atol=1e-5)
+  method = methods.make("zeroth_order", None, None, estimator="forward")
+  np.testing.assert_allclose(along(jnp.asarray(a)), matrix @ a / (1 + 5 + 1), rtol=1e-4, atol=1e-5)
 
 
 def test_a_hybrid_is_first_order_up_to_its_switch(class_stream, small_model):
   """Smoothed gradients ``h <- (1 - alpha) g + alpha h`` from h = g, two steps; then another direction."""
-  hyper = {"switch_step": 2, "smoothing": "history", "alpha": 0.3, "queries": 2, "epsilon": 0.01}
+  hyper = {"switch_step": 2, "smoothing": "history", "alpha": 0.3, "queries": 2, "epsilon": 0.01, "shrink": False}
   bench = Bench("zeroth_order", class_stream, small_model, hyper)
   learner, h = bench.start(), None
   for k in range(2):
@@ -280,6 +318,30 @@ def test_an_evolution_strategy_is_the_standardised_sum(antithetic):
   np.testing.assert_allclose(e[1::2] + e[::2], 0, atol=1e-5) if antithetic else None
   assert 0.7 < e.std() < 1.3
   assert len(np.unique(np.round(e[:, 0], 4))) == count
+
+
+def test_an_evolution_strategy_is_rewarded_for_right_answers(class_stream, small_model):
+  """One step: the share of right answers of the batch at each ``theta + sigma e``, standardised, and no loss."""
+  sigma, count = 2.0, 12
+  hyper = {"sigma": sigma, "population": count, "reward": "answers"}
+  bench = Bench("evolution_strategy", class_stream, small_model, hyper)
+  learner = bench.start()
+  key = tree.fold(jax.random.fold_in(learner.key, learner.step), "gradient")
+  noise = [random_like(jax.random.fold_in(key, i), learner.params) for i in range(count)]
+  x, y = batch_of(bench, 0, 0)
+  right = lambda p: (forward(p, x)[1].argmax(1) == y).mean()
+  reward = np.array([right(jax.tree.map(lambda p, n: p + sigma * n, learner.params, e)) for e in noise])
+  assert len(set(reward.tolist())) > 2
+  score = (reward - reward.mean()) / reward.std()
+  after, _, loss = bench.step(learner, *bench.arguments(0, 0))
+  np.testing.assert_allclose(float(loss), 1 - right(learner.params), atol=1e-6)
+  theta, parts = leaves(learner.params), [leaves(e) for e in noise]
+  for n, value in leaves(after.params).items():
+    moved = RATE / count * sum(s * e[n] for s, e in zip(score, parts, strict=True))
+    np.testing.assert_allclose(value, theta[n] + moved, rtol=1e-4, atol=1e-5)
+  pixels = spec_of(class_stream, 8)._replace(objective=bench.spec.objective._replace(classes=False))
+  with pytest.raises(cljax.UsageError, match=r"method\.reward: got 'answers', which needs classes"):
+    methods.make("evolution_strategy", small_model, pixels, reward="answers")
 
 
 def in_passes(stream, training):

@@ -118,13 +118,13 @@ def test_natural_gradient_vcl_is_a_case(class_stream, small_model):
     unified.unified(small_model, spec, **CASES["natural_gradient_vcl"], **hyper),
   )
   q, p, g = (MeanField(*two_trees()) for _ in range(3))
-  found = []
-  for method, state in zip(pair, (p, unified.Unified((), p)), strict=True):
+  found, rows = [], jnp.float32(13)
+  for method, state in zip(pair, (variational.VclState(p, rows), unified.Unified((), p, rows)), strict=True):
     learner = Learner(0, None, q, (), (), state)
     slope = jax.jit(jax.grad(lambda q, m=method, n=learner: sum(t(None, q, n, None, None) for t in m.terms.values())))(
       q
     )
-    found += [slope, method.transform.update(jax.tree.map(jnp.add, g, slope), (), q)[0]]
+    found += [slope, method.transform.update(jax.tree.map(jnp.add, g, slope), variational.NaturalState(rows), q)[0]]
   assert_near(found[0], found[2], 1e-5)
   assert_near(found[1], found[3], 1e-3)
 

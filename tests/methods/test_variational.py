@@ -11,6 +11,7 @@ from by_hand import batch_of, cross_entropy, forward, leaves
 
 from cljax import optimizers
 from cljax.core import tree
+from cljax.core.types import Learner, Task
 from cljax.methods.penalties import variational
 from cljax.optimizers import MeanField
 
@@ -34,26 +35,35 @@ HYPER = {"strength": 0.3, "prior_deviation": 0.7}
 
 
 @pytest.fixture(scope="module")
-def vcl(class_stream, small_model):
-  return Bench("vcl", class_stream, small_model, HYPER)
+def uneven(class_stream):
+  """The second task has fewer rows than the first."""
+  return class_stream._replace(train=(class_stream.train[0], class_stream.train[1][:9]))
+
+
+@pytest.fixture(scope="module")
+def vcl(uneven, small_model):
+  return Bench("vcl", uneven, small_model, HYPER)
 
 
 def test_the_loss_is_the_bound(vcl):
-  """With hardly any deviation the expectation is the loss at the means; the KL term is added per row."""
+  """With hardly any deviation the expectation is the loss at the means; the KL term is added per row of the task."""
   learner = vcl.start()
   narrow = learner.params._replace(spread=jax.tree.map(lambda r: jnp.full_like(r, -9.0), learner.params.spread))
   learner = learner._replace(params=narrow)
   prior = MeanField(tree.zeros_like(learner.params.mean), tree.zeros_like(learner.params.mean))
   prior = prior._replace(spread=jax.tree.map(lambda z: z + np.log(np.expm1(0.7)), prior.spread))
-  for task in (0, 1):
+  sizes = [len(rows) for rows in vcl.stream.train]
+  assert sizes[1] == 9 < sizes[0] == vcl.spec.task_rows
+  for task, rows in enumerate(sizes):
+    learner = vcl.boundary("start_task", learner, task)
     x, y = batch_of(vcl, task, 0)
     _, z = forward(learner.params.mean, x)
-    want = cross_entropy(z, y).mean() + 0.3 * kl_by_hand(learner.params, prior) / vcl.spec.task_rows
+    want = cross_entropy(z, y).mean() + 0.3 * kl_by_hand(learner.params, prior) / rows
     learner, _, loss = vcl.step(learner, *vcl.arguments(task, 0))
     np.testing.assert_allclose(float(loss), want, rtol=1e-3)
     learner = vcl.boundary("end_task", learner, task)
     prior = learner.params
-    assert_same(learner.method_state, prior)
+    assert_same(learner.method_state.prior, prior)
 
 
 def test_the_posterior_predicts_by_its_means_or_by_samples(vcl, class_stream, small_model):
@@ -119,17 +129,27 @@ def test_a_natural_step_mixes_natural_parameters():
 
 
 def test_natural_vcl_has_the_rows_of_a_task_as_scale(vcl, small_model):
+  """Those of the largest before any task began, then each task's own."""
   method = variational.vcl(small_model, vcl.spec, strength=1.0, deviation=0.1, prior_deviation=1.0, natural=True)
   q, g = gaussian_tree(), gaussian_tree()
-  got, _ = method.transform.update(g, method.transform.init(q), q)
-  for k, r in q.spread.items():
-    np.testing.assert_allclose(got.mean[k], vcl.spec.task_rows * softplus(r) ** 2 * g.mean[k], rtol=1e-5)
+  learner = Learner(0, None, q, {}, ("before", method.transform.init(q)), ())
+  learner = learner._replace(method_state=method.init(None, learner))
+  for rows in (vcl.spec.task_rows, 9):
+    got, state = method.transform.update(g, learner.opt_state[1], q)
+    assert_same(state, learner.opt_state[1])
+    for k, r in q.spread.items():
+      np.testing.assert_allclose(got.mean[k], rows * softplus(r) ** 2 * g.mean[k], rtol=1e-5)
+      slope = 1 / (1 + np.exp(-np.asarray(r, np.float64)))
+      np.testing.assert_allclose(got.spread[k], rows * softplus(r) ** 2 / (2 * slope**2) * g.spread[k], rtol=1e-5)
+    learner = method.start_task(None, learner, Task(None, None, jnp.int32(9)))
+    assert learner.opt_state[0] == "before"
+    assert float(learner.method_state.rows) == 9
   assert vcl.parts.method.transform is None
 
 
 @pytest.fixture(scope="module")
-def claw(class_stream, small_model):
-  return Bench("claw", class_stream, small_model, {**HYPER, "limit": 0.4})
+def claw(uneven, small_model):
+  return Bench("claw", uneven, small_model, {**HYPER, "limit": 0.4})
 
 
 def test_claw_without_room_to_adapt_is_vcl(vcl, claw):

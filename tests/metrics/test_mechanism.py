@@ -109,3 +109,22 @@ def test_sharpness(quadratic, name):
   assert float(top) == pytest.approx(values.max(), rel=1e-3)
   # Hutchinson's variance is 2 sum_{i != j} H_ij^2 / samples, at most 2 ||H||_F^2 / samples.
   assert float(mean) == pytest.approx(values.mean(), abs=4.5 * np.sqrt(2 * (values**2).sum() / 400) / 4)
+
+
+def test_the_share_of_weights_that_moved():
+  """As bfloat16 has them: steps below half of its spacing are lost; in float32 every one is seen."""
+  import ml_dtypes
+
+  rng = np.random.default_rng(0)
+  before = {"a": np.float32(rng.normal(size=(40, 5))), "b": np.float32(rng.normal(size=100))}
+  step = lambda v, size: v * np.float32(1 + size)
+  after = {"a": step(before["a"], 2.0**-9), "b": before["b"]}
+  low = lambda v: v.astype(ml_dtypes.bfloat16)
+  want = (low(before["a"]) != low(after["a"])).sum() / 300
+  assert 0.1 < want < 0.6
+  as_arrays = lambda tree_: jax.tree.map(jnp.asarray, tree_)
+  np.testing.assert_allclose(metrics.moved_share(as_arrays(before), as_arrays(after)), want)
+  np.testing.assert_allclose(metrics.moved_share(before, after, "float32"), 200 / 300)
+  assert metrics.moved_share(before, before) == 0
+  with pytest.raises(UsageError, match="after"):
+    metrics.moved_share(before, {"a": before["a"]})

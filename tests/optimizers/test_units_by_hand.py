@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from cljax import edits
 from cljax import optimizers as O
 
 
@@ -56,6 +57,10 @@ def test_clnp_over_two_tasks():
   got, opt_state = arrays(params), (optax.EmptyState(), state)
   for used_1, used_2, classes in tasks:
     used = (np.array(used_1, bool), np.array(used_2, bool))
+    free, mine, again = edits.clnp_units(bare, used)
+    np.testing.assert_array_equal(mine, [sum(used_1), sum(used_2)])
+    np.testing.assert_array_equal(again, [np.sum(o & u) for o, u in zip(owned, used, strict=False)])
+    np.testing.assert_array_equal(free, [np.sum(~(o | u)) for o, u in zip(owned, used, strict=False)])
     direct = O.clnp_end_task(got, bare, UNITS, used, np.array(classes, bool))
     got, opt_state = O.clnp_consolidate(got, opt_state, UNITS, used, np.array(classes, bool))
     bare = direct[1]
@@ -149,7 +154,7 @@ def test_continual_backprop_step_with_a_convolution(utility):
   step = jax.jit(lambda p, m, s, h, w: O.continual_backprop_step(key, p, m, s, h, w, units, **options))
   shown = tuple(map(jnp.asarray, hidden))
   nobody = step(arrays(params), moments, state, shown, jnp.zeros(5, jnp.int32))[2]
-  np.testing.assert_allclose(nobody.mean[0][2], decay * mean[0][2], rtol=1e-6)  # unit 2 is too young to go
+  np.testing.assert_allclose(nobody.mean[0][2], decay * mean[0][2], rtol=1e-12)  # unit 2 is too young to go
   got, opt, new = step(arrays(params), moments, state, shown, jnp.asarray(weight, jnp.int32))
   want, ones = jax.tree.map(np.copy, params), jax.tree.map(np.ones_like, params)
   layers = (("one", "two", (0, 1, 2)), ("two", "head", (0,)))
@@ -179,10 +184,10 @@ def test_continual_backprop_step_with_a_convolution(utility):
     for x in (a, u, f):
       x[gone] = 0
     for value, x in ((new.age, a), (new.utility, u), (new.mean, f), (new.due, total - count)):
-      np.testing.assert_allclose(value[i], x, rtol=1e-6)
+      np.testing.assert_allclose(value[i], x, rtol=1e-12)
   for layer, parts in want.items():
     for part, value in parts.items():
-      np.testing.assert_allclose(got[layer][part], value, rtol=1e-6, atol=1e-9, err_msg=f"{layer}/{part}")
+      np.testing.assert_allclose(got[layer][part], value, rtol=1e-12, atol=1e-14, err_msg=f"{layer}/{part}")
   same(opt.trace, ones)
 
 

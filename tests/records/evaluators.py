@@ -14,6 +14,10 @@ HELPERS = {
   "register": "adds a name",
 }
 RECORDS: dict[str, Record] = {
+  "clnp_units": Record(
+    spec="regularizers_projectors 8.9",
+    compared=("test_clnp_says_how_many_units_are_left",),
+  ),
   "linear_probe": Record(
     compared=(
       "test_a_probe_is_ridge_regression_of_one_hot_labels[class-0.001-256]",

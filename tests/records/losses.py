@@ -32,6 +32,12 @@ RECORDS: dict[str, Record] = {
   "gaussian_kl": Record(
     spec="generative_memory 0.6", compared=("test_gaussian_kl_by_quadrature",), invariants=(SHAPES, *narrow("gaussian"))
   ),
+  "policy_gradient": Record(
+    spec="regularizers_projectors 5.5",
+    compared=("test_policy_gradient_by_numpy[False]", "test_policy_gradient_by_numpy[True]"),
+    invariants=("test_a_policy_gradient_climbs_the_reward",),
+    deviations=("answers are classes, where the paper decodes text; no clipping and no pull to a reference",),
+  ),
   "nt_xent": Record(
     spec="generative_memory 0.6",
     compared=("test_views_by_loops", "test_identical_views_of_orthogonal_rows"),

@@ -74,11 +74,16 @@ RECORDS: dict[str, Record] = {
   ),
   "hierarchical": Record(
     spec="regularizers_projectors 7.9",
-    compared=("test_hierarchical_integrates_the_path_and_weighs_layers",),
+    compared=(
+      "test_hierarchical_integrates_the_path_and_weighs_layers[none]",
+      "test_hierarchical_integrates_the_path_and_weighs_layers[max]",
+      "test_hierarchical_takes_its_importance_from_the_general_tasks",
+    ),
     invariants=LAWS,
     claim=("hierarchical",),
     deviations=(
-      "the path integral runs over the tasks of the stream; the paper takes it from one pass over general data",
+      "general data are the first tasks of the stream, where so many are asked for, else all; the paper's is one pass",
+      "norms are taken over the largest; as printed, they saturate the softmax",
       "the place of the layers' weights is UNVERIFIED",
     ),
     arguments={"strength": 1.0},

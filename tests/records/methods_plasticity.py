@@ -34,7 +34,7 @@ RECORDS: dict[str, Record] = {
   ),
   "reptile": Record(
     spec="regularizers_projectors 6.3",
-    compared=("test_reptile_goes_back_every_few_steps",),
+    compared=("test_reptile_goes_back_every_few_steps", "test_reptile_s_period_is_a_twentieth_of_a_pass"),
     invariants=("test_scrub_erases_every_stored_row",),
     claim=("reptile",),
     deviations=(
@@ -160,23 +160,33 @@ RECORDS: dict[str, Record] = {
   ),
   "elephant": Record(
     spec="regularizers_projectors 8.3",
-    compared=("test_elephant_rebuilds_the_model",),
+    compared=(
+      "test_elephant_rebuilds_the_model[False]",
+      "test_elephant_rebuilds_the_model[True]",
+      "test_elephant_units_learn_their_width_and_height",
+    ),
     invariants=("test_models_that_cannot_serve_are_refused",),
     claim=("elephant",),
-    deviations=("width and height are fixed, where the released code learns both for each unit",),
+    deviations=("a pull of widths and heights to their start can be asked for, which the released code does not have",),
     first_task_plain=False,
   ),
   "clnp": Record(
     spec="regularizers_projectors 8.9",
-    compared=("test_clnp_prunes_to_the_margin_and_trains_what_is_free",),
+    compared=(
+      "test_clnp_prunes_to_the_margin_and_trains_what_is_free[0.0]",
+      "test_clnp_prunes_to_the_margin_and_trains_what_is_free[0.4]",
+      "test_clnp_keeps_units_of_negative_mean",
+    ),
     invariants=(
+      "test_clnp_says_how_many_units_are_left",
       "test_clnp_keeps_what_a_task_answers_to_the_bit",
       "test_averaging_edits::test_wrong_arguments",
       "test_absent_rows_activate_nothing",
     ),
     claim=("clnp",),
     deviations=(
-      "the margin is of accuracy on training rows, where the paper takes held-out rows",
+      "activity is the mean of |h|: the paper's mean for rectifiers, and units of negative mean count as used",
+      "held-out rows are a share of each task's training rows by their ids, not a set of the stream's",
       "free neurons keep their weights for the next task",
       "classes are told apart by their outputs: one head, no task id at test",
     ),

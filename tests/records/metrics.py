@@ -148,6 +148,7 @@ RECORDS: dict[str, Record] = {
   "recognition": Record(spec="replay_architecture_metrics C10", compared=("test_recognition",)),
   "remembering": Record(spec=TEN, compared=BEYOND, deviations=(RECALLED,)),
   "sample_storage_efficiency": Record(spec=TEN, compared=("test_efficiencies",), deviations=(RECALLED,)),
+  "moved_share": Record(spec="regularizers_projectors 5.5", compared=("test_the_share_of_weights_that_moved",)),
   "sharpness": Record(spec="replay_architecture_metrics C13", compared=SHARP),
   "summarize": Record(compared=("test_summarize",)),
   "transfer_before_learning": Record(

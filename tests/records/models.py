@@ -145,4 +145,12 @@ RECORDS: dict[str, Record] = {
   "elephant": Record(
     spec="regularizers_projectors 8.3", compared=("test_elephant[0.2-1.0-4.0]", "test_elephant[0.08-2.0-8.0]")
   ),
+  "ElephantUnits": Record(
+    spec="regularizers_projectors 8.3",
+    compared=("test_elephant_units_learn_their_width_and_height",),
+    deviations=("a unit of a convolution is a channel, where the released code has a shape for each place too",),
+  ),
+  "elephant_shape_penalty": Record(
+    spec="regularizers_projectors 8.3", compared=("test_elephant_units_learn_their_width_and_height",)
+  ),
 }

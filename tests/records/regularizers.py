@@ -117,6 +117,8 @@ RECORDS: dict[str, Record] = {
     compared=(
       "test_path_integral_of_two_tasks_by_hand[hierarchical]",
       "test_hierarchical_weighs_layers",
+      "test_blocks_are_layers[none]",
+      "test_blocks_are_layers[max]",
       *decoupled("hierarchical"),
     ),
     invariants=(

@@ -6,6 +6,7 @@ KIND = "weight edit"
 HELPERS = {
   "LifecycleState": "a state type",
   "ClnpState": "a state type",
+  "ClnpUnits": "a state type",
   "clnp_state": "looks up a state",
 }
 CLNP = Record(
@@ -84,4 +85,5 @@ RECORDS: dict[str, Record] = {
   "clnp_trainable": CLNP._replace(
     invariants=("test_finished_tasks_are_kept_to_the_bit", "test_nothing_is_frozen_before_the_first_boundary")
   ),
+  "clnp_units": CLNP._replace(invariants=()),
 }

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from cljax import UsageError
 from cljax import regularizers as R
 
 CURVATURE = {"a": {"kernel": np.array([[1.0, 3.0], [0.5, 2.0]], np.float32)}, "b": np.array([0.1, 0.7], np.float32)}
@@ -112,6 +113,34 @@ def test_hierarchical_weighs_layers():
   theta = jax.tree.map(lambda s: s + 1.0, START)
   pull = tx.update(jax.tree.map(jnp.zeros_like, START), state, theta)[0]
   close(pull, {"a": {"kernel": np.full((2, 2), want[0])}, "b": np.full(2, want[1] * 0.25)})
+
+
+@pytest.mark.parametrize("normalise", ["none", "max"])
+def test_blocks_are_layers(normalise):
+  """By the first name of a path; over the largest norm, none has more than e times the weight of another."""
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: 10 * rng.normal(size=shape)
+  given = {"one": {"in": {"kernel": draw(2, 3)}, "out": {"kernel": draw(3, 2), "bias": draw(2)}},
+           "two": {"in": {"kernel": draw(2, 2)}}, "head": {"kernel": draw(2, 4)}}  # fmt: skip
+  flat = lambda tree: np.concatenate([np.ravel(v) for v in jax.tree.leaves(tree)])
+  norms = np.array([np.linalg.norm(flat(given[n])) for n in ("head", "one", "two")])
+  z = norms / norms.max() if normalise == "max" else norms
+  want = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+  given = jax.tree.map(jnp.float32, given)
+  tx = R.hierarchical(0.5, depth=1, normalise=normalise)
+  start = jax.tree.map(jnp.zeros_like, given)
+  state = R.consolidate(tx.init(start), start, importance=given)
+  np.testing.assert_allclose(jax.tree.leaves(state.layer_weight), want[[0, 1, 1, 1, 2]], rtol=1e-4, atol=1e-7)
+  if normalise == "max":
+    assert want.max() / want.min() <= np.e
+  modules = R.consolidate(R.hierarchical(0.5).init(start), start, importance=given).layer_weight
+  np.testing.assert_allclose(modules["one"]["in"]["kernel"], R.layer_weights(given)["one"]["in"]["kernel"])
+  zero = R.layer_weights(start, 1, normalise)
+  np.testing.assert_allclose(jax.tree.leaves(zero), 1 / 3, rtol=1e-6)
+  with pytest.raises(UsageError, match="hierarchical: normalise must be one of none, max; got 'sum'"):
+    R.hierarchical(0.5, normalise="sum")
+  with pytest.raises(UsageError, match="hierarchical: depth"):
+    R.hierarchical(0.5, depth=0)
 
 
 def test_layers_are_modules_and_equal_norms_give_si_over_their_number():

@@ -93,6 +93,9 @@ def test_wasserstein_pulls_each_rank_to_the_initial_value_of_that_rank():
   assert tree.digest(after) == tree.digest(state)
   want = sum(((theta[n] - partner[n]) ** 2).sum() for n in theta)
   near([R.wasserstein_penalty(jnp_tree(theta), jnp_tree(start), 0.7)], [0.7 * want])
+  near([R.wasserstein_penalty(jnp_tree(theta), state.anchor, 0.7)], [0.7 * want])  # sorted and flat, as a state
+  with pytest.raises(UsageError, match=r"wasserstein_penalty: anchor: leaf 'a' has shape \(3,\); expected \(2, 2\)"):
+    R.wasserstein_penalty(jnp_tree(theta), {**state.anchor, "a": jnp.zeros(3)})
 
 
 def test_wasserstein_of_equal_weights_meets_no_nan():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -35,21 +36,31 @@ def l2_previous(model, spec, *, strength, decoupled: bool = False) -> Method:
   return Method(end_task=end_task, **quadratic(regularizers.l2_previous, strength, decoupled=decoupled))
 
 
-def hierarchical(model, spec, *, strength, damping, decoupled: bool = False) -> Method:
+def hierarchical(
+  model, spec, *, strength, damping, decoupled: bool = False, general: int = 0, layers: str = "modules",
+  normalise: str = "max",
+) -> Method:  # fmt: skip
   """SI with a weight for each layer: ``strength sum_l s_l sum_i Omega_i (theta_i - theta*_i)^2``, ``s =
   softmax_l |Omega_l|``.
 
-  Omega is the path integral over the tasks of the stream; the paper takes it from one pass over general data. The
-  place of ``s_l`` is UNVERIFIED. In a hybrid with other penalties, write it first. ``decoupled`` as of
+  Omega is the path integral over the tasks of the stream, or, as in the paper, over the first ``general`` of them
+  alone, which are the general data: later ones change neither Omega nor the anchor. ``layers``: 'modules', or 'blocks',
+  the first name of a path, as the paper's decoder blocks. ``normalise`` 'max': norms over the largest (else the layer
+  of the largest norm soon has all the weight); 'none' is the formula as printed. The place of ``s_l`` is UNVERIFIED. In
+  a hybrid with other penalties, write it first. ``decoupled`` as of
   :func:`cljax.methods.penalties.si`, with ``a = 2 rate * strength * s_l * max(Omega, 0)``. Spec 7.9; Song et al., 2025.
   """
   del model, spec
 
   def end_task(key, learner, task):
-    del key, task
-    return consolidated(learner, "hierarchical")
+    del key
+    consolidate = lambda learner: consolidated(learner, "hierarchical")
+    if not general:
+      return consolidate(learner)
+    return jax.lax.cond(task.visit.others < general, consolidate, lambda learner: learner, learner)
 
-  return Method(end_task=end_task, **quadratic(regularizers.hierarchical, strength, damping, decoupled=decoupled))
+  made = partial(regularizers.hierarchical, depth=1 if layers == "blocks" else None, normalise=normalise)
+  return Method(end_task=end_task, **quadratic(made, strength, damping, decoupled=decoupled))
 
 
 class HoldState(NamedTuple):
@@ -164,7 +175,14 @@ register(
   "hierarchical",
   Entry(
     hierarchical,
-    {"strength": Option(0.05, 0), "damping": Option(0.1, 1e-12), **DECOUPLED},  # exp(-3) in the paper
+    {
+      "strength": Option(0.05, 0),
+      "damping": Option(0.1, 1e-12),
+      **DECOUPLED,  # exp(-3) in the paper
+      "general": Option(0, 0),
+      "layers": Option("modules", choices=("modules", "blocks")),
+      "normalise": Option("max", choices=("max", "none")),
+    },
     _BOUNDARY._replace(needs=()),
     "Song et al. 2025",
   ),

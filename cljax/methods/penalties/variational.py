@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from cljax import optimizers
 from cljax.core import tree
 from cljax.core.method import Method
+from cljax.core.opt_state import edit_states
 from cljax.core.types import Access, Model, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
 from cljax.optimizers import MeanField
@@ -54,35 +56,70 @@ def averaged(model: Model, samples: int):
   return predict if samples else None
 
 
-def follow_posterior(learner, before):
-  """``after_forget`` of a method whose state is the last posterior, the next prior."""
-  return learner._replace(method_state=tree.follow(learner.method_state, before, learner.params))
+class VclState(NamedTuple):
+  prior: MeanField
+  rows: Any  # float32, of the current task: the bound is divided by it
+
+
+class NaturalState(NamedTuple):
+  rows: Any  # as VclState's
+
+
+def natural_steps(rows: int) -> optax.GradientTransformationExtraArgs:
+  """:func:`cljax.optimizers.natural_gradient` by the rows of the current task, ``rows`` before :func:`begun`."""
+  inner = optimizers.natural_gradient(1.0)
+
+  def init(params):
+    inner.init(params)
+    return NaturalState(jnp.float32(rows))
+
+  def update(updates, state, params=None, **extra):
+    steps, _ = inner.update(updates, optax.EmptyState(), params, **extra)
+    return jax.tree.map(lambda s: (state.rows * s).astype(s.dtype), steps), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def begun(learner, task, natural: bool):
+  """A learner at the start of a task, whose rows the bound and its natural gradient are of from now on."""
+  rows = jnp.maximum(task.count, 1).astype(jnp.float32)
+  if natural:
+    state = edit_states(learner.opt_state, NaturalState, lambda _: NaturalState(rows), "natural_gradient")
+    learner = learner._replace(opt_state=state)
+  return learner._replace(method_state=learner.method_state._replace(rows=rows))
 
 
 def vcl(model, spec: Spec, *, strength, deviation, prior_deviation, natural: bool = False, samples: int = 0) -> Method:
-  """Variational continual learning: ``mean E_q[-log p(y | x, theta)] + strength KL(q || q_old) / N``, q mean-field.
+  """Variational continual learning: ``mean E_q[-log p(y | x, theta)] + strength KL(q || q_old) / n``, q mean-field.
 
-  ``q_old`` is the posterior after the last task, ``N(0, prior_deviation^2)`` in the first; N the rows of the largest
-  task; ``strength`` 1 is the bound itself. ``natural``: steps along the natural gradient of the bound (natural-gradient
-  VCL), for which SGD with a rate of about 0.01 is meant. Without coresets. Predicts with the means, or with
-  ``samples`` draws. Deviations move slowly under SGD: Adam, as in the paper, or ``natural``. Spec 3.1; Nguyen et al.,
-  2018; Tseran et al., 2018. Under another objective ``L`` is its loss: the bound where that is a row's minus log
-  likelihood (text: reduction 'sum'); ``samples`` needs classes.
+  ``q_old`` is the posterior after the last task, ``N(0, prior_deviation^2)`` in the first; n the rows of the current
+  task that are still there; ``strength`` 1 is the bound itself. ``natural``: steps along the natural gradient of the
+  bound (natural-gradient VCL), for which SGD with a rate of about 0.01 is meant. Without coresets. Predicts with the
+  means, or with ``samples`` draws. Deviations move slowly under SGD: Adam, as in the paper, or ``natural``. Spec 3.1;
+  Nguyen et al., 2018; Tseran et al., 2018. Under another objective ``L`` is its loss: the bound where that is a row's
+  minus log likelihood (text: reduction 'sum'); ``samples`` needs classes.
   """
   if samples and not spec.objective.classes:
     raise UsageError(f"method.samples: got {samples}, which needs classes; {spec.objective.name!r} has none")
 
   def term(key, params, learner, batch, outputs):
     del key, batch, outputs
-    return strength * optimizers.mean_field_kl(params, learner.method_state) / spec.task_rows
+    state = learner.method_state
+    return strength * optimizers.mean_field_kl(params, state.prior) / state.rows
+
+  def renewed(learner, prior):
+    return learner._replace(method_state=learner.method_state._replace(prior=prior))
 
   return Method(
     model=gaussian(model, deviation),
-    init=lambda key, learner: standard_prior(learner.params, prior_deviation),
+    init=lambda key, learner: VclState(standard_prior(learner.params, prior_deviation), jnp.float32(spec.task_rows)),
+    start_task=lambda key, learner, task: begun(learner, task, natural),
     terms={"kl": term},
-    transform=optimizers.natural_gradient(spec.task_rows) if natural else None,
-    end_task=lambda key, learner, task: learner._replace(method_state=tree.copy(learner.params)),
-    after_forget=follow_posterior,
+    transform=natural_steps(spec.task_rows) if natural else None,
+    end_task=lambda key, learner, task: renewed(learner, tree.copy(learner.params)),
+    after_forget=lambda learner, before: renewed(
+      learner, tree.follow(learner.method_state.prior, before, learner.params)
+    ),
     predict=averaged(model, samples),
   )
 
@@ -99,6 +136,7 @@ class Adaptive(NamedTuple):
 class ClawState(NamedTuple):
   prior: MeanField
   odds: Any  # the prior's log-odds
+  rows: Any  # as VclState's
 
 
 def _per_neuron(params, value):
@@ -167,28 +205,31 @@ def claw(model, spec: Spec, *, strength, deviation, prior_deviation, probability
   def init(key, learner):
     del key
     params = learner.params
-    return ClawState(standard_prior(params.posterior, prior_deviation), tree.copy(params.odds))
+    prior = standard_prior(params.posterior, prior_deviation)
+    return ClawState(prior, tree.copy(params.odds), jnp.float32(spec.task_rows))
 
   def term(key, params, learner, batch, outputs):
     del key, batch, outputs
     state = learner.method_state
     divergence = optimizers.mean_field_kl(params.posterior, state.prior) + bernoulli_kl(params.odds, state.odds)
-    return strength * divergence / spec.task_rows
+    return strength * divergence / state.rows
 
   def end_task(key, learner, task):
     del key, task
     posterior = learner.params.posterior._replace(mean=_adapted(learner.params, limit))
     params = learner.params._replace(posterior=posterior, amount=tree.zeros_like(learner.params.amount))
-    return learner._replace(params=params, method_state=ClawState(tree.copy(posterior), tree.copy(params.odds)))
+    state = learner.method_state._replace(prior=tree.copy(posterior), odds=tree.copy(params.odds))
+    return learner._replace(params=params, method_state=state)
 
   def after_forget(learner, before):
     state, after = learner.method_state, learner.params
     prior = tree.follow(state.prior, before.posterior, after.posterior)
-    return learner._replace(method_state=ClawState(prior, tree.follow(state.odds, before.odds, after.odds)))
+    odds = tree.follow(state.odds, before.odds, after.odds)
+    return learner._replace(method_state=state._replace(prior=prior, odds=odds))
 
   return Method(
     model=claw_model(model, deviation, probability, limit), init=init, terms={"kl": term}, end_task=end_task,
-    after_forget=after_forget,
+    after_forget=after_forget, start_task=lambda key, learner, task: begun(learner, task, False),
   )  # fmt: skip
 
 

@@ -90,13 +90,15 @@ def continual_backprop(
   return Method(init=init, after_step=after_step)
 
 
-def elephant(model, spec: Spec, *, width, height, power, bias_std) -> Method:
-  """Elephant network: hidden layers become ``E(LayerNorm(W x + b))`` with ``E(x) = height / (1 + |x / width|^power)``.
+def elephant(model, spec: Spec, *, width, height, power, bias_std, shape_strength, learned: bool = True) -> Method:
+  """Elephant network: hidden layers become ``E(LayerNorm(W x + b))`` with ``E(x) = h / (1 + |x / s|^power)``.
 
-  A ``model`` rebuilt by its ``with_activation``; UsageError for a model without (only the zoo's have it). Where the
-  model names its units, their biases start evenly spaced over ``+- sqrt(3) bias_std``. Deviation: width and height are
-  fixed, where the released code learns both for each unit. The defaults are its DQN setting. Spec 8.3; Lan and
-  Mahmood, 2023.
+  ``learned``: each unit learns ``s = width exp(a)`` and ``h = height exp(b)``, from a = b = 0 (the released code's log
+  sigma and log h; of a convolution, a unit is a channel, where the code has one for each place too); else all keep
+  ``width`` and ``height``. ``shape_strength * sum (a^2 + b^2)`` holds them to where they start, so that a unit stays
+  sparse; the code has no such term, and the default is 0. A ``model`` rebuilt by its ``with_activation``; UsageError
+  for a model without (only the zoo's have it). Where the model names its units, their biases start evenly spaced over
+  ``+- sqrt(3) bias_std``. The defaults are the code's DQN setting. Spec 8.3; Lan and Mahmood, 2023.
   """
   del spec
   import flax.linen as nn
@@ -107,7 +109,8 @@ def elephant(model, spec: Spec, *, width, height, power, bias_std) -> Method:
     )
 
   def activation(x):
-    return models.elephant(nn.LayerNorm()(x), width, height, power)
+    x = nn.LayerNorm()(x)
+    return models.ElephantUnits(width, height, power)(x) if learned else models.elephant(x, width, height, power)
 
   net = model.with_activation(activation)
   biases = {u.in_bias for u in net.units}
@@ -121,7 +124,11 @@ def elephant(model, spec: Spec, *, width, height, power, bias_std) -> Method:
 
     return jax.tree_util.tree_map_with_path(start, params), model_state
 
-  return Method(model=net._replace(init=init))
+  def shape(key, params, learner, batch, outputs):
+    del key, learner, batch, outputs
+    return shape_strength * models.elephant_shape_penalty(params)
+
+  return Method(model=net._replace(init=init), terms={"shape": shape} if learned else {})
 
 
 register(
@@ -178,6 +185,8 @@ register(
       "height": Option(1.0),
       "power": Option(4.0, 1.000001),
       "bias_std": Option(0.4, 0),
+      "shape_strength": Option(0.0, 0, needs={"learned": (True,)}),
+      "learned": Option(True),
     },
     Access(needs=()),
     "Lan and Mahmood 2023",

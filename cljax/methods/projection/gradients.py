@@ -63,13 +63,13 @@ ON_GRADIENT = {"on": Option("gradient", choices=("gradient", "update"))}
 ON_UPDATE = {"on": Option("update", choices=("update", "gradient"))}
 
 
-def by_references(projector, on: str, margin=0.0) -> dict[str, Any]:
-  """Where a projector stands whose constraints are reference gradients: as fields of a Method."""
+def by_references(projector, on: str, margin=0.0, around=lambda projector: projector) -> dict[str, Any]:
+  """Where a projector stands whose constraints are reference gradients: as fields of a Method. ``around`` wraps it."""
   if on == "gradient":
-    return {"transform": projector}
+    return {"transform": around(projector)}
   if isinstance(margin, (int, float)) and margin:
     raise UsageError(f"method.margin: got {margin}; on='update' takes 0, for it would be added without a learning rate")
-  return {"finalize": projectors.on_update(projector)}
+  return {"finalize": around(projectors.on_update(projector))}
 
 
 def agem(model, spec: Spec, *, capacity: int, reference_batch: int = 0, on: str = "gradient") -> Method:

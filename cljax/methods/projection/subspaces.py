@@ -16,6 +16,7 @@ from cljax.core.tree import fold
 from cljax.core.types import Access, Batch, Spec, UsageError
 from cljax.methods.heads import AUTO, hold_others, projected, skipping
 from cljax.methods.projection.gradients import ON_UPDATE, layer_rows, standing, with_held
+from cljax.methods.projection.scaled import scaled_model, trusting
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.slots import counted, no_slots, slot_of
 from cljax.objectives.objective import mean_loss
@@ -130,28 +131,37 @@ def cuber(
   max_rank: int = 0,
   skip: str = AUTO,
   on: str = "update",
+  scaled: bool = False,
 ) -> Method:
   """CUBER: GPM that lets a kernel move within an old task's input span where both tasks' gradients agree (regime 3).
 
   When a task starts, its gradient G on ``samples`` rows is compared with each old task's: ``|S_j^T G| >= sufficient
   |G|`` and ``<G_j, G> >= positive |G_j| |G|``; there the span stays open, held by ``strength |S_j^T (W - W_start)|^2``.
-  ``sufficient`` above 1 is GPM with a basis of each task of its own. The scaled weight projection of regime 2 (forward
-  transfer by TRGP) is left out: :func:`cljax.projectors.scaled_projection` is its formula. Biases, norm parameters and
+  ``sufficient`` above 1 is GPM with a basis of each task of its own. ``scaled``: where the gradients do not agree
+  (regime 2) the task sees ``W - S S^T W + S Q S^T W``, S a basis of all such spans and Q a trained matrix of its own
+  (TRGP's scaled weight projection, for forward transfer; it has one Q for each of at most two spans); for streams that
+  tell the task at test. Biases, norm parameters and
   what multiplies no captured input are held after the first task, as by ``gpm``. The penalty's pull joins the gradient,
   and the projection stands behind the optimizer; ``on='gradient'`` is the published order, both in front of it.
   ``skip`` as for ``gpm``. A task that comes back takes its own slot anew. Needs a model with ``capture``. Spec 4.6; Lin
   et al., 2022. UNVERIFIED: no code found.
   """
   skipped, hold = projected(model, spec, skip)
-  shapes = kernels(jax.eval_shape(model.init, jax.random.key(0))[0], skipped).values()
-  widest = max((x.size // x.shape[-1] for x in shapes), default=1)
+  found = kernels(jax.eval_shape(model.init, jax.random.key(0))[0], skipped)
+  widest = max((x.size // x.shape[-1] for x in found.values()), default=1)
+  if scaled:
+    if not spec.task_id_given:
+      raise UsageError("method.scaled: got True; this stream does not tell the task at test (use stream.kind='task')")
+    model = scaled_model(model, spec, found, max_rank or widest)
+    skipped, hold = projected(model, spec, skip)
 
   kinds = (projectors.CUBERState, projectors.CUBERBlocked)
 
   def start_task(key, learner, task):
     g = task_gradient(model, spec, learner, task, picking.sample(fold(key, "rows"), task.rows, samples))
     opened = projectors.cuber_start_task(learner.opt_state, learner.params, g, sufficient, positive)
-    return learner._replace(opt_state=opened)
+    learner = learner._replace(opt_state=opened)
+    return trusting(learner, task.visit) if scaled else learner
 
   def end_task(key, learner, task):
     batch = picking.sample(fold(key, "rows"), task.rows, samples)
@@ -168,7 +178,8 @@ def cuber(
     projection = with_held(projectors.cuber_projection(*sizes, skipped), hold)
     stands = {"transform": projectors.cuber_pull(*sizes, strength, skipped)}
     stands.update(standing(projection, hold_others(model, spec, skip), on))
-  return Method(init=lambda key, learner: no_slots(spec), start_task=start_task, end_task=end_task, **stands)
+  made = {"model": model} if scaled else {}
+  return Method(init=lambda key, learner: no_slots(spec), start_task=start_task, end_task=end_task, **stands, **made)
 
 
 def on_matrices(inner: optax.GradientTransformationExtraArgs, chosen, held) -> optax.GradientTransformationExtraArgs:
@@ -287,6 +298,7 @@ register(
       "max_rank": Option(0, 0),
       "skip": Option(AUTO),
       **ON_UPDATE,
+      "scaled": Option(False),
     },
     PASS._replace(needs=("plain_inputs",)),
     "Lin et al. 2022",

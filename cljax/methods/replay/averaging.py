@@ -176,10 +176,12 @@ def reptile(
 ) -> Method:  # fmt: skip
   """Experience replay with Reptile: each ``every`` steps ``theta <- snapshot + epsilon (theta - snapshot)``.
 
-  The snapshot is theta ``every`` steps ago. ``epsilon=1`` is ``er``. The paper has 0.1 each 500 steps of pre-training
-  and replays at a share of the batch; here each batch is doubled, as in ``er``. The optimizer's moments are kept. Spec
-  6.3; Abbes et al., 2025.
+  The snapshot is theta ``every`` steps ago. ``every`` 0: a twentieth of one pass over the largest task, but at least 2;
+  the paper's 500 steps are about that share of its tasks, and on a shorter stream would never act. ``epsilon=1`` is
+  ``er``. The paper replays at a share of the batch; here each batch is doubled, as in ``er``. The optimizer's moments
+  are kept. Spec 6.3; Abbes et al., 2025.
   """
+  every = every or max(2, -(-spec.task_rows // spec.batch_size) // 20)
 
   def after_step(key, learner, info):
     del key, info
@@ -217,7 +219,7 @@ register(
   "reptile",
   Entry(
     reptile,
-    {"epsilon": Option(0.1, 0), "every": Option(500, 1), **BUFFER},
+    {"epsilon": Option(0.1, 0), "every": Option(0, 0), **BUFFER},
     ACCESS._replace(needs=()),
     "Abbes et al. 2025",
   ),

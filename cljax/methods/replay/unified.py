@@ -30,6 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
 class Unified(NamedTuple):
   memory: Any  # a Replay, or () where the output target is not stored
   old: Any  # EWC's anchor and importance, the old posterior, or ()
+  rows: Any = ()  # of the current task, where there is an old posterior
 
 
 def output_divergence(output: str, logits, target, class_mask=None):
@@ -69,7 +70,7 @@ def unified(
 
   ``output`` and ``parameter`` name the divergences (:func:`output_divergence`, :func:`parameter_divergence`; 'none' for
   neither). ``logits`` and ``labels`` are of rows drawn from a memory, ``uniform`` of the current rows; with
-  ``gaussian`` the network is a mean-field Gaussian and ``D_Psi`` is divided by the rows of the largest task. ``CASES``
+  ``gaussian`` the network is a mean-field Gaussian and ``D_Psi`` is divided by the rows of the current task. ``CASES``
   has the options that make it EWC, CPR, DER, ER, VCL and natural-gradient VCL. Options that a case does not use are
   ignored; ``insert`` is that of ``derpp``. Which divergence belongs to VCL is UNVERIFIED. Spec 3.1; Wang et al., 2024.
   """
@@ -83,11 +84,12 @@ def unified(
   def init(key, learner):
     del key
     old: Any = ()
+    rows: Any = jnp.float32(spec.task_rows) if parameter == "gaussian" else ()
     if parameter == "fisher":
       old = regularizers.ewc(1.0).init(learner.params)
     elif parameter == "gaussian":
       old = variational.standard_prior(learner.params, prior_deviation)
-    return Unified(replay.start(memory, spec, replay.example_row(spec, **more)) if stored else (), old)
+    return Unified(replay.start(memory, spec, replay.example_row(spec, **more)) if stored else (), old, rows)
 
   def prepare(key, learner, batch):
     state = learner.method_state
@@ -111,8 +113,9 @@ def unified(
 
   def parameter_term(key, params, learner, batch, outputs):
     del key, batch, outputs
-    per = spec.task_rows if parameter == "gaussian" else 1
-    return beta * parameter_divergence(parameter, params, learner.method_state.old) / per
+    state = learner.method_state
+    divergence = beta * parameter_divergence(parameter, params, state.old)
+    return divergence / state.rows if parameter == "gaussian" else divergence
 
   def after_step(key, learner, info):
     del key
@@ -149,7 +152,8 @@ def unified(
   hooks.update({"end_task": end_task} if parameter != "none" else {})
   if parameter == "gaussian":
     hooks["model"] = variational.gaussian(model, deviation)
-    hooks["transform"] = optimizers.natural_gradient(spec.task_rows) if natural else None
+    hooks["start_task"] = lambda key, learner, task: variational.begun(learner, task, natural)
+    hooks["transform"] = variational.natural_steps(spec.task_rows) if natural else None
     hooks["after_forget"] = after_forget
   return Method(init=init, terms=terms, scrub=scrub, **hooks)
 
