@@ -57,7 +57,7 @@ def _decided() -> bool:
   """Whether the user, or a launcher, has said how many host devices there are."""
   import jax
 
-  return bool(_CHOSEN) or FLAG in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0
+  return bool(_CHOSEN) or FLAG in os.environ.get("XLA_FLAGS", "") or getattr(jax.config, "jax_num_cpu_devices", -1) > 0
 
 
 def offer(members: int) -> None:

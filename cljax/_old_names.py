@@ -7,6 +7,7 @@ import importlib.abc
 import importlib.machinery
 import os
 import sys
+import types
 import warnings
 
 MODULES = {
@@ -74,7 +75,8 @@ def install() -> None:
 
 def asked_at() -> str:
   """The file and line that asked, outside of this package: ``'my_method.py, line 22'``; '' where there is none."""
-  frame, own = sys._getframe(), os.path.dirname(__file__)
+  own = os.path.dirname(__file__)
+  frame: types.FrameType | None = sys._getframe()
   while frame and frame.f_code.co_filename.startswith(own):
     frame = frame.f_back
   return f"{frame.f_code.co_filename}, line {frame.f_lineno}" if frame else ""

@@ -32,13 +32,30 @@ _HEADS = "heads that all tasks share are projected too; heads of a task's own ar
 _FISHER = "exact where the objective has a factor (classification, as before), else sampled, else empirical", "`exact`"
 _ONCE = "each row of a task is offered to the memory once, not once an epoch", "`insert=every_pass`"
 _UPDATE = "the promise is on the update that is applied, so the projector stands behind the optimizer", "`on=gradient`"
+_PROTOTYPES = "the released weights; at 0 GS-LoRA++ was GS-LoRA, to the bit", "0"
 CHANGED = {
+  **{
+    f"{of}prototype_{side}_weight{end}": _PROTOTYPES
+    for side in ("forget", "retain")
+    for of, end in (("method gs_lora.", ""), ("gs_lora(", ")"))
+  },
+  "method reptile.every": ("500 never acted on shorter streams; 0 is a twentieth of a pass", "`every=500`"),
+  "method zeroth_order.queries": ("0 is 20 where there are so many", "`queries=1`"),
   **{f"method {name}.skip": _HEADS for name in ("gpm", "cuber", "coso")},
   "method center_loss.head": ("found where the model has one", "`head=head`"),
   **{f"method {name}.fisher": _FISHER for name in ("ewc", "online_ewc", "refresh", "unified")},
 }
-# Options that did not exist, and what was done then: (before, why, what restores it).
-_ADDED = {"insert": _ONCE, "on": _UPDATE}
+# Of options that did not exist: (why, what restores what was done then).
+_ADDED = {
+  "insert": _ONCE,
+  "on": _UPDATE,
+  "held_out": ("the margin is of rows that the method does not train on", "`held_out=0`"),
+  "balance": ("a class-balanced memory, as the paper has it", "`balance=task`"),
+  "norms": ("BatchNorm's parameters stay out of the projection, as the paper has it", "`norms=projected`"),
+  "rate_schedule": ("as released", "`rate_schedule=constant`"),
+  "normalise": ("the head had 72 % of the weight after two permuted tasks", "`normalise=none`"),
+  "shrink": ("one query under SGD 0.05 diverged", "`shrink=false`"),
+}
 ADDED = {
   f"method {name}.{key}": (value, *_ADDED[key])
   for name, options in formats.ABSENT.items() for key, value in options.items()

@@ -72,11 +72,6 @@ class Batch(NamedTuple):
   visit: Any = None  # Visit, the same for all rows; None outside a step
   scale: Any = None  # [G] float32 beside ``group``
 
-  __getattr__ = _gone("Batch", {
-    "coefficient": "rows that share a scale of the loss are a group: methods.replay.append(batch, more, scale=), or "
-    "group and scale"
-  })  # fmt: skip
-
 
 class Visit(NamedTuple):
   """Where in the stream a learner stands, all traced. A task's number says nothing of when it was met; this does."""
@@ -250,8 +245,6 @@ class Request(NamedTuple):
   groups: Any = None  # [N] int32: the group of each row id
   gone: Any = None  # [C] bool: labels that earlier requests took whole
 
-  __getattr__ = _gone("Request", {"ids": "a row is named as a task shows it: request.names(batch.id, batch.task)"})
-
   def names(self, row_id, row_task):
     """Bool: whether the rows of these ids (-1: no row), as these tasks show them, are to be forgotten."""
     named = jnp.atleast_2d(self.named)
@@ -322,10 +315,20 @@ class Tools(NamedTuple):
 
   reset_optimizer: Callable
 
-  __getattr__ = _gone("Tools", {
+
+# Set behind the classes: a type checker shall still know their fields.
+for _tuple, _fields in (
+  (Batch, {
+    "coefficient": "rows that share a scale of the loss are a group: methods.replay.append(batch, more, scale=), or "
+    "group and scale",
+  }),
+  (Request, {"ids": "a row is named as a task shows it: request.names(batch.id, batch.task)"}),
+  (Tools, {
     "gradient": "differentiate spec.objective's loss, as cljax/unlearning/descent.py does",
     "train": "loop over batches of request.retain with an optax optimizer, as cljax/unlearning/descent.py does",
-  })  # fmt: skip
+  }),
+):  # fmt: skip
+  setattr(_tuple, "__getattr__", _gone(_tuple.__name__, _fields))  # noqa: B010
 
 
 class Withheld:

@@ -37,7 +37,8 @@ def _held(state, kinds) -> type | None:
 
 def revealing(state) -> str:
   """What a state holds that gives rows back, wherever it is nested; '' for nothing of the kind."""
-  return REVEALS.get(_held(state, REVEALS), "")
+  held = _held(state, REVEALS)
+  return REVEALS[held] if held else ""
 
 
 def check_reveals(name: str, parts, replays: bool, tasks: Mapping[int, int]) -> None:

@@ -18,9 +18,15 @@ from cljax.core.types import CljaxError
 
 FORMAT = 2
 # What methods of format 1 did where now there is an option: a configuration that says nothing of it meant this.
-ABSENT = {
+ABSENT: dict[str, dict[str, Any]] = {
   **{name: {"insert": "every_pass"} for name in ("er", "ema", "reptile")},
   **{name: {"on": "gradient"} for name in ("gpm", "ogd", "pca_ogd", "cuber", "coso")},
+  "clnp": {"held_out": 0.0},
+  "er_agem": {"balance": "task"},
+  "er_gem": {"norms": "projected"},
+  "gs_lora": {"rate_schedule": "constant"},
+  "hierarchical": {"normalise": "none"},
+  "zeroth_order": {"shrink": False},
 }
 # What is called otherwise now: format 1 knew classification alone, where 'auto' is 'exact'.
 _AUTO = ("ewc", "online_ewc", "refresh", "unified")
@@ -60,12 +66,13 @@ def meant(content):
   if not isinstance(content, dict):
     return content
   out = {key: meant(value) for key, value in content.items()}
-  method = out.get("method")
-  if isinstance(method, dict) and isinstance(method.get("name"), str):
-    name = method["name"]
-    out["method"] = {**ABSENT.get(name, {}), **method}
-    if name in _AUTO and method.get("fisher") == "exact":
-      out["method"]["fisher"] = "auto"
+  for section in ("method", "forget"):
+    given = out.get(section)
+    if isinstance(given, dict) and isinstance(given.get("name"), str):
+      name = given["name"]
+      out[section] = {**ABSENT.get(name, {}), **given}
+      if name in _AUTO and given.get("fisher") == "exact":
+        out[section]["fisher"] = "auto"
   return out
 
 

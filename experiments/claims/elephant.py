@@ -1,5 +1,7 @@
 """Elephant activations forget less."""
 
+from typing import Any
+
 import flax.linen as nn
 
 from experiments.claims import Claim, Measured
@@ -23,7 +25,7 @@ def measure(seeds):
   models = {"relu": relu, "layer_norm": relu.with_activation(lambda x: nn.relu(nn.LayerNorm()(x)))}
   options = {"epochs": 1, "batch_size": 10}
   runs = {name: train(stream, "finetune", seeds, model=model, **options) for name, model in models.items()}
-  arms = {"elephant": {}, "fixed": {"learned": False}, "pulled": {"shape_strength": 0.01}}
+  arms: dict[str, dict[str, Any]] = {"elephant": {}, "fixed": {"learned": False}, "pulled": {"shape_strength": 0.01}}
   runs |= {name: train(stream, "elephant", seeds, model=relu, **options, **given) for name, given in arms.items()}
   figures = {f"{name} accuracy": percent(run) for name, run in runs.items()}
   figures |= {f"{name} forgetting": forgetting(run) for name, run in runs.items()}

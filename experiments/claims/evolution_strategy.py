@@ -83,7 +83,7 @@ def measure(seeds):
            for n, v in found.items()}  # fmt: skip
   es, other = found["ES"], found["policy"]
   equal = np.where((other[3] >= TARGET) & (es[3] >= TARGET), 1.0, np.nan)  # else nothing is compared
-  figures = {}
+  figures: dict[str, np.ndarray] = {}
   for name, (fall, distance, steps, reward, _) in found.items():
     figures |= {f"{name}: fall of the old task": 100 * fall, f"{name}: distance": distance, f"{name}: steps": steps}
     figures |= {f"{name}: weights moved, percent": share[name], f"{name}: reward": 100 * reward}

@@ -1,5 +1,7 @@
 """Layer weights on top of SI's importance: less forgetting than plain training, and better than SI alone."""
 
+from typing import Any
+
 from experiments.claims import Claim, Measured
 from experiments.claims._runs import digits, forgetting, percent, train
 
@@ -18,7 +20,11 @@ CLAIM = Claim(
 def measure(seeds):
   stream = digits("permuted")
   plain, flat = train(stream, "finetune", seeds), train(stream, "si", seeds)
-  arms = {"hierarchical": {}, "bare norms": {"normalise": "none"}, "general data": {"general": 1}}
+  arms: dict[str, dict[str, Any]] = {
+    "hierarchical": {},
+    "bare norms": {"normalise": "none"},
+    "general data": {"general": 1},
+  }
   runs = {name: train(stream, "hierarchical", seeds, strength=0.3, **given) for name, given in arms.items()}
   mine = runs["hierarchical"]
   figures = {"finetune accuracy": percent(plain), "si accuracy": percent(flat)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -124,6 +125,10 @@ def test_outputs_and_features_between_moments(run):
   drift = [((forward(params[-1][s], x[every])[1] - forward(params[0][s], x[every])[1]) ** 2).sum(1).mean()
            for s in range(SEEDS)]  # fmt: skip
   assert numbers["feature_drift"] == pytest.approx(np.mean(drift), rel=1e-4)
+  bits = lambda p: np.concatenate([np.asarray(w, np.float32).view(np.uint32).ravel() for w in jax.tree.leaves(p)])
+  even = lambda u: (u + 0x7FFF + ((u >> 16) & 1)) >> 16  # to the nearest bfloat16, ties to even
+  moved = [np.mean(even(bits(params[0][s])) != even(bits(params[-1][s]))) for s in range(len(params[0]))]
+  assert numbers["moved_share"] == pytest.approx(np.mean(moved), abs=1e-12)
   shift = []
   for s in range(SEEDS):
     for task in range(1, LAST):

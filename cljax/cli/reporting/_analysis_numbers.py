@@ -37,6 +37,7 @@ WHAT = {f.__name__: what for f, what in MATRIX.items()} | {
   "windowed_plasticity": f"largest rise within {WINDOW} evaluations, mean over tasks",
   "learning_curve_area": f"mean of a task's first {FIRST} evaluations, or of as many as every task has",
   "feature_drift": "mean squared distance of a row's features from those at the first moment",
+  "moved_share": "share of parameters that differ from those of the first moment, in bfloat16",
   "forward_kl": "KL in nats from the model before a task to that after it, on its test rows, mean over tasks",
   "gradient_cosine": "gradient_interference: cosine of the old tasks' gradient and the new one's where that begins",
   "gradient_conflict": "gradient_interference: share of parameters on which the two are of opposite signs",
@@ -100,7 +101,7 @@ def of_member(look, tools: Mapping[str, Any], values, moments: Sequence[int], le
     return {}
   batch = tools["probe"]
   seen = [{k: np.asarray(v) for k, v in look.layers(values, learner, batch).items()} for learner in learners]
-  found: dict[str, float] = {}
+  found: dict[str, float] = {"moved_share": metrics.moved_share(learners[0].params, learners[-1].params)}
   layers = sorted((n for n in seen[0] if n != "logits"), key=lambda n: int(n.partition(" ")[2] or 0))
   if layers:
     found["feature_drift"] = metrics.feature_drift(seen[0][layers[-1]], seen[-1][layers[-1]])
