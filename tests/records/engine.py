@@ -9,6 +9,8 @@ HELPERS = {
   "Batch": "a type",
   "CljaxError": "an error",
   "DivergedError": "an error",
+  "__version__": "a name",
+  "use_cores": "sets a flag of JAX; tests/engine/test_cores.py",
   "Evaluator": "a type, of cljax.evaluators",
   "Forget": "a type",
   "Learn": "a type",
