@@ -63,6 +63,8 @@ def test_means_errors_and_p_values_against_numpy_and_scipy(swept):
     assert got.test.holm == pytest.approx(holm[k])
     assert got.test.difference == pytest.approx((acc - base).mean())
     assert got.test.significant == (holm[k] < 0.05)
+    exact = stats.permutation_test((acc - base,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert got.test.flips == pytest.approx(exact.pvalue)
   assert line(block, "finetune").test is None
   assert [x.run.label for x in block.lines][:2] == ["ewc strength=10", "er"], "the highest first"
 

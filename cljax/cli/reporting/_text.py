@@ -52,7 +52,7 @@ def explained(test: Test | None, line: Line) -> str:
     return "the baseline itself" if line.baseline else "not tested: needs two shared seeds that differ unequally"
   return (
     f"paired t-test over {test.pairs} shared seeds: uncorrected {p_value(test.p)}, after Holm's correction "
-    f"{p_value(test.holm)}"
+    f"{p_value(test.holm)}; exact sign-flip test: {p_value(test.flips)}, uncorrected"
   )
 
 
@@ -180,8 +180,12 @@ def selection(protocol: Protocol, blocks: Sequence[Block]) -> str:
 def testing(baseline: str, blocks: Sequence[Block]) -> str:
   if not any(x.test for b in blocks for x in b.lines):
     return "No significance was tested (it takes the baseline and two or more shared seeds)."
+  least = {x.test.pairs: 2 / 2**x.test.pairs for b in blocks for x in b.lines if x.test}
+  reach = ", ".join(f"{p:.2g} of {n}" for n, p in sorted(least.items()))
+  flips = "; ".join(f"{x.run.label} {p_value(x.test.flips)}" for b in blocks for x in b.lines if x.test)
   return (
     f"Significance against {baseline}: two-sided paired t-test on the score over the seeds that both ran, p-values "
     f"corrected by Holm's method over the rows of the table; n.s. is p ≥ {ALPHA:g}. With few seeds the test misses all "
-    "but large differences."
+    f"but large differences. The exact sign-flip test supposes no normal differences; uncorrected: {flips}. The least "
+    f"that it can reach is {reach} shared seeds."
   )
