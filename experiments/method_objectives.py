@@ -17,7 +17,8 @@ from absl import app, flags
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "objectives.md"
 OBJECTIVES = (
-  "classification", "multi_label", "regression", "sequence", "contrastive", "reconstruction", "denoising", "ranking",
+  "classification", "adversarial", "multi_label", "regression", "sequence", "contrastive", "reconstruction",
+  "denoising", "ranking",
 )  # fmt: skip
 HEAD = """# Methods by objective
 
@@ -72,7 +73,7 @@ def setting(objective: str, told: bool):
   x = rng.normal(size=(count, 4)).astype(np.float32)
   model, classes = models.mlp((4,), 4, hidden=(6,)), 4
   scale: float | None = 1.0
-  if objective == "classification":
+  if objective in ("classification", "adversarial"):
     y = (2 * group + np.arange(count) % 2).astype(np.int32)
   elif objective == "regression":
     y = rng.normal(size=(count, 4)).astype(np.float32)
@@ -95,7 +96,7 @@ def setting(objective: str, told: bool):
   tasks = [np.flatnonzero(group == t) for t in range(2)]
   events = [cljax.Learn(0), cljax.Learn(1), cljax.Forget(ids=(0, 1, 2))]
   given: dict[str, Any] = {"task_id_given": True} if told else {}
-  if told and objective == "classification":
+  if told and objective in ("classification", "adversarial"):
     given["active"] = "task"
   stream = streams.from_tasks(data, tasks, tasks, events=events, **given)
   return stream if stream.num_classes == 4 else stream._replace(num_classes=4), model

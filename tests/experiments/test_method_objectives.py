@@ -22,7 +22,7 @@ def test_every_method_stands_in_the_table_and_none_breaks():
     for objective, cell in zip(table.OBJECTIVES, cells, strict=True):
       if objective == "classification":
         assert cell == "yes", method
-      elif lacks:
+      elif lacks and objective != "adversarial":  # which has classes too
         assert cell == "needs classes", (method, objective)
 
 
