@@ -23,7 +23,9 @@ from cljax.unlearning.tangent import chosen_leaves, with_leaves
 VARIANT = Option("paper", choices=("paper", "released"))
 
 
-def fisher_forgetting(model, spec, *, alpha, variant: str = "paper", importance_batch: int = 64) -> Method:
+def fisher_forgetting(model, spec, *, alpha, variant: str = "auto", importance_batch: int = 64) -> Method:
+  if variant == "auto":
+    variant = "released" if spec.objective.classes else "paper"
   if variant == "released" and not spec.objective.classes:
     raise UsageError(f"method.variant: got 'released', which needs classes; {spec.objective.name!r} has none")
   kind, classes = kind_of(spec, "auto"), spec.objective.classes
@@ -42,7 +44,8 @@ def fisher_forgetting(model, spec, *, alpha, variant: str = "paper", importance_
 
 
 fisher_forgetting.__doc__ = (unlearning.fisher_forgetting.__doc__ or "") + (
-  "\n  Of an objective without a factor (text) the Fisher is sampled."
+  "\n  Of an objective without a factor (text) the Fisher is sampled. ``variant='auto'`` is the released one where there"
+  "\n  are classes, since noise by the paper's formula forgets no class before it destroys the rest; else the paper's."
 )
 
 
@@ -58,7 +61,7 @@ def tangent(call, every: bool):
       return tree.copy(chosen_leaves(learner.params, pattern))
 
     def forget(key, learner, request, tools):
-      given = {"forget": request.forget, "retain": request.retain, **options}
+      given = {"forget": request.forget, "retain": request.retain, "classes": request.classes, **options}
       initial = with_leaves(learner.params, learner.method_state)
       params = call(viewed(model, learner, key), learner.params, initial=initial, key=key, **given)
       return tools.reset_optimizer(learner._replace(params=params))
@@ -108,7 +111,9 @@ def head_of(model, params, model_state, batch):
   return head_fn
 
 
-def streaming(model, spec, *, learning_rate, stay_weight, steps: int = 20, batch: int = 64) -> Method:
+def streaming(
+  model, spec, *, learning_rate, stay_weight, part: str = "head", bound=1.0, steps: int = 100, batch: int = 64
+) -> Method:
   def init(key, learner):
     row = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
     task = model.task_for(jnp.zeros(1, jnp.int32))
@@ -127,6 +132,7 @@ def streaming(model, spec, *, learning_rate, stay_weight, steps: int = 20, batch
   def forget(key, learner, request, tools):
     head_fn = head_of(model, learner.params, learner.model_state, request.forget.batch(0, 1))
     given = {"statistics": learner.method_state, "stay_weight": stay_weight, "steps": steps, "batch": batch}
+    given |= {"part": part, "bound": bound, "classes": request.classes}
     params, statistics = unlearning.streaming(
       viewed(model, learner, key), head_fn, learner.params, forget=request.forget, key=key,
       optimizer=optax.sgd(learning_rate), **given,
@@ -144,7 +150,12 @@ streaming.__doc__ = (unlearning.streaming.__doc__ or "") + (
 approximate(
   "iau",
   unlearning.iau,
-  {"learning_rate": Option(1e-3, 0), "variant": VARIANT, "batch": Option(64, 1)},
+  {
+    "learning_rate": Option(1e-2, 0),
+    "variant": Option("means", choices=("means", "paper", "released")),
+    "search": Option(16, 0),
+    "batch": Option(64, 1),
+  },
   "arXiv 2507.23257",
   needs=ROW_LOSSES,
 )
@@ -158,7 +169,11 @@ register(
   "fisher_forgetting",
   Entry(
     fisher_forgetting,
-    {"alpha": Option(1e-6, 0), "variant": VARIANT, "importance_batch": Option(64, 1)},
+    {
+      "alpha": Option(1e-6, 0),
+      "variant": Option("auto", choices=("auto", "paper", "released")),
+      "importance_batch": Option(64, 1),
+    },
     Access(forgets=True, retain_data=True, needs=("each",)),
     "Golatkar et al. 2020",
     exactness="approximate",
@@ -172,8 +187,8 @@ KERNEL = {
   "variant": VARIANT,
 }
 for _name, _call, _more in (
-  ("ntk", unlearning.ntk, {}),
-  ("fast_ntk", unlearning.fast_ntk, {"leaves": Option("norm|bias")}),
+  ("ntk", unlearning.ntk, {"search": Option(10, 0)}),
+  ("fast_ntk", unlearning.fast_ntk, {"leaves": Option("norm|bias"), "search": Option(0, 0)}),
 ):
   register(
     _name,
@@ -236,18 +251,31 @@ register(
   "streaming",
   Entry(
     streaming,
-    {"learning_rate": Option(0.05, 0), "stay_weight": Option(1.0, 0), "steps": Option(20, 0), "batch": Option(64, 1)},
+    steps_of(
+      1.0,
+      stay_weight=Option(1.0, 0),
+      part=Option("head", choices=("head", "all")),
+      bound=Option(1.0, 0),
+      steps=Option(100, 0),
+    ),
     Access(task_boundaries=True, boundary_data=True, forgets=True, forget_data=True),
     "arXiv 2507.15280 (a reconstruction)",
     exactness="approximate",
   ),
 )
-approximate("group_reweight", unlearning.group_reweight, steps_of(0.05), "arXiv 2503.09330", needs=ROW_LOSSES)
+approximate(
+  "group_reweight",
+  unlearning.group_reweight,
+  steps_of(0.1, steps=Option(100, 0)),
+  "arXiv 2503.09330",
+  needs=ROW_LOSSES,
+)
 approximate(
   "miu",
   unlearning.miu,
   steps_of(
-    0.05,
+    0.1,
+    steps=Option(100, 0),
     calibration=Option(1.0, 0),
     num_groups=Option(2, 1),
     hidden=Option(512, 1),
