@@ -102,15 +102,15 @@ def fast_ntk(
   out, z = z, z.astype(wide(z.dtype))
   each = [j.astype(z.dtype) for j in jax.tree.leaves(each)]
   kernel = sum(jnp.tensordot(j, j, [list(range(2, j.ndim))] * 2) for j in each)
-  count, classes = z.shape
-  size = count * classes
+  count, width = z.shape
+  size = count * width
   p = z if loss == "squared" else jnp.exp(losses.masked_log_softmax(z, batch.class_mask))
-  error = p - jax.nn.one_hot(batch.y, classes, dtype=z.dtype)
+  error = p - jax.nn.one_hot(batch.y, width, dtype=z.dtype)
   if batch.class_mask is not None:
     error = jnp.where(batch.class_mask, error, 0.0)
 
   def solved(there):
-    n, mask = jnp.maximum(there.sum(), 1.0), jnp.repeat(there, classes)
+    n, mask = jnp.maximum(there.sum(), 1.0), jnp.repeat(there, width)
     decay = jnp.asarray(weight_decay).astype(z.dtype)
     matrix = mask[:, None] * jnp.reshape(kernel, (size, size)) * mask[None] + n * decay * jnp.eye(size, dtype=z.dtype)
     return jax.scipy.linalg.solve(matrix, mask * error.reshape(size), assume_a="pos").reshape(z.shape)

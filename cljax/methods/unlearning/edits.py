@@ -16,7 +16,8 @@ from cljax.core.tree import fold
 from cljax.core.types import Access, UsageError
 from cljax.methods.penalties.pulls import kind_of
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.unlearning.entries import EDITS, FORGET_ONLY, OUTPUTS, ROW_LOSSES, approximate, viewed
+from cljax.methods.unlearning.entries import EDITS, OUTPUTS, ROW_LOSSES, approximate, viewed
+from cljax.objectives.objective import row_loss
 from cljax.unlearning.class_statistics import empty_statistics
 from cljax.unlearning.tangent import chosen_leaves, with_leaves
 
@@ -72,19 +73,20 @@ def tangent(call, every: bool):
   return factory
 
 
-def modhifi_u(model, spec, *, share, kernels: str = "", batch: int = 64) -> Method:
-  del spec
+def modhifi_u(model, spec, *, share, contrast=1.0, search: int = 10, kernels: str = "", batch: int = 64) -> Method:
   readers = "|".join(f"^{re.escape(u.out_kernel)}$" for u in model.units)
   if not (kernels or readers):
     raise UsageError("kernels: the model does not name its hidden units; give a regular expression over kernel paths")
 
   def forget(key, learner, request, tools):
-    del key
     inputs = lambda params, some: estimators.layer_inputs(
       model, params, learner.model_state, some.x, model.task_for(some.task)
     )
-    given = {"kernels": kernels or readers, "share": share, "batch": batch}
-    params = unlearning.modhifi_u(inputs, learner.params, forget=request.forget, **given)
+    given = {"kernels": kernels or readers, "share": share, "contrast": contrast, "batch": batch}
+    if spec.objective.classes and search:
+      given |= {"search": search, "classes": request.classes}
+      given["loss_fn"] = row_loss(spec.objective, viewed(model, learner, key))
+    params = unlearning.modhifi_u(inputs, learner.params, forget=request.forget, retain=request.retain, **given)
     return tools.reset_optimizer(learner._replace(params=params))
 
   return Method(forget=forget)
@@ -112,7 +114,7 @@ def head_of(model, params, model_state, batch):
 
 
 def streaming(
-  model, spec, *, learning_rate, stay_weight, part: str = "head", bound=1.0, steps: int = 100, batch: int = 64
+  model, spec, *, learning_rate, stay_weight, part: str = "head", bound=1.0, steps: int = 500, batch: int = 64
 ) -> Method:
   def init(key, learner):
     row = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
@@ -205,8 +207,14 @@ register(
   "modhifi_u",
   Entry(
     modhifi_u,
-    {"share": Option(0.05, 0, 1), "kernels": Option(""), "batch": Option(64, 1)},
-    FORGET_ONLY._replace(needs=()),
+    {
+      "share": Option(0.05, 0, 1),
+      "contrast": Option(1.0, 0),
+      "search": Option(10, 0),
+      "kernels": Option(""),
+      "batch": Option(64, 1),
+    },
+    EDITS._replace(needs=()),
     "arXiv 2511.19566",
     exactness="approximate",
   ),
@@ -240,6 +248,7 @@ approximate(
     oracles=Option(100, 2),
     inclusion=Option(0.5, 0, 1),
     ridge=Option(1.0, 1e-6),
+    rescale=Option(True),
     multiplier=Option(1.0, 0),
     **MATCHING,
   ),
@@ -256,7 +265,7 @@ register(
       stay_weight=Option(1.0, 0),
       part=Option("head", choices=("head", "all")),
       bound=Option(1.0, 0),
-      steps=Option(100, 0),
+      steps=Option(500, 0),
     ),
     Access(task_boundaries=True, boundary_data=True, forgets=True, forget_data=True),
     "arXiv 2507.15280 (a reconstruction)",
