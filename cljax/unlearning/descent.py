@@ -82,6 +82,8 @@ def graddiff(
   retain_weight=0.95,
   retain_loss: str = "ce",
   apply_fn=None,
+  bound=1.0,
+  classes=None,
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
@@ -93,7 +95,8 @@ def graddiff(
   ``retain_loss='kl'``, KL-minimisation (spec A5), R is the mean ``KL(p_before || p)`` of what ``apply_fn(params,
   batch)`` predicts (under an objective ``learned`` its divergence): 0 at first, with gradient 0. The default optimizer
   is SGD at 0.05. The default weights are NegGrad+'s, 0.05 and 0.95; GradDiff has 1 and 1. The ascent term has no fixed
-  point: large weights or many steps destroy the model. Spec A4; Liu et al. 2022, Kurmanji et al. 2023. Deviation:
+  point: large weights or many steps destroy the model. Given the ``classes [K]`` bool that go whole, as a run does, a
+  row's ascent ends at ``bound ln K``, or ``bound ln 2`` where its class stays; 1e9 is the papers', which have none. Spec A4; Liu et al. 2022, Kurmanji et al. 2023. Deviation:
   random batches, where the releases make passes over the data. Raises UsageError for another ``retain_loss``, or for
   'kl' without ``apply_fn``.
   """
@@ -104,12 +107,13 @@ def graddiff(
     raise UsageError("apply_fn: got none; retain_loss='kl' needs apply_fn(params, batch) -> logits")
 
   towards = lambda params, batch: divergence(apply_fn, params, before, batch, learned=learned)
+  rising = bounded(loss_fn, classes, bound)
   keeping = loss_fn if retain_loss == "ce" else towards
 
   def objective(key, params, step):
     del step
     to_forget, to_keep = drawn(key, batch, forget=forget, retain=retain)
-    return retain_weight * mean_loss(keeping, params, to_keep) - forget_weight * mean_loss(loss_fn, params, to_forget)
+    return retain_weight * mean_loss(keeping, params, to_keep) - forget_weight * mean_loss(rising, params, to_forget)
 
   return minimize(
     key_of(key, "graddiff"), objective, params, steps=steps, optimizer=optimizer or optax.sgd(0.05), forget=forget

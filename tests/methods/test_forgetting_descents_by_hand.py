@@ -59,11 +59,11 @@ CASES = {
   "finetune_retain": (sgd, lambda w, i: ce(w, 1), {"steps": 3}),
   "gradient_ascent": (sgd, lambda w, i: -ce(w, 0), {"steps": 3, "bound": 1e9}),
   "graddiff": (
-    sgd, lambda w, i: 0.7 * ce(w, 1) - 0.3 * ce(w, 0), {"steps": 3, "forget_weight": 0.3, "retain_weight": 0.7},
+    sgd, lambda w, i: 0.7 * ce(w, 1) - 0.3 * ce(w, 0), {"steps": 3, "forget_weight": 0.3, "retain_weight": 0.7, "bound": 1e9},
   ),
   "graddiff-kl": (
     sgd, lambda w, i: 0.7 * kl(w, 1, W) - 0.3 * ce(w, 0),
-    {"steps": 3, "forget_weight": 0.3, "retain_weight": 0.7, "retain_loss": "kl"},
+    {"steps": 3, "forget_weight": 0.3, "retain_weight": 0.7, "retain_loss": "kl", "bound": 1e9},
   ),
   "bad_teacher": (adam, two_teachers, {"steps": 3, "retain_fraction": 0.5, "temperature": 1.5}),
   "stochastic_teacher": (adam, erased, {"steps": 2, "erase_steps": 2, "temperature": 2.0}),

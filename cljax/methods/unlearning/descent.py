@@ -33,7 +33,7 @@ approximate(
 approximate(
   "gradient_ascent",
   unlearning.gradient_ascent,
-  trained(200, 0.002, bound=Option(1.0, 0)),
+  trained(100, 0.005, bound=Option(1.0, 0)),
   "gradient ascent",
   access=FORGET_ONLY,
   needs=ROW_LOSSES,

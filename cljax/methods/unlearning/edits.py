@@ -275,7 +275,7 @@ register(
 approximate(
   "group_reweight",
   unlearning.group_reweight,
-  steps_of(0.1, steps=Option(100, 0)),
+  steps_of(0.1, steps=Option(200, 0)),
   "arXiv 2503.09330",
   needs=ROW_LOSSES,
 )
@@ -283,8 +283,8 @@ approximate(
   "miu",
   unlearning.miu,
   steps_of(
-    0.1,
-    steps=Option(100, 0),
+    0.05,
+    steps=Option(200, 0),
     calibration=Option(1.0, 0),
     num_groups=Option(2, 1),
     hidden=Option(512, 1),
@@ -304,6 +304,7 @@ approximate(
     random_state=Option(42, 0),
     forget_weight=Option(0.05, 0),
     retain_weight=Option(0.95, 0),
+    bound=Option(1.0, 0),
   ),
   "arXiv 2502.15082",
   needs=OUTPUTS,

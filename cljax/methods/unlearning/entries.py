@@ -162,7 +162,7 @@ register(
 approximate(
   "graddiff",
   unlearning.graddiff,
-  {**DIFFERENCE, "retain_loss": Option("ce", choices=("ce", "kl"))},
+  {**DIFFERENCE, "bound": Option(1.0, 0), "retain_loss": Option("ce", choices=("ce", "kl"))},
   "Liu et al. 2022; NegGrad+ of Kurmanji et al. 2023",
   needs=ROW_LOSSES,
 )
@@ -176,7 +176,7 @@ approximate(
 approximate(
   "adaptive_orthogonality",
   unlearning.adaptive_orthogonality,
-  {**DIFFERENCE, "strength": Option(1.0, 0), "gamma": Option(1.0, 0)},
+  {**DIFFERENCE, "bound": Option(1.0, 0), "strength": Option(1.0, 0), "gamma": Option(1.0, 0)},
   "arXiv 2602.01703",
   needs=ROW_LOSSES,
 )
