@@ -8,8 +8,8 @@ evidence's numbers a method is told from retraining (``launch.unlearn``'s marks,
 where its accuracy is at most .5 and retain accuracy at most 10 points below retraining's.
 
 Measures what ``experiments/results/forget_defaults/*.tsv`` lack (``--only=ssd`` these anew, ``--setting=class_mlp`` one
-of the four), and writes the tables of ``docs/forget_defaults.md`` between their marks. ``clpu_derpp`` forgets tasks that
-are told at test, exactly, and is not asked.
+of the four), and writes the tables of ``docs/forget_defaults.md`` between their marks. ``clpu_derpp`` forgets tasks
+that are told at test, exactly, and is not asked.
 """
 
 from __future__ import annotations
@@ -187,9 +187,7 @@ def main(argv) -> None:
     marks = SETTINGS[setting]().marks
     show = lambda rows, setting=setting, marks=marks: _page_table.show(PAGE, setting, table(rows, marks))
     file = FOLDER / f"{setting}.tsv"
-    rows = _page_table.measured(
-      file, FIELDS, asked(), functools.partial(line, setting), flags.FLAGS.only, show if PAGE.exists() else id
-    )
+    rows = _page_table.measured(file, FIELDS, asked(), functools.partial(line, setting), flags.FLAGS.only, show)
     if not marks and "retrained" in rows:
       names = [n for n, r in rows.items() if n not in ROWS and not holds(r, rows["retrained"])]
       print(f"{setting}: do nothing or destroy: {', '.join(names) or 'none'}")

@@ -59,7 +59,9 @@ MODEL = model_of(linear, {"w": jnp.asarray(OTHER)})
 DEEP_MODEL = model_of(deep, None)
 
 
-def forgotten(name, params=PARAMS, *, model=MODEL, forget=FORGET, retain=RETAIN, groups=None, classes=CLASSES, state=(), **options):
+def forgotten(
+  name, params=PARAMS, *, model=MODEL, forget=FORGET, retain=RETAIN, groups=None, classes=CLASSES, state=(), **options
+):
   """The parameters, in float64, and the method's state after a registered method has answered a request."""
 
   def program(params, state):

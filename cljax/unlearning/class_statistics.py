@@ -16,7 +16,6 @@ from cljax.estimators.per_sample import sum_over_batches
 from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, outputs_of
 from cljax.unlearning._strength import bounded
 
-
 PARTS = ("all", "head")
 
 
@@ -103,7 +102,9 @@ def streaming(
   means, roots = gaussians(statistics)
   some = (statistics.count.sum() > 0).astype(jnp.float32)
   original = params
-  size = 1.0 if part == "all" else 1.0 + jnp.einsum("cii->", statistics.outer) / jnp.maximum(statistics.count.sum(), 1.0)
+  size = (
+    1.0 if part == "all" else 1.0 + jnp.einsum("cii->", statistics.outer) / jnp.maximum(statistics.count.sum(), 1.0)
+  )
 
   def predicted(params, batch):
     if part == "all":

@@ -138,8 +138,8 @@ def upcore(
 
   ``apply_fn(params, batch)`` gives Outputs with ``features``; the paper prunes by the last token's penultimate hidden
   state. ``contamination = 0`` is GradDiff on all; ``retain_weight = 0`` is ascent. The rows that are left out were
-  asked to be forgotten too: evaluate on them. ``bound`` and ``classes`` as of graddiff. ``learned``: an objective in the place of classification. Spec B14; arXiv
-  2502.15082.
+  asked to be forgotten too: evaluate on them. ``bound`` and ``classes`` as of graddiff. ``learned``: an objective in
+  the place of classification. Spec B14; arXiv 2502.15082.
   """
   kept = core_rows(apply_fn, params, forget, contamination=contamination, random_state=random_state, batch=batch)
   given = {"forget_weight": forget_weight, "retain_weight": retain_weight, "optimizer": optimizer}

@@ -63,6 +63,7 @@ def ssd(
     share = share_of(forget, retain)
     mix = lambda f, r: share.astype(f.dtype) * f + (1 - share).astype(f.dtype) * r.astype(f.dtype)
     full_importance = jax.tree.map(mix, of_forget, measure(params, retain))
+
   def edit(lowered):
     here = alpha / lowered
     return dampen(params, of_forget, full_importance, alpha=here, dampening=dampening * jnp.minimum(here, 1.0))

@@ -96,9 +96,9 @@ def graddiff(
   batch)`` predicts (under an objective ``learned`` its divergence): 0 at first, with gradient 0. The default optimizer
   is SGD at 0.05. The default weights are NegGrad+'s, 0.05 and 0.95; GradDiff has 1 and 1. The ascent term has no fixed
   point: large weights or many steps destroy the model. Given the ``classes [K]`` bool that go whole, as a run does, a
-  row's ascent ends at ``bound ln K``, or ``bound ln 2`` where its class stays; 1e9 is the papers', which have none. Spec A4; Liu et al. 2022, Kurmanji et al. 2023. Deviation:
-  random batches, where the releases make passes over the data. Raises UsageError for another ``retain_loss``, or for
-  'kl' without ``apply_fn``.
+  row's ascent ends at ``bound ln K``, or ``bound ln 2`` where its class stays; 1e9 is the papers', which have none.
+  Spec A4; Liu et al. 2022, Kurmanji et al. 2023. Deviation: random batches, where the releases make passes over the
+  data. Raises UsageError for another ``retain_loss``, or for 'kl' without ``apply_fn``.
   """
   forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
   if retain_loss not in ("ce", "kl"):

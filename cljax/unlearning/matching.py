@@ -91,10 +91,11 @@ def datamodel_matching(
   """Datamodel matching: as :func:`oracle_matching` with ``t(x) = z_theta0(x) - multiplier sum_{i in D_f} tau_i(x)``.
 
   tau is a ridge regression of the (centred) logits of ``oracles`` nets on which rows each was trained on; a row is in
-  with probability ``inclusion``, decided by its id, so both sides must carry ids of their own. Fewer nets
-  than rows, or a large ``ridge``, shrink tau: to about their ratio, which ``rescale`` (a run's default; the release has
-  nets enough) takes back (:func:`datamodel_effect`), with the noise of few nets. It extrapolates linearly from random
-  subsets, none of which lacks all of a large forget set: **it forgets no whole class**, whatever its options. Spec B9; arXiv 2410.23232.
+  with probability ``inclusion``, decided by its id, so both sides must carry ids of their own. Fewer nets than rows, or
+  a large ``ridge``, shrink tau: to about their ratio, which ``rescale`` (a run's default; the release has nets enough)
+  takes back (:func:`datamodel_effect`), with the noise of few nets. It extrapolates linearly from random subsets, none
+  of which lacks all of a large forget set: **it forgets no whole class**, whatever its options. Spec B9; arXiv
+  2410.23232.
   """
   forget, retain, key = rows_with_ids("forget", forget), rows_with_ids("retain", retain), key_of(key, "datamodel")
   pool, everything = matching_pool(key, forget, retain, rows), joined(forget, retain)
@@ -111,9 +112,7 @@ def datamodel_matching(
     return z, jnp.where(there > 0, chosen(ids), 0.0)
 
   outputs, included = jax.lax.map(one, jnp.arange(oracles))
-  targets = _logits(apply_fn, params, pool) - multiplier * datamodel_effect(
-    outputs, included, gone, ridge, rescale
-  )
+  targets = _logits(apply_fn, params, pool) - multiplier * datamodel_effect(outputs, included, gone, ridge, rescale)
   given = {"weight_decay": weight_decay, "optimizer": optimizer, "batch": batch, "learned": learned}
   return fit_logits(apply_fn, params, pool, targets, key=key, steps=_unless_empty(steps, pool, rows), **given)
 

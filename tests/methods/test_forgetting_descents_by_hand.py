@@ -59,7 +59,8 @@ CASES = {
   "finetune_retain": (sgd, lambda w, i: ce(w, 1), {"steps": 3}),
   "gradient_ascent": (sgd, lambda w, i: -ce(w, 0), {"steps": 3, "bound": 1e9}),
   "graddiff": (
-    sgd, lambda w, i: 0.7 * ce(w, 1) - 0.3 * ce(w, 0), {"steps": 3, "forget_weight": 0.3, "retain_weight": 0.7, "bound": 1e9},
+    sgd, lambda w, i: 0.7 * ce(w, 1) - 0.3 * ce(w, 0),
+    {"steps": 3, "forget_weight": 0.3, "retain_weight": 0.7, "bound": 1e9},
   ),
   "graddiff-kl": (
     sgd, lambda w, i: 0.7 * kl(w, 1, W) - 0.3 * ce(w, 0),
@@ -70,7 +71,10 @@ CASES = {
   "scrub": (
     adam, scrubbed, {"steps": 8, "max_steps": 1, "min_steps": 2, "max_rounds": 2, "ce_weight": 0.8, "kl_weight": 0.5},
   ),
-  "famr": (adam, lambda w, i: entropy_pull(w, i) + 0.3 * (w - STARTS), {"steps": 4, "anchor": 0.3, "optimizer": "adam", "bound": 1e9}),
+  "famr": (
+    adam, lambda w, i: entropy_pull(w, i) + 0.3 * (w - STARTS),
+    {"steps": 4, "anchor": 0.3, "optimizer": "adam", "bound": 1e9},
+  ),
   "one_point_contraction": (adam, contraction, {"steps": 3, "forget_weight": 0.7}),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""How far edits go by their defaults, step by step in float64 NumPy: where ascents end, which strength a search finds."""
+"""How far edits go by their defaults, in float64 NumPy: where ascents end, which strength a search finds."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ def test_what_a_row_may_be_known_by():
   np.testing.assert_allclose(found, 0.5 / 4 + 0.5 * 0.9 * probability(W, range(3, 10)), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("at", "want", "found"), [(0.0, 0.0, True), (5.0, 5.0, True), (6.5, 6.5, True), (99.0, 32.0, False)])
+@pytest.mark.parametrize(
+  ("at", "want", "found"), [(0.0, 0.0, True), (5.0, 5.0, True), (6.5, 6.5, True), (99.0, 32.0, False)]
+)
 def test_the_least_strength_that_was_tried(at, want, found):
   strength, gone = _strength.least(lambda s: s >= at, 1.0, 6)
   assert bool(gone) is found
@@ -123,7 +125,6 @@ def test_streaming_edits_the_head_by_bounded_ascent():
     one.sum(0), one.T @ h[[f, kept]], np.einsum("bc,bi,bj->cij", one, h[[f, kept]], h[[f, kept]])
   )
   stats = FeatureStatistics(*(jnp.asarray(a, jnp.float32) for a in stats))
-
 
   def apply_fn(p, batch):
     z = jnp.tanh(batch.x @ p["body"])
@@ -165,13 +166,14 @@ def test_units_are_ranked_by_what_they_are_to_the_forget_rows_beyond_the_rest():
   known = lambda share: np.mean([softmax(MANY[i] @ cut(share))[LABELS[i]] for i in range(3)])
   level = known(0.4) + 1e-6  # of a K that is no number of classes here: what two units out reach
   share = looked_for(lambda s: known(s) <= level, 0.2, 5)
-  loss_fn = lambda p, batch: -jnp.take_along_axis(
-    jax.nn.log_softmax(batch.x @ p["k"]), jnp.clip(batch.y, 0, 3)[:, None], 1
-  )[:, 0] + np.log(level * 4)
+  loss_fn = lambda p, batch: (
+    -jnp.take_along_axis(jax.nn.log_softmax(batch.x @ p["k"]), jnp.clip(batch.y, 0, 3)[:, None], 1)[:, 0]
+    + np.log(level * 4)
+  )
   params = {"k": jnp.asarray(kernel, jnp.float32)}
   after = unlearning.modhifi_u(
-    lambda p, batch: {"k": batch.x}, params, **SETS, share=0.2, contrast=0.9, search=5, loss_fn=loss_fn, classes=CLASSES,
-    batch=4,
+    lambda p, batch: {"k": batch.x}, params, **SETS, share=0.2, contrast=0.9, search=5, loss_fn=loss_fn,
+    classes=CLASSES, batch=4,
   )  # fmt: skip
   near(after["k"], cut(share), 1e-6, 1e-7)
   assert (cut(share) == 0).any()

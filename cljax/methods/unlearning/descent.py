@@ -79,9 +79,7 @@ adam(
 approximate(
   "famr",
   unlearning.famr,
-  trained(
-    100, 0.05, anchor=Option(0.01, 0), bound=Option(1.0, 0), optimizer=Option("sgd", choices=("sgd", "adam"))
-  ),
+  trained(100, 0.05, anchor=Option(0.01, 0), bound=Option(1.0, 0), optimizer=Option("sgd", choices=("sgd", "adam"))),
   "arXiv 2506.14515",
   access=FORGET_ONLY,
   needs=TEACHERS,

@@ -45,8 +45,9 @@ def fisher_forgetting(model, spec, *, alpha, variant: str = "auto", importance_b
 
 
 fisher_forgetting.__doc__ = (unlearning.fisher_forgetting.__doc__ or "") + (
-  "\n  Of an objective without a factor (text) the Fisher is sampled. ``variant='auto'`` is the released one where there"
-  "\n  are classes, since noise by the paper's formula forgets no class before it destroys the rest; else the paper's."
+  "\n  Of an objective without a factor (text) the Fisher is sampled. ``variant='auto'`` is the released one where"
+  "\n  there are classes, since noise by the paper's formula forgets no class before it destroys the rest; else the"
+  "\n  paper's."
 )
 
 
