@@ -33,8 +33,8 @@ def iau(
   (:mod:`cljax.unlearning._strength`: at a mean ``p(y)`` of 1/K, or 0.9 of the retain rows' where a class stays). A
   request without rows changes nothing. The rate is the released one; which rate the paper's sums need is unverified. A
   run has 'means' and searches 16 times from 0.01; ``variant='paper', learning_rate=1e-3, search=0`` is the paper's
-  step. Its other half is training under a penalty on the gradient's norm. Spec B2; arXiv 2507.23257. Raises UsageError
-  for another variant.
+  step. Its other half, training under a penalty on the gradient's norm, is the method's. Spec B2; arXiv 2507.23257.
+  Raises UsageError for another variant.
   """
   del key
   _check_variant("iau", variant, STEPS)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from forgetting_by_hand import CLASSES, forgotten, near, rows
-from linear_by_hand import W, X, Y, ce, outer, softmax
+from linear_by_hand import W, X, Y, ce, numeric, outer, softmax
 
-from cljax import unlearning
+from cljax import methods, objectives, unlearning
+from cljax.core import types
 from cljax.core.types import Outputs
 from cljax.unlearning import _strength
 from cljax.unlearning.class_statistics import FeatureStatistics
@@ -195,3 +198,29 @@ def test_slug_leaves_rows_of_a_class_that_stays_as_right_as_the_others():
   given = {"first_step": 0.1, "rows": 12, "batch": 4, **SETS}
   near(forgotten("slug", {"w": w}, classes=STAYS, **given)[0]["w"], w + r * g, 1e-2)
   near(forgotten("slug", {"w": w}, classes=CLASSES, **given)[0]["w"], w + whole * g, 1e-2)
+
+
+def test_iau_trains_under_its_gradient_s_norm():
+  """``restriction sum_tensors |d loss / d tensor|_2`` of a batch's mean loss, and its own gradient by differences."""
+  bias = np.array([0.3, -0.2, 0.1, 0.5])
+  apply = lambda p, state, x, *, train, key, task=None, mask=None: (types.Outputs(x @ p["w"] + p["b"], x), state)
+  model = types.Model(lambda key: ({}, {}), apply)
+  spec = SimpleNamespace(num_classes=4, objective=objectives.chosen("classification")(model, None, {}))
+  method = methods.make("iau", model, spec, restricted=True, restriction=0.3)
+  batch = SETS["retain"].batch(0, 7)
+  learner = types.Learner(jnp.int32(0), jax.random.key(0), {}, {}, (), ())
+
+  def by_hand(flat):
+    w, b = flat[:20].reshape(5, 4), flat[20:]
+    errors = np.stack([softmax(MANY[i] @ w + b) - np.eye(4)[LABELS[i]] for i in range(3, 10)])
+    g_w, g_b = MANY[3:].astype(np.float64).T @ errors / 7, errors.mean(0)
+    return 0.3 * (np.sqrt((g_w**2).sum()) + np.sqrt((g_b**2).sum()))
+
+  params = {"w": jnp.asarray(W), "b": jnp.asarray(bias, jnp.float32)}
+  term = lambda p: method.terms["gradient_norm"](jax.random.key(1), p, learner, batch, None)
+  value, grads = jax.jit(jax.value_and_grad(term))(params)
+  flat = np.concatenate([W.astype(np.float64).ravel(), bias])
+  np.testing.assert_allclose(value, by_hand(flat), rtol=1e-5)
+  want = numeric(by_hand, flat)
+  near(np.concatenate([grads["w"].ravel(), grads["b"]]), want, 1e-3, 1e-5)
+  assert not methods.make("iau", model, spec).terms

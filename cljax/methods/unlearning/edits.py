@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import estimators, unlearning
+from cljax import estimators, losses, unlearning
 from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, UsageError
 from cljax.methods.penalties.pulls import kind_of
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.unlearning.entries import EDITS, OUTPUTS, ROW_LOSSES, approximate, viewed
-from cljax.objectives.objective import row_loss
+from cljax.methods.unlearning.entries import EDITS, OUTPUTS, ROW_LOSSES, approximate, edit, viewed
+from cljax.objectives.objective import mean_loss, row_loss
 from cljax.unlearning.class_statistics import empty_statistics
 from cljax.unlearning.tangent import chosen_leaves, with_leaves
 
@@ -150,17 +150,47 @@ streaming.__doc__ = (unlearning.streaming.__doc__ or "") + (
 )
 
 
-approximate(
+IAU = {
+  "learning_rate": Option(1e-2, 0),
+  "variant": Option("means", choices=("means", "paper", "released")),
+  "search": Option(16, 0),
+  "batch": Option(64, 1),
+}
+
+
+def iau(model, spec, *, restricted: bool = False, restriction=0.005, **options) -> Method:
+  method = edit(unlearning.iau, options=IAU)(model, spec, **options)
+
+  def gradient_norm(key, params, learner, batch, outputs):
+    del outputs
+
+    def apply(key, params, batch):
+      told = {"task": model.task_for(batch.task), "mask": batch.weight}
+      return model.apply(params, learner.model_state, batch.x, train=True, key=key, **told)
+
+    grads = jax.grad(lambda p: mean_loss(spec.objective, key, apply, p, batch))(params)
+    return restriction * sum(losses.safe_norm(g) for g in jax.tree.leaves(grads))
+
+  return method._replace(terms={"gradient_norm": gradient_norm}) if restricted else method
+
+
+iau.__doc__ = (
+  (unlearning.iau.__doc__ or "")
+  + """
+  ``restricted=True``, of a method that trains itself (``method.name=iau``), is the paper's gradient-restricted
+  training:
+  ``loss + restriction sum_tensors |d loss / d tensor|_2`` of each batch, as the released code has it (its README: one
+  norm of all); 0.005 is the release's weight."""
+)
+register(
   "iau",
-  unlearning.iau,
-  {
-    "learning_rate": Option(1e-2, 0),
-    "variant": Option("means", choices=("means", "paper", "released")),
-    "search": Option(16, 0),
-    "batch": Option(64, 1),
-  },
-  "arXiv 2507.23257",
-  needs=ROW_LOSSES,
+  Entry(
+    iau,
+    IAU | {"restricted": Option(False), "restriction": Option(0.005, 0, needs={"restricted": (True,)})},
+    EDITS._replace(needs=ROW_LOSSES),
+    "arXiv 2507.23257",
+    exactness="approximate",
+  ),
 )
 approximate(
   "slug",
