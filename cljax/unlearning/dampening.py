@@ -52,8 +52,8 @@ def ssd(
   ``I_f <= I_D / s``, so an ``alpha`` of 1/s or more selects nothing. With ``search`` and the ``classes [K]`` bool that
   go whole (a run gives both, 0 is the paper's fixed threshold) ``alpha`` is where it is looked for: it is halved until
   the rows to forget are known no better than by who never saw them, then raised between the last two
-  (:mod:`cljax.unlearning._strength`), ``search`` tries in all. Below 1 it takes ``dampening`` down with it, since by
-  the formula alone nothing more would shrink. Spec B1; Foster et al., AAAI 2024.
+  (:mod:`cljax.unlearning._strength`), ``search`` tries in all. Where no weight belongs to the class alone no
+  threshold forgets it. Spec B1; Foster et al., AAAI 2024.
   """
   measure = importance or (lambda params, rows: squared_gradients(loss_fn, params, rows, batch=batch))
   forget = as_rows("forget", forget)
@@ -65,8 +65,7 @@ def ssd(
     full_importance = jax.tree.map(mix, of_forget, measure(params, retain))
 
   def edit(lowered):
-    here = alpha / lowered
-    return dampen(params, of_forget, full_importance, alpha=here, dampening=dampening * jnp.minimum(here, 1.0))
+    return dampen(params, of_forget, full_importance, alpha=alpha / lowered, dampening=dampening)
 
   if not search:
     return dampen(params, of_forget, full_importance, alpha=alpha, dampening=dampening)
