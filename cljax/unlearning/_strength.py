@@ -1,8 +1,8 @@
 """How far an edit goes: until the rows to forget are known no better than by who never saw them.
 
 Of a row whose class goes whole that is chance, ``1 / K``. Of a row whose class stays nothing in the request tells it:
-as a stated amount an ascent stops at ``1 / 2``, where the row would turn wrong, and a search at KEPT of what the model
-gives the rows that it keeps, which it saw.
+as a stated amount an ascent stops at ``3 / 4``, between certainty and where it would turn wrong, and a search at KEPT
+of what the model gives the rows that it keeps, which it saw.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def goes_whole(y, classes):
 
 
 def row_bound(batch, classes, bound):
-  """``[B]``: ``bound ln K`` for rows whose class goes whole, ``bound ln 2`` for the others."""
-  size = jnp.where(goes_whole(batch.y, classes), jnp.log(float(len(classes))), jnp.log(2.0))
+  """``[B]``: ``bound ln K`` for rows whose class goes whole, ``bound ln 4/3`` for the others."""
+  size = jnp.where(goes_whole(batch.y, classes), jnp.log(float(len(classes))), jnp.log(4.0 / 3.0))
   return jnp.asarray(bound, jnp.float32) * size
 
 

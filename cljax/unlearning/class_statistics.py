@@ -88,7 +88,7 @@ def streaming(
   The Gaussians hold the head alone, while the ascent moves what is below it too: with ``part='head'`` the forget rows'
   features stand still, so that nothing but the head has a gradient, and the objective is divided by ``1 + E|h|^2``, to
   which the head's curvature is proportional. Given the ``classes [K]`` bool that go whole, the ascent of a row ends at
-  ``bound ln K``, or ``bound ln 2`` where its class stays. A run has both, at rate 1 for 500 steps; ``part='all',
+  ``bound ln K``, or ``bound ln 4/3`` where its class stays. A run has both, at rate 1 for 500 steps; ``part='all',
   bound=1e9, learning_rate=0.05, steps=20`` is what it was. Spec B7; arXiv 2507.15280. Raises UsageError for another
   ``part``.
   """

@@ -51,9 +51,9 @@ def gradient_ascent(
 
   ``loss_fn(params, batch) -> [B]`` losses; ``forget`` is ``(x, y)``, a dict of arrays, or Rows; no other row is seen.
   The loss has no upper bound and the ascent no fixed point. Given the ``classes [K]`` bool that go whole, a row's
-  ascent ends at ``bound ln K``, as of one who knows nothing, or at ``bound ln 2`` where its class stays: its label is
-  then no likelier than the rest. A run gives them; the paper's ascent, which has none, is a bound of 1e9. The default
-  optimizer is SGD at 0.005, within the range that a release searches for image classifiers. Spec A3.
+  ascent ends at ``bound ln K``, as of one who knows nothing, or at ``bound ln 4/3`` where its class stays: its label is
+  then no likelier than any other, or at 3/4. A run gives them; the paper's ascent, which has none, is a bound of 1e9.
+  The default optimizer is SGD at 0.005, within the range that a release searches for image classifiers. Spec A3.
   """
   forget = as_rows("forget", forget)
 
@@ -96,7 +96,7 @@ def graddiff(
   batch)`` predicts (under an objective ``learned`` its divergence): 0 at first, with gradient 0. The default optimizer
   is SGD at 0.05. The default weights are NegGrad+'s, 0.05 and 0.95; GradDiff has 1 and 1. The ascent term has no fixed
   point: large weights or many steps destroy the model. Given the ``classes [K]`` bool that go whole, as a run does, a
-  row's ascent ends at ``bound ln K``, or ``bound ln 2`` where its class stays; 1e9 is the papers', which have none.
+  row's ascent ends at ``bound ln K``, or ``bound ln 4/3`` where its class stays; 1e9 is the papers', which have none.
   Spec A4; Liu et al. 2022, Kurmanji et al. 2023. Deviation: random batches, where the releases make passes over the
   data. Raises UsageError for another ``retain_loss``, or for 'kl' without ``apply_fn``.
   """
@@ -187,7 +187,7 @@ def famr(
   Entropy beyond the retrained model's shows in membership attacks. Spec B8; arXiv 2506.14515.
 
   An anchor of 0.01 holds nothing back. Given the ``classes [K]`` bool that go whole, as a run does, a row takes part
-  while its label's loss is below ``bound ln K``, that of a label no likelier than any other, or below ``bound ln 2``
+  while its label's loss is below ``bound ln K``, that of a label no likelier than any other, or below ``bound ln 4/3``
   where its class stays. A run descends by SGD at 0.05, 100 steps, in proportion to what each weight has to do with the
   rows; Adam moves every weight alike. ``optimizer='adam', learning_rate=1e-3, steps=50, bound=1e9`` is the former.
 
