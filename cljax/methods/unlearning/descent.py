@@ -72,7 +72,7 @@ adam(
 adam(
   "unsir",
   unlearning.unsir,
-  trained(50, 1e-3, noise_rows=Option(32, 1), noise_steps=Option(25, 0), noise_penalty=Option(0.1, 0)),
+  trained(100, 1e-3, noise_rows=Option(32, 1), noise_steps=Option(25, 0), noise_penalty=Option(0.1, 0)),
   "Tarun et al. 2023",
   access=RETAIN_ONLY,
 )
