@@ -59,14 +59,16 @@ MODEL = model_of(linear, {"w": jnp.asarray(OTHER)})
 DEEP_MODEL = model_of(deep, None)
 
 
-def forgotten(name, params=PARAMS, *, model=MODEL, forget=FORGET, retain=RETAIN, groups=None, state=(), **options):
+def forgotten(
+  name, params=PARAMS, *, model=MODEL, forget=FORGET, retain=RETAIN, groups=None, classes=CLASSES, state=(), **options
+):
   """The parameters, in float64, and the method's state after a registered method has answered a request."""
 
   def program(params, state):
     learned = objectives.chosen("classification")(model, None, {})
     method = methods.make(name, model, python.SimpleNamespace(num_classes=4, objective=learned), **options)
     learner = types.Learner(jnp.int32(9), KEY, params, {}, "momentum", state)
-    request = types.Request(forget, retain, None, CLASSES, groups)
+    request = types.Request(forget, retain, None, classes, groups)
     tools = types.Tools(lambda learner: learner._replace(opt_state="fresh"))
     after = method.forget(KEY, learner, request, tools)
     assert after.opt_state == "fresh"  # momentum holds gradients of the rows that are gone

@@ -14,6 +14,9 @@ from cljax.core.rows import as_rows
 from cljax.core.types import UsageError
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, outputs_of
+from cljax.unlearning._strength import bounded
+
+PARTS = ("all", "head")
 
 
 class FeatureStatistics(NamedTuple):
@@ -66,6 +69,9 @@ def streaming(
   statistics: FeatureStatistics,
   key=None,
   stay_weight=1.0,
+  part: str = "all",
+  bound=1.0,
+  classes=None,
   steps: int = 20,
   batch: int = 64,
   optimizer=None,
@@ -76,9 +82,18 @@ def streaming(
   Gaussians of what is left and rho is the forget rows' share of what there was. ``head_fn(params, h [B, D]) -> logits``
   and ``apply_fn(params, batch)`` gives Outputs with those features. No retain row is touched; no rows, no change. The
   features of the rows that go are taken under ``params``: where these have moved since the statistics were, what is
-  left is off by that drift. The default optimizer is SGD at 0.05. The paper's own text was not available, only its
-  abstract: the update, its weights and rates are not the paper's. Spec B7; arXiv 2507.15280.
+  left is off by that drift. The default optimizer is SGD at 0.05. The paper's own text was not available, only
+  its abstract: the update, its weights and rates are not the paper's.
+
+  The Gaussians hold the head alone, while the ascent moves what is below it too: with ``part='head'`` the forget rows'
+  features stand still, so that nothing but the head has a gradient, and the objective is divided by ``1 + E|h|^2``, to
+  which the head's curvature is proportional. Given the ``classes [K]`` bool that go whole, the ascent of a row ends at
+  ``bound ln K``, or ``bound ln 4/3`` where its class stays. A run has both, at rate 1 for 500 steps; ``part='all',
+  bound=1e9, learning_rate=0.05, steps=20`` is what it was. Spec B7; arXiv 2507.15280. Raises UsageError for another
+  ``part``.
   """
+  if part not in PARTS:
+    raise UsageError(f"part: got {part!r}; allowed: {', '.join(PARTS)}")
   forget, key = as_rows("forget", forget), key_of(key, "streaming")
   before = statistics.count.sum()
   gone = feature_statistics(apply_fn, params, forget, statistics.count.shape[0], batch=batch)
@@ -86,7 +101,18 @@ def streaming(
   share = gone.count.sum() / jnp.maximum(before, 1.0)
   means, roots = gaussians(statistics)
   some = (statistics.count.sum() > 0).astype(jnp.float32)
-  loss_fn, original = cross_entropy(apply_fn), params
+  original = params
+  size = (
+    1.0 if part == "all" else 1.0 + jnp.einsum("cii->", statistics.outer) / jnp.maximum(statistics.count.sum(), 1.0)
+  )
+
+  def predicted(params, batch):
+    if part == "all":
+      return apply_fn(params, batch)
+    h = outputs_of(apply_fn, original, batch).features
+    return head_fn(params, jax.lax.stop_gradient(h.reshape(h.shape[0], -1)))
+
+  loss_fn = bounded(cross_entropy(predicted), classes, bound)
   kind = jax.eval_shape(lambda: outputs_of(apply_fn, params, forget.batch(0, 1)).features).dtype
 
   def objective(key, params, step):
@@ -99,7 +125,8 @@ def streaming(
     old = losses.masked_log_softmax(head_fn(original, h))
     past = -jnp.take_along_axis(log_p, label[:, None], 1)[:, 0]
     stay = jnp.sum(jnp.exp(old) * (old - log_p), -1)
-    return -share * mean_loss(loss_fn, params, rows) + some * (past + stay_weight * stay).mean()
+    total = -share * mean_loss(loss_fn, params, rows) + some * (past + stay_weight * stay).mean()
+    return total / size
 
   taken = jnp.where(gone.count.sum() > 0, steps, 0)
   return minimize(key, objective, params, steps=taken, optimizer=optimizer or optax.sgd(0.05)), statistics

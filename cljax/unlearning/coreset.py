@@ -127,6 +127,8 @@ def upcore(
   random_state: int = 42,
   forget_weight=0.05,
   retain_weight=0.95,
+  bound=1.0,
+  classes=None,
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
@@ -136,10 +138,11 @@ def upcore(
 
   ``apply_fn(params, batch)`` gives Outputs with ``features``; the paper prunes by the last token's penultimate hidden
   state. ``contamination = 0`` is GradDiff on all; ``retain_weight = 0`` is ascent. The rows that are left out were
-  asked to be forgotten too: evaluate on them. ``learned``: an objective in the place of classification. Spec B14; arXiv
-  2502.15082.
+  asked to be forgotten too: evaluate on them. ``bound`` and ``classes`` as of graddiff. ``learned``: an objective in
+  the place of classification. Spec B14; arXiv 2502.15082.
   """
   kept = core_rows(apply_fn, params, forget, contamination=contamination, random_state=random_state, batch=batch)
   given = {"forget_weight": forget_weight, "retain_weight": retain_weight, "optimizer": optimizer}
+  given |= {"bound": bound, "classes": classes}
   options = {"forget": kept, "retain": retain, "key": key, "steps": steps, "batch": batch}
   return graddiff(cross_entropy(apply_fn, learned), params, **options, **given)

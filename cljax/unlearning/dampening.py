@@ -10,6 +10,7 @@ from cljax.core.dtypes import wide
 from cljax.core.rows import as_rows
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.unlearning._common import share_of
+from cljax.unlearning._strength import searched
 
 
 def squared_gradients(loss_fn, params, rows, *, batch: int = 64):
@@ -38,8 +39,9 @@ def squared_gradients(loss_fn, params, rows, *, batch: int = 64):
 
 
 def ssd(
-  loss_fn, params, *, forget, retain=None, full_importance=None, alpha=10.0, dampening=1.0, batch=64, importance=None
-):
+  loss_fn, params, *, forget, retain=None, full_importance=None, alpha=10.0, dampening=1.0, batch=64, importance=None,
+  search: int = 0, classes=None,
+):  # fmt: skip
   """Selective synaptic dampening: ``theta_i *= min(dampening I_D/I_f, 1)`` where ``I_f > alpha I_D``; no training.
 
   ``loss_fn(params, batch) -> [B]`` losses; ``forget`` and ``retain`` are ``(x, y)``, a dict of arrays, or Rows.
@@ -47,7 +49,11 @@ def ssd(
   ``retain`` and ``forget`` together. Importance is the per-sample empirical Fisher (:func:`squared_gradients`), as the
   paper defines it, or ``importance(params, rows) -> tree`` of your own; the released code squares the gradient of a
   mini-batch mean, which couples ``alpha`` to the batch size. Where the forget rows are a share s of all rows,
-  ``I_f <= I_D / s``, so an ``alpha`` of 1/s or more selects nothing. Spec B1; Foster et al., AAAI 2024.
+  ``I_f <= I_D / s``, so an ``alpha`` of 1/s or more selects nothing. With ``search`` and the ``classes [K]`` bool that
+  go whole (a run gives both, 0 is the paper's fixed threshold) ``alpha`` is where it is looked for: it is halved until
+  the rows to forget are known no better than by who never saw them, then raised between the last two
+  (:mod:`cljax.unlearning._strength`), ``search`` tries in all. Where no weight belongs to the class alone no
+  threshold forgets it. Spec B1; Foster et al., AAAI 2024.
   """
   measure = importance or (lambda params, rows: squared_gradients(loss_fn, params, rows, batch=batch))
   forget = as_rows("forget", forget)
@@ -57,7 +63,15 @@ def ssd(
     share = share_of(forget, retain)
     mix = lambda f, r: share.astype(f.dtype) * f + (1 - share).astype(f.dtype) * r.astype(f.dtype)
     full_importance = jax.tree.map(mix, of_forget, measure(params, retain))
-  return dampen(params, of_forget, full_importance, alpha=alpha, dampening=dampening)
+
+  def edit(lowered):
+    return dampen(params, of_forget, full_importance, alpha=alpha / lowered, dampening=dampening)
+
+  if not search:
+    return dampen(params, of_forget, full_importance, alpha=alpha, dampening=dampening)
+  kept = forget if retain is None else as_rows("retain", retain)
+  given = {"forget": forget, "retain": kept, "classes": classes, "search": search, "batch": batch}
+  return searched(edit, loss_fn, params, jnp.float32(1.0), **given)
 
 
 def dampen(params, forget_importance, full_importance, *, alpha, dampening):

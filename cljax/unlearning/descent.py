@@ -23,6 +23,7 @@ from cljax.unlearning._common import (
   outputs_of,
   share_of,
 )
+from cljax.unlearning._strength import bounded, row_bound
 
 
 def finetune_retain(loss_fn, params, *, retain, key=None, steps: int = 100, batch: int = 64, optimizer=None):
@@ -43,18 +44,22 @@ def finetune_retain(loss_fn, params, *, retain, key=None, steps: int = 100, batc
   )
 
 
-def gradient_ascent(loss_fn, params, *, forget, key=None, steps: int = 20, batch: int = 64, optimizer=None):
+def gradient_ascent(
+  loss_fn, params, *, forget, key=None, bound=1.0, classes=None, steps: int = 20, batch: int = 64, optimizer=None
+):
   """Ascent on ``L_forget``: one step of SGD raises it by ``rate ||g_f||^2`` to first order.
 
   ``loss_fn(params, batch) -> [B]`` losses; ``forget`` is ``(x, y)``, a dict of arrays, or Rows; no other row is seen.
-  The loss has no upper bound and the ascent no fixed point: stop early. The default optimizer is SGD at 0.005, within
-  the range that a release searches for image classifiers. Spec A3.
+  The loss has no upper bound and the ascent no fixed point. Given the ``classes [K]`` bool that go whole, a row's
+  ascent ends at ``bound ln K``, as of one who knows nothing, or at ``bound ln 4/3`` where its class stays: its label is
+  then no likelier than any other, or at 3/4. A run gives them; the paper's ascent, which has none, is a bound of 1e9.
+  The default optimizer is SGD at 0.005, within the range that a release searches for image classifiers. Spec A3.
   """
   forget = as_rows("forget", forget)
 
   def objective(key, params, step):
     del step
-    return -mean_loss(loss_fn, params, *drawn(key, batch, forget=forget))
+    return -mean_loss(bounded(loss_fn, classes, bound), params, *drawn(key, batch, forget=forget))
 
   return minimize(
     key_of(key, "gradient_ascent"),
@@ -77,6 +82,8 @@ def graddiff(
   retain_weight=0.95,
   retain_loss: str = "ce",
   apply_fn=None,
+  bound=1.0,
+  classes=None,
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
@@ -88,9 +95,10 @@ def graddiff(
   ``retain_loss='kl'``, KL-minimisation (spec A5), R is the mean ``KL(p_before || p)`` of what ``apply_fn(params,
   batch)`` predicts (under an objective ``learned`` its divergence): 0 at first, with gradient 0. The default optimizer
   is SGD at 0.05. The default weights are NegGrad+'s, 0.05 and 0.95; GradDiff has 1 and 1. The ascent term has no fixed
-  point: large weights or many steps destroy the model. Spec A4; Liu et al. 2022, Kurmanji et al. 2023. Deviation:
-  random batches, where the releases make passes over the data. Raises UsageError for another ``retain_loss``, or for
-  'kl' without ``apply_fn``.
+  point: large weights or many steps destroy the model. Given the ``classes [K]`` bool that go whole, as a run does, a
+  row's ascent ends at ``bound ln K``, or ``bound ln 4/3`` where its class stays; 1e9 is the papers', which have none.
+  Spec A4; Liu et al. 2022, Kurmanji et al. 2023. Deviation: random batches, where the releases make passes over the
+  data. Raises UsageError for another ``retain_loss``, or for 'kl' without ``apply_fn``.
   """
   forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
   if retain_loss not in ("ce", "kl"):
@@ -99,12 +107,13 @@ def graddiff(
     raise UsageError("apply_fn: got none; retain_loss='kl' needs apply_fn(params, batch) -> logits")
 
   towards = lambda params, batch: divergence(apply_fn, params, before, batch, learned=learned)
+  rising = bounded(loss_fn, classes, bound)
   keeping = loss_fn if retain_loss == "ce" else towards
 
   def objective(key, params, step):
     del step
     to_forget, to_keep = drawn(key, batch, forget=forget, retain=retain)
-    return retain_weight * mean_loss(keeping, params, to_keep) - forget_weight * mean_loss(loss_fn, params, to_forget)
+    return retain_weight * mean_loss(keeping, params, to_keep) - forget_weight * mean_loss(rising, params, to_forget)
 
   return minimize(
     key_of(key, "graddiff"), objective, params, steps=steps, optimizer=optimizer or optax.sgd(0.05), forget=forget
@@ -162,6 +171,8 @@ def famr(
   forget,
   key=None,
   anchor=0.01,
+  bound=1.0,
+  classes=None,
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
@@ -174,6 +185,11 @@ def famr(
   is seen. At the optimum ``||theta - theta_before|| = ||grad CE|| / anchor``. ``anchor`` and the steps are UNVERIFIED
   (only the objective was read); Adam at 1e-3 where 1e-4 was proposed, which in 50 steps moves no weight beyond 0.005.
   Entropy beyond the retrained model's shows in membership attacks. Spec B8; arXiv 2506.14515.
+
+  An anchor of 0.01 holds nothing back. Given the ``classes [K]`` bool that go whole, as a run does, a row takes part
+  while its label's loss is below ``bound ln K``, that of a label no likelier than any other, or below ``bound ln 4/3``
+  where its class stays. A run descends by SGD at 0.05, 100 steps, in proportion to what each weight has to do with the
+  rows; Adam moves every weight alike. ``optimizer='adam', learning_rate=1e-3, steps=50, bound=1e9`` is the former.
 
   Under an objective ``learned`` it descends on the divergence from a prediction of 0, which knows nothing of a row: of
   text, and of labels each by itself, the uniform one, less a constant; of real targets 0.
@@ -190,7 +206,12 @@ def famr(
   def objective(key, params, step):
     del step
     (rows,) = drawn(key, batch, forget=forget)
-    return mean_loss(loss_fn, params, among_the_others(rows, gone)) + 0.5 * anchor * moved2(params, before)
+    rows = among_the_others(rows, gone)
+    each = loss_fn(params, rows)
+    if classes is not None:
+      known = cross_entropy(apply_fn)(params, rows)
+      each = jnp.where(known < row_bound(rows, classes, bound).astype(known.dtype), each, 0.0)
+    return losses.reduce(each, rows.weight) + 0.5 * anchor * moved2(params, before)
 
   return minimize(
     key_of(key, "famr"), objective, params, steps=steps, optimizer=optimizer or optax.adam(1e-3), forget=forget

@@ -12,30 +12,46 @@ from cljax.core.rows import as_rows
 from cljax.core.types import UsageError
 from cljax.unlearning._common import cross_entropy, if_asked, key_of
 from cljax.unlearning._gradients import accuracy, mean_gradient, total_gradient
+from cljax.unlearning._strength import least, searched, share_whole
 
 VARIANTS = ("paper", "released")
+STEPS = ("means", *VARIANTS)
 
 
-def iau(loss_fn, params, *, forget, retain, key=None, learning_rate=1e-3, variant: str = "paper", batch: int = 64):
+def iau(
+  loss_fn, params, *, forget, retain, key=None, learning_rate=1e-3, variant: str = "paper", search: int = 0,
+  classes=None, batch: int = 64,
+):  # fmt: skip
   """Influence approximation: ``theta + rate [sum_f grad - sum_r grad]`` in one step; no Hessian.
 
   ``loss_fn(params, batch) -> [B]``; rows as everywhere here. The sum over the retain rows is the gradient correction.
   ``variant='released'`` is the published code's step, the first of a fresh Adam on ``mean_r grad - mean_f grad``: so
-  ``rate * sign``, whatever the number of rows. A request without rows changes nothing. The rate is the released one;
-  which rate the paper's sums need is unverified. The paper's other half, training under a penalty on the gradient's
-  norm, is left out. Spec B2; arXiv 2507.23257. Raises UsageError for another variant.
+  ``rate * sign``, whatever the number of rows. ``variant='means'`` has a rate per row, ``rate [mean_f grad - mean_r
+  grad]``: a sum grows with the data, and destroys a model at a rate that does nothing to a smaller one. With ``search``
+  and the ``classes [K]`` bool that go whole, ``learning_rate`` is where the rate is looked for: the least, of so many
+  tried by doubling and halving, at which the rows to forget are known no better than by who never saw them
+  (:mod:`cljax.unlearning._strength`: at a mean ``p(y)`` of 1/K, or 0.9 of the retain rows' where a class stays). A
+  request without rows changes nothing. The rate is the released one; which rate the paper's sums need is unverified. A
+  run has 'means' and searches 16 times from 0.01; ``variant='paper', learning_rate=1e-3, search=0`` is the paper's
+  step. Its other half, training under a penalty on the gradient's norm, is the method's. Spec B2; arXiv 2507.23257.
+  Raises UsageError for another variant.
   """
   del key
-  _check_variant("iau", variant)
+  _check_variant("iau", variant, STEPS)
   forget, retain = as_rows("forget", forget), as_rows("retain", retain)
   (of_forget, count), (of_retain, kept) = (total_gradient(loss_fn, params, r, batch) for r in (forget, retain))
   if variant == "paper":
-    step = tree.scale(learning_rate, tree.axpy(-1.0, of_retain, of_forget))
+    step = tree.axpy(-1.0, of_retain, of_forget)
   else:
-    means = tree.scale(1.0 / _some(count), of_forget), tree.scale(1.0 / _some(kept), of_retain)
-    adam = lambda g: g / (jnp.abs(g) + 1e-8)  # its first step; that of optax is refused by strict promotion
-    step = tree.scale(learning_rate, jax.tree.map(lambda f, r: adam(f - r), *means))
-  return jax.tree.map(lambda p, s: jnp.where(count > 0, p + s.astype(p.dtype), p), params, step)
+    step = tree.axpy(-1.0, tree.scale(1.0 / _some(kept), of_retain), tree.scale(1.0 / _some(count), of_forget))
+  if variant == "released":  # Adam's first step; that of optax is refused by strict promotion
+    step = jax.tree.map(lambda g: g / (jnp.abs(g) + 1e-8), step)
+
+  def moved(rate):
+    return jax.tree.map(lambda p, s: jnp.where(count > 0, p + s.astype(p.dtype), p), params, tree.scale(rate, step))
+
+  given = {"forget": forget, "retain": retain, "classes": classes, "search": search, "batch": batch}
+  return searched(moved, loss_fn, params, learning_rate, **given)
 
 
 def slug(
@@ -48,6 +64,7 @@ def slug(
   validation=None,
   first_step=0.1,
   search: int = 10,
+  classes=None,
   batch: int = 64,
   rows: int = 256,
 ):
@@ -59,7 +76,9 @@ def slug(
   the forget rows) is right. Of the layers that get there (of all, at the largest r tried, where none does) the one with
   the best retain accuracy is changed; no other bit is. Accuracies are over ``rows`` rows, drawn at random. The
   criterion is top-1 (release, CLIP: top-5); the release keeps the last r tried where this keeps the least that forgot.
-  Spec B3; arXiv 2407.11867. Raises UsageError where no parameter has two axes.
+  Given the ``classes [K]`` bool that go whole, as a run does, rows of a class that stays need not all be wrong, which
+  destroys the class: the share right is to be at most ``(1 - s)`` times that of the retain rows before, s the share of
+  the forget rows whose class goes whole. Spec B3; arXiv 2407.11867. Raises UsageError where no parameter has two axes.
   """
   forget, retain = as_rows("forget", forget), as_rows("retain", retain)
   key = key_of(key, "slug")
@@ -87,22 +106,17 @@ def slug(
       )
     return jax.tree.unflatten(structure, new)
 
-  def searched(layer):
+  allowed = 0.0
+  if classes is not None:
+    allowed = (1 - share_whole(forget, classes, batch)) * accuracy(apply_fn, params, to_keep)
+
+  def tried(layer):
     start = jnp.where(steepness[layer] > 0, first_step * sizes[layer] / _some(steepness[layer]), 0.0)
 
-    def body(i, carry):
-      del i
-      r, low, high, found = carry
-      gone = accuracy(apply_fn, moved(layer, r), to_forget) <= 0
-      low, high, found = jnp.where(gone, low, r), jnp.where(gone, r, high), found | gone
-      return jnp.where(found, (low + high) / 2, 2 * r), low, high, found
-
-    zero = jnp.zeros_like(start)
-    _, low, high, found = jax.lax.fori_loop(0, search, body, (start, zero, zero, jnp.asarray(False)))
-    r = jnp.where(found, high, low)
+    r, found = least(lambda r: accuracy(apply_fn, moved(layer, r), to_forget) <= allowed, start, search)
     return r, found.astype(jnp.float32) + accuracy(apply_fn, moved(layer, r), to_keep)
 
-  step, score = jax.lax.map(searched, jnp.arange(len(layers)))
+  step, score = jax.lax.map(tried, jnp.arange(len(layers)))
   best = jnp.argmax(jnp.where(front, score, -1.0))
   return if_asked(forget, moved(best, step[best]), params)
 
@@ -117,6 +131,6 @@ def _some(value):
   return jnp.where(value > 0, value, 1.0)
 
 
-def _check_variant(owner: str, variant: str) -> None:
-  if variant not in VARIANTS:
-    raise UsageError(f"{owner}: variant: got {variant!r}; allowed: {', '.join(VARIANTS)}")
+def _check_variant(owner: str, variant: str, allowed=VARIANTS) -> None:
+  if variant not in allowed:
+    raise UsageError(f"{owner}: variant: got {variant!r}; allowed: {', '.join(allowed)}")

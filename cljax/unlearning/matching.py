@@ -79,6 +79,7 @@ def datamodel_matching(
   oracle_learning_rate=0.1,
   inclusion=0.5,
   ridge=1.0,
+  rescale: bool = False,
   multiplier=1.0,
   rows: int = 64,
   weight_decay=0.0,
@@ -90,9 +91,11 @@ def datamodel_matching(
   """Datamodel matching: as :func:`oracle_matching` with ``t(x) = z_theta0(x) - multiplier sum_{i in D_f} tau_i(x)``.
 
   tau is a ridge regression of the (centred) logits of ``oracles`` nets on which rows each was trained on; a row is in
-  with probability ``inclusion``, decided by its id, so both sides must carry ids of their own. Fewer nets
-  than rows, or a large ``ridge``, shrink tau: to about their ratio. It extrapolates linearly from random subsets, none
-  of which lacks all of a large forget set: expect little of it for a whole class. Spec B9; arXiv 2410.23232.
+  with probability ``inclusion``, decided by its id, so both sides must carry ids of their own. Fewer nets than rows, or
+  a large ``ridge``, shrink tau: to about their ratio, which ``rescale`` (a run's default; the release has nets enough)
+  takes back (:func:`datamodel_effect`), with the noise of few nets. It extrapolates linearly from random subsets, none
+  of which lacks all of a large forget set: **it forgets no whole class**, whatever its options. Spec B9; arXiv
+  2410.23232.
   """
   forget, retain, key = rows_with_ids("forget", forget), rows_with_ids("retain", retain), key_of(key, "datamodel")
   pool, everything = matching_pool(key, forget, retain, rows), joined(forget, retain)
@@ -109,21 +112,29 @@ def datamodel_matching(
     return z, jnp.where(there > 0, chosen(ids), 0.0)
 
   outputs, included = jax.lax.map(one, jnp.arange(oracles))
-  targets = _logits(apply_fn, params, pool) - multiplier * datamodel_effect(outputs, included, gone, ridge)
+  targets = _logits(apply_fn, params, pool) - multiplier * datamodel_effect(outputs, included, gone, ridge, rescale)
   given = {"weight_decay": weight_decay, "optimizer": optimizer, "batch": batch, "learned": learned}
   return fit_logits(apply_fn, params, pool, targets, key=key, steps=_unless_empty(steps, pool, rows), **given)
 
 
-def datamodel_effect(outputs, included, gone, ridge):
+def datamodel_effect(outputs, included, gone, ridge, rescale: bool = False):
   """``sum_{i in gone} tau_i``, shape ``[...]``: what a linear datamodel says the rows ``gone [N]`` add to an output.
 
   ``outputs [M, ...]`` of M models, ``included [M, N]`` 0/1; ``tau = A^T (A A^T + ridge I)^-1 Z``, both centred over
-  models. Exact for additive outputs and ``ridge`` to 0, where the models tell the rows apart.
+  models. Exact for additive outputs and ``ridge`` to 0, where the models tell the rows apart. Fewer models than rows
+  give ``P tau`` of an additive output, ``P = A^T (A A^T + ridge I)^-1 A``, of which a row has ``tr P / N`` on average
+  over who is included: ``rescale`` divides by that, N the rows that some models have and others lack.
   """
   a = included - included.mean(0, keepdims=True)
   z = (outputs - outputs.mean(0, keepdims=True)).reshape(outputs.shape[0], -1)
   dual = jax.scipy.linalg.solve(a @ a.T + ridge * jnp.eye(a.shape[0], dtype=a.dtype), z, assume_a="pos")
-  return ((a @ gone.astype(a.dtype)) @ dual).reshape(outputs.shape[1:])
+  effect = ((a @ gone.astype(a.dtype)) @ dual).reshape(outputs.shape[1:])
+  if not rescale:
+    return effect
+  values = jnp.maximum(jnp.linalg.eigvalsh(a @ a.T), 0.0)
+  varies = jnp.any(a != 0, 0).sum().astype(a.dtype)
+  trace = jnp.sum(values / (values + ridge))
+  return effect * jnp.where(trace > 0, varies / jnp.where(trace > 0, trace, 1.0), 1.0).astype(effect.dtype)
 
 
 def fit_logits(

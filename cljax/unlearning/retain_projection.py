@@ -14,6 +14,7 @@ from cljax.core.dtypes import lenient
 from cljax.core.rows import as_rows
 from cljax.core.types import UsageError
 from cljax.unlearning._common import drawn, if_asked, key_of, mean_loss, minimize
+from cljax.unlearning._strength import bounded
 
 FORGET_LOSSES = ("ascent", "npo", "simnpo")
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
@@ -117,6 +118,8 @@ def adaptive_orthogonality(
   retain_weight=0.95,
   strength=1.0,
   gamma=1.0,
+  bound=1.0,
+  classes=None,
   steps: int = 50,
   batch: int = 64,
   optimizer=None,
@@ -126,14 +129,15 @@ def adaptive_orthogonality(
   a and b are ``forget_weight`` and ``retain_weight``; the default optimizer is SGD at 0.05. AO is differentiated
   through both gradients, over all layers (the released code's is a constant, which trains nothing). Of AGT^AO this is
   the penalty: the base is GradDiff where the paper has NPO, and its adversarial perturbation of hidden states is left
-  out. Spec B16; arXiv 2602.01703.
+  out. The ascent ends as that of ``graddiff`` (``bound``, ``classes``). Spec B16; arXiv 2602.01703.
   """
   forget, retain = as_rows("forget", forget), as_rows("retain", retain)
+  rising = bounded(loss_fn, classes, bound)
 
   def objective(key, params, step):
     del step
     to_forget, to_keep = drawn(key, batch, forget=forget, retain=retain)
-    ascent = lambda p: -mean_loss(loss_fn, p, to_forget)
+    ascent = lambda p: -mean_loss(rising, p, to_forget)
     keeping = lambda p: mean_loss(loss_fn, p, to_keep)
     conflict = projectors.adaptive_orthogonality(ascent, keeping, gamma)(params)
     return retain_weight * keeping(params) + forget_weight * ascent(params) + strength * conflict

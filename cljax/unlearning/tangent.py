@@ -13,7 +13,8 @@ from cljax.core import tree
 from cljax.core.dtypes import wide
 from cljax.core.rows import as_rows
 from cljax.core.types import Batch, UsageError
-from cljax.unlearning._common import if_asked, key_of, outputs_of
+from cljax.unlearning._common import cross_entropy, if_asked, key_of, outputs_of
+from cljax.unlearning._strength import searched
 from cljax.unlearning.gradient_steps import _check_variant
 
 LOSSES = ("cross_entropy", "squared")
@@ -32,6 +33,8 @@ def ntk(
   rows: int = 32,
   loss: str = "cross_entropy",
   variant: str = "paper",
+  search: int = 0,
+  classes=None,
 ):
   """NTK forgetting: ``theta + scale (w_r - w_D)``, ``w_S = -G_S (G_S^T G_S + n_S weight_decay I)^-1 e_S``.
 
@@ -40,11 +43,15 @@ def ntk(
   e is almost 0 and so is the step. S is all rows D, or the retain rows. At most ``rows`` rows of each side are used,
   drawn with ``key`` without replacement; the kernel has ``2 rows C`` rows and the Jacobian is held whole. Exact for a
   linear model, squared loss and all rows used, trained to the ridge optimum from ``initial``. ``variant='released'``
-  multiplies the step by ``1 + 2 |cos(w_r - w_D, E)| |E| / |w_r - w_D|``, ``E = theta - initial - w_r``. Spec A10;
-  Golatkar et al., 2020.
+  multiplies the step by ``1 + 2 |cos(w_r - w_D, E)| |E| / |w_r - w_D|``, ``E = theta - initial - w_r``.
+
+  A few rows of a network that is not linear give the direction, not the length: with ``search`` and the ``classes [K]``
+  bool that go whole (a run gives both, 0 is the paper's step), ``scale`` is where it is looked for, the least of so
+  many tried by doubling and halving at which the rows to forget are known no better than by who never saw them
+  (:mod:`cljax.unlearning._strength`). Spec A10; Golatkar et al., 2020.
   """
   options = {"scale": scale, "weight_decay": weight_decay, "rows": rows, "loss": loss, "variant": variant}
-  options["key"] = key
+  options |= {"key": key, "search": search, "classes": classes}
   return fast_ntk(apply_fn, params, initial=initial, forget=forget, retain=retain, leaves="", **options)
 
 
@@ -62,14 +69,17 @@ def fast_ntk(
   rows: int = 32,
   loss: str = "cross_entropy",
   variant: str = "paper",
+  search: int = 0,
+  classes=None,
 ):
   """Fast NTK: :func:`ntk` over the leaves whose path the regular expression ``leaves`` matches; no other bit changes.
 
   ``initial``, like ``params``, is read at those leaves alone; the others stand at their present values, as if they had
   never been trained. That holds where a frozen backbone that never saw the rows was tuned in these leaves; else what
-  the backbone learned from them stays. Exact for a model linear in these leaves. The paper tunes norm scales and biases
-  or prompts; its linearisation point, its weight decay and its numbers of rows are unverified. Spec B12; arXiv
-  2312.14923. Raises UsageError where no leaf matches.
+  the backbone learned from them stays: no length of a step in these leaves takes it out, so a run has no ``search``
+  here, and of a network that was trained whole nothing is forgotten. Exact for a model linear in these leaves. The
+  paper tunes norm scales and biases or prompts; its linearisation point, its weight decay and its numbers of rows are
+  unverified. Spec B12; arXiv 2312.14923. Raises UsageError where no leaf matches.
   """
   _check_variant("ntk", variant)
   if loss not in LOSSES:
@@ -92,15 +102,15 @@ def fast_ntk(
   out, z = z, z.astype(wide(z.dtype))
   each = [j.astype(z.dtype) for j in jax.tree.leaves(each)]
   kernel = sum(jnp.tensordot(j, j, [list(range(2, j.ndim))] * 2) for j in each)
-  count, classes = z.shape
-  size = count * classes
+  count, width = z.shape
+  size = count * width
   p = z if loss == "squared" else jnp.exp(losses.masked_log_softmax(z, batch.class_mask))
-  error = p - jax.nn.one_hot(batch.y, classes, dtype=z.dtype)
+  error = p - jax.nn.one_hot(batch.y, width, dtype=z.dtype)
   if batch.class_mask is not None:
     error = jnp.where(batch.class_mask, error, 0.0)
 
   def solved(there):
-    n, mask = jnp.maximum(there.sum(), 1.0), jnp.repeat(there, classes)
+    n, mask = jnp.maximum(there.sum(), 1.0), jnp.repeat(there, width)
     decay = jnp.asarray(weight_decay).astype(z.dtype)
     matrix = mask[:, None] * jnp.reshape(kernel, (size, size)) * mask[None] + n * decay * jnp.eye(size, dtype=z.dtype)
     return jax.scipy.linalg.solve(matrix, mask * error.reshape(size), assume_a="pos").reshape(z.shape)
@@ -113,7 +123,9 @@ def fast_ntk(
     rest = jax.tree.map(lambda t, t0, w: t - t0 - w, now, first, w_r)
     square = tree.dot(step, step)
     scale = scale * (1.0 + 2.0 * jnp.abs(tree.dot(step, rest)) / jnp.where(square > 0, square, 1.0))
-  return if_asked(asked, with_leaves(params, tree.axpy(scale, step, now)), params)
+  moved = lambda size: with_leaves(params, tree.axpy(size, step, now))
+  given = {"forget": asked, "retain": held, "classes": classes, "search": search}
+  return if_asked(asked, searched(moved, cross_entropy(apply_fn), params, scale, **given), params)
 
 
 def chosen_leaves(params, leaves: str) -> dict:

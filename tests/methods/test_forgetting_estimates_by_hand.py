@@ -82,7 +82,7 @@ def test_tangent_steps_by_hand(name, variant):
   first = types.Learner(jnp.int32(0), KEY, jax.tree.map(jnp.float32, before), {}, (), ())
   state = method.init(KEY, first)
   sets = {"forget": rows(MANY[:3], LABELS[:3], np.arange(3)), "retain": rows(MANY[3:], LABELS[3:], np.arange(3, 10))}
-  options = {"scale": 0.7, "weight_decay": decay, "rows": 12, "variant": variant, **leaves}
+  options = {"scale": 0.7, "weight_decay": decay, "rows": 12, "variant": variant, "search": 0, **leaves}
   after, _ = forgotten(name, now, model=model, state=state, **sets, **options)
   near(flat(after), want, atol=1e-4)
   if not every:
@@ -107,8 +107,11 @@ def test_oracle_matching_by_hand():
   near(forgotten("oracle_matching", retain=SAME, **options, **LR)[0]["w"], adam(STARTS, pull, 3))
 
 
-def test_datamodel_matching_by_hand():
-  """Which rows a net saw is read from the same draw: the net, the ridge regression and the matching are NumPy's."""
+@pytest.mark.parametrize("rescale", [False, True])
+def test_datamodel_matching_by_hand(rescale):
+  """Which rows a net saw is read from the same draw: the net, the ridge regression and the matching are NumPy's.
+
+  Rescaled, a row's effect is divided by the mean of the diagonal of what the regression projects with."""
   oracles, ridge, multiplier = 5, 0.5, 0.8
   weight = jnp.array([1.0, 0.0])  # the second row is absent
   forget = types.rows_from_arrays(np.repeat(X[:1], 2, 0), np.repeat(Y[1:], 2), weight, ids=jnp.array([7, 9]))
@@ -125,10 +128,12 @@ def test_datamodel_matching_by_hand():
   z = np.stack([centred(X[0] @ (net if any(s) else OTHER)) for s in included])
   a = included - included.mean(0)
   tau = a.T @ np.linalg.solve(a @ a.T + ridge * np.eye(oracles), z - z.mean(0))
+  if rescale:
+    tau = tau / np.diag(a.T @ np.linalg.solve(a @ a.T + ridge * np.eye(oracles), a)).mean()
   target = X[0] @ STARTS - multiplier * tau[0]
   pull = lambda w, i: 2 * outer(0, X[0] @ w - target)
   options = {"oracles": oracles, "oracle_steps": 3, "oracle_learning_rate": 0.2, "rows": 2, "steps": 3, "ridge": ridge,
-             "multiplier": multiplier, "learning_rate": RATE, "batch": 40}  # fmt: skip
+             "multiplier": multiplier, "learning_rate": RATE, "batch": 40, "rescale": rescale}  # fmt: skip
   near(forgotten("datamodel_matching", forget=forget, retain=SAME, **options)[0]["w"], adam(STARTS, pull, 3))
 
 
@@ -148,5 +153,5 @@ def test_ssd_measures_batches_as_the_released_code(importance):
   want = np.where(of_forget > 1.1 * whole, W * np.minimum(0.7 * whole / of_forget, 1), W)
   assert 3 < (want != W).sum() < 17
   sets = {"forget": rows(MANY[:4], LABELS[:4], np.arange(4)), "retain": rows(MANY[4:], LABELS[4:], np.arange(4, 10))}
-  options = {"alpha": 1.1, "dampening": 0.7, "importance": importance, "importance_batch": 2}
+  options = {"alpha": 1.1, "dampening": 0.7, "importance": importance, "importance_batch": 2, "search": 0}
   near(forgotten("ssd", **sets, **options)[0]["w"], want, atol=1e-6)

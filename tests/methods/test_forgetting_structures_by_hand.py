@@ -145,6 +145,7 @@ def test_slug_by_hand(first):
     return out._replace(logits=out.logits + params["d"])
 
   sets = {"forget": rows(X[:1], np.array([label]), [7]), "retain": rows(x, keep, np.arange(10))}
+  sets["classes"] = jnp.arange(4) == label
   options = {"model": model_of(biased, None), "first_step": first, "search": 6, "rows": 12, "batch": 4}
   after, _ = forgotten("slug", {**DEEP, "d": np.zeros(4)}, **options, **sets)
   near(packed(after), packed(moved(best, tried[best][1])))

@@ -215,12 +215,17 @@ RECORDS: dict[str, Record] = {
   ),
   "iau": Record(
     spec="unlearning B2",
-    compared=("test_iau_by_hand", "test_iau_is_the_papers_sum_and_the_released_sign"),
+    compared=(
+      "test_iau_by_hand",
+      "test_iau_looks_for_its_rate[True]",
+      "test_iau_trains_under_its_gradient_s_norm",
+      "test_iau_is_the_papers_sum_and_the_released_sign",
+    ),
     invariants=(STRENGTH, "test_a_request_without_rows_changes_nothing[iau]"),
     no_claim=MEASURED,
     deviations=(
       "sums over rows, as in the paper; the code's step is the sign of a difference of means ('released')",
-      "training under a penalty on the gradient's norm, the paper's other half, is left out",
+      "a rate per row, looked for, by default; the paper's sums and rate are an option",
     ),
     neutral={"learning_rate": 0.0},
   ),

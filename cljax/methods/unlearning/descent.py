@@ -25,7 +25,7 @@ adam = functools.partial(approximate, optimizer=optax.adam)
 approximate(
   "finetune_retain",
   unlearning.finetune_retain,
-  trained(100, 0.02),
+  trained(100, 0.1),
   "fine-tuning on what is kept",
   access=RETAIN_ONLY,
   needs=ROW_LOSSES,
@@ -33,7 +33,7 @@ approximate(
 approximate(
   "gradient_ascent",
   unlearning.gradient_ascent,
-  trained(20, 0.005),
+  trained(100, 0.005, bound=Option(1.0, 0)),
   "gradient ascent",
   access=FORGET_ONLY,
   needs=ROW_LOSSES,
@@ -72,14 +72,14 @@ adam(
 adam(
   "unsir",
   unlearning.unsir,
-  trained(50, 1e-3, noise_rows=Option(32, 1), noise_steps=Option(25, 0), noise_penalty=Option(0.1, 0)),
+  trained(100, 1e-3, noise_rows=Option(32, 1), noise_steps=Option(25, 0), noise_penalty=Option(0.1, 0)),
   "Tarun et al. 2023",
   access=RETAIN_ONLY,
 )
-adam(
+approximate(
   "famr",
   unlearning.famr,
-  trained(50, 1e-3, anchor=Option(0.01, 0)),
+  trained(100, 0.05, anchor=Option(0.01, 0), bound=Option(1.0, 0), optimizer=Option("sgd", choices=("sgd", "adam"))),
   "arXiv 2506.14515",
   access=FORGET_ONLY,
   needs=TEACHERS,

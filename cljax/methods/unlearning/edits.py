@@ -9,21 +9,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import estimators, unlearning
+from cljax import estimators, losses, unlearning
 from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, UsageError
 from cljax.methods.penalties.pulls import kind_of
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.unlearning.entries import EDITS, FORGET_ONLY, OUTPUTS, ROW_LOSSES, approximate, viewed
+from cljax.methods.unlearning.entries import EDITS, OUTPUTS, ROW_LOSSES, approximate, edit, viewed
+from cljax.objectives.objective import mean_loss, row_loss
 from cljax.unlearning.class_statistics import empty_statistics
 from cljax.unlearning.tangent import chosen_leaves, with_leaves
 
 VARIANT = Option("paper", choices=("paper", "released"))
 
 
-def fisher_forgetting(model, spec, *, alpha, variant: str = "paper", importance_batch: int = 64) -> Method:
+def fisher_forgetting(model, spec, *, alpha, variant: str = "auto", importance_batch: int = 64) -> Method:
+  if variant == "auto":
+    variant = "released" if spec.objective.classes else "paper"
   if variant == "released" and not spec.objective.classes:
     raise UsageError(f"method.variant: got 'released', which needs classes; {spec.objective.name!r} has none")
   kind, classes = kind_of(spec, "auto"), spec.objective.classes
@@ -42,7 +45,9 @@ def fisher_forgetting(model, spec, *, alpha, variant: str = "paper", importance_
 
 
 fisher_forgetting.__doc__ = (unlearning.fisher_forgetting.__doc__ or "") + (
-  "\n  Of an objective without a factor (text) the Fisher is sampled."
+  "\n  Of an objective without a factor (text) the Fisher is sampled. ``variant='auto'`` is the released one where"
+  "\n  there are classes, since noise by the paper's formula forgets no class before it destroys the rest; else the"
+  "\n  paper's."
 )
 
 
@@ -58,7 +63,7 @@ def tangent(call, every: bool):
       return tree.copy(chosen_leaves(learner.params, pattern))
 
     def forget(key, learner, request, tools):
-      given = {"forget": request.forget, "retain": request.retain, **options}
+      given = {"forget": request.forget, "retain": request.retain, "classes": request.classes, **options}
       initial = with_leaves(learner.params, learner.method_state)
       params = call(viewed(model, learner, key), learner.params, initial=initial, key=key, **given)
       return tools.reset_optimizer(learner._replace(params=params))
@@ -69,19 +74,20 @@ def tangent(call, every: bool):
   return factory
 
 
-def modhifi_u(model, spec, *, share, kernels: str = "", batch: int = 64) -> Method:
-  del spec
+def modhifi_u(model, spec, *, share, contrast=1.0, search: int = 10, kernels: str = "", batch: int = 64) -> Method:
   readers = "|".join(f"^{re.escape(u.out_kernel)}$" for u in model.units)
   if not (kernels or readers):
     raise UsageError("kernels: the model does not name its hidden units; give a regular expression over kernel paths")
 
   def forget(key, learner, request, tools):
-    del key
     inputs = lambda params, some: estimators.layer_inputs(
       model, params, learner.model_state, some.x, model.task_for(some.task)
     )
-    given = {"kernels": kernels or readers, "share": share, "batch": batch}
-    params = unlearning.modhifi_u(inputs, learner.params, forget=request.forget, **given)
+    given = {"kernels": kernels or readers, "share": share, "contrast": contrast, "batch": batch}
+    if spec.objective.classes and search:
+      given |= {"search": search, "classes": request.classes}
+      given["loss_fn"] = row_loss(spec.objective, viewed(model, learner, key))
+    params = unlearning.modhifi_u(inputs, learner.params, forget=request.forget, retain=request.retain, **given)
     return tools.reset_optimizer(learner._replace(params=params))
 
   return Method(forget=forget)
@@ -108,7 +114,9 @@ def head_of(model, params, model_state, batch):
   return head_fn
 
 
-def streaming(model, spec, *, learning_rate, stay_weight, steps: int = 20, batch: int = 64) -> Method:
+def streaming(
+  model, spec, *, learning_rate, stay_weight, part: str = "head", bound=1.0, steps: int = 500, batch: int = 64
+) -> Method:
   def init(key, learner):
     row = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
     task = model.task_for(jnp.zeros(1, jnp.int32))
@@ -127,6 +135,7 @@ def streaming(model, spec, *, learning_rate, stay_weight, steps: int = 20, batch
   def forget(key, learner, request, tools):
     head_fn = head_of(model, learner.params, learner.model_state, request.forget.batch(0, 1))
     given = {"statistics": learner.method_state, "stay_weight": stay_weight, "steps": steps, "batch": batch}
+    given |= {"part": part, "bound": bound, "classes": request.classes}
     params, statistics = unlearning.streaming(
       viewed(model, learner, key), head_fn, learner.params, forget=request.forget, key=key,
       optimizer=optax.sgd(learning_rate), **given,
@@ -141,12 +150,47 @@ streaming.__doc__ = (unlearning.streaming.__doc__ or "") + (
 )
 
 
-approximate(
+IAU = {
+  "learning_rate": Option(1e-2, 0),
+  "variant": Option("means", choices=("means", "paper", "released")),
+  "search": Option(16, 0),
+  "batch": Option(64, 1),
+}
+
+
+def iau(model, spec, *, restricted: bool = False, restriction=0.005, **options) -> Method:
+  method = edit(unlearning.iau, options=IAU)(model, spec, **options)
+
+  def gradient_norm(key, params, learner, batch, outputs):
+    del outputs
+
+    def apply(key, params, batch):
+      told = {"task": model.task_for(batch.task), "mask": batch.weight}
+      return model.apply(params, learner.model_state, batch.x, train=True, key=key, **told)
+
+    grads = jax.grad(lambda p: mean_loss(spec.objective, key, apply, p, batch))(params)
+    return restriction * sum(losses.safe_norm(g) for g in jax.tree.leaves(grads))
+
+  return method._replace(terms={"gradient_norm": gradient_norm}) if restricted else method
+
+
+iau.__doc__ = (
+  (unlearning.iau.__doc__ or "")
+  + """
+  ``restricted=True``, of a method that trains itself (``method.name=iau``), is the paper's gradient-restricted
+  training:
+  ``loss + restriction sum_tensors |d loss / d tensor|_2`` of each batch, as the released code has it (its README: one
+  norm of all); 0.005 is the release's weight."""
+)
+register(
   "iau",
-  unlearning.iau,
-  {"learning_rate": Option(1e-3, 0), "variant": VARIANT, "batch": Option(64, 1)},
-  "arXiv 2507.23257",
-  needs=ROW_LOSSES,
+  Entry(
+    iau,
+    IAU | {"restricted": Option(False), "restriction": Option(0.005, 0, needs={"restricted": (True,)})},
+    EDITS._replace(needs=ROW_LOSSES),
+    "arXiv 2507.23257",
+    exactness="approximate",
+  ),
 )
 approximate(
   "slug",
@@ -158,7 +202,11 @@ register(
   "fisher_forgetting",
   Entry(
     fisher_forgetting,
-    {"alpha": Option(1e-6, 0), "variant": VARIANT, "importance_batch": Option(64, 1)},
+    {
+      "alpha": Option(1e-6, 0),
+      "variant": Option("auto", choices=("auto", "paper", "released")),
+      "importance_batch": Option(64, 1),
+    },
     Access(forgets=True, retain_data=True, needs=("each",)),
     "Golatkar et al. 2020",
     exactness="approximate",
@@ -172,8 +220,8 @@ KERNEL = {
   "variant": VARIANT,
 }
 for _name, _call, _more in (
-  ("ntk", unlearning.ntk, {}),
-  ("fast_ntk", unlearning.fast_ntk, {"leaves": Option("norm|bias")}),
+  ("ntk", unlearning.ntk, {"search": Option(10, 0)}),
+  ("fast_ntk", unlearning.fast_ntk, {"leaves": Option("norm|bias"), "search": Option(0, 0)}),
 ):
   register(
     _name,
@@ -190,8 +238,14 @@ register(
   "modhifi_u",
   Entry(
     modhifi_u,
-    {"share": Option(0.05, 0, 1), "kernels": Option(""), "batch": Option(64, 1)},
-    FORGET_ONLY._replace(needs=()),
+    {
+      "share": Option(0.05, 0, 1),
+      "contrast": Option(1.0, 0),
+      "search": Option(10, 0),
+      "kernels": Option(""),
+      "batch": Option(64, 1),
+    },
+    EDITS._replace(needs=()),
     "arXiv 2511.19566",
     exactness="approximate",
   ),
@@ -225,6 +279,7 @@ approximate(
     oracles=Option(100, 2),
     inclusion=Option(0.5, 0, 1),
     ridge=Option(1.0, 1e-6),
+    rescale=Option(True),
     multiplier=Option(1.0, 0),
     **MATCHING,
   ),
@@ -236,18 +291,31 @@ register(
   "streaming",
   Entry(
     streaming,
-    {"learning_rate": Option(0.05, 0), "stay_weight": Option(1.0, 0), "steps": Option(20, 0), "batch": Option(64, 1)},
+    steps_of(
+      1.0,
+      stay_weight=Option(1.0, 0),
+      part=Option("head", choices=("head", "all")),
+      bound=Option(1.0, 0),
+      steps=Option(500, 0),
+    ),
     Access(task_boundaries=True, boundary_data=True, forgets=True, forget_data=True),
     "arXiv 2507.15280 (a reconstruction)",
     exactness="approximate",
   ),
 )
-approximate("group_reweight", unlearning.group_reweight, steps_of(0.05), "arXiv 2503.09330", needs=ROW_LOSSES)
+approximate(
+  "group_reweight",
+  unlearning.group_reweight,
+  steps_of(0.1, steps=Option(200, 0)),
+  "arXiv 2503.09330",
+  needs=ROW_LOSSES,
+)
 approximate(
   "miu",
   unlearning.miu,
   steps_of(
     0.05,
+    steps=Option(200, 0),
     calibration=Option(1.0, 0),
     num_groups=Option(2, 1),
     hidden=Option(512, 1),
@@ -267,6 +335,7 @@ approximate(
     random_state=Option(42, 0),
     forget_weight=Option(0.05, 0),
     retain_weight=Option(0.95, 0),
+    bound=Option(1.0, 0),
   ),
   "arXiv 2502.15082",
   needs=OUTPUTS,

@@ -34,6 +34,9 @@ GIVEN = {"apply_fn", "loss_fn", "params", "key", "forget", "retain", "groups", "
 OWN = {"teacher_params", "oracle_params", "validation", "rewind"}  # of who calls it without a registry
 
 
+OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}  # of an option ``optimizer``
+
+
 def edit(call, optimizer=optax.sgd, options=()):
   """A registry factory from a pure call of ``cljax.unlearning``, with the names of its ``options``.
 
@@ -50,14 +53,17 @@ def edit(call, optimizer=optax.sgd, options=()):
   def factory(model, spec, **options):
     if options.get("retain_loss") == "kl" and spec.objective.divergence is None:
       raise UsageError(f"method.retain_loss: got 'kl', which needs divergence; {spec.objective.name!r} has none")
-    if "optimizer" in parameters and "optimizer" not in options:
-      options["optimizer"] = optimizer(options.pop("learning_rate"))
+    if "optimizer" in parameters and "learning_rate" not in parameters:
+      chosen = OPTIMIZERS.get(options.pop("optimizer", ""), optimizer)
+      options["optimizer"] = chosen(options.pop("learning_rate"))
 
     def forget(key, learner, request, tools):
       apply_fn = viewed(model, learner, key)
       function = row_loss(spec.objective, apply_fn) if "loss_fn" in parameters else apply_fn
       asked = ("forget", "retain", "groups", "classes", "gone")
       given = {name: getattr(request, name) for name in asked if name in parameters}
+      if not spec.objective.classes:
+        given |= {name: None for name in ("classes",) if name in given}
       if "loss_fn" in parameters and "apply_fn" in parameters:
         given["apply_fn"] = apply_fn
       if "learned" in parameters:
@@ -90,11 +96,14 @@ def retrain(model, spec, *, schedule: str = "steps") -> Method:
   return Method(replay=schedule)
 
 
-def ssd(model, spec, *, alpha, dampening, importance: str = "empirical", importance_batch: int = 64) -> Method:
+def ssd(
+  model, spec, *, alpha, dampening, search: int = 10, importance: str = "empirical", importance_batch: int = 64
+) -> Method:
   """Selective synaptic dampening, :func:`cljax.unlearning.ssd`, with the estimators' fast importance.
 
   ``importance='batched'`` squares the gradient of a mini-batch mean, as the released code does (64 for D, 128 for D_f
-  in one script), which couples alpha to the batch size. Spec B1; Foster et al., 2024.
+  in one script), which couples alpha to the batch size. ``alpha`` is the paper's, and where ``search`` begins; an
+  objective without classes has no search. ``search=0`` is the paper's fixed threshold. Spec B1; Foster et al., 2024.
   """
   kind = kind_of(spec, importance, "importance")
   learned = None if spec.objective.classes else spec.objective
@@ -103,8 +112,9 @@ def ssd(model, spec, *, alpha, dampening, importance: str = "empirical", importa
     options = {"kind": kind, "key": fold(key, "importance"), "batch_size": importance_batch, "learned": learned}
     fisher = lambda params, rows: estimators.fisher_diagonal(model, params, learner.model_state, rows, **options)
     params = unlearning.ssd(
-      None, learner.params, forget=request.forget, retain=request.retain, alpha=alpha, dampening=dampening,
-      importance=fisher,
+      row_loss(spec.objective, viewed(model, learner, key)), learner.params, forget=request.forget,
+      retain=request.retain, alpha=alpha, dampening=dampening, importance=fisher,
+      search=search if spec.objective.classes else 0, classes=request.classes,
     )  # fmt: skip
     return tools.reset_optimizer(learner._replace(params=params))
 
@@ -140,6 +150,7 @@ register(
     {
       "alpha": Option(10.0, 0),
       "dampening": Option(1.0, 0),
+      "search": Option(10, 0),
       "importance": Option("empirical", choices=("exact", "sampled", "empirical", "batched")),
       "importance_batch": Option(64, 1),
     },
@@ -151,7 +162,7 @@ register(
 approximate(
   "graddiff",
   unlearning.graddiff,
-  {**DIFFERENCE, "retain_loss": Option("ce", choices=("ce", "kl"))},
+  {**DIFFERENCE, "bound": Option(1.0, 0), "retain_loss": Option("ce", choices=("ce", "kl"))},
   "Liu et al. 2022; NegGrad+ of Kurmanji et al. 2023",
   needs=ROW_LOSSES,
 )
@@ -174,7 +185,7 @@ approximate(
 approximate(
   "adaptive_orthogonality",
   unlearning.adaptive_orthogonality,
-  {**DIFFERENCE, "strength": Option(1.0, 0), "gamma": Option(1.0, 0)},
+  {**DIFFERENCE, "bound": Option(1.0, 0), "strength": Option(1.0, 0), "gamma": Option(1.0, 0)},
   "arXiv 2602.01703",
   needs=ROW_LOSSES,
 )

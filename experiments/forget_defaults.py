@@ -1,0 +1,199 @@
+"""Every method that answers requests, at its defaults, beside retraining: ``python -m experiments.forget_defaults``.
+
+Digits learned as one task for 8 epochs, five seeds; three requests to an MLP 64-64 (class 3, a tenth of the rows at
+random, 20 rows) and the class to a small CNN. For each: accuracy on the rows that go, on those that stay and on test
+rows (of the classes that stay, where a class goes), beside 20 models retrained without the rows (``retrained``) and the
+models as they were (``original``). For the two other requests, which barely move any accuracy, also of how many of the
+evidence's numbers a method is told from retraining (``launch.unlearn``'s marks, without KLoM). A class is forgotten
+where its accuracy is at most .5 and retain accuracy at most 10 points below retraining's.
+
+Measures what ``experiments/results/forget_defaults/*.tsv`` lack (``--only=ssd`` these anew, ``--setting=class_mlp`` one
+of the four), and writes the tables of ``docs/forget_defaults.md`` between their marks. ``clpu_derpp`` forgets tasks
+that are told at test, exactly, and is not asked.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import app, flags
+
+import cljax
+from cljax import data, engine, methods, models, streams
+from cljax.evaluation import evidence
+from experiments import _page_table
+from experiments._proof_records import ROOT
+
+FOLDER = pathlib.Path(ROOT) / "experiments" / "results" / "forget_defaults"
+PAGE = pathlib.Path(ROOT) / "docs" / "forget_defaults.md"
+SEEDS, ORACLES, EPOCHS, FIRST_ORACLE = 5, 20, 8, 10_000
+SIDES = ("forget", "retain", "test")
+FIELDS = ("method", *SIDES, *(f"{side}_sd" for side in SIDES), "marks", "why")
+MOST_FORGET, MOST_LOSS = 50.0, 10.0  # percent, points
+APART = ("clpu_derpp",)
+ROWS = ("original", "retrained")
+
+
+class Setting(NamedTuple):
+  """A model and a request; ``marks``: whether the evidence's numbers are taken."""
+
+  model: str
+  request: str
+  marks: bool = False
+
+
+def chosen(share: float | int) -> str:
+  """Ids of digits' training rows, drawn once: a share of them, or so many."""
+  count = len(data.load("digits").train.y)
+  size = share if isinstance(share, int) else round(share * count)
+  ids = np.random.default_rng(0).choice(count, size, replace=False)
+  return "ids=" + ",".join(map(str, sorted(map(int, ids))))
+
+
+SETTINGS = {
+  "class_mlp": lambda: Setting("mlp", "class=3"),
+  "class_cnn": lambda: Setting("cnn", "class=3"),
+  "tenth": lambda: Setting("mlp", chosen(0.1), True),
+  "twenty": lambda: Setting("mlp", chosen(20), True),
+}
+MODELS = {
+  "mlp": lambda shape, classes: models.mlp(shape, classes, hidden=(64, 64)),
+  "cnn": lambda shape, classes: models.cnn(shape, classes, widths=(16, 32)),
+}
+# By SGD 8 epochs are too few for the convolutions.
+TRAINED = {"mlp": ("sgd", {"learning_rate": 0.05}), "cnn": ("adam", {"learning_rate": 3e-3})}
+
+
+class Bench(NamedTuple):
+  """What all methods of a setting share: the stream without its request, the trained models and the retrained ones."""
+
+  setting: Setting
+  stream: Any
+  request: Any
+  model: Any  # as it is made
+  original: Any  # a prepared run, whose ``setup.model`` takes raw inputs
+  trained: Any  # its result
+  rows: evidence.Sides
+  before: evidence.Answers
+  oracles: evidence.Answers
+
+
+def prepared(name: str, model, stream, seeds, forget: str = "", hyper=None):
+  optimizer, options = TRAINED[name]
+  return engine.prepare(
+    stream, model, "finetune", forget=forget, forget_hyper=hyper or {}, optimizer=optimizer,
+    optimizer_options=options, seeds=seeds, training=cljax.Recipe(batch_size=32, epochs=EPOCHS),
+    options=cljax.Options(on_divergence="freeze"),
+  )  # fmt: skip
+
+
+@functools.cache
+def bench(name: str) -> Bench:
+  """Trains the models of a setting and the oracles without its rows."""
+  setting, dataset = SETTINGS[name](), data.load("digits")
+  stream = streams.build(dataset, "class", tasks=1, validation=0.0)
+  model = MODELS[setting.model](dataset.train.x.shape[1:], stream.num_classes)
+  request = streams.parse_request(setting.request)
+  gone = streams.resolve_pairs(request, stream)
+  original = prepared(setting.model, model, stream, list(range(SEEDS)))
+  trained = original.run()
+  bank = prepared(setting.model, model, evidence.without_rows(stream, gone), [FIRST_ORACLE + i for i in range(ORACLES)])
+  retrained = bank.run()
+  rows = evidence.sides(stream, request)
+  answers = lambda setup, learner: evidence.answers(setup, learner, rows, original.setup.model)
+  before, oracles = answers(original.setup, trained.learner), answers(bank.setup, retrained.learner)
+  return Bench(setting, stream, request, model, original, trained, rows, before, oracles)
+
+
+def forgotten(at: Bench, name: str, hyper=None):
+  """Answers of the models after ``name`` met the request; raises UsageError where it refuses it."""
+  stream = at.stream._replace(events=(*at.stream.events, at.request))
+  made = prepared(at.setting.model, at.model, stream, list(range(SEEDS)), name, hyper)
+  method = made.setup.parts.method
+  plain = method._replace(forget=None, access=cljax.Access()) == cljax.Method()
+  start = engine.continued(made, at.trained) if plain else None
+  result = made.run(start=start)
+  if not np.asarray(result.alive).all():
+    raise cljax.CljaxError(f"{int((~np.asarray(result.alive)).sum())} of {SEEDS} seeds diverged")
+  return evidence.answers(made.setup, result.learner, at.rows, at.original.setup.model)
+
+
+def measured(at: Bench, answers) -> dict[str, np.ndarray]:
+  """The evidence's numbers, beside the first oracles."""
+  reference = evidence.first(at.oracles, SEEDS)
+  return evidence.measure(evidence.first(answers, SEEDS), reference, at.before, at.rows, at.original.setup.model)
+
+
+@functools.cache
+def floor(name: str) -> dict[str, np.ndarray]:
+  """The numbers of other oracles."""
+  return measured(bench(name), evidence.first(bench(name).oracles, SEEDS, ORACLES - SEEDS))
+
+
+def line(setting: str, name: str, hyper=None) -> dict[str, str]:
+  at = bench(setting)
+  told = dict.fromkeys(FIELDS, "") | {"method": name}
+  try:
+    answers = {"original": at.before, "retrained": at.oracles}.get(name) or forgotten(at, name, hyper)
+  except cljax.CljaxError as error:
+    return told | {"why": str(error).splitlines()[0]}
+  right = lambda side: 100 * np.mean(np.argmax(answers.logits[side], -1) == at.rows.y[side], 1)
+  for side in SIDES:
+    told |= {side: f"{right(side).mean():.1f}", f"{side}_sd": f"{right(side).std(ddof=1):.1f}"}
+  if at.setting.marks and name != "retrained":
+    values = measured(at, answers)
+    told["marks"] = f"{len(evidence.outside_noise_floor(values, floor(setting)))} of {len(values)}"
+  return told
+
+
+def holds(row: dict[str, str], retrained: dict[str, str]) -> bool:
+  """Whether a class is forgotten and the rest is not."""
+  if not row["forget"]:
+    return False
+  lost = float(retrained["retain"]) - float(row["retain"])
+  return float(row["forget"]) <= MOST_FORGET and lost <= MOST_LOSS
+
+
+def table(rows: dict[str, dict[str, str]], marks: bool) -> str:
+  if not set(ROWS) <= set(rows):
+    return ""
+  last = "told from retraining" if marks else "forgets the class, keeps the rest"
+  head = f"| method | forget | retain | test | {last} |\n" + "| --- " * 5 + "|\n"
+  order = [*ROWS, *sorted(set(rows) - set(ROWS))]
+
+  def verdict(name: str) -> str:
+    if marks:
+      return rows[name]["marks"]
+    return "" if name in ROWS else "yes" if holds(rows[name], rows["retrained"]) else "**no**"
+
+  cell = lambda name, side: f"{rows[name][side]} ± {rows[name][f'{side}_sd']}"
+  there = [n for n in order if rows[n]["forget"]]
+  body = "".join(f"| `{n}` | {' | '.join(cell(n, s) for s in SIDES)} | {verdict(n)} |\n" for n in there)
+  refused = [f"`{n}`: {rows[n]['why']}." for n in order if not rows[n]["forget"]]
+  return head + body + ("\n" + "\n".join(refused) + "\n" if refused else "")
+
+
+def asked() -> list[str]:
+  return [*ROWS, *sorted(n for n, e in methods.METHODS.items() if e.access.forgets and n not in APART)]
+
+
+def main(argv) -> None:
+  del argv
+  wanted = flags.FLAGS.setting or list(SETTINGS)
+  for setting in wanted:
+    marks = SETTINGS[setting]().marks
+    show = lambda rows, setting=setting, marks=marks: _page_table.show(PAGE, setting, table(rows, marks))
+    file = FOLDER / f"{setting}.tsv"
+    rows = _page_table.measured(file, FIELDS, asked(), functools.partial(line, setting), flags.FLAGS.only, show)
+    if not marks and "retrained" in rows:
+      names = [n for n, r in rows.items() if n not in ROWS and not holds(r, rows["retrained"])]
+      print(f"{setting}: do nothing or destroy: {', '.join(names) or 'none'}")
+
+
+if __name__ == "__main__":
+  flags.DEFINE_list("only", [], "methods to measure anew")
+  flags.DEFINE_list("setting", [], f"which of {', '.join(SETTINGS)} (default: all)")
+  app.run(main)
