@@ -33,7 +33,15 @@ _FISHER = "exact where the objective has a factor (classification, as before), e
 _ONCE = "each row of a task is offered to the memory once, not once an epoch", "`insert=every_pass`"
 _UPDATE = "the promise is on the update that is applied, so the projector stands behind the optimizer", "`on=gradient`"
 _PROTOTYPES = "the released weights; at 0 GS-LoRA++ was GS-LoRA, to the bit", "0"
+_STRENGTH = "chosen anew for small networks: [forget_defaults.md](forget_defaults.md)"
+_STRENGTHS = {
+  "famr.learning_rate": 0.001, "famr.steps": 50, "finetune_retain.learning_rate": 0.02,
+  "fisher_forgetting.variant": "paper", "gradient_ascent.steps": 20, "group_reweight.learning_rate": 0.05,
+  "group_reweight.steps": 50, "iau.learning_rate": 0.001, "iau.variant": "paper", "miu.steps": 50,
+  "streaming.learning_rate": 0.05, "streaming.steps": 20, "unsir.steps": 50,
+}  # fmt: skip
 CHANGED = {
+  **{f"method {name}": (_STRENGTH, f"`{name.partition('.')[2]}={value}`") for name, value in _STRENGTHS.items()},
   **{
     f"{of}prototype_{side}_weight{end}": _PROTOTYPES
     for side in ("forget", "retain")
@@ -54,6 +62,12 @@ _ADDED = {
   "norms": ("BatchNorm's parameters stay out of the projection, as the paper has it", "`norms=projected`"),
   "rate_schedule": ("as released", "`rate_schedule=constant`"),
   "normalise": ("the head had 72 % of the weight after two permuted tasks", "`normalise=none`"),
+  "bound": ("an ascent ends for each row where nothing is known of it", "`bound=1e9`"),
+  "search": ("the least strength at which the rows are known no better than by who never saw them", "`search=0`"),
+  "contrast": ("nothing was held back", "`contrast=0`"),
+  "optimizer": ("Adam moves every weight alike", "`optimizer=adam`"),
+  "part": ("the Gaussians hold the head alone", "`part=all`"),
+  "rescale": ("fewer nets than rows shrink what is estimated", "`rescale=false`"),
   "shrink": ("one query under SGD 0.05 diverged", "`shrink=false`"),
 }
 ADDED = {

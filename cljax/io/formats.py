@@ -27,6 +27,12 @@ ABSENT: dict[str, dict[str, Any]] = {
   "gs_lora": {"rate_schedule": "constant"},
   "hierarchical": {"normalise": "none"},
   "zeroth_order": {"shrink": False},
+  **{name: {"bound": 1e9} for name in ("adaptive_orthogonality", "graddiff", "gradient_ascent", "upcore")},
+  **{name: {"search": 0} for name in ("iau", "ntk", "ssd")},
+  "datamodel_matching": {"rescale": False},
+  "famr": {"bound": 1e9, "optimizer": "adam"},
+  "modhifi_u": {"contrast": 0.0, "search": 0},
+  "streaming": {"bound": 1e9, "part": "all"},
 }
 # What is called otherwise now: format 1 knew classification alone, where 'auto' is 'exact'.
 _AUTO = ("ewc", "online_ewc", "refresh", "unified")
