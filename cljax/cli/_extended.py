@@ -81,6 +81,15 @@ def whole(workdir: epath.Path, config: Mapping[str, Mapping[str, Any]]) -> _buil
   return _build.build(config, cache, kept) if kept and len(asked) == len(kept) else made
 
 
+def as_written(made: _build.Built, before: Mapping[str, Any]) -> _build.Built:
+  """A longer run of which a key that came new since the run was written, and is at its default, says nothing."""
+  said, identity = _config.essence(made.identity), dict(made.identity)
+  for section, fields in made.identity.items():
+    if isinstance(fields, Mapping) and isinstance(before.get(section), Mapping):
+      identity[section] = {k: v for k, v in fields.items() if k in before[section] or k in said.get(section, {})}
+  return made._replace(identity=identity)
+
+
 def requests(before: Mapping[str, Any], config: Mapping[str, Any]) -> str:
   """``stream.forget`` of the longer run: the run's own requests, and what is given behind them."""
   own, given = before["stream"]["forget"], config["stream"]["forget"]
@@ -93,7 +102,7 @@ def built(workdir: epath.Path, before: Mapping[str, Any], config: dict[str, dict
   told = history.read(workdir)
   kept = before.get("answers", ())
   if files.loads(files.dumps(config["stream"])) == before["stream"]:  # nothing is appended: it is brought to its end
-    return _build.build(config, data_of(workdir, before, config), kept)
+    return as_written(_build.build(config, data_of(workdir, before, config), kept), before)
   try:
     made = _build.build(config, cache, kept)
   except UsageError:  # such as rows that do not do without being told
@@ -105,9 +114,9 @@ def built(workdir: epath.Path, before: Mapping[str, Any], config: dict[str, dict
   rows = told[-1]["rows"] if told else 0
   same = made is not None and made.identity["data"]["digest"] == before["data"]["digest"]
   if same or not rows or stream["appended"] or "appended" not in READS[stream["kind"]]:
-    return made or _build.build(config, cache, kept)
+    return as_written(made or _build.build(config, cache, kept), before)
   stream["appended"] = (*before["stream"].get("appended", ()), rows)
-  return _build.build(config, cache, kept)
+  return as_written(_build.build(config, cache, kept), before)
 
 
 def data_of(workdir: epath.Path, before: Mapping[str, Any], config: Mapping[str, Mapping[str, Any]]) -> dict:

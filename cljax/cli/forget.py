@@ -103,7 +103,7 @@ def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.O
     answers.append([len(events), flags.method, options])
   if not again and not _finished(workdir, len(events)):
     raise UsageError(f"workdir: {workdir} holds a run that has not ended; run its last command again first")
-  built = _build.build(config, cache, answers)
+  built = _extended.as_written(_build.build(config, cache, answers), before)
   if not again and not _leaves_some(built.stream):
     raise UsageError(
       f"request: {flags.request} names no row that was learned and is still there; see --list, which says by what they "

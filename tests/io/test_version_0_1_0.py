@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+import sys
 import tarfile
 
 import numpy as np
@@ -126,7 +127,7 @@ def test_the_python_of_its_readme_runs(tmp_path, monkeypatch, capsys):
   run, penalty, projector, edit, anchors = (
     pathlib.Path(__file__).with_name("readme_0_1_0.txt").read_text().split("# ----")[:5]
   )
-  named: dict = {}
+  named: dict = {"__name__": "reader"}
   exec(run.replace("epochs=10", "epochs=1").replace("seeds=5", "seeds=1"), named)
   assert named["result"].accuracy.shape == (1, 6, 5)
   capsys.readouterr()
@@ -144,6 +145,8 @@ def test_the_python_of_its_readme_runs(tmp_path, monkeypatch, capsys):
   fresh = named["optax"].adamw(1e-3).init(params)
   named.update(params=params, opt_state=opt_state, month_1_adamw_state=fresh)
   monkeypatch.chdir(tmp_path)
+  vars(cljax).pop("checkpoint", None)  # a name is looked up once
+  sys.modules.pop("cljax.checkpoint", None)
   with pytest.warns(DeprecationWarning, match=r"cljax\.checkpoint is now cljax\.io\.checkpoint"):
     exec(anchors, named)
   np.testing.assert_allclose(named["opt_state"][0].anchor["w"], params["w"], rtol=1e-2)
