@@ -104,7 +104,7 @@ def _sweep(argv: Sequence[str], stop: _shared.Stop) -> int:
   _registered.remember(workdir, flags.config)
   _environment.use_compilation_cache(flags.compilation_cache)
   with _workdir.exclusive(workdir):
-    _plan.check_older(workdir, runs)
+    _plan.check_older(workdir, runs, seeds)
     for line in _plan.drop_edited(workdir, runs):
       _units.say(line)
     todo = _plan.units(runs, seeds, workdir, begun, fit)

@@ -22,6 +22,20 @@ def edit_states(opt_state, kind: type, edit: Callable, what: str):
 MOMENTS = ("mu", "nu", "nu_max", "trace", "sum_of_squares", "velocity")
 
 
+def without_moments(state):
+  """``state`` with the moments of optax's own states zeroed, wherever they are nested: they are sums of gradients, in
+  which those of single rows may stand."""
+  held = lambda node: type(node).__module__.startswith("optax") and _own_moments(node)
+  zeroed = lambda node: node._replace(**{
+    name: jax.tree.map(jnp.zeros_like, getattr(node, name)) for name in _own_moments(node)
+  }) if held(node) else node  # fmt: skip
+  return jax.tree.map(zeroed, state, is_leaf=lambda node: bool(held(node)))
+
+
+def _own_moments(node) -> list[str]:
+  return [name for name in getattr(node, "_fields", ()) if name in (*MOMENTS, "ema")]
+
+
 def edit_moments(opt_state, like, fn):
   """Applies ``fn(leaf path in like, leaf)`` to the moments of an optax state that are shaped like the leaves of
   ``like``.

@@ -16,7 +16,7 @@ from cljax.engine import programs as prog
 from cljax.engine.api import method_of, prepare
 from cljax.engine.setup import Member, spec_of
 from cljax.engine.step import build, rescaled
-from cljax.io import checkpoint, files, sealing
+from cljax.io import checkpoint, files, formats, sealing
 from cljax.io import history as stages
 
 
@@ -31,6 +31,7 @@ class Loaded(NamedTuple):
   config: dict
   position: dict
   notes: tuple[str, ...]  # one line for each damaged checkpoint that was passed over
+  result: dict | None = None  # of a launcher's run that has ended: the content of its result.json
 
 
 class History(NamedTuple):
@@ -83,8 +84,17 @@ def load(workdir, *, number: int | None = None, data_dir: str | None = None, **a
       continue
     learner = state["learner"]
     params, predict = rebuild(learner, meta["position"])
-    return Loaded(params, predict, learner, meta["config"], meta["position"], tuple(notes))
+    return Loaded(params, predict, learner, meta["config"], meta["position"], tuple(notes), _result(workdir))
   raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))
+
+
+def _result(workdir) -> dict | None:
+  """The content of a run's ``result.json``; None where there is none, or none that can be read."""
+  path = epath.Path(workdir) / "result.json"
+  try:
+    return formats.read(path, files.loads(path.read_bytes())) if path.exists() else None
+  except ValueError:
+    return None
 
 
 def of_row(workdir) -> list[tuple[str, list[int]]]:

@@ -12,6 +12,7 @@ import optax
 from cljax import regularizers
 from cljax.core import tree
 from cljax.core.method import Method, _keep, _keep_batch
+from cljax.core.opt_state import without_moments
 from cljax.core.rows import among_the_others
 from cljax.core.types import (
   Batch,
@@ -346,7 +347,9 @@ def build(
       before = learner.params
       learner = answer(key, learner, request, Tools(reset_optimizer))
       state_between_tasks = regularizers.follow_edit((learner.opt_state, learner.method_state), before, learner.params)
-      learner = learner._replace(opt_state=state_between_tasks[0], method_state=state_between_tasks[1])
+      held = state_between_tasks[0]
+      own = {f: without_moments(getattr(held, f)) for f in held._fields if f != "optimizer"}  # gradients of the rows
+      learner = learner._replace(opt_state=held._replace(**own), method_state=state_between_tasks[1])
       return method.after_forget(learner, before) if method.after_forget is not None else learner
 
     return at_evaluated(learner, edit), permitted

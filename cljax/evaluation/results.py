@@ -230,7 +230,8 @@ def rows(result: Mapping[str, Any], **more) -> list[dict[str, Any]]:
   out = []
   forget = result["config"].get("forget", {}).get("name", "")
   for i, seed in enumerate(result["seeds"]):
-    row = {"method": result["method"], "forget": forget, "stream": result["stream"], "seed": seed, **more}
+    row = {"format": formats.of(result), "cljax": formats.writer(result).removeprefix("cljax ")}
+    row |= {"method": result["method"], "forget": forget, "stream": result["stream"], "seed": seed, **more}
     if "main" in result:
       row.update(score=scores.main(result), better=scores.better(result))
     row.update({k: m["values"][i] for k, m in _all_metrics(result).items()})

@@ -45,9 +45,11 @@ def noted() -> dict[str, Any]:
 
 
 def of(content: Mapping[str, Any]) -> int:
-  """The format of what was read; 1 where it does not say."""
+  """The format of what was read; 1 where it does not say. CljaxError for what is no number of a format."""
   found = content.get("format", 1)
-  return found if isinstance(found, int) and not isinstance(found, bool) else 1
+  if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+    raise CljaxError(f"format: got {found!r}; expected a number from 1 on; the file is damaged")
+  return found
 
 
 def writer(content: Mapping[str, Any]) -> str:
@@ -83,13 +85,18 @@ def meant(content):
 
 
 def read(what, content: dict[str, Any]) -> dict[str, Any]:
-  """What was read from ``what``: its format is checked, and what format 1 left unsaid is said."""
+  """What was read from ``what``: its format is checked, and what format 1 left unsaid is said; what is no object comes
+  back as it is, for its reader."""
+  if not isinstance(content, dict):
+    return content
   check(what, content)
-  return meant(content) if of(content) == 1 else content
+  return {"format": 1, "cljax": "0.1.0", **meant(content)} if of(content) == 1 else content
 
 
 def bare(what, content: dict[str, Any]) -> dict[str, Any]:
-  """As :func:`read`, without what it says of its format; what is no object comes back as it is, for its reader."""
-  if not isinstance(content, dict):
-    return content
-  return {key: value for key, value in read(what, content).items() if key not in _KEYS}
+  """As :func:`read`, without what it says of its format."""
+  return (
+    content
+    if not isinstance(content, dict)
+    else {key: value for key, value in read(what, content).items() if key not in _KEYS}
+  )

@@ -40,6 +40,7 @@ def test_results_and_parameters(folder):
   assert found["method"] == "er"
   assert np.shape(found["accuracy_matrix"]) == (2, 3, 2)
   loaded = cljax.load(folder / "finished")
+  assert loaded.result["params_sha256"] == found["params_sha256"]
   assert loaded.predict(np.zeros((1, 8, 8, 1), np.float32)).shape == (1, 10)
 
 
@@ -59,7 +60,40 @@ def test_a_sweep_is_reported_and_goes_on(folder, monkeypatch):
   assert "finetune" in page
   rows = (folder / "sweep" / "rows.jsonl").read_text().splitlines()
   assert again(sweep.main, folder, "sweep", "--methods=finetune,ewc", "--seeds=2", config="small.py") == 0
-  assert len((folder / "sweep" / "rows.jsonl").read_text().splitlines()) == len(rows) == 4
+  shown = [json.loads(line) for line in (folder / "sweep" / "rows.jsonl").read_text().splitlines()]
+  assert len(shown) == len(rows) == 4
+  assert {(row["format"], row["cljax"]) for row in shown} == {(1, "0.1.0")}, "they stay what they are"
+
+
+def test_nothing_new_is_put_beside_its_numbers(folder, monkeypatch, capsys):
+  """Accuracies before the last event follow another rule since."""
+  monkeypatch.chdir(folder)
+  for more in ("--methods=finetune,ewc", "--seeds=3"), ("--methods=finetune,l2", "--seeds=2"):
+    assert again(sweep.main, folder, "sweep", *more, config="small.py") == 2
+    said = capsys.readouterr().err
+    assert "was written by cljax 0.1.0, whose numbers follow other rules; nothing is added to them" in said
+
+
+def test_a_report_compares_its_numbers_among_themselves(folder, tmp_path, monkeypatch, capsys):
+  """Its runs are another table's, whichever folder is named first."""
+  monkeypatch.chdir(folder)
+  given = ["--config=small.py", "--methods=finetune", "--seeds=2", f"--workdir={tmp_path}/new", "--compilation_cache="]
+  assert sweep.main(["launch", *given]) == 0
+  capsys.readouterr()
+  shown = []
+  for order in ([str(folder / "sweep"), f"{tmp_path}/new"], [f"{tmp_path}/new", str(folder / "sweep")]):
+    assert report.main(["report", *order, f"--out={tmp_path}/report"]) == 0
+    shown.append(capsys.readouterr().out)
+  for text in shown:
+    assert "(cljax 0.1.0)" in text
+    assert text.count("finetune") >= 2
+    assert "fisher" not in text
+  result = tmp_path / "new" / "runs"
+  (path,) = result.glob("*/result.json")
+  path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+  assert report.main(["report", f"{tmp_path}/new", f"--out={tmp_path}/report"]) == 0
+  said = capsys.readouterr()
+  assert "it is of format 3" in said.err + said.out
 
 
 def test_the_ledger(folder, capsys):

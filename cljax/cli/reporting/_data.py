@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from cljax import UsageError, metrics
+from cljax import CljaxError, UsageError, metrics
 from cljax.cli import _config
 from cljax.evaluation import evaluations, scores
 from cljax.evaluation.results import title
@@ -177,14 +177,15 @@ def _run(source: Mapping[str, Any], seeds, values, alive, digests, **more) -> Ru
   name = title({**source, "config": config})
   stream = _config.essence(config).get("stream", {})
   judged = [more["score"]] if more["score"] != scores.ACCURACY else []  # what is scored otherwise is not compared
+  older = formats.of(source) != formats.FORMAT  # its numbers follow other rules: they are compared among themselves
   ways = [*more["better"].values(), *filter(None, more["evaluated"].values())]
   if any(way not in scores.BETTER for way in ways):
     raise ValueError("better is neither higher nor lower")
   return Run(
     title=name,
     label=name,
-    block=dumps([source["stream"], source["dataset_digest"], stream, *judged], sort_keys=True),
-    stream=str(source["stream"]),
+    block=dumps([source["stream"], source["dataset_digest"], stream, *judged, *(["format"] * older)], sort_keys=True),
+    stream=str(source["stream"]) + (f" ({formats.writer(source)})" if older else ""),
     config=config,
     seeds=seeds,
     alive=tuple(bool(a) for a in alive),
@@ -257,7 +258,7 @@ def _one(path: epath.Path) -> tuple[Run | None, str]:
   try:
     if not path.exists():
       return None, "not there, the run has not finished"
-    result = _json(path)
+    result = formats.read("it", _json(path))
     run = from_result(result)
     have = {"task_accuracy_matrix": run.task_matrix, "validation_matrix": run.validation, "curves": run.curves}
     unfit = [k for k, v in have.items() if result.get(k) and v is None]
@@ -266,6 +267,8 @@ def _one(path: epath.Path) -> tuple[Run | None, str]:
     return None, "not text"
   except json.JSONDecodeError as error:
     return None, f"not JSON, line {error.lineno}"
+  except CljaxError as error:
+    return None, str(error)
   except OSError as error:
     return None, f"cannot be read: {error.strerror or error}"
   except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -285,7 +288,7 @@ def _rows(path: epath.Path, notes: list[str]) -> dict[str, list[dict[str, Any]]]
     if not line.strip():
       continue
     try:
-      row = formats.bare(path, files.loads(line.decode()))
+      row = formats.read(path, files.loads(line.decode()))
       out.setdefault(str(row["run"]), {})[int(row["seed"])] = row
     except (UnicodeDecodeError, json.JSONDecodeError):
       notes.append(f"{path}: line {number} is not JSON; skipped")

@@ -225,9 +225,17 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
     return False
 
 
-def check_older(workdir: epath.Path, runs: Sequence[Run]) -> None:
-  """UsageError where a result that an older format left is not that of the run which takes its place: defaults have
-  changed since, and folders are called by what differs from them."""
+def check_older(workdir: epath.Path, runs: Sequence[Run], seeds: Sequence[int]) -> None:
+  """UsageError where results of an older format would stand beside new ones, or in the place of a run that they are not
+  of: numbers follow other rules since, defaults have changed, and folders are called by what differs from them."""
+  held = [path for path in (workdir / "runs").glob("*/result.json")] if (workdir / "runs").exists() else []
+  older = [p for p in held if (r := results.read(p)) is not None and formats.of(r) != formats.FORMAT]
+  if older and any(set(seeds) - set(finished_seeds(workdir, run.folder)) for run in runs):
+    first = results.read(older[0])
+    raise UsageError(
+      f"workdir: {older[0]} was written by {formats.writer(first or {})}, whose numbers follow other rules; nothing is "
+      "added to them: give another workdir (launch.report shows them as they are)"
+    )
   for run in runs:
     path = workdir / "runs" / run.folder / "result.json"
     result = results.read(path)

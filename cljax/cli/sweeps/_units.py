@@ -203,7 +203,7 @@ def read_rows(path: epath.Path) -> tuple[list[dict[str, Any]], int]:
   rows, damaged = [], 0
   for line in filter(None, lines):
     try:
-      row = formats.bare(path, files.loads(line))
+      row = formats.read(path, files.loads(line))
       row["run"], row["seed"], row["params_sha256"]
     except (ValueError, TypeError, KeyError):
       damaged += 1
