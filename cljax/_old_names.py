@@ -57,6 +57,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
   """Gives the module at its new place for an import by its old name."""
 
   def find_spec(self, fullname, path=None, target=None):
+    if fullname == "cljax.methods.refresh":  # an alias would stand in the place of the plug-in of that name
+      raise ModuleNotFoundError(f"{fullname} is now cljax.methods.replay.refresh", name=fullname)
     return importlib.machinery.ModuleSpec(fullname, self) if fullname in MODULES else None
 
   def create_module(self, spec):

@@ -316,7 +316,29 @@ class Tools(NamedTuple):
   reset_optimizer: Callable
 
 
-# Set behind the classes: a type checker shall still know their fields.
+def name_what_is_gone(kind: type, fields: dict[str, str]) -> None:
+  """Makes a tuple name the user's line that reads or gives a field it no longer has, and what there is instead.
+
+  Behind the class: in its body a type checker would pass every name.
+  """
+  owner, new, replace = kind.__name__, kind.__new__, kind._replace  # type: ignore[attr-defined]
+
+  def refuse(given) -> None:
+    for name in fields.keys() & given:
+      raise GoneError(_old_names.gone(f"{owner}.{name}", fields[name]))
+
+  def made(cls, *values, **given):
+    refuse(given)
+    return new(cls, *values, **given)
+
+  def replaced(self, /, **given):
+    refuse(given)
+    return replace(self, **given)
+
+  for name, method in (("__getattr__", _gone(owner, fields)), ("__new__", made), ("_replace", replaced)):
+    setattr(kind, name, method)
+
+
 for _tuple, _fields in (
   (Batch, {
     "coefficient": "rows that share a scale of the loss are a group: methods.replay.append(batch, more, scale=), or "
@@ -327,8 +349,9 @@ for _tuple, _fields in (
     "gradient": "differentiate spec.objective's loss, as cljax/unlearning/descent.py does",
     "train": "loop over batches of request.retain with an optax optimizer, as cljax/unlearning/descent.py does",
   }),
+  (Access, {"pretrained": "nothing used it: leave it out"}),
 ):  # fmt: skip
-  setattr(_tuple, "__getattr__", _gone(_tuple.__name__, _fields))  # noqa: B010
+  name_what_is_gone(_tuple, _fields)
 
 
 class Withheld:

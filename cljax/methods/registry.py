@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import jax
 
 from cljax.core.method import Method, compose
 from cljax.core.options import Option, checked
-from cljax.core.types import Access, Model, Spec, UsageError
+from cljax.core.types import Access, Model, Spec, UsageError, name_what_is_gone
 
 
 class Entry(NamedTuple):
@@ -27,11 +28,16 @@ class Entry(NamedTuple):
   exactness: str = ""
 
 
+_RECORD = "what a method is checked by stands in its proof record, beside the tests"
+name_what_is_gone(Entry, dict.fromkeys(("test", "neutral", "first_task_plain"), _RECORD))
 METHODS: dict[str, Entry] = {}
+_NAME = re.compile(r"[\w@.+/-]+")  # what a flag, a list of names and the name of a folder can hold
 
 
 def register(name: str, entry: Entry) -> Entry:
-  """Adds a method to the registry. Raises UsageError where the name is taken."""
+  """Adds a method to the registry. Raises UsageError where the name is taken, or none that a command could name."""
+  if not isinstance(name, str) or not _NAME.fullmatch(name):
+    raise UsageError(f"method.name: got {name!r:.80}; expected letters, digits and any of _@.+-/")
   if name in METHODS:
     raise UsageError(f"method.name: {name!r} is already registered")
   METHODS[name] = entry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 import re
 import sys
@@ -11,7 +12,7 @@ import pytest
 import small_config
 
 import cljax
-from cljax import methods
+from cljax import UsageError, methods
 from cljax.cli import train
 from cljax.core.types import Request, Tools
 from cljax.methods import replay
@@ -137,5 +138,21 @@ def test_other_names_that_are_gone():
       getattr(part, name)
     assert instead in str(error.value)
     assert not hasattr(part, name)
+  for call, name in (
+    (lambda: cljax.Access(pretrained=True), "Access.pretrained"),
+    (lambda: methods.Entry(None, {}, None, "", test=1), "Entry.test"),
+    (lambda: cljax.Batch(*[None] * 5)._replace(coefficient=1), "Batch.coefficient"),
+    (lambda: cljax.Batch(*[None] * 5, coefficient=1), "Batch.coefficient"),
+  ):
+    with pytest.raises(UsageError, match=rf"^{name} \(.*test_porting\.py, line \d+\) is gone since 0\.2; "):
+      call()
+  rows = cljax.Batch(*[np.zeros(2)] * 6, np.ones(2))  # where the seventh field was the coefficient
+  with pytest.raises(UsageError, match=r"^more \(.*test_porting\.py, line \d+\): has a group; their share"):
+    replay.append(rows._replace(group=None), rows)
+  with pytest.raises(ModuleNotFoundError, match=r"^cljax\.methods\.refresh is now cljax\.methods\.replay\.refresh$"):
+    importlib.import_module("cljax.methods.refresh")
+  for wrong in ("", "a b", "a=b", "er ", 3):
+    with pytest.raises(UsageError, match=r"^method\.name: got .*; expected letters, digits and any of _@\.\+-/$"):
+      methods.register(wrong, methods.METHODS["er"])
   with pytest.raises(AttributeError, match="'Batch' object has no attribute 'nothing'"):
     _ = cljax.Batch(*[None] * 5).nothing

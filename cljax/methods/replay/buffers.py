@@ -111,7 +111,10 @@ def append(batch: Batch, more: Batch, scale=None) -> Batch:
 
   With a ``scale``, a number, their mean times it is added to the loss so far, as a group of its own; without, they
   become part of the mean over the current rows, whatever was added to that: so parts add up to the same in any order.
+  Raises UsageError for rows that have groups: their share of the loss is ``scale``.
   """
+  if more.group is not None:
+    raise UsageError(f"more ({_old_names.asked_at()}): has a group; their share of the loss is given as scale=")
   if scale is not None:
     batch = grouped(batch)
     own = jnp.full(more.weight.shape, batch.scale.shape[0], jnp.int32)
