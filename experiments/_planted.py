@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 
 import numpy as np
@@ -48,14 +49,34 @@ def asked_ids(stream) -> list[int]:
   return sorted({i for event in stream.events if isinstance(event, cljax.Forget) for i in event.ids})
 
 
+MAGIC = b"\x28\xb5\x2f\xfd"  # of a frame of Zstandard, in which orbax writes chunks of arrays
+
+
+def opened(content: bytes) -> list[bytes]:
+  """What the compressed frames in a file hold, as far as they can be read, wherever they begin."""
+  import pyarrow
+
+  out, at = [], content.find(MAGIC)
+  while at >= 0:
+    parts = []
+    with contextlib.suppress(OSError, ValueError):  # what follows a frame is none
+      frame = pyarrow.CompressedInputStream(pyarrow.BufferReader(content[at:]), "zstd")
+      while part := frame.read(1 << 12):
+        parts.append(part)
+    out.append(b"".join(parts))
+    at = content.find(MAGIC, at + 1)
+  return out
+
+
 def holders(folder, stream, ids) -> dict[str, list[int]]:
-  """``{file: ids}`` of the rows whose bytes stand in a file below a folder."""
+  """``{file: ids}`` of the rows whose bytes stand in a file below a folder, as they are or in a compressed chunk."""
   split, found = stream.dataset.train, {}
   rows = {i: split.x[int(np.flatnonzero(split.id == i)[0])].tobytes() for i in ids}
   for path in pathlib.Path(folder).rglob("*"):
     if path.is_file():
       content = path.read_bytes()
-      here = [i for i, row in rows.items() if row in content]
+      parts = [content, *opened(content)]
+      here = [i for i, row in rows.items() if any(row in part for part in parts)]
       if here:
         found[str(path.relative_to(folder))] = here
   return found

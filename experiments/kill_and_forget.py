@@ -36,7 +36,7 @@ from experiments._proof_records import ROOT
 
 FILE = pathlib.Path(ROOT) / "experiments" / "results" / "kill_and_forget.tsv"
 PAGE = pathlib.Path(ROOT) / "docs" / "deletion.md"
-FIELDS = ("trial", "kind", "method", "at", "of", "again", "files_with_rows", "wrong", "commit")
+FIELDS = ("trial", "kind", "method", "at", "of", "again", "files_with_rows", "wrong", "commit", "opened")
 METHODS = {"er": {"capacity": 24}, "derpp": {"capacity": 24}, "unified": {"capacity": 24}, "retrain": {}}
 
 _IMAGES = flags.DEFINE_integer("images", 1000, "kills by copies of the folder", lower_bound=0)
@@ -124,7 +124,8 @@ def commit() -> str:
 
 
 def read() -> list[dict]:
-  return list(csv.DictReader(io.StringIO(FILE.read_text()), delimiter="\t")) if FILE.exists() else []
+  lines = list(csv.DictReader(io.StringIO(FILE.read_text()), delimiter="\t")) if FILE.exists() else []
+  return [{**dict.fromkeys(FIELDS, ""), **line} for line in lines]
 
 
 def save(lines: list[dict]) -> None:
@@ -149,6 +150,8 @@ def table(lines: list[dict]) -> str:
     "after each kill no file held a row of which the ledger says that it is deleted; at the end of the run that went "
     "on no file held any deleted row, the ledger named all, and the parameters were those of the run that was let be"
   )
+  opened = count(lambda line: line["opened"])
+  found += f"; for {opened} of them compressed chunks were opened too, in which most pending rows stand"
   ended = found if not wrong else f"{wrong} went wrong"
   told = (
     f"Killed {len(hits)} times at random, {count(again)} of them drawn for a second kill while they went on "
@@ -175,7 +178,7 @@ def main(argv) -> None:
   did, left = {int(line["trial"]) for line in done}, _MOST.value or sys.maxsize
 
   def write(line: dict) -> None:
-    done.append({**dict.fromkeys(FIELDS, ""), **line, "commit": tried})
+    done.append({**dict.fromkeys(FIELDS, ""), **line, "commit": tried, "opened": 1})
     save(done)
 
   names = list(METHODS)
