@@ -6,7 +6,7 @@ these anew), and writes that file and the table of ``docs/deletion.md`` between 
 Digits in two tasks of five classes, learned by replay (``er``, 200 rows) with an MLP 100-100, three seeds. After the
 first task class 3 is to be forgotten, then class 0, then the second task is learned. Accuracy on the training and test
 rows of class 3, among all classes learned so far, after each of these; what retraining has is the row ``retrain``. Each
-method has its defaults but for those of OPTIONS. Methods that can answer only within their own training (``sisa``,
+method has its defaults. Methods that can answer only within their own training (``sisa``,
 ``clpu_derpp``) are not asked: they are exact.
 """
 
@@ -27,8 +27,6 @@ PAGE = pathlib.Path(ROOT) / "docs" / "deletion.md"
 MOMENTS = ("learned", "first", "second", "later")
 FIELDS = ("method", *(f"{side}_{moment}" for side in ("gone", "kept") for moment in MOMENTS), "spread")
 FIRST, SECOND, SEEDS = 3, 0, 3
-# A class is a fifth of the first task, so ssd's alpha of 10 could select nothing.
-OPTIONS: dict[str, dict] = {"ssd": {"alpha": 2.0}}
 
 
 def accuracies(dataset, classes: int = 10):
@@ -51,7 +49,7 @@ def made(dataset, name: str, model=None, epochs: int = 20, seeds: int = SEEDS, o
   stream = streams.build(dataset, "class", tasks=2, validation=0.0, forget=f"1:class={FIRST}; 1:class={SECOND}")
   model = model or models.mlp(dataset.train.x.shape[1:], stream.num_classes, hidden=(100, 100))
   return engine.prepare(
-    stream, model, "er", base or {"capacity": 200}, forget=name, forget_hyper=OPTIONS.get(name, {}) | (options or {}),
+    stream, model, "er", base or {"capacity": 200}, forget=name, forget_hyper=options or {},
     optimizer="sgd", optimizer_options={"learning_rate": 0.05}, seeds=seeds, evaluators=accuracies(dataset),
     training=cljax.Recipe(batch_size=32, epochs=epochs),
   )  # fmt: skip
