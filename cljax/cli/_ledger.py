@@ -11,7 +11,7 @@ from etils import epath
 
 from cljax import methods
 from cljax.cli import _rows
-from cljax.io import checkpoint, history, ledger
+from cljax.io import checkpoint, history, ledger, sealing
 from cljax.streams.class_names import cut
 
 LONGEST = 200  # characters of a request that are shown
@@ -23,7 +23,9 @@ EXACT = {
 
 
 def requests(identity: Mapping[str, Any]) -> list[str]:
-  """The text of each request, in the order of the events."""
+  """The text of each request, in the order of the events; none of a run that keeps none of them."""
+  if sealing.is_sealed(identity):
+    return []
   parts = [p.strip().partition(":") for p in cut(str(identity["stream"]["forget"]), ";") if p.strip()]
   return [what.strip() for _, _, what in sorted(parts, key=lambda p: int(p[0]))]
 
@@ -63,7 +65,9 @@ def entry(workdir: epath.Path, identity: Mapping[str, Any], found: Sequence[Mapp
   the rows is left."""
   texts = requests(identity)
   line = found[at]
-  asked = texts[at] if at < len(texts) and len(texts) == len(found) else str(line.get("request"))
+  sealed = sealing.is_sealed(identity)
+  asked = _counted(line) if sealed else str(line.get("request"))
+  asked = texts[at] if at < len(texts) and len(texts) == len(found) else asked
   asked = asked if len(asked) <= LONGEST else f"{asked[:LONGEST]}... ({len(asked):,} characters, whole in config.json)"
   name = line.get("method", "")
   known = methods.METHODS.get(name)
@@ -78,13 +82,21 @@ def entry(workdir: epath.Path, identity: Mapping[str, Any], found: Sequence[Mapp
     *_measured(line.get("evidence") or {}),
     *_of_retrained(line.get("retrained")),
     ("removed", _removed(line, _rows.removed(workdir) if at == 0 else [])),
-    ("left", "; ".join(_left(workdir, line, exactness))),
+    ("left", "; ".join(_left(workdir, line, exactness, sealed))),
   ]
   width = max(len(k) for k, _ in rows)
   wrap = lambda k, text: textwrap.fill(
     text, 120, initial_indent=f"  {k:<{width}}  ", subsequent_indent=" " * (width + 4)
   )
   return "\n".join([f"deletion {at + 1}", *(wrap(k, v) for k, v in rows)])
+
+
+def _counted(line: Mapping[str, Any]) -> str:
+  """How much a request named of what, as the record of a run that keeps no ids has it."""
+  asked = line.get("request") or {}
+  parts = [f"{asked[kind]} {kind}" for kind in ("classes", "tasks", "ids", "groups") if asked.get(kind)]
+  joined = " & ".join(parts) if asked.get("match") == "all" else " + ".join(parts)
+  return f"{joined or 'unknown'}, not named (checkpoint.keep_ids=false)"
 
 
 def _named(line: Mapping[str, Any]) -> str:
@@ -131,7 +143,7 @@ def _removed(line: Mapping[str, Any], populations: Sequence[str]) -> str:
   return "; ".join([*told, *populations]) or "no checkpoint"
 
 
-def _left(workdir: epath.Path, line: Mapping[str, Any], exactness: str) -> list[str]:
+def _left(workdir: epath.Path, line: Mapping[str, Any], exactness: str, sealed: bool = False) -> list[str]:
   """What could still give the rows away, and why it is there."""
   out, directory = [], workdir / "checkpoints"
   for number in checkpoint.numbers(directory):
@@ -143,7 +155,8 @@ def _left(workdir: epath.Path, line: Mapping[str, Any], exactness: str) -> list[
     except checkpoint.DamagedError:
       out.append(f"checkpoint {number}, which cannot be read and may hold anything")
   out += _rows.left(workdir)
-  out.append("the data set itself, which is the caller's, and the request in config.json and history.json")
+  kept = "a salted hash of the request" if sealed else "the request"
+  out.append(f"the data set itself, which is the caller's, and {kept} in config.json and history.json")
   if exactness != "exact":
     out.append("what the model may still know of them: the method is not exact")
   return out

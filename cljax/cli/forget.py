@@ -19,9 +19,9 @@ from absl import flags as absl_flags
 from etils import epath
 
 from cljax import Learn, UsageError, streams
-from cljax.cli import _build, _config, _extended, _ledger, _retrained, _rows, _shared, train
+from cljax.cli import _build, _config, _extended, _ledger, _retrained, _rows, _shared, _workdir, train
 from cljax.evaluation import results
-from cljax.io import checkpoint, ledger
+from cljax.io import checkpoint, ledger, sealing
 from cljax.streams.class_names import cut
 
 
@@ -48,7 +48,10 @@ def _forget(argv: Sequence[str], stop: _shared.Stop) -> int:
   row = _rows.of(workdir)
   if flags.list:
     within = row is not None and not _rows.is_own(row.path)
-    print(_ledger.table(workdir, _rows.config(row) if row and within else _extended.of(workdir)))
+    config = _workdir.read_json(workdir / "config.json") or {}
+    if not sealing.is_sealed(config):  # a run that keeps no ids has counts to show
+      config = _rows.config(row) if row and within else _extended.of(workdir)
+    print(_ledger.table(workdir, config))
     return 0
   if not flags.request or not flags.method:
     lacks = "method" if flags.request else "request"

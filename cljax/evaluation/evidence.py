@@ -198,9 +198,10 @@ def measure(
   """Each metric of METRICS but KLoM and U-LiRA: ``{name: [S]}``, member i compared with reference member i.
 
   ``ours`` may hold at most as many members as ``reference`` and ``original``. Of fewer than four rows to forget, or
-  test rows like them, the loss attack is NaN; of fewer than four to forget ROW_METRICS are there too. Recovery attacks
-  fit on test rows (all classes) and answer on the rows to forget. The rate of relearning is the same for all. ``model``
-  takes raw inputs.
+  test rows like them, the loss attack is NaN; of one row to forget, which leaves none to hold out and has no spread,
+  the relearning attack and the CKA; of fewer than four to forget ROW_METRICS are there too. Recovery attacks fit on
+  test rows (all classes) and answer on the rows to forget. The rate of relearning is the same for all. ``model`` takes
+  raw inputs.
   """
   y, count = rows.y, len(ours.logits["forget"])
   mean_reference = [np.mean(metrics.accuracy(reference.logits[s], y[s])) for s in SIDES]
@@ -251,12 +252,14 @@ def _loss_attack(forget, forget_y, test, test_y) -> float:
 
 def _relearn(ours: Answers, rows: Sides, model, rate: float, epochs: int):
   """Loss curves ``[S, epochs + 1]`` of relearning, and ``[S, 21]`` the accuracy on held-out forget rows before and
-  after each of 20 steps on a twentieth of them."""
+  after each of 20 steps on a twentieth of them, one at least; NaN of one row, which leaves none to hold out."""
   x, y, task = rows.x["forget"], jnp.asarray(rows.y["forget"]), jnp.asarray(rows.task["forget"], jnp.int32)
-  few, held = metrics.split_forget(len(y)) if len(y) > 1 else (np.zeros(1, int), np.zeros(1, int))
-  return _relearner(model, rate, epochs)(
+  alone = len(y) < 2
+  few, held = (np.zeros(1, int), np.zeros(1, int)) if alone else metrics.split_forget(len(y))
+  losses, attack = _relearner(model, rate, epochs)(
     (ours.params, ours.model_state), *((x[at], y[at], task[at]) for at in (slice(None), few, held))
   )
+  return losses, np.full(np.shape(attack), np.nan) if alone else attack
 
 
 def attack_curves(ours: Answers, rows: Sides, model, relearning_rate: float = 0.05, relearning_epochs: int = 30):

@@ -6,6 +6,8 @@ units, and a table in which one thing is marked twice would say more than it kno
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cljax.evaluation.evidence import KLOM, SIDES, Answers, Sides, _paired, attack_curves
@@ -30,9 +32,18 @@ NOTE = (
   "Other forms of the same evidence, without marks; the target is the row retrained. UA: 1 - FA. H-mean: of the fall "
   "of FA since the original model and RA. ZRF: 1 less the divergence from an untrained model on the rows to forget. "
   "Jaccard: overlap with the retrained model of the rows called each class. SVC: shares of the rows to forget called "
-  "non-members. Recovery gap: accuracy after the relearning attack, less the retrained model's. KLoM p95: 95th "
-  "percentile over rows; floor: even oracles against odd ones. U-LiRA TPR: at 1 % false positives."
+  "non-members. Recovery gap: accuracy after the relearning attack, less the retrained model's."
 )
+_OF_COLUMNS = {  # told where there is such a column
+  "KLoM": "KLoM p95: 95th percentile over rows; floor: even oracles against odd ones.",
+  "U-LiRA": "U-LiRA TPR: at 1 % false positives.",
+}
+
+
+def note(headings: Sequence[str]) -> str:
+  """What the columns of a table with these headings are."""
+  told = [text for start, text in _OF_COLUMNS.items() if any(h.startswith(start) for h in headings)]
+  return " ".join([NOTE, *told])
 
 
 def measure(ours: Answers, reference: Answers, original: Answers, untrained: Answers, rows: Sides, model) -> dict:

@@ -5,7 +5,8 @@ the rows is committed and what is to be purged is gone from the disk, then ``don
 hashes of the caller's own keys: who holds the salt (``deletions.salt``, readable by its owner alone) can check whether
 a row was deleted; without it the ledger names nobody. The salt is no protection against someone who has it and can
 guess keys. Each record also says how many there are and of which salt they are, so that neither a ledger that lost
-whole records nor another salt answers for what it does not know.
+whole records nor another salt answers for what it does not know; nor does one that is gone, where other files of the
+run (``result.json``, a checkpoint) say that a request was answered.
 A record is evidence of what was measured, not a proof of privacy.
 """
 
@@ -25,8 +26,8 @@ from etils import epath
 
 from cljax.core import tree
 from cljax.core.types import CljaxError, Forget, UsageError
-from cljax.io import formats
-from cljax.io.files import dumps, numbered_rows, write_text
+from cljax.io import checkpoint, formats
+from cljax.io.files import dumps, loads, numbered_rows, write_text
 
 LEDGER, SALT = "deletions.jsonl", "deletions.salt"
 REQUESTED, DONE = "requested", "done"  # the status of a record
@@ -72,8 +73,8 @@ _MAY = ("row_hashes_partly", "group_hashes_whole")  # of records since they say 
 def read(workdir) -> list[dict]:
   """The records of a workdir's ledger, oldest first; none where there is no ledger.
 
-  Raises CljaxError where a record is damaged, or where a salt shows that there was a ledger: passed over, that would
-  say that a deleted row was never asked for.
+  Raises CljaxError where a record is damaged, or where a salt or ``result.json`` shows that there was a ledger: passed
+  over, that would say that a deleted row was never asked for.
   """
   path = epath.Path(workdir) / LEDGER
   if not path.exists() and (path.parent / SALT).exists():
@@ -82,20 +83,71 @@ def read(workdir) -> list[dict]:
     found = numbered_rows(path)
   except OSError as error:
     raise CljaxError(f"workdir: cannot read {path}: {error.strerror or error}") from None
-  out = []
+  out, seen = [], set()
   for number, line in enumerate(found, 1):
     whole = line is not None and isinstance(line.get("event"), int)
     words = lambda v: isinstance(v, list) and all(isinstance(w, str) for w in v)
     formats.check(path, line or {})
     if line is None or not whole or not all(words(line.get(k)) for k in _LISTS + tuple(k for k in _MAY if k in line)):
       raise CljaxError(f"workdir: record {number} of {path} is damaged; expected one as a Forget event writes it")
+    if line.get("status", DONE) not in (REQUESTED, DONE):
+      status = repr(line["status"])[:40]
+      raise CljaxError(
+        f"workdir: record {number} of {path} is damaged: status {status}; expected {REQUESTED} or {DONE}"
+      )
+    if line["event"] in seen:
+      raise CljaxError(f"workdir: record {number} of {path} is damaged: it is the second of event {line['event']}")
     out.append(line)
+    seen.add(line["event"])
   if any(line.get("records", len(out)) != len(out) for line in out) or (
     path.exists() and not (out or path.read_bytes())
   ):
     said = f"its records speak of {max(line['records'] for line in out)}" if out else "it has no bytes"
     raise CljaxError(f"workdir: {path} holds {len(out)} records, but {said}; bring the whole file back")
+  _check_known(path, out, _in_result(path.parent), _RESULT)
   return out
+
+
+_RESULT = "result.json"
+
+
+def _in_result(workdir: epath.Path) -> list[int]:
+  """The Forget events that were answered by what ``result.json`` says; none where there is none that can be read.
+
+  None of a row of a sweep: what its stream asked is in the ledger of the population that it was trained in.
+  """
+  path = workdir / _RESULT
+  if not path.exists() or _is_row(workdir):
+    return []
+  try:
+    return [int(r["event"]) for r in loads(path.read_bytes())["forgotten"]]
+  except (ValueError, LookupError, TypeError):
+    return []
+
+
+def _in_checkpoint(workdir: epath.Path) -> list[int]:
+  """The same by the newest checkpoint that can be read: a run of ``cljax.run`` has no other file that says so."""
+  directory = workdir / "checkpoints"
+  for number in () if _is_row(workdir) else reversed(checkpoint.numbers(directory)):
+    try:
+      return [int(r["event"]) for r in checkpoint.read_meta(directory, number)["position"]["forgotten"]]
+    except (checkpoint.DamagedError, LookupError, TypeError, ValueError):
+      continue
+  return []
+
+
+def _is_row(workdir: epath.Path) -> bool:
+  path = epath.Path(os.path.abspath(workdir)) if "://" not in os.fspath(workdir) else workdir
+  return path.parent.name == "runs" and (path.parent.parent / "groups").exists()
+
+
+def _check_known(path: epath.Path, lines: Sequence[Mapping], answered: Sequence[int], by: str) -> None:
+  lost = sorted({*answered} - {line["event"] for line in lines})
+  if lost:
+    told = f"event {lost[0]}" if len(lost) == 1 else f"events {', '.join(map(str, lost))}"
+    was = "was" if len(lost) == 1 else "were"
+    raise CljaxError(f"workdir: {path} names no record of {told}, which {by} says {was} answered; bring the whole file "
+                     "back")  # fmt: skip
 
 
 def changes(before, after) -> dict[str, float]:
@@ -204,7 +256,7 @@ def is_deleted(workdir, key: int, kind: str = "id") -> bool | None:
   the disk does not count. None: only a part of it went: some rows of a group, or a row as some of its tasks show it; or
   it is a group of a ledger that does not say how much of it went.
   Raises UsageError for another kind, a key that is no integer, and a folder that does not exist; CljaxError where the
-  ledger is damaged or its salt is gone.
+  ledger is damaged, or it or its salt is gone.
   """
   if kind not in ("id", "group"):
     raise UsageError(f"kind: got {kind!r}; allowed: id, group")
@@ -212,7 +264,11 @@ def is_deleted(workdir, key: int, kind: str = "id") -> bool | None:
     raise UsageError(f"key: got {key!r}, a {type(key).__name__}; keys of rows and groups are integers")
   if not epath.Path(workdir).is_dir():
     raise UsageError(f"workdir: {workdir} does not exist")
-  found = [line for line in read(workdir) if line.get("status", DONE) == DONE]
+  lines = read(workdir)
+  if not lines:
+    folder = epath.Path(workdir)
+    _check_known(folder / LEDGER, lines, _in_checkpoint(folder), "a checkpoint")
+  found = [line for line in lines if line.get("status", DONE) == DONE]
   if not found:
     return False
   wanted = salted(salt_of(workdir), kind, [int(key)])[0]

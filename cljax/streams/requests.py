@@ -40,6 +40,10 @@ def parse_forget(text: str) -> list[tuple[int, Forget]]:
     if not (where.isascii() and where.isdigit() and len(where) < 10) or not what:
       raise UsageError(f"stream.forget: got {part!r}; expected 'AFTER_TASKS:class=..|ids=..|task=..|group=..'")
     events.append((int(where), parse_request(what)))
+  if text.strip() and not events:
+    raise UsageError(
+      f"stream.forget: got {text!r}, which holds no request; expected 'AFTER_TASKS:class=..', or nothing"
+    )
   return events
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cljax.cli import unlearn
-from cljax.cli.unlearning import _shadows
+from cljax.cli.unlearning import _job, _shadows, _table
 from cljax.io import checkpoint, ledger
 
 FAST = ["--config=experiments/unlearn_digits.py", "--config.train.epochs=1", "--config.model.hidden=(16,)"]
@@ -44,6 +44,8 @@ def test_a_class_is_forgotten_beside_retraining(tmp_path, capsys):
   assert {"klom_forget_floor", "klom_retain_floor"} == set(more["retrained"]) - set(more["ssd"])
   assert max(more["retrained"]["h_mean"]) > max(more["original"]["h_mean"]) == 0.0
   assert "H-mean %" in told.out
+  assert told.out.count("KLoM: nats") == told.out.count("KLoM p95: 95th") == 1
+  assert "U-LiRA" not in told.out  # there are no shadows
   assert "| H-mean % |" in (tmp_path / "unlearn.md").read_text()
   assert run(tmp_path, *asked) == 0  # again: everything is read back
   again = json.loads((tmp_path / "unlearn.json").read_text())
@@ -107,6 +109,22 @@ def test_a_purge_takes_shadow_models_and_oracles_that_were_trained_with_the_rows
   assert not (tmp_path / "shadows.deleted").exists()
 
 
+def test_a_cost_that_clocks_can_not_tell_is_a_dash():
+  """Of a method that trains its own way, whose run was as fast as the originals' training."""
+  values = {"retrained": {"forget_accuracy": np.zeros(1)}, "retrain": {"forget_accuracy": np.zeros(1)}}
+  about = {
+    "retrained": {"exactness": "exact", "epochs": 2.0, "needs": ""},
+    "retrain": {"exactness": "exact", "epochs": float("nan"), "needs": "", "own_training": True},
+  }
+  context = {"seeds": [0], "rows_to_forget": 1, "population": 1, "oracles": 2, "epoch_seconds": 0.1}
+  told = _table.render(
+    _job.Compared(values, about, context, {"forget_accuracy": "FA %"}, "", {}), "ids=7", stream=False
+  )
+  (line,) = [line.split() for line in told.splitlines() if line.startswith("retrain ")]
+  assert line == ["retrain", "0.0", "-", "-", "exact"]
+  assert "(retrain) it is what their run took beyond the originals' training, a dash where" in told
+
+
 def test_a_request_for_one_person_has_evidence(tmp_path, capsys):
   assert run(tmp_path, "--methods=ssd", "--request=ids=7", "--seeds=1", "--oracles=2") == 0
   told = capsys.readouterr().out
@@ -115,6 +133,9 @@ def test_a_request_for_one_person_has_evidence(tmp_path, capsys):
   assert "margin on them" in head
   assert original[0] == "original"
   assert "-" in original  # the attack that cannot be fitted on one row
+  assert "KLoM" not in told  # of so few oracles there is none
+  values = json.loads((tmp_path / "unlearn.json").read_text())["values"]["original"]
+  assert values["relearning_attack"] == [None]  # no row is left to hold out
   assert "Marks need 3 seeds" in told
 
 

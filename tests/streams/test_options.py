@@ -168,6 +168,8 @@ def test_at_most_so_many_rows_are_drawn_by_class():
     ({"task_fractions": ["a", 1]}, "stream.task_fractions: got ['a', 1]"),
     ({"task_fractions": 0.5}, "stream.task_fractions: got 0.5"),
     ({"forget": Forget(classes=(0,))}, "stream.forget: got Forget("),
+    ({"forget": ";"}, "stream.forget: got ';', which holds no request"),
+    ({"forget": " ; ;"}, "stream.forget: got ' ; ;', which holds no request"),
     ({"forget": [Forget(classes=(0,))]}, "expected text, or a list of (after_tasks, cljax.Forget)"),
     ({"forget": [("1", Forget(classes=(0,)))]}, "expected text, or a list"),
     ({"forget": [(1, Forget(ids=("a",)))]}, "row id ('a',); expected integers"),

@@ -10,6 +10,7 @@ from bench import assert_same
 import cljax
 from cljax import engine, streams
 from cljax.evaluation import evidence
+from cljax.metrics import unlearning as metrics
 
 REQUEST = cljax.Forget(classes=(2,))
 TRAINING = {"training": cljax.Recipe(batch_size=8, epochs=2), "options": cljax.Options(chunk_steps=4)}
@@ -93,6 +94,29 @@ def test_fixed_points(answers, rows, small_model):
   assert evidence.outside_noise_floor(values, values) == []
   worse = {**values, "forget_accuracy": values["forget_accuracy"] - 0.5 + 0.01 * np.arange(3)}
   assert evidence.outside_noise_floor(worse, values) == ["forget_accuracy"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_which_numbers_few_rows_have(stream, trained, small_model, count):
+  """Of one row none is left to hold out, and its features have no spread; the loss attack alone needs four."""
+  made, result = trained
+  asked = np.asarray(stream.dataset.train.id)[stream.train[0][:: len(stream.train[0]) // 4][:count]]
+  rows = evidence.sides(stream, cljax.Forget(ids=tuple(asked.tolist())), most=20)
+  assert len(rows.y["forget"]) == count
+  found = evidence.answers(made.setup, result.learner, rows)
+  values = evidence.measure(found, found, found, rows, small_model, relearning_epochs=3)
+  without = {name for name, of in values.items() if np.isnan(of).any()}
+  least = {"loss_attack": 4, "relearning_attack": 2, "cka": 2}
+  assert without == {name for name, needed in least.items() if count < needed}
+  assert (set(evidence.ROW_METRICS) <= set(values)) == (count < 4)
+  curves = evidence.attack_curves(found, rows, small_model, relearning_epochs=3)
+  assert curves.shape == (3, 21)
+  assert np.isnan(curves).all() == (count < 2)
+  if count > 1:  # before the first step: the accuracy on all but one of them
+    _, held = metrics.split_forget(count)
+    assert len(held) == count - 1
+    right = found.logits["forget"].argmax(-1) == rows.y["forget"]
+    np.testing.assert_allclose(curves[:, 0], right[:, held].mean(1), rtol=1e-6)
 
 
 def test_oracles_never_see_the_rows(stream, small_model, rows):

@@ -100,6 +100,16 @@ def test_a_launched_run_names_nobody_either(tmp_path, capsys):
   for main, given in ((analyze.main, ["analyze"]), (forget.main, again)):
     assert main([*given, f"--workdir={tmp_path}"]) == 2
     assert "keeps no ids" in capsys.readouterr().err
+  assert forget.main(["forget", str(tmp_path), "--list"]) == 0
+  told = capsys.readouterr().out
+  requests = [" ".join(line.split()[1:]) for line in told.splitlines() if line.strip().startswith("request ")]
+  assert [line.partition(", not named (checkpoint.keep_ids=false)")[0] for line in requests] == [
+    "1 classes + 1 ids",
+    "4 ids",
+  ]
+  assert "1236" not in told
+  assert "sealed" not in told
+  assert "a salted hash of the request in config.json" in " ".join(told.split())
   meta = checkpoint.read_meta(tmp_path / "checkpoints", checkpoint.numbers(tmp_path / "checkpoints")[-1])
   assert meta["config"]["stream"]["forget"].startswith("sealed:")
   assert json.loads((tmp_path / "result.json").read_text())["events"][2] == {"kind": "forget"}

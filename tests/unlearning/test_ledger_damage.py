@@ -163,3 +163,84 @@ def test_a_run_that_was_killed_before_its_first_record_goes_on(tmp_path):
   ledger.record(tmp_path, 1, cljax.Forget(ids=(10, 10)), split, np.asarray([0]))
   assert ledger.read(tmp_path)[0]["request"]["ids"] == 1, "an id that is given twice is one"
   assert ledger.is_deleted(tmp_path, 10)
+
+
+def test_two_records_of_one_event_are_damage(workdir):
+  first, second = lines(workdir)
+  again = second.replace(b'"event": 3', b'"event": 1')
+  assert again != second
+  (workdir / ledger.LEDGER).write_bytes(first + b"\n" + again + b"\n")
+  with pytest.raises(CljaxError, match=r"record 2 of .*deletions\.jsonl is damaged: it is the second of event 1$"):
+    ledger.is_deleted(workdir, 10)
+
+
+@pytest.mark.parametrize("status", ['"Done"', '""', "null", "[]", "7"])
+def test_an_unknown_status_is_damage(workdir, status):
+  first, second = lines(workdir)
+  whole = json.loads(second) | {"status": json.loads(status)}
+  (workdir / ledger.LEDGER).write_bytes(first + b"\n" + json.dumps(whole).encode() + b"\n")
+  with pytest.raises(CljaxError, match=r"record 2 of .* is damaged: status .*; expected requested or done$"):
+    ledger.is_deleted(workdir, 11)
+
+
+LOST = {
+  "emptied": lambda workdir: (workdir / ledger.LEDGER).write_bytes(b"\n"),
+  "both gone": lambda workdir: [(workdir / name).unlink() for name in (ledger.LEDGER, ledger.SALT)],
+}
+
+
+@pytest.mark.parametrize("lose", LOST.values(), ids=LOST)
+def test_a_ledger_that_is_gone_is_told_by_the_result(workdir, lose):
+  """Requests that the result says were answered are the ledger's to know."""
+  result = workdir / "result.json"
+  result.write_text(json.dumps({"forgotten": [{"event": 1}, {"event": 3}]}))
+  assert ledger.is_deleted(workdir, 10) is True
+  lose(workdir)
+  split = Split(np.zeros((1, 1)), np.zeros(1, int), np.asarray([10]), np.zeros(1, int))
+  said = r"deletions\.jsonl names no record of events 1, 3, which result\.json says were answered; bring the whole file"
+  for call in (
+    lambda: ledger.is_deleted(workdir, 10),
+    lambda: ledger.salt_of(workdir),
+    lambda: ledger.record(workdir, 5, cljax.Forget(ids=(10,)), split, np.asarray([0])),
+  ):
+    with pytest.raises(CljaxError, match=said):
+      call()
+  result.write_text(json.dumps({"forgotten": []}))
+  assert ledger.is_deleted(workdir, 10) is False
+  result.write_text("{")  # says nothing, as to all who read it
+  assert ledger.is_deleted(workdir, 10) is False
+
+
+def test_an_older_ledger_is_told_by_the_result(workdir):
+  """As a copy from before the last request: its own count of records is right."""
+  kept = (workdir / ledger.LEDGER).read_bytes()
+  split = Split(np.zeros((1, 1)), np.zeros(1, int), np.asarray([11]), np.zeros(1, int))
+  ledger.record(workdir, 5, cljax.Forget(ids=(11,)), split, np.asarray([0]))
+  (workdir / "result.json").write_text(json.dumps({"forgotten": [{"event": e} for e in (1, 3, 5)]}))
+  assert ledger.is_deleted(workdir, 11) is True
+  (workdir / ledger.LEDGER).write_bytes(kept)
+  with pytest.raises(CljaxError, match=r"names no record of event 5, which result\.json says was answered"):
+    ledger.is_deleted(workdir, 11)
+
+
+def test_of_a_row_of_a_sweep_the_ledger_is_its_populations(tmp_path):
+  row = tmp_path / "runs" / "er"
+  row.mkdir(parents=True)
+  (tmp_path / "groups").mkdir()
+  (row / "result.json").write_text(json.dumps({"forgotten": [{"event": 1}]}))
+  assert ledger.read(row) == []
+  assert len(ledger.salt_of(row)) == 32
+
+
+def test_a_ledger_that_is_gone_is_told_by_a_checkpoint(tmp_path, class_stream, small_model):
+  """A run of ``cljax.run`` has no ``result.json``."""
+  row = int(class_stream.dataset.train.id[class_stream.train[0][0]])
+  events = (cljax.Learn(0), cljax.Forget(ids=(row,)), *class_stream.events[1:])
+  stream = class_stream._replace(events=events)
+  recipe = cljax.Recipe(batch_size=8, epochs=1)
+  cljax.run(stream, small_model, "finetune", forget="random_labels", training=recipe, workdir=str(tmp_path))
+  assert ledger.is_deleted(tmp_path, row) is True
+  for lose in LOST.values():
+    lose(tmp_path)
+    with pytest.raises(CljaxError, match=r"names no record of event 1, which a checkpoint says was answered"):
+      ledger.is_deleted(tmp_path, row)

@@ -117,7 +117,10 @@ def compare(job: Job) -> Compared:
       job.report(f"{name}: {error}")
       continue
     seconds = result.seconds["train"] - (0.0 if reuse[name] else trained.seconds["train"])
-    about[name]["epochs"] = max(0.0, seconds) / epoch
+    about[name]["epochs"] = (
+      seconds / epoch if seconds > 0 else float("nan")
+    )  # less than the clocks of two runs differ by
+    about[name] |= {} if reuse[name] else {"own_training": True}
     after = look.answers(made.setup, result.learner, rows)
     sound = look.sound(after) & np.asarray(result.alive)
     about[name]["alive"] = int(sound[:count].sum())

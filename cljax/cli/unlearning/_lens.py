@@ -27,10 +27,9 @@ class Lens(NamedTuple):
 
 
 OF_CLASSES = (
-  "Gaps, ToW, distances and agreement are against the retrained models. KLoM: nats, its floor in the row retrained "
-  "(half of the oracles against the other half), its marks by regrouping unlearned models and oracles at random. "
-  "FM and HR: training-free recovery of the forgotten labels. Relearn attack: accuracy on held-out forget rows "
-  "after 20 steps on a twentieth of them."
+  "Gaps, ToW, distances and agreement are against the retrained models. FM and HR: training-free recovery of the "
+  "forgotten labels. Relearn attack: accuracy on held-out forget rows after 20 steps on a twentieth of them, one at "
+  "least."
 )
 
 
@@ -58,9 +57,8 @@ def lens(original: CompiledRun) -> Lens:
     of.headings(own.main) | of.ROW_METRICS,
     stream_headings(own.main),
     f"The score is {name}, of which {better} is better. The gap is its mean distance to the retrained models over "
-    "forget, retain and test rows; the prediction distance a root mean square over forget rows. MIA, KLoM (nats, its "
-    "floor in the row retrained: half of the oracles against the other half; its marks by regrouping unlearned models "
-    "and oracles at random) and relearning look at row losses.",
+    "forget, retain and test rows; the prediction distance a root mean square over forget rows. Attacks, margins and "
+    "relearning look at row losses.",
   )  # fmt: skip
 
 

@@ -13,6 +13,19 @@ RETRAINED = {
   "epochs": "from the start, as many passes over the rows that are left; steps shrink with the data",
   "steps": "from the start, as many steps as with the rows, on the same batches without them",
 }
+KLOM = (
+  "KLoM: nats, its floor in the row retrained (half of the oracles against the other half), its marks by regrouping "
+  "unlearned models and oracles at random."
+)
+COST = (
+  "Cost, epochs: the seconds of an answer, in epochs of the originals' training. Of methods that train their own way "
+  "({names}) it is what their run took beyond the originals' training, a dash where that is within the clocks' error."
+)
+
+
+def _has(compared, start: str) -> bool:
+  """Whether the table has a column of that name."""
+  return any(k.startswith(start) for v in compared.values.values() for k in v)
 
 
 def _cell(values, heading: str) -> str:
@@ -97,10 +110,13 @@ def notes(compared, stream: bool) -> list[str]:
       f"{context['population']} models unlearn, {context['oracles']} were retrained without the rows; {rows}; an "
       f"epoch of one population took {context['epoch_seconds']:.2f} s."
     )
-    out.append(
-      compared.note
-      + (f" U-LiRA on {context['shadows']} shadow models; 0.5 is exact." if context.get("shadows") else "")
-    )
+    own = [n for n, a in compared.about.items() if a.get("own_training")]
+    out += [COST.format(names=", ".join(own))] if own else []
+    shadowed = _has(compared, "u_lira") and context.get("shadows")
+    told = "KLoM" in compared.note  # as in comparisons that were written before
+    parts = [compared.note, KLOM if _has(compared, "klom") and not told else ""]
+    parts.append(f"U-LiRA on {context['shadows']} shadow models; 0.5 is exact." if shadowed else "")
+    out.append(" ".join(filter(None, parts)))
   out += [f"{n} refused: {a['refused']}." for n, a in compared.about.items() if "refused" in a]
   leaks = [n for n, a in compared.about.items() if a.get("over_forgets")]
   if leaks:
@@ -131,7 +147,7 @@ def _plain(head, body) -> list[str]:
 def render(compared, request: str, stream: bool) -> str:
   second = more(compared)
   text = [f"request: {request}", "", *_plain(*rows(compared, stream)), "", *notes(compared, stream)]
-  return "\n".join([*text, *(["", *_plain(*second), "", evidence_more.NOTE] if second else [])])
+  return "\n".join([*text, *(["", *_plain(*second), "", evidence_more.note(second[0])] if second else [])])
 
 
 def markdown(compared, request: str, command: str, stream: bool) -> str:
@@ -139,4 +155,4 @@ def markdown(compared, request: str, command: str, stream: bool) -> str:
   table = lambda head, body: [bar(head), bar(["---"] * len(head)), *map(bar, body)]
   listed, second = [f"- {note}" for note in notes(compared, stream)], more(compared)
   text = [f"# Forgetting `{request}`", "", f"`{command}`", "", *table(*rows(compared, stream)), "", *listed]
-  return "\n".join([*text, *(["", *table(*second), "", evidence_more.NOTE] if second else []), ""])
+  return "\n".join([*text, *(["", *table(*second), "", evidence_more.note(second[0])] if second else []), ""])
