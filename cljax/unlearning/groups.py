@@ -25,16 +25,18 @@ def group_weights(forget: Rows, retain: Rows, groups, num_groups: int, batch: in
 
   ``groups [N]`` is the group of each row id. Sampling retain rows by these weights restores the groups' shares.
   """
-
-  def count(rows):
-    def part(some, start):
-      del start
-      return jnp.zeros(num_groups, jnp.float32).at[groups[some.id]].add(some.weight)
-
-    return sum_over_batches(rows, batch, jnp.zeros(num_groups, jnp.float32), part)
-
-  gone, left = count(forget), count(retain)
+  gone, left = (_counts(rows, groups, num_groups, batch) for rows in (forget, retain))
   return jnp.where(left > 0, (gone + left) / jnp.where(left > 0, left, 1.0), 0.0)
+
+
+def _counts(rows: Rows, groups, num_groups: int, batch: int = 256):
+  """``[G]``: the rows of each group, by weight."""
+
+  def part(some, start):
+    del start
+    return jnp.zeros(num_groups, jnp.float32).at[groups[some.id]].add(some.weight)
+
+  return sum_over_batches(rows, batch, jnp.zeros(num_groups, jnp.float32), part)
 
 
 def group_reweight(
@@ -95,12 +97,15 @@ def miu(
   optimizer=None,
   learned=None,
 ):
-  """MIU: minimises ``1[first half] I_theta(z; g on D_f) + CE + c (I_theta(z; g) - I_theta0(z; g))^2`` on retain rows.
+  """MIU: ``min 1[first half] max(I_theta(z; g on D_f), 0) + CE + c (I_theta(z; g) - I_theta0(z; g))^2`` on retain rows.
 
   I is MINE's bound with a critic on features z and group g (one hidden layer of ``hidden``), its gradient corrected by
-  a running mean (rate 0.01); g' is uniform. Retain rows are weighed as in :func:`group_reweight`; c is ``calibration``.
-  The critic of theta0 is trained ``critic_warmup`` steps on theta0's features and then stands still (the release goes
-  on tuning it on the unlearned model's); the other starts from it and takes ``critic_steps`` a step. ``apply_fn`` gives
+  a running mean (rate 0.01); g' is uniform over the groups that have rows, so that of one group there is nothing to
+  unlink. Retain rows are weighed as in :func:`group_reweight`; c is ``calibration``. The critic of theta0 is trained
+  ``critic_warmup`` steps on theta0's features and then stands still (the release goes on tuning it on the unlearned
+  model's); the other starts from it and takes ``critic_steps`` a step. What I bounds is 0 at least and the logarithm of
+  the number of groups at most, while the bound of a critic that lags falls without end: on forget rows nothing is
+  minimised below 0, and the two that are compared are cut to that range (the release has neither). ``apply_fn`` gives
   Outputs with features; ``groups [N]`` is the group of each row id, 0 to ``num_groups - 1``. The release makes passes
   over D_f and D_r in turn where this adds the two. Default optimizer: SGD at 0.05. ``learned``: an objective in the
   place of classification. Spec B13; arXiv 2503.09330.
@@ -111,6 +116,9 @@ def miu(
   weights = group_weights(forget, retain, groups, num_groups)
   loss_fn, original = cross_entropy(apply_fn, learned), params
   share = share_of(forget, retain)
+  here = _counts(forget, groups, num_groups) + _counts(retain, groups, num_groups) > 0
+  first_here, kinds = jnp.argsort(~here, stable=True), jnp.maximum(here.sum(), 1)
+  most = jnp.log(kinds.astype(jnp.float32))
 
   def scores(critic, features, group):
     x = jnp.concatenate([features, jax.nn.one_hot(group, num_groups, dtype=features.dtype)], -1)
@@ -123,8 +131,8 @@ def miu(
     return found.reshape(found.shape[0], -1).astype(jnp.float32)
 
   def pair(key, critic, params, rows):
-    z, other = features(params, rows), jax.random.randint(tree.fold(key, "group"), rows.weight.shape, 0, num_groups)
-    return scores(critic, z, groups[rows.id]), scores(critic, z, other)
+    z, place = features(params, rows), jax.random.randint(tree.fold(key, "group"), rows.weight.shape, 0, kinds)
+    return scores(critic, z, groups[rows.id]), scores(critic, z, first_here[place])
 
   def information(key, critic, params, rows):
     joint, marginal = pair(key, critic, params, rows)
@@ -164,8 +172,9 @@ def miu(
     r = r._replace(weight=r.weight * weights[groups[r.id]])
 
     def objective(p):
-      off = information(step_key, critic.params, p, r) - information(step_key, first.params, original, r)
-      unlink = jnp.where(2 * i < steps, information(step_key, critic.params, p, f), 0.0)
+      now, before = information(step_key, critic.params, p, r), information(step_key, first.params, original, r)
+      off = jnp.clip(now, 0.0, most) - jnp.clip(before, 0.0, most)
+      unlink = jnp.where(2 * i < steps, jnp.maximum(information(step_key, critic.params, p, f), 0.0), 0.0)
       return unlink + mean_loss(loss_fn, p, r) + calibration * jnp.square(off)
 
     value, grads = jax.value_and_grad(objective)(params)

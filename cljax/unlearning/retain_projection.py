@@ -38,6 +38,8 @@ def geometric_disentanglement(
   history: int = 8,
   backtracking: bool = False,
   budget=1e-4,
+  bound=1.0,
+  classes=None,
   steps: int = 50,
   batch: int = 64,
 ):
@@ -49,17 +51,18 @@ def geometric_disentanglement(
   ``history`` before it to first order; a and b are ``forget_weight`` and ``retain_weight`` (b = 0: forgetting alone).
   They scale updates, since those of Adam do not grow with its gradients.
 
-  ``forget_loss``, whose gradient is g_f: 'ascent', ``-L``; with L_0 the loss before, 'npo', ``2/beta softplus(beta (L_0
-  - L))``, or 'simnpo', the same without L_0; or ``(params, batch) -> [B]``, to go down. With ``backtracking`` the
-  projected update is taken at the first of 1, 1/2, 1/4 and 1/8 of its size at which the retain batch's loss rises by
-  ``budget`` at most, and not at all where none does. Spec B15: the second release (QP, history 8) is the default.
+  ``forget_loss``, whose gradient is g_f: 'ascent', ``-L``, which ends as that of ``graddiff`` does (``bound``,
+  ``classes``); with L_0 the loss before, 'npo', ``2/beta softplus(beta (L_0 - L))``, or 'simnpo', the same without L_0;
+  or ``(params, batch) -> [B]``, to go down. With ``backtracking`` the projected update is taken at the first of 1, 1/2,
+  1/4 and 1/8 of its size at which the retain batch's loss rises by ``budget`` at most, and not at all where none does.
+  Spec B15: the second release (QP, history 8) is the default.
   Deviation: forget and retain updates are made apart, and the metric is over all leaves at once. arXiv 2511.17100.
   Raises UsageError for another ``forget_loss``, ``optimizer`` or ``constraint``.
   """
   forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
   key = key_of(key, "geometric_disentanglement")
   projector = projectors.geometric_disentanglement("retain", constraint, history)
-  going = _forget_loss(forget_loss, loss_fn, before, beta)
+  going = _forget_loss(forget_loss, loss_fn, bounded(loss_fn, classes, bound), before, beta)
   tx = lenient(_optimizer(optimizer, learning_rate))
 
   def body(i, carry):
@@ -83,20 +86,20 @@ def geometric_disentanglement(
   return if_asked(forget, jax.lax.fori_loop(0, steps, body, carry)[0], params)
 
 
-def _forget_loss(given, loss_fn, before, beta):
+def _forget_loss(given, loss_fn, rising, before, beta):
   """``(params, batch) -> [B]`` to go down."""
   if callable(given):
     return given
   if given == "ascent":
-    return lambda params, batch: -loss_fn(params, batch)
+    return lambda params, batch: -rising(params, batch)
   if given not in FORGET_LOSSES:
     raise UsageError(f"forget_loss: got {given!r}; allowed: {', '.join(FORGET_LOSSES)}, or a function")
 
-  def bounded(params, batch):
+  def soft(params, batch):
     start = jax.lax.stop_gradient(loss_fn(before, batch)) if given == "npo" else 0.0
     return 2 / beta * jax.nn.softplus(beta * (start - loss_fn(params, batch)))
 
-  return bounded
+  return soft
 
 
 def _optimizer(given, learning_rate) -> optax.GradientTransformation:

@@ -75,11 +75,12 @@ def fast_ntk(
   """Fast NTK: :func:`ntk` over the leaves whose path the regular expression ``leaves`` matches; no other bit changes.
 
   ``initial``, like ``params``, is read at those leaves alone; the others stand at their present values, as if they had
-  never been trained. That holds where a frozen backbone that never saw the rows was tuned in these leaves; else what
-  the backbone learned from them stays: no length of a step in these leaves takes it out, so a run has no ``search``
-  here, and of a network that was trained whole nothing is forgotten. Exact for a model linear in these leaves. The
-  paper tunes norm scales and biases or prompts; its linearisation point, its weight decay and its numbers of rows are
-  unverified. Spec B12; arXiv 2312.14923. Raises UsageError where no leaf matches.
+  never been trained. **It is for a frozen backbone that never saw the rows**, tuned in these leaves; else what the
+  backbone learned from them stays: of a network that was trained whole no length of a step in norms and biases takes a
+  class out, so a run has no ``search`` by default, and with the head among the leaves the head alone forgets
+  (``experiments/frozen_ntk.py``). Exact for a model linear in these leaves. The paper tunes norm scales and biases or
+  prompts; its linearisation point, its weight decay and its numbers of rows are unverified. Spec B12; arXiv 2312.14923.
+  Raises UsageError where no leaf matches.
   """
   _check_variant("ntk", variant)
   if loss not in LOSSES:

@@ -100,18 +100,22 @@ def test_random_labels_by_hand():
   assert sorted(fits)[0] < 1e-4 < 1e-2 < sorted(fits)[1]
 
 
-@pytest.mark.parametrize(("constraint", "history"), [("descent", 1), ("orthogonal", 0)])
-def test_geometric_disentanglement_by_hand(constraint, history):
-  """Against SciPy: the nearest update with ``<g_r, d> <= 0``, or 0, for this gradient and those before it."""
-  a, b, w, past = 0.6, 0.2, STARTS, []
+@pytest.mark.parametrize(("constraint", "history", "bound"), [("descent", 1, 9.0), ("orthogonal", 0, 1.7)])
+def test_geometric_disentanglement_by_hand(constraint, history, bound):
+  """Against SciPy: the nearest update with ``<g_r, d> <= 0``, or 0, for this gradient and those before it; a row whose
+  class goes whole rises to ``bound ln 4``."""
+  a, b, w, past, rising = 0.6, 0.2, STARTS, [], []
   for _ in range(4):
+    rising.append(bool(-np.log(softmax(X[0] @ w)[Y[0]]) < bound * np.log(4)))
     past = [*past, ce(w, 1).ravel()][-1 - history :]
-    basis, d = np.stack(past, 1), RATE * a * ce(w, 0).ravel()
+    basis, d = np.stack(past, 1), rising[-1] * RATE * a * ce(w, 0).ravel()
     solve = scipy.optimize.nnls if constraint == "descent" else lambda m, v: np.linalg.lstsq(m, v, rcond=None)
     d = d - basis @ solve(basis, d)[0]
     w = w + d.reshape(w.shape) - RATE * b * ce(w, 1)
-  options = {"forget_weight": a, "retain_weight": b, "constraint": constraint, "history": history, "steps": 4}
-  near(forgotten("geometric_disentanglement", **options, **LR)[0]["w"], w)
+  assert rising[0]
+  assert all(rising) is (bound == 9.0)
+  options = {"forget_weight": a, "retain_weight": b, "constraint": constraint, "history": history, "bound": bound}
+  near(forgotten("geometric_disentanglement", steps=4, **options, **LR)[0]["w"], w)
 
 
 def test_adaptive_orthogonality_by_hand():

@@ -211,14 +211,14 @@ def test_miu_by_hand():
     f, r = drawn_at(step)
     weight, other = weights[groups[r]], others(step, batch)
     about = lambda c, p, at, weight, other: bound(c, features(p["a"], at), groups[at], other, weight)
-    old = about(first, start, r, weight, other)
+    old = np.clip(about(first, start, r, weight, other), 0, np.log(2))
 
     def objective(v, i=i, c=c, f=f, r=r, weight=weight, other=other, old=old, about=about):
       p = back(v)
-      off = about(c, p, r, weight, other) - old
+      off = np.clip(about(c, p, r, weight, other), 0, np.log(2)) - old
       z = features(p["a"], r) @ p["c"]
       each = np.array([loss(a, b) for a, b in zip(z, LABELS[r], strict=True)])
-      unlink = about(c, p, f, np.ones(batch), other) if 2 * i < steps else 0.0
+      unlink = max(about(c, p, f, np.ones(batch), other), 0) if 2 * i < steps else 0.0
       return unlink + weight @ each / weight.sum() + calibration * off**2
 
     w = w - RATE * slope(objective, w)

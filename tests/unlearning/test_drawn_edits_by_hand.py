@@ -230,13 +230,17 @@ def test_miu_by_two_critics():
 
       def value(w, now=now, critic=critic, forget=forget, retain=retain, i=i):
         weight = WEIGHT[retain]
-        off = bound(now, critic, w, retain, weight) - bound(now, first, W64, retain, weight)
+        two = bound(now, critic, w, retain, weight), bound(now, first, W64, retain, weight)
+        off = np.subtract(*np.clip(two, 0, np.log(2)))
         lost = [-np.log(softmax(XS[n] @ w)[YS[n]]) for n in retain]
-        unlink = bound(now, critic, w, forget, np.ones(4)) if 2 * i < steps else 0.0
+        unlink = max(bound(now, critic, w, forget, np.ones(4)), 0) if 2 * i < steps else 0.0
         return unlink + np.average(lost, weights=weight) + 1.7 * off**2
 
+      signs.append(np.sign(bound(now, critic, w, forget, np.ones(4))) if 2 * i < steps else 0)
       w = w - RATE * numeric(value, w)
     return w
 
+  signs = []
   for steps in (1, 2, 3):
     near(call(steps, calibration=1.7, critic_learning_rate=0.2), after(steps), 2e-3, 1e-4)
+  assert signs == [1, 1, 0, 1, -1, 0]  # below 0 there is nothing to unlink

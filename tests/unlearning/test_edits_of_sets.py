@@ -249,6 +249,17 @@ def test_the_bound_of_a_constant_critic_is_zero():
   np.testing.assert_allclose(bound(joint, marginal, weight), want, rtol=1e-5)
 
 
+def test_of_one_group_miu_has_nothing_to_unlink():
+  """What is left is fine-tuning on the rows that stay, whatever the critics are; also where the group is not the first
+  of those that may be."""
+  given = {"forget": FORGET, "retain": RETAIN, "steps": 8, "batch": 8, "optimizer": optax.sgd(0.2)}
+  given |= {"hidden": 8, "critic_warmup": 20, "critic_learning_rate": 0.5, "num_groups": 3}
+  run = jax.jit(lambda group, c: unlearning.miu(apply_fn, PARAMS, groups=jnp.full(40, group), calibration=c, **given))
+  plain = run(0, 0.0)
+  assert not same(plain, PARAMS)
+  assert same(run(2, 5.0), plain)
+
+
 def test_miu_unlinks_features_from_the_group():
   """A feature that tells the group of the forget rows is what its steps remove; none, no change."""
   groups = jnp.asarray(X[:, 0] > 0, jnp.int32)

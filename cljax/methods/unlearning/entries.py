@@ -172,6 +172,7 @@ approximate(
   {
     **DIFFERENCE,
     "forget_loss": Option("ascent", choices=("ascent", "npo", "simnpo")),
+    "bound": Option(1.0, 0, needs={"forget_loss": ("ascent",)}),
     "beta": Option(0.1, 0, above=True, needs={"forget_loss": ("npo", "simnpo")}),
     "optimizer": Option("sgd", choices=("sgd", "adam")),
     "constraint": Option("descent", choices=("descent", "orthogonal")),
