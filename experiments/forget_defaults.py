@@ -154,7 +154,7 @@ def floor(name: str) -> dict[str, np.ndarray]:
 
 def accuracies(answers, rows) -> dict[str, str]:
   """In percent, mean and standard deviation over seeds, by side."""
-  told = {}
+  told: dict[str, str] = {}
   for side in SIDES:
     right = 100 * np.mean(np.argmax(answers.logits[side], -1) == rows.y[side], 1)
     told |= {side: f"{right.mean():.1f}", f"{side}_sd": f"{right.std(ddof=1):.1f}"}
