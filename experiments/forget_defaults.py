@@ -128,7 +128,8 @@ def bench(name: str) -> Bench:
 
 
 def forgotten(at: Bench, name: str, hyper=None):
-  """Answers of the models after ``name`` met the request; raises UsageError where it refuses it."""
+  """Answers of the models after ``name`` met the request, and the model that they are of, its own where it has one;
+  raises UsageError where it refuses the request."""
   stream = at.stream._replace(events=(*at.stream.events, at.request))
   made = prepared(at.setting.model, at.model, stream, list(range(SEEDS)), name, hyper)
   method = made.setup.parts.method
@@ -137,13 +138,15 @@ def forgotten(at: Bench, name: str, hyper=None):
   result = made.run(start=start)
   if not np.asarray(result.alive).all():
     raise cljax.CljaxError(f"{int((~np.asarray(result.alive)).sum())} of {SEEDS} seeds diverged")
-  return evidence.answers(made.setup, result.learner, at.rows, at.original.setup.model)
+  plain = at.original.setup.model
+  return evidence.answers(made.setup, result.learner, at.rows, plain), method.model or plain
 
 
-def measured(at: Bench, answers) -> dict[str, np.ndarray]:
+def measured(at: Bench, answers, model=None) -> dict[str, np.ndarray]:
   """The evidence's numbers, beside the first oracles."""
   reference = evidence.first(at.oracles, SEEDS)
-  return evidence.measure(evidence.first(answers, SEEDS), reference, at.before, at.rows, at.original.setup.model)
+  model = model or at.original.setup.model
+  return evidence.measure(evidence.first(answers, SEEDS), reference, at.before, at.rows, model)
 
 
 @functools.cache
@@ -167,12 +170,13 @@ def line(setting: str, name: str, hyper=None) -> dict[str, str]:
   if (setting, name) in OTHER and hyper is None:
     hyper, told["why"] = OTHER[setting, name]
   try:
-    answers = {"original": at.before, "retrained": at.oracles}.get(name) or forgotten(at, name, hyper)
+    there = {"original": at.before, "retrained": at.oracles}
+    answers, model = (there[name], None) if name in there else forgotten(at, name, hyper)
   except cljax.CljaxError as error:
     return told | {"why": str(error).splitlines()[0]}
   told |= accuracies(answers, at.rows)
   if at.setting.marks and name != "retrained":
-    values = measured(at, answers)
+    values = measured(at, answers, model)
     told["marks"] = f"{len(evidence.outside_noise_floor(values, floor(setting)))} of {len(values)}"
   return told
 

@@ -99,16 +99,17 @@ def miu(
 ):
   """MIU: ``min 1[first half] max(I_theta(z; g on D_f), 0) + CE + c (I_theta(z; g) - I_theta0(z; g))^2`` on retain rows.
 
-  I is MINE's bound with a critic on features z and group g (one hidden layer of ``hidden``), its gradient corrected by
-  a running mean (rate 0.01); g' is uniform over the groups that have rows, so that of one group there is nothing to
-  unlink. Retain rows are weighed as in :func:`group_reweight`; c is ``calibration``. The critic of theta0 is trained
-  ``critic_warmup`` steps on theta0's features and then stands still (the release goes on tuning it on the unlearned
-  model's); the other starts from it and takes ``critic_steps`` a step. What I bounds is 0 at least and the logarithm of
-  the number of groups at most, while the bound of a critic that lags falls without end: on forget rows nothing is
-  minimised below 0, and the two that are compared are cut to that range (the release has neither). ``apply_fn`` gives
-  Outputs with features; ``groups [N]`` is the group of each row id, 0 to ``num_groups - 1``. The release makes passes
-  over D_f and D_r in turn where this adds the two. Default optimizer: SGD at 0.05. ``learned``: an objective in the
-  place of classification. Spec B13; arXiv 2503.09330.
+  I is MINE's bound with a critic on features ``z / sqrt(1 + E |z_theta0|^2)`` and group g (one hidden layer of
+  ``hidden``), its gradient corrected by a running mean (rate 0.01); g' is uniform over the groups that have rows, so
+  that of one group there is nothing to unlink. Retain rows are weighed as in :func:`group_reweight`; c is
+  ``calibration``. The critic of theta0 is trained ``critic_warmup`` steps on theta0's features and then stands still
+  (the release goes on tuning it on the unlearned model's); the other starts from it and takes ``critic_steps`` a step.
+  What I bounds is 0 at least and the logarithm of the number of groups at most, while the bound of a critic that lags
+  falls without end: on forget rows nothing is minimised below 0, and the two that are compared are cut to that range.
+  The release has neither, and gives its critic features as they are. ``apply_fn`` gives Outputs with features;
+  ``groups [N]`` is the group of each row id, 0 to ``num_groups - 1``. The release makes passes over D_f and D_r in turn
+  where this adds the two. Default optimizer: SGD at 0.05. ``learned``: an objective in the place of classification.
+  Spec B13; arXiv 2503.09330.
   """
   forget, retain = rows_with_ids("forget", forget), rows_with_ids("retain", retain)
   groups, key = _checked(groups, num_groups), key_of(key, "miu")
@@ -130,8 +131,17 @@ def miu(
       raise UsageError("apply_fn: miu needs the features of its rows; return cljax.Outputs with features")
     return found.reshape(found.shape[0], -1).astype(jnp.float32)
 
+  def squares(some, start):
+    del start
+    each = jnp.square(features(original, some)).sum(-1)
+    return jnp.stack([jnp.sum(jnp.where(some.weight > 0, some.weight * each, 0.0)), some.weight.sum()])
+
+  # A critic's curvature is as the features' square: of large ones it diverges at any fixed rate, and to NaN.
+  total, number = sum(sum_over_batches(rows, batch, jnp.zeros(2, jnp.float32), squares) for rows in (forget, retain))
+  size = jnp.sqrt(1.0 + total / jnp.maximum(number, 1.0))
+
   def pair(key, critic, params, rows):
-    z, place = features(params, rows), jax.random.randint(tree.fold(key, "group"), rows.weight.shape, 0, kinds)
+    z, place = features(params, rows) / size, jax.random.randint(tree.fold(key, "group"), rows.weight.shape, 0, kinds)
     return scores(critic, z, groups[rows.id]), scores(critic, z, first_here[place])
 
   def information(key, critic, params, rows):

@@ -171,7 +171,8 @@ def test_miu_by_hand():
   hidden, batch, rate, calibration, steps = 3, 4, 0.3, 20.0, 4
   key = key_of(KEY, "miu")
   random = lambda name, *s: np.asarray(jax.random.normal(tree.fold(key, name), s), np.float64) / np.sqrt(s[0])
-  features = lambda w, at: np.maximum(MANY[at] @ w, 0)
+  plain = lambda w, at: np.maximum(MANY[at] @ w, 0)
+  features = lambda w, at: plain(w, at) / np.sqrt(1 + (plain(start["a"], range(10)) ** 2).sum(1).mean())
 
   def others(key, n):
     return np.asarray(jax.random.randint(tree.fold(key, "group"), (n,), 0, 2))
@@ -216,7 +217,7 @@ def test_miu_by_hand():
     def objective(v, i=i, c=c, f=f, r=r, weight=weight, other=other, old=old, about=about):
       p = back(v)
       off = np.clip(about(c, p, r, weight, other), 0, np.log(2)) - old
-      z = features(p["a"], r) @ p["c"]
+      z = plain(p["a"], r) @ p["c"]
       each = np.array([loss(a, b) for a, b in zip(z, LABELS[r], strict=True)])
       unlink = max(about(c, p, f, np.ones(batch), other), 0) if 2 * i < steps else 0.0
       return unlink + weight @ each / weight.sum() + calibration * off**2

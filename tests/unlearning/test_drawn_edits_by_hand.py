@@ -190,10 +190,11 @@ def test_miu_by_two_critics():
   call = steps_of(unlearning.miu, features_fn, forget=GONE, retain=LEFT, **options)
   key, share = fold(START, "miu"), 2 / 5
   draw = lambda name, *shape: np.asarray(jax.random.normal(fold(key, name), shape), np.float64) / np.sqrt(shape[0])
+  size = np.sqrt(1 + ((XS @ W64) ** 2).sum(1).mean())
   flat = np.concatenate([draw("in", K + 2, 3).ravel(), np.zeros(3), draw("out", 3)])
 
   def scores(critic, w, at, group):
-    x = np.c_[XS[at] @ w, np.eye(2)[group]]
+    x = np.c_[XS[at] @ w / size, np.eye(2)[group]]
     return np.maximum(x @ critic[:18].reshape(6, 3) + critic[18:21], 0) @ critic[21:]
 
   def pair(key, critic, w, at):

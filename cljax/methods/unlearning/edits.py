@@ -314,7 +314,7 @@ approximate(
   "miu",
   unlearning.miu,
   steps_of(
-    0.05,
+    0.1,
     steps=Option(200, 0),
     calibration=Option(1.0, 0),
     num_groups=Option(2, 1),
