@@ -2,8 +2,7 @@
 
 ``python -m experiments.other_versions lowest`` installs the lowest versions that setup.cfg allows: a floor that was
 never tried is a guess. ``python -m experiments.other_versions newest --python=python3.14`` installs the newest of all,
-pre-releases not, with that interpreter. Both then run ``pytest -m "not slow"`` and end with its exit code. ``.ci/run``
-does the first.
+pre-releases not, with that interpreter. Both then run ``pytest -m "not slow"`` and end with its exit code.
 """
 
 from __future__ import annotations
