@@ -267,7 +267,9 @@ def forget_once(name, stream, model, hyper):
 
 def test_ssd_dampens_by_the_formula(class_stream, small_model):
   alpha, dampening = 1.2, 0.7
-  bench, before, after, sides = forget_once("ssd", class_stream, small_model, {"alpha": alpha, "dampening": dampening})
+  bench, before, after, sides = forget_once(
+    "ssd", class_stream, small_model, {"alpha": alpha, "dampening": dampening, "search": 0}
+  )
   split = class_stream.dataset.train
 
   def importance(rows):

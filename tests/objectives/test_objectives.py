@@ -209,7 +209,7 @@ def test_wrong_objectives_are_one_line(real):
     ({"objective": "regresion"}, "objective.name: unknown 'regresion'; did you mean regression"),
     ({"objective": "regression", "objective_options": {"nois": 1.0}}, "objective.nois: 'regression' has no such"),
     ({"objective": "regression", "objective_options": {"noise": 0.0}}, "objective.noise: got 0.0; expected a number"),
-    ({"objective": 3}, "objective: got int; expected one of classification"),
+    ({"objective": 3}, "objective: got int; expected one of adversarial, classification"),
     ({"objective": objectives.regression(), "objective_options": {"noise": 1.0}}, "objective_options: belong to"),
   ):
     with pytest.raises(cljax.UsageError) as error:

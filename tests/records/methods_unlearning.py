@@ -244,7 +244,7 @@ RECORDS: dict[str, Record] = {
     invariants=(STRENGTH,),
     no_claim=MEASURED,
     deviations=("the SSD repository's 1 / F; the first paper has F^(-1/4); the code's heuristics are 'released'",),
-    neutral={"alpha": 0.0},
+    neutral={"variant": "paper", "alpha": 0.0},
   ),
   "ntk": Record(
     spec="unlearning A10",
