@@ -46,11 +46,14 @@ def note(headings: Sequence[str]) -> str:
   return " ".join([NOTE, *told])
 
 
-def measure(ours: Answers, reference: Answers, original: Answers, untrained: Answers, rows: Sides, model) -> dict:
-  """Those of :data:`HEADINGS` that are of single members: ``{name: [S]}``, member i beside member i of the others."""
+def measure(
+  ours: Answers, reference: Answers, original: Answers, untrained: Answers, rows: Sides, model, plain=None
+) -> dict:
+  """Those of :data:`HEADINGS` that are of single members: ``{name: [S]}``, member i beside member i of the others.
+  ``plain``: the reference's model, where it is another."""
   y = rows.y
   out: dict[str, list[float]] = {}
-  curves, against = (attack_curves(a, rows, model) for a in (ours, reference))
+  curves, against = attack_curves(ours, rows, model), attack_curves(reference, rows, plain or model)
   for i in range(len(ours.logits["forget"])):
     z, r, before = ({s: a.logits[s][i] for s in y} for a in (ours, reference, original))
     found = metrics.accuracies(*((z[s], y[s]) for s in SIDES))

@@ -137,5 +137,6 @@ def gaussians(statistics: FeatureStatistics):
   count = jnp.maximum(statistics.count, 1.0)
   means = statistics.total / count[:, None]
   covariance = statistics.outer / count[:, None, None] - means[:, :, None] * means[:, None]
-  values, vectors = jnp.linalg.eigh(covariance)
+  # One at a time: XLA's CPU backend hands a stack to one pool of threads, in which two devices wait for one another.
+  values, vectors = jax.lax.map(jnp.linalg.eigh, covariance)
   return means, vectors * jnp.sqrt(jnp.maximum(values, 0.0))[:, None]

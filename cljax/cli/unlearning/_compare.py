@@ -82,12 +82,12 @@ def compare(job: Job) -> Compared:
       values |= _shadows.scores(job, shadows, name, built, reuse.get(name, True), look)
     return values
 
-  def beside(answers, against, values) -> dict[str, Any]:
+  def beside(answers, against, values, setup=original.setup) -> dict[str, Any]:
     """The same evidence in other forms; takes what of it is in ``values`` out of them."""
     found = {k: values.pop(k) for k in evidence_more.HEADINGS if k in values}
     if look.more is None:
       return found
-    found |= look.more(evidence.first(answers, count), reference, first_before, untrained, rows)
+    found |= look.more(evidence.first(answers, count), reference, first_before, untrained, rows, setup)
     return found | (evidence_more.population(answers, against, rows) if population >= 8 else {})
 
   half = len(oracle_seeds) // 2
@@ -126,7 +126,7 @@ def compare(job: Job) -> Compared:
     about[name]["alive"] = int(sound[:count].sum())
     if sound.all():
       values[name] = measured(after, oracles, name, made.setup)
-      more[name] = beside(after, oracles, values[name])
+      more[name] = beside(after, oracles, values[name], made.setup)
       if job.tradeoff and reuse[name]:
         values[name] |= _more.tradeoff(
           job, name, plan[name], with_request, seeds, trained, before, after, rows, look.answers

@@ -23,7 +23,7 @@ class Lens(NamedTuple):
   headings: dict  # {metric: heading}
   stream_headings: dict  # the same for a stream of requests
   note: str  # what the columns are
-  more: Callable | None = None  # (ours, reference, original, untrained, rows) -> {metric of evidence_more: [S]}
+  more: Callable | None = None  # (ours, reference, original, untrained, rows, setup) -> {metric of evidence_more: [S]}
 
 
 OF_CLASSES = (
@@ -36,17 +36,18 @@ OF_CLASSES = (
 def lens(original: CompiledRun) -> Lens:
   """The one for the objective that ``original`` was trained on; its model is that of plain training."""
   own, model = original.parts.objective, original.model
+  shaped = lambda setup: setup.parts.method.model or model  # sisa's parameters are of a model of its own
   if own.classes:
     return Lens(
       evidence.sides,
       lambda setup, learner, rows: evidence.answers(setup, learner, rows, model),
-      lambda ours, reference, before, rows, setup: evidence.measure(ours, reference, before, rows, model),
+      lambda ours, reference, before, rows, setup: evidence.measure(ours, reference, before, rows, shaped(setup)),
       evidence.population, evidence.chances, evidence.margins, evidence.sound, evidence.over_forgets,
       evidence.METRICS | evidence.ROW_METRICS,
       stream_headings("accuracy"),
       OF_CLASSES,
-      lambda ours, reference, before, untrained, rows: evidence_more.measure(
-        ours, reference, before, untrained, rows, model
+      lambda ours, reference, before, untrained, rows, setup: evidence_more.measure(
+        ours, reference, before, untrained, rows, shaped(setup), model
       ),
     )  # fmt: skip
   of, name, better = evidence_of_scores, scores.label(own.main), own.scores[own.main].better
