@@ -37,8 +37,8 @@ _STRENGTH = "chosen anew for small networks: [forget_defaults.md](forget_default
 _STRENGTHS = {
   "famr.learning_rate": 0.001, "famr.steps": 50, "finetune_retain.learning_rate": 0.02,
   "fisher_forgetting.variant": "paper", "gradient_ascent.steps": 20, "group_reweight.learning_rate": 0.05,
-  "group_reweight.steps": 50, "iau.learning_rate": 0.001, "iau.variant": "paper", "miu.steps": 50,
-  "streaming.learning_rate": 0.05, "streaming.steps": 20, "unsir.steps": 50,
+  "group_reweight.steps": 50, "iau.learning_rate": 0.001, "iau.variant": "paper", "miu.learning_rate": 0.05,
+  "miu.steps": 50, "streaming.learning_rate": 0.05, "streaming.steps": 20, "unsir.steps": 50,
 }  # fmt: skip
 CHANGED = {
   **{f"method {name}": (_STRENGTH, f"`{name.partition('.')[2]}={value}`") for name, value in _STRENGTHS.items()},

@@ -27,7 +27,10 @@ ABSENT: dict[str, dict[str, Any]] = {
   "gs_lora": {"rate_schedule": "constant"},
   "hierarchical": {"normalise": "none"},
   "zeroth_order": {"shrink": False},
-  **{name: {"bound": 1e9} for name in ("adaptive_orthogonality", "graddiff", "gradient_ascent", "upcore")},
+  **{
+    name: {"bound": 1e9}
+    for name in ("adaptive_orthogonality", "geometric_disentanglement", "graddiff", "gradient_ascent", "upcore")
+  },
   **{name: {"search": 0} for name in ("iau", "ntk", "ssd")},
   "datamodel_matching": {"rescale": False},
   "famr": {"bound": 1e9, "optimizer": "adam"},
