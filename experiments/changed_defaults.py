@@ -47,8 +47,14 @@ CHANGED = {
     for side in ("forget", "retain")
     for of, end in (("method gs_lora.", ""), ("gs_lora(", ")"))
   },
-  "method reptile.every": ("500 never acted on shorter streams; 0 is a twentieth of a pass", "`every=500`"),
-  "method zeroth_order.queries": ("0 is 20 where there are so many", "`queries=1`"),
+  "method reptile.every": (
+    "500 never acts on shorter streams (it is er there); 0, a twentieth of a pass, costs accuracy",
+    "`every=500`",
+  ),
+  "method zeroth_order.queries": (
+    "one diverges; 0 is 20 where there are so many; under SGD they hardly learn (Adam 1e-3 does)",
+    "`queries=1`",
+  ),
   **{f"method {name}.skip": _HEADS for name in ("gpm", "cuber", "coso")},
   "method center_loss.head": ("found where the model has one", "`head=head`"),
   **{f"method {name}.fisher": _FISHER for name in ("ewc", "online_ewc", "refresh", "unified")},
