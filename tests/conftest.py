@@ -11,8 +11,10 @@ import pytest
 import quick  # noqa: F401  (before JAX)
 
 import cljax
+from cljax._cores import FLAG
 
-cljax.use_cores(1)  # as most tests take it; those of several devices start processes of their own
+if FLAG not in os.environ["XLA_FLAGS"]:  # as most tests take it; those of several devices start processes of their own
+  cljax.use_cores(1)
 
 
 def blobs(classes=4, rows=24, test_rows=8, seed=0, shape=(4, 4, 1)):

@@ -51,7 +51,7 @@ def test_the_owner_may_stand_anywhere(stream, small_model):
 def test_absent_rows_of_a_request_bring_no_nan(dataset, small_model, active):
   """A softmax over no class is NaN, at weight 0 too; alpha 0 is the identity."""
   stream = streams.build(dataset, "class", tasks=2, validation=0.0, active=active, forget="2:task=1")
-  forget = {"forget": "fisher_forgetting", "forget_hyper": {"alpha": 0.0}}
+  forget = {"forget": "fisher_forgetting", "forget_hyper": {"variant": "paper", "alpha": 0.0}}
   result = cljax.run(stream, small_model, "finetune", **forget, **GIVEN)
   plain = cljax.run(stream._replace(events=stream.events[:2]), small_model, "finetune", **GIVEN)
   assert_near(result.learner.params, plain.learner.params)

@@ -43,7 +43,7 @@ def test_a_stored_importance_needs_no_retain_data():
 
 
 def test_the_registry_and_the_pure_call_agree(class_stream, small_model):
-  bench = Bench("ssd", class_stream, small_model, {"alpha": 1.2})
+  bench = Bench("ssd", class_stream, small_model, {"alpha": 1.2, "search": 0})
   learner = bench.train(4, (0,))
   after, (gone, held) = bench.forget_class(learner)
   split = class_stream.dataset.train
