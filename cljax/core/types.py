@@ -316,12 +316,12 @@ class Tools(NamedTuple):
   reset_optimizer: Callable
 
 
-def name_what_is_gone(kind: type, fields: dict[str, str]) -> None:
+def name_what_is_gone(kind: Any, fields: dict[str, str]) -> None:
   """Makes a tuple name the user's line that reads or gives a field it no longer has, and what there is instead.
 
   Behind the class: in its body a type checker would pass every name.
   """
-  owner, new, replace = kind.__name__, kind.__new__, kind._replace  # type: ignore[attr-defined]
+  owner, new, replace = kind.__name__, kind.__new__, kind._replace
 
   def refuse(given) -> None:
     for name in fields.keys() & given:

@@ -225,9 +225,8 @@ def test_the_state_that_is_not_trained_is_a_module_of_its_own():
   assert swapped.params["head"]["w"].tolist() == [2.0, 2.0]
 
 
-def test_rows_are_looked_at_as_their_task_shows_and_labels_them(dataset):
-  """Two tasks that permute the pixels, with a network that was never trained."""
-  stream = streams.build(dataset, "permuted", tasks=2, seed=1)
+def untrained(stream):
+  """``(look, values, learner)`` of a network that was never trained, on two tasks."""
   model = models.mlp((4, 4, 1), 4, hidden=(8,))
   _, parts, values, trains_on, _ = restore._rebuild({"members": [[0, {}]]}, stream=stream, model=model)
   history = restore.History([], {}, stream, model, values, parts, lambda number: None, trains_on)
@@ -235,6 +234,14 @@ def test_rows_are_looked_at_as_their_task_shows_and_labels_them(dataset):
   learner = cljax.Learner(0, jax.random.key(0), params, {}, OptState((), (), (), ()), ())
   one = {k: v[0] for k, v in values.items()}
   look = _analysis._look(history, parts(one).objective, 1000, [0, 1])
+  return look, one, learner
+
+
+def test_rows_are_looked_at_as_their_task_shows_and_labels_them(dataset):
+  """Two tasks that permute the pixels, with a network that was never trained."""
+  stream = streams.build(dataset, "permuted", tasks=2, seed=1)
+  look, one, learner = untrained(stream)
+  params = learner.params
   for task in (0, 1):
     x = dataset.test.x.reshape(-1, 16)[:, stream.view.tables[0][task]]
     hidden = np.maximum(x @ params["hidden_0"]["kernel"] + params["hidden_0"]["bias"], 0)
@@ -254,13 +261,7 @@ def test_test_rows_that_were_deleted_are_looked_at_no_more(dataset, request_):
   some = tuple(int(i) for i in dataset.train.id[::3])
   asked = cljax.Forget(ids=some) if "ids" in request_ else cljax.Forget(**request_)
   stream = streams.build(dataset, "label_random", tasks=2, forget=[(1, asked)])
-  model = models.mlp((4, 4, 1), 4, hidden=(8,))
-  _, parts, values, trains_on, _ = restore._rebuild({"members": [[0, {}]]}, stream=stream, model=model)
-  history = restore.History([], {}, stream, model, values, parts, lambda number: None, trains_on)
-  params, _ = model.init(jax.random.key(0))
-  learner = cljax.Learner(0, jax.random.key(0), params, {}, OptState((), (), (), ()), ())
-  one = {k: v[0] for k, v in values.items()}
-  look = _analysis._look(history, parts(one).objective, 1000, [0, 1])
+  look, one, learner = untrained(stream)
   ids = np.asarray(stream.dataset.test.id)
   whole = [np.sort(ids[np.asarray(t)]) for t in stream.test]
   left = [np.setdiff1d(w, some) for w in whole] if "ids" in request_ else [[], whole[1]]

@@ -228,18 +228,19 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
 def check_older(workdir: epath.Path, runs: Sequence[Run], seeds: Sequence[int]) -> None:
   """UsageError where results of an older format would stand beside new ones, or in the place of a run that they are not
   of: numbers follow other rules since, defaults have changed, and folders are called by what differs from them."""
-  held = [path for path in (workdir / "runs").glob("*/result.json")] if (workdir / "runs").exists() else []
-  older = [p for p in held if (r := results.read(p)) is not None and formats.of(r) != formats.FORMAT]
+  folder = workdir / "runs"
+  read = {path: results.read(path) for path in sorted(folder.glob("*/result.json"))} if folder.exists() else {}
+  older = {path: result for path, result in read.items() if result and formats.of(result) != formats.FORMAT}
   if older and any(set(seeds) - set(finished_seeds(workdir, run.folder)) for run in runs):
-    first = results.read(older[0])
+    path, result = next(iter(older.items()))
     raise UsageError(
-      f"workdir: {older[0]} was written by {formats.writer(first or {})}, whose numbers follow other rules; nothing is "
+      f"workdir: {path} was written by {formats.writer(result)}, whose numbers follow other rules; nothing is "
       "added to them: give another workdir (launch.report shows them as they are)"
     )
   for run in runs:
-    path = workdir / "runs" / run.folder / "result.json"
-    result = results.read(path)
-    if result is not None and formats.of(result) != formats.FORMAT:
+    path = folder / run.folder / "result.json"
+    if path in older:
+      result = older[path]
       differ = checkpoint.differences(_config.essence(result["config"]), _config.essence(run.built.identity))
       differ = [d for d in differ if not d.startswith("code.")]
       if differ:
