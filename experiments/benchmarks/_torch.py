@@ -45,6 +45,17 @@ def mlp(p, stats, x):
   return F.linear(x, p["head/kernel"], p["head/bias"])
 
 
+def cnn(p, stats, x):
+  del stats
+  F = require().nn.functional
+  x = x.movedim(-1, 1)
+  for i in range(sum(name.startswith("conv") for name in p) // 2):
+    if i:  # as 'SAME' pads: below and to the right where the side is even
+      x = F.pad(x, (x.shape[-1] % 2, 1, x.shape[-2] % 2, 1))
+    x = F.relu(F.conv2d(x, p[f"conv_{i}/kernel"], p[f"conv_{i}/bias"], stride=2 if i else 1, padding=0 if i else 1))
+  return F.linear(x.amax((2, 3)), p["head/kernel"], p["head/bias"])
+
+
 def resnet(p, stats, x):
   F = require().nn.functional
 
@@ -83,7 +94,7 @@ def vit(p, stats, x, patch: int = 4, heads: int = 4):
   return dense(norm(x, "norm")[:, 0], "head")
 
 
-NETWORKS: dict[str, Callable] = {"mlp": mlp, "resnet": resnet, "vit": vit}
+NETWORKS: dict[str, Callable] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "vit": vit}
 
 
 class Buffer:

@@ -16,18 +16,29 @@ from cljax.core import tree
 from cljax.data import Dataset
 from cljax.engine import loop, schedule
 from cljax.engine.loop import Stopped
-from experiments.benchmarks import Stats, Table, _limit, _scan, _torch, clocked, population, ratio, rounds, shown
+from experiments.benchmarks import (
+  Stats,
+  Table,
+  _limit,
+  _scan,
+  _torch,
+  _torch_ensemble,
+  clocked,
+  population,
+  ratio,
+  rounds,
+  shown,
+)
 
 METHODS = ("finetune", "ewc", "si", "er", "derpp", "agem", "gpm", "lwf")
 FEW = ("finetune", "er", "ewc")
-SEEDS = 8  # of the population
 RATE = 1e-4  # noise is to stay finite
 FIRST = 256  # rows of the first task, which fill the memories
 # The kind of Fisher does not change a step; this one is the cheapest to compile.
 HYPER: dict[str, dict[str, Any]] = {"ewc": {"fisher": "batched"}}
 TARGET_SCAN, TARGET_RESNET = 1.10, 1.5  # over the scan: finetune and er; over eager PyTorch: the ResNet
-RIVALS = ("scan ms", "over scan", "over scan [quartiles]", "torch ms", "over torch", "over torch [quartiles]")
-TARGET_SEED = {"finetune": 0.25, "ewc": 0.30, "er": 0.40, "agem": 0.45}  # milliseconds of a seed's step
+SCAN = ("scan ms", "over scan", "over scan [quartiles]")
+TARGET_ENSEMBLE = {10: 0.6, 32: 0.75}  # over the better ensemble of PyTorch, by batch size
 
 
 class Case(NamedTuple):
@@ -39,6 +50,7 @@ class Case(NamedTuple):
   steps: int
   eager: int
   methods: tuple = METHODS
+  seeds: tuple = (1,)
 
 
 CASES = (
@@ -48,12 +60,20 @@ CASES = (
   Case("vit", 32, 256, 8, 4, FEW),
   Case("resnet", 32, 96, 3, 3, FEW),
 )
-CROWD = Case("mlp", 10, 1280, 256, 0, tuple(TARGET_SEED))
+ENSEMBLES = ("finetune", "er", "ewc", "derpp", "agem")
+CROWDS = (
+  Case("mlp", 10, 1280, 256, 64, ENSEMBLES, (1, 8, 32)),
+  Case("mlp", 32, 1280, 120, 40, ENSEMBLES, (1, 8, 32)),
+  Case("cnn", 10, 160, 16, 8, ENSEMBLES, (8,)),
+  Case("cnn", 32, 192, 6, 4, ENSEMBLES, (8,)),
+)
 
 
 def network(kind: str, shape=(28, 28, 1), hidden=(256, 256)):
   if kind == "mlp":
     return models.mlp(shape, 10, hidden=hidden)
+  if kind == "cnn":
+    return models.cnn(shape, 10)
   return models.resnet18(shape, 10) if kind == "resnet" else models.vit(shape, 10)
 
 
@@ -94,7 +114,11 @@ class Timed(NamedTuple):
   @property
   def learner(self):
     """The first member's, at the beginning of the second task."""
-    return jax.tree.map(lambda a: a[0], self.state.learner)
+    return self.learners[0]
+
+  @property
+  def learners(self) -> list:
+    return [jax.tree.map(lambda a, i=i: a[i], self.state.learner) for i in range(len(self.state.alive))]
 
 
 def at_second_task(stream, model, name: str, case: Case, seeds: int = 1, rate: float = RATE, **hyper) -> Timed:
@@ -120,10 +144,10 @@ def at_second_task(stream, model, name: str, case: Case, seeds: int = 1, rate: f
   raise AssertionError("the second task is still to come")
 
 
-def rows_of(case: Case, stream, steps: int) -> np.ndarray:
-  """``[K, B]``: the rows that the engine's first seed trains on in its first steps of the second task."""
+def rows_of(case: Case, stream, steps: int, seed: int = 0) -> np.ndarray:
+  """``[K, B]``: the rows that the engine's seed trains on in its first steps of the second task."""
   plan = schedule.Schedule(schedule.pairs_of(stream, [1]), case.steps, 1, case.batch)
-  return schedule.rows(plan, 0, 0, steps, steps, np.zeros(len(plan.pairs.index), bool))[0]
+  return schedule.rows(plan, seed, 0, steps, steps, np.zeros(len(plan.pairs.index), bool))[0]
 
 
 def options_of(name: str, **hyper) -> dict[str, Any]:
@@ -186,7 +210,8 @@ def measure(case: Case, rates: _limit.Rates, repeats: int, shape, hidden, first:
       "model": f"{case.model} ({size:,})", "batch": case.batch, "seeds": 1, "method": name,
       "step ms": 1e3 * each[name].median, "scan ms": 1e3 * base.median,
       "over scan": ratio(each[name], base)[0], "over scan [quartiles]": shown(ratio(each[name], base)),
-      "torch ms": 1e3 * each["torch " + name].median, "over torch": over[0], "over torch [quartiles]": shown(over),
+      "torch": "eager", "torch ms": 1e3 * each["torch " + name].median, "over torch": over[0],
+      "over torch [quartiles]": shown(over), "vmapped ms": "", "compiled ms": "",
       **limits(work, each[name], rates), "target": target,
     })  # fmt: skip
   return rows
@@ -202,21 +227,38 @@ def limits(work: _limit.Work, spent: Stats, rates: _limit.Rates) -> dict[str, An
   }
 
 
-def crowd(case: Case, rates: _limit.Rates, repeats: int, shape, hidden, seeds: int, first: int = FIRST) -> list[dict]:
-  """The rows of a population: milliseconds of one seed's step."""
-  stream, model = stream_of(case, shape, first), network(case.model, shape, hidden)
-  runs = {name: at_second_task(stream, model, name, case, seeds) for name in case.methods}
-  stats = rounds({name: run.seconds for name, run in runs.items()}, repeats)
-  rows = []
-  for name, run in runs.items():
-    each = Stats(stats[name].samples / (case.steps * seeds))
-    low, high = each.spread
-    blank = dict.fromkeys(RIVALS, "")
-    rows.append({
-      "model": f"{case.model} ({tree.size(run.learner.params):,})", "batch": case.batch, "seeds": seeds, "method": name,
-      "step ms": 1e3 * each.median, **blank, **limits(_limit.work(name, run.prepared, run.learner), each, rates),
-      "target": f"at most {TARGET_SEED[name]:.2f} ms; quartiles {1e3 * low:.3f}, {1e3 * high:.3f}",
-    })  # fmt: skip
+def ensemble(name: str, case: Case, stream, learners, compiled: bool, rate: float = RATE, **hyper) -> Callable:
+  """``train(index [S, K, B])``: the method in PyTorch for all members at once, going on from ``learners``."""
+  x, y = stream.dataset.train.x, labels_of(stream)
+  net = _torch.NETWORKS[case.model]
+  return _torch_ensemble.trainer(name, net, learners, x, y, rate, options_of(name, **hyper), compiled)
+
+
+def crowd(case: Case, rates: _limit.Rates, repeats: int, shape, hidden, first: int = FIRST) -> list[dict]:
+  """The rows of populations beside PyTorch's ensembles: milliseconds of one seed's step."""
+  stream, model, rows = stream_of(case, shape, first), network(case.model, shape, hidden), []
+  for seeds in case.seeds:
+    index = np.stack([rows_of(case, stream, case.eager, seed) for seed in range(seeds)])
+    for name in case.methods:
+      run = at_second_task(stream, model, name, case, seeds)
+      timers: dict[str, Callable[[], float]] = {"cljax": run.seconds}
+      for kind in ("vmapped", "compiled"):
+        loop_of = ensemble(name, case, stream, run.learners, kind == "compiled")
+        timers[kind] = clocked(lambda loop_of=loop_of, index=index: loop_of(index) and None)
+      stats = rounds(timers, repeats)
+      each = {k: Stats(s.samples / (seeds * (case.steps if k == "cljax" else case.eager))) for k, s in stats.items()}
+      better = min(("vmapped", "compiled"), key=lambda k: each[k].median)
+      over = ratio(each["cljax"], each[better])
+      aim = TARGET_ENSEMBLE.get(case.batch)
+      rows.append({
+        "model": f"{case.model} ({tree.size(run.learner.params):,})", "batch": case.batch, "seeds": seeds,
+        "method": name, "step ms": 1e3 * each["cljax"].median, **dict.fromkeys(SCAN, ""),
+        "torch": better, "torch ms": 1e3 * each[better].median,
+        "over torch": over[0], "over torch [quartiles]": shown(over),
+        "vmapped ms": 1e3 * each["vmapped"].median, "compiled ms": 1e3 * each["compiled"].median,
+        **limits(_limit.work(name, run.prepared, run.learner), each["cljax"], rates),
+        "target": f"at most {aim:.2f} torch" if aim else "",
+      })  # fmt: skip
   return rows
 
 
@@ -242,8 +284,8 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
 
 
 def suite(
-  report, repeats: int, cases=CASES, group: Case | None = CROWD, shape=(28, 28, 1), hidden=(256, 256), seeds=SEEDS,
-  first=FIRST, measured: _limit.Rates | None = None,
+  report, repeats: int, cases=CASES, groups=CROWDS, shape=(28, 28, 1), hidden=(256, 256), first=FIRST,
+  measured: _limit.Rates | None = None,
 ) -> Table:  # fmt: skip
   torch = _torch.require()
   rates = measured or _limit.rates()
@@ -253,20 +295,23 @@ def suite(
     turns = repeats if case.model == "mlp" else max(3, repeats // 2)
     report(f"{case.model}, batch {case.batch}: {', '.join(case.methods)}; {turns} rounds")
     rows += measure(case, rates, turns, shape, hidden, first)
-  if group is not None:
-    report(f"{seeds} seeds of the {group.model}: {', '.join(group.methods)}; {repeats} rounds")
-    rows += crowd(group, rates, repeats, shape, hidden, seeds, first)
+  for group in groups:
+    turns = repeats if group.model == "mlp" else max(3, repeats // 2)
+    report(f"populations of {group.seeds} seeds of the {group.model}, batch {group.batch}; {turns} rounds")
+    rows += crowd(group, rates, turns, shape, hidden, first)
   band = ", ".join(f"{r / 1e9:.0f} GB/s over {s / 2**20:.0f} MiB" for s, r in rates.bandwidth.items())
   notes = [
     "step ms: one training step (of one seed) in the second of two tasks, in one chunk, by the run's own clock: "
     "choosing rows on the host and fetching the losses are in it, boundaries and evaluation are not.",
     "scan: plain SGD on the same model and rows, written by hand with lax.scan and optax.sgd; for er on twice the "
     "batch, for the others on the same, so that the ratio is what the method costs.",
-    f"torch: eager PyTorch {torch.__version__} on {torch.get_num_threads()} threads: the same method from the same "
-    "state.",
+    f"torch: PyTorch {torch.__version__} on {torch.get_num_threads()} threads: the same method from the same state; "
+    "eager, or as one ensemble of all seeds, torch.func.vmap over stacked parameters, and that under torch.compile "
+    "(warm): over torch is over the better one.",
+    f"Populations are split over {jax.device_count()} devices of JAX; milliseconds are of one seed's step.",
     f"limit: the larger of operations over {rates.flops / 1e9:.0f} GFLOP/s (a float32 matrix product) and of the "
     f"bytes that a step must read and write over the rate for so many ({band}); measured in this run.",
     f"Targets: finetune and er at most {TARGET_SCAN:.2f} times the scan; the ResNet at most {TARGET_RESNET} times "
-    "PyTorch; a seed's step in a population as given.",
+    "eager PyTorch; populations over PyTorch's better ensemble as given.",
   ]
   return Table("Cost of the engine", rows, notes, lambda path: plot(rows, path))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cljax.core import tree
-from experiments.benchmarks import _limit, _scan, _torch, engine
+from experiments.benchmarks import _limit, _scan, _torch, _torch_ensemble, engine
 
 CASE = engine.Case("mlp", 8, 64, 8, 8)
 SHAPE, RATE = (4, 4, 1), 0.1
@@ -77,6 +77,36 @@ def test_pytorch_trains_as_the_engine_does(stream, model, plain, name):
     assert max(apart) > 1e-3, "what the method keeps has an effect"
 
 
+@pytest.mark.parametrize("name", engine.ENSEMBLES)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_ensemble_in_pytorch_trains_as_a_population_does(stream, model, name, compiled):
+  pytest.importorskip("torch", reason="the extra 'bench' is not installed")
+  hyper = DRAWN.get(name, {})
+  run = engine.at_second_task(stream, model, name, CASE, 2, RATE, **hyper)
+  index = np.stack([engine.rows_of(CASE, stream, CASE.steps, seed) for seed in range(2)])
+  params = engine.ensemble(name, CASE, stream, run.learners, compiled, RATE, **hyper)(index)
+  state, _ = run.train()
+  for member in range(2):
+    mine = _torch.tensors(jax.tree.map(lambda a, member=member: a[member], state.learner.params))
+    for path, value in mine.items():
+      np.testing.assert_allclose(value.numpy(), params[path][member].numpy(), atol=2e-5, err_msg=path)
+
+
+def test_the_reservoir_of_the_ensemble_is_uniform():
+  torch = pytest.importorskip("torch", reason="the extra 'bench' is not installed")
+  kept, members = [], 4
+  for turn in range(25):
+    buffers = _torch_ensemble.Buffers([_torch.Buffer({"x": torch.zeros(20, dtype=torch.int64)}, 0, 0)] * members)
+    buffers.draw.manual_seed(turn)
+    for start in range(0, 200, 8):
+      buffers.add(x=torch.arange(start, start + 8).expand(members, 8))
+    kept.append(buffers.rows["x"])
+  assert all(len(set(row.tolist())) == 20 for row in kept[-1])
+  counts = np.bincount(torch.cat(kept).flatten().numpy(), minlength=200)
+  halves = counts[:100].sum(), counts[100:].sum()
+  assert abs(halves[0] - halves[1]) < 5 * np.sqrt(2000), halves
+
+
 def test_the_reservoir_of_the_eager_loop_is_uniform():
   torch = pytest.importorskip("torch", reason="the extra 'bench' is not installed")
   buffer = _torch.Buffer({"x": torch.zeros(20, dtype=torch.int64)}, 0, 0)
@@ -95,7 +125,7 @@ def test_the_reservoir_of_the_eager_loop_is_uniform():
   assert abs(halves[0] - halves[1]) < 5 * np.sqrt(2000), halves
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize("kind", ["cnn", "resnet", "vit"])
 def test_the_networks_in_pytorch_are_those_of_the_zoo(kind):
   pytest.importorskip("torch", reason="the extra 'bench' is not installed")
   model = engine.network(kind, (8, 8, 1))
@@ -115,7 +145,8 @@ def test_a_tiny_table(tmp_path):
   assert rates.bytes_a_second(1) == rates.bandwidth[1024]
   assert rates.bytes_a_second(1e9) == rates.bandwidth[4096]
   case = CASE._replace(methods=("finetune", "er"), eager=2)
-  table = engine.suite(lambda line: None, 3, (case,), case._replace(methods=("finetune",)), SHAPE, (8,), 2, 32, rates)
+  group = case._replace(methods=("finetune",), seeds=(2,))
+  table = engine.suite(lambda line: None, 3, (case,), (group,), SHAPE, (8,), 32, rates)
   json.dumps(table.rows)
   plain, replay, crowd = table.rows
   assert [row["method"] for row in table.rows] == ["finetune", "er", "finetune"]
