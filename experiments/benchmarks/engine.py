@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -244,7 +245,7 @@ def crowd(case: Case, rates: _limit.Rates, repeats: int, shape, hidden, first: i
       timers: dict[str, Callable[[], float]] = {"cljax": run.seconds}
       for kind in ("vmapped", "compiled"):
         loop_of = ensemble(name, case, stream, run.learners, kind == "compiled")
-        timers[kind] = clocked(lambda loop_of=loop_of, index=index: loop_of(index) and None)
+        timers[kind] = clocked(functools.partial(loop_of, index))
       stats = rounds(timers, repeats)
       each = {k: Stats(s.samples / (seeds * (case.steps if k == "cljax" else case.eager))) for k, s in stats.items()}
       better = min(("vmapped", "compiled"), key=lambda k: each[k].median)
