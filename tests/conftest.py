@@ -9,6 +9,8 @@ import pathlib
 import numpy as np
 import pytest
 import quick  # noqa: F401  (before JAX)
+import sampling
+from sampling import pytest_addoption, pytest_configure, pytest_terminal_summary  # noqa: F401  (hooks)
 
 import cljax
 from cljax._cores import FLAG
@@ -121,9 +123,12 @@ def pytest_xdist_make_scheduler(config, log):
   return scheduler
 
 
-def pytest_collection_modifyitems(items):
-  """Marks what is slow. Contract tests of one method follow one another, so that its programs can be dropped when the
-  next one begins."""
+def pytest_collection_modifyitems(config, items):
+  """Draws the cases of this run and marks what is slow. Contract tests of one method follow one another, so that its
+  programs can be dropped when the next one begins."""
+  if not sampling.whole(config):
+    items[:], left = sampling.split(items, os.environ[sampling.SEED], IN_EVERY_LOOP)
+    config.hook.pytest_deselected(items=left)
   for item in items:
     if item.path == pathlib.Path(__file__).parent / "test_contract.py":
       slow = item.callspec.params["name"] not in IN_EVERY_LOOP
