@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 from cljax import _dependencies
 from cljax._cores import FLAG, processors
@@ -142,18 +143,80 @@ def quiet() -> None:
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+class Compiled(NamedTuple):
+  """A file of the folder of compiled programs: bytes, and when it was last read or written (Unix seconds)."""
+
+  path: str
+  size: int
+  used: float
+
+  @property
+  def name(self) -> str:
+    return os.path.basename(self.path)
+
+
+def programs(folder: str) -> list[Compiled]:
+  """The compiled programs of a folder; none where there is no folder. What others delete meanwhile is left out."""
+  found = []
+  try:
+    with os.scandir(folder) as entries:
+      for entry in entries:
+        if entry.name.endswith("-cache"):
+          with contextlib.suppress(FileNotFoundError):
+            stat = entry.stat()
+            found.append(Compiled(entry.path, stat.st_size, max(stat.st_atime, stat.st_mtime)))
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+  return found
+
+
+def drop(found: Iterable[Compiled]) -> list[Compiled]:
+  """Deletes files of the cache and returns those that are gone; another process may have been faster."""
+  gone = []
+  for program in found:
+    with contextlib.suppress(OSError):
+      os.unlink(program.path)
+      gone.append(program)
+  return gone
+
+
+def trim(folder: str, limit: int) -> list[Compiled]:
+  """Deletes the programs that were not used for longest, until the folder holds at most ``limit`` bytes (0: any)."""
+  found = programs(folder) if limit else []
+  over, oldest = sum(p.size for p in found) - limit, []
+  for program in sorted(found, key=lambda p: p.used):
+    if over <= 0:
+      break
+    oldest.append(program)
+    over -= program.size
+  return drop(oldest)
+
+
+def cache_limit() -> int:
+  """Bytes that the launchers' own cache may hold: ``$CLJAX_CACHE_BYTES``, or 2 GiB. Raises UsageError."""
+  from cljax import UsageError
+
+  given = os.environ.get("CLJAX_CACHE_BYTES", "")
+  if given and not given.isdigit():
+    raise UsageError(f"CLJAX_CACHE_BYTES: got {given!r}; expected a number of bytes, 0 for no limit")
+  return int(given) if given else 2**31
+
+
 def use_compilation_cache(directory: str) -> None:
   """JAX's persistent compilation cache, small programs included; an empty name leaves JAX's own setting.
 
   ``$JAX_COMPILATION_CACHE_DIR`` and ``jax_compilation_cache_dir`` of the user win over the default, not over a folder
-  that was given.
+  that was given. The default folder is kept below :func:`cache_limit`.
   """
   import jax
 
   if not directory:
     return
   if directory != CACHE or not getattr(jax.config, "jax_compilation_cache_dir", None):
-    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+    folder = os.path.expanduser(directory)
+    jax.config.update("jax_compilation_cache_dir", folder)
+    if directory == CACHE:
+      trim(folder, cache_limit())
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

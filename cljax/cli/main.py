@@ -17,6 +17,7 @@ COMMANDS = {
   "analyze": "what a run forgot, when, by which layers",
   "unlearn": "compares forget methods with retrained models",
   "methods": "the table of methods",
+  "cache": "lists and clears compiled programs",
 }
 
 

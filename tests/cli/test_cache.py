@@ -1,0 +1,96 @@
+"""The folder of compiled programs: listed, cleared by age, and kept below its limit, the oldest going first."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+import cljax
+from cljax.cli import _environment, cache
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Four programs of 1,000 bytes, used 0, 1, 2 and 40 days ago, and a file that is none."""
+  for i, days in enumerate((0, 1, 2, 40)):
+    path = tmp_path / f"jit_chunk_{i}-{'0' * 64}-cache"
+    path.write_bytes(bytes(1000))
+    os.utime(path, (time.time() - days * cache.DAY,) * 2)
+  (tmp_path / "notes.txt").write_text("mine")
+  return tmp_path
+
+
+def left(folder):
+  return sorted(p.name[:11] for p in folder.iterdir())
+
+
+def command(folder, *argv, code=0):
+  assert cache.main(["cache", f"--compilation_cache={folder}", *argv]) == code
+
+
+def test_it_lists_and_deletes_nothing(folder, capsys):
+  command(folder)
+  said = capsys.readouterr().out
+  assert f"{folder}: 4 compiled programs, 0.0 MiB; used between 40 days ago and 0.0 hours ago" in said
+  assert said.count("jit_chunk_") == 4
+  assert len(left(folder)) == 5
+
+
+def test_it_clears_by_age_and_then_all(folder, capsys):
+  command(folder, "--clear", "--days=30")
+  assert left(folder) == ["jit_chunk_0", "jit_chunk_1", "jit_chunk_2", "notes.txt"]
+  command(folder, "--clear")
+  assert left(folder) == ["notes.txt"]
+  command(folder)
+  assert "3 compiled programs deleted" in (said := capsys.readouterr().out)
+  assert "no compiled programs" in said
+
+
+def test_what_is_asked_wrongly_is_one_line(tmp_path, capsys):
+  command(tmp_path / "none", code=2)
+  command(tmp_path, "--days=3", code=2)
+  command(tmp_path, "--clear", "--days=-1", code=2)
+  lines = capsys.readouterr().err.splitlines()
+  assert lines == [
+    f"error: compilation_cache: no folder {tmp_path / 'none'}",
+    "error: days: given without --clear",
+    "error: days: got -1; expected at least 0",
+  ]
+
+
+def test_the_oldest_go_until_the_rest_fits(folder):
+  assert _environment.trim(str(folder), 0) == []
+  assert _environment.trim(str(folder), 4000) == []
+  gone = _environment.trim(str(folder), 2999)
+  assert [p.name[:11] for p in gone] == ["jit_chunk_3", "jit_chunk_2"]
+  assert left(folder) == ["jit_chunk_0", "jit_chunk_1", "notes.txt"]
+  assert _environment.trim(str(folder / "none"), 1) == []
+
+
+def test_the_limit_is_the_user_s(monkeypatch):
+  monkeypatch.setenv("CLJAX_CACHE_BYTES", "77")
+  assert _environment.cache_limit() == 77
+  monkeypatch.setenv("CLJAX_CACHE_BYTES", "2GB")
+  with pytest.raises(cljax.UsageError, match="CLJAX_CACHE_BYTES: got '2GB'; expected a number of bytes"):
+    _environment.cache_limit()
+
+
+def test_a_launcher_trims_its_own_folder_alone(folder, monkeypatch):
+  import jax
+
+  names = [f"jax_{n}" for n in ("compilation_cache_dir", "persistent_cache_min_compile_time_secs")]
+  names += ["jax_persistent_cache_min_entry_size_bytes"]
+  before = {name: getattr(jax.config, name) for name in names}
+  monkeypatch.setenv("CLJAX_CACHE_BYTES", "1000")
+  try:
+    _environment.use_compilation_cache(str(folder))
+    assert len(left(folder)) == 5
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setattr(_environment, "CACHE", str(folder))
+    _environment.use_compilation_cache(str(folder))
+    assert left(folder) == ["jit_chunk_0", "notes.txt"]
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
