@@ -55,18 +55,18 @@ REASONS = {
 # Where a setting's reason is another: (setting, method).
 OWN_REASONS = {
   ("class_cnn", "modhifi_u"): (
-    "cuts whole channels, and here width does not help: of widths 64 and 128 the same search left 2 % of class 3 and 69 "
-    "% of the rest (of 16 and 32: 2 and 77 %, three seeds each), after 15 to 45 % of the channels of each layer"
+    "cuts whole channels, and here width does not help: of widths 64 and 128 the same search left 2 % of class 3 and "
+    "69 % of the rest (of 16 and 32: 2 and 77 %, three seeds each), after 15 to 45 % of the channels of each layer"
   ),
   ("tenth", "iau"): "is measured without its restricted training (`method.name=iau method.restricted=true`)",
   ("twenty", "iau"): "is measured without its restricted training (`method.name=iau method.restricted=true`)",
   ("twenty", "gs_lora"): (
-    "has a bound of 2 ln K, below chance, whatever stays of a class: of rows whose class stays it goes too far (61 %; at "
-    "`bound=0.125`, ln 4/3, 86 %, told by 4 of 16; at `forget_weight=0.05` 84 %, told by 1)"
+    "has a bound of 2 ln K, below chance, whatever stays of a class: of rows whose class stays it goes too far (61 %; "
+    "at `bound=0.125`, ln 4/3, 86 %, told by 4 of 16; at `forget_weight=0.05` 84 %, told by 1)"
   ),
   ("twenty", "famr"): (
-    "sees nothing but the rows that go and makes all answers flatter: mean p(y) falls from 0.82 to 0.51 on them and from "
-    "0.86 to 0.63 on the rest; a tenth of the rate ends alike (78 %), `bound=0.5` at 82 %"
+    "sees nothing but the rows that go and makes all answers flatter: mean p(y) falls from 0.82 to 0.51 on them and "
+    "from 0.86 to 0.63 on the rest; a tenth of the rate ends alike (78 %), `bound=0.5` at 82 %"
   ),
 }
 # Not at its defaults, for the time that these take: said below the table.
