@@ -66,8 +66,8 @@ OWN_REASONS = {
     "at `bound=0.125`, ln 4/3, 86 %, told by 4 of 16; at `forget_weight=0.05` 84 %, told by 1)"
   ),
   ("twenty", "one_point_contraction"): (
-    "shrinks logits without an end, whatever stays of a class, and those of the rest with them: mean p(y) of 0.32 on the "
-    "rows that go, 0.50 on the rest; at `forget_weight=0.1` 90 and 96 %, told by 5 of 16"
+    "shrinks logits without an end, whatever stays of a class, and those of the rest with them: mean p(y) of 0.32 on "
+    "the rows that go, 0.50 on the rest; at `forget_weight=0.1` 90 and 96 %, told by 5 of 16"
   ),
   ("twenty", "famr"): (
     "sees nothing but the rows that go and makes all answers flatter: mean p(y) falls from 0.82 to 0.51 on them and "
