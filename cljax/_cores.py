@@ -76,11 +76,11 @@ def offer(members: int) -> None:
       warnings.warn(
         f"cljax: JAX has started with one host device, so {members} members train on one of {cores} cores, which takes "
         f"up to {use} times as long; call cljax.use_cores() before the first array (use_cores(1) is what this is now)",
-        stacklevel=_frames(),
+        stacklevel=frames(),
       )
 
 
-def _frames() -> int:
+def frames() -> int:
   """How far up the caller stands that is not of this package."""
   own, depth, frame = os.path.dirname(__file__), 1, sys._getframe(1)
   while frame.f_back and frame.f_code.co_filename.startswith(own):

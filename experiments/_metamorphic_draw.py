@@ -113,6 +113,7 @@ def options_of(rng, name: str) -> dict[str, Any]:
     elif isinstance(option.default, float):
       value = float(out.get(key, option.default)) * float(rng.choice([0.5, 2.0]))
       low, high = -np.inf if option.low is None else option.low, np.inf if option.high is None else option.high
+      high = np.nextafter(high, low) if option.below else high
       out[key] = float(np.clip(value, low, high))
   return out
 

@@ -38,6 +38,16 @@ def _keep_batch(key, learner, batch):
   return learner, batch
 
 
+class Outlook(NamedTuple):
+  """What a run is about to do, as far as it is known before its first step: what ``Method.remarks`` is told."""
+
+  steps: int  # of all Learn events
+  tasks: tuple  # those of the Learn events, in order
+  optimizer: str = ""  # its name, where it has one
+  learning_rate: float = 0.0  # of an optimizer by name, the largest of the population
+  weights: int = 0  # numbers among the parameters of the model that is trained
+
+
 _CHAINS = ("penalty", "transform", "pull", "finalize")  # where a method has transforms of its own
 
 
@@ -65,6 +75,8 @@ class Method(NamedTuple):
   after_forget (learner, before) -> learner: what is kept as a copy of the parameters follows an edit of them;
               ``before`` are the parameters before it (anchors of ``cljax.regularizers`` follow by themselves)
   predict     (key, learner, x, task) -> logits; None: the model's
+  remarks     (outlook: Outlook) -> lines, each said once where the run begins: an option that will have no effect, or
+              hardly one, in this run; they refuse nothing
   replay      what is repeated where the access is to the prefix: 'steps', the same batches with the deleted rows at
               weight 0, or 'epochs', the passes over the rows that are left
   """
@@ -88,6 +100,7 @@ class Method(NamedTuple):
   scrub: Callable | None = None
   after_forget: Callable | None = None
   predict: Callable | None = None
+  remarks: Callable | None = None
   replay: str = "steps"
   access: Access = Access()
 
@@ -221,6 +234,7 @@ def compose(**methods: Method) -> Method:
       return lambda key, loss_fn, learner, n=n, fn=fn: fn(key, loss_fn, view(n, learner))
     return None
 
+  said = [m.remarks for m in methods.values() if m.remarks is not None]
   return Method(
     model=next((m.model for m in methods.values() if m.model is not None), None),
     init=init,
@@ -241,6 +255,7 @@ def compose(**methods: Method) -> Method:
     scrub=scrub if any(m.scrub is not None for m in methods.values()) else None,
     after_forget=after_forget if any(m.after_forget is not None for m in methods.values()) else None,
     predict=owned("predict"),
+    remarks=(lambda outlook: [line for remarks in said for line in remarks(outlook)]) if said else None,
     replay=next((m.replay for m in methods.values() if m.replay != "steps"), "steps"),
     access=union_access(m.access for m in methods.values()),
   )

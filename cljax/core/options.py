@@ -21,6 +21,7 @@ class Option(NamedTuple):
   choices: tuple = ()
   needs: Mapping[str, tuple] = {}  # other options, and their values with which this one is read
   above: bool = False  # greater than ``low``, not equal
+  below: bool = False  # less than ``high``, not equal
 
 
 def checked(label: str, value, option: Option):
@@ -50,6 +51,7 @@ def checked(label: str, value, option: Option):
     raise UsageError(
       f"{label}: got {value}; expected {what} {'above' if option.above else 'of at least'} {option.low:g}"
     )
-  if high is not None and value > high:
-    raise UsageError(f"{label}: got {value}; expected {what} of at most {high if kind is int else f'{high:g}'}")
+  if high is not None and (value >= high if option.below else value > high):
+    told = f"{'below' if option.below else 'of at most'} {high if kind is int else f'{high:g}'}"
+    raise UsageError(f"{label}: got {value}; expected {what} {told}")
   return value

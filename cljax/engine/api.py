@@ -14,7 +14,8 @@ import optax
 from cljax import _cores, estimators, methods, objectives
 from cljax import evaluators as evaluating
 from cljax.core import tree
-from cljax.core.types import Learner, Model, UsageError
+from cljax.core.method import Outlook
+from cljax.core.types import Learn, Learner, Model, UsageError
 from cljax.engine import arguments, frames, hosted, presentations, recipe, saving, stages
 from cljax.engine import programs as prog
 from cljax.engine.loop import State, Stopped
@@ -249,11 +250,23 @@ def prepare(
       return prepare(stream, answers=kept, **given)
     return prepare(stream, **{**given, "forget": forget[0], "forget_hyper": forget[1]})
 
+  remarks = _remarks(built, optimizer, [{**values, **m.hyper}.get("optimizer.learning_rate", 0.0) for m in members])
   kinds = _fisher_kinds(
     {"method": (method, hyper or {}), "forget": (forget, forget_hyper or {})}, built.parts.objective
   )
   result = lambda state: _result(built, state, judges)._replace(fisher=kinds)
-  return Prepared(built, described, result, forget or name, [e.name for e in judges], by_event, again)
+  return Prepared(built, described, result, forget or name, [e.name for e in judges], by_event, again, remarks=remarks)
+
+
+def _remarks(built: CompiledRun, optimizer, rates: Sequence[float]) -> tuple[str, ...]:
+  """What the method has to say of its options in this run."""
+  method = built.parts.method
+  if method.remarks is None:
+    return ()
+  shapes = jax.eval_shape((method.model or built.model).init, jax.random.key(0))[0]
+  tasks = tuple(e.task for e in built.stream.events if isinstance(e, Learn))
+  name = optimizer if isinstance(optimizer, str) else ""
+  return tuple(method.remarks(Outlook(built.total_steps, tasks, name, max(rates), tree.size(shapes))))
 
 
 def _fisher_kinds(sections: Mapping[str, tuple], learned) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from cljax import _cores
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.engine import extending, precompile, presentations, saving, stages
 from cljax.engine import mesh as meshes
@@ -38,6 +40,7 @@ class Prepared(NamedTuple):
   by_event: Mapping[int, tuple[str, Mapping]] = {}  # Forget events that another method answers: its name and options
   again: Callable | None = None  # (stream, forget=None) -> Prepared: the same on another stream, or of another method
   begun: str = ""  # what it begins with, where that is no fresh learner
+  remarks: Sequence[str] = ()  # of the method, on options that have no effect in this run
 
   def precompile(self, submit: Callable[[Callable[[], object]], object]) -> None:
     precompile.precompile(self.setup, submit)
@@ -55,6 +58,8 @@ class Prepared(NamedTuple):
 
   def _run(self, workdir, report, stop, start, extend) -> Any:
     mesh = self.setup.members.mesh
+    for text in self.remarks if meshes.is_main_process(mesh) else ():
+      report({"kind": "note", "text": text}) if report else warnings.warn(text, stacklevel=_cores.frames())
     report = report if report and meshes.is_main_process(mesh) else lambda message: None
     asked = stop or (lambda: False)
     writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None

@@ -305,7 +305,7 @@ def summary(result: Mapping[str, Any]) -> str:
     lines += [(f"{at}, {name} on them", _mean(r["forget"], main)), (f"{at}, on those kept", _mean(r["retain"], main))]
   width = max(len(name) for name, _ in lines)
   seeds = "1 seed" if count == 1 else f"mean ± standard error over {count} seeds"
-  told = "in %" if main == scores.ACCURACY else f"{name}: {scores.better(result)} is better"
+  told = in_which(result)
   head = f"{title(result)} on {result['stream']}, {seeds}, {told}"
   spent = result["seconds"]
   tail = (
@@ -316,6 +316,16 @@ def summary(result: Mapping[str, Any]) -> str:
   if diverged(result):
     body.append(f"  {diverged(result)} of {count} seeds diverged (loss NaN or infinite) and were frozen there")
   return "\n".join([head, *body, tail])
+
+
+def in_which(*results: Mapping[str, Any]) -> str:
+  """What the numbers of results of one main score are in: accuracy is in percent, whatever stands beside it is not."""
+  main = scores.main(results[0])
+  if main != scores.ACCURACY:
+    return f"{scores.label(main)}: {scores.better(results[0])} is better"
+  said = {evaluations.metric(key) for r in results for key in evaluations.finals(r)}
+  others = said.union(*(r.get("score_metrics", {}) for r in results)) - {scores.ACCURACY}
+  return "accuracy in %, other scores as they are" if others else "in %"
 
 
 def _learned_before(events: Sequence[Mapping[str, Any]], at: int) -> int:
@@ -398,7 +408,7 @@ def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
     v.ljust(w) if c < 2 else v.rjust(w) for c, (v, w) in enumerate(zip(row, widths, strict=True))
   ).rstrip()
   streams = "" if len({_stream(r) for r in results}) == 1 else " on its stream"
-  told = "in %" if plain else f"{name}: {scores.better(results[0])} is better"
+  told = in_which(*results)
   foot = f"{over_seeds(results)}, {told}"
   foot += f"; * best of its method{streams} by validation {scores.label(main)}" if marked else ""
   return "\n".join([align(head), align(["-" * w for w in widths]), *(align(r) for r in body), foot])

@@ -15,6 +15,8 @@ from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay.buffers import grouped
 
+NOWHERE = 0.25  # rate x steps, of exact steps; split digits are at chance at 0.05 and as finetune's at 0.5
+
 
 def zeroth_order(
   model, spec: Spec, *, epsilon, alpha, learning_rate, update: str = "sgd", estimator: str = "two_point",
@@ -34,6 +36,7 @@ def zeroth_order(
   False there. Signs have no size to shrink.
   ``sparsity``: percent of the coordinates that never move, a mask fixed for the seed. ``smoothing`` 'history':
   ``h <- (1 - alpha) g + alpha h``. ``switch_step``: that many steps of the run are first-order before (the hybrid).
+  A run whose SGD steps go nearly nowhere, or are above the safe rate, says so.
   Regularization gradients and references are first-order still. Raises UsageError: 'forward' with another update, more
   queries or sparsity; 'scalar_sign' with more queries. Spec 5.4; Feng et al., 2025.
   """
@@ -68,7 +71,31 @@ def zeroth_order(
       return mine(key, loss_fn, learner.params)
     return optimizers.hybrid(key, loss_fn, learner.params, learner.step, switch_step, mine)
 
-  return Method(gradient=gradient, penalty=optimizers.history(alpha) if smoothing == "history" else None)
+  def remarks(outlook):
+    """Of SGD alone, at curvature 1: Adam's steps have a size of their own."""
+    coordinates, steps = (1 - sparsity / 100) * outlook.weights, max(0, outlook.steps - switch_step)
+    if outlook.optimizer not in ("sgd", "momentum", "nesterov") or not steps:
+      return []
+    rate, least = outlook.learning_rate, queries / (queries + coordinates + 1)
+    safe = {"sign": 2 * queries**0.5 / coordinates, "scalar_sign": 2 / coordinates}.get(update, 2 * least)
+    shrinks = shrink and update in ("sgd", "conserve")
+    told = f"optimizer.learning_rate: got {rate:g}; zeroth_order with {queries} queries and {coordinates:,.0f} weights"
+    if update != "conserve" and rate * (least if shrinks else 1) > safe:
+      return [
+        f"{told} diverges under {outlook.optimizer} above about {2 if shrinks else safe:.2g} / curvature; give less, "
+        "or optimizer.name=adam optimizer.learning_rate=0.001"
+      ]
+    way = rate * steps * (least if shrinks else 1)
+    if shrinks and way < NOWHERE:
+      return [
+        f"{told} goes rate x steps = {way:.2g} in {steps} shrunk steps of {outlook.optimizer}; learning takes about "
+        "1 / curvature: give a rate of up to 2 / curvature, more steps, or optimizer.name=adam "
+        "optimizer.learning_rate=0.001"
+      ]
+    return []
+
+  penalty = optimizers.history(alpha) if smoothing == "history" else None
+  return Method(gradient=gradient, penalty=penalty, remarks=remarks)
 
 
 def evolution_strategy(

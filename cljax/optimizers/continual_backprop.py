@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.core.checks import check_choice, check_scalar
+from cljax.core.dtypes import wide
 from cljax.core.layout import in_out_only
 from cljax.core.opt_state import edit_moments
 from cljax.core.tree import edit_leaves, leaf, paths
@@ -15,7 +16,8 @@ from cljax.core.types import UsageError
 
 
 class CbpState(NamedTuple):
-  """Per hidden layer, in the order of ``units``: age, utility and mean activation ``[n]``, and units due ``[]``."""
+  """Per hidden layer, in the order of ``units``: age, utility and mean activation ``[n]``, and units due ``[]``; in the
+  dtype of the layer's kernel, but at least float32."""
 
   age: Any
   utility: Any
@@ -30,9 +32,10 @@ def continual_backprop_init(params, units) -> CbpState:
   if not units:
     raise UsageError("continual_backprop: the model names no units; give a Model with units, such as the zoo's mlp")
   in_out_only("continual_backprop", params)
-  sizes = [leaf(params, u.in_kernel).shape[-1] for u in units]
-  zeros = lambda: tuple(jnp.zeros(n) for n in sizes)
-  return CbpState(tuple(jnp.zeros(n, jnp.int32) for n in sizes), zeros(), zeros(), tuple(jnp.zeros(()) for _ in sizes))
+  kernels = [leaf(params, u.in_kernel) for u in units]
+  zeros = lambda: tuple(jnp.zeros(w.shape[-1], wide(w.dtype)) for w in kernels)
+  ages = tuple(jnp.zeros(w.shape[-1], jnp.int32) for w in kernels)
+  return CbpState(ages, zeros(), zeros(), tuple(jnp.zeros((), wide(w.dtype)) for w in kernels))
 
 
 def _row_mean(h, weight):
@@ -40,6 +43,11 @@ def _row_mean(h, weight):
   w = (weight != 0).reshape(-1, *(1,) * (h.ndim - 1))
   each = jnp.sum(jnp.where(w, h, 0), axis=tuple(range(h.ndim - 1)))
   return each / jnp.maximum(jnp.sum(w) * (h[0, ..., 0].size), 1).astype(each.dtype)
+
+
+def _warm(decay, age, dtype):
+  """``1 - decay^age``, with all the digits that the dtype has: the power alone would round to it near 1."""
+  return -jnp.expm1(age.astype(dtype) * jnp.log1p(-jnp.asarray(1 - decay, dtype)))
 
 
 def continual_backprop_step(
@@ -66,7 +74,7 @@ def continual_backprop_step(
     w_in, w_out = leaf(before, unit.in_kernel), leaf(before, unit.out_kernel)
     h = hidden[unit.hidden]
     age = state.age[i] + 1
-    correction = 1 - decay ** age.astype(state.mean[i].dtype)
+    correction = _warm(decay, age, state.mean[i].dtype)
     mean = decay * state.mean[i] + (1 - decay) * _row_mean(h, weight)
     outgoing = jnp.mean(jnp.abs(w_out), axis=tuple(a for a in range(w_out.ndim) if a != w_out.ndim - 2))
     if utility == "contribution":

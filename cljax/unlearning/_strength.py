@@ -2,7 +2,9 @@
 
 Of a row whose class goes whole that is chance, ``1 / K``. Of a row whose class stays nothing in the request tells it:
 as a stated amount an ascent stops at ``3 / 4``, between certainty and where it would turn wrong, and a search at KEPT
-of what the model gives the rows that it keeps, which it saw.
+of what the model gives the rows that it keeps, which it saw. Where there are no classes a loss has no chance and no
+certainty to be measured by: an ascent stops where a row is ``3 / 4`` as likely as before the edit, losses being
+negative log-likelihoods; there is no search. Of a row that was certain the two are the same.
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ def goes_whole(y, classes):
   return jnp.asarray(classes)[y]
 
 
-def row_bound(batch, classes, bound):
-  """``[B]``: ``bound ln K`` for rows whose class goes whole, ``bound ln 4/3`` for the others."""
-  size = jnp.where(goes_whole(batch.y, classes), jnp.log(float(len(classes))), jnp.log(4.0 / 3.0))
-  return jnp.asarray(bound, jnp.float32) * size
+def row_bound(loss_fn, before, batch, classes, bound):
+  """``[B]``: ``bound ln K`` for rows whose class goes whole, ``bound ln 4/3`` for the others; where there are none
+  (``classes [0]``) ``bound ln 4/3`` above a row's loss under the parameters ``before``."""
+  bound = jnp.asarray(bound, jnp.float32)
+  if not len(classes):
+    return jax.lax.stop_gradient(loss_fn(before, batch)).astype(jnp.float32) + bound * jnp.log(4.0 / 3.0)
+  return bound * jnp.where(goes_whole(batch.y, classes), jnp.log(float(len(classes))), jnp.log(4.0 / 3.0))
 
 
-def bounded(loss_fn, classes, bound):
+def bounded(loss_fn, before, classes, bound):
   """``loss_fn`` with each row's loss cut off at :func:`row_bound`: beyond it a row has no gradient. Without ``classes``
   it is as it was."""
   if classes is None:
@@ -34,7 +39,7 @@ def bounded(loss_fn, classes, bound):
 
   def cut(params, batch):
     each = loss_fn(params, batch)
-    return jnp.minimum(each, row_bound(batch, classes, bound).astype(each.dtype))
+    return jnp.minimum(each, row_bound(loss_fn, before, batch, classes, bound).astype(each.dtype))
 
   return cut
 

@@ -112,7 +112,7 @@ def streaming(
     h = outputs_of(apply_fn, original, batch).features
     return head_fn(params, jax.lax.stop_gradient(h.reshape(h.shape[0], -1)))
 
-  loss_fn = bounded(cross_entropy(predicted), classes, bound)
+  loss_fn = bounded(cross_entropy(predicted), original, classes, bound)
   kind = jax.eval_shape(lambda: outputs_of(apply_fn, params, forget.batch(0, 1)).features).dtype
 
   def objective(key, params, step):

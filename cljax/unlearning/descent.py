@@ -52,14 +52,16 @@ def gradient_ascent(
   ``loss_fn(params, batch) -> [B]`` losses; ``forget`` is ``(x, y)``, a dict of arrays, or Rows; no other row is seen.
   The loss has no upper bound and the ascent no fixed point. Given the ``classes [K]`` bool that go whole, a row's
   ascent ends at ``bound ln K``, as of one who knows nothing, or at ``bound ln 4/3`` where its class stays: its label is
-  then no likelier than any other, or at 3/4. A run gives them; the paper's ascent, which has none, is a bound of 1e9.
+  then no likelier than any other, or at 3/4. A run gives them; of an objective without classes it gives ``[0]``, and an
+  ascent ends ``bound ln 4/3`` above the row's loss before. The paper's ascent, which has no end, is a bound of 1e9.
   The default optimizer is SGD at 0.005, within the range that a release searches for image classifiers. Spec A3.
   """
   forget = as_rows("forget", forget)
+  rising = bounded(loss_fn, params, classes, bound)
 
   def objective(key, params, step):
     del step
-    return -mean_loss(bounded(loss_fn, classes, bound), params, *drawn(key, batch, forget=forget))
+    return -mean_loss(rising, params, *drawn(key, batch, forget=forget))
 
   return minimize(
     key_of(key, "gradient_ascent"),
@@ -96,9 +98,10 @@ def graddiff(
   batch)`` predicts (under an objective ``learned`` its divergence): 0 at first, with gradient 0. The default optimizer
   is SGD at 0.05. The default weights are NegGrad+'s, 0.05 and 0.95; GradDiff has 1 and 1. The ascent term has no fixed
   point: large weights or many steps destroy the model. Given the ``classes [K]`` bool that go whole, as a run does, a
-  row's ascent ends at ``bound ln K``, or ``bound ln 4/3`` where its class stays; 1e9 is the papers', which have none.
-  Spec A4; Liu et al. 2022, Kurmanji et al. 2023. Deviation: random batches, where the releases make passes over the
-  data. Raises UsageError for another ``retain_loss``, or for 'kl' without ``apply_fn``.
+  row's ascent ends at ``bound ln K``, or ``bound ln 4/3`` where its class stays, or, with ``[0]`` of an objective
+  without classes, ``bound ln 4/3`` above its loss before; 1e9 is the papers', which have none. Spec A4; Liu et al.
+  2022, Kurmanji et al. 2023. Deviation: random batches, where the releases make passes over the data. Raises
+  UsageError for another ``retain_loss``, or for 'kl' without ``apply_fn``.
   """
   forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
   if retain_loss not in ("ce", "kl"):
@@ -107,7 +110,7 @@ def graddiff(
     raise UsageError("apply_fn: got none; retain_loss='kl' needs apply_fn(params, batch) -> logits")
 
   towards = lambda params, batch: divergence(apply_fn, params, before, batch, learned=learned)
-  rising = bounded(loss_fn, classes, bound)
+  rising = bounded(loss_fn, before, classes, bound)
   keeping = loss_fn if retain_loss == "ce" else towards
 
   def objective(key, params, step):
@@ -192,7 +195,8 @@ def famr(
   rows; Adam moves every weight alike. ``optimizer='adam', learning_rate=1e-3, steps=50, bound=1e9`` is the former.
 
   Under an objective ``learned`` it descends on the divergence from a prediction of 0, which knows nothing of a row: of
-  text, and of labels each by itself, the uniform one, less a constant; of real targets 0.
+  text, and of labels each by itself, the uniform one, less a constant; of real targets 0. With ``classes [0]``, as a
+  run gives them there, a row takes part until its loss is ``bound ln 4/3`` above that before.
   """
   forget, before = as_rows("forget", forget), params
 
@@ -209,8 +213,9 @@ def famr(
     rows = among_the_others(rows, gone)
     each = loss_fn(params, rows)
     if classes is not None:
-      known = cross_entropy(apply_fn)(params, rows)
-      each = jnp.where(known < row_bound(rows, classes, bound).astype(known.dtype), each, 0.0)
+      of_row = cross_entropy(apply_fn, learned)
+      known = of_row(params, rows)
+      each = jnp.where(known < row_bound(of_row, before, rows, classes, bound).astype(known.dtype), each, 0.0)
     return losses.reduce(each, rows.weight) + 0.5 * anchor * moved2(params, before)
 
   return minimize(

@@ -62,7 +62,7 @@ def geometric_disentanglement(
   forget, retain, before = as_rows("forget", forget), as_rows("retain", retain), params
   key = key_of(key, "geometric_disentanglement")
   projector = projectors.geometric_disentanglement("retain", constraint, history)
-  going = _forget_loss(forget_loss, loss_fn, bounded(loss_fn, classes, bound), before, beta)
+  going = _forget_loss(forget_loss, loss_fn, bounded(loss_fn, before, classes, bound), before, beta)
   tx = lenient(_optimizer(optimizer, learning_rate))
 
   def body(i, carry):
@@ -135,7 +135,7 @@ def adaptive_orthogonality(
   out. The ascent ends as that of ``graddiff`` (``bound``, ``classes``). Spec B16; arXiv 2602.01703.
   """
   forget, retain = as_rows("forget", forget), as_rows("retain", retain)
-  rising = bounded(loss_fn, classes, bound)
+  rising = bounded(loss_fn, params, classes, bound)
 
   def objective(key, params, step):
     del step

@@ -25,6 +25,7 @@ REFUSED = [
   (Option(0.5, 0), -0.1, "o: got -0.1; expected a number of at least 0"),
   (Option(0.5, 0, above=True), 0, "o: got 0.0; expected a number above 0"),
   (Option(0.5, 0, 1), 1.5, "o: got 1.5; expected a number of at most 1"),
+  (Option(0.5, 0, 1, below=True), 1.0, "o: got 1.0; expected a number below 1"),
   (Option(0.5), math.nan, "o: got nan; expected a number"),
   (Option(0.5), "x", "o: got 'x' of type str; expected float"),
   (Option(0.5), True, "o: got True of type bool; expected float"),

@@ -224,3 +224,21 @@ def test_iau_trains_under_its_gradient_s_norm():
   want = numeric(by_hand, flat)
   near(np.concatenate([grads["w"].ravel(), grads["b"]]), want, 1e-3, 1e-5)
   assert not methods.make("iau", model, spec).terms
+
+
+def test_without_classes_an_ascent_ends_where_a_row_is_less_likely_than_before():
+  """``|z - y|^2 / 2`` of a row: beyond ``bound ln 4/3`` above what it was there is no gradient, however many steps."""
+  x, y, w, bound, rate, moved = MANY[:1].astype(np.float64), 0.7, W[:, :1].astype(np.float64), 0.8, 0.05, 0
+  squared = lambda w: 0.5 * float((x @ w).item() - y) ** 2
+  start = squared(w)
+  loss_fn = lambda p, batch: 0.5 * jnp.square((batch.x @ p["w"])[:, 0] - y)
+  given = {"forget": rows(MANY[:1], LABELS[:1], [0]), "bound": bound, "steps": 60, "batch": 1}
+  found = unlearning.gradient_ascent(
+    loss_fn, {"w": jnp.float32(w)}, classes=jnp.zeros(0, bool), optimizer=optax.sgd(rate), **given
+  )
+  for _ in range(60):
+    below = squared(w) < start + bound * np.log(4 / 3)
+    moved += below
+    w = w + rate * below * x.T * ((x @ w).item() - y)
+  assert 0 < moved < 60
+  near(np.asarray(found["w"], np.float64), w)

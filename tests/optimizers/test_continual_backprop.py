@@ -181,3 +181,19 @@ def test_misuse():
   for options in ({"utility": "weight"}, {"rate": 2.0}):
     with pytest.raises(UsageError):
       O.continual_backprop_step(jax.random.key(0), params, (), state, forward(params, X)[1], WEIGHT, UNITS, **options)
+
+
+def test_the_state_is_in_the_kernels_dtype_and_its_correction_has_all_digits():
+  """After one step ``f / c`` is the mean activation, which the next bias takes over, also where ``decay`` is near 1."""
+  with jax.enable_x64(True):
+    params = network()
+    state = O.continual_backprop_init(params, UNITS[:1])
+    assert {a.dtype for a in (*state.utility, *state.mean, *state.due)} == {jnp.dtype(jnp.float32)}
+    hidden = tuple(jnp.asarray(h, jnp.float32) for h in forward(params, X)[1])
+    given = {"rate": 1.0, "maturity": 0, "decay": 0.9999}
+    opt = optax.sgd(0.1).init(params)
+    after = O.continual_backprop_step(jax.random.key(0), params, opt, state, hidden, jnp.ones(7), UNITS[:1], **given)[0]
+    want = np.float64(params["two"]["bias"]) + np.float64(hidden[0]).mean(0) @ np.float64(params["two"]["kernel"])
+    wide = jax.tree.map(lambda a: a.astype(jnp.float64), params)
+    assert O.continual_backprop_init(wide, UNITS[:1]).mean[0].dtype == jnp.float64
+  np.testing.assert_allclose(np.float64(after["two"]["bias"]), want, rtol=2e-5, atol=1e-6)

@@ -134,6 +134,8 @@ def compare(job: Job) -> Compared:
       about[name]["chances"] = look.chances(after, oracles, rows) if population >= 8 else {}
       about[name]["over_forgets"] = look.over_forgets(after, oracles, rows)
     job.report(f"{name}: {time.perf_counter() - since:.0f} s")
+  if job.tradeoff:
+    _more.tell_untraded(job, [n for n in job.methods if not reuse[n]])
   context = {
     "steps": original.setup.total_steps,
     "rows_to_forget": int(sum(mine.sum() for mine in gone)),

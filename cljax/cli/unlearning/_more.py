@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,15 @@ TRADEOFF_NOTE = (
   "AUC: area under the accuracy on rows to keep (and on test rows) over 1 - FA, through the original model and "
   "{count} checkpoints of a method's steps; not divided by the range of FA."
 )
+
+
+def tell_untraded(job: Job, own_way: Sequence[str]) -> None:
+  """One line on the methods that have no trade-off AUC; ``own_way``: those that do not start from the originals."""
+  without = [n for n in job.methods if n not in own_way and "steps" not in methods.lookup(n).options]
+  kinds = ((without, "without steps"), (own_way, "trained their own way"))
+  told = "; ".join(f"{', '.join(names)} {what}" for names, what in kinds if names)
+  if told:
+    job.report(f"tradeoff: no AUC of {told}")
 
 
 def tradeoff(job: Job, name: str, built, stream, seeds, trained, original, last, rows, answers) -> dict:

@@ -107,7 +107,7 @@ register(
     {
       "strength": Option(1e-5, 0),
       "margin": Option(0.05, 0, 1),
-      "held_out": Option(0.1, 0, 1),
+      "held_out": Option(0.1, 0, 1, below=True),
       "thresholds": Option(100, 1),
       "samples": Option(125, 1),
     },

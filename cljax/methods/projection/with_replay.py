@@ -107,7 +107,8 @@ def er_agem(
   anew. ``w = 1 / (t + 1)`` where t other tasks were met before. ``balance`` 'class': the memory has equal quotas for
   the classes of finished tasks, in full use (the released code keeps ``capacity // num_classes`` rows of each); 'task':
   ``capacity // num_tasks`` rows of each finished task, balanced by class; 'auto' is 'class' where there are classes.
-  ``norms`` 'free' leaves BatchNorm's parameters out of the projection, as for :func:`er_gem`. The reference gradient is
+  ``norms`` 'free' leaves BatchNorm's parameters out of the projection, as for :func:`er_gem`, where it is the default:
+  each default is its released code's, of which only that of GEM leaves them out (spec 4.8). The reference gradient is
   taken in eval mode. The promise is on the gradient: under momentum, Adam or weight decay the step applied may still
   conflict, but not with ``on='update'``. Spec 4.8; Hess et al., 2023.
   """

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 
+import jax.numpy as jnp
 import optax
 
 from cljax import estimators, unlearning
@@ -62,8 +63,8 @@ def edit(call, optimizer=optax.sgd, options=()):
       function = row_loss(spec.objective, apply_fn) if "loss_fn" in parameters else apply_fn
       asked = ("forget", "retain", "groups", "classes", "gone")
       given = {name: getattr(request, name) for name in asked if name in parameters}
-      if not spec.objective.classes:
-        given |= {name: None for name in ("classes",) if name in given}
+      if not spec.objective.classes and "classes" in given:
+        given["classes"] = jnp.zeros(0, bool) if "bound" in parameters else None
       if "loss_fn" in parameters and "apply_fn" in parameters:
         given["apply_fn"] = apply_fn
       if "learned" in parameters:

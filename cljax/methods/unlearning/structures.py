@@ -107,7 +107,8 @@ def clpu_derpp(
   A temporary task that is in ``permanent`` too becomes permanent where the stream has it again: while it is temporary
   it fills a reservoir of its own with rows and its side network's z; when it comes back its network is dropped and the
   main one learns ``alpha MSE + beta CE`` of this reservoir alone beside the replay of the tasks before, for as many
-  steps as the event has; the rows of the event are not looked at. From then on it is as any other task, and requests
+  steps as the event has; the rows of the event are not looked at. A stream in which one does not come again leaves it
+  temporary, and the run says so. From then on it is as any other task, and requests
   for it are refused. One that was forgotten in between has no reservoir and is learned from its rows.
 
   Deviations: reservoirs are unbiased (the release overwrites the last slot); side networks are in eval mode at test; a
@@ -329,10 +330,18 @@ def clpu_derpp(
     params, state = network(learner.params, slot), network(learner.model_state, slot)
     return model.apply(params, state, x, train=False, key=key, task=model.task_for(task), mask=None)[0].logits
 
+  def remarks(outlook):
+    once = [t for t in permanent if outlook.tasks.count(t) < 2]
+    if not once:
+      return []
+    told = ", ".join(map(str, once))
+    return [f"method.permanent: got {permanent}; in this stream {told} does not come again, and so stays temporary"]
+
   method = Method(
     model=models.by_row(Model(init_model, apply), spec.num_tasks), init=init, start_task=start_task,
     end_task=end_task, after_step=after_step, terms={"replayed": replayed}, forget=forget, permits=permits,
     scrub=scrub, predict=predict,
+    remarks=remarks,
     refusal="clpu_derpp forgets tasks in 'temporary' only; the request names rows of a task that was learned for good",
     finalize=optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), still),
   )  # fmt: skip
