@@ -8,6 +8,7 @@ import inspect
 import optax
 
 from cljax import estimators, unlearning
+from cljax.core.calls import since_0_2
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, UsageError
@@ -131,6 +132,7 @@ DIFFERENCE = {
 }
 
 
+@since_0_2("what a method is checked by stands in its proof record, beside the tests")
 def approximate(
   name: str, call, options, reference: str, optimizer=optax.sgd, access=EDITS, needs: tuple[str, ...] = ("classes",)
 ) -> Entry:
