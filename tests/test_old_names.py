@@ -11,10 +11,13 @@ import subprocess
 import sys
 import warnings
 
+import jax.numpy as jnp
 import pytest
 
-from cljax import CljaxError, UsageError, _old_names
+import cljax
+from cljax import Batch, CljaxError, UsageError, _old_names, methods
 from cljax.core.calls import since_0_2
+from cljax.objectives.objective import reduced
 
 LINES = (pathlib.Path(__file__).parent / "names_0_1_0.txt").read_text().splitlines()
 
@@ -161,6 +164,18 @@ def test_a_field_that_is_gone_says_what_there_is():
       with pytest.raises(CljaxError, match=place) as error:
         kind(**{field: None})
       assert one_line(str(error.value))
+
+
+def test_fields_by_place():
+  """The seventh of a Batch was a coefficient, the fifth of an Entry its test."""
+  batch = Batch(
+    jnp.zeros((1, 1)), jnp.zeros(1, int), jnp.ones(1), jnp.zeros(1, int), jnp.zeros(1, int), None, jnp.ones(1)
+  )
+  with pytest.raises(UsageError, match=r"batch\.group: has no scale beside it; methods\.replay\.append"):
+    reduced(jnp.ones(1), None, batch)
+  with pytest.raises(UsageError, match=r"mine: exactness: got 'a::b'; allowed: exact, certified, approximate, or ''"):
+    methods.register("mine", methods.Entry(None, {}, cljax.Access(), "mine", "a::b"))
+  assert "mine" not in methods.METHODS
 
 
 def test_what_is_inside_has_changed_indeed():

@@ -31,6 +31,7 @@ class Entry(NamedTuple):
 _RECORD = "what a method is checked by stands in its proof record, beside the tests"
 name_what_is_gone(Entry, dict.fromkeys(("test", "neutral", "first_task_plain"), _RECORD))
 METHODS: dict[str, Entry] = {}
+EXACTNESS = ("", "exact", "certified", "approximate")
 _NAME = re.compile(r"[\w@.+/-]+")  # what a flag, a list of names and the name of a folder can hold
 
 
@@ -40,6 +41,8 @@ def register(name: str, entry: Entry) -> Entry:
     raise UsageError(f"method.name: got {name!r:.80}; expected letters, digits and any of _@.+-/")
   if name in METHODS:
     raise UsageError(f"method.name: {name!r} is already registered")
+  if entry.exactness not in EXACTNESS:
+    raise UsageError(f"{name}: exactness: got {entry.exactness!r:.80}; allowed: {', '.join(EXACTNESS[1:])}, or ''")
   METHODS[name] = entry
   return entry
 
