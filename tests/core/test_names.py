@@ -12,7 +12,7 @@ def test_a_name_of_another_kind_is_refused():
   entry = methods.METHODS["er"]
   for name, kind in (("recall", "an evaluator"), ("regression", "an objective")):
     with pytest.raises(
-      UsageError, match=rf"^method.name: '{name}' is already a name of {kind}; a name means one thing$"
+      UsageError, match=rf"^method.name: '{name}' is already the name of {kind}; a name means one thing$"
     ):
       methods.register(name, entry)
     assert name not in methods.METHODS
