@@ -7,8 +7,8 @@ started JAX before it.
 from __future__ import annotations
 
 import os
-import sys
-import warnings
+
+from cljax import _callers
 
 FLAG = "--xla_force_host_platform_device_count"
 _CHOSEN: list[int] = []  # what use_cores was called with
@@ -73,16 +73,7 @@ def offer(members: int) -> None:
     if members > 1 and not _TOLD and jax.default_backend() == "cpu" and jax.local_device_count() == 1:
       _TOLD.append(members)
       use = min(members, cores)
-      warnings.warn(
+      _callers.warn(
         f"cljax: JAX has started with one host device, so {members} members train on one of {cores} cores, which takes "
-        f"up to {use} times as long; call cljax.use_cores() before the first array (use_cores(1) is what this is now)",
-        stacklevel=frames(),
+        f"up to {use} times as long; call cljax.use_cores() before the first array (use_cores(1) is what this is now)"
       )
-
-
-def frames() -> int:
-  """How far up the caller stands that is not of this package."""
-  own, depth, frame = os.path.dirname(__file__), 1, sys._getframe(1)
-  while frame.f_back and frame.f_code.co_filename.startswith(own):
-    depth, frame = depth + 1, frame.f_back
-  return depth

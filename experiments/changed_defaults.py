@@ -73,6 +73,7 @@ _ADDED = {
   "contrast": ("nothing was held back", "`contrast=0`"),
   "optimizer": ("Adam moves every weight alike", "`optimizer=adam`"),
   "part": ("the Gaussians hold the head alone", "`part=all`"),
+  "learned": ("each unit learns its width and height, as the released code does", "`learned=false`"),
   "rescale": ("fewer nets than rows shrink what is estimated", "`rescale=false`"),
   "shrink": ("one query under SGD 0.05 diverged", "`shrink=false`"),
 }
@@ -119,6 +120,10 @@ def changes() -> list[tuple[str, str, str, str, str]]:
     if what in old or now.get(what) in (None, repr(before)):
       raise ValueError(f"ADDED: {what} is not a new option whose default differs from {before!r}")
     out.append((what, repr(before), now[what], why, restores))
+    name, _, key = what.removeprefix("method ").partition(".")
+    pure = f"{name}({key})"  # the function of that name that a method calls, where it has this argument, too
+    if pure in now and pure not in old and now[pure] != repr(before):
+      out.append((pure, repr(before), now[pure], why, restores))
   return sorted(out)
 
 

@@ -13,9 +13,12 @@ import atexit
 import os
 import shutil
 import tempfile
+from importlib import metadata
 
+# XLA ends the process at a flag that it does not know: jaxlib 0.12 has the newer emitters alone.
+_OLDER = tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 12)
 FLAGS = (
-  "--xla_cpu_use_fusion_emitters=false --xla_cpu_enable_concurrency_optimized_scheduler=false "
+  f"{'--xla_cpu_use_fusion_emitters=false ' * _OLDER}--xla_cpu_enable_concurrency_optimized_scheduler=false "
   "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_max_isa=AVX"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

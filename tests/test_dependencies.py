@@ -81,3 +81,24 @@ test =
     pytest>=8
 """
   assert other_versions.constraints(text) == ["absl-py==2.1", "etils==1.9.1", "grain==0.2", "jax==0.10", "pytest==8"]
+
+
+@pytest.mark.parametrize(
+  ("does", "patience", "code"),
+  [
+    ("import time; time.sleep(60)", 1, other_versions.NOT_TRIED),
+    ("sys.exit('Retrying after NewConnectionError: no route to host\\nERROR: No matching distribution')", 60, 75),
+    ("sys.exit('Retrying after NewConnectionError\\nERROR: ResolutionImpossible: jax 0.10 and jax 0.11')", 60, 1),
+    ("sys.exit('NewConnectionError')", 0, 1),
+    ("sys.exit('ERROR: No matching distribution found for jax==0.10')", 60, 1),
+    ("pass", 60, 0),
+  ],
+)
+def test_an_index_that_does_not_answer_is_no_floor_that_fails(does, patience, code):
+  assert other_versions.installed([sys.executable, "-c", f"import sys; {does}"], patience) == code
+
+
+def test_the_files_for_the_lowest_versions_are_there():
+  named = (ROOT / "tests" / "lowest.txt").read_text().split()
+  assert [name for name in named if not (ROOT / name).exists()] == []
+  assert len({*named}) == len(named) > 10

@@ -11,21 +11,14 @@ from typing import Any
 from etils import epath
 
 from cljax import UsageError
-from cljax.io import checkpoint, files, formats, ledger
+from cljax.io import checkpoint, files, folders, formats, ledger
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-# What says whose a folder is.
-KINDS = {
-  "config.json": "a run of launch.train", "sweep.json": "a sweep",
-  "unlearn.request.json": "a comparison of launch.unlearn",
-}  # fmt: skip
-
-
 def check_kind(workdir: epath.Path, name: str) -> None:
   """UsageError where the folder holds something else than what keeps ``name``."""
-  for other, what in KINDS.items():
+  for other, what in folders.KINDS.items():
     if other != name and (workdir / other).exists():
       raise UsageError(f"workdir: {workdir} holds {what}; expected another folder")
 

@@ -19,7 +19,7 @@ from cljax import UsageError
 from cljax.cli import _environment, _registered, _shared, _workdir
 from cljax.cli.reporting import _analysis, _analysis_plots, _analysis_text
 from cljax.engine import restore
-from cljax.io import checkpoint, files
+from cljax.io import checkpoint, files, formats
 
 
 class Target(NamedTuple):
@@ -43,16 +43,19 @@ def targets(workdir: epath.Path) -> list[Target]:
     raise UsageError(
       f"workdir: {workdir} holds no checkpoints; expected that of a launch.train or launch.sweep that began"
     )
-  configs = [restore.config_of(source) for source in sources]
+  metas = [restore.meta_of(source) for source in sources]
+  configs, writers = [meta["config"] for meta in metas], [formats.writer(meta) for meta in metas]
   _registered.recall(workdir, configs)
   out: list[Target] = []
-  for source, config in zip(sources, configs, strict=True):
+  for source, config, writer in zip(sources, configs, writers, strict=True):
     if not isinstance(config.get("method"), dict):
       raise UsageError(
         f"workdir: {source} holds a run of cljax.run, not of a launcher; see cljax.engine.restore.history"
       )
     own = _own_rows(workdir, source)  # which are looked at in their own folders
-    for title, members in _configurations(config, configs):
+    others = [(c, w == writer) for c, w in zip(configs, writers, strict=True)]
+    for title, members in _configurations(config, others):
+      title += "" if len({*writers}) == 1 else f" of {writer}"
       members = [i for i in members if i not in own]
       if not members:
         continue
@@ -67,17 +70,19 @@ def _own_rows(workdir: epath.Path, source: epath.Path) -> set[int]:
   return {i for i, m in enumerate(unit.get("members", [])) if (workdir / "runs" / m["run"] / "checkpoints").exists()}
 
 
-def _configurations(config: dict, others: Sequence[dict]) -> list[tuple[str, list[int]]]:
-  """``(title, members)`` of each configuration in one population, named by what sets it apart from the others."""
+def _configurations(config: dict, others: Sequence[tuple[dict, bool]]) -> list[tuple[str, list[int]]]:
+  """``(title, members)`` of each configuration in one population, named by what sets it apart from the others; from
+  those that another version wrote, by keys that both have."""
   name = config["method"]["name"] + (f" + {config['forget']['name']}" if config["forget"]["name"] else "")
   points: dict[tuple, list[int]] = {}
   for i, (_, hyper) in enumerate(config["members"]):
     points.setdefault(tuple(sorted(hyper.items())), []).append(i)
   inside = {k for point in points for k, _ in point}
   apart = {k for point in points for k, v in point if len({dict(p).get(k) for p in points}) > 1}
-  for other in others:
+  for other, same_version in others:
     if other["method"]["name"] == config["method"]["name"] and other["forget"]["name"] == config["forget"]["name"]:
-      keys = {line.partition(":")[0] for line in checkpoint.differences(config, other)}
+      told = (line.partition(": ") for line in checkpoint.differences(config, other))
+      keys = {key for key, _, values in told if same_version or "absent" not in values.split(" -> ")}
       apart |= {k for k in keys if k.partition(".")[0] not in ("members", "answers") and k not in inside}
   out = []
   for point, members in points.items():

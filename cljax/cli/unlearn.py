@@ -99,7 +99,7 @@ def _unlearning(argv: Sequence[str], stop: _shared.Stop) -> int:
     command = "python -m launch.unlearn " + " ".join(a for a in argv[1:] if not a.startswith("--workdir"))
     result = {"command": command, **asked, **compared._asdict(), "versions": checkpoint.versions()}
     result["environment"], result["table"] = _environment.describe(), text
-    files.write_text(workdir / "unlearn.json", files.dumps(result, indent=1) + "\n")
+    _workdir.write_json(workdir / "unlearn.json", result)
     files.write_text(workdir / "unlearn.md", _table.markdown(compared, flags.request, command, stream=whole))
     if purges:
       _purge(workdir, say)

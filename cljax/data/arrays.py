@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cljax import _old_names
 from cljax.core.types import UsageError
 from cljax.data import limits, named, types
 
@@ -278,3 +279,6 @@ def _npy(path: Path) -> np.ndarray:
     raise
   except Exception as e:
     raise UsageError(f"{path}: cannot be read as .npy ({types.first_line(e)})") from None
+
+
+__getattr__ = _old_names.from_module(__name__)

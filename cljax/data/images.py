@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from cljax import _old_names
 from cljax.core.extras import needed
 from cljax.core.types import UsageError
 from cljax.data import limits
@@ -145,3 +146,6 @@ def decode_all(
     pool.shutdown(cancel_futures=True)
   assert out is not None
   return out
+
+
+__getattr__ = _old_names.from_module(__name__)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax.core.calls import since_0_2
 from cljax.core.checks import check_scalar
 from cljax.core.tree import is_placeholder, paths
 from cljax.core.types import UsageError
@@ -32,6 +33,7 @@ def matching(params, patterns, owner: str) -> list[bool]:
   return [any(hit(n, p) for p in patterns) for n in names]
 
 
+@since_0_2("several patterns are one tuple: freeze(('embed', 'head'), active)")
 def freeze(patterns: str | Sequence[str], active=1) -> optax.GradientTransformationExtraArgs:
   """Zero updates for the leaves that match: their tensors stay to the bit. Stands last in a chain.
 

@@ -1,5 +1,6 @@
 """The engine: it turns a method, a model, a stream and a recipe into compiled programs and runs them."""
 
+from cljax import _old_names
 from cljax.engine.api import RunResult, method_of, prepare, run
 from cljax.engine.loop import DivergedError, Stopped
 from cljax.engine.prepared import Prepared, continued, event_record
@@ -11,3 +12,4 @@ __all__ = [
   "DivergedError", "Member", "Options", "Prepared", "Recipe", "RunResult", "Stopped", "continued", "event_record",
   "load", "method_of", "prepare", "run",
 ]  # fmt: skip
+__getattr__ = _old_names.from_module(__name__)

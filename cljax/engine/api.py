@@ -26,7 +26,7 @@ from cljax.engine.program_arguments import where_in_stream
 from cljax.engine.setup import CompiledRun, Member, Options, setup
 from cljax.engine.step import state_between_tasks
 from cljax.evaluators import Evaluator
-from cljax.io import identity, interrupts, own_code
+from cljax.io import folders, identity, interrupts, own_code
 
 
 class RunResult(NamedTuple):
@@ -137,6 +137,8 @@ def run(
   (4, 10)
   """
   arguments.check_calls(workdir, report, stop)
+  if workdir and config is None:
+    folders.check_own(workdir)
   prepared = prepare(
     stream, model, method, hyper, forget=forget, forget_hyper=forget_hyper, optimizer=optimizer,
     optimizer_options=optimizer_options, training=training, options=options, seeds=seeds, population=population,

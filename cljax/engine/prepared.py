@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from cljax import _cores
+from cljax import _callers
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.engine import extending, precompile, presentations, saving, stages
 from cljax.engine import mesh as meshes
@@ -59,7 +58,7 @@ class Prepared(NamedTuple):
   def _run(self, workdir, report, stop, start, extend) -> Any:
     mesh = self.setup.members.mesh
     for text in self.remarks if meshes.is_main_process(mesh) else ():
-      report({"kind": "note", "text": text}) if report else warnings.warn(text, stacklevel=_cores.frames())
+      report({"kind": "note", "text": text}) if report else _callers.warn(text)
     report = report if report and meshes.is_main_process(mesh) else lambda message: None
     asked = stop or (lambda: False)
     writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None

@@ -141,15 +141,19 @@ def _joined(loaded: list[Loaded], members: list[list[int]]) -> Loaded:
 
 
 def config_of(workdir) -> dict:
-  """The configuration in a run's newest sound checkpoint; UsageError where there is none, CljaxError where none is
-  sound."""
+  """The configuration in a run's newest sound checkpoint; errors are those of :func:`meta_of`."""
+  return meta_of(workdir)["config"]
+
+
+def meta_of(workdir) -> dict:
+  """The meta of a run's newest sound checkpoint; UsageError where there is none, CljaxError where none is sound."""
   directory, notes = f"{workdir}/checkpoints", []
   found = checkpoint.numbers(directory)
   if not found:
     raise UsageError(f"workdir: {workdir} does not hold any checkpoint")
   for number in reversed(found):
     try:
-      return checkpoint.read_meta(directory, number)["config"]
+      return checkpoint.read_meta(directory, number)
     except checkpoint.DamagedError as error:
       notes.append(str(error))
   raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.core import names as taken
 from cljax.core.types import UsageError
 
 _WORD = re.compile(r"[A-Za-z0-9_@.+-]+")  # so that NAME/METRIC and lists of names can be told apart
@@ -49,6 +50,7 @@ class Evaluator(NamedTuple):
 
 
 EVALUATORS: dict[str, Evaluator] = {}
+taken.TABLES["evaluators"] = EVALUATORS
 
 
 def register(evaluator: Evaluator) -> Evaluator:
@@ -56,6 +58,7 @@ def register(evaluator: Evaluator) -> Evaluator:
   sound = _sound(evaluator)
   if sound.name in EVALUATORS:
     raise UsageError(f"evaluators: {sound.name!r} is registered already")
+  taken.check_free("evaluators", sound.name)
   EVALUATORS[sound.name] = sound
   return sound
 

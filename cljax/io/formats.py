@@ -22,6 +22,7 @@ ABSENT: dict[str, dict[str, Any]] = {
   **{name: {"insert": "every_pass"} for name in ("er", "ema", "reptile")},
   **{name: {"on": "gradient"} for name in ("gpm", "ogd", "pca_ogd", "cuber", "coso")},
   "clnp": {"held_out": 0.0},
+  "elephant": {"learned": False},
   "er_agem": {"balance": "task"},
   "er_gem": {"norms": "projected"},
   "gs_lora": {"rate_schedule": "constant"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from cljax.core.calls import since_0_2
 from cljax.core.checks import check_count
 from cljax.core.dtypes import wide
 from cljax.core.types import UsageError
@@ -81,6 +82,7 @@ def binary_cross_entropy(logits, targets, class_mask=None):
   return jnp.sum(each, axis=-1)
 
 
+@since_0_2("rows that share a coefficient are a group: methods.replay.append(batch, more, scale=)")
 def reduce(per_example, weight):
   """``sum(w * l) / sum(w)``, 0 where ``sum(w)`` is 0.
 

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+import cljax.evaluators
+import cljax.objectives  # noqa: F401  (names of these two are there before any method's)
+from cljax.core import names
 from cljax.core.method import Method, compose
 from cljax.core.options import Option, checked
 from cljax.core.types import Access, Model, Spec, UsageError, name_what_is_gone
@@ -31,6 +34,8 @@ class Entry(NamedTuple):
 _RECORD = "what a method is checked by stands in its proof record, beside the tests"
 name_what_is_gone(Entry, dict.fromkeys(("test", "neutral", "first_task_plain"), _RECORD))
 METHODS: dict[str, Entry] = {}
+names.TABLES["method.name"] = METHODS
+EXACTNESS = ("", "exact", "certified", "approximate")
 _NAME = re.compile(r"[\w@.+/-]+")  # what a flag, a list of names and the name of a folder can hold
 
 
@@ -40,6 +45,9 @@ def register(name: str, entry: Entry) -> Entry:
     raise UsageError(f"method.name: got {name!r:.80}; expected letters, digits and any of _@.+-/")
   if name in METHODS:
     raise UsageError(f"method.name: {name!r} is already registered")
+  names.check_free("method.name", name)
+  if entry.exactness not in EXACTNESS:
+    raise UsageError(f"{name}: exactness: got {entry.exactness!r:.80}; allowed: {', '.join(EXACTNESS[1:])}, or ''")
   METHODS[name] = entry
   return entry
 

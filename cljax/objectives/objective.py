@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import losses
-from cljax.core.types import Batch
+from cljax.core.types import Batch, UsageError
 
 
 class Score(NamedTuple):
@@ -96,6 +96,8 @@ def reduced(each, inside, batch):
 
   if batch.group is None:
     return mean(batch.weight)
+  if batch.scale is None:  # as where 0.1's seventh field, the coefficient, is given by place
+    raise UsageError("batch.group: has no scale beside it; methods.replay.append(batch, more, scale=) gives both")
   total = jnp.zeros((), jnp.float32)
   for g in range(batch.scale.shape[0]):
     there = (batch.group == g) & (batch.scale[g] != 0)

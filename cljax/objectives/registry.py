@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from cljax.core import names
 from cljax.core.options import Option, checked
 from cljax.core.types import UsageError
 from cljax.objectives.objective import Objective
@@ -43,6 +44,7 @@ class Offer(NamedTuple):
 
 
 OBJECTIVES: dict[str, Offer] = {}
+names.TABLES["objective.name"] = OBJECTIVES
 
 
 class Chosen(NamedTuple):
@@ -81,6 +83,7 @@ def offered(**options: Option):
     code = lambda function: (function.__code__.co_filename, function.__qualname__)
     if name in OBJECTIVES and code(OBJECTIVES[name].make) != code(make):  # a file may be read again
       raise UsageError(f"objective.name: {name!r} is already registered")
+    names.check_free("objective.name", name)
     OBJECTIVES[name] = Offer(make, options)
 
     @functools.wraps(make)

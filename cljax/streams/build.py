@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax import _old_names
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.data import limits
 from cljax.data.types import MOST_CLASSES
@@ -354,3 +355,6 @@ def named_request(stream: Stream, request, done: list[int], what: str) -> Forget
   # By name: a place means nothing to whoever reads the ledger.
   names = stream.dataset.class_names
   return request._replace(classes=tuple(class_as_named(names, p) for p in class_places(names, request.classes, what)))
+
+
+__getattr__ = _old_names.from_module(__name__)

@@ -59,6 +59,12 @@ def allowed() -> tuple[list[str], list[str]]:
   return _shared.allowed("sequence", METHODS, traced=("gpm",))
 
 
+def _source(library: pathlib.Path, name: str) -> pathlib.Path:
+  """A module's file, which some versions of Python have as a package."""
+  file = library / f"{name}.py"
+  return file if file.exists() else library / name / "__init__.py"
+
+
 def domains() -> dict[str, str]:
   """The three texts."""
   from pydoc_data import topics
@@ -67,7 +73,7 @@ def domains() -> dict[str, str]:
   named = (unicodedata.name(chr(c), "") for c in range(0x250, 0x3000))
   return {
     "manual": "\n".join(topics.topics[k] for k in sorted(topics.topics)),
-    "source": "\n".join((library / f"{name}.py").read_text(encoding="utf-8") for name in SOURCES),
+    "source": "\n".join(_source(library, name).read_text(encoding="utf-8") for name in SOURCES),
     "names": "\n".join(n for n in named if n),
   }
 

@@ -81,7 +81,7 @@ def test_named_on_the_command_line_they_stand_in_the_result(trained):
   assert found["evaluations_better"] == {"linear_probe": {"accuracy": "higher"}, "told": {"error": "lower"}}
   probe = np.asarray(found["evaluations"]["linear_probe"]["accuracy"])[:, -1].mean(-1)
   final = found["evaluation_metrics"]["linear_probe"]["accuracy"]["final"]
-  assert final["values"] == pytest.approx(probe)
+  assert final["values"] == pytest.approx(probe.tolist())
   assert final["mean"] == pytest.approx(probe.mean())
   assert final["stderr"] == pytest.approx(stats.sem(probe))
   assert found["evaluation_metrics"]["told"]["seen"]["final"]["values"] == [1, 1], "of the tasks that have a value"
@@ -195,9 +195,9 @@ def test_a_sweep_shows_them_and_joins_seeds(swept, capsys):
     probe = np.asarray(one["evaluations"]["linear_probe"]["accuracy"])
     assert probe.shape == (3, 3, 2)
     final = probe[:, -1].mean(-1)
-    assert one["evaluation_metrics"]["linear_probe"]["accuracy"]["final"]["values"] == pytest.approx(final)
+    assert one["evaluation_metrics"]["linear_probe"]["accuracy"]["final"]["values"] == pytest.approx(final.tolist())
     mine = [r["linear_probe/accuracy"] for r in rows if r["method"] == method]
-    assert mine == pytest.approx(final)
+    assert mine == pytest.approx(final.tolist())
     shown = f"{100 * final.mean():.1f} ± {100 * stats.sem(final):.1f}"
     assert shown in next(line for line in out.splitlines() if line.split()[:1] == [method])
 
@@ -283,7 +283,7 @@ def test_seeds_of_two_results_join_and_broken_ones_are_left_out(tmp_path):
   of_a, of_b = (np.asarray(r["evaluations"]["probe"]["accuracy"]) for r in (a, b))
   np.testing.assert_array_equal(joined["evaluations"]["probe"]["accuracy"], np.concatenate([of_a[:1], of_b]))
   final = np.concatenate([of_a[:1], of_b])[:, -1].mean(-1)
-  assert joined["evaluation_metrics"]["probe"]["accuracy"]["final"]["values"] == pytest.approx(final)
+  assert joined["evaluation_metrics"]["probe"]["accuracy"]["final"]["values"] == pytest.approx(final.tolist())
   runs = [r for i, x in enumerate((a, b)) for r in _data.read(write(tmp_path / str(i), [x]))[0]]
   (one,) = _data.merge(runs, [])
   np.testing.assert_array_equal(one.evaluations["probe/accuracy"], np.concatenate([of_a, of_b[1:]]))

@@ -12,9 +12,11 @@ import tarfile
 
 import numpy as np
 import pytest
+from etils import epath
 
 import cljax
 from cljax.cli import analyze, forget, report, sweep, train
+from cljax.engine import restore
 from cljax.evaluation import results
 from cljax.io import ledger
 
@@ -184,3 +186,42 @@ def test_the_python_of_its_readme_runs(tmp_path, monkeypatch, capsys):
   with pytest.warns(DeprecationWarning, match=r"cljax\.checkpoint is now cljax\.io\.checkpoint"):
     exec(anchors, named)
   np.testing.assert_allclose(named["opt_state"][0].anchor["w"], params["w"], rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+  ("name", "what"),
+  [
+    ("finished", "a run of launch.train; launch.train goes on with it and cljax.load reads it"),
+    ("sweep", "a sweep; launch.sweep goes on with it and cljax.load reads its runs"),
+    ("sweep/groups/*", "a part of a sweep; launch.sweep goes on with the sweep and cljax.load reads its runs"),
+  ],
+)
+def test_run_says_what_a_launchers_folder_is(folder, name, what, class_stream, small_model):
+  place = sorted(folder.glob(name))[0]
+  before = sorted(p.name for p in place.iterdir())
+  with pytest.raises(cljax.UsageError) as error:
+    cljax.run(class_stream, small_model, workdir=str(place))
+  assert str(error.value) == f"workdir: {place} holds {what}; give cljax.run another folder"
+  assert sorted(p.name for p in place.iterdir()) == before
+
+
+def test_parts_of_two_versions_are_named_by_them(folder, tmp_path, monkeypatch):
+  """A key that one version did not have sets nothing apart: before, a folder's name listed all of them."""
+  for name in ("ewc-a", "ewc-b"):
+    shutil.copytree(next((folder / "sweep" / "groups").glob("ewc*")), tmp_path / "groups" / name)
+  read = restore.meta_of
+
+  def meta_of(source):
+    meta = read(source)
+    if source.name == "ewc-b":
+      method = {**meta["config"]["method"], "decoupled": False}
+      config = {**meta["config"], "method": method, "train": {**meta["config"]["train"], "epochs": 3}}
+      meta = {**meta, "format": 2, "cljax": "0.2.0", "config": config}
+    return meta
+
+  monkeypatch.setattr(restore, "meta_of", meta_of)
+  titles = [(t.title, t.out.name) for t in analyze.targets(epath.Path(tmp_path))]
+  assert titles == [
+    ("ewc epochs=1 of cljax 0.1.0", "ewc-epochs=1-of-cljax-0.1.0"),
+    ("ewc epochs=3 of cljax 0.2.0", "ewc-epochs=3-of-cljax-0.2.0"),
+  ]

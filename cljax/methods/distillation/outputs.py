@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from cljax import losses
 from cljax.core import tree
 from cljax.core.method import Method
-from cljax.core.types import Access, Spec
+from cljax.core.types import Access, Spec, name_what_is_gone
 from cljax.methods.registry import Entry, Option, register
 from cljax.objectives.objective import reduced
 
@@ -20,6 +20,9 @@ class Teacher(NamedTuple):
 
   params: Any
   model_state: Any
+
+
+name_what_is_gone(Teacher, {"tasks": "task.visit.others counts the tasks that were met before"})
 
 
 def lwf(model, spec: Spec, *, strength, temperature) -> Method:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cljax import estimators, regularizers
+from cljax.core.calls import since_0_2
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, UsageError
@@ -49,6 +50,7 @@ def kind_of(spec, kind: str, option: str = "fisher") -> str:
   return kind
 
 
+@since_0_2("spec stands behind model")
 def fisher(key, model, spec, learner, rows, kind, batch_size):
   """The Fisher of the learner's own objective; of classification by the estimators' own form."""
   return estimators.fisher_diagonal(

@@ -1,5 +1,6 @@
 """Methods that project gradients or updates."""
 
+from cljax import _old_names
 from cljax.methods.projection.gradients import (
   EPISODIC,
   ON_GRADIENT,
@@ -29,3 +30,4 @@ __all__ = [
   "standing",
   "with_held",
 ]
+__getattr__ = _old_names.from_module(__name__)

@@ -10,6 +10,7 @@ import optax
 
 from cljax import estimators, memory, projectors
 from cljax.core import rows as picking
+from cljax.core.calls import since_0_2
 from cljax.core.method import Method, Reference
 from cljax.core.tree import fold
 from cljax.core.types import Access, Spec, UsageError
@@ -125,6 +126,7 @@ def standing(projector, behind, on: str) -> dict[str, Any]:
   return {"finalize": projector if behind is None else optax.chain(projector, behind)}
 
 
+@since_0_2("spec stands behind model")
 def layer_rows(model, spec: Spec, learner, batch):
   """``{kernel path: [n, d_in]}``: what each kernel multiplies on a batch, zero for rows of weight 0; of text, for
   positions behind the last one that counts too, which are padding (a prompt before them is none)."""

@@ -11,6 +11,7 @@ import optax
 from cljax import projectors
 from cljax.core import rows as picking
 from cljax.core import tree
+from cljax.core.calls import since_0_2
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, Batch, Spec, UsageError
@@ -109,6 +110,7 @@ def pca_ogd(
   return Method(end_task=end_task, **standing(projectors.pca_ogd(directions * spec.num_tasks), None, on))
 
 
+@since_0_2("spec stands behind model")
 def task_gradient(model, spec: Spec, learner, task, batch: Batch):
   """Gradient of the loss of a batch at the learner's parameters, in eval mode."""
 

@@ -10,6 +10,7 @@ import optax
 
 from cljax import memory, projectors
 from cljax.core import tree
+from cljax.core.calls import since_0_2
 from cljax.core.method import Method, Reference
 from cljax.core.tree import fold
 from cljax.core.types import Spec, UsageError
@@ -41,6 +42,7 @@ def mixed(spec: Spec, ring, size: int, name: str):
   return prepare, replayed
 
 
+@since_0_2("spec stands behind model")
 def evaluated_loss(model, spec: Spec):
   """The loss of a reference batch in eval mode, as a :class:`Reference`'s loss."""
 

@@ -52,10 +52,4 @@ __all__ = [
   "start",
   "stored_gap",
 ]
-__getattr__ = _old_names.from_package(
-  __name__,
-  {
-    "insert": "cljax.methods.replay:insert_pending",
-    "share": "gone: replayed rows are a group of their own: append(batch, more, scale=)",
-  },
-)
+__getattr__ = _old_names.from_module(__name__)

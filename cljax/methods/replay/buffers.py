@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import _old_names
+from cljax import _callers
 from cljax import memory as memories
+from cljax.core.calls import since_0_2
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, Batch, Spec, UsageError, Visit
@@ -87,13 +88,14 @@ def insert_pending(key, memory, state: Replay) -> Replay:
   return state._replace(memory=filled, weight=jnp.zeros_like(state.weight))
 
 
+@since_0_2("the fourth is batch.visit, and a coefficient is the scale of append(batch, more, scale=)")
 def drawn(spec: Spec, rows, weight, visit=None) -> Batch:
   """Stored rows as a batch, under the class mask that the loss of a step at ``visit`` uses for rows of their tasks.
 
   Without a visit the mask is left open, as a Reference's is. A slot that holds no row has id -1.
   """
   if visit is not None and not isinstance(visit, Visit):
-    at = _old_names.asked_at()
+    at = _callers.place()
     raise UsageError(f"visit: got {type(visit).__name__} ({at}); expected batch.visit, where 0.1 took batch.task[0]")
   mask = None if visit is None else spec.class_mask(rows["task"], visit.trained)
   return Batch(rows["x"], rows["y"], weight, jnp.where(weight > 0, rows["id"], -1), rows["task"], mask)
@@ -114,7 +116,7 @@ def append(batch: Batch, more: Batch, scale=None) -> Batch:
   Raises UsageError for rows that have groups: their share of the loss is ``scale``.
   """
   if more.group is not None:
-    raise UsageError(f"more ({_old_names.asked_at()}): has a group; their share of the loss is given as scale=")
+    raise UsageError(f"more ({_callers.place()}): has a group; their share of the loss is given as scale=")
   if scale is not None:
     batch = grouped(batch)
     own = jnp.full(more.weight.shape, batch.scale.shape[0], jnp.int32)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from cljax import estimators, unlearning
+from cljax.core.calls import since_0_2
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, UsageError
@@ -132,6 +133,7 @@ DIFFERENCE = {
 }
 
 
+@since_0_2("what a method is checked by stands in its proof record, beside the tests")
 def approximate(
   name: str, call, options, reference: str, optimizer=optax.sgd, access=EDITS, needs: tuple[str, ...] = ("classes",)
 ) -> Entry:
