@@ -95,7 +95,8 @@ class RowLog(NamedTuple):
     there, out = self.there(), np.full((len(self.records), len(self.label)), -1, np.int32)
     for r, record in enumerate(self.records):
       if record is not None and PREDICTED in record.arrays:
-        out[r, : record.width] = np.where(there[r, : record.width], record.arrays[PREDICTED][member], -1)
+        part = record.arrays[PREDICTED][member].astype(np.int32)
+        out[r, : record.width] = np.where(there[r, : record.width], part, -1)
     return out
 
   def finish(self, ratio, score: str = ""):

@@ -10,7 +10,7 @@ import numpy as np
 
 from cljax import UsageError
 from cljax.cli.reporting._data import Run
-from cljax.evaluation import scores, selection
+from cljax.evaluation import ranks, scores, selection
 
 ALPHA = 0.05
 
@@ -324,6 +324,15 @@ def ranking(found: Sequence[Block], baseline: str) -> list[Ranked]:
   ]
   order = lambda r: -found[0].sign * r.mean.mean if alike else 0.0
   return sorted(out, key=lambda r: (math.isnan(r.rank), r.rank, order(r)))
+
+
+def tested_ranks(found: Sequence[Block], ranked: Sequence[Ranked]) -> ranks.Ranks | None:
+  """Friedman's test and Nemenyi's difference over the methods that have a rank; None for fewer than two."""
+  able = [r for r in ranked if not math.isnan(r.rank)]
+  if len(able) < 2:
+    return None
+  held = np.asarray([[s.mean if s is not None else math.nan for s in r.scores] for r in able]).T
+  return ranks.mean_ranks([r.title for r in able], held, ["lower" if b.sign < 0 else "higher" for b in found], ALPHA)
 
 
 def _rank(scores: Sequence[float], own: float) -> float:
