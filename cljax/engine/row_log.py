@@ -122,7 +122,7 @@ class Recording:
     log = RowLog(
       tuple(m.seed for m in setup.population),
       tuple(("learn", e.task) if isinstance(e, Learn) else ("forget", -1) for e in stream.events),
-      tuple(map(len, rows)), stream.num_classes if classes else 0, told, np.asarray(label, np.int32),
+      tuple(map(len, rows)), stream.num_classes if classes else 0, told, np.asarray(label, np.int64),
       np.asarray(test.group)[place].astype(np.int64), place, np.ones(len(place), bool), (),
     )  # fmt: skip
     return _without(log, ~np.concatenate(reached_tests(stream, upto)))

@@ -151,10 +151,7 @@ def setup(
   forms.check_rows(stream, model, spec)
   if options.presentations and not spec.objective.classes:
     raise UsageError(f"train.presentations: got True under {spec.objective.name!r}; what is right is a class")
-  if options.eval_log == "predictions" and not spec.objective.classes:
-    raise UsageError(
-      f"eval.log: got 'predictions' under {spec.objective.name!r}, which predicts no class; use 'scores'"
-    )
+  evaluating.check_log(options, spec.objective)
   members = prog.layout(len(population), devices, axes)
   if options.presentations and meshes.is_multi_process(members.mesh):
     raise UsageError("train.presentations: got True, which one process counts; the mesh is of several")

@@ -193,8 +193,14 @@ def write_layout(folder, log: RowLog) -> None:
     "seeds": list(log.seeds), "events": [list(e) for e in log.events], "sizes": list(log.sizes),
     "classes": log.classes, "scores": dict(log.scores),
   }  # fmt: skip
-  arrays = {k: getattr(log, k) for k in ("label", "group", "row")} | {"present": np.packbits(log.present)}
+  arrays = {k: _narrow(getattr(log, k)) for k in ("label", "group", "row")} | {"present": np.packbits(log.present)}
   files.write_bytes(epath.Path(folder) / LAYOUT, pack(header, arrays))
+
+
+def _narrow(a: np.ndarray) -> np.ndarray:
+  """In the smallest type that holds it and -1."""
+  most = max(int(a.max(initial=0)), -1 - int(a.min(initial=0)))
+  return a.astype(np.min_scalar_type(-1 - most))
 
 
 def read_layout(folder) -> RowLog:
@@ -204,7 +210,7 @@ def read_layout(folder) -> RowLog:
     count = len(arrays["label"])
     return RowLog(
       tuple(header["seeds"]), tuple((k, t) for k, t in header["events"]), tuple(header["sizes"]), header["classes"],
-      header["scores"], arrays["label"], arrays["group"], arrays["row"],
+      header["scores"], *(arrays[k].astype(np.int64) for k in ("label", "group", "row")),
       np.unpackbits(arrays["present"], count=count) > 0, (),
     )  # fmt: skip
   except (LookupError, TypeError, ValueError) as error:

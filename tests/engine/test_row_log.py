@@ -3,6 +3,7 @@ in it no more."""
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import shutil
 
@@ -187,7 +188,7 @@ def test_metrics_of_rows_are_those_of_checkpoints(made):
     for n in np.flatnonzero(left):
       since = [bool(terms[at][0][m, n]) for at in sorted(found) if at >= learned[task[n]]]
       lost[m] += any(since) and not since[-1]
-      shaken[m] += sum(a and not b for a, b in zip(since, since[1:], strict=False))
+      shaken[m] += sum(a and not b for a, b in itertools.pairwise(since))
       if labels[n] in old and not since[-1]:
         wrong_old += 1
         wrong_new += chosen[m, n] in set(labels[left & (task == order[-1])])
@@ -292,11 +293,11 @@ def test_a_log_that_is_too_large_is_not_kept(make_blobs, tmp_path):
   assert cljax.engine.evaluating.log_form(large, apart, objective(stream, model), cljax.Options(), 4)[0] is not None
   run = lambda **more: cljax.run(stream, model, training=TRAIN, workdir=str(tmp_path), options=cljax.Options(**more))
   assert run(checkpoint_keep_ids=False).log is None
-  with pytest.raises(UsageError, match="eval.log: unknown 'all'; allowed: none, scores, predictions"):
+  with pytest.raises(UsageError, match=r"eval.log: unknown 'all'; allowed: none, scores, predictions"):
     run(eval_log="all")
-  with pytest.raises(UsageError, match="eval.log: got 'predictions' with checkpoint.keep_ids=False"):
+  with pytest.raises(UsageError, match=r"eval.log: got 'predictions' with checkpoint.keep_ids=False"):
     run(eval_log="predictions", checkpoint_keep_ids=False)
-  with pytest.raises(UsageError, match="eval.log_limit: got 0; expected an integer of at least 1"):
+  with pytest.raises(UsageError, match=r"eval.log_limit: got 0; expected an integer of at least 1"):
     run(eval_log_limit=0)
 
 

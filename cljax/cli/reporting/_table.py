@@ -145,6 +145,12 @@ def sign_flips(d: np.ndarray) -> float:
   return float(np.mean(total >= np.abs(d.sum()) * (1 - 1e-12)))
 
 
+def least_flips(n: int) -> float:
+  """The least that :func:`sign_flips` can be of ``n`` differences: ``2 / 2^n``; one of the patterns where they are
+  drawn."""
+  return 2 / 2**n if n <= MOST_FLIPS else 1 / 2**MOST_FLIPS
+
+
 def holm(tests: Sequence[Test | None]) -> list[Test | None]:
   """Holm's step-down correction: ``max_{j<=i} min(1, (m - j) p_(j))`` over the m tests that were made (Holm 1979)."""
   made = sorted((t.p, i) for i, t in enumerate(tests) if t is not None)

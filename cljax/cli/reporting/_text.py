@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cljax.cli.reporting._table import ALPHA, Block, Line, Protocol, Ranked, Summary, Test
+from cljax.cli.reporting._table import ALPHA, Block, Line, Protocol, Ranked, Summary, Test, least_flips
 from cljax.evaluation import scores
 from cljax.evaluation.results import human_bytes
 
@@ -190,9 +190,9 @@ def testing(baseline: str, blocks: Sequence[Block]) -> str:
 
 
 def reach(blocks: Sequence[Block]) -> str:
-  """The least p that the exact test can reach with the seeds at hand, ``2 / 2^n``; '' where nothing was tested."""
+  """The least p that the exact test can reach with the seeds at hand; '' where nothing was tested."""
   least = sorted({x.test.pairs for b in blocks for x in b.lines if x.test})
   if not least:
     return ""
-  of = ", ".join(f"{2 / 2**n:.2g} of {n}" for n in least)
+  of = ", ".join(f"{least_flips(n):.2g} of {n}" for n in least)
   return f"The least that the exact sign-flip test can reach is p = {of} shared seeds."
