@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import data, models, streams
+from cljax import data, metrics, models, streams
 from cljax.cli import analyze, train
 from cljax.cli.reporting import _analysis
 from cljax.engine import restore
@@ -62,6 +62,43 @@ def hit(p, task, last) -> float:
 
 def percent(value) -> str:
   return f"{100 * value:.1f} %"
+
+
+def test_single_rows_are_those_of_the_last_networks(analysed, workdir, tmp_path, capsys):
+  """From the log alone too, without checkpoints; of a run that has none, one line says so."""
+  text, numbers, _, params = analysed
+  last = [answered(params[-1][s], LAST - 1) == labels() for s in range(2)]
+  said = numbers["test_rows"]["metrics"]
+  assert said["row_weighted"] == pytest.approx([hits.mean() for hits in last])
+  by_class = [[hits[labels() == c].mean() for c in range(10)] for hits in last]
+  np.testing.assert_allclose(said["class_scores"], by_class)
+  assert said["worst_class"] == pytest.approx(np.min(by_class, 1))
+  assert f"  {len(labels())} rows of the tasks learned, of {len(labels())} in the log." in text
+  shutil.copytree(workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "analysis"))
+  (tmp_path / "own.py").write_text(
+    "from cljax import metrics\nmetrics.ROW_METRICS['seeds'] = lambda log: [1.0] * len(log.seeds)\n"
+  )
+  given = ["launch", str(tmp_path / "run"), "--log_only"]
+  kept = dict(metrics.ROW_METRICS)
+  try:
+    assert analyze.main([*given, f"--metrics={tmp_path / 'own.py'}"]) == 0
+  finally:
+    metrics.ROW_METRICS.pop("seeds")
+  assert metrics.ROW_METRICS == kept
+  alone = json.loads((tmp_path / "run" / "analysis" / "test_rows.json").read_text())
+  assert alone["metrics"] == {**said, "seeds": [1.0, 1.0]}
+  shutil.rmtree(tmp_path / "run" / "eval_log")
+  capsys.readouterr()
+  assert analyze.main(given) == 0
+  assert capsys.readouterr().out.splitlines()[1:] == [
+    "  This run keeps no raw log of its evaluations (eval.log), so nothing is said of single test rows."
+  ]
+  assert analyze.main([*given, f"--metrics={tmp_path / 'none.py'}"]) == 2
+  (tmp_path / "own.py").write_text("")
+  assert analyze.main([*given, f"--metrics={tmp_path / 'own.py'}"]) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 2
+  assert lines[1].endswith("adds nothing to cljax.metrics.ROW_METRICS")
 
 
 def test_accuracies_and_gaps_are_those_of_the_run(analysed):

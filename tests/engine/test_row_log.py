@@ -262,7 +262,9 @@ def test_what_a_request_reaches_is_gone_from_every_file(make_blobs, tmp_path):
   given = {"forget": "finetune_retain", "training": TRAIN, "seeds": 2}
   build = lambda text, kind="class": streams.build(blobs, kind, tasks=2, validation=0.0, forget=text)
   plain = cljax.run(build(""), model, training=TRAIN, seeds=2).log
-  run = cljax.run(build("2:group=1&class=0"), model, **given, workdir=str(tmp_path / "group"))
+  cljax.run(build(""), model, **given | {"forget": ""}, workdir=str(tmp_path / "group"))
+  run = cljax.run(build("2:group=1&class=0"), model, training=TRAIN, seeds=2, workdir=str(tmp_path / "group"),
+                  extend=True, answers={2: "finetune_retain"})  # fmt: skip
   here = (plain.group == 1) & (plain.label == 0)
   assert 0 < here.sum() < len(here)
   np.testing.assert_array_equal(~run.log.present, here)
