@@ -84,7 +84,7 @@ def test_single_rows_are_those_of_the_last_networks(analysed, workdir, tmp_path,
     assert analyze.main([*given, f"--metrics={tmp_path / 'own.py'}"]) == 0
   finally:
     metrics.ROW_METRICS.pop("seeds")
-  assert metrics.ROW_METRICS == kept
+  assert kept == metrics.ROW_METRICS
   alone = json.loads((tmp_path / "run" / "analysis" / "test_rows.json").read_text())
   assert alone["metrics"] == {**said, "seeds": [1.0, 1.0]}
   shutil.rmtree(tmp_path / "run" / "eval_log")
