@@ -48,8 +48,10 @@ class Recording:
     """The run goes on with the first ``count`` evaluations behind it."""
     if not meshes.is_main_process(self._setup.members.mesh):
       return
-    if not self._on:
+    if not (self._on and count):  # a run that begins finds nothing of its own
       discard(self._folder)
+      self._layout = None
+    if not self._on:
       return
     if self._folder is not None:
       for number in row_log.numbers(self._folder):
@@ -99,7 +101,9 @@ class Recording:
     before = self._layout or self._known
     if before is None and self._folder is not None and (self._folder / row_log.LAYOUT).exists():
       before = row_log.read_layout(self._folder)
-    if before is not None:  # what went stays away, also where the run has gone back to before it went
+    if (
+      before is not None and made.sizes[: len(before.sizes)] == before.sizes
+    ):  # what went stays away, also where the run has gone back to before it went
       present = made.present.copy()
       present[: len(before.present)] &= before.present
       made = _without(made, present)
