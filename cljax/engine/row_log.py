@@ -58,7 +58,8 @@ class Recording:
         if number >= count:
           (self._folder / row_log.name_of(number)).unlink(missing_ok=True)
     self._memory = {n: r for n, r in self._memory.items() if n < count}
-    if self._folder is not None:
+    if self._folder is not None and self._memory:
+      self._prepared(max(self._memory))
       for number, record in self._memory.items():
         row_log.write_record(self._folder, number, record)
 

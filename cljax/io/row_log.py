@@ -210,7 +210,8 @@ def read_layout(folder) -> RowLog:
     count = len(arrays["label"])
     return RowLog(
       tuple(header["seeds"]), tuple((k, t) for k, t in header["events"]), tuple(header["sizes"]), header["classes"],
-      header["scores"], *(arrays[k].astype(np.int64) for k in ("label", "group", "row")),
+      header["scores"], arrays["label"].astype(np.int64), arrays["group"].astype(np.int64),
+      arrays["row"].astype(np.int64),
       np.unpackbits(arrays["present"], count=count) > 0, (),
     )  # fmt: skip
   except (LookupError, TypeError, ValueError) as error:
