@@ -102,9 +102,8 @@ class Recording:
     before = self._layout or self._known
     if before is None and self._folder is not None and (self._folder / row_log.LAYOUT).exists():
       before = row_log.read_layout(self._folder)
-    if (
-      before is not None and made.sizes[: len(before.sizes)] == before.sizes
-    ):  # what went stays away, also where the run has gone back to before it went
+    # What went stays away, also where the run has gone back to before it went.
+    if before is not None and made.sizes[: len(before.sizes)] == before.sizes:
       present = made.present.copy()
       present[: len(before.present)] &= before.present
       made = _without(made, present)
