@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cljax.core.types import UsageError
 from cljax.metrics.classes import confusion, recency_bias
 from cljax.metrics.examples import forgetting_events
 
@@ -102,9 +103,16 @@ ROW_METRICS: dict[str, Callable[[Any], np.ndarray | None]] = {
 
 
 def of_rows(log: Any) -> dict[str, np.ndarray]:
-  """Every metric of :data:`ROW_METRICS` that the log allows."""
-  found = {name: metric(log) for name, metric in ROW_METRICS.items()}
-  return {name: np.asarray(value, np.float64) for name, value in found.items() if value is not None}
+  """Every metric of :data:`ROW_METRICS` that the log allows; UsageError with the name of one that fails."""
+  found = {}
+  for name, metric in ROW_METRICS.items():
+    try:
+      value = metric(log)
+      if value is not None:
+        found[name] = np.asarray(value, np.float64)
+    except Exception as error:
+      raise UsageError(f"metrics: {name!r} raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+  return found
 
 
 def _over(log: Any, rows: np.ndarray) -> np.ndarray | None:

@@ -47,17 +47,7 @@ def register(path: str) -> None:
 
 def numbers(log: row_log.RowLog) -> dict[str, Any]:
   """``{"score", "better", "seeds", "entries", "deleted", "seen", "metrics" {name: [S] or [S][C]}}``, JSON-ready."""
-  found = {}
-  for name, metric in metrics.ROW_METRICS.items():
-    try:
-      value = metric(log)
-      if value is not None:
-        found[name] = np.asarray(value, np.float64).tolist()
-    except (CljaxError, OSError):
-      raise
-    except Exception as error:
-      text = " ".join(str(error).split())
-      raise UsageError(f"metrics: {name!r} raised {type(error).__name__}: {text}") from error
+  found = {name: value.tolist() for name, value in metrics.of_rows(log).items()}
   return {
     "score": log.main, "better": log.scores[log.main]["better"], "seeds": list(log.seeds), "entries": len(log.present),
     "deleted": int((~log.present).sum()), "missing": [n for n, r in enumerate(log.records) if r is None],
