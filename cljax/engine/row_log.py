@@ -7,6 +7,7 @@ test rows their entries go from every file before the ledger says that the reque
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from cljax.core.types import Forget, Learn
+from cljax.core.types import CljaxError, Forget, Learn
 from cljax.engine import mesh as meshes
 from cljax.engine.setup import CompiledRun, few_first
 from cljax.io import row_log
@@ -89,7 +90,9 @@ class Recording:
     if not self._on or not self._numbers():
       return None
     if self._folder is not None:
-      return row_log.read_folder(self._folder) if (self._folder / row_log.LAYOUT).exists() else None
+      with contextlib.suppress(CljaxError, OSError):  # who reads the log is told; what was learned is whole
+        return row_log.read_folder(self._folder)
+      return None
     layout = self._layout or self._prepared(max(self._memory, default=0))
     return layout._replace(records=tuple(self._memory.get(n) for n in range(max(self._memory, default=-1) + 1)))
 
@@ -101,7 +104,8 @@ class Recording:
     made = self._made(upto)
     before = self._layout or self._known
     if before is None and self._folder is not None and (self._folder / row_log.LAYOUT).exists():
-      before = row_log.read_layout(self._folder)
+      with contextlib.suppress(CljaxError):  # what cannot be read is written anew
+        before = row_log.read_layout(self._folder)
     # What went stays away, also where the run has gone back to before it went.
     if before is not None and made.sizes[: len(before.sizes)] == before.sizes:
       present = made.present.copy()
@@ -158,7 +162,12 @@ class Recording:
       row_log.write_record(self._folder, number, record)
 
   def _scrub(self, number: int, layout: RowLog) -> None:
-    record = self._memory[number] if self._folder is None else row_log.read_record(self._folder, number)
+    try:
+      record = self._memory[number] if self._folder is None else row_log.read_record(self._folder, number)
+    except CljaxError:  # it may hold anything
+      assert self._folder is not None
+      (self._folder / row_log.name_of(number)).unlink()
+      return
     cleared = _cleared(record, layout)
     if any((a != record.arrays[n]).any() for n, a in cleared.arrays.items()):
       self._keep(number, cleared)

@@ -225,7 +225,10 @@ def write_record(folder, number: int, record: Record) -> None:
 
 def read_record(folder, number: int) -> Record:
   header, arrays = unpack(epath.Path(folder) / name_of(number))
-  return Record(int(header["width"]), arrays)
+  try:
+    return Record(int(header["width"]), arrays)
+  except (LookupError, TypeError, ValueError) as error:
+    raise CljaxError(f"log: {epath.Path(folder) / name_of(number)} is damaged: it lacks {error}") from error
 
 
 def read_folder(folder) -> RowLog:
@@ -251,8 +254,11 @@ def read(workdir) -> RowLog | None:
   taken: set[int] = set()
   units = [p for p in groups.iterdir() if (p / "unit.json").exists()]
   for unit in sorted(units, key=lambda p: (p / "unit.json").stat().mtime, reverse=True):
-    members = files.loads((unit / "unit.json").read_bytes())["members"]
-    mine = [i for i, m in enumerate(members) if m["run"] == path.name and m["seed"] not in taken]
+    try:
+      members = files.loads((unit / "unit.json").read_bytes())["members"]
+      mine = [i for i, m in enumerate(members) if m["run"] == path.name and m["seed"] not in taken]
+    except (LookupError, TypeError, ValueError) as error:
+      raise CljaxError(f"log: {unit / 'unit.json'} is damaged") from error
     taken |= {members[i]["seed"] for i in mine}
     if mine and (unit / FOLDER / LAYOUT).exists():
       found.append(read_folder(unit / FOLDER).pick(mine))

@@ -303,6 +303,23 @@ def test_a_log_that_is_too_large_is_not_kept(make_blobs, tmp_path):
     run(eval_log_limit=0)
 
 
+def test_what_can_not_be_read_goes_with_a_request(make_blobs, tmp_path):
+  """A file of the log that is damaged may hold anything; the run ends, and what is left of its log is right."""
+  blobs, model = make_blobs(rows=9, test_rows=5), models.mlp((4, 4, 1), 4, hidden=(4,))
+  build = lambda text: streams.build(blobs, "class", tasks=2, validation=0.0, forget=text)
+  first = cljax.run(build(""), model, training=TRAIN, workdir=str(tmp_path))
+  (tmp_path / row_log.FOLDER / "000001").write_bytes(b"{}")
+  (tmp_path / row_log.FOLDER / row_log.LAYOUT).write_bytes(b"torn")
+  run = cljax.run(build("2:group=1"), model, training=TRAIN, workdir=str(tmp_path), extend=True,
+                  answers={2: "finetune_retain"})  # fmt: skip
+  assert [r is None for r in run.log.records] == [False, True, False, False]
+  np.testing.assert_array_equal(run.log.right(0)[2], first.log.right(0)[2] & (first.log.group == 0))
+  (tmp_path / row_log.FOLDER / "000002").write_bytes(b"")
+  again = cljax.run(build("2:group=1"), model, training=TRAIN, workdir=str(tmp_path), answers={2: "finetune_retain"})
+  assert again.log is None
+  assert again.params_sha256 == run.params_sha256
+
+
 def objective(stream, model):
   return cljax.engine.prepare(stream, model).setup.parts.objective
 
