@@ -74,6 +74,12 @@ def made(request, make_blobs, tmp_path_factory):
   return kind, stream, result, folder, given
 
 
+@pytest.fixture(scope="module")
+def found(made):
+  _, stream, _, folder, given = made
+  return replayed(stream, folder, given)
+
+
 def replayed(stream, folder, given):
   """``{evaluation: [S][T] predictions [n, K]}`` by the checkpoints after events, on all test rows of each task."""
   held = restore.history(folder, **given, training=TRAIN)
@@ -122,9 +128,9 @@ def answers(stream, log, predictions, at):
   return np.asarray(above), np.asarray(below), np.asarray(chosen)
 
 
-def test_the_log_is_what_checkpoints_say(made):
-  _, stream, result, folder, given = made
-  log, found = result.log, replayed(stream, folder, given)
+def test_the_log_is_what_checkpoints_say(made, found):
+  _, stream, result, *_ = made
+  log = result.log
   assert sorted(found) == list(range(1, len(stream.events) + 1))
   there, out = ~gone(stream), ~log.present
   np.testing.assert_array_equal(log.present, there)
@@ -155,9 +161,9 @@ def test_the_log_adds_up_to_the_matrix(made):
       np.testing.assert_allclose(log.finish(above / below), matrix[m, :, t], rtol=1e-6)
 
 
-def test_metrics_of_rows_are_those_of_checkpoints(made):
-  kind, stream, result, folder, given = made
-  log, found = result.log, replayed(stream, folder, given)
+def test_metrics_of_rows_are_those_of_checkpoints(made, found):
+  kind, stream, result, *_ = made
+  log = result.log
   said, last = metrics.of_rows(log), len(stream.events)
   terms = {at: answers(stream, log, p, at) for at, p in found.items()}
   order = [e.task for e in stream.events if isinstance(e, Learn)]
