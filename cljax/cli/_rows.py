@@ -20,10 +20,10 @@ from cljax.cli import _registered, _workdir
 from cljax.cli.sweeps import _plan, _units
 from cljax.engine import restore
 from cljax.evaluation import results
-from cljax.io import checkpoint, files, history, ledger, members, owner
+from cljax.io import checkpoint, files, history, ledger, members, owner, row_log
 
 LEFT = "populations.json"  # the populations that a row was in, and which of their checkpoints are gone
-_MADE = ("config.json", history.FILE, "launch.json", "checkpoints")
+_MADE = ("config.json", history.FILE, "launch.json", row_log.FOLDER, "checkpoints")
 
 
 class Row(NamedTuple):
@@ -110,6 +110,9 @@ def _adopt(row: Row) -> None:
   history.write(row.path, [{**stage, "config": stated} for stage in stages[:1]])
   _note_file(row)
   _workdir.write_json(row.path / "config.json", whole)
+  log = row_log.read(row.path)
+  if log is not None:
+    row_log.write(row.path / row_log.FOLDER, log)
   temporary.replace(row.path / "checkpoints")
 
 
@@ -136,6 +139,7 @@ def release(row: Row) -> None:
       told = _workdir.read_json(path / LEFT) or {}
       files.write_text(path / LEFT, files.dumps({**told, unit.name: sorted({*told.get(unit.name, ()), *gone})}) + "\n")
     directory = row.sweep / "groups" / unit.name / "checkpoints"
+    _workdir.discard(directory.parent / row_log.FOLDER)  # first: it is taken up again as long as there are checkpoints
     for name in [*map(str, checkpoint.numbers(directory)), *checkpoint.others(directory)]:
       checkpoint.discard(directory, name)
 

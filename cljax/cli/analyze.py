@@ -3,7 +3,8 @@
 ``python -m launch.analyze DIR``, where DIR is the workdir of launch.train or launch.sweep
 
 Writes DIR/analysis/: analysis.txt in plain words (also printed), analysis.json with all numbers, and pictures; of a
-sweep, one such folder for each configuration.
+sweep, one such folder for each configuration. ``--log_only`` prints what the raw log says of single test rows, which
+takes neither checkpoints nor data; ``--metrics=FILE`` adds metrics of one's own to it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from etils import epath
 
 from cljax import UsageError
 from cljax.cli import _environment, _registered, _shared, _workdir
-from cljax.cli.reporting import _analysis, _analysis_plots, _analysis_text
+from cljax.cli.reporting import _analysis, _analysis_plots, _analysis_text, _row_log
 from cljax.engine import restore
 from cljax.io import checkpoint, files, formats
 
@@ -122,6 +123,13 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   flags = absl_flags.FlagValues()
   absl_flags.DEFINE_string("workdir", "", "The workdir of a run; may also be given without a name.", flag_values=flags)
   absl_flags.DEFINE_string("data_dir", "", "Where the data lies, if not in the default place.", flag_values=flags)
+  absl_flags.DEFINE_bool("log_only", False, "Only what the raw log says: nothing is restored.", flag_values=flags)
+  absl_flags.DEFINE_string(
+    "metrics",
+    "",
+    "A Python file that adds to cljax.metrics.ROW_METRICS.",
+    flag_values=flags,
+  )
   absl_flags.DEFINE_integer("rows", 256, "Test rows of each task to look at, at most.", 1, flag_values=flags)
   absl_flags.DEFINE_string(
     "compilation_cache", _environment.CACHE, "Folder of compiled programs; empty for none.", flag_values=flags
@@ -134,6 +142,9 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   if not workdir.is_dir():
     raise UsageError(f"workdir: no folder {workdir}; expected that of a launch.train or launch.sweep run")
   _environment.quiet()
+  _row_log.register(flags.metrics)
+  if flags.log_only:
+    return _of_log(workdir)
   found = targets(workdir)
   _environment.use_compilation_cache(flags.compilation_cache)
   opened: dict[str, restore.History] = {}
@@ -143,8 +154,22 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
     key = str(target.source)
     if key not in opened:
       opened = {key: restore.history(target.source, data_dir=flags.data_dir or None)}
-    text = write(target, _analysis.analyse(opened[key], target.members, flags.rows))
+    analysis = _analysis.analyse(opened[key], target.members, flags.rows)
+    analysis["test_rows"], analysis["no_test_rows"] = _row_log.of_run(target.source, target.members)
+    text = write(target, analysis)
     print(("\n" if n else "") + text)
+  return 0
+
+
+def _of_log(workdir: epath.Path) -> int:
+  """Prints what the raw logs of a run, of a sweep's row or of a whole sweep say, and writes it as JSON."""
+  inner = workdir / "runs"
+  rows = sorted(p for p in inner.iterdir() if p.is_dir()) if inner.is_dir() else []
+  for n, folder in enumerate(rows or [workdir]):
+    found, why = _row_log.of_run(folder)
+    print(("\n" if n else "") + "\n".join([folder.name, *(f"  {line}" for line in _row_log.lines(found, why))]))
+    if found is not None:
+      files.write_text(folder / "analysis" / "test_rows.json", files.dumps(found, indent=1) + "\n")
   return 0
 
 

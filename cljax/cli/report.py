@@ -1,9 +1,10 @@
 """Writes a report on one or several sweeps: report.html (needs no network), report.png and report.tex.
 
-``python -m launch.report DIR [DIR...] [--baseline=finetune] [--select=validation] [--out=DIR]``
+``python -m launch.report DIR [DIR...] [--baseline=finetune] [--select=validation] [--metrics=FILE] [--out=DIR]``
 
 DIR is the workdir of launch.sweep or launch.train. Several are merged: seeds of the same configuration are joined,
-streams are ranked over. Without --out, the files go into the first DIR.
+streams are ranked over, with Friedman's test and Nemenyi's critical difference (ranks.png). Without --out, the files go
+into the first DIR.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from etils import epath
 
 from cljax import UsageError
 from cljax.cli import _shared
-from cljax.cli.reporting import _data, _page, _table
+from cljax.cli.reporting import _data, _page, _ranks, _row_log, _table
 from cljax.io import files
 
 
@@ -31,7 +32,8 @@ def build(folders: Sequence[epath.Path], baseline: str, select: str) -> _page.Re
   grouped = _data.blocks(_data.merge(runs, notes))
   blocks = [_table.block(name, group, protocol, baseline) for name, group in grouped.items()]
   ranked = _table.ranking(blocks, baseline) if len(blocks) > 1 else []
-  return _page.Report(blocks, ranked, protocol, baseline, [str(f) for f in folders], notes)
+  ranks = _table.tested_ranks(blocks, ranked) if ranked else None
+  return _page.Report(blocks, ranked, protocol, baseline, [str(f) for f in folders], notes, ranks)
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -56,11 +58,16 @@ def _report(argv: Sequence[str], stop: _shared.Stop) -> int:
     "select", "validation", "validation, or first_tasks:K: by validation accuracy after the first K tasks only.",
     flag_values=values,
   )  # fmt: skip
+  absl_flags.DEFINE_string(
+    "metrics", "", "A Python file that adds metrics of single test rows to cljax.metrics.ROW_METRICS.",
+    flag_values=values,
+  )  # fmt: skip
   absl_flags.DEFINE_string("out", "", "Folder for the report; default: the first DIR.", flag_values=values)
   given, flags = split(argv)
   _shared.parse(flags, values, __doc__ or "")
   if not given:
     raise UsageError("DIR: not given; expected the workdir of a launch.sweep, as in: python -m launch.report DIR")
+  _row_log.register(values.metrics)
   folders = [epath.Path(f).expanduser() for f in dict.fromkeys(given)]
   report = build(folders, values.baseline, values.select)
   labels = {n for b in report.blocks for x in b.lines for n in (x.run.title, x.run.label)}
@@ -72,12 +79,15 @@ def _report(argv: Sequence[str], stop: _shared.Stop) -> int:
     files.write_text(out / "report.html", _page.page(report))
     files.write_text(out / "report.tex", _page.tex(report))
     _page.picture(report, out / "report.png")
+    if report.ranks is not None:
+      _ranks.draw(report.ranks, out / _ranks.PICTURE, _ranks.title(report.ranks))
   except (PermissionError, NotADirectoryError, FileExistsError) as error:
     raise UsageError(f"out: cannot write to {out}: {error.strerror}; expected a writable folder") from error
   for note in [*report.notes, *(f"{b.name}: {n}" for b in report.blocks for n in b.notes)]:
     print(f"note: {note}", file=sys.stderr)
   print("\n".join([_page.plain(report), "", *_page.headline(report)]))
-  print(f"{out / 'report.html'}, report.png and report.tex written")
+  more = f", {_ranks.PICTURE}" if report.ranks is not None else ""
+  print(f"{out / 'report.html'}, report.png{more} and report.tex written")
   return 0
 
 

@@ -27,10 +27,11 @@ from cljax.cli._progress import Log, Progress
 from cljax.cli.reporting import _plots
 from cljax.engine import mesh
 from cljax.evaluation import results
-from cljax.io import checkpoint, history, owner, sealing
+from cljax.io import checkpoint, history, owner, row_log, sealing
 
 LEFT = (
   "result.json", "config.json", "metrics.jsonl", *_plots.PICTURES, "checkpoints", "launch.json", history.FILE,
+  row_log.FOLDER,
 )  # fmt: skip
 
 

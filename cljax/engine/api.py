@@ -27,6 +27,7 @@ from cljax.engine.setup import CompiledRun, Member, Options, setup
 from cljax.engine.step import state_between_tasks
 from cljax.evaluators import Evaluator
 from cljax.io import folders, identity, interrupts, own_code
+from cljax.io.row_log import RowLog
 
 
 class RunResult(NamedTuple):
@@ -51,6 +52,7 @@ class RunResult(NamedTuple):
   evaluations: dict = {}  # {evaluator: {metric: [S, E+1, T]}}: what evaluators said; NaN where they said nothing
   evaluations_better: dict = {}  # {evaluator: {metric: 'higher' or 'lower'}}, of those that say so
   presentations: Presentations | None = None  # of each training row, where train.presentations asks for them
+  log: RowLog | None = None  # what each test row's scores are made of, after every event (eval.log)
   fisher: dict = {}  # {'method.fisher': kind}: the Fisher that was taken, where the option leaves it to the objective
 
   @property

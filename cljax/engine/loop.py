@@ -59,13 +59,15 @@ class State:
   replay: Any = None  # how far the replay of this event has come
   presented: Any = None  # what was counted of presentations (presentations.Presented), where it is asked for
   blocks: tuple = ()  # of a whole evaluation, by the last Forget event (held_out.remaining)
+  log: Any = None  # the raw log that a run in memory goes on with (io.row_log.RowLog)
 
 
 class Hooks(NamedTuple):
   """What the loop tells and asks: ``save(state)``, ``report(dict)``, ``stop() -> bool``; and for each Forget event
   ``deleted(event number, rows [n], parameters before, parameters after, evidence)``.
 
-  ``waiting() -> bool`` is asked at any moment; of several processes no one may stop by itself then.
+  ``waiting() -> bool`` is asked at any moment; of several processes no one may stop by itself then. ``log(evaluation,
+  rows)``: what a whole evaluation gave of each row, for the raw log.
   """
 
   save: Callable
@@ -73,6 +75,7 @@ class Hooks(NamedTuple):
   stop: Callable
   deleted: Callable = lambda *_, **more: None
   waiting: Callable = lambda: False
+  log: Callable = lambda number, rows: None
 
 
 class Replay(NamedTuple):
@@ -247,9 +250,11 @@ def evaluate(setup: CompiledRun, state: State, hooks: Hooks, partial: bool = Fal
   state.blocks = held_out.remaining(setup, state.event + int(state.ended), state.blocks)
   blocks = state.blocks[2 if partial else 1]
   since, brief = time.perf_counter(), partial and state.seconds_per_evaluation < _BRIEF_S
-  found = scored(setup, state, hooks, state.learner, setup.evaluation, blocks, brief)
+  found, rows = scored(setup, state, hooks, state.learner, setup.evaluation, blocks, brief)
   if partial:
     state.seconds_per_evaluation = time.perf_counter() - since
+  else:
+    hooks.log(state.event + int(state.ended), rows)
   tasks, main = setup.stream.num_tasks, setup.parts.objective.main
 
   def row(name, sums):
@@ -273,15 +278,15 @@ def ratio(setup: CompiledRun, name: str, sums) -> np.ndarray:
 
 
 def scored(setup: CompiledRun, state: State, hooks: Hooks, learner, data, blocks, brief: bool = False):
-  """``{score: [S, slots, 2, 2]}``: the sums of each member of ``learner`` in each slot of ``blocks``, over the judged
-  classes and over the task's own; numerators and denominators.
+  """``({score: [S, slots, 2, 2]}, rows)``: the sums of each member of ``learner`` in each slot of ``blocks``, over the
+  judged classes and over the task's own, numerators and denominators; what is kept of each row.
 
   A ``brief`` one is waited for without a look at the stop flag, which costs more than it is worth.
   """
   with setup.clock.timed("eval"):
-    sums = setup.programs.evaluate(setup.hyper, learner, (), (data, judged(setup, state), blocks.arguments))
-    sums = sums if brief else _wait(sums, hooks, state, setup)
-    return {n: blocks.by_slot(np.asarray(s)[: len(setup.population)]) for n, s in sums.items()}
+    answer = setup.programs.evaluate(setup.hyper, learner, (), (data, judged(setup, state), blocks.arguments))
+    sums, rows = answer if brief else _wait(answer, hooks, state, setup)
+    return {n: blocks.by_slot(np.asarray(s)[: len(setup.population)]) for n, s in sums.items()}, rows
 
 
 def _forget(setup: CompiledRun, state: State, hooks: Hooks, event: Forget) -> None:
@@ -320,7 +325,7 @@ def _forget(setup: CompiledRun, state: State, hooks: Hooks, event: Forget) -> No
   blocks = prog.blocks(slots, size, length=setup.spec.total_rows // size + len(slots))
   blocks = prog.on_device(blocks, setup.members)  # of one shape for every request
   main = setup.parts.objective.main
-  found = scored(setup, state, hooks, learner, setup.train, blocks)[main][:, :, 0]
+  found = scored(setup, state, hooks, learner, setup.train, blocks)[0][main][:, :, 0]
   half = setup.stream.num_tasks
 
   def share(part):

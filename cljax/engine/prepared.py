@@ -13,7 +13,7 @@ from etils import epath
 
 from cljax import _callers
 from cljax.core.types import Forget, Learn, UsageError
-from cljax.engine import extending, precompile, presentations, saving, stages
+from cljax.engine import extending, precompile, presentations, row_log, saving, stages
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine.loop import DivergedError, Hooks, State, all_alive, begin
@@ -57,16 +57,22 @@ class Prepared(NamedTuple):
 
   def _run(self, workdir, report, stop, start, extend) -> Any:
     mesh = self.setup.members.mesh
-    for text in self.remarks if meshes.is_main_process(mesh) else ():
+    remarks = (*self.remarks, *((self.setup.unkept,) if self.setup.unkept else ()))
+    for text in remarks if meshes.is_main_process(mesh) else ():
       report({"kind": "note", "text": text}) if report else _callers.warn(text)
     report = report if report and meshes.is_main_process(mesh) else lambda message: None
     asked = stop or (lambda: False)
     writer = checkpoint.Writer(str(workdir) + "/checkpoints") if workdir else None
     config = self.whole_config(workdir) if writer else {}
     waiting = (lambda: False) if meshes.is_multi_process(mesh) else asked
-    hooks = Hooks(lambda state: None, report, lambda: meshes.anywhere(asked(), mesh), lambda *_: None, waiting)
+    log = row_log.Recording(self.setup, workdir)
+    hooks = Hooks(lambda state: None, report, lambda: meshes.anywhere(asked(), mesh), lambda *_: None, waiting, log.add)
     state = self.found(writer, workdir, config, hooks, extend) if writer else None
+    if state is None and start is not None:
+      log = row_log.Recording(self.setup, workdir, start.log)
+      hooks = hooks._replace(log=log.add)
     state = (start or begin(self.setup)) if state is None else state
+    log.begin(len(state.accuracy))
     meshes.agree("workdir: what it holds", [state.event, state.step, int(state.ended), state.total], mesh)
     save = saving.saver(self.setup, writer, config, workdir)
     hooks = hooks._replace(save=save, deleted=saving.recorder(self.setup, workdir, self.answers))
@@ -77,11 +83,12 @@ class Prepared(NamedTuple):
     except DivergedError:
       if fresh:
         saving.give_back(self.setup, writer, workdir)
+        log.begin(0)
       raise
     finally:
       if writer:
         writer.close()
-    return self.result(state)
+    return self.result(state)._replace(log=log.told())
 
   def whole_config(self, workdir=None) -> dict:
     """The configuration that checkpoints hold, with what the run began with; in a ``workdir`` whose run keeps no ids,
@@ -222,6 +229,7 @@ def continued(built: Prepared, result) -> State:
     raise UsageError("result: its evaluators are not those of this run")
   state = State(given["learner"], given["alive"], event=len(result.events), total=result.steps,
                 accuracy=_rows(result), forgotten=list(result.forgotten), curves=list(result.curves))  # fmt: skip
+  state.log = result.log
   if built.setup.options.presentations:
     if result.presentations is None:
       raise UsageError("result: has no presentations, which are counted from a run's beginning (train.presentations)")
@@ -247,9 +255,11 @@ def continued(built: Prepared, result) -> State:
   arrays = growing.grown(arrays) if growing else prog.shard_members(arrays, members)
   state.learner, state.alive = arrays["learner"], arrays["alive"]
   if growing:
-    quiet = Hooks(lambda s: None, lambda m: None, lambda: False)
+    log = row_log.Recording(built.setup, None, result.log)
+    quiet = Hooks(lambda s: None, lambda m: None, lambda: False, log=log.add)
     at = lambda row: begin(built.setup) if row == 0 else state if row == len(result.events) else None
     state = extending.widened(state, growing.old, built.setup, at, quiet)
+    state.log = log.told()
   return state
 
 

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cljax.core.types import Batch, UsageError
+from cljax.core.types import UsageError
+from cljax.engine import evaluating
 from cljax.engine import mesh as meshes
-from cljax.engine.step import LearnerFns, shown_rows, weighed, zero_absent_rows
-from cljax.objectives import objective
+from cljax.engine.step import LearnerFns, weighed
 
 AXIS = meshes.POPULATION
 
@@ -180,9 +180,16 @@ def _steps(step: Callable, learner, alive, count, shape: tuple[int, ...], record
 
 
 def make(
-  parts_of: Callable[[Any], LearnerFns], probe: LearnerFns, view_apply, spec, members: PopulationLayout, clock: Clock
+  parts_of: Callable[[Any], LearnerFns],
+  probe: LearnerFns,
+  view_apply,
+  spec,
+  members: PopulationLayout,
+  clock: Clock,
+  kept: evaluating.Kept | None = None,
 ) -> Programs:
-  """Builds the programs. ``probe`` (a Parts built with concrete defaults) says which hooks exist."""
+  """Builds the programs. ``probe`` (a Parts built with concrete defaults) says which hooks exist; ``kept``: what an
+  evaluation says of each row."""
   place = meshes.placement(members.placed) if members.placed is not None else None
 
   def init(hyper, state, seed, shared):
@@ -219,44 +226,6 @@ def make(
 
     return Program(run, members, clock) if getattr(probe, field) is not None else None
 
-  def evaluate(hyper, learner, member, shared):
-    """``{score: [blocks, 2, 2]}``: what each block adds to its slot, over the judged classes and over the task's own;
-    numerators and denominators."""
-    del member
-    parts = parts_of(hyper)
-    data, judged, (index, weight, block_task, count) = shared
-    own = jnp.asarray(spec.classes_of_task)
-    scores = parts.objective.scores
-
-    def rows(a, at):
-      return a[at] if at.ndim else jax.lax.dynamic_slice_in_dim(a, at, weight.shape[1])
-
-    def body(i, carry):
-      task = block_task[i]
-      row_task = jnp.full(weight.shape[1:], task)
-      x, y, ids = jax.tree.map(lambda a: rows(a, index[i]), (data.x, data.y, data.id))
-      x, y = shown_rows(parts.objective, data, x, y, row_task, view_apply)
-      # A block is filled up with rows of other tasks, which no score may meet.
-      batch = zero_absent_rows(Batch(x, y, weight[i].astype(jnp.float32), ids, row_task))
-      batch = batch if place is None else batch._replace(x=place.rows(batch.x))
-      x = batch.x
-      # Traced where it is asked for alone: not every objective looks at the rows as they are.
-      shown = functools.cache(lambda: parts.predict(learner, x, task))
-      predict = lambda batch: shown() if batch.x is x else parts.predict(learner, batch.x, task)
-      key = jax.random.key(0)  # noise follows the rows: two evaluations see the same
-
-      def both(score):
-        sums = lambda classes: objective.sums(score, key, predict, batch._replace(class_mask=classes))
-        if not parts.objective.classes:
-          return jnp.stack([sums(None)] * 2)
-        masked = sums(own[task])
-        return jnp.stack([masked if spec.task_id_given else sums(judged[task]), masked])
-
-      return {name: carry[name].at[i].set(both(score)) for name, score in scores.items()}
-
-    zeros = jnp.zeros((block_task.shape[0], 2, 2), jnp.float32)
-    return jax.lax.fori_loop(0, count, body, dict.fromkeys(scores, zeros))
-
   def forget(hyper, learner, member, shared):
     del member
     parts = parts_of(hyper)
@@ -275,7 +244,7 @@ def make(
     feed=Program(feed, members, clock, donate=True),
     start_task=boundary("start_task"),
     end_task=boundary("end_task"),
-    evaluate=Program(evaluate, members, clock),
+    evaluate=Program(evaluating.made(parts_of, view_apply, spec, place, kept), members, clock),
     forget=Program(forget, members, clock) if probe.forget is not None else None,
     scrub=Program(scrub, members, clock) if probe.scrub is not None else None,
   )

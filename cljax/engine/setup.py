@@ -14,10 +14,10 @@ from cljax import objectives
 from cljax.core.checks import MOST, check_integer
 from cljax.core.types import Batch, Forget, Learn, Model, Spec, UsageError
 from cljax.data import limits
+from cljax.engine import evaluating, schedule
 from cljax.engine import mesh as meshes
 from cljax.engine import objective_forms as forms
 from cljax.engine import programs as prog
-from cljax.engine import schedule
 from cljax.engine.access import check_reads_one_task
 from cljax.engine.recipe import Recipe, check_recipe, make_augment
 from cljax.engine.revealing import check_reveals
@@ -39,6 +39,8 @@ class Options(NamedTuple):
   eval_every: int = 0  # evaluate each so many steps (0: after events only)
   eval_limit: int = 0  # rows of each task in those evaluations, evenly by class (0: all)
   eval_block: int = 256
+  eval_log: str = "scores"  # the raw log: 'none', 'scores' or 'predictions' (and the scores)
+  eval_log_limit: int = 64  # MB a run: above that there is no log
   feed: str = "device"  # 'device' (data on the device) or 'grain' (data larger than memory)
   boundary_limit: int = 4096  # with grain: rows of a task that a boundary pass sees
   chunk_steps: int = 512  # longest scan
@@ -74,6 +76,8 @@ class CompiledRun(NamedTuple):
   total_steps: int
   inputs: Any  # what the objective shows the model, abstract
   evaluators: Callable | None = None  # (state, hooks) -> {name: {metric: [S][T]}}
+  kept: evaluating.Kept | None = None  # what evaluations keep of each row, for the raw log
+  unkept: str = ""  # why they keep nothing, where something was asked for
 
 
 def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:
@@ -147,6 +151,7 @@ def setup(
   forms.check_rows(stream, model, spec)
   if options.presentations and not spec.objective.classes:
     raise UsageError(f"train.presentations: got True under {spec.objective.name!r}; what is right is a class")
+  evaluating.check_log(options, spec.objective)
   members = prog.layout(len(population), devices, axes)
   if options.presentations and meshes.is_multi_process(members.mesh):
     raise UsageError("train.presentations: got True, which one process counts; the mesh is of several")
@@ -173,7 +178,8 @@ def setup(
 
   probe = parts_of(dict(hyper))
   check_reads_one_task(probe.method, model, inputs, spec.task_id_given)
-  made = prog.make(parts_of, probe, stream.view.apply, spec, members, clock)
+  kept, unkept = evaluating.log_form(stream, population, probe.objective, options, spec.num_classes)
+  made = prog.make(parts_of, probe, stream.view.apply, spec, members, clock, kept)
   train = device_data(stream, options)
   evaluation, whole, part = _evaluation(stream, options)
   access = probe.method.access
@@ -219,6 +225,8 @@ def setup(
     clock=clock,
     total_steps=total,
     inputs=inputs,
+    kept=kept,
+    unkept=unkept,
   )
 
 
@@ -241,6 +249,7 @@ def _check_options(options: Options) -> None:
     )
   least = {
     "eval_every": 0,
+    "eval_log_limit": 1,
     "eval_limit": 0,
     "eval_block": 1,
     "boundary_limit": 1,

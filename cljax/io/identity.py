@@ -24,6 +24,9 @@ NEUTRAL = (
   "max_interval_s",
 )  # fmt: skip
 
+# Options that came later, at their defaults: a run of before is the same run.
+LATER = {"presentations": False, "eval_log": "scores", "eval_log_limit": 64}
+
 
 def describe(
   stream,
@@ -57,7 +60,7 @@ def describe(
     "optimizer_options": {k: repr(v) for k, v in (optimizer_options or {}).items()},
     "training": training._asdict(),
     "values": values,
-    "options": {k: v for k, v in options._asdict().items() if k not in drop and (k != "presentations" or v)},
+    "options": {k: v for k, v in options._asdict().items() if k not in drop and (k not in LATER or v != LATER[k])},
     "code": {"model": model_digest(model, stream, inputs), "view": view_digest(stream)},
   }
 

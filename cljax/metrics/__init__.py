@@ -48,6 +48,19 @@ from cljax.metrics.mechanism import (
 )
 from cljax.metrics.modules import module_names, module_sensitivity, with_module
 from cljax.metrics.recurring import Gap, event_gap, over_events
+from cljax.metrics.rows import (
+  ROW_METRICS,
+  class_scores,
+  ensemble_accuracy,
+  error_recency,
+  examples_forgotten,
+  examples_shaken,
+  of_rows,
+  row_weighted,
+  seen_rows,
+  worst_class,
+  worst_group,
+)
 from cljax.metrics.stability_gap import (
   feature_drift,
   learning_curve_area,
@@ -65,6 +78,7 @@ from cljax.metrics.tradeoffs import (
 )
 
 __all__ = [
+  "ROW_METRICS",
   "Events",
   "Gap",
   "Interference",
@@ -76,9 +90,14 @@ __all__ = [
   "cka_drift",
   "cl_score",
   "cl_stability",
+  "class_scores",
   "computational_efficiency",
   "confusion",
+  "ensemble_accuracy",
+  "error_recency",
   "event_gap",
+  "examples_forgotten",
+  "examples_shaken",
   "feature_drift",
   "fit_forgetting_tradeoff",
   "fit_scaling_law",
@@ -99,6 +118,7 @@ __all__ = [
   "module_sensitivity",
   "moved_share",
   "netscore",
+  "of_rows",
   "over_events",
   "per_class_accuracy",
   "per_class_forgetting",
@@ -107,7 +127,9 @@ __all__ = [
   "recency_bias",
   "recognition",
   "remembering",
+  "row_weighted",
   "sample_storage_efficiency",
+  "seen_rows",
   "sharpness",
   "summarize",
   "transfer_before_learning",
@@ -117,5 +139,7 @@ __all__ = [
   "windowed_plasticity",
   "with_module",
   "worst_case_accuracy",
+  "worst_class",
+  "worst_group",
   "zero_shot_transfer",
 ]

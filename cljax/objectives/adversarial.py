@@ -54,5 +54,5 @@ def adversarial(model, spec, *, attack: str, radius, steps: int, test_steps: int
     of = lambda x: each(predict(batch._replace(x=x)), batch)[0]
     return plain.scores["accuracy"].fn(key, predict, batch._replace(x=worst(of, batch.x, test_steps)))
 
-  scores = {**plain.scores, "robust_accuracy": Score(robust)}
+  scores = {**plain.scores, "robust_accuracy": Score(robust, bits=True)}
   return plain._replace(name="adversarial", loss=loss, scores=scores)

@@ -20,12 +20,14 @@ class Score(NamedTuple):
   """A ratio of sums over rows, never a mean of means.
 
   ``fn(key, predict, batch) -> (numerator [B], denominator [B])`` with ``predict(batch) -> prediction``; the host adds
-  the sums in float64 and gives ``finish(ratio)`` (such as exp or sqrt). ``better``: 'higher' or 'lower'.
+  the sums in float64 and gives ``finish(ratio)`` (such as exp or sqrt). ``better``: 'higher' or 'lower'. ``bits``: of
+  every row the numerator is 0 or 1 and the denominator 1, so that the raw log keeps one bit of it.
   """
 
   fn: Callable
   finish: Callable = lambda ratio: ratio
   better: str = "higher"
+  bits: bool = False
 
 
 class Objective(NamedTuple):
@@ -156,8 +158,12 @@ def row_loss(objective: Objective, apply_fn: Callable) -> Callable:
   return loss_fn
 
 
+def terms(score: Score, key, predict: Callable, batch) -> list[Any]:
+  """``[numerator [B], denominator [B]]`` in float32; 0 of the rows without weight."""
+  there = batch.weight > 0
+  return [jnp.where(there, part.astype(jnp.float32), 0.0) for part in score.fn(key, predict, batch)]
+
+
 def sums(score: Score, key, predict: Callable, batch) -> Any:
   """``[2]``: the numerator and the denominator over the rows of positive weight."""
-  there = batch.weight > 0
-  counted = lambda part: jnp.sum(jnp.where(there, part.astype(jnp.float32), 0.0))
-  return jnp.stack([counted(part) for part in score.fn(key, predict, batch)])
+  return jnp.stack([jnp.sum(part) for part in terms(score, key, predict, batch)])

@@ -45,8 +45,9 @@ def classification(model, spec) -> Objective:
   def divergence(prediction, teacher, batch, temperature):
     return losses.distillation(prediction, teacher, temperature, batch.class_mask)
 
-  return supervised("classification", each, {"accuracy": Score(accuracy)}, "accuracy", sample=sample, factor=factor,
-                    divergence=divergence, classes=True)  # fmt: skip
+  scores = {"accuracy": Score(accuracy, bits=True)}
+  return supervised("classification", each, scores, "accuracy", sample=sample, factor=factor, divergence=divergence,
+                    classes=True)  # fmt: skip
 
 
 def _tokens(batch):
@@ -222,6 +223,7 @@ def multi_label(model, spec) -> Objective:
     if y.min(initial=0) < 0 or y.max(initial=0) > 1:
       raise UsageError(f"y: the data hold {y.min()}..{y.max()}; multi_label expects each label to be 0 or 1")
 
-  scores = {"accuracy": Score(accuracy), "exact_match": Score(exact), "cross_entropy": Score(entropy, better="lower")}
+  exactly = Score(exact, bits=True)
+  scores = {"accuracy": Score(accuracy), "exact_match": exactly, "cross_entropy": Score(entropy, better="lower")}
   return supervised("multi_label", each, scores, "accuracy", sample=sample, factor=factor, divergence=divergence,
                     check=check, check_rows=check_rows)  # fmt: skip

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from cljax.core.types import Forget, Learn
+from cljax.streams.class_names import class_places
 from cljax.streams.requests import deleted_pairs, held_pairs, learned_tasks, resolve, resolve_pairs
 
 # As the ledger has them, in the order in which a row is judged.
@@ -74,6 +75,28 @@ def deleted_tests(stream, upto: int) -> tuple[np.ndarray, ...]:
     at = [place.get(int(test.id[r]), -1) if named else -1 for r in tests]
     out.append(np.asarray([p in named and _same(train.x, p, test.x, r) for p, r in zip(at, tests, strict=True)], bool))
   return tuple(out)
+
+
+def reached_tests(stream, upto: int) -> tuple[np.ndarray, ...]:
+  """``[len(stream.test[t])] bool`` for each task: test rows whose entries in a log go with the Forget events before
+  ``upto``: those of :func:`deleted_tests`, and those of the groups that requests name.
+
+  Where a request joins its selections by ``&``, the rows of these groups that its classes and tasks name too; ids are
+  those of training rows, and name no test row. Test rows are evaluated on all the same.
+  """
+  test = stream.dataset.test
+  gone = [np.array(mine) for mine in deleted_tests(stream, upto)]
+  for event in stream.events[:upto]:
+    every = isinstance(event, Forget) and event.match == "all"
+    if not isinstance(event, Forget) or not event.groups or (every and event.ids):
+      continue
+    named = np.isin(test.group, np.asarray(list(event.groups), np.int64))
+    if every and event.classes:
+      named &= np.isin(test.y, class_places(stream.dataset.class_names, event.classes, "forget request"))
+    for t, rows in enumerate(stream.test):
+      if not every or not event.tasks or t in event.tasks:
+        gone[t] |= named[np.asarray(rows, int)]
+  return tuple(gone)
 
 
 def _same(x, i: int, other, j: int) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pathlib
+import re
 import shutil
 
 import jax
@@ -10,11 +12,12 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import data, models, streams
+from cljax import data, metrics, models, streams
 from cljax.cli import analyze, train
 from cljax.cli.reporting import _analysis
 from cljax.engine import restore
 from cljax.engine.step import OptState
+from cljax.io import row_log
 
 LAST = 5
 
@@ -62,6 +65,51 @@ def hit(p, task, last) -> float:
 
 def percent(value) -> str:
   return f"{100 * value:.1f} %"
+
+
+def test_single_rows_are_those_of_the_last_networks(analysed, workdir, tmp_path, capsys):
+  """From the log alone too, without checkpoints; of a run that has none, one line says so."""
+  text, numbers, _, params = analysed
+  last = [answered(params[-1][s], LAST - 1) == labels() for s in range(2)]
+  said = numbers["test_rows"]["metrics"]
+  assert said["row_weighted"] == pytest.approx([hits.mean() for hits in last])
+  by_class = [[hits[labels() == c].mean() for c in range(10)] for hits in last]
+  np.testing.assert_allclose(said["class_scores"], by_class)
+  assert said["worst_class"] == pytest.approx(np.min(by_class, 1))
+  assert f"  {len(labels())} rows of the tasks learned, of {len(labels())} in the log." in text
+  # The page's metric of one's own counts the row before the first event too, whose networks no checkpoint has.
+  log = row_log.read(workdir)
+  right = [[log.right(s)[0] for s in range(2)]]
+  for n, p in enumerate(params):
+    met = labels() // 2 <= n  # rows of tasks to come are judged among all classes
+    hits = [np.where(met, answered(p[s], n), forward(p[s])[1].argmax(-1)) == labels() for s in range(2)]
+    right.append([h[log.row] for h in hits])
+  shutil.copytree(workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "analysis"))
+  page = (pathlib.Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+  (tmp_path / "own.py").write_text(re.findall(r"```python\n(.*?)```", page, re.S)[0])
+  given = ["launch", str(tmp_path / "run"), "--log_only"]
+  kept = dict(metrics.ROW_METRICS)
+  try:
+    assert analyze.main([*given, f"--metrics={tmp_path / 'own.py'}"]) == 0
+  finally:
+    metrics.ROW_METRICS.pop("never_right")
+  assert kept == metrics.ROW_METRICS
+  alone = json.loads((tmp_path / "run" / "analysis" / "test_rows.json").read_text())
+  never = [~np.any([p[s] for p in right], 0) for s in range(2)]
+  assert alone["metrics"].pop("never_right") == pytest.approx([n.mean() for n in never])
+  assert alone["metrics"] == said
+  shutil.rmtree(tmp_path / "run" / "eval_log")
+  capsys.readouterr()
+  assert analyze.main(given) == 0
+  assert capsys.readouterr().out.splitlines()[1:] == [
+    "  This run keeps no raw log of its evaluations (eval.log), so nothing is said of single test rows."
+  ]
+  assert analyze.main([*given, f"--metrics={tmp_path / 'none.py'}"]) == 2
+  (tmp_path / "own.py").write_text("")
+  assert analyze.main([*given, f"--metrics={tmp_path / 'own.py'}"]) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 2
+  assert lines[1].endswith("adds nothing to cljax.metrics.ROW_METRICS")
 
 
 def test_accuracies_and_gaps_are_those_of_the_run(analysed):

@@ -22,6 +22,7 @@ def test_all_patterns_by_hand():
 def test_what_so_many_seeds_can_reach(n, least):
   assert _table.sign_flips(np.arange(1.0, n + 1)) == least
   assert _table.sign_flips(-np.arange(1.0, n + 1)) == least
+  assert _table.least_flips(n) == least
   assert _table.sign_flips(np.asarray([1.0, -1.0, *np.zeros(n - 2)])) == 1.0
 
 
@@ -31,4 +32,4 @@ def test_of_many_seeds_patterns_are_drawn():
   from scipy import stats
 
   assert _table.sign_flips(d) == pytest.approx(2 * stats.t.sf(abs(t), 39), abs=0.02)
-  assert _table.sign_flips(d + 10) == 1 / 2**16, "the pattern itself"
+  assert _table.sign_flips(d + 10) == 1 / 2**16 == _table.least_flips(40), "the pattern itself"

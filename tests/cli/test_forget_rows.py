@@ -9,7 +9,7 @@ import pytest
 
 import cljax
 from cljax.cli import _rows, analyze, forget, report, sweep, train
-from cljax.io import checkpoint, history, ledger
+from cljax.io import checkpoint, history, ledger, row_log
 
 BASE = ("--config.stream.classes_per_task=2", "--config.stream.task_fractions=()", "--config.stream.rows=200",
         "--config.stream.tasks=2", "--config.train.epochs=1")  # fmt: skip
@@ -64,6 +64,9 @@ def test_a_row_is_deleted_from_as_its_own_run_would_be(copied, command, swept, t
   one(["forget", str(alone), *ASKED])
   assert result(first)["params_sha256"] == result(alone)["params_sha256"]
   assert result(first)["accuracy_matrix"] == result(alone)["accuracy_matrix"]
+  same_log(*map(row_log.read, (first, alone)))
+  assert row_log.read(second).seeds == (0, 1, 2)
+  assert not list(copied.glob(f"groups/*/{row_log.FOLDER}")), "the populations' logs went with their checkpoints"
   assert [s["what"] for s in history.read(first)] == ["begun", "forget"]
   # Nothing from before the deletion is left of it, and of the other row all that there was.
   assert kept(copied) == {f"runs/{first.name}": [2], f"runs/{second.name}": [1]}
@@ -89,6 +92,12 @@ def test_a_row_is_deleted_from_as_its_own_run_would_be(copied, command, swept, t
   one(["report", str(copied)], report.main)
   one(["analyze", str(copied), QUIET], analyze.main)
   assert len(list((copied / "analysis").iterdir())) == 2
+
+
+def same_log(a, b):
+  assert (a.seeds, a.events, a.sizes, len(a.records)) == (b.seeds, b.events, b.sizes, len(b.records))
+  for x, y in zip(a.records, b.records, strict=True):
+    assert (x.arrays["accuracy"] == y.arrays["accuracy"]).all()
 
 
 def cljax_leaves(tree):

@@ -39,6 +39,8 @@ TRAINED = {
   "eval.every": ("4", "", "neutral"),
   "eval.limit": ("8", "eval.every=4", "neutral"),
   "eval.block": ("16", "", "neutral"),
+  "eval.log": ("predictions", "", "neutral"),
+  "eval.log_limit": ("1", "", "neutral"),
   "checkpoint.every": ("3", "", "neutral"),
   "checkpoint.purge_before_deletion": ("true", "stream.forget=2:class=1 forget.name=ssd", "neutral"),
   "checkpoint.keep_ids": ("false", "stream.forget=2:class=1 forget.name=ssd", "neutral"),

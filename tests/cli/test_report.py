@@ -173,7 +173,7 @@ def test_a_key_at_its_default_makes_no_other_configuration(tmp_path):
   assert merged[1].label == f"ewc strength={default + 1:g}"
 
 
-def test_ranks_over_streams(tmp_path):
+def test_ranks_over_streams(tmp_path, capsys):
   rng = np.random.default_rng(5)
   levels = {"a": {"finetune": 0.3, "er": 0.9, "si": 0.6, "only": 0.95}, "b": {"finetune": 0.2, "er": 0.5, "si": 0.8}}
   found = {s: {m: result(m, v, rng=rng, stream=s) for m, v in ms.items()} for s, ms in levels.items()}
@@ -194,6 +194,18 @@ def test_ranks_over_streams(tmp_path):
   page, tex = _page.page(made), _page.tex(made)
   assert "Over all streams" in page
   assert "equal means share the mean of their places" in page
+  assert dict(zip(made.ranks.names, made.ranks.ranks, strict=True)) == pytest.approx(
+    dict(zip(everywhere, expected, strict=True))
+  )
+  friedman = stats.friedmanchisquare(*-scores)
+  assert made.ranks.p == pytest.approx(friedman.pvalue)
+  assert report.main(["launch", *map(str, folders), f"--out={tmp_path / 'out'}"]) == 0
+  said = capsys.readouterr().out
+  assert f"Friedman: chi2(2) = {friedman.statistic:.2f}, p = {friedman.pvalue:.3f}, so nothing is told apart." in said
+  assert f"the critical difference of two mean ranks is {made.ranks.difference:.2f} at 0.05; 0 of 3 pairs" in said
+  assert "The least that the exact sign-flip test can reach is p = 0.25 of 3 shared seeds." in said
+  assert "No raw log of single test rows (eval.log): only, er, si, finetune." in said
+  assert (tmp_path / "out" / "ranks.png").read_bytes()[:4] == b"\x89PNG"
   assert "Average rank" in tex
 
 

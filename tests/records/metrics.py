@@ -5,10 +5,12 @@ from records.form import Record
 KIND = "metric"
 HELPERS = {
   "Events": "a type",
+  "ROW_METRICS": "the table of row metrics",
   "Gap": "a type",
   "Interference": "a type",
   "ScalingLaw": "a type",
   "module_names": "names in a tree, in their order",
+  "of_rows": "calls every metric of that table",
   "unlearning": "the sub-package of unlearning metrics",
 }
 GEM = "replay_architecture_metrics C1"
@@ -22,6 +24,7 @@ AXES = "test_one_task_axes_and_missing_entries"
 CURVES = ("test_stability_gap::test_by_hand", "test_stability_gap::test_against_loops_and_bounds")
 EVENTS = ("test_events_by_hand", "test_events_against_a_loop")
 SHARP = ("test_sharpness[convex]", "test_sharpness[indefinite]", "test_sharpness[concave]")
+ROWS = ("test_scores_over_rows_classes_and_groups[True-]", "test_scores_over_rows_classes_and_groups[False-sqrt]")
 RECORDS: dict[str, Record] = {
   "average_accuracy": Record(
     spec=GEM,
@@ -57,9 +60,31 @@ RECORDS: dict[str, Record] = {
     invariants=("test_score_and_stability_are_bounded",),
     deviations=(RECALLED,),
   ),
+  "class_scores": Record(
+    compared=ROWS,
+    invariants=("test_what_a_log_does_not_allow_is_left_out",),
+  ),
   "computational_efficiency": Record(spec=TEN, compared=("test_efficiencies",), deviations=(RECALLED,)),
   "confusion": Record(compared=("test_confusion_is_scikit_learns", "test_confusion_of_lists")),
+  "ensemble_accuracy": Record(
+    compared=("test_predictions_by_loops",),
+    invariants=("test_what_a_log_does_not_allow_is_left_out",),
+    deviations=("of equal votes the class of the lowest number wins",),
+  ),
+  "error_recency": Record(
+    compared=("test_predictions_by_loops",),
+    invariants=("test_what_a_log_does_not_allow_is_left_out",),
+  ),
   "event_gap": Record(spec=GAP, compared=("test_a_gap_is_a_fall_that_is_regained",)),
+  "examples_forgotten": Record(
+    compared=("test_examples_by_loops",),
+    invariants=("test_what_a_log_does_not_allow_is_left_out",),
+  ),
+  "examples_shaken": Record(
+    compared=("test_examples_by_loops",),
+    invariants=("test_what_a_log_does_not_allow_is_left_out",),
+    deviations=("of test rows from evaluation to evaluation, where Toneva counts presentations of training rows",),
+  ),
   "feature_drift": Record(spec=GAP, compared=("test_feature_drift", "test_feature_drift_of_three_rows_of_two")),
   "fit_forgetting_tradeoff": Record(
     spec="replay_architecture_metrics C9",
@@ -147,8 +172,13 @@ RECORDS: dict[str, Record] = {
   "recency_bias": Record(compared=("test_recency_bias_counts_errors_on_old_classes_only",)),
   "recognition": Record(spec="replay_architecture_metrics C10", compared=("test_recognition",)),
   "remembering": Record(spec=TEN, compared=BEYOND, deviations=(RECALLED,)),
+  "row_weighted": Record(
+    compared=ROWS,
+    invariants=("test_what_a_log_does_not_allow_is_left_out",),
+  ),
   "sample_storage_efficiency": Record(spec=TEN, compared=("test_efficiencies",), deviations=(RECALLED,)),
   "moved_share": Record(spec="regularizers_projectors 5.5", compared=("test_the_share_of_weights_that_moved",)),
+  "seen_rows": Record(compared=("test_what_is_seen",)),
   "sharpness": Record(spec="replay_architecture_metrics C13", compared=SHARP),
   "summarize": Record(compared=("test_summarize",)),
   "transfer_before_learning": Record(
@@ -170,6 +200,14 @@ RECORDS: dict[str, Record] = {
   ),
   "with_module": Record(compared=("test_one_module_of_another_time", "test_a_leaf_at_the_top_is_a_module_of_its_own")),
   "worst_case_accuracy": Record(spec=GAP, compared=CURVES),
+  "worst_class": Record(
+    compared=ROWS,
+    invariants=("test_what_a_log_does_not_allow_is_left_out",),
+  ),
+  "worst_group": Record(
+    compared=ROWS,
+    invariants=("test_what_a_log_does_not_allow_is_left_out",),
+  ),
   "zero_shot_transfer": Record(
     spec=TEN,
     compared=BEYOND,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.cli.reporting import _row_log
 from cljax.cli.reporting._analysis_numbers import WHAT
 from cljax.evaluation import scores
 
@@ -61,6 +62,7 @@ def describe(a: Mapping[str, Any], title: str) -> str:
     "Inside the tasks": _gaps(a),
     "Classes and rows": _classes(a),
     "Training presentations": _presentations(a),
+    _row_log.HEADING: _row_log.lines(a.get("test_rows"), a.get("no_test_rows", "")),
     "Layers": _layers(a),
     "Representation": _drift(a),
     "Numbers by their names in cljax.metrics": _numbers(a),

@@ -14,6 +14,7 @@ from etils import epath
 
 from cljax import CljaxError, UsageError, metrics
 from cljax.cli import _config
+from cljax.cli.reporting import _row_log
 from cljax.evaluation import evaluations, scores
 from cljax.evaluation.results import title
 from cljax.io import files, formats
@@ -60,6 +61,7 @@ class Run(NamedTuple):
   others: Mapping[str, np.ndarray] = {}  # matrices of the other scores
   evaluated: Mapping[str, str] = {}  # of evaluators: {NAME/METRIC: which way is better, or ''}; ``values`` has them
   evaluations: Mapping[str, np.ndarray] = {}  # and their matrices
+  test_rows: Mapping[str, Any] | None = None  # what its raw log says (_row_log.numbers)
 
   @property
   def sign(self) -> int:
@@ -212,10 +214,6 @@ def _fitting(source: Mapping[str, Any], key: str, shape: tuple) -> np.ndarray | 
     return None
 
 
-def _json(path: epath.Path) -> Any:
-  return files.loads(path.read_text())
-
-
 def read(folder: epath.Path) -> tuple[list[Run], list[str]]:
   """The runs of one sweep (or of one launch.train workdir), and one line for each thing that could not be read.
 
@@ -244,7 +242,7 @@ def read(folder: epath.Path) -> tuple[list[Run], list[str]]:
     if problem:
       notes.append(f"{path}: {problem}" + ("" if run else "; left out"))
     if run is not None:
-      runs.append(run)
+      runs.append(run._replace(test_rows=_row_log.of_seeds(path.parent, run.seeds, notes)))
   if not runs:
     held = "; ".join(notes)
     raise UsageError(
@@ -258,7 +256,7 @@ def _one(path: epath.Path) -> tuple[Run | None, str]:
   try:
     if not path.exists():
       return None, "not there, the run has not finished"
-    result = formats.read("it", _json(path))
+    result = formats.read("it", files.loads(path.read_text()))
     run = from_result(result)
     have = {"task_accuracy_matrix": run.task_matrix, "validation_matrix": run.validation, "curves": run.curves}
     unfit = [k for k, v in have.items() if result.get(k) and v is None]
@@ -346,6 +344,7 @@ def _join(a: Run, b: Run, notes: list[str]) -> Run:
     others=_both(a.others, b.others, stack),
     evaluated={k: way for k, way in a.evaluated.items() if k in b.evaluated},
     evaluations=_both(a.evaluations, b.evaluations, stack),
+    test_rows=_row_log.joined(a.test_rows, b.test_rows, new),
   )
 
 

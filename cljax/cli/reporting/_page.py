@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cljax.cli.reporting import _html as parts
+from cljax.cli.reporting import _ranks, _row_log
 from cljax.cli.reporting import _text as text
 from cljax.cli.reporting._charts import charts, scaled, so_far
 from cljax.cli.reporting._style import CSS, SCRIPT
 from cljax.cli.reporting._svg import COLORS, escape
 from cljax.cli.reporting._table import RANKING, Block, Line, Protocol, Ranked, Summary
 from cljax.evaluation import evaluations, scores
+from cljax.evaluation.ranks import Ranks
 
 
 class Report(NamedTuple):
@@ -24,6 +26,7 @@ class Report(NamedTuple):
   baseline: str
   sources: list[str]
   notes: list[str]
+  ranks: Ranks | None = None  # Friedman's and Nemenyi's, of the methods that stand on every stream
 
 
 NOTES = 4  # so many stand open
@@ -66,8 +69,10 @@ def page(report: Report) -> str:
   )
   if report.ranked:
     body.append(f"<h2>Over all streams</h2>{parts.ranking_table(report.ranked, report.blocks)}")
+    body.append(_ranks.section(report.ranks))
   for block in report.blocks:
     body.append(_block(block, report))
+  body.append(_row_log.section(single_rows(report), len(report.blocks) > 1))
   body.append(f"<h2>How to read this</h2>{_definitions(report)}")
   policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
   return (
@@ -76,6 +81,11 @@ def page(report: Report) -> str:
     '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
     f"<style>{CSS}</style></head><body><main>{''.join(body)}</main><script>{SCRIPT}</script></body></html>\n"
   )
+
+
+def single_rows(report: Report) -> list[tuple[str, str, Mapping[str, Any] | None]]:
+  """``(stream, configuration, what its raw log says)`` of the headline table."""
+  return [(b.name, x.run.label, x.run.test_rows) for b in report.blocks for x in b.shown]
 
 
 def _block(block: Block, report: Report) -> str:
@@ -211,6 +221,7 @@ def _tex_notes(report: Report, lines: Sequence[Line]) -> str:
   out = " Mean $\\pm$ standard error over seeds. " + tex_escape(text.selection(report.protocol, report.blocks))
   if any(x.test for x in lines):
     out += f" $^{{*}}$ differs from {tex_escape(report.baseline)}, paired $t$-test over seeds, $p < 0.05$ after Holm."
+  out += f" {tex_escape(text.reach(report.blocks))}" if text.reach(report.blocks) else ""
   if any(not all(x.run.alive) for x in lines):
     out += r" $^{\dagger}$ a seed diverged."
   return out
@@ -311,4 +322,6 @@ def plain(report: Report) -> str:
   head = list(rows[0])[0 if len(report.blocks) > 1 else 1 :]
   width = {h: max(len(h), *(len(r[h]) for r in rows)) for h in head}
   lines = ["  ".join(h.ljust(width[h]) for h in head), "  ".join("-" * width[h] for h in head)]
-  return "\n".join(line.rstrip() for line in lines + ["  ".join(r[h].ljust(width[h]) for h in head) for r in rows])
+  lines += ["  ".join(r[h].ljust(width[h]) for h in head) for r in rows]
+  lines += [*filter(None, [text.reach(report.blocks)]), "", *_row_log.text(single_rows(report), len(report.blocks) > 1)]
+  return "\n".join(line.rstrip() for line in [*lines, *(["", *_ranks.text(report.ranks)] if report.ranked else [])])

@@ -10,7 +10,7 @@ import numpy as np
 
 from cljax import UsageError
 from cljax.cli.reporting._data import Run
-from cljax.evaluation import scores, selection
+from cljax.evaluation import ranks, scores, selection
 
 ALPHA = 0.05
 
@@ -143,6 +143,12 @@ def sign_flips(d: np.ndarray) -> float:
     signs[0] = 1
   total = np.abs(signs @ d)
   return float(np.mean(total >= np.abs(d.sum()) * (1 - 1e-12)))
+
+
+def least_flips(n: int) -> float:
+  """The least that :func:`sign_flips` can be of ``n`` differences: ``2 / 2^n``; one of the patterns where they are
+  drawn."""
+  return 2 / 2**n if n <= MOST_FLIPS else 1 / 2**MOST_FLIPS
 
 
 def holm(tests: Sequence[Test | None]) -> list[Test | None]:
@@ -324,6 +330,15 @@ def ranking(found: Sequence[Block], baseline: str) -> list[Ranked]:
   ]
   order = lambda r: -found[0].sign * r.mean.mean if alike else 0.0
   return sorted(out, key=lambda r: (math.isnan(r.rank), r.rank, order(r)))
+
+
+def tested_ranks(found: Sequence[Block], ranked: Sequence[Ranked]) -> ranks.Ranks | None:
+  """Friedman's test and Nemenyi's difference over the methods that have a rank; None for fewer than two."""
+  able = [r for r in ranked if not math.isnan(r.rank)]
+  if len(able) < 2:
+    return None
+  held = np.asarray([[s.mean if s is not None else math.nan for s in r.scores] for r in able]).T
+  return ranks.mean_ranks([r.title for r in able], held, ["lower" if b.sign < 0 else "higher" for b in found], ALPHA)
 
 
 def _rank(scores: Sequence[float], own: float) -> float:

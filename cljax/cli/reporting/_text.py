@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cljax.cli.reporting._table import ALPHA, Block, Line, Protocol, Ranked, Summary, Test
+from cljax.cli.reporting._table import ALPHA, Block, Line, Protocol, Ranked, Summary, Test, least_flips
 from cljax.evaluation import scores
 from cljax.evaluation.results import human_bytes
 
@@ -180,12 +180,19 @@ def selection(protocol: Protocol, blocks: Sequence[Block]) -> str:
 def testing(baseline: str, blocks: Sequence[Block]) -> str:
   if not any(x.test for b in blocks for x in b.lines):
     return "No significance was tested (it takes the baseline and two or more shared seeds)."
-  least = {x.test.pairs: 2 / 2**x.test.pairs for b in blocks for x in b.lines if x.test}
-  reach = ", ".join(f"{p:.2g} of {n}" for n, p in sorted(least.items()))
   flips = "; ".join(f"{x.run.label} {p_value(x.test.flips)}" for b in blocks for x in b.lines if x.test)
   return (
     f"Significance against {baseline}: two-sided paired t-test on the score over the seeds that both ran, p-values "
     f"corrected by Holm's method over the rows of the table; n.s. is p ≥ {ALPHA:g}. With few seeds the test misses all "
-    f"but large differences. The exact sign-flip test supposes no normal differences; uncorrected: {flips}. The least "
-    f"that it can reach is {reach} shared seeds."
+    f"but large differences. The exact sign-flip test supposes no normal differences; uncorrected: {flips}. "
+    f"{reach(blocks)}"
   )
+
+
+def reach(blocks: Sequence[Block]) -> str:
+  """The least p that the exact test can reach with the seeds at hand; '' where nothing was tested."""
+  least = sorted({x.test.pairs for b in blocks for x in b.lines if x.test})
+  if not least:
+    return ""
+  of = ", ".join(f"{least_flips(n):.2g} of {n}" for n in least)
+  return f"The least that the exact sign-flip test can reach is p = {of} shared seeds."
