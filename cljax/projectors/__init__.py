@@ -1,6 +1,6 @@
 """Gradient and update projections as optax transforms.
 
-All of them: ``update(grads, state, params, references={name: tree}, **extra)``. ``*_extend``, ``*_start_task`` and
+All of them: ``update(grads, state, params, references={name: tree}, **extra)`` (``owm`` reads ``layer_inputs=`` too). ``*_extend``, ``*_start_task`` and
 ``*_end_task`` are pure functions on the optimizer state, which find the projector's state wherever it is nested.
 """
 
@@ -31,6 +31,7 @@ from cljax.projectors.ogd import (
   principal_directions,
 )
 from cljax.projectors.orthogonality import adaptive_orthogonality, adaptive_orthogonality_grad
+from cljax.projectors.owm import OWMState, owm, owm_extend
 from cljax.projectors.update_space import on_update
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
   "GPMState",
   "GeometricState",
   "OGDState",
+  "OWMState",
   "adaptive_orthogonality",
   "adaptive_orthogonality_grad",
   "agem",
@@ -68,6 +70,8 @@ __all__ = [
   "ogd",
   "ogd_extend",
   "on_update",
+  "owm",
+  "owm_extend",
   "pca_ogd",
   "pca_ogd_extend",
   "principal_directions",
