@@ -51,8 +51,8 @@ class Method(NamedTuple):
   terms       {name: (key, params, learner, batch, outputs) -> scalar}, added to the task loss
   gradient    (key, loss_fn, learner) -> ((loss, aux), grads) with loss_fn(params) -> (loss, aux); None: value_and_grad
   references  {name: Reference}: handed to the transforms as ``references={name: grads}``
-  observe     (key, learner, batch) -> {argument: value}: what the transforms are given of the step's batch, as the model
-              sees it, beside its gradient; None: nothing
+  observe     (key, learner, batch) -> {argument: value}: what the transforms are given of the step's batch, as the
+              model sees it, beside its gradient; None: nothing
   penalty     optax transform that adds a penalty's gradient to the raw gradient; acts first
   transform   optax transform (a projector) on the raw gradient plus penalties, before the optimizer
   pull        optax transform (a decoupled penalty) on the optimizer's update, given ``rate=``, the learning rate of the

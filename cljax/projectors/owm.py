@@ -31,8 +31,8 @@ def owm(
   biases: bool = True,
   layout: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """OWM: ``P G`` for every kernel ``G [d_in, c_out]``, ``P = (I + sum_j r_j r_j^T / alpha_j)^-1`` over all batches' mean
-  inputs ``r_j``.
+  """OWM: ``P G`` for every kernel ``G [d_in, c_out]``; ``P = (I + sum_j r_j r_j^T / alpha_j)^-1``, ``r_j`` the mean
+  inputs of each batch so far.
 
   Each update that is given ``layer_inputs={kernel path: [n, d_in]}`` takes them into P first (:func:`owm_extend`), then
   projects, in the first task as in every other: so what a layer did on the mean inputs it saw stays as it is, the
@@ -91,7 +91,7 @@ def owm(
 
 
 def owm_extend(opt_state, layer_inputs: dict[str, Any], alpha):
-  """``P <- P - P r r^T P / (alpha + r^T P r)`` for each row ``r`` of ``layer_inputs {kernel path: [n, d]}``, in one step.
+  """``P <- P - P r r^T P / (alpha + r^T P r)`` for each row ``r`` of ``layer_inputs {kernel path: [n, d]}``, at once.
 
   The same as row by row, in any order: ``P <- (P^-1 + R^T R / alpha)^-1``. A dense layer has one row, its batch's mean
   input; a convolution one for each location, the mean patch; with a 1 behind it where the kernel has a bias. P is made

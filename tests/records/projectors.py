@@ -15,6 +15,7 @@ HELPERS = {
   "GPMState": "a state type",
   "GeometricState": "a state type",
   "OGDState": "a state type",
+  "OWMState": "a state type",
 }
 CUBER = (
   "written from memory of the paper, no code found; one basis of all blocked spans stands for projections in turn",
@@ -212,6 +213,20 @@ RECORDS: dict[str, Record] = {
     compared=("test_agem_on_updates_removes_what_would_raise_the_reference_loss",),
     invariants=("test_cones_on_the_gradient_and_on_the_update[agem-adam]", "test_vmap_equals_a_loop"),
     deviations=("in no paper: the projectors' promise for the step instead of the gradient",),
+  ),
+  "owm": Record(
+    spec="additions S11.3",
+    compared=("test_owm_projects_kernels_with_their_biases_from_the_first_batch_on", "test_acts_in_every_container"),
+    invariants=(
+      "test_owm_leaves_biases_alone_where_told_and_refuses_what_does_not_fit",
+      "test_owm_protects_an_input_the_better_the_oftener_it_was_seen",
+    ),
+    deviations=("a bias goes with its kernel; the released networks have none",),
+  ),
+  "owm_extend": Record(
+    spec="additions S11.3",
+    compared=("test_owm_is_the_recursion_and_its_closed_form_in_any_cut_and_order",),
+    invariants=("test_owm_protects_an_input_the_better_the_oftener_it_was_seen",),
   ),
   "pca_ogd": Record(
     spec="regularizers_projectors 4.4",

@@ -105,6 +105,14 @@ def first_row_held(vectors: bool):
   return each(rule)
 
 
+def owm(v, n):
+  """Old inputs are the first axis, seen once: its row by ``alpha / (alpha + 1)``."""
+  out = v.G[n].copy()
+  if out.ndim == 2:
+    out[0] /= 3
+  return out
+
+
 def cuber_pull(v, n):
   out = v.G[n].copy()
   if out.ndim == 2:
@@ -310,6 +318,14 @@ ROWS: dict[str, Row] = {
     static=("rank", "sketch_rank"),
     vectors=False,
     atol=1e-3,
+    **REAL,
+    **CUT,
+  ),
+  "owm": Row(
+    projectors.owm,
+    each(owm),
+    layout(alpha=0.5, biases=False),
+    lambda s, p, place: projectors.owm_extend(s, place.inputs(), 0.5),
     **REAL,
     **CUT,
   ),

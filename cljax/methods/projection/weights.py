@@ -42,7 +42,7 @@ def hold_loose(model, skipped) -> optax.GradientTransformationExtraArgs | None:
 
 
 def owm(model, spec: Spec, *, alpha, decay, skip: str = AUTO, on: str = "update") -> Method:
-  """OWM: updates of kernels through ``P = (I + sum_j r_j r_j^T / alpha_j)^-1``, r_j the mean layer inputs of every batch.
+  """OWM: updates of kernels through ``P = (I + sum_j r_j r_j^T / alpha_j)^-1``, r_j each batch's mean layer inputs.
 
   P takes each batch before its step, in the first task as in all others, and is never set back: ``P <- P - P r r^T P /
   (alpha + r^T P r)``. ``alpha_j = alpha * decay ** progress``, progress from 0 to 1 within the task (within the stream
