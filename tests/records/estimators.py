@@ -3,7 +3,10 @@
 from records.form import Record
 
 KIND = "estimator"
-HELPERS = {"default_kind": "looks up the kind of Fisher that an objective has something for"}
+HELPERS = {
+  "Factors": "a type",
+  "default_kind": "looks up the kind of Fisher that an objective has something for",
+}
 RECORDS: dict[str, Record] = {
   "class_means": Record(
     compared=("test_class_means_in_batches_with_empty_rows", "test_class_means"),
@@ -39,6 +42,16 @@ RECORDS: dict[str, Record] = {
     ),
     claim=("fisher_kinds",),
     deviations=("the mean is over n rows, where GMvandeVen's code divides by n - 1",),
+  ),
+  "kronecker_factors": Record(
+    spec="additions S11.1",
+    compared=(
+      "test_factors_are_correlations_of_inputs_and_of_output_gradients",
+      "test_a_convolution_sums_its_inputs_over_places_and_averages_its_gradients",
+      "test_of_one_row_the_factors_are_the_fisher_and_have_its_diagonal",
+      "test_factors_of_regression_are_those_of_its_noise",
+    ),
+    invariants=("test_sampled_labels_have_the_exact_ones_mean", "test_what_has_no_factors_is_refused"),
   ),
   "layer_inputs": Record(
     spec="regularizers_projectors 4.5",

@@ -44,6 +44,39 @@ RECORDS: dict[str, Record] = {
     arguments={"strength": 10.0, "decay": 0.9},
     neutral={"strength": 0.0},
   ),
+  "kfac_ewc": Record(
+    spec="additions S11.1",
+    compared=(
+      "test_kfac_ewc_pulls_by_the_factors_of_every_task[kl-1]",
+      "test_kfac_ewc_pulls_by_the_factors_of_every_task[kl-2]",
+      "test_kfac_ewc_pulls_by_the_factors_of_every_task[additive-2]",
+      "test_kfac_ewc_holds_what_has_no_factors_by_the_diagonal",
+    ),
+    invariants=(*LAWS, "test_requests_to_what_keeps_correlations_of_inputs_are_refused"),
+    claim=("kfac_ewc",),
+    deviations=(
+      "one pair of factors for all tasks, the nearest by KL (Kao et al.); merge='additive' adds them",
+      "the Fisher information is exact up to 20 classes, over all rows; sampled above",
+      "layers that have no factors have a diagonal one",
+    ),
+    arguments={"strength": 0.01},
+    neutral={"strength": 0.0},
+  ),
+  "ncl": Record(
+    spec="additions S11.2",
+    compared=("test_ncl_steps_in_the_metric_of_the_tasks_so_far",),
+    invariants=(
+      "test_ncl_at_no_strength_learns_its_first_task_as_plain_descent",
+      "test_requests_to_what_keeps_correlations_of_inputs_are_refused",
+    ),
+    claim=("ncl",),
+    deviations=(
+      "of feed-forward networks; the released code is of recurrent ones, whose factors it scales by their length",
+      "one damping, in the metric alone; the released code also damps the factors before they are merged",
+      "norm parameters, and what has no factors, are held after the first task",
+    ),
+    first_task_plain=False,
+  ),
   "si": Record(
     spec="regularizers_projectors 1.3",
     compared=("test_si_integrates_each_task_and_adds_them_up", "test_si_under_adam_at_an_injected_rate"),

@@ -35,6 +35,9 @@ for _x in (A, W):  # a clear largest singular value, for power iteration
   _x["kernel"] = (np.outer([2.0, 0.5], [1.0, -0.5, 0.3]) + 0.02 * _x["kernel"]).astype(np.float32)
   _x["out"] = (np.outer([0.5, -1.0, 0.2], [1.0, 0.4]) + 0.02 * _x["out"]).astype(np.float32)
 
+FL, FR = ({n: x.T @ x / 3 + 0.5 * np.eye(s) for n in SHAPES if len(SHAPES[n]) == 2 for s in (SHAPES[n][side],)
+           for x in (RNG.normal(size=(3, s)),)} for side in (0, 1))  # fmt: skip
+
 
 class Values(NamedTuple):
   """What a formula reads: dicts by leaf, of all leaves or of those that a mask leaves."""
@@ -103,6 +106,10 @@ def first_row_held(vectors: bool):
     return np.zeros_like(out) if out.ndim == 1 and vectors else out
 
   return each(rule)
+
+
+def kron(left, middle, right):
+  return left @ middle @ right
 
 
 def owm(v, n):
@@ -242,6 +249,15 @@ ROWS: dict[str, Row] = {
   "l2_init": Row(regularizers.l2_init, pull(1.0, False), S),
   "spectral": Row(regularizers.spectral, each(spectral), S, atol=2e-2, **REAL),
   "wasserstein": Row(regularizers.wasserstein, each(wasserstein), S, **REAL),
+  "kfac_ewc": Row(
+    regularizers.kfac_ewc,
+    each(lambda v, n: v.G[n] + (kron(FL[n], v.W[n] - v.A[n], FR[n]) if v.G[n].ndim == 2 else 0)),
+    layout(strength=0.5, biases=False),
+    lambda s, p, place: regularizers.kfac_consolidate(s, p, {place.names[n]: (FL[n], FR[n]) for n in FL}, 2.0),
+    atol=1e-4,
+    **REAL,
+    **CUT,
+  ),
   "agem": Row(projectors.agem, off, fixed(reference="memory")),
   "er_agem": Row(projectors.er_agem, off, fixed(reference="memory")),
   "gem": Row(projectors.gem, off, fixed(reference="memory", margin=0.0, ridge=0.0), **CUT),
@@ -326,6 +342,16 @@ ROWS: dict[str, Row] = {
     each(owm),
     layout(alpha=0.5, biases=False),
     lambda s, p, place: projectors.owm_extend(s, place.inputs(), 0.5),
+    **REAL,
+    **CUT,
+  ),
+  "ncl": Row(
+    projectors.ncl,
+    each(lambda v, n: kron(FL[n], v.G[n], FR[n]) / 10 if v.G[n].ndim == 2 else v.G[n]),
+    layout(biases=False),
+    lambda s, p, place: projectors.ncl_end_task(
+      s, *({place.names[n]: np.linalg.inv(f[n]) for n in FL} for f in (FL, FR)), 10.0, 0.0
+    ),
     **REAL,
     **CUT,
   ),

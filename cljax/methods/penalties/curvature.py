@@ -117,7 +117,7 @@ def ncl(
 PASS = Access(task_boundaries=True, boundary_data=True, needs=("each",))
 register(
   "kfac_ewc",
-  Entry(kfac_ewc, {"strength": Option(0.01, 0), **MERGE, **KINDS}, PASS, "Ritter et al. 2018"),
+  Entry(kfac_ewc, {"strength": Option(0.001, 0), **MERGE, **KINDS}, PASS, "Ritter et al. 2018"),
 )
 register(
   "ncl",
