@@ -36,7 +36,7 @@ def kronecker_factors(
 
   ``a_p`` is what the kernel multiplies at place p (a dense layer has one, a convolution one for each patch, text one
   for each position), with a 1 behind it where the layer has a bias; ``g_p`` the gradient of ``-log p(y | x)`` by the
-  layer's output there. Expectations are weighted means over rows, so ``n A (x) G`` is a task's precision. ``A (x) G`` is
+  layer's output there. Expectations are weighted means over rows, so ``n A (x) G`` is a task's precision. That is
   exact for one row of one place, an approximation otherwise: it takes the two as independent.
 
   ``kind`` says over what ``y`` runs, as of :func:`fisher_diagonal`: ``exact`` over the model's own labels, by one

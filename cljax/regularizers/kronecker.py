@@ -1,4 +1,4 @@
-"""K-FAC EWC: a quadratic penalty with a Kronecker-factored precision for each layer, one pair of factors for all tasks."""
+"""K-FAC EWC: a quadratic penalty with a Kronecker-factored precision for each layer, one pair for all tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cljax.core.checks import check_choice, check_scalar
 from cljax.core.dtypes import wide
 from cljax.core.opt_state import edit_states
 from cljax.core.types import UsageError
-from cljax.regularizers._state import add, check_params, label, scalar
+from cljax.regularizers._state import add, check_params, label
 
 MERGES = ("kl", "additive")
 
@@ -95,8 +95,8 @@ def _bias(kernel: str, leaves, layout):
 
 
 def kfac_consolidate(opt_state, params, factors, rows=1.0, merge: str = "kl"):
-  """Ends a task: every :class:`KfacState` in ``opt_state`` anchored at ``params``, its precision with ``rows * A (x) G``
-  added by :func:`kronecker_sum`.
+  """Ends a task: every :class:`KfacState` in ``opt_state`` anchored at ``params``, ``rows * A (x) G`` added to its
+  precision by :func:`kronecker_sum`.
 
   ``factors``: ``{kernel path: (A [d, d], G [c, c])}`` as from ``cljax.estimators.kronecker_factors``, the mean over
   the task's rows; ``rows``: their number (the precision of a task is the sum over its rows). Raises UsageError: no such

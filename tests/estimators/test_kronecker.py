@@ -11,7 +11,7 @@ from projecting_by_hand import inputs_of
 from cljax import estimators, models
 from cljax.core.types import UsageError, rows_from_arrays
 from cljax.estimators import kronecker_factors
-from cljax.objectives import targets
+from cljax.objectives import OBJECTIVES
 
 MODEL = models.mlp((4,), 3, hidden=(5,))
 RNG = np.random.default_rng(2)
@@ -109,14 +109,14 @@ def test_factors_of_regression_are_those_of_its_noise():
   which is that of its squared loss by the output."""
   model = models.from_linen(Linear(), (4,))
   params, state = model.init(jax.random.key(0))
-  learned = targets.regression(model, None, noise=0.7)
+  learned = OBJECTIVES["regression"].make(model, None, noise=0.7)
   y = RNG.normal(size=(7, 2)).astype(np.float32)
   got = kronecker_factors(model, params, state, rows_from_arrays(X, y), learned=learned)["out/kernel"]
   a = np.concatenate([X, np.ones((7, 1))], 1)
   np.testing.assert_allclose(got.inputs, a.T @ a / 7, atol=1e-5)
   batch = rows_from_arrays(X, y).batch(0, 1)
   curvature = jax.hessian(lambda z: learned.each(z[None], batch)[0].sum())(jnp.zeros(2))
-  np.testing.assert_allclose(curvature, np.eye(2) / 0.7**2, rtol=1e-5)
+  np.testing.assert_allclose(curvature, np.eye(2) / 0.7, rtol=1e-5)
   np.testing.assert_allclose(got.outputs, curvature, atol=1e-5)
 
 

@@ -27,8 +27,12 @@ RECORDS: dict[str, Record] = {
       "test_fisher_of_an_objective_by_hand[sequence]",
       "test_exact_fisher_of_regression_is_the_second_moment_of_inputs_over_the_noise",
       "test_sampled_fisher_of_text_is_unbiased_and_draws_by_place",
+      "test_reversed_importance_squares_the_loss_of_reversed_logits[reversed-True]",
+      "test_reversed_importance_squares_the_loss_of_reversed_logits[reversed_batched-True]",
     ),
     invariants=(
+      "test_reversed_importance_stays_where_rows_are_fitted",
+      "test_reversed_importance_is_of_classes_alone",
       "test_no_rows_give_zeros",
       "test_what_an_objective_lacks_is_refused",
       "test_rows_of_weight_zero_are_as_if_absent_even_when_they_hold_nonsense",

@@ -30,16 +30,18 @@ RECORDS: dict[str, Record] = {
   ),
   "online_ewc": Record(
     spec="regularizers_projectors 1.2",
-    compared=("test_the_pull_after_two_tasks",),
+    compared=("test_the_pull_after_two_tasks", "test_online_ewc_is_ewc_dr_by_its_options"),
     invariants=(
       *LAWS,
       "test_a_boundary_makes_the_penalty_bite",
       "test_penalties_and_distillation_hold_what_was_learned[online_ewc]",
+      "test_tasks_that_share_their_classes_are_averaged_by_their_number",
     ),
-    claim=("online_ewc",),
+    claim=("online_ewc", "ewc_dr"),
     deviations=(
       "decay scales the penalty too, as in Progress & Compress; Mammoth and Avalanche scale the accumulation alone",
       "the anchor is the parameters at the last boundary; no distillation into a second network",
+      "EWC-DR (fisher='reversed_batched', merge='average') is at eval mode; the released code's is in training mode",
     ),
     arguments={"strength": 10.0, "decay": 0.9},
     neutral={"strength": 0.0},
