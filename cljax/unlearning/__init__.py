@@ -15,6 +15,7 @@ from cljax.unlearning.certified import (
 )
 from cljax.unlearning.class_statistics import feature_statistics, streaming
 from cljax.unlearning.coreset import core_rows, inliers, path_lengths, upcore
+from cljax.unlearning.coreset_forget import coreset_rows, coreset_scores
 from cljax.unlearning.dampening import dampen, squared_gradients, ssd
 from cljax.unlearning.descent import (
   famr,
@@ -43,6 +44,8 @@ __all__ = [
   "bad_teacher",
   "certified_budget",
   "core_rows",
+  "coreset_rows",
+  "coreset_scores",
   "dampen",
   "datamodel_effect",
   "datamodel_matching",

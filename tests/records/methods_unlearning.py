@@ -325,6 +325,15 @@ RECORDS: dict[str, Record] = {
     arguments={"sigma": 0.1},
     first_task_plain=False,
   ),
+  "coreset_forget": Record(
+    spec="additions S12.2",
+    compared=("test_a_coreset_is_the_share_of_the_highest_scores", "test_the_edit_sees_the_chosen_rows_alone"),
+    invariants=("test_a_coreset_of_all_rows_is_the_edit_to_the_bit",),
+    claim=("coreset_forget",),
+    deviations=("selectors are standard forms; the source's coresets are random",),
+    arguments={"options": "steps=3", "share": 0.5},
+    neutral={"options": "steps=0"},
+  ),
   "streaming": Record(
     spec="unlearning B7",
     compared=("test_streaming_forgets_by_the_statistics_of_what_was_learned",),
