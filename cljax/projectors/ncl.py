@@ -67,7 +67,7 @@ def ncl_end_task(opt_state, inputs: dict[str, Any], outputs: dict[str, Any], row
   """The metric of the precisions ``inputs (x) outputs``: ``(L + pi sqrt(a) I)^-1 (x) (R + sqrt(a) / pi I)^-1 / rows``.
 
   ``a`` is ``damping``, ``pi^2 = (tr L / d) / (tr R / c)``: towards plain descent as it grows, up to scale. Precisions
-  are of a mean over rows, the prior's ``1 / rows`` in them. Both inverses by eigenvalues, those below 0 by rounding as 0.
+  are of a mean over rows, the prior's ``1 / rows`` in them. Both inverses by eigenvalues, those below 0 as 0.
   Raises UsageError: no :class:`NCLState`, a kernel without factors or of another size.
   """
   check_scalar("ncl_end_task", "damping", damping)

@@ -145,7 +145,7 @@ def kronecker_sum(old, new, merge: str = "kl", steps: int = 300):
 
     def step(_, both):
       x, y = both
-      return 0.7 * x + 0.3 * weight * _traces(*outs, y), 0.7 * y + 0.3 * weight * _traces(*ins, x)
+      return 0.7 * x + 0.3 * weight * _traces(outs, y), 0.7 * y + 0.3 * weight * _traces(ins, x)
 
     x, y = jax.lax.fori_loop(0, steps, step, (x, y))
   root = jnp.sqrt(whole)
@@ -164,8 +164,9 @@ def _shares(a, b):
   return share, jnp.arange(len(values), dtype=jnp.int32) >= len(values) - there.sum(dtype=jnp.int32)
 
 
-def _traces(share, there, x):
-  """``[tr(a (x0 a + x1 b)^+), tr(b (x0 a + x1 b)^+)] / rank``."""
+def _traces(shares, x):
+  """``[tr(a (x0 a + x1 b)^+), tr(b (x0 a + x1 b)^+)] / rank`` of :func:`_shares`."""
+  share, there = shares
   both = x[0] * share + x[1] * (1 - share)
   inverse = jnp.where(there & (both > 0), 1 / jnp.where(both > 0, both, 1), 0)
   return jnp.stack([(share * inverse).sum(), ((1 - share) * inverse).sum()]) / jnp.maximum(there.sum(), 1)

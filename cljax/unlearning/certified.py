@@ -32,9 +32,10 @@ def unit_features(features):
 
 
 def certified_budget(sigma, epsilon, delta, heads: int = 1):
-  """``sigma e / sqrt(2 ln(1.5 / d))`` with ``e = epsilon / heads``, ``d = delta / heads``: what the residuals of each of
-  ``heads`` heads may add up to, so that all together are (epsilon, delta)-indistinguishable from retraining. Guo et al.
-  2020, Theorem 3 (from memory, UNVERIFIED); heads compose by adding. Raises UsageError: no noise, or epsilon or delta not above 0."""
+  """``sigma e / sqrt(2 ln(1.5 / d))`` with ``e = epsilon / heads``, ``d = delta / heads``: what the residuals of
+  each of ``heads`` heads may add up to, so that all together are (epsilon, delta)-indistinguishable from retraining.
+  Guo et al. 2020, Theorem 3 (from memory, UNVERIFIED); heads compose by adding. Raises UsageError: no noise, or
+  epsilon or delta not above 0."""
   for name, value in (("sigma", sigma), ("epsilon", epsilon), ("delta", delta)):
     check_scalar("certified_budget", name, value, above=True)
   return sigma * epsilon / heads / jnp.sqrt(2 * jnp.log(1.5 * heads / delta))
@@ -50,7 +51,9 @@ def _slope(loss, z, target):
 
 def _curvature(x, weight, second, strength):
   left = weight.sum() * strength
-  return jnp.einsum("nd,n,ne->de", x, weight * second, x, precision="highest") + left * jnp.eye(x.shape[1], dtype=x.dtype)
+  return jnp.einsum("nd,n,ne->de", x, weight * second, x, precision="highest") + left * jnp.eye(
+    x.shape[1], dtype=x.dtype
+  )
 
 
 def _solve(matrix, vector):
@@ -90,14 +93,14 @@ def fit_head(x, targets, weight, noise, strength, loss: str = "logistic", steps:
 
 
 def remove_rows(head, x, targets, weight, gone, strength, loss: str = "logistic", constant="tight") -> Removed:
-  """``h + H^-1 D``, ``D = sum_gone [strength h + grad l]``, ``H`` the curvature of the rows left; and ``gamma |X| |s| |X s|``
+  """``h + H^-1 D``, ``D = sum_gone [strength h + grad l]``, H the curvature of the rows left; ``gamma |X| |s| |X s|``
   with ``s = H^-1 D``, a bound on the norm of the gradient that this leaves beyond that of ``h``.
 
-  head ``[K, D]``; rows as of :func:`head_gradient`, their ``weight [N]`` 0 or 1; gone ``[N]`` bool. X are the rows left,
-  ``|X|`` their largest singular value by eigenvalues (the released power iteration gives less, so that its bound is
-  none). ``constant``: 'tight', ``1 / (6 sqrt 3)``, the largest ``|sigma''|``; 'released', 1/4, which also holds. Of the
-  squared loss the step is retraining itself and the bound 0. Bounds of removals in turn add up. Guo et al., 2020; spec
-  S12.1. Raises UsageError: an unknown loss or constant.
+  head ``[K, D]``; rows as of :func:`head_gradient`, their ``weight [N]`` 0 or 1; gone ``[N]`` bool. X are the rows
+  left, ``|X|`` their largest singular value by eigenvalues (the released power iteration gives less, so that its
+  bound is none). ``constant``: 'tight', ``1 / (6 sqrt 3)``, the largest ``|sigma''|``; 'released', 1/4, which also
+  holds. Of the squared loss the step is retraining itself and the bound 0. Bounds of removals in turn add up. Guo et
+  al., 2020; spec S12.1. Raises UsageError: an unknown loss or constant.
   """
   check_choice("remove_rows", "loss", loss, LOSSES)
   check_choice("remove_rows", "constant", constant, tuple(CONSTANTS))
@@ -116,4 +119,3 @@ def remove_rows(head, x, targets, weight, gone, strength, loss: str = "logistic"
   head_after, residual = jax.lax.map(lambda v: one(*v), (head, targets))
   some = (away.sum() > 0) & (left.sum() > 0)
   return Removed(jnp.where(some, head_after, head), jnp.where(some, residual, 0.0))
-

@@ -14,7 +14,7 @@ SELECTORS = ("random", "gradient", "influence", "margin", "moderate")
 
 
 def _read(apply_fn, params, rows: Rows, batch: int, selector: str):
-  """``(last layer's inputs [N, D + 1], slopes by the logits [N, C], margins [N], labels, ids, weights)`` of all rows."""
+  """``(last layer's inputs [N, D + 1], slopes by the logits [N, C], margins [N], labels, ids, weights)`` of rows."""
   blocks = -(-rows.capacity // batch)
 
   def block(i):
@@ -26,7 +26,9 @@ def _read(apply_fn, params, rows: Rows, batch: int, selector: str):
     label = jax.nn.one_hot(some.y, logits.shape[-1], dtype=bool)
     margin = jnp.where(label, logits, 0.0).sum(-1) - jnp.where(label, -jnp.inf, logits).max(-1)
     if out.features is None and selector not in ("random", "margin"):
-      raise UsageError(f"apply_fn: selector {selector!r} needs the features of rows; return cljax.Outputs with features")
+      raise UsageError(
+        f"apply_fn: selector {selector!r} needs the features of rows; return cljax.Outputs with features"
+      )
     features = jnp.zeros((batch, 0)) if out.features is None else out.features.reshape(batch, -1)
     features = jnp.concatenate([features.astype(jnp.float32), jnp.ones((batch, 1), jnp.float32)], 1)
     slope = jax.nn.softmax(logits) - label

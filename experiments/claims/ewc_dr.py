@@ -13,8 +13,8 @@ CLAIM = Claim(
   sentence="Importance from reversed logits stays where the old task is fitted, and so keeps more than EWC's.",
   protocol="Split digits, class-incremental, 5 tasks of 2 classes, only the task's classes in the softmax, MLP "
   "64-100-100-10, SGD 0.05, batch 32, 20 epochs; online_ewc with decay 1, its Fisher empirical or reversed (batches, "
-  "averaged over tasks, decoupled pull, no clip), each at the strength of (0.1, 1, 10, 100) of the highest mean accuracy "
-  "for two other seeds: final average accuracy of reversed minus empirical, in points.",
+  "averaged over tasks, decoupled pull, no clip), each at the strength of (0.1, 1, 10, 100) of the highest mean "
+  "accuracy for two other seeds: final average accuracy of reversed minus empirical, in points.",
 )
 
 

@@ -10,9 +10,10 @@ CLAIM = Claim(
   methods=("kfac_ewc",),
   paper="Ritter et al. 2018",
   sentence="A Kronecker-factored precision keeps old tasks better than a diagonal one.",
-  protocol="Permuted digits, 5 tasks of all 10 classes, MLP 64-100-100-10, SGD 0.05, batch 32, 5 epochs; ewc and kfac_ewc "
-  "at the strengths of (0.3, 1, 3, 10) beside a mean Fisher (kfac_ewc's own is that over the rows of a task) that give "
-  "the highest mean accuracy for two other seeds: final average accuracy of kfac_ewc minus that of ewc, in points.",
+  protocol="Permuted digits, 5 tasks of all 10 classes, MLP 64-100-100-10, SGD 0.05, batch 32, 5 epochs; ewc and "
+  "kfac_ewc at the strengths of (0.3, 1, 3, 10) beside a mean Fisher (kfac_ewc's own is that over the rows of a"
+  " task) that give the highest mean accuracy for two other seeds: final average accuracy of kfac_ewc minus "
+  "that of ewc, in points.",
 )
 
 

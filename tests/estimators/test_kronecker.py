@@ -20,7 +20,7 @@ WEIGHT = np.asarray([1, 1, 0, 2, 1, 1, 1], np.float32)
 PARAMS = jax.tree.map(lambda a: a + 0.3, MODEL.init(jax.random.key(1))[0])
 ROWS = rows_from_arrays(X, Y, WEIGHT)
 found = jax.jit(
-  lambda params, kind, key=None, rows=ROWS: kronecker_factors(MODEL, params, {}, rows, kind=kind, key=key, batch_size=3),
+  lambda params, kind, key=None: kronecker_factors(MODEL, params, {}, ROWS, kind=kind, key=key, batch_size=3),
   static_argnames=("kind",),
 )  # fmt: skip
 

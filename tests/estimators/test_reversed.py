@@ -72,7 +72,9 @@ def test_reversed_importance_stays_where_rows_are_fitted():
 
 
 def test_reversed_importance_is_of_classes_alone():
-  with pytest.raises(UsageError, match="kind: got 'reversed', which needs classes; the objective 'regression' has none"):
+  with pytest.raises(
+    UsageError, match="kind: got 'reversed', which needs classes; the objective 'regression' has none"
+  ):
     fisher_diagonal(MODEL, PARAMS, {}, rows_from_arrays(X, X[:, :3]), kind="reversed",
                     learned=OBJECTIVES["regression"].make(MODEL, None, noise=1.0))  # fmt: skip
 

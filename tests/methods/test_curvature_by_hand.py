@@ -160,7 +160,9 @@ def test_ncl_steps_in_the_metric_of_the_tasks_so_far(class_stream, small_model):
   options = {"strength": 0.7, "fisher": "exact", "damping": 0.0, "data_size": 40}
   bench = Bench("ncl", class_stream, small_model, options, optimizer=optimizer)
   learner, trace = bench.start(), {p: 0.0 for p in KERNELS}
-  eye = {p: (np.eye(leaves(learner.params)[p].shape[0] + 1), np.eye(leaves(learner.params)[p].shape[1])) for p in KERNELS}
+  eye = {
+    p: (np.eye(leaves(learner.params)[p].shape[0] + 1), np.eye(leaves(learner.params)[p].shape[1])) for p in KERNELS
+  }
   kept = {p: tuple(40**-0.5 * m for m in eye[p]) for p in KERNELS}
   anchor = {p: 0.0 for p in KERNELS}
   for task in (0, 1):
@@ -205,6 +207,8 @@ def test_ncl_at_no_strength_learns_its_first_task_as_plain_descent(class_stream,
 def test_requests_to_what_keeps_correlations_of_inputs_are_refused(name, dataset, small_model):
   """Of few rows their span is the rows': an edit of the parameters would leave them; a replay makes the state anew."""
   stream = streams.build(dataset, "class", tasks=2, forget="1:class=0")
-  with pytest.raises(UsageError, match=f"forget: '{name} . ssd' keeps the correlations of .*; use forget.name='retrain'"):
+  with pytest.raises(
+    UsageError, match=f"forget: '{name} . ssd' keeps the correlations of .*; use forget.name='retrain'"
+  ):
     engine.prepare(stream, small_model, name, forget="ssd")
   engine.prepare(stream, small_model, name, forget="retrain")

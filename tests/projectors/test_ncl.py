@@ -20,7 +20,9 @@ L, R, N = psd(4) + 0.1 * np.eye(4), psd(2) + 0.1 * np.eye(2), 50.0
 PARAMS = {"a": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "scale": jnp.ones(3)}
 GRADS = jax.tree.map(lambda a: jnp.asarray(RNG.normal(size=a.shape), jnp.float32), PARAMS)
 TX = ncl()
-end = jax.jit(lambda state, left, right, damping: ncl_end_task(state, {"a/kernel": left}, {"a/kernel": right}, N, damping))
+end = jax.jit(
+  lambda state, left, right, damping: ncl_end_task(state, {"a/kernel": left}, {"a/kernel": right}, N, damping)
+)
 
 
 def joined(grads):
@@ -64,7 +66,9 @@ def test_ncl_changes_the_path_and_not_the_optimum(strength):
   slope = lambda t: hessian @ (t - goal) + strength * precision @ (t - mu)
   theta, old = np.zeros(8), []
   for _ in range(4000):
-    theta = theta - 0.5 * N / (np.abs(np.linalg.eigvals(N * metric @ (hessian + strength * precision))).max()) * metric @ slope(theta)
+    theta = theta - 0.5 * N / (
+      np.abs(np.linalg.eigvals(N * metric @ (hessian + strength * precision))).max()
+    ) * metric @ slope(theta)
     old.append(0.5 * theta @ precision @ theta)
   np.testing.assert_allclose(slope(theta), 0, atol=1e-3)
   first = metric @ slope(np.zeros(8))

@@ -36,12 +36,8 @@ RECORDS: dict[str, Record] = {
     ),
   ),
   "certified_budget": Record(spec="additions S12.1", compared=("test_the_budget_by_hand",)),
-  "fit_head": Record(
-    spec="additions S12.1", compared=("test_a_head_is_the_minimum_of_the_perturbed_loss",)
-  ),
-  "head_gradient": Record(
-    spec="additions S12.1", compared=("test_a_head_is_the_minimum_of_the_perturbed_loss",)
-  ),
+  "fit_head": Record(spec="additions S12.1", compared=("test_a_head_is_the_minimum_of_the_perturbed_loss",)),
+  "head_gradient": Record(spec="additions S12.1", compared=("test_a_head_is_the_minimum_of_the_perturbed_loss",)),
   "remove_rows": Record(
     spec="additions S12.1",
     compared=("test_a_removal_is_the_newton_step_and_its_bound",),
@@ -54,9 +50,7 @@ RECORDS: dict[str, Record] = {
       "the norm of the rows is by eigenvalues, where the released power iteration gives less",
     ),
   ),
-  "unit_features": Record(
-    spec="additions S12.1", compared=("test_features_are_of_length_one_at_most_row_by_row",)
-  ),
+  "unit_features": Record(spec="additions S12.1", compared=("test_features_are_of_length_one_at_most_row_by_row",)),
   "coreset_rows": Record(
     spec="additions S12.2",
     compared=("test_a_coreset_is_the_share_of_the_highest_scores",),

@@ -142,7 +142,9 @@ def test_a_prior_pulls_to_zero_and_what_does_not_fit_is_refused():
   assert isinstance(regularizers.find((state,))[0], KfacState)
   with pytest.raises(UsageError, match="factors: 'c/kernel' is missing"):
     kfac_consolidate(state, now, {"a/kernel": FACTORS["a/kernel"]})
-  with pytest.raises(UsageError, match=r"factors: 'a/kernel' has \(4, 4\) and \(3, 3\); expected \(6, 6\) and \(3, 3\)"):
+  with pytest.raises(
+    UsageError, match=r"factors: 'a/kernel' has \(4, 4\) and \(3, 3\); expected \(6, 6\) and \(3, 3\)"
+  ):
     kfac_consolidate(state, now, {**FACTORS, "a/kernel": FACTORS["c/kernel"]})
   with pytest.raises(UsageError, match="merge must be one of kl, additive; got 'svd'"):
     kfac_consolidate(state, now, FACTORS, merge="svd")

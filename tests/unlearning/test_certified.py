@@ -75,7 +75,9 @@ def test_a_removal_is_the_newton_step_and_its_bound(loss):
       assert np.linalg.norm(left) <= bound + 1e-5
   released = remove(*given(head, X, Y, ONE), jnp.asarray(gone), STRENGTH, loss=loss, constant="released")
   np.testing.assert_array_equal(released.head, got.head)
-  np.testing.assert_allclose(np.asarray(got.residual) * 0.25, np.asarray(released.residual) * certified.TIGHT, rtol=1e-5)
+  np.testing.assert_allclose(
+    np.asarray(got.residual) * 0.25, np.asarray(released.residual) * certified.TIGHT, rtol=1e-5
+  )
 
 
 def test_the_constant_is_the_largest_third_derivative_of_the_logistic_loss():
@@ -87,7 +89,7 @@ def test_the_constant_is_the_largest_third_derivative_of_the_logistic_loss():
 
 
 def test_residuals_of_removals_in_turn_stay_under_the_sum_of_their_bounds():
-  """Twenty rows one by one: the tight sum holds and is far under the released one; order matters to the bound's order."""
+  """Twenty rows one by one: the tight sum holds and is far under the released; order matters to the bound's order."""
   fitted = fit(*given(X, Y, ONE, NOISE), STRENGTH)
   ends = []
   for order in (range(20), reversed(range(20))):
@@ -125,15 +127,15 @@ def rows_of(bench, state):
 
 @pytest.mark.parametrize("epsilon", [1e4, 1e-3])
 def test_requests_are_steps_within_the_budget_and_training_anew_beyond(epsilon, class_stream, small_model):
-  """A class is forgotten: of a large budget by a step from the trained head; of a small one its bound is over the budget, and
-  heads are trained anew on the rows left with other noise. The new head answers; the rows' features are gone."""
+  """A class is forgotten: of a large budget by a step from the trained head; of a small one its bound is over the
+  budget, and heads are trained anew on the rows left with other noise. The new head answers; the features are gone."""
   bench = Bench("certified_removal", class_stream, small_model, {"epsilon": epsilon, "strength": 0.01})
   learner = bench.boundary("end_task", bench.start(), 0)
   before = learner.method_state
   x, there, y = rows_of(bench, before)
   assert there.sum() == len(class_stream.train[0])
   assert np.asarray(before.spent).max() < 1e-3
-  after_learner, (gone, held) = bench.forget_class(learner)
+  after_learner, (_, held) = bench.forget_class(learner)
   after = after_learner.method_state
   away = there & (y == 0)
   assert (int(after.trainings), int(after.removals)) == ((1, 1) if epsilon == 1e4 else (2, 0))

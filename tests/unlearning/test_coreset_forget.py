@@ -58,7 +58,9 @@ def by_hand(selector):
   inputs = a_all.T @ a_all / len(a_all)
   outputs = (np.diag(p_all.sum(0)) - p_all.T @ p_all) / len(a_all)
   gradients = np.stack([np.outer(a[i], d[i]).ravel() for i in range(8)])  # with the Kronecker product formed
-  return gradients @ np.linalg.solve(np.kron(inputs, outputs) + 0.05 * np.eye(gradients.shape[1]), gradients[here].sum(0))
+  return gradients @ np.linalg.solve(
+    np.kron(inputs, outputs) + 0.05 * np.eye(gradients.shape[1]), gradients[here].sum(0)
+  )
 
 
 @pytest.mark.parametrize("selector", ["gradient", "influence", "margin", "moderate"])
@@ -83,9 +85,11 @@ def test_a_coreset_is_the_share_of_the_highest_scores(share, count):
   best = set(there[np.argsort(-want)[:count]].tolist())
   assert np.asarray(core.batch(0, 8).id).tolist() == list(range(8))
   assert {int(i) for i, w in zip(np.asarray(core.batch(0, 8).id), weight, strict=True) if w} == best
-  with pytest.raises(UsageError, match="coreset_rows: share must be between 0 and 1; got 1.5"):
+  with pytest.raises(UsageError, match=r"coreset_rows: share must be between 0 and 1; got 1\.5"):
     unlearning.coreset_rows(apply_fn, PARAMS, FORGET, RETAIN, share=1.5)
-  with pytest.raises(UsageError, match="selector must be one of random, gradient, influence, margin, moderate; got 'x'"):
+  with pytest.raises(
+    UsageError, match="selector must be one of random, gradient, influence, margin, moderate; got 'x'"
+  ):
     unlearning.coreset_scores(apply_fn, PARAMS, FORGET, selector="x")
   with pytest.raises(UsageError, match="retain: selector 'influence' needs the rows to keep"):
     unlearning.coreset_scores(apply_fn, PARAMS, FORGET)
@@ -94,7 +98,9 @@ def test_a_coreset_is_the_share_of_the_highest_scores(share, count):
 def test_a_coreset_of_all_rows_is_the_edit_to_the_bit(class_stream, small_model):
   """And one of a share of it is another edit."""
   options = {"options": "steps=3, learning_rate=0.2, bound=100.0, forget_weight=1.0"}
-  plain = Bench("graddiff", class_stream, small_model, {"steps": 3, "learning_rate": 0.2, "bound": 100.0, "forget_weight": 1.0})
+  plain = Bench(
+    "graddiff", class_stream, small_model, {"steps": 3, "learning_rate": 0.2, "bound": 100.0, "forget_weight": 1.0}
+  )
   part = Bench("coreset_forget", class_stream, small_model, {**options, "share": 1.0})
   learner = plain.start()
   want = plain.forget_class(learner)[0].params
@@ -105,9 +111,9 @@ def test_a_coreset_of_all_rows_is_the_edit_to_the_bit(class_stream, small_model)
 
 
 def test_the_edit_sees_the_chosen_rows_alone(class_stream, small_model):
-  """Gradient ascent over the half of a class with the smallest margins: what the plain edit makes of just these rows."""
-  part = Bench("coreset_forget", class_stream, small_model,
-               {"edit": "gradient_ascent", "options": "steps=2, bound=100.0, learning_rate=0.1", "selector": "margin", "share": 0.5})  # fmt: skip
+  """Gradient ascent over the half of a class with the smallest margins: what the edit makes of just these."""
+  options = {"edit": "gradient_ascent", "options": "steps=2, bound=100.0, learning_rate=0.1"}
+  part = Bench("coreset_forget", class_stream, small_model, {**options, "selector": "margin", "share": 0.5})
   plain = Bench("gradient_ascent", class_stream, small_model, {"steps": 2, "bound": 100.0, "learning_rate": 0.1})
   learner = part.start()
   after, (gone, held) = part.forget_class(learner)
@@ -120,7 +126,9 @@ def test_the_edit_sees_the_chosen_rows_alone(class_stream, small_model):
   for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(want.params), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-6)
   whole = plain.forget_class(other)[0]
-  assert max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (after.params, whole.params)), strict=True)) > 1e-4
+  assert (
+    max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (after.params, whole.params)), strict=True)) > 1e-4
+  )
 
 
 def test_options_of_the_edit_are_read_from_a_line():

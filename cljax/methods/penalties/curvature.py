@@ -47,7 +47,7 @@ def kfac_ewc(
 
   ``L (x) R`` stands for ``sum_t n_t A_t (x) G_t`` over finished tasks t of n_t rows, ``A = E[a a^T]`` of layer inputs
   and ``G = E[g g^T]`` of output gradients: an online Laplace approximation's precision, of which ``strength = 1 / n``
-  is the exact weight beside a mean loss over n rows. ``merge='kl'``: the pair nearest to the sum by KL divergence, so that
+  is the exact weight beside a mean loss over n rows. ``merge='kl'``: the pair nearest to the sum by KL, so that
   T equal tasks weigh T; ``'additive'`` adds the factors, whose product then grows as T^2. Layers that have no factors
   (norms, embeddings) have the diagonal Fisher, ``n_t F_t``, of :func:`cljax.methods.penalties.pulls.online_ewc`.
   ``fisher``: 'auto' is exact up to 20 classes and sampled above.

@@ -33,7 +33,16 @@ class CertifiedState(NamedTuple):
 
 
 def certified_removal(
-  model, spec: Spec, *, strength, sigma, epsilon, delta, loss: str = "logistic", constant: str = "tight", batch: int = 64
+  model,
+  spec: Spec,
+  *,
+  strength,
+  sigma,
+  epsilon,
+  delta,
+  loss: str = "logistic",
+  constant: str = "tight",
+  batch: int = 64,
 ) -> Method:
   """Certified removal: one convex head a class against the rest, ``sum_i l(h . x_i) + strength/2 n |h|^2 + b . h``,
   ``b ~ N(0, sigma^2)``; a request is a Newton step while its bound stays within the budget.
@@ -43,8 +52,8 @@ def certified_removal(
   ``x``: :func:`cljax.unlearning.unit_features`. When a task ends, heads of all classes are trained on all rows so far
   with noise drawn anew. A request: ``h <- h + H^-1 sum [strength h + grad l]`` (:func:`cljax.unlearning.remove_rows`);
   its residual adds to what is spent, the gradient that training left included; where that passes ``sigma e / sqrt(2
-  ln(1.5 / d))`` for any class, with ``e, d`` the C-th parts of ``epsilon, delta``, all heads are trained anew with fresh
-  noise instead. ``constant='released'`` counts residuals with 1/4 in the place of ``1 / (6 sqrt 3)``.
+  ln(1.5 / d))`` for any class, with ``e, d`` the C-th parts of ``epsilon, delta``, all heads are trained anew with
+  fresh noise instead. ``constant='released'`` counts residuals with 1/4 in the place of ``1 / (6 sqrt 3)``.
 
   It keeps the features of every row (of deleted ones zeros): memory grows with the data. Bounds are computed in
   float32. Raises UsageError for a model without features, or with statistics of batches, which rows would move. Guo et
@@ -100,7 +109,8 @@ def certified_removal(
       put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(a, new.astype(a.dtype), state.filled, 0)
       new = map(put, kept, read)
       count = rows.count.astype(jnp.int32)
-      return CertifiedState(*new, state.filled + count, *state[6:])
+      names = ("features", "y", "id", "task", "weight")
+      return state._replace(filled=state.filled + count, **dict(zip(names, new, strict=True)))
 
     state = jax.lax.cond(task.visit.first, stored, lambda state: state, state)
     return learner._replace(method_state=trained(key, state))
