@@ -75,7 +75,7 @@ def ncl_end_task(opt_state, inputs: dict[str, Any], outputs: dict[str, Any], row
   def inverse(m, more):
     values, vectors = jnp.linalg.eigh(m)
     least = jnp.finfo(m.dtype).tiny
-    return layers.product(vectors / jnp.maximum(jnp.maximum(values, 0) + more, least), vectors.T)
+    return layers.product(vectors / jnp.maximum(jnp.maximum(values, 0) + more, least)[None], vectors.T)
 
   def end(state: NCLState) -> NCLState:
     lefts, rights = {}, {}

@@ -15,7 +15,7 @@ from cljax.core.checks import check_choice, check_scalar
 from cljax.core.dtypes import wide
 from cljax.core.opt_state import edit_states
 from cljax.core.types import UsageError
-from cljax.regularizers._state import add, check_params, label
+from cljax.regularizers._state import add, check_covers, check_params, label
 
 MERGES = ("kl", "additive")
 
@@ -59,6 +59,7 @@ def kfac_ewc(
   def init(params):
     if tree.is_placeholder(params):
       return KfacState(label(name), *(jnp.zeros(()) for _ in range(3)))  # type: ignore[arg-type]
+    check_covers(name, params)
     anchor, inputs, outputs, leaves = {}, {}, {}, tree.by_path(params)
     for layer in layers.found(name, params, skip, biases, layout):
       kind = wide(leaves[layer.kernel].dtype)
@@ -74,7 +75,12 @@ def kfac_ewc(
     del extra
     now = tree.by_path(check_params(name, params, updates))
     leaves = tree.by_path(updates)
+    for leaf, x in leaves.items():
+      if jnp.ndim(x) >= 2 and leaf not in state.inputs and not (skip and skip(leaf)):
+        raise UsageError(f"{name}: updates: leaf {leaf!r} is unexpected; init must see parameters of the same paths")
     for leaf, anchor in state.anchor.items():
+      if leaf not in leaves and leaf not in state.inputs:
+        continue  # a bias without an update
       if leaf not in leaves or leaves[leaf].shape != anchor.shape:
         got = f"shape {leaves[leaf].shape}" if leaf in leaves else "missing"
         raise UsageError(f"{name}: updates: leaf {leaf!r} is {got}; expected shape {anchor.shape}")
@@ -84,7 +90,7 @@ def kfac_ewc(
       away = {n: now[n].astype(left.dtype) - state.anchor[n] for n in (kernel, bias) if n is not None}
       moved = layers.product(left, layers.joined(kernel, away, bias, layout), state.outputs[kernel])
       pull = layers.parted(jnp.asarray(strength).astype(left.dtype) * moved, kernel, away, bias, layout)
-      out |= {n: add(leaves[n], p) for n, p in pull.items()}
+      out |= {n: add(leaves[n], p) for n, p in pull.items() if n in leaves}
     return tree.map_named(lambda n, u: out[n], updates), state
 
   return optax.GradientTransformationExtraArgs(init, update)
@@ -157,7 +163,7 @@ def _shares(a, b):
   sum is singular."""
   values, vectors = jnp.linalg.eigh(a + b)
   there = values > jnp.finfo(values.dtype).eps * len(values) * values[-1]
-  scaled = vectors * jnp.where(there, 1 / jnp.sqrt(jnp.where(there, values, 1)), 0)
+  scaled = vectors * jnp.where(there, 1 / jnp.sqrt(jnp.where(there, values, 1)), 0)[None]
   inside = layers.product(scaled.T, a, scaled)
   share = jnp.clip(jnp.linalg.eigvalsh(0.5 * (inside + inside.T)), 0, 1)
   # Rising: the zeros of what is not there stand first.
@@ -169,4 +175,4 @@ def _traces(shares, x):
   share, there = shares
   both = x[0] * share + x[1] * (1 - share)
   inverse = jnp.where(there & (both > 0), 1 / jnp.where(both > 0, both, 1), 0)
-  return jnp.stack([(share * inverse).sum(), ((1 - share) * inverse).sum()]) / jnp.maximum(there.sum(), 1)
+  return jnp.stack([(share * inverse).sum(), ((1 - share) * inverse).sum()]) / jnp.maximum(there.sum().astype(share.dtype), 1)

@@ -114,7 +114,7 @@ def ncl(
   )
 
 
-PASS = Access(task_boundaries=True, boundary_data=True, needs=("each",))
+PASS = Access(task_boundaries=True, boundary_data=True, needs=("each", "plain_inputs"))
 register(
   "kfac_ewc",
   Entry(kfac_ewc, {"strength": Option(0.001, 0), **MERGE, **KINDS}, PASS, "Ritter et al. 2018"),
