@@ -175,4 +175,6 @@ def _traces(shares, x):
   share, there = shares
   both = x[0] * share + x[1] * (1 - share)
   inverse = jnp.where(there & (both > 0), 1 / jnp.where(both > 0, both, 1), 0)
-  return jnp.stack([(share * inverse).sum(), ((1 - share) * inverse).sum()]) / jnp.maximum(there.sum().astype(share.dtype), 1)
+  return jnp.stack([(share * inverse).sum(), ((1 - share) * inverse).sum()]) / jnp.maximum(
+    there.sum().astype(share.dtype), 1
+  )

@@ -160,6 +160,21 @@ RECORDS: dict[str, Record] = {
     neutral={"alpha": 1e38},
     first_task_plain=False,
   ),
+  "ncl": Record(
+    spec="additions S11.2",
+    compared=("test_ncl_steps_in_the_metric_of_the_tasks_so_far",),
+    invariants=(
+      "test_ncl_at_no_strength_learns_its_first_task_as_plain_descent",
+      "test_requests_to_what_keeps_correlations_of_inputs_are_refused",
+    ),
+    claim=("ncl",),
+    deviations=(
+      "of feed-forward networks; the released code is of recurrent ones, whose factors it scales by their length",
+      "one damping, in the metric alone; the released code also damps the factors before they are merged",
+      "norm parameters, and what has no factors, are held after the first task",
+    ),
+    first_task_plain=False,
+  ),
   "coso": Record(
     spec="regularizers_projectors 4.7",
     compared=(
