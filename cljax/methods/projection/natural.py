@@ -21,11 +21,12 @@ def ncl(
   """NCL: ``theta <- theta - rate [Lambda^-1 grad + strength (theta - mu)] / n``: K-FAC EWC, in its own metric.
 
   ``Lambda = L (x) R`` of each layer starts at ``I / n`` with ``mu = 0`` and takes ``A_t (x) G_t`` of each finished task
-  (:func:`cljax.methods.penalties.curvature.kfac_ewc`, whose ``merge`` and ``fisher`` these are; the paper samples labels); ``n`` is ``data_size``, 0 for
-  the rows of the largest task. So the first task is plain descent with the pull ``strength / n theta``; afterwards what
-  old tasks leave flat moves at the full rate, and what they need by up to ``1 / (1 + n F)`` of it. The pull joins the
-  gradient, and the metric ``(Lambda + damping)^-1 / n`` stands behind the optimizer: the published order, made for SGD
-  with momentum and a constant rate; Adam's own metric would come between.
+  (:func:`cljax.methods.penalties.curvature.kfac_ewc`, whose ``merge`` and ``fisher`` these are; the paper samples
+  labels); ``n`` is ``data_size``, 0 for the rows of the largest task. So the first task is plain descent with the
+  pull ``strength / n theta``; afterwards what old tasks leave flat moves at the full rate, and what they need by up
+  to ``1 / (1 + n F)`` of it. The pull joins the gradient, and the metric ``(Lambda + damping)^-1 / n`` stands behind
+  the optimizer: the published order, made for SGD with momentum and a constant rate; Adam's own metric would come
+  between.
 
   ``skip`` as for ``gpm``: the head is projected too where tasks share it. After the first task norm parameters and what
   has no factors are held. Needs a model with ``capture``. Spec S11.2; Kao et al., 2021.
