@@ -61,6 +61,8 @@ class Method(NamedTuple):
   terms       {name: (key, params, learner, batch, outputs) -> scalar}, added to the task loss
   gradient    (key, loss_fn, learner) -> ((loss, aux), grads) with loss_fn(params) -> (loss, aux); None: value_and_grad
   references  {name: Reference}: handed to the transforms as ``references={name: grads}``
+  observe     (key, learner, batch) -> {argument: value}: what the transforms are given of the step's batch, as the
+              model sees it, beside its gradient; None: nothing
   penalty     optax transform that adds a penalty's gradient to the raw gradient; acts first
   transform   optax transform (a projector) on the raw gradient plus penalties, before the optimizer
   pull        optax transform (a decoupled penalty) on the optimizer's update, given ``rate=``, the learning rate of the
@@ -88,6 +90,7 @@ class Method(NamedTuple):
   terms: dict[str, Callable] = {}
   gradient: Callable | None = None
   references: dict[str, Reference] = {}
+  observe: Callable | None = None
   penalty: optax.GradientTransformation | None = None
   transform: optax.GradientTransformation | None = None
   pull: optax.GradientTransformation | None = None
@@ -207,6 +210,13 @@ def compose(**methods: Method) -> Method:
         learner = back(n, learner, m.after_forget(view(n, learner), before))
     return learner
 
+  def observe(key, learner, batch):
+    out: dict[str, Any] = {}
+    for n, m in methods.items():
+      if m.observe is not None:
+        out |= m.observe(fold(key, n), view(n, learner), noted(n, batch))
+    return out
+
   def transforms(field):
     parts = [(n, getattr(m, field)) for n, m in methods.items() if getattr(m, field) is not None]
     return optax.named_chain(*parts) if parts else None
@@ -243,6 +253,7 @@ def compose(**methods: Method) -> Method:
     terms={f"{n}/{t}": term(n, fn) for n, m in methods.items() for t, fn in m.terms.items()},
     gradient=owned("gradient"),
     references=references,
+    observe=observe if any(m.observe is not None for m in methods.values()) else None,
     penalty=transforms("penalty"),
     transform=transforms("transform"),
     pull=transforms("pull"),

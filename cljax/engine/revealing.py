@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import jax
 
-from cljax import projectors
+from cljax import projectors, regularizers
 from cljax.core.types import UsageError
 from cljax.optimizers.classp import ClasspState
 from cljax.optimizers.tag import TagState
@@ -17,6 +17,9 @@ REVEALS = {
   projectors.OGDState: "gradients of single rows, which hold the rows' inputs",
   projectors.GPMState: "bases of the spaces that the rows span",
   projectors.CUBERState: "bases of the spaces that the rows span",
+  regularizers.KfacState: "the correlations of layer inputs, whose span is that of the rows where these are few",
+  projectors.NCLState: "the correlations of layer inputs, whose span is that of the rows where these are few",
+  projectors.OWMState: "the correlations of batches' mean inputs, which of small batches are rows",
   TagState: "each task's averaged gradient, in which a bright row stands out",
 }
 

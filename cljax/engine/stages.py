@@ -16,8 +16,8 @@ from cljax.engine.setup import CompiledRun
 
 # A method that answers requests and has none of these needs nothing but the trained model.
 _IN_TRAINING = (
-  "model", "start_task", "prepare", "terms", "gradient", "references", "penalty", "transform", "pull", "finalize",
-  "after_step", "end_task", "predict",
+  "model", "start_task", "prepare", "terms", "gradient", "references", "observe", "penalty", "transform", "pull",
+  "finalize", "after_step", "end_task", "predict",
 )  # fmt: skip
 
 

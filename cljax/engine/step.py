@@ -248,6 +248,8 @@ def build(
       extra["task"], extra["visit"] = visit.task, visit
     if method.references:
       extra["references"] = reference_gradients(key, learner, visit, tables)
+    if method.observe is not None:
+      extra |= method.observe(tree.fold(key, "observe"), learner, shown)
     updates, opt_state = tx.update(grads, learner.opt_state, learner.params, **extra)
     params = optax.apply_updates(learner.params, updates)
     learner = learner._replace(step=learner.step + 1, params=params, model_state=model_state, opt_state=opt_state)

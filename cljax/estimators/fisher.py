@@ -12,7 +12,8 @@ from cljax.core.dtypes import wide
 from cljax.core.types import Batch, Model, Rows, UsageError
 from cljax.estimators.per_sample import check_batch_size, per_sample_sums, rows_at_once, sum_over_batches, thinned
 
-KINDS = ("exact", "sampled", "empirical", "batched")
+KINDS = ("exact", "sampled", "empirical", "batched", "reversed", "reversed_batched")
+BATCHED = ("batched", "reversed_batched")
 
 
 def _masked(logits, batch: Batch):
@@ -49,6 +50,8 @@ def default_kind(learned: Any) -> str:
 
 
 def _check_learned(learned: Any, kind: str) -> None:
+  if kind.startswith("reversed"):
+    raise UsageError(f"kind: got {kind!r}, which needs classes; the objective {learned.name!r} has none")
   field = {"exact": "factor", "sampled": "sample"}.get(kind, "each")
   if getattr(learned, field) is None:
     raise UsageError(f"kind: got {kind!r}, which needs {field}; the objective {learned.name!r} has none")
@@ -90,9 +93,13 @@ def fisher_diagonal(
     ``empirical``  the row's own label;
     ``batched``    the label's, but the *mean gradient of a batch* is squared, and batches are averaged with equal
                    weight: what several code bases call Fisher. It depends on ``batch_size`` and the order of rows.
+    ``reversed``   the gradient of ``C(-z, y)``, the label's cross-entropy under reversed logits, in the place of log p:
+                   ``e_y - softmax(-z)``, which stays where training has fitted the row and ``softmax(z) - e_y`` has
+                   vanished. No Fisher information; EWC-DR's importance. ``reversed_batched`` squares it as ``batched``
+                   does, as the released code has it.
   ``rows.count`` may be traced. Rows of weight 0 are as if absent (for ``batched``: they keep their place in the cut
   into batches). ``class_mask`` restricts a row's softmax. ``samples`` uses at most so many rows of positive weight,
-  drawn with ``key`` (None: ``jax.random.key(0)``) without replacement. Apart from ``batched``, ``batch_size`` changes
+  drawn with ``key`` (None: ``jax.random.key(0)``) without replacement. But for ``batched`` ones, ``batch_size`` changes
   speed and memory only, and which labels ``sampled`` draws; how many rows are passed over at once is chosen by the
   layers (:func:`rows_at_once`). No row of positive weight gives zeros.
 
@@ -100,7 +107,8 @@ def fisher_diagonal(
   of ``each`` over a row's parts (a row of text: over its tokens), 'exact' takes its ``factor``, 'sampled' draws by its
   ``sample``, 'batched' squares the gradient of the weighted mean over all parts.
 
-  Kirkpatrick et al. 2017 (EWC); kinds as in GMvandeVen/continual-learning, whose mean divides by n - 1; here by n.
+  Kirkpatrick et al. 2017 (EWC); Liu and Chang 2026 (EWC-DR; spec S11.4); kinds as in GMvandeVen/continual-learning,
+  whose mean divides by n - 1; here by n.
   Raises UsageError for an unknown kind, a bad ``batch_size`` or ``samples``, ``sampled`` without ``key``, and a kind
   that the objective has nothing for.
   """
@@ -116,7 +124,12 @@ def fisher_diagonal(
     read = rows.batch
     rows = rows._replace(batch=lambda start, size: learned.inputs(read(start, size)))
 
+  sign = -1 if kind.startswith("reversed") else 1
+
   def cotangents(logits, batch):
+    if sign < 0:
+      q = jax.nn.softmax(_masked(-logits, batch))
+      return jnp.ones((1, q.shape[0]), q.dtype), _toward(batch.y, q, batch)[None]
     p = jax.nn.softmax(_masked(logits, batch))
     if kind == "exact":
       return _contrasts(p)
@@ -127,7 +140,7 @@ def fisher_diagonal(
     return jnp.ones((1, p.shape[0]), p.dtype), _toward(y, p, batch)[None]
 
   size = batch_size
-  if kind != "batched":
+  if kind not in BATCHED:
     size = rows_at_once(model, params, model_state, rows, batch_size, many=kind == "exact")
   if kind == "sampled" and learned is None:
     # one number a row, those that its batch has by itself, however many rows are passed over at once
@@ -166,7 +179,7 @@ def fisher_diagonal(
         each, inside = learned.each(logits, batch)
         weight = batch.weight.reshape(-1, *(1,) * (each.ndim - 1)) * (jnp.ones_like(each) if inside is None else inside)
         return jnp.sum(jnp.where(weight > 0, each * weight, 0.0)) / jnp.maximum(weight.sum(), 1e-30)
-      log_p = jax.nn.log_softmax(_masked(logits.astype(wide(logits.dtype)), batch))
+      log_p = jax.nn.log_softmax(_masked(sign * logits.astype(wide(logits.dtype)), batch))
       nll = -jnp.take_along_axis(log_p, batch.y[:, None], 1)[:, 0]
       weight = batch.weight.astype(nll.dtype)
       return jnp.sum(jnp.where(weight > 0, nll * weight, 0.0)) / jnp.maximum(weight.sum(), 1e-30)
@@ -175,5 +188,5 @@ def fisher_diagonal(
     return jax.tree.map(square, jax.grad(loss)(params)), (batch.weight.sum() > 0).astype(jnp.float32)
 
   like = (params, jax.ShapeDtypeStruct((), jnp.float32))
-  total, weight = sum_over_batches(rows, size, like, batched if kind == "batched" else per_sample)
+  total, weight = sum_over_batches(rows, size, like, batched if kind in BATCHED else per_sample)
   return tree.scale(1.0 / jnp.where(weight > 0, weight, 1.0), total)

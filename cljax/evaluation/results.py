@@ -34,6 +34,7 @@ SCENARIOS = {
   "si_blurry": "class-incremental (Si-Blurry)",
   "i_blurry": "class-incremental (i-Blurry)",
   "scole": "class-incremental (SCoLe)",
+  "instance": "instance-incremental",
 }
 
 

@@ -1,7 +1,8 @@
 """Gradient and update projections as optax transforms.
 
-All of them: ``update(grads, state, params, references={name: tree}, **extra)``. ``*_extend``, ``*_start_task`` and
-``*_end_task`` are pure functions on the optimizer state, which find the projector's state wherever it is nested.
+All of them: ``update(grads, state, params, references={name: tree}, **extra)``; ``owm`` reads ``layer_inputs=`` too.
+``*_extend``, ``*_start_task`` and ``*_end_task`` are pure functions on the optimizer state, which find the projector's
+state wherever it is nested.
 """
 
 from cljax import _old_names
@@ -21,6 +22,7 @@ from cljax.projectors.cuber import (
 from cljax.projectors.gem import GEMState, er_gem, gem
 from cljax.projectors.geometric import GeometricState, geometric_disentanglement
 from cljax.projectors.gpm import GPMState, gpm, gpm_bytes, gpm_extend
+from cljax.projectors.ncl import NCLState, ncl, ncl_end_task
 from cljax.projectors.ogd import (
   OGDState,
   basis_bytes,
@@ -31,6 +33,7 @@ from cljax.projectors.ogd import (
   principal_directions,
 )
 from cljax.projectors.orthogonality import adaptive_orthogonality, adaptive_orthogonality_grad
+from cljax.projectors.owm import OWMState, owm, owm_extend
 from cljax.projectors.update_space import on_update
 
 __all__ = [
@@ -44,7 +47,9 @@ __all__ = [
   "GEMState",
   "GPMState",
   "GeometricState",
+  "NCLState",
   "OGDState",
+  "OWMState",
   "adaptive_orthogonality",
   "adaptive_orthogonality_grad",
   "agem",
@@ -65,9 +70,13 @@ __all__ = [
   "gpm",
   "gpm_bytes",
   "gpm_extend",
+  "ncl",
+  "ncl_end_task",
   "ogd",
   "ogd_extend",
   "on_update",
+  "owm",
+  "owm_extend",
   "pca_ogd",
   "pca_ogd_extend",
   "principal_directions",

@@ -2,6 +2,7 @@
 
 from cljax.regularizers.boundary import attach, consolidate, export_state, find, follow_edit, import_state, state_bytes
 from cljax.regularizers.bregman import bregman_penalty, fisher_potential, gaussian_log_partition
+from cljax.regularizers.kronecker import KfacState, kfac_consolidate, kfac_ewc, kronecker_sum
 from cljax.regularizers.path import HierarchicalState, SiState, hierarchical, layer_weights, si
 from cljax.regularizers.penalties import ewc_penalty, hierarchical_penalty, importance_penalty, l2_penalty
 from cljax.regularizers.quadratic import (
@@ -29,6 +30,7 @@ from cljax.regularizers.structure import (
 __all__ = [
   "EwcState",
   "HierarchicalState",
+  "KfacState",
   "L2InitState",
   "L2PreviousState",
   "MasState",
@@ -50,6 +52,9 @@ __all__ = [
   "hierarchical_penalty",
   "import_state",
   "importance_penalty",
+  "kfac_consolidate",
+  "kfac_ewc",
+  "kronecker_sum",
   "l2",
   "l2_init",
   "l2_penalty",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cljax.core.tree import by_path, follow, nbytes
 from cljax.core.types import UsageError
-from cljax.regularizers import path, quadratic, structure
+from cljax.regularizers import kronecker, path, quadratic, structure
 from cljax.regularizers._state import align, check_importance, name_of
 from cljax.regularizers.decoupled import ScheduledState
 
@@ -22,7 +22,7 @@ _BOUNDARY: dict[type, tuple[Callable, str]] = {
   path.SiState: (path.consolidate_path, "takes"),
   path.HierarchicalState: (path.consolidate_hierarchical, "takes"),
 }
-STATES = (*_BOUNDARY, quadratic.L2InitState, structure.SpectralState, structure.WassersteinState)
+STATES = (*_BOUNDARY, kronecker.KfacState, quadratic.L2InitState, structure.SpectralState, structure.WassersteinState)
 
 
 def _takes(state) -> bool:
@@ -117,7 +117,7 @@ def follow_edit(state, before, after):
   """
 
   def move(state):
-    if type(state) not in _BOUNDARY:
+    if type(state) not in (*_BOUNDARY, kronecker.KfacState):
       return state
     owner = name_of(state)
     ends = align(before, state.anchor, owner, "before"), align(after, state.anchor, owner, "after")

@@ -3,6 +3,7 @@
 from cljax.streams.blurry import blurry_rows
 from cljax.streams.build import KINDS, Stream, build, with_forget
 from cljax.streams.class_names import class_places
+from cljax.streams.instances import instance_rows
 from cljax.streams.options import READS
 from cljax.streams.recurring import drawn_subsets
 from cljax.streams.requests import (
@@ -35,6 +36,7 @@ __all__ = [
   "from_tasks",
   "from_timestamps",
   "identity",
+  "instance_rows",
   "learned_tasks",
   "pair_table",
   "parse_forget",

@@ -14,6 +14,7 @@ from cljax.data import limits
 from cljax.data.types import MOST_CLASSES
 from cljax.streams.blurry import blurry_rows, occurring
 from cljax.streams.class_names import class_as_named, class_places, class_values
+from cljax.streams.instances import instance_rows
 from cljax.streams.noise import corrupt
 from cljax.streams.options import READS, check_classes, check_read, is_integer, plain
 from cljax.streams.recurring import drawn_subsets
@@ -117,14 +118,16 @@ def build(
   ``kind``, over the classes: ``'class'`` (class-incremental: one head, task unknown at test), ``'task'``
   (task-incremental: the same split, the task's classes known), ``'domain'`` (the same split, labels are positions
   within the task). Over the inputs, all classes in every task: ``'group'`` (one domain for each dataset group),
-  ``'permuted'`` and ``'rotated'`` (``angles`` in degrees, default evenly spaced over 180). The same rows in every task,
-  to measure plasticity over hundreds of tasks: ``'label_permuted'`` (each task renames the classes by a permutation of
-  its own) and ``'label_random'`` (each task draws a label for each row; tested on the rows it trains on, no validation
-  rows: random labels can be learned by heart only). Blurry borders (:func:`blurry_rows`): ``'si_blurry'`` and
-  ``'i_blurry'``, ``disjoint`` percent of the classes in one task only, ``blurry`` percent of the others' rows anywhere;
-  a task is tested on all classes that it holds rows of. ``'scole'`` (:func:`drawn_subsets`): ``tasks`` events, each of
-  ``classes_per_task`` (an int, default 2) classes drawn anew by ``class_weights``; the softmax is over the task's
-  classes unless ``active`` says otherwise; a last task, never learned, is the whole test set.
+  ``'permuted'`` and ``'rotated'`` (``angles`` in degrees, default evenly spaced over 180). Over the rows:
+  ``'instance'`` (:func:`instance_rows`), a random part of every class in each task, tested on all test rows. The same
+  rows in every task, to measure plasticity over hundreds of tasks: ``'label_permuted'`` (each task renames the
+  classes by a permutation of its own) and ``'label_random'`` (each task draws a label for each row; tested on the
+  rows it trains on, no validation rows: random labels can be learned by heart only). Blurry borders
+  (:func:`blurry_rows`): ``'si_blurry'`` and ``'i_blurry'``, ``disjoint`` percent of the classes in one task only,
+  ``blurry`` percent of the others' rows anywhere; a task is tested on all classes that it holds rows of. ``'scole'``
+  (:func:`drawn_subsets`): ``tasks`` events, each of ``classes_per_task`` (an int, default 2) classes drawn anew by
+  ``class_weights``; the softmax is over the task's classes unless ``active`` says otherwise; a last task, never
+  learned, is the whole test set.
 
   ``classes_per_task``: classes of each task, an int or one for each; default: an even split of all classes. ``10`` over
   100 classes and 5 tasks leaves 50 classes out. ``class_order``: a list of classes by name or place
@@ -146,8 +149,8 @@ def build(
   rows the data had each time before rows were appended; those that were there keep being held out, or not, as they were
   (``launch.train --extend`` gives it). Raises UsageError on an
   impossible split, and for an option that is given (not the default) and that the kind does not read (``READS``). Data
-  without classes have the kinds ``'group'``, ``'permuted'`` and ``'rotated'``; where classes are spoken of above, their
-  groups count.
+  without classes have the kinds ``'group'``, ``'instance'``, ``'permuted'`` and ``'rotated'``; where classes are
+  spoken of above, their groups count.
   """
   options = {k: plain(v) for k, v in locals().items() if k in _DEFAULTS}
   if not isinstance(kind, str) or kind not in READS:
@@ -208,6 +211,9 @@ def _build(
     labels = occurring(dataset.train.y, mine, dataset.num_classes)
     test = [of_classes(dataset.test.y, test_pool, np.flatnonzero(row >= 0)) for row in labels]
     layout = Layout(dataset, mine, test, labels, dataset.num_classes, identity())
+  elif kind == "instance":
+    mine = instance_rows(strata(dataset), pool, tasks, seed)
+    layout = Layout(dataset, mine, [test_pool] * tasks, _same_labels(dataset, tasks), outputs(dataset), identity())
   elif kind == "group":
     layout = _groups(dataset, pool, test_pool, tasks)
   else:

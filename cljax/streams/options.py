@@ -21,6 +21,7 @@ READS: dict[str, tuple[str, ...]] = {
   "task": _CLASSES,
   "domain": _CLASSES,
   "group": _GROUPED,
+  "instance": _MEASURED,
   "permuted": _MEASURED,
   "rotated": (*_MEASURED, "angles"),
   "label_permuted": _MEASURED,
@@ -30,7 +31,7 @@ READS: dict[str, tuple[str, ...]] = {
   "scole": (*_ALL, "validation", "label_noise", "classes_per_task", "class_weights"),
 }
 
-WITHOUT_CLASSES = ("group", "permuted", "rotated")  # kinds that data without classes have, too
+WITHOUT_CLASSES = ("group", "instance", "permuted", "rotated")  # kinds that data without classes have, too
 _BY_CLASS = ("label_noise",)
 
 

@@ -5,8 +5,17 @@ which gives logits ``[B, K]`` or :class:`cljax.Outputs`. Rows are ``(x, y)``, a 
 Rows. All may be jitted and vmapped; every continuous hyper-parameter may be traced.
 """
 
+from cljax.unlearning.certified import (
+  Removed,
+  certified_budget,
+  fit_head,
+  head_gradient,
+  remove_rows,
+  unit_features,
+)
 from cljax.unlearning.class_statistics import feature_statistics, streaming
 from cljax.unlearning.coreset import core_rows, inliers, path_lengths, upcore
+from cljax.unlearning.coreset_forget import coreset_rows, coreset_scores
 from cljax.unlearning.dampening import dampen, squared_gradients, ssd
 from cljax.unlearning.descent import (
   famr,
@@ -30,9 +39,13 @@ from cljax.unlearning.teachers import bad_teacher, scrub, stochastic_teacher
 from cljax.unlearning.unsir import unsir
 
 __all__ = [
+  "Removed",
   "adaptive_orthogonality",
   "bad_teacher",
+  "certified_budget",
   "core_rows",
+  "coreset_rows",
+  "coreset_scores",
   "dampen",
   "datamodel_effect",
   "datamodel_matching",
@@ -45,12 +58,14 @@ __all__ = [
   "fidelity_sums",
   "finetune_retain",
   "fisher_forgetting",
+  "fit_head",
   "geometric_disentanglement",
   "graddiff",
   "gradient_ascent",
   "group_reweight",
   "group_weights",
   "gs_lora",
+  "head_gradient",
   "iau",
   "inliers",
   "miu",
@@ -61,6 +76,7 @@ __all__ = [
   "pareto_front",
   "path_lengths",
   "random_labels",
+  "remove_rows",
   "scrub",
   "shard_of",
   "sisa_cost",
@@ -69,6 +85,7 @@ __all__ = [
   "ssd",
   "stochastic_teacher",
   "streaming",
+  "unit_features",
   "unsir",
   "upcore",
 ]

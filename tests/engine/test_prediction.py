@@ -16,6 +16,7 @@ TRAINING = cljax.Recipe(batch_size=8, epochs=1)
 OPTIONS = cljax.Options(chunk_steps=4)
 KINDS = {
   "class": {}, "task": {}, "domain": {}, "group": {"tasks": 2}, "permuted": {}, "rotated": {}, "label_permuted": {},
+  "instance": {},
   "si_blurry": {"seed": 1}, "scole": {"tasks": 3, "classes_per_task": 2},
 }  # fmt: skip
 # Methods with a predict of their own, and plain ones.

@@ -29,7 +29,8 @@ NEUTRAL = {
   "ogd.max_bytes": LIMITS, "pca_ogd.max_bytes": LIMITS, "ewc.fisher_batch_size": BATCHES,
   "online_ewc.fisher_batch_size": BATCHES, "ssd.importance_batch": BATCHES,
   "fisher_forgetting.importance_batch": BATCHES,
-  "unified.fisher_batch_size": BATCHES, "refresh.fisher_batch_size": BATCHES,
+  "coreset_forget.batch": BATCHES, "certified_removal.batch": BATCHES, "kfac_ewc.fisher_batch_size": BATCHES,
+  "ncl.fisher_batch_size": BATCHES, "unified.fisher_batch_size": BATCHES, "refresh.fisher_batch_size": BATCHES,
   "retrain.schedule": "how long the host replays: tests/unlearning/test_retraining_schedules.py",
 }  # fmt: skip
 # GEM's margin cannot be behind the optimizer, and a schedule's end cannot come before its parts.
@@ -41,6 +42,7 @@ TOLD = ("cuber",)  # an option of it needs the task at test
 TEXTS = {
   "skip": "hidden", "patterns": "head/*", "blocks": "head,hidden_0", "head": "hidden", "leaves": "kernel",
   "kernels": "hidden_0/kernel", "temporary": (0,), "layers": "hidden_0", "block_pattern": "kernel",
+  "options": "steps=2",
 }  # fmt: skip
 
 

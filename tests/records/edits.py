@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "edit"
+HELPERS = {"Removed": "a type"}
 WEIGHTS = "test_laws_of_edits::test_rows_of_weight_zero_are_as_if_absent"
 EMPTY = "test_a_request_without_rows_changes_nothing"
 LAWS = (WEIGHTS, EMPTY)
@@ -33,6 +34,33 @@ RECORDS: dict[str, Record] = {
       "KL is a mean over rows; the release also divides by the number of classes",
       "Adam at 1e-3, where the release has 1e-4",
     ),
+  ),
+  "certified_budget": Record(spec="additions S12.1", compared=("test_the_budget_by_hand",)),
+  "fit_head": Record(spec="additions S12.1", compared=("test_a_head_is_the_minimum_of_the_perturbed_loss",)),
+  "head_gradient": Record(spec="additions S12.1", compared=("test_a_head_is_the_minimum_of_the_perturbed_loss",)),
+  "remove_rows": Record(
+    spec="additions S12.1",
+    compared=("test_a_removal_is_the_newton_step_and_its_bound",),
+    invariants=(
+      "test_residuals_of_removals_in_turn_stay_under_the_sum_of_their_bounds",
+      "test_the_constant_is_the_largest_third_derivative_of_the_logistic_loss",
+    ),
+    deviations=(
+      "the constant is the tight one, 1 / (6 sqrt 3), where the released code has 1/4",
+      "the norm of the rows is by eigenvalues, where the released power iteration gives less",
+    ),
+  ),
+  "unit_features": Record(spec="additions S12.1", compared=("test_features_are_of_length_one_at_most_row_by_row",)),
+  "coreset_rows": Record(
+    spec="additions S12.2",
+    compared=("test_a_coreset_is_the_share_of_the_highest_scores",),
+    invariants=("test_a_coreset_of_all_rows_is_the_edit_to_the_bit",),
+  ),
+  "coreset_scores": Record(
+    spec="additions S12.2",
+    compared=("test_scores_of_forget_rows_by_hand",),
+    invariants=("test_rows_in_another_order_have_their_scores_in_that_order",),
+    deviations=("standard forms of the scores; the sources name no formula",),
   ),
   "core_rows": Record(spec="unlearning B14", compared=("test_the_core_is_that_of_scikit_learns_forest",)),
   "dampen": Record(

@@ -3,7 +3,10 @@
 from records.form import Record
 
 KIND = "estimator"
-HELPERS = {"default_kind": "looks up the kind of Fisher that an objective has something for"}
+HELPERS = {
+  "Factors": "a type",
+  "default_kind": "looks up the kind of Fisher that an objective has something for",
+}
 RECORDS: dict[str, Record] = {
   "class_means": Record(
     compared=("test_class_means_in_batches_with_empty_rows", "test_class_means"),
@@ -24,8 +27,12 @@ RECORDS: dict[str, Record] = {
       "test_fisher_of_an_objective_by_hand[sequence]",
       "test_exact_fisher_of_regression_is_the_second_moment_of_inputs_over_the_noise",
       "test_sampled_fisher_of_text_is_unbiased_and_draws_by_place",
+      "test_reversed_importance_squares_the_loss_of_reversed_logits[reversed-True]",
+      "test_reversed_importance_squares_the_loss_of_reversed_logits[reversed_batched-True]",
     ),
     invariants=(
+      "test_reversed_importance_stays_where_rows_are_fitted",
+      "test_reversed_importance_is_of_classes_alone",
       "test_no_rows_give_zeros",
       "test_what_an_objective_lacks_is_refused",
       "test_rows_of_weight_zero_are_as_if_absent_even_when_they_hold_nonsense",
@@ -39,6 +46,16 @@ RECORDS: dict[str, Record] = {
     ),
     claim=("fisher_kinds",),
     deviations=("the mean is over n rows, where GMvandeVen's code divides by n - 1",),
+  ),
+  "kronecker_factors": Record(
+    spec="additions S11.1",
+    compared=(
+      "test_factors_are_correlations_of_inputs_and_of_output_gradients",
+      "test_a_convolution_sums_its_inputs_over_places_and_averages_its_gradients",
+      "test_of_one_row_the_factors_are_the_fisher_and_have_its_diagonal",
+      "test_factors_of_regression_are_those_of_its_noise",
+    ),
+    invariants=("test_sampled_labels_have_the_exact_ones_mean", "test_what_has_no_factors_is_refused"),
   ),
   "layer_inputs": Record(
     spec="regularizers_projectors 4.5",

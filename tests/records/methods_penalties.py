@@ -30,18 +30,38 @@ RECORDS: dict[str, Record] = {
   ),
   "online_ewc": Record(
     spec="regularizers_projectors 1.2",
-    compared=("test_the_pull_after_two_tasks",),
+    compared=("test_the_pull_after_two_tasks", "test_online_ewc_is_ewc_dr_by_its_options"),
     invariants=(
       *LAWS,
       "test_a_boundary_makes_the_penalty_bite",
       "test_penalties_and_distillation_hold_what_was_learned[online_ewc]",
+      "test_tasks_that_share_their_classes_are_averaged_by_their_number",
     ),
-    claim=("online_ewc",),
+    claim=("online_ewc", "ewc_dr"),
     deviations=(
       "decay scales the penalty too, as in Progress & Compress; Mammoth and Avalanche scale the accumulation alone",
       "the anchor is the parameters at the last boundary; no distillation into a second network",
+      "EWC-DR (fisher='reversed_batched', merge='average') is at eval mode; the released code's is in training mode",
     ),
     arguments={"strength": 10.0, "decay": 0.9},
+    neutral={"strength": 0.0},
+  ),
+  "kfac_ewc": Record(
+    spec="additions S11.1",
+    compared=(
+      "test_kfac_ewc_pulls_by_the_factors_of_every_task[kl-1]",
+      "test_kfac_ewc_pulls_by_the_factors_of_every_task[kl-2]",
+      "test_kfac_ewc_pulls_by_the_factors_of_every_task[additive-2]",
+      "test_kfac_ewc_holds_what_has_no_factors_by_the_diagonal",
+    ),
+    invariants=(*LAWS, "test_requests_to_what_keeps_correlations_of_inputs_are_refused"),
+    claim=("kfac_ewc",),
+    deviations=(
+      "one pair of factors for all tasks, the nearest by KL (Kao et al.); merge='additive' adds them",
+      "the Fisher information is exact up to 20 classes, over all rows; sampled above",
+      "layers that have no factors have a diagonal one",
+    ),
+    arguments={"strength": 0.01},
     neutral={"strength": 0.0},
   ),
   "si": Record(

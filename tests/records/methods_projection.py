@@ -138,6 +138,43 @@ RECORDS: dict[str, Record] = {
     ),
     arguments={"samples": 16},
   ),
+  "owm": Record(
+    spec="additions S11.3",
+    compared=(
+      "test_owm_steps_through_the_inverse_of_all_batches_so_far[update-0.1]",
+      "test_owm_steps_through_the_inverse_of_all_batches_so_far[gradient-1.0]",
+      "test_owm_takes_the_mean_patch_of_every_place",
+    ),
+    invariants=(
+      "test_owm_holds_what_the_first_task_saw_under_any_optimizer",
+      "test_neutral_strength_is_the_base_run",
+    ),
+    claim=("owm",),
+    deviations=(
+      "stands behind the optimizer; on='gradient' is the published order, whose clipping to 10 is the recipe's",
+      "a bias goes with its kernel; the released networks have none",
+      "a convolution takes every place; the released code every second one",
+      "one alpha and one decay for all layers; the released code has one for each",
+      "norm parameters, and what multiplies no captured input, are held after the first task",
+    ),
+    neutral={"alpha": 1e38},
+    first_task_plain=False,
+  ),
+  "ncl": Record(
+    spec="additions S11.2",
+    compared=("test_ncl_steps_in_the_metric_of_the_tasks_so_far",),
+    invariants=(
+      "test_ncl_at_no_strength_learns_its_first_task_as_plain_descent",
+      "test_requests_to_what_keeps_correlations_of_inputs_are_refused",
+    ),
+    claim=("ncl",),
+    deviations=(
+      "of feed-forward networks; the released code is of recurrent ones, whose factors it scales by their length",
+      "one damping, in the metric alone; the released code also damps the factors before they are merged",
+      "norm parameters, and what has no factors, are held after the first task",
+    ),
+    first_task_plain=False,
+  ),
   "coso": Record(
     spec="regularizers_projectors 4.7",
     compared=(

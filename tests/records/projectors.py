@@ -14,7 +14,9 @@ HELPERS = {
   "GEMState": "a state type",
   "GPMState": "a state type",
   "GeometricState": "a state type",
+  "NCLState": "a state type",
   "OGDState": "a state type",
+  "OWMState": "a state type",
 }
 CUBER = (
   "written from memory of the paper, no code found; one basis of all blocked spans stands for projections in turn",
@@ -212,6 +214,38 @@ RECORDS: dict[str, Record] = {
     compared=("test_agem_on_updates_removes_what_would_raise_the_reference_loss",),
     invariants=("test_cones_on_the_gradient_and_on_the_update[agem-adam]", "test_vmap_equals_a_loop"),
     deviations=("in no paper: the projectors' promise for the step instead of the gradient",),
+  ),
+  "ncl": Record(
+    spec="additions S11.2",
+    compared=("test_ncl_multiplies_by_both_damped_inverses", "test_acts_in_every_container"),
+    invariants=(
+      "test_ncl_is_plain_descent_at_first_and_under_much_damping",
+      "test_ncl_changes_the_path_and_not_the_optimum",
+    ),
+    deviations=("a bias goes with its kernel",),
+  ),
+  "ncl_end_task": Record(
+    spec="additions S11.2",
+    compared=("test_ncl_multiplies_by_both_damped_inverses",),
+    invariants=(
+      "test_ncl_is_plain_descent_at_first_and_under_much_damping",
+      "test_ncl_refuses_what_does_not_fit",
+    ),
+    deviations=("one damping for both factors, where the released code has 1e-6 and, for the inverses, 1e-9",),
+  ),
+  "owm": Record(
+    spec="additions S11.3",
+    compared=("test_owm_projects_kernels_with_their_biases_from_the_first_batch_on", "test_acts_in_every_container"),
+    invariants=(
+      "test_owm_leaves_biases_alone_where_told_and_refuses_what_does_not_fit",
+      "test_owm_protects_an_input_the_better_the_oftener_it_was_seen",
+    ),
+    deviations=("a bias goes with its kernel; the released networks have none",),
+  ),
+  "owm_extend": Record(
+    spec="additions S11.3",
+    compared=("test_owm_is_the_recursion_and_its_closed_form_in_any_cut_and_order",),
+    invariants=("test_owm_protects_an_input_the_better_the_oftener_it_was_seen",),
   ),
   "pca_ogd": Record(
     spec="regularizers_projectors 4.4",

@@ -6,6 +6,7 @@ KIND = "regularizer"
 HELPERS = {
   "EwcState": "a state type",
   "HierarchicalState": "a state type",
+  "KfacState": "a state type",
   "L2InitState": "a state type",
   "L2PreviousState": "a state type",
   "MasState": "a state type",
@@ -145,6 +146,29 @@ RECORDS: dict[str, Record] = {
     spec="regularizers_projectors 1.3",
     compared=("test_penalties", "test_penalties_of_narrow_parameters_are_made_wide"),
     invariants=("test_penalties_of_complex_parameters",),
+  ),
+  "kfac_consolidate": Record(
+    spec="additions S11.1",
+    compared=("test_the_pull_is_the_gradient_of_the_quadratic_form",),
+    invariants=(
+      "test_a_linear_change_of_a_layer_s_inputs_changes_no_pull",
+      "test_a_prior_pulls_to_zero_and_what_does_not_fit_is_refused",
+    ),
+  ),
+  "kfac_ewc": Record(
+    spec="additions S11.1",
+    compared=("test_the_pull_is_the_gradient_of_the_quadratic_form", "test_acts_in_every_container"),
+    invariants=(
+      "test_a_linear_change_of_a_layer_s_inputs_changes_no_pull",
+      "test_a_prior_pulls_to_zero_and_what_does_not_fit_is_refused",
+    ),
+    deviations=("a bias goes with its kernel, as the weight of an input of 1",),
+  ),
+  "kronecker_sum": Record(
+    spec="additions S11.1",
+    compared=("test_the_merge_is_the_pair_of_least_divergence",),
+    invariants=("test_equal_tasks_add_up_and_do_not_grow_as_the_square",),
+    deviations=("traces are over the rank, so that singular factors have their own scale",),
   ),
   "l2": Record(
     spec="regularizers_projectors 1.5",

@@ -1,6 +1,6 @@
 """Records of the scenarios that cljax.streams.build knows by name; ``OBJECTS`` holds what makes each of them."""
 
-from cljax.streams import blurry_rows, drawn_subsets, permuted, rotated
+from cljax.streams import blurry_rows, drawn_subsets, instance_rows, permuted, rotated
 from cljax.streams.build import _groups, _shared, _split
 from cljax.streams.relabel import permuted_labels, random_labels
 from records.form import Record
@@ -11,6 +11,7 @@ OBJECTS = {
   "task": _split,
   "domain": _split,
   "group": _groups,
+  "instance": instance_rows,
   "permuted": (_shared, permuted),
   "rotated": (_shared, rotated),
   "label_permuted": (_shared, permuted_labels),
@@ -35,6 +36,12 @@ RECORDS: dict[str, Record] = {
   "group": Record(
     compared=("test_groups_by_hand",),
     invariants=("test_groups_are_domains", "test_a_task_is_a_group_and_holds_out_its_share"),
+  ),
+  "instance": Record(
+    spec="additions S11",
+    compared=("test_instance_rows_are_each_class_dealt_in_turn",),
+    invariants=("test_an_instance_stream_is_a_partition_with_every_class_in_every_task",),
+    deviations=("classes are dealt evenly; parts drawn without regard to class would differ by chance",),
   ),
   "permuted": Record(
     spec="replay_architecture_metrics C4",

@@ -65,6 +65,11 @@ RECORDS: dict[str, Record] = {
     invariants=("test_scole_learns_drawn_subsets_and_comes_back",),
     deviations=("classes are skewed by weights that are given; the paper's parameter is another",),
   ),
+  "instance_rows": Record(
+    spec="additions S11",
+    compared=("test_instance_rows_are_each_class_dealt_in_turn",),
+    invariants=("test_an_instance_stream_is_a_partition_with_every_class_in_every_task",),
+  ),
   "forgotten_classes": PAIRS._replace(
     invariants=(
       "test_three_spellings_of_the_same_pairs",

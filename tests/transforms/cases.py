@@ -14,6 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from transforms.formulas import (
+  SPREAD,
+  classp,
+  coso,
+  cuber_pull,
+  each,
+  first_row_held,
+  hierarchical,
+  kron,
+  natural,
+  off,
+  owm,
+  pull,
+  spectral,
+  tag,
+  wasserstein,
+)
 
 from cljax import edits, optimizers, projectors, regularizers
 from cljax.models.zoo import Unit
@@ -35,6 +52,9 @@ for _x in (A, W):  # a clear largest singular value, for power iteration
   _x["kernel"] = (np.outer([2.0, 0.5], [1.0, -0.5, 0.3]) + 0.02 * _x["kernel"]).astype(np.float32)
   _x["out"] = (np.outer([0.5, -1.0, 0.2], [1.0, 0.4]) + 0.02 * _x["out"]).astype(np.float32)
 
+FL, FR = ({n: x.T @ x / 3 + 0.5 * np.eye(s) for n in SHAPES if len(SHAPES[n]) == 2 for s in (SHAPES[n][side],)
+           for x in (RNG.normal(size=(3, s)),)} for side in (0, 1))  # fmt: skip
+
 
 class Values(NamedTuple):
   """What a formula reads: dicts by leaf, of all leaves or of those that a mask leaves."""
@@ -54,89 +74,6 @@ class Values(NamedTuple):
 
 def values(layer=lambda n: "one") -> Values:
   return Values(*({n: np.float64(x) for n, x in t.items()} for t in (A, W, G, G0, R, F)), layer=layer)
-
-
-def dot(a, b):
-  return sum(np.sum(a[n] * b[n]) for n in a)
-
-
-def each(fn):
-  return lambda v: {n: fn(v, n) for n in v.G}
-
-
-def pull(factor, weighted=True):
-  return each(lambda v, n: v.G[n] + factor * (v.F[n] if weighted else 1.0) * (v.W[n] - v.A[n]))
-
-
-def hierarchical(v: Values):
-  names = list(dict.fromkeys(map(v.layer, v.F)))
-  norms = np.array([np.sqrt(sum(np.sum(v.F[n] ** 2) for n in v.F if v.layer(n) == k)) for k in names])
-  soft = np.exp(norms - norms.max()) / np.exp(norms - norms.max()).sum()
-  return {n: v.G[n] + 2 * 0.5 * soft[names.index(v.layer(n))] * v.F[n] * (v.W[n] - v.A[n]) for n in v.G}
-
-
-def spectral(v: Values, n: str):
-  if v.W[n].ndim < 2:
-    return v.G[n] + 0.5 * 4 * np.sum(v.W[n] ** 2) * v.W[n]
-  u, s, vt = np.linalg.svd(v.W[n])
-  return v.G[n] + 0.5 * 4 * s[0] * (s[0] ** 2 - 1) * np.outer(u[:, 0], vt[0])
-
-
-def wasserstein(v: Values, n: str):
-  rank = np.argsort(np.argsort(v.W[n].ravel()))
-  return v.G[n] + 2 * 0.5 * (v.W[n] - np.sort(v.A[n].ravel())[rank].reshape(v.W[n].shape))
-
-
-def off(v: Values):
-  """G without its part along R."""
-  share = dot(v.G, v.R) / dot(v.R, v.R)
-  return {n: v.G[n] - share * v.R[n] for n in v.G}
-
-
-def first_row_held(vectors: bool):
-  """Old inputs are the first axis: the first row of each kernel is held, and the vectors where they are frozen."""
-
-  def rule(v, n):
-    out = v.G[n].copy()
-    if out.ndim == 2:
-      out[0] = 0
-    return np.zeros_like(out) if out.ndim == 1 and vectors else out
-
-  return each(rule)
-
-
-def cuber_pull(v, n):
-  out = v.G[n].copy()
-  if out.ndim == 2:
-    out[0] += 2 * 0.5 * (v.W[n] - v.A[n])[0]
-  return out
-
-
-def coso(v, n):
-  """The first step: Adam's signs in coordinates of the left singular vectors of ``G [out, in]``."""
-  if v.G[n].ndim < 2:
-    return v.G[n]
-  left = np.linalg.svd(v.G[n].T)[0][:, :2]
-  small = v.G[n] @ left
-  return small / (np.abs(small) + 1e-6) @ left.T
-
-
-def classp(v, n):
-  g, s = v.G[n], np.where(v.G0[n] ** 2 > 0.5, np.abs(v.G0[n]), 0)
-  return np.where(g**2 > 0.5, g / (s + np.abs(g) + 1e-5), 0)
-
-
-def tag(v, n):
-  m0, v0, m, new = 0.1 * v.G0[n], 0.01 * v.G0[n] ** 2, 0.1 * v.G[n], 0.01 * v.G[n] ** 2
-  cosine = np.sum(m * m0) / np.sqrt(np.sum(m**2) * np.sum(m0**2))
-  return v.G[n] / (np.sqrt(np.exp(-2.0 * cosine) * v0 + np.exp(-2.0) * new) + 1e-8)
-
-
-SPREAD = -1.0
-
-
-def natural(v, n):
-  return v.G[n] * 2.0 * np.log1p(np.exp(SPREAD)) ** 2
 
 
 class Place(NamedTuple):
@@ -234,6 +171,15 @@ ROWS: dict[str, Row] = {
   "l2_init": Row(regularizers.l2_init, pull(1.0, False), S),
   "spectral": Row(regularizers.spectral, each(spectral), S, atol=2e-2, **REAL),
   "wasserstein": Row(regularizers.wasserstein, each(wasserstein), S, **REAL),
+  "kfac_ewc": Row(
+    regularizers.kfac_ewc,
+    each(lambda v, n: v.G[n] + (kron(FL[n], v.W[n] - v.A[n], FR[n]) if v.G[n].ndim == 2 else 0)),
+    layout(strength=0.5, biases=False),
+    lambda s, p, place: regularizers.kfac_consolidate(s, p, {place.names[n]: (FL[n], FR[n]) for n in FL}, 2.0),
+    atol=1e-4,
+    **REAL,
+    **CUT,
+  ),
   "agem": Row(projectors.agem, off, fixed(reference="memory")),
   "er_agem": Row(projectors.er_agem, off, fixed(reference="memory")),
   "gem": Row(projectors.gem, off, fixed(reference="memory", margin=0.0, ridge=0.0), **CUT),
@@ -310,6 +256,24 @@ ROWS: dict[str, Row] = {
     static=("rank", "sketch_rank"),
     vectors=False,
     atol=1e-3,
+    **REAL,
+    **CUT,
+  ),
+  "owm": Row(
+    projectors.owm,
+    each(owm),
+    layout(alpha=0.5, biases=False),
+    lambda s, p, place: projectors.owm_extend(s, place.inputs(), 0.5),
+    **REAL,
+    **CUT,
+  ),
+  "ncl": Row(
+    projectors.ncl,
+    each(lambda v, n: kron(FL[n], v.G[n], FR[n]) / 10 if v.G[n].ndim == 2 else v.G[n]),
+    layout(biases=False),
+    lambda s, p, place: projectors.ncl_end_task(
+      s, *({place.names[n]: np.linalg.inv(f[n]) for n in FL} for f in (FL, FR)), 10.0, 0.0
+    ),
     **REAL,
     **CUT,
   ),
