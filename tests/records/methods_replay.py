@@ -40,6 +40,27 @@ RECORDS: dict[str, Record] = {
     arguments={"capacity": 20},
     first_task_plain=False,
   ),
+  "er_ace": Record(
+    spec="classic_methods A2",
+    compared=("test_er_ace_adds_two_means_under_two_masks",),
+    invariants=(
+      "test_incoming_rows_do_not_move_logits_that_are_masked",
+      "test_with_all_classes_present_er_ace_is_er_with_added_means",
+      "test_er_ace_forgets_rows_and_classes",
+      "test_er_ace_beside_er",
+      "test_absent_rows_have_no_label",
+      "test_replay_is_neutral_to_tolerance",
+    ),
+    claim=("er_ace",),
+    deviations=(
+      "unseen classes are those of no trained row; the released code takes all numbers from the largest seen on",
+      "a cosine head, which the released run has, is the model's to have",
+      "each row is offered to the memory once in a run; insert='every_pass' is the released code's",
+    ),
+    arguments={"capacity": 20},
+    neutral={"beta": 0.0, "mask": "none"},
+    first_task_plain=False,
+  ),
   "derpp": Record(
     spec="replay_architecture_metrics A2",
     compared=(
