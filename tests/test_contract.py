@@ -206,6 +206,7 @@ def test_first_task_equals_the_base_learner(name, looped):
 NAMED = {
   "clnp",
   "clpu_derpp",
+  "icarl",
   "lwf",
 }  # their programs hold the tasks' classes: renamed tasks need programs of their own
 

@@ -61,6 +61,52 @@ RECORDS: dict[str, Record] = {
     neutral={"beta": 0.0, "mask": "none"},
     first_task_plain=False,
   ),
+  "icarl": Record(
+    spec="classic_methods A1",
+    compared=(
+      "test_icarl_s_lists_are_herded_and_cut",
+      "test_icarl_s_loss_is_that_of_sigmoids_with_the_teacher_s_at_old_classes",
+      "test_icarl_answers_by_the_nearest_mean_of_exemplars",
+      "test_released_means_are_of_pictures_and_mirrored_ones",
+      "test_unseen_outputs_take_part_in_the_released_form_alone",
+    ),
+    invariants=(
+      "test_at_its_own_teacher_the_distillation_has_no_gradient",
+      "test_tasks_that_share_classes_have_lists_of_their_own",
+      "test_exemplars_that_cannot_be_are_refused",
+    ),
+    claim=("icarl",),
+    deviations=(
+      "steps pass over the task's rows; exemplars come beside them with their share of the union, not shuffled in",
+      "the mean over outputs, as in the released code, where the paper prints the sum",
+      "floor(M / K) rows, none picked twice, no mirrored pictures, seen outputs alone; form='released': as the code",
+      "a class that several tasks share has a list for each of them, and is never distilled in one that has it",
+    ),
+    arguments={"capacity": 20},
+    first_task_plain=False,
+  ),
+  "gdumb": Record(
+    spec="classic_methods A3",
+    compared=(
+      "test_gdumb_is_sgd_on_the_memory_alone",
+      "test_restarted_rates_are_cosines",
+      "test_boxes_are_mixed_by_their_area",
+    ),
+    invariants=(
+      "test_steps_of_gdumb_train_nothing",
+      "test_gdumb_is_a_function_of_the_stored_set_and_the_seed",
+      "test_half_of_the_batches_are_mixed",
+      "test_gdumb_forgets_rows_at_once_and_their_trace_with_the_next_training",
+      "test_gdumb_mixes_pictures_alone",
+    ),
+    claim=("gdumb",),
+    deviations=(
+      "trained when a task ends, not whenever a prediction is asked",
+      "no augmentation beside the mixing of boxes, and no warm-up pass, which the released code has",
+    ),
+    arguments={"capacity": 20, "passes": 31, "batch_size": 8},
+    first_task_plain=False,
+  ),
   "derpp": Record(
     spec="replay_architecture_metrics A2",
     compared=(
