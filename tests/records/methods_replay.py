@@ -85,6 +85,42 @@ RECORDS: dict[str, Record] = {
     arguments={"capacity": 20},
     first_task_plain=False,
   ),
+  "wa": Record(
+    spec="classic_methods B3",
+    compared=(
+      "test_wa_s_loss_is_the_union_s_cross_entropy_and_distillation",
+      "test_wa_scales_new_weights_to_the_norm_of_old_ones_once",
+    ),
+    invariants=("test_wa_needs_one_classifier", "test_first_task_equals_the_base_learner"),
+    claim=("wa",),
+    deviations=(
+      "the clipping of weights at 0, which the paper is said to have, is left out (UNVERIFIED)",
+      "the distillation has the factor T^2, which PyCIL's lacks",
+      "exemplars come beside a task's rows with their share of the union, not shuffled in",
+    ),
+    arguments={"capacity": 20},
+  ),
+  "bic": Record(
+    spec="classic_methods B1",
+    compared=(
+      "test_bic_s_loss_weighs_distillation_by_the_share_of_old_classes",
+      "test_bic_corrects_the_newest_classes_alone",
+    ),
+    invariants=(
+      "test_bic_holds_out_as_many_rows_of_each_class_and_trains_on_none",
+      "test_bic_s_first_task_is_not_corrected",
+      "test_bic_forgets_rows_of_both_memories",
+      "test_bic_needs_ten_exemplars_for_each_class",
+    ),
+    claim=("bic",),
+    deviations=(
+      "beta and gamma are fitted by descent on all held-out rows at once, of the logits (PyCIL's are softmaxed twice)",
+      "the held-out rows of a task are drawn when it begins, at most a fifth of a class's",
+      "exemplars come beside a task's rows with their share of the union, not shuffled in",
+    ),
+    arguments={"capacity": 40},
+    first_task_plain=False,
+  ),
   "gdumb": Record(
     spec="classic_methods A3",
     compared=(

@@ -42,7 +42,7 @@ def teacher_of(learner) -> Teacher:
   return Teacher(tree.copy(learner.params), tree.copy(learner.model_state))
 
 
-def hooks(spec: Spec, memory: memories.Exemplars) -> dict[str, Callable]:
+def hooks(spec: Spec, memory: memories.Exemplars) -> dict[str, Any]:
   """``init``, ``start_task``, ``scrub`` and ``after_forget`` of a method whose state is :class:`Taught`."""
 
   def init(key, learner):
@@ -66,10 +66,10 @@ def hooks(spec: Spec, memory: memories.Exemplars) -> dict[str, Callable]:
   return {"init": init, "start_task": start_task, "scrub": scrub, "after_forget": after_forget}
 
 
-def task_ended(model, spec: Spec, memory: memories.Exemplars, learner, task, repeats: bool = False):
-  """The learner with new lists, and itself as the teacher."""
+def task_ended(model, spec: Spec, memory: memories.Exemplars, learner, task, repeats: bool = False, among=None):
+  """The learner with new lists, and itself as the teacher. Arguments as in :func:`refill`."""
   state = learner.method_state
-  kept = refill(model, spec, memory, state.memory, learner, task, repeats)
+  kept = refill(model, spec, memory, state.memory, learner, task, repeats, among)
   return learner._replace(method_state=state._replace(memory=kept, teacher=teacher_of(learner)))
 
 
@@ -106,19 +106,23 @@ def in_blocks(fn: Callable, size: int):
   return made.reshape(-1, *made.shape[2:])[:size]
 
 
-def refill(model, spec: Spec, memory: memories.Exemplars, state, learner, task, repeats: bool = False):
+def refill(model, spec: Spec, memory: memories.Exemplars, state, learner, task, repeats: bool = False, among=None):
   """The lists when ``task`` ends: those of its classes made anew by herding on normalised features, all cut to the
-  quota."""
+  quota. ``among(rows) -> [N]`` bool, where there is one: the rows that may be in them."""
   number, table = lists(spec)
   here = lambda start, block: task.rows.batch(start, block)
   features = in_blocks(lambda *at: features_of(model, learner, here(*at).x, here(*at).task), task.rows.capacity)
   rows = task.rows.as_read().batch(0, task.rows.capacity)
-  there = rows.weight > 0
+  there = (rows.weight > 0) & (True if among is None else among(rows))
   group = jnp.where(there, table[rows.task, rows.y], number)
   depth = memory.quota(state, group, there)
   rank = memories.herding(features, group, number, depth, repeats)
-  stored = {"x": rows.x, "y": rows.y, "id": rows.id, "task": rows.task}
-  return memory.add(state, stored, group, rank, there)
+  return memory.add(state, stored_rows(rows), group, rank, there)
+
+
+def stored_rows(rows):
+  """Rows as a memory stores them."""
+  return {"x": rows.x, "y": rows.y, "id": rows.id, "task": rows.task}
 
 
 def union(key, spec: Spec, memory: memories.Exemplars, state, batch, rows: Any, size: int):

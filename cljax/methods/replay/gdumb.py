@@ -92,9 +92,12 @@ def gdumb(
     x, told = spec.view(batch.x, batch.task), {"task": model.task_for(batch.task), "mask": batch.weight}
     x, other, kept = mixed(key, x, batch.y, batch.weight) if cut_mix else (x, batch.y, 1.0)
     outputs, model_state = model.apply(params, model_state, x, train=True, key=fold(key, "model"), **told)
-    each = lambda y: reduced(*learned.each(outputs.logits, batch._replace(y=y)), batch)
-    loss = each(batch.y)
-    return (kept * loss + (1 - kept) * each(other) if cut_mix else loss), model_state
+
+    def of(y):
+      each, inside = learned.each(outputs.logits, batch._replace(y=y))
+      return reduced(each, inside, batch)
+
+    return (kept * of(batch.y) + (1 - kept) * of(other) if cut_mix else of(batch.y)), model_state
 
   def fit(key, stored, visit, fresh):
     """``passes`` over the stored rows from the fresh parameters."""
