@@ -77,23 +77,24 @@ def herding(features, group, num_groups: int, depth, repeats: bool = False):
   return jax.lax.while_loop(short, pick, start)[2]
 
 
-def exemplars(capacity: int, num_groups: int, rounding: str = "floor") -> Exemplars:
+def exemplars(capacity: int, num_groups: int, rounding: str = "floor", most: int | None = None) -> Exemplars:
   """Lists of equal length: the first ``M // K`` rows of each of the K groups that have any, for a capacity of M.
 
   A list is only cut later, so it is a prefix of what it was; one whose group comes again is made anew. K is counted
-  from the rows: a group that a request empties counts no longer. ``rounding`` 'ceil' keeps ``ceil(M / K)``, as iCaRL's
-  released code, and up to ``num_groups - 1`` rows more than M. ``remove`` erases rows and packs the rest; the rows
-  behind them in the list keep their ranks, so a list is not refilled. Raises UsageError for sizes below 1, a capacity
-  below the number of groups, or another ``rounding``.
+  from the rows: a group that a request empties counts no longer. ``most``: how many groups can have rows at once, by
+  default all. ``rounding`` 'ceil' keeps ``ceil(M / K)``, as iCaRL's released code, and up to ``most - 1`` rows more.
+  ``remove`` erases rows and packs the rest; the rows behind them in the list keep their ranks, so a list is not
+  refilled. Raises UsageError for sizes below 1, a capacity below ``most``, or another ``rounding``.
   """
   capacity, num_groups = slots.positive("capacity", capacity), slots.positive("num_groups", num_groups)
   if rounding not in ("floor", "ceil"):
     raise UsageError(f"rounding: got {rounding!r}; expected 'floor' or 'ceil'")
-  if capacity < num_groups:
+  most = num_groups if most is None else slots.positive("most", most)
+  if capacity < most:
     raise UsageError(
-      f"capacity: got {capacity}, below the {num_groups} classes of all tasks; expected a row for each at least"
+      f"capacity: got {capacity}, below the {most} classes of all tasks; expected a row for each at least"
     )
-  size = capacity + (num_groups - 1 if rounding == "ceil" else 0)
+  size = capacity + (most - 1 if rounding == "ceil" else 0)
 
   def init(row):
     free = jnp.full(size, -1, jnp.int32)
@@ -112,7 +113,7 @@ def exemplars(capacity: int, num_groups: int, rounding: str = "floor") -> Exempl
 
   def add(state, rows, group, rank, there):
     group, held = numbered(group, there), numbered(state.group, state.group >= 0)
-    most = quota(state, group, group < num_groups)
+    length = quota(state, group, group < num_groups)
     again = jnp.append(has_rows(group), False)[held]  # lists that are made anew
     groups = jnp.concatenate([jnp.where(again, num_groups, held), group])
     ranks = jnp.concatenate([state.rank, rank.astype(jnp.int32)])
@@ -123,7 +124,7 @@ def exemplars(capacity: int, num_groups: int, rounding: str = "floor") -> Exempl
     ordered = groups[order]
     begins = jnp.append(True, ordered[1:] != ordered[:-1])
     place = i - jax.lax.cummax(jnp.where(begins, i, 0))
-    stays = (ordered < num_groups) & (place < most)
+    stays = (ordered < num_groups) & (place < length)
     stays &= jnp.where(order < size, True, ranks[order] < rank.shape[0])  # a new row that was not picked
     at = order[jnp.argsort(~stays, stable=True)[:size]]
     count = stays.sum(dtype=jnp.int32)

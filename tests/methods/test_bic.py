@@ -143,7 +143,10 @@ def test_bic_forgets_rows_of_both_memories(trained):
     assert not np.asarray(after.rows["x"])[int(after.count) :].any()
 
 
-def test_bic_needs_ten_exemplars_for_each_class(three, model):
-  with pytest.raises(UsageError, match=r"method.capacity: got 59; expected at least 10 for each of the 6 classes"):
-    methods.make("bic", model, spec_of(three, 8), capacity=59)
+def test_bic_needs_two_exemplars_for_each_class(three, model):
+  """One that is trained on and one that is held out."""
+  with pytest.raises(UsageError, match=r"method.capacity: got 11; expected at least 2 for each of the 6 classes"):
+    methods.make("bic", model, spec_of(three, 8), capacity=11)
+  state = jax.eval_shape(Bench("bic", three, model, {"capacity": 12}).parts.init, jax.random.key(0)).method_state
+  assert [s.group.shape for s in (state.taught.memory, state.held)] == [(6,), (6,)]
   assert bic.PART == 10

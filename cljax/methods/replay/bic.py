@@ -47,28 +47,28 @@ def bic(
 ) -> Method:
   """Bias correction: ``(1 - lam) CE + lam KL(corrected teacher/T || f/T over old classes)``, then beta and gamma.
 
-  ``lam = n_old / (n_old + n_new)``, which grows to 1; no factor T^2. A tenth of the exemplars is held out: of each
-  class as many rows, drawn before its task is learned, which no step trains on. When a task that has old classes ends,
-  ``z <- beta z + gamma`` of its classes is fitted on these rows by cross-entropy of the logits, the network fixed:
-  ``bias_steps`` (0: no correction) of gradient descent at ``bias_rate`` from (1, 0). Only the newest pair is applied,
-  in answers and to the teacher. Old logits, and for beta > 0 the order of the new classes, stay. Exemplars and means
-  over the union are those of :func:`cljax.methods.replay.icarl.icarl`; old classes are those met before that the
-  current task has not.
+  ``lam = n_old / (n_old + n_new)``, which grows to 1; no factor T^2. A tenth of the exemplars is held out, a row of
+  each class at least: of each class as many, drawn before its task is learned, which no step trains on. When a task
+  that has old classes ends, ``z <- beta z + gamma`` of its classes is fitted on these rows by cross-entropy of the
+  logits, the network fixed: ``bias_steps`` (0: no correction) of gradient descent at ``bias_rate`` from (1, 0). Only
+  the newest pair is applied, in answers and to the teacher. Old logits, and for beta > 0 the order of the new classes,
+  stay. Exemplars and means over the union are those of :func:`cljax.methods.replay.icarl.icarl`; old classes are those
+  met before that the current task has not.
 
   Deviations: all held-out rows in each step of the fit; a class gives at most a fifth of its rows to be held out; a
   task that comes back draws again, among rows that were trained on. A request's rows leave both memories at once, beta
-  and gamma with the next fit. Raises UsageError for a capacity below ten for each list, and a model without features.
+  and gamma with the next fit. Raises UsageError for a capacity below two for each list, and a model without features.
   Spec B1; Wu et al., 2019.
   """
-  number, table = sets.lists(spec)
-  if capacity < PART * number:
+  number = sets.number_of_lists(spec)
+  if capacity < 2 * number:
     raise UsageError(
-      f"method.capacity: got {capacity}; expected at least {PART} for each of the {number} classes of all tasks, "
-      "of which one is held out"
+      f"method.capacity: got {capacity}; expected at least 2 for each of the {number} classes of all tasks, of which "
+      "one is held out"
     )
-  memory = sets.make_exemplars(spec, capacity - capacity // PART)
-  held = sets.make_exemplars(spec, capacity // PART)
-  size = min(replay_batch or spec.batch_size, capacity - capacity // PART)
+  out = max(capacity // PART, number)
+  memory, held = sets.make_exemplars(spec, capacity - out), sets.make_exemplars(spec, out)
+  size = min(replay_batch or spec.batch_size, capacity - out)
   shared = sets.hooks(spec, memory)
 
   def inner(learner):
@@ -96,12 +96,12 @@ def bic(
     """Draws the rows of the task that are held out."""
     state, rows = learner.method_state, task.rows.as_read().batch(0, task.rows.capacity)
     there = rows.weight > 0
-    group = jnp.where(there, table[rows.task, rows.y], number)
+    group = sets.list_of(spec, rows, there)
     bits = jax.random.bits(fold(key, "held"), group.shape, jnp.uint32)
     order, i = jnp.lexsort((bits, group)), jnp.arange(group.shape[0], dtype=jnp.int32)
     begins = jnp.append(True, group[order][1:] != group[order][:-1])
     rank = jnp.zeros_like(i).at[order].set(i - jax.lax.cummax(jnp.where(begins, i, 0)))
-    count = jnp.zeros(number + 1, jnp.int32).at[group].add(1)[group]
+    count = jnp.zeros(spec.num_classes, jnp.int32).at[rows.y].add(there.astype(jnp.int32))[rows.y]
     kept = held.add(state.held, sets.stored_rows(rows), group, rank, there & (rank < count // MOST))
     learner = back(learner, shared["start_task"](key, inner(learner), task))
     state = learner.method_state._replace(held=kept)

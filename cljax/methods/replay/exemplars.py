@@ -27,15 +27,18 @@ class Taught(NamedTuple):
   rows: Any  # float32: how many rows the current task has
 
 
-def lists(spec: Spec):
-  """``(number of lists, number [T, C] int32)``: each class of each task has a list; so where tasks share classes a task
-  has exemplars of its own."""
-  own = np.asarray(spec.classes_of_task)
-  return int(own.sum()), jnp.asarray(np.cumsum(own.reshape(-1)).reshape(own.shape) - 1, jnp.int32)
+def number_of_lists(spec: Spec) -> int:
+  """Each class of each task has a list: so where tasks share classes a task has exemplars of its own."""
+  return int(np.asarray(spec.classes_of_task).sum())
+
+
+def list_of(spec: Spec, rows, there):
+  """``[N]`` int32: the list of rows with labels and tasks; that of none where they are not there."""
+  return jnp.where(there, rows.task * spec.num_classes + rows.y, spec.num_tasks * spec.num_classes)
 
 
 def make_exemplars(spec: Spec, capacity: int, rounding: str = "floor") -> memories.Exemplars:
-  return memories.exemplars(capacity, lists(spec)[0], rounding)
+  return memories.exemplars(capacity, spec.num_tasks * spec.num_classes, rounding, number_of_lists(spec))
 
 
 def teacher_of(learner) -> Teacher:
@@ -109,14 +112,13 @@ def in_blocks(fn: Callable, size: int):
 def refill(model, spec: Spec, memory: memories.Exemplars, state, learner, task, repeats: bool = False, among=None):
   """The lists when ``task`` ends: those of its classes made anew by herding on normalised features, all cut to the
   quota. ``among(rows) -> [N]`` bool, where there is one: the rows that may be in them."""
-  number, table = lists(spec)
   here = lambda start, block: task.rows.batch(start, block)
   features = in_blocks(lambda *at: features_of(model, learner, here(*at).x, here(*at).task), task.rows.capacity)
   rows = task.rows.as_read().batch(0, task.rows.capacity)
   there = (rows.weight > 0) & (True if among is None else among(rows))
-  group = jnp.where(there, table[rows.task, rows.y], number)
-  depth = memory.quota(state, group, there)
-  rank = memories.herding(features, group, number, depth, repeats)
+  group = list_of(spec, rows, there)
+  label = jnp.where(there, rows.y, spec.num_classes)
+  rank = memories.herding(features, label, spec.num_classes, memory.quota(state, group, there), repeats)
   return memory.add(state, stored_rows(rows), group, rank, there)
 
 

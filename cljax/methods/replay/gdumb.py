@@ -89,15 +89,19 @@ def gdumb(
     return x, y[other], kept
 
   def loss_of(key, params, model_state, batch: Batch):
-    x, told = spec.view(batch.x, batch.task), {"task": model.task_for(batch.task), "mask": batch.weight}
+    x = spec.view(batch.x, batch.task)
     x, other, kept = mixed(key, x, batch.y, batch.weight) if cut_mix else (x, batch.y, 1.0)
-    outputs, model_state = model.apply(params, model_state, x, train=True, key=fold(key, "model"), **told)
 
-    def of(y):
-      each, inside = learned.each(outputs.logits, batch._replace(y=y))
-      return reduced(each, inside, batch)
+    def apply(key, params, batch):
+      told = {"task": model.task_for(batch.task), "mask": batch.weight}
+      return model.apply(params, model_state, batch.x, train=True, key=fold(key, "model"), **told)
 
-    return (kept * of(batch.y) + (1 - kept) * of(other) if cut_mix else of(batch.y)), model_state
+    each, inside, outputs, moved = learned.loss(key, apply, params, batch._replace(x=x))
+    loss = reduced(each, inside, batch)
+    if cut_mix:
+      each, inside = learned.each(outputs.logits, batch._replace(x=x, y=other))
+      loss = kept * loss + (1 - kept) * reduced(each, inside, batch)
+    return loss, moved
 
   def fit(key, stored, visit, fresh):
     """``passes`` over the stored rows from the fresh parameters."""
@@ -161,7 +165,7 @@ register(
       "batch_size": Option(16, 1),
       "cut_mix": Option(False),
     },
-    Access(stores_data=True, task_boundaries=True, needs=("classes", "each", "plain_inputs")),
+    Access(stores_data=True, task_boundaries=True, needs=("classes", "each")),
     "Prabhu et al. 2020",
   ),
 )
