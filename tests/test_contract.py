@@ -204,9 +204,12 @@ def test_first_task_equals_the_base_learner(name, looped):
 
 
 NAMED = {
+  "bic",
   "clnp",
   "clpu_derpp",
+  "icarl",
   "lwf",
+  "wa",
 }  # their programs hold the tasks' classes: renamed tasks need programs of their own
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax.memory import class_balanced, greedy_balanced, reservoir, ring, slots
+from cljax.memory import class_balanced, first_come_balanced, greedy_balanced, reservoir, ring, slots
 
 M, B, D = 12, 16, 5
 MEMORIES = {
@@ -13,6 +13,9 @@ MEMORIES = {
   "ring": ring(M, 3),
   "class_balanced": class_balanced(M, 3),
   "greedy_balanced": greedy_balanced(M, 3),
+  "first_come_balanced": first_come_balanced(
+    M, 5, lambda rows: rows["id"] % 5
+  ),  # no multiple of it: else a full one is final
 }
 EXAMPLE = {
   "id": jnp.int32(0),

@@ -5,6 +5,9 @@ from records.form import Record
 KIND = "memory"
 HELPERS = {
   "ClassBalancedState": "a state type",
+  "ExemplarState": "a state type",
+  "Exemplars": "a memory's functions",
+  "FirstComeState": "a state type",
   "ReservoirState": "a state type",
   "RingState": "a state type",
 }
@@ -48,6 +51,34 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=("test_greedy_favours_recent_rows", *LAWS),
     deviations=("of a batch all rows enter before any is evicted, and a new one may be; REMIND adds single rows",),
+  ),
+  "exemplars": Record(
+    spec="classic_methods A1",
+    compared=("test_lists_are_cut_to_the_quota_and_are_prefixes",),
+    invariants=("test_exemplars_arguments",),
+    deviations=(
+      "lists are cut to the integer part of M / K; rounding='ceil' is the released code's, above M by up to K - 1",
+    ),
+  ),
+  "herding": Record(
+    spec="classic_methods A1",
+    compared=(
+      "test_herding_is_the_greedy_list_of_each_group",
+      "test_herding_without_repeats_is_the_nearest_mean_at_each_step",
+    ),
+    invariants=("test_herding_knows_no_scale_and_no_absent_row",),
+    deviations=("a row is picked once; repeats=True is the released code's, whose mean is further off",),
+  ),
+  "first_come_balanced": Record(
+    spec="classic_methods A3",
+    compared=("test_first_come_equals_row_by_row",),
+    invariants=(
+      "test_sizes_differ_by_one_at_most",
+      "test_a_full_balanced_memory_takes_no_more",
+      "test_first_come_s_arguments",
+      *LAWS,
+    ),
+    deviations=("the paper's rule; the released code takes the first M // classes of an unstable sort of all labels",),
   ),
   "reservoir": Record(
     spec="replay_architecture_metrics A1",

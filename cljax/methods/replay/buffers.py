@@ -124,12 +124,16 @@ def append(batch: Batch, more: Batch, scale=None) -> Batch:
     more = more._replace(group=own)
   elif batch.group is not None:
     more = more._replace(group=jnp.zeros(more.weight.shape, jnp.int32))
+  masks = [m for m in (batch.class_mask, more.class_mask) if m is not None]
+  if len(masks) == 1:  # all classes take part in the softmax of rows without a mask
+    whole = lambda b: jnp.ones((*b.weight.shape, masks[0].shape[-1]), bool) if b.class_mask is None else b.class_mask
+    batch, more = batch._replace(class_mask=whole(batch)), more._replace(class_mask=whole(more))
   if more.fresh is None:
     more = more._replace(fresh=jnp.zeros_like(more.weight))  # stored rows were offered before
   joined = lambda a, b: jnp.concatenate([a, b.astype(a.dtype)])
   join = lambda a, b: None if a is None else jax.tree.map(joined, a, b)
-  whole = ("extra", "visit", "scale")
-  return batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f not in whole})
+  kept = ("extra", "visit", "scale")
+  return batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f not in kept})
 
 
 def places(batch: Batch, size: int):

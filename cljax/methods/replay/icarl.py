@@ -1,0 +1,100 @@
+"""iCaRL: herded exemplars, sigmoid outputs that are distilled, and the nearest mean of exemplars as the answer."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from cljax import losses
+from cljax.core.method import Method
+from cljax.core.tree import fold
+from cljax.core.types import Access, Spec, UsageError
+from cljax.methods.registry import Entry, Option, register
+from cljax.methods.replay import exemplars as sets
+
+FORMS, ANSWERS = ("paper", "released"), ("nearest_mean", "outputs")
+
+
+def icarl(
+  model, spec: Spec, *, capacity: int, replay_batch: int = 0, form: str = "paper", distillation: bool = True,
+  classify: str = "nearest_mean",
+) -> Method:  # fmt: skip
+  """iCaRL: ``mean over rows and outputs of BCE(f(x), t)``, t the teacher's sigmoids at old classes, labels at others.
+
+  Rows are the task's and the exemplars, each with its share of their union: a step takes ``replay_batch`` exemplars (0:
+  as many as rows), and the two means weigh ``N / (N + E)`` and ``E / (N + E)``. Old classes are those met before that
+  the current task has not, so that a task which comes back, or whose classes are everybody's, is learned from labels.
+  Outputs are those of classes met so far, among those that the stream lets compete. When a task ends its lists are made
+  by herding and all are cut to ``M // K``, K the lists there are: one for each class of each task. ``classify``
+  'nearest_mean': ``-|f(x) - mu_c|^2`` of normalised features, mu_c the normalised mean of the exemplars of class c
+  under the network of now, made anew at each call (E more rows); the model's outputs while there are none, or with
+  'outputs' (the paper's hybrid 1). ``distillation`` False: labels everywhere (its hybrid 2).
+
+  ``form`` 'released': all outputs take part, unseen ones too; lists of ``ceil(M / K)``, herding that may repeat a row
+  in its sum (and ends further from the mean), means over pictures and mirrored ones. Deviations: steps pass over the
+  task's rows alone and exemplars come beside them, where the paper shuffles the union; re-implementations with softmax
+  are other methods. A request's rows leave the lists, which are not refilled; means know nothing of them at once.
+  Raises UsageError for a capacity below the number of lists, for 'released' without pictures ``[H, W, C]``, and for a
+  model without features. Spec A1; Rebuffi et al., 2017.
+  """
+  released = form == "released"
+  if released and len(spec.shown.shape if hasattr(spec.shown, "shape") else ()) != 3:
+    raise UsageError("method.form: got 'released', which mirrors pictures; expected inputs [H, W, C], or form='paper'")
+  memory = sets.make_exemplars(spec, capacity, "ceil" if released else "floor")
+  size, of_task = min(replay_batch or spec.batch_size, capacity), jnp.asarray(spec.classes_of_task)
+
+  def prepare(key, learner, batch):
+    state = learner.method_state
+    batch = sets.union(fold(key, "exemplars"), spec, memory, state.memory, batch, state.rows, size)
+    # The rows' shares are the term's; the objective's own loss is not asked.
+    extra = {**batch.extra, "share": sets.shares(batch)}
+    return learner, batch._replace(scale=jnp.zeros_like(batch.scale), extra=extra)
+
+  def term(key, params, learner, batch, outputs):
+    del params
+    share, visit = batch.extra["share"], batch.visit
+    own = slice(0, share.shape[0])
+    targets = jax.nn.one_hot(batch.y[own], spec.num_classes, dtype=jnp.float32)
+    if distillation:
+      old, said = sets.old_and_new(spec, visit)[0], sets.taught(model, learner, batch, key)[own]
+      targets = jnp.where(old, jax.nn.sigmoid(said), targets)
+    seen = jnp.ones(spec.num_classes, bool) if released else (of_task & visit.seen[:, None]).any(0)
+    inside = jnp.broadcast_to(seen, targets.shape)
+    inside = inside if batch.class_mask is None else inside & batch.class_mask[own]
+    each = losses.binary_cross_entropy(outputs.logits[own], targets, inside) / jnp.maximum(inside.sum(-1), 1)
+    return jnp.sum(share * jnp.where(share != 0, each, 0.0))
+
+  def end_task(key, learner, task):
+    del key
+    return sets.task_ended(model, spec, memory, learner, task, repeats=released)
+
+  def predict(key, learner, x, task):
+    told = {"task": model.task_for(task), "mask": None}
+    plain = lambda: model.apply(learner.params, learner.model_state, x, train=False, key=key, **told)[0].logits
+    if classify == "outputs":
+      return plain()
+    state = learner.method_state
+    means, counts = sets.mean_of_exemplars(model, spec, memory, state.memory, learner, flip=released)
+    f = sets.features_of(model, learner, x, task)
+    distance = jnp.sum(jnp.square(f[:, None] - means[None]), axis=-1)
+    nearest = jnp.where((counts > 0)[None], -distance, -jnp.inf)
+    return jnp.where((counts > 0).any(), nearest, plain().astype(nearest.dtype))
+
+  return Method(prepare=prepare, terms={"icarl": term}, end_task=end_task, predict=predict, **sets.hooks(spec, memory))
+
+
+register(
+  "icarl",
+  Entry(
+    icarl,
+    {
+      "capacity": Option(200, 1),
+      "replay_batch": Option(0, 0),
+      "form": Option("paper", choices=FORMS),
+      "distillation": Option(True),
+      "classify": Option("nearest_mean", choices=ANSWERS),
+    },
+    Access(stores_data=True, task_boundaries=True, boundary_data=True, needs=("classes", "plain_inputs")),
+    "Rebuffi et al. 2017",
+  ),
+)
