@@ -35,7 +35,7 @@ def measure(seeds):
     key = jax.random.key(seed)
     params, state = model.init(key)
     look = lambda x, p=params, s=state: unlearning.unit_features(
-      model.apply(p, s, jnp.asarray(x, jnp.float32) * digits.scale, train=False, key=None)[0].features
+      model.apply(p, s, jnp.asarray(x, jnp.float32) * (digits.scale or 1.0), train=False, key=None)[0].features
     )
     x, test = look(digits.train.x), look(digits.test.x)
     t = 2.0 * jax.nn.one_hot(digits.train.y, 10).T - 1.0

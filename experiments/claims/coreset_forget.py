@@ -26,7 +26,7 @@ def measure(seeds):
   from cljax import data, losses, models, unlearning
 
   digits = data.load("digits")
-  x, test_x = (jnp.asarray(s.x, jnp.float32) * digits.scale for s in (digits.train, digits.test))
+  x, test_x = (jnp.asarray(s.x, jnp.float32) * (digits.scale or 1.0) for s in (digits.train, digits.test))
   y, test_y = jnp.asarray(digits.train.y), jnp.asarray(digits.test.y)
   model = models.mlp(x.shape[1:], 10, hidden=(100, 100))
   apply_fn = lambda params, batch: model.apply(params, {}, batch.x, train=False, key=None)[0]
@@ -48,7 +48,7 @@ def measure(seeds):
 
   def edited(params, key, away, gone, share, selector):
     forget, retain = ({"x": x, "y": y, "weight": w} for w in (away, 1 - away))
-    core = forget
+    core: Any = forget
     if selector:
       given = {"share": share, "selector": selector, "key": key}
       core = unlearning.coreset_rows(apply_fn, params, forget, retain, **given)

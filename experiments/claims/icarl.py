@@ -13,7 +13,7 @@ CLAIM = Claim(
   "of icarl with classify=outputs, and minus that of lwf, in points. For the reader also its other hybrid and form.",
   seeds=5,
 )
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
   "icarl": {},
   "icarl, outputs": {"classify": "outputs"},
   "icarl, no distillation": {"distillation": False},
