@@ -1,5 +1,7 @@
 """Edits over a tenth of the forget rows: of a class as over all of them; of random rows, the others stay."""
 
+from typing import Any
+
 import numpy as np
 
 from experiments.claims import Claim, Measured

@@ -1,5 +1,7 @@
 """The nearest mean of exemplars answers better than the network that made their features."""
 
+from typing import Any
+
 from experiments.claims import Claim, Measured
 from experiments.claims._runs import digits, forgetting, percent, train
 
