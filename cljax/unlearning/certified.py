@@ -66,7 +66,7 @@ def head_gradient(head, x, targets, weight, noise, strength, loss: str = "logist
   head, noise ``[K, D]``; x ``[N, D]``; targets ``[K, N]``, 1 or -1; weight ``[N]``, 0 for rows that are not there.
   """
   first = jax.vmap(lambda h, t: _slope(loss, x @ h, t)[0])(head, targets)
-  return (weight * first) @ x + strength * weight.sum() * head + noise
+  return (weight[None] * first) @ x + strength * weight.sum() * head + noise
 
 
 def fit_head(x, targets, weight, noise, strength, loss: str = "logistic", steps: int = 40) -> Removed:
@@ -81,7 +81,7 @@ def fit_head(x, targets, weight, noise, strength, loss: str = "logistic", steps:
 
     def step(_, h):
       move = _solve(_curvature(x, weight, _slope(loss, x @ h, t)[1], jnp.maximum(strength, 1e-12)), slope(h))
-      tried = h - lengths[:, None] * move
+      tried = h[None] - lengths[:, None] * move[None]
       return tried[jnp.argmin((jax.vmap(slope)(tried) ** 2).sum(1))]
 
     return jax.lax.fori_loop(0, steps, step, jnp.zeros_like(b))
@@ -104,7 +104,7 @@ def remove_rows(head, x, targets, weight, gone, strength, loss: str = "logistic"
   """
   check_choice("remove_rows", "loss", loss, LOSSES)
   check_choice("remove_rows", "constant", constant, tuple(CONSTANTS))
-  away, left = weight * gone, weight * ~gone
+  away, left = jnp.where(gone, weight, 0.0), jnp.where(gone, 0.0, weight)
   gamma = 0.0 if loss == "squared" else CONSTANTS[constant]
   rows = left[:, None] * x
   norm = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(jnp.matmul(rows.T, rows, precision="highest"))[-1], 0))

@@ -31,7 +31,7 @@ def _read(apply_fn, params, rows: Rows, batch: int, selector: str):
       )
     features = jnp.zeros((batch, 0)) if out.features is None else out.features.reshape(batch, -1)
     features = jnp.concatenate([features.astype(jnp.float32), jnp.ones((batch, 1), jnp.float32)], 1)
-    slope = jax.nn.softmax(logits) - label
+    slope = jax.nn.softmax(logits) - label.astype(logits.dtype)
     return features, slope, margin, some.y, some.id, (some.weight > 0).astype(jnp.float32)
 
   found = jax.lax.map(block, jnp.arange(blocks))
@@ -114,7 +114,7 @@ def coreset_rows(
   given = {"selector": selector, "key": key, "damping": damping, "batch": batch}
   scores = coreset_scores(apply_fn, params, rows, retain, **given)
   there = scores > -jnp.inf
-  wanted = jnp.ceil(share * there.sum() - 1e-4).astype(jnp.int32)
+  wanted = jnp.ceil(share * there.sum().astype(jnp.float32) - 1e-4).astype(jnp.int32)
   order = jnp.argsort(-scores, stable=True)
   rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order), dtype=order.dtype))
   kept = (there & (rank < jnp.maximum(wanted, 1))).astype(jnp.float32)

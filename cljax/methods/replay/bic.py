@@ -105,7 +105,7 @@ def bic(
     kept = held.add(state.held, sets.stored_rows(rows), group, rank, there & (rank < count // MOST))
     learner = back(learner, shared["start_task"](key, inner(learner), task))
     state = learner.method_state._replace(held=kept)
-    away = jnp.sum(held.contents(kept)[1] * (kept.rows["task"] == task.id))
+    away = jnp.sum(jnp.where(kept.rows["task"] == task.id, held.contents(kept)[1], 0.0))
     state = state._replace(taught=state.taught._replace(rows=state.taught.rows - away))
     return learner._replace(method_state=state)
 

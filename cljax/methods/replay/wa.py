@@ -19,9 +19,10 @@ def aligned(kernel, old, new):
   """``(kernel, gamma)``: columns of the classes ``new [C]`` times ``gamma = mean |w_old| / mean |w_new|``, so that the
   mean norms are one; kernel ``[..., C]``. Gamma is 1 where either side is empty or 0."""
   norms = jnp.sqrt(jnp.sum(jnp.square(kernel.astype(jnp.float32)), axis=tuple(range(kernel.ndim - 1))))
-  mean = lambda which: jnp.sum(norms * which) / jnp.maximum(which.sum(), 1)
+  mean = lambda which: jnp.sum(jnp.where(which, norms, 0.0)) / jnp.maximum(which.sum(), 1).astype(jnp.float32)
   theirs, own = mean(old), mean(new)
   gamma = jnp.where((theirs > 0) & (own > 0), theirs / jnp.where(own > 0, own, 1.0), 1.0)
+  new = jnp.expand_dims(new, tuple(range(kernel.ndim - 1)))
   return jnp.where(new, kernel * gamma.astype(kernel.dtype), kernel), gamma
 
 
