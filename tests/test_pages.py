@@ -112,6 +112,13 @@ def test_scripts_outside_the_package(tmp_path, heading):
   assert with_it > without + 0.05
 
 
+def test_curvature_and_layer_inputs(tmp_path):
+  (source,) = blocks("docs/own_loop.md", "Curvature and layer inputs in your own loop")
+  bare = "print(0.1 * jnp.linalg.norm(gradient['head']['bias']), jnp.linalg.norm(updates['head']['bias']))"
+  plain, bent = (float(v) for v in printed(source + bare, tmp_path).split()[-2:])
+  assert 0 < bent < plain, "the first task's curvature holds the step back"
+
+
 def test_anchors_on_disk(tmp_path):
   (source,) = blocks("docs/own_loop.md", "Anchors on disk")
   assert "pulled back: True" in printed(source, tmp_path)
@@ -129,7 +136,7 @@ def test_a_configuration_with_an_objective(tmp_path):
 
 
 def test_no_page_has_a_block_that_nothing_runs():
-  run = {"README.md": 2, "docs/own_method.md": 1, "docs/more_than_labels.md": 3, "docs/own_loop.md": 3}
+  run = {"README.md": 2, "docs/own_method.md": 1, "docs/more_than_labels.md": 3, "docs/own_loop.md": 4}
   run |= {"docs/forgetting.md": 1, "docs/own_objectives.md": 1, "docs/porting.md": 1}  # tests/cli/test_porting.py
   run |= {"docs/metrics.md": 1}  # tests/cli/test_analyze.py
   assert {p: n for p in PAGES if p not in ELSEWHERE and (n := len(blocks(p)))} == run

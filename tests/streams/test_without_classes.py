@@ -56,7 +56,7 @@ def test_requests_name_ids_groups_and_tasks(real):
     streams.build(real, "group", tasks=3, forget="2:class=1")
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"group", "permuted", "rotated"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"group", "instance", "permuted", "rotated"}))
 def test_kinds_that_need_classes_are_refused(kind, real):
   with pytest.raises(UsageError, match=f"stream.kind: '{kind}' needs classes, which the data do not have; allowed: gr"):
     streams.build(real, kind, tasks=2)
