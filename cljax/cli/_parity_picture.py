@@ -41,12 +41,20 @@ def _short(row: Mapping[str, Any]) -> str:
   return row["preset"].partition("/")[2]
 
 
+def limits(rows) -> tuple[float, float]:
+  """The ends of both axes: all points with their bars, and room for names beside them."""
+  bars = [(r["published"]["mean"], _error(r["published"])) for r in rows] + [
+    (r["mean"], r["stderr"] or 0) for r in rows
+  ]
+  low, high = min(v - e for v, e in bars), max(v + e for v, e in bars)
+  room = 0.2 * max(high - low, 4.0)
+  return low - room, high + room
+
+
 def _against(axis, rows) -> None:
   x = [r["published"]["mean"] for r in rows]
   y = [r["mean"] for r in rows]
-  low, high = min(x + y), max(x + y)
-  room = 0.12 * max(high - low, 4.0)
-  ends = [low - room, high + room]
+  ends = limits(rows)
   axis.plot(ends, ends, color="#8a96a3", linewidth=1, zorder=1)
   seen = set()
   for row, a, b in zip(rows, x, y, strict=True):

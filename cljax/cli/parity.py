@@ -121,7 +121,9 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     "A published value is quoted only where the table of presets holds it with its source.",
     "Seconds are those of all runs that were trained together, compiling and evaluating included.",
   ]
-  out += [f"Otherwise than the source: {t}." for t in dict.fromkeys(t for r in rows for t in r["differs"])]
+  for text in dict.fromkeys(t for r in rows for t in r["differs"]):
+    those = [r["preset"].partition("/")[2] for r in rows if text in r["differs"]]
+    out.append(f"Otherwise than the source ({'all' if len(those) == len(rows) else ', '.join(those)}): {text}.")
   sources = dict.fromkeys(r["published"]["source"] for r in rows if r["published"])
   out += [f"Published values: {s}." for s in sources]
   out += [f"Settings: {s}." for s in dict.fromkeys(r["setting_source"].rsplit(":", 1)[0] for r in rows)]
