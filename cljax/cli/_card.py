@@ -72,11 +72,11 @@ def _published(name: str) -> list[str]:
   taken = {p.row["id"] for p in mine}
   others = [r for r in presets.rows() if r["method"] in (name, *PEERS.get(name, ())) and r["id"] not in taken]
   if others:
-    body = []
+    listed = []
     for row in others:
       number = presets.published(row)
       value = f"{shown(number)} {number.metric}" if number else ""
-      body.append(
+      listed.append(
         (
           f"{row['benchmark']} {row['buffer']}".strip(),
           row["scenario"],
@@ -87,8 +87,9 @@ def _published(name: str) -> list[str]:
         )
       )
     cut = lambda text, most: text if len(text) <= most else text[: most - 3] + "..."
-    body = [tuple(cut(v, most) for v, most in zip(r, (22, 20, 28, 60, 60, 150), strict=True)) for r in body]
-    lines += ["", "published settings of other protocols, options as their sources call them:", *columns(body)]
+    most = (22, 20, 28, 60, 60, 150)
+    listed = [tuple(map(cut, r, most)) for r in listed]
+    lines += ["", "published settings of other protocols, options as their sources call them:", *columns(listed)]
   return lines or ["published settings: none in the table"]
 
 

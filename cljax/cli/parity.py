@@ -27,7 +27,18 @@ from cljax.io import files
 
 AGREES, DIFFERS = "agrees", "differs"
 LIMIT = 2.0  # combined standard errors
-HEAD = ("setting", "cljax", "runs", "published", "runs", "difference", "in standard errors", "p", "verdict", "seconds")
+HEAD = (
+  "setting",
+  "cljax",
+  "runs",
+  "published",
+  "over runs",
+  "difference",
+  "in standard errors",
+  "p",
+  "verdict",
+  "seconds",
+)
 
 
 class Judged(NamedTuple):

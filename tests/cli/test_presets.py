@@ -95,6 +95,12 @@ def test_a_benchmark_is_a_sweep_over_its_settings():
   assert [p["train.epochs"] for p in some] == [1, 2, 1, 2]
 
 
+def test_one_setting_is_a_sweep_over_seeds():
+  file = _config.read_file("preset:permuted_mnist/derpp/200", several=True)
+  assert _grid.points([], [], file.module) == [{}]
+  assert _grid.points(["method.alpha=[0.5]"], [], file.module) == [{"method.alpha": 0.5}]
+
+
 @pytest.mark.parametrize(
   ("name", "message"),
   [

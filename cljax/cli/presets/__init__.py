@@ -180,6 +180,7 @@ def configuration(name: str, several: bool = False) -> tuple[dict[str, dict], di
   if not several or name not in benchmarks():
     if name in benchmarks():
       raise UsageError(f"config: {PREFIX}:{name} is a benchmark; expected {PREFIX}:{name}/METHOD[/SETTING]")
+    module.get_hyper = lambda h: [{}]  # a sweep over its seeds alone
     return {s: dict(fields) for s, fields in find(name).sections.items()}, {}, module
   mine = chosen(name)
   sections = _by_section(common(mine))
