@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from cljax import Options, Recipe, UsageError, data, evaluators, methods, models, objectives, streams
+from cljax.cli import presets
 from cljax.cli._values import coerce, literal, short
 from cljax.core.extras import needed
 from cljax.engine import recipe
@@ -125,9 +126,12 @@ def load(file: str) -> ModuleType:
   return module
 
 
-def read_file(path: str) -> File:
-  """Loads a configuration file; ``path:ARGUMENT`` calls ``get_config('ARGUMENT')``."""
+def read_file(path: str, several: bool = False) -> File:
+  """Loads a configuration file; ``path:ARGUMENT`` calls ``get_config('ARGUMENT')``, ``preset:NAME`` is a published
+  setting (``several``: or a benchmark of them)."""
   file, _, argument = path.partition(":")
+  if file == presets.PREFIX and not os.path.isfile(file):
+    return File(*presets.configuration(argument, several))
   if not path:
     raise UsageError(
       "config: not given; expected a file that defines get_config(), such as experiments/split_digits.py"

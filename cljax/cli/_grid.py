@@ -78,10 +78,13 @@ def parse(text: str) -> list[Point]:
 
 
 def points(grids: Sequence[str], methods: Sequence[str], module) -> list[Point]:
-  """The points of a sweep: the product of ``--grid`` and ``--methods``; without them, the file's ``get_hyper``."""
+  """The points of a sweep: the product of ``--grid`` and ``--methods``; without them, the file's ``get_hyper``. Of a
+  benchmark of presets, ``--methods`` are its settings."""
 
   parts = [parse(text) for text in grids]
-  if methods:
+  if hasattr(module, "preset_points"):
+    parts.insert(0, module.preset_points(methods))
+  elif methods:
     parts.insert(0, sweep("method.name", methods))
   if parts:
     return product(parts)

@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 
 from cljax import UsageError, evaluators, methods, objectives
-from cljax.cli import _config, _workdir
+from cljax.cli import _config, _workdir, presets
 from cljax.io import files, own_code
 from cljax.models.build import ZOO
 
@@ -36,7 +36,8 @@ def code(config: Mapping[str, Mapping[str, Any]], answers: Iterable[str] = ()) -
 def remember(workdir: epath.Path, config: str) -> None:
   """Notes which configuration file a workdir's runs come from."""
   file, colon, argument = config.partition(":")
-  content = {"config": os.path.abspath(file) + colon + argument}
+  known = file == presets.PREFIX and not os.path.isfile(file)
+  content = {"config": config if known else os.path.abspath(file) + colon + argument}
   if _workdir.read_json(workdir / FILE) != content:
     files.write_text(workdir / FILE, files.dumps(content) + "\n")
 

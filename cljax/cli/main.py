@@ -16,7 +16,8 @@ COMMANDS = {
   "efficiency": "accuracy relative to joint, memory and updates of runs side by side",
   "analyze": "what a run forgot, when, by which layers",
   "unlearn": "compares forget methods with retrained models",
-  "methods": "the table of methods",
+  "parity": "published settings, run and set beside what was published",
+  "methods": "the table of methods, or the card of one",
   "cache": "lists and clears compiled programs",
 }
 

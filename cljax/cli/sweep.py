@@ -66,7 +66,7 @@ def collect(runs: Sequence[Run], workdir: epath.Path) -> tuple[list[Run], list[d
   return [r for r, _ in done], [result for _, result in done]
 
 
-def _sweep(argv: Sequence[str], stop: _shared.Stop) -> int:
+def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   """The program, with errors as exceptions; returns the exit code."""
   flags = _flags()
   given = _shared.parse(argv, flags, __doc__ or "")
@@ -77,7 +77,7 @@ def _sweep(argv: Sequence[str], stop: _shared.Stop) -> int:
   workdir = epath.Path(flags.workdir).expanduser()
   _check(flags, options, workdir)
   os.environ[_environment.LOG_TO] = ",".join(trackers.check(flags.log_to))
-  file = _config.read_file(flags.config)
+  file = _config.read_file(flags.config, several=True)
   runs = _plan.plan(file, overrides, _grid.points(flags.grid, flags.methods, file.module), _units.say)
   if any(not r.built.arguments["options"].checkpoint_keep_ids for r in runs):
     raise UsageError("checkpoint.keep_ids: got False, but a sweep names its configurations; launch.train keeps none")
@@ -189,7 +189,7 @@ def _show(workdir: epath.Path, finished: Sequence[Run], found: Sequence[dict]) -
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs with the given arguments (program name first; default ``sys.argv``) and returns the exit code."""
-  return _shared.guarded(_sweep, list(sys.argv if argv is None else argv))
+  return _shared.guarded(run, list(sys.argv if argv is None else argv))
 
 
 if __name__ == "__main__":

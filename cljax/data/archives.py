@@ -9,14 +9,14 @@ import gzip
 import math
 import tarfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 import numpy as np
 
 from cljax.core.types import UsageError
-from cljax.data import images, limits, types
+from cljax.data import images, limits, store, types
 
 _IDX = {
   ("train", "x"): ("train-images-idx3-ubyte", "train-images.idx3-ubyte"),
@@ -26,9 +26,10 @@ _IDX = {
 }
 
 
-def _missing(name: str, where: Iterable[Path], wanted: str) -> NoReturn:
+def _missing(name: str, where: Sequence[Path], wanted: str) -> NoReturn:
   folders = ", ".join(str(p) for p in where)
-  raise UsageError(f"data_dir: files of {name!r} not found; looked for {wanted} in {folders}")
+  get = store.how_to_get(name, where[0])
+  raise UsageError(f"data_dir: files of {name!r} not found; looked for {wanted} in {folders}; {get}")
 
 
 def read_idx(path: Path) -> np.ndarray:

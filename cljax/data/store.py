@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,16 @@ import numpy as np
 
 from cljax.core.types import UsageError
 from cljax.data import types
+
+PREPARED = ("mnist", "cifar10", "cifar100")  # what cljax.data.prepare fetches
+
+
+def how_to_get(name: str = "", where: Path | None = None) -> str:
+  """The command that fetches a set into ``where``, for errors about one that is not there."""
+  place = "" if where is None or where == root(None) else f" --data_dir={shlex.quote(str(where))}"
+  if name in PREPARED:
+    return f"fetch it: python -m cljax.data.prepare {name}{place}"
+  return f"python -m cljax.data.prepare fetches {', '.join(PREPARED)}, and no other"
 
 
 def root(data_dir: str | os.PathLike | None) -> Path:

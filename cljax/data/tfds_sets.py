@@ -14,7 +14,7 @@ import numpy as np
 
 from cljax.core.extras import needed
 from cljax.core.types import UsageError
-from cljax.data import images, limits, types
+from cljax.data import images, limits, store, types
 
 DEFAULTS: dict[str, Any] = {"train_split": "train", "test_split": "test", "size": None}
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+?))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -52,7 +52,10 @@ def locate(root: Path, name: str) -> Path:
   wanted = tuple(map(int, match["version"].split("."))) if match["version"] else max(found, default=None)
   if wanted not in found:
     command = f"tfds build {shlex.quote(name)} --data_dir={shlex.quote(str(root))} --file_format=array_record"
-    raise UsageError(f"name: tfds:{name} is not prepared in {root}; run (needs TensorFlow installed): {command}")
+    other = f"; or load {match['name']!r} and {store.how_to_get(match['name'], root)}" * (
+      match["name"] in store.PREPARED
+    )
+    raise UsageError(f"name: tfds:{name} is not prepared in {root}; run (needs TensorFlow installed): {command}{other}")
   return found[wanted]
 
 

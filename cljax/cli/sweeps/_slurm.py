@@ -56,7 +56,8 @@ def snapshot(workdir: epath.Path, config: str) -> pathlib.Path:
   for path in _sources(root):
     (fresh / path).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(root / path, fresh / path)
-  shutil.copy2(config.partition(":")[0], fresh / "config.py")
+  if os.path.isfile(config.partition(":")[0]):  # a preset is no file
+    shutil.copy2(config.partition(":")[0], fresh / "config.py")
   fresh.rename(code)
   return code
 

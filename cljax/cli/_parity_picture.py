@@ -1,0 +1,83 @@
+"""The picture of a table of parity: published against measured, with the line where they are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cljax.cli.reporting import _plots
+
+COLORS = {"agrees": "#0060a8", "differs": "#c04000"}
+
+
+def draw(content: Mapping[str, Any], path) -> None:
+  """Writes the picture: both error bars are one standard error of the mean. Settings without a published value stand
+  below, by what was measured."""
+  pyplot = _plots._pyplot()
+  rows = [r for r in content["rows"] if r["mean"] is not None]
+  both = [r for r in rows if r["published"] is not None]
+  lone = [r for r in rows if r["published"] is None]
+  heights = [5.6] * bool(both) + [0.9 + 0.26 * len(lone)] * bool(lone)
+  if not heights:
+    return
+  figure = pyplot.figure(figsize=(6.4, 0.5 + sum(heights)), layout="constrained")
+  axes = list(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights).ravel())
+  if both:
+    _against(axes[0], both)
+  if lone:
+    _alone(axes[-1], lone)
+  figure.suptitle(f"{content['benchmark']}: mean accuracy after the last task, %")
+  _plots._save(figure, path)
+
+
+def _error(number: Mapping[str, Any]) -> float:
+  known = number["deviation"] is not None and number["runs"]
+  return number["deviation"] / np.sqrt(number["runs"]) if known else 0.0
+
+
+def _short(row: Mapping[str, Any]) -> str:
+  return row["preset"].partition("/")[2]
+
+
+def limits(rows) -> tuple[float, float]:
+  """The ends of both axes: all points with their bars, and room for names beside them."""
+  bars = [(r["published"]["mean"], _error(r["published"])) for r in rows] + [
+    (r["mean"], r["stderr"] or 0) for r in rows
+  ]
+  low, high = min(v - e for v, e in bars), max(v + e for v, e in bars)
+  room = 0.2 * max(high - low, 4.0)
+  return low - room, high + room
+
+
+def _against(axis, rows) -> None:
+  x = [r["published"]["mean"] for r in rows]
+  y = [r["mean"] for r in rows]
+  ends = limits(rows)
+  axis.plot(ends, ends, color="#8a96a3", linewidth=1, zorder=1)
+  seen = set()
+  for row, a, b in zip(rows, x, y, strict=True):
+    word = row["verdict"] if row["verdict"] in COLORS else "not judged"
+    axis.errorbar(
+      a, b, xerr=_error(row["published"]), yerr=row["stderr"] or 0.0, fmt="o", markersize=4, capsize=2,
+      color=COLORS.get(word, "#6b7885"), label=None if word in seen else word, zorder=2,
+    )  # fmt: skip
+    seen.add(word)
+    below = b < a
+    place = (
+      {"xytext": (7, -7), "ha": "left", "va": "top"} if below else {"xytext": (-7, 7), "ha": "right", "va": "bottom"}
+    )
+    axis.annotate(_short(row), (a, b), textcoords="offset points", fontsize=8, **place)
+  axis.set(xlim=ends, ylim=ends, xlabel="published", ylabel="cljax", aspect="equal")
+  axis.grid(alpha=0.3)
+  axis.legend(fontsize=8, loc="lower right", title="bars: one standard error", title_fontsize=8)
+
+
+def _alone(axis, rows) -> None:
+  at = np.arange(len(rows))[::-1]
+  axis.errorbar([r["mean"] for r in rows], at, xerr=[r["stderr"] or 0.0 for r in rows], fmt="o", markersize=4,
+                capsize=2, color="#6b7885")  # fmt: skip
+  axis.set_yticks(at, [_short(r) for r in rows], fontsize=8)
+  axis.set(ylim=(-0.6, len(rows) - 0.4), xlabel="cljax, no published value at hand (bars: one standard error)")
+  axis.grid(axis="x", alpha=0.3)

@@ -1,0 +1,245 @@
+"""Runs published settings and sets cljax beside what was published.
+
+``python -m launch.parity --benchmark=permuted_mnist --methods=er,derpp --seeds=3``
+
+METHOD is every published setting of a method, METHOD/SETTING one of them (``er/200``). The runs are a sweep in
+``WORKDIR/BENCHMARK``: run it again with more seeds or methods, and only what is new trains. The table has every setting
+of the benchmark that has finished there. Writes BENCHMARK.md, BENCHMARK.json and BENCHMARK.png into ``--out``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags as absl_flags
+from etils import epath
+
+from cljax import UsageError
+from cljax.cli import _config, _environment, _parity_picture, _shared, presets, sweep
+from cljax.cli.sweeps import _plan
+from cljax.evaluation import results
+from cljax.io import files
+
+AGREES, DIFFERS = "agrees", "differs"
+LIMIT = 2.0  # combined standard errors
+HEAD = (
+  "setting",
+  "cljax",
+  "runs",
+  "published",
+  "over runs",
+  "difference",
+  "in standard errors",
+  "p",
+  "verdict",
+  "seconds",
+)
+
+
+class Judged(NamedTuple):
+  """A difference of two means, its standard error, both in the values' unit; how many of the latter the former is;
+  Welch's two-sided p; and the verdict. None for what cannot be told."""
+
+  difference: float | None
+  error: float | None
+  ratio: float | None
+  p: float | None
+  verdict: str
+
+
+def judge(values: Sequence[float], other: presets.Published | None) -> Judged:
+  """``(mean - M) / sqrt(s^2 / n + S^2 / m)`` of our ``n`` values against a published mean M, deviation S over m runs.
+
+  A deviation is of single runs, so that of a mean over m runs is S / sqrt(m), as ours is s / sqrt(n) with
+  ``s = std(ddof=1)``. 'agrees' within :data:`LIMIT`. p is Welch's: with few runs two standard errors are passed by
+  chance more often than in 5 of 100 cases.
+  """
+  v = np.asarray(values, float)
+  if other is None:
+    return Judged(None, None, None, None, "no published value at hand")
+  if not other.is_final:
+    return Judged(None, None, None, None, f"not compared: the published value is {other.metric!r}")
+  if not len(v) or not np.isfinite(v).all():
+    return Judged(None, None, None, None, "not compared: a run diverged")
+  difference = float(v.mean() - other.mean)
+  if other.deviation is None or not other.runs:
+    return Judged(difference, None, None, None, "not judged: no deviation or number of runs is published")
+  if len(v) < 2:
+    return Judged(difference, None, None, None, "not judged: one run has no deviation")
+  ours, theirs = v.var(ddof=1) / len(v), other.deviation**2 / other.runs
+  error = math.sqrt(ours + theirs)
+  if error == 0:
+    return Judged(difference, 0.0, None, None, DIFFERS if difference else AGREES)
+  ratio = difference / error
+  p = None
+  if other.runs > 1:
+    from scipy import stats
+
+    # Welch and Satterthwaite: how many degrees of freedom the sum of both variances has.
+    freedom = error**4 / (ours**2 / (len(v) - 1) + theirs**2 / (other.runs - 1))
+    p = float(2 * stats.t.sf(abs(ratio), freedom))
+  return Judged(difference, error, ratio, p, AGREES if abs(ratio) <= LIMIT else DIFFERS)
+
+
+def row_of(preset: presets.Preset, result: dict[str, Any], changed: str) -> dict[str, Any]:
+  """A row of the JSON file: what was measured and what was published, in percent, and how they compare.
+
+  ``changed`` names fields that were given another value than the preset's; then nothing is judged.
+  """
+  alive = result.get("alive") or [True] * len(result["seeds"])
+  found = [v for v, ok in zip(result["metrics"]["acc"]["values"], alive, strict=True) if ok and v is not None]
+  values = [100.0 * v for v in found] if len(found) == len(alive) else []
+  judged = judge(values, preset.published)
+  if changed:
+    judged = Judged(None, None, None, None, f"not compared: {changed}")
+  elif not values:
+    judged = judged._replace(verdict="not compared: a run diverged")
+  spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+  seeds = ",".join(map(str, result["seeds"]))
+  return {
+    "preset": preset.name,
+    "command": f"python -m launch.train --config={presets.PREFIX}:{preset.name} --seeds='{seeds}' --workdir=DIR",
+    "seeds": result["seeds"],
+    "values": values,
+    "mean": float(np.mean(values)) if values else None,
+    "deviation": spread,
+    "stderr": None if spread is None else spread / math.sqrt(len(values)),
+    "published": None if preset.published is None else preset.published._asdict(),
+    "setting_source": preset.row["config_source"],
+    "note": preset.row["note"],
+    "differs": list(preset.differs),
+    **judged._asdict(),
+    "seconds": round(sum(result["seconds"].values()), 1),
+    "population": result["population"],
+  }
+
+
+def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+  """What has to be said below the table."""
+  out = [
+    "Accuracy in percent, the mean over tasks after the last one. cljax: mean ± standard error over its runs, "
+    "std(ddof=1) / √runs. Published: mean ± standard deviation over the published runs, as the source has it.",
+    "In standard errors: the difference over √(s²/n + S²/m), s and n ours, S and m published: both deviations are "
+    f"divided by the root of their runs before they are added. agrees: at most {LIMIT:g} of them. p: Welch's t-test, "
+    "two-sided; with few runs two standard errors are passed by chance more often than in 5 of 100 cases.",
+    "Sources do not say whether their deviation divides by m or m - 1; it is taken as m - 1. Otherwise their standard "
+    "error is larger by √(m / (m - 1)), 5 % at 10 runs.",
+    "A published value is quoted only where the table of presets holds it with its source.",
+    "Seconds are those of all runs that were trained together, compiling and evaluating included.",
+  ]
+  for text in dict.fromkeys(t for r in rows for t in r["differs"]):
+    those = [r["preset"].partition("/")[2] for r in rows if text in r["differs"]]
+    out.append(f"Otherwise than the source ({'all' if len(those) == len(rows) else ', '.join(those)}): {text}.")
+  sources = dict.fromkeys(r["published"]["source"] for r in rows if r["published"])
+  out += [f"Published values: {s}." for s in sources]
+  out += [f"Settings: {s}." for s in dict.fromkeys(r["setting_source"].rsplit(":", 1)[0] for r in rows)]
+  return out
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+  """A row of :data:`HEAD`."""
+  number = lambda v, form: "" if v is None else format(v, form)
+  mine = "" if row["mean"] is None else f"{row['mean']:.2f}"
+  mine += "" if row["stderr"] is None else f" ± {row['stderr']:.2f}"
+  other = row["published"] or {"mean": None, "deviation": None, "runs": None}
+  theirs = number(other["mean"], ".2f") + ("" if other["deviation"] is None else f" ± {other['deviation']:.2f}")
+  return (
+    row["preset"].partition("/")[2], mine, str(len(row["seeds"])), theirs, str(other["runs"] or ""),
+    number(row["difference"], "+.2f"), number(row["ratio"], "+.1f"), number(row["p"], ".2g"), row["verdict"],
+    f"{row['seconds']:.0f}",
+  )  # fmt: skip
+
+
+def markdown(content: dict[str, Any], picture: str) -> str:
+  """The table with its foot, the commands, and the picture."""
+  line = lambda parts: "| " + " | ".join(parts) + " |"
+  body = [line(HEAD), line(["---"] * len(HEAD)), *(line(cells(r)) for r in content["rows"])]
+  commands = "\n".join(r["command"] for r in content["rows"])
+  foot = "\n".join(f"- {text}" for text in content["notes"])
+  hardware = ", ".join(f"{k} {v}" for k, v in content["environment"].items())
+  return (
+    f"# {content['benchmark']}: cljax beside what was published\n\n`{content['command']}`\n\n" + "\n".join(body)
+    + f"\n\n{foot}\n- {hardware}\n\n![published against measured]({picture})\n\n```bash\n{commands}\n```\n"
+  )  # fmt: skip
+
+
+def _flags() -> absl_flags.FlagValues:
+  flags = absl_flags.FlagValues()
+  known = ", ".join(presets.benchmarks())
+  absl_flags.DEFINE_string("benchmark", "", f"One of {known}.", flag_values=flags)
+  absl_flags.DEFINE_list("methods", [], "METHOD or METHOD/SETTING; all without.", flag_values=flags)
+  absl_flags.DEFINE_string("seeds", "3", "A number of seeds or a list such as 3,7.", flag_values=flags)
+  absl_flags.DEFINE_string("out", "experiments/results/parity", "Folder of table and picture.", flag_values=flags)
+  absl_flags.DEFINE_string("workdir", "runs/parity", "The sweep lies in its folder BENCHMARK.", flag_values=flags)
+  absl_flags.DEFINE_string("data_dir", "", "Where the data lies.", flag_values=flags)
+  absl_flags.DEFINE_string(
+    "compilation_cache", _environment.CACHE, "Folder of compiled programs; empty for none.", flag_values=flags
+  )
+  # Its overrides scale a benchmark down, to try it: nothing is judged then.
+  absl_flags.DEFINE_string("config", "", "Not given here: only --config.SECTION.FIELD=VALUE.", flag_values=flags)
+  return flags
+
+
+def _parity(argv: Sequence[str], stop: _shared.Stop) -> int:
+  flags = _flags()
+  overrides = _shared.parse(argv, flags, __doc__ or "")
+  if flags.config:
+    raise UsageError(f"config: got {flags.config!r}; expected --benchmark of {', '.join(presets.benchmarks())}")
+  presets.chosen(flags.benchmark, flags.methods)
+  workdir = os.path.join(flags.workdir, flags.benchmark)
+  if flags.data_dir:
+    overrides = [*overrides, _config.Override("data.data_dir", flags.data_dir, True)]
+  given = [
+    f"--config={presets.PREFIX}:{flags.benchmark}", f"--seeds={flags.seeds}", f"--workdir={workdir}",
+    f"--compilation_cache={flags.compilation_cache}", *(f"--config.{o.key}={o.value}" for o in overrides),
+  ]  # fmt: skip
+  if flags.methods:
+    given.append(f"--methods={','.join(flags.methods)}")
+  code = sweep.run([argv[0], *given], stop)
+  rows, environment = collected(flags.benchmark, overrides, epath.Path(workdir).expanduser())
+  if rows:
+    shown = [w for w in argv[1:] if not w.startswith(("--data_dir", "--compilation_cache", "--workdir", "--out"))]
+    command = " ".join(["python -m launch.parity", *shown])
+    content = {"benchmark": flags.benchmark, "command": command, "rows": rows, "notes": notes(rows)}
+    write(epath.Path(flags.out).expanduser(), {**content, "environment": environment})
+  return code
+
+
+def collected(benchmark: str, overrides: Sequence[_config.Override], workdir: epath.Path):
+  """``(rows, environment)`` of every setting of a benchmark that has finished in the workdir of its sweep."""
+  file = _config.read_file(f"{presets.PREFIX}:{benchmark}", several=True)
+  all_of_it = presets.chosen(benchmark)
+  changed = ", ".join(f"{o.key}={o.value}" for o in overrides if o.key != "data.data_dir")
+  rows, environment = [], {}
+  for preset, run in zip(all_of_it, _plan.plan(file, overrides, presets.points(benchmark)), strict=True):
+    result = results.read(workdir / "runs" / run.folder / "result.json")
+    if result is not None:
+      rows.append(row_of(preset, result, changed))
+      environment = {**result["versions"], **result["environment"]}
+  return rows, environment
+
+
+def write(out: epath.Path, content: dict[str, Any]) -> None:
+  """Prints the table and writes the three files."""
+  out.mkdir(parents=True, exist_ok=True)
+  base = content["benchmark"]
+  files.write_text(out / f"{base}.json", files.dumps(content, indent=1) + "\n")
+  text = markdown(content, f"{base}.png")
+  files.write_text(out / f"{base}.md", text)
+  _parity_picture.draw(content, out / f"{base}.png")
+  print("\n".join(line for line in text.splitlines() if line.startswith(("|", "- "))))
+  print(f"written: {os.fspath(out / base)}.md, .json and .png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs with the given arguments (program name first; default ``sys.argv``) and returns the exit code."""
+  return _shared.guarded(_parity, list(sys.argv if argv is None else argv))
+
+
+if __name__ == "__main__":
+  sys.exit(main())
