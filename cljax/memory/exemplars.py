@@ -55,7 +55,7 @@ def herding(features, group, num_groups: int, depth, repeats: bool = False):
   member = group[None] == jnp.arange(num_groups, dtype=jnp.int32)[:, None]
   size = member.sum(1, dtype=jnp.int32)
   f = jnp.where(member.any(0)[:, None], f, 0.0)  # what is not there may be anything
-  mean = (member.astype(jnp.float32) @ f) / jnp.maximum(size, 1)[:, None]
+  mean = (member.astype(jnp.float32) @ f) / jnp.maximum(size, 1).astype(jnp.float32)[:, None]
   own = jnp.clip(group, 0, num_groups - 1)
   wanted = jnp.minimum(size, jnp.asarray(depth, jnp.int32))
 
@@ -66,12 +66,13 @@ def herding(features, group, num_groups: int, depth, repeats: bool = False):
   def pick(carry):
     picks, w, rank, filled = carry
     score = jnp.sum(f * w[own], axis=-1)
-    open_ = member & (filled < wanted)[:, None] & (True if repeats else rank == n)
-    at = jnp.argmax(jnp.where(open_, score, -jnp.inf), axis=1)
+    open_ = member & (filled < wanted)[:, None]
+    open_ = open_ if repeats else open_ & (rank == n)[None]
+    at = jnp.argmax(jnp.where(open_, score[None], -jnp.inf), axis=1)
     some = open_.any(1)
     new = some & (rank[at] == n)
     rank = rank.at[jnp.where(new, at, n)].set(filled, mode="drop")
-    return picks + 1, jnp.where(some[:, None], w + mean - f[at], w), rank, filled + new
+    return picks + 1, jnp.where(some[:, None], w + mean - f[at], w), rank, filled + new.astype(jnp.int32)
 
   start = (jnp.int32(0), mean, jnp.full(n, n, jnp.int32), jnp.zeros(num_groups, jnp.int32))
   return jax.lax.while_loop(short, pick, start)[2]

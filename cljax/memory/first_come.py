@@ -59,7 +59,7 @@ def first_come_balanced(capacity: int, num_classes: int, group: Callable | None 
       counts = counts.at[largest].add(-(enters & full).astype(jnp.int32))
       counts = counts.at[jnp.where(enters, c, num_classes)].add(1, mode="drop")
       groups, owner = groups.at[at].set(c, mode="drop"), owner.at[at].set(i.astype(jnp.int32), mode="drop")
-      return groups, counts, count + (enters & ~full), owner
+      return groups, counts, count + (enters & ~full).astype(jnp.int32), owner
 
     start = (state.group, counts, state.count, jnp.full(capacity, size, jnp.int32))
     groups, _, count, owner = jax.lax.fori_loop(0, size, offer, start)

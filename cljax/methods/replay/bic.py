@@ -28,7 +28,7 @@ class BiCState(NamedTuple):
 def corrected(logits, scale, newest):
   """``beta z + gamma`` at the newest classes, z at others."""
   z = logits.astype(jnp.float32)
-  return jnp.where(newest, scale[0] * z + scale[1], z)
+  return jnp.where(newest[None], scale[0] * z + scale[1], z)
 
 
 def fitted(logits, y, weight, newest, class_mask, steps: int, rate):
@@ -79,7 +79,8 @@ def bic(
 
   def sides(visit):
     old, new = sets.old_and_new(spec, visit)
-    return old, new, old.sum() / (old.sum() + new.sum())
+    count = lambda which: jnp.sum(which, dtype=jnp.float32)
+    return old, new, count(old) / (count(old) + count(new))
 
   def is_held(state, rows):
     """``[B]`` bool: whether rows are among those that are held out."""
@@ -105,7 +106,7 @@ def bic(
     kept = held.add(state.held, sets.stored_rows(rows), group, rank, there & (rank < count // MOST))
     learner = back(learner, shared["start_task"](key, inner(learner), task))
     state = learner.method_state._replace(held=kept)
-    away = jnp.sum(held.contents(kept)[1] * (kept.rows["task"] == task.id))
+    away = jnp.sum(jnp.where(kept.rows["task"] == task.id, held.contents(kept)[1], 0.0))
     state = state._replace(taught=state.taught._replace(rows=state.taught.rows - away))
     return learner._replace(method_state=state)
 

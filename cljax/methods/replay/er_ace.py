@@ -66,7 +66,7 @@ def er_ace(
     if mask != "none":
       least = present | ~seen if mask == "present_or_unseen" else present
       given = jnp.ones((*batch.weight.shape, classes), bool) if batch.class_mask is None else batch.class_mask
-      batch = batch._replace(class_mask=given.at[own].set(given[own] & least))
+      batch = batch._replace(class_mask=given.at[own].set(given[own] & least[None]))
     replay = insert_pending(key, memory, state.replay)
     rows, weight = memory.sample(fold(key, "sample"), replay.memory, size)
     batch = append(batch, drawn(spec, rows, weight, batch.visit), scale=beta)

@@ -41,7 +41,7 @@ def pairs(key, y, weight, stored_y, stored, num_classes: int):
   itself = jnp.arange(ys.shape[0])[None] == stored_y.shape[0] + jnp.arange(size)[:, None]
   beside = labels_of(y, weight, num_classes)[ys]
   noise = jax.random.uniform(key, (2, *alike.shape))
-  which = jnp.stack([alike & ~itself & there, ~alike & (beside & there)])
+  which = jnp.stack([alike & ~itself & there[None], ~alike & (beside & there)[None]])
   at = jnp.argmax(jnp.where(which, noise, -1.0), axis=-1).astype(jnp.int32)
   return at[0], at[1], which.any(-1).all(0) & (weight > 0)
 
@@ -53,8 +53,8 @@ def asymmetric_contrast(anchors, others, y, other_y, valid, temperature):
   logits = jnp.where(there[None], anchors @ others.T / temperature, -1e9)
   log_p = jax.nn.log_softmax(logits, axis=-1)
   mine = (y[:, None] == other_y[None]) & there[None] & valid[:, None]
-  each = -jnp.sum(jnp.where(mine, log_p, 0.0), axis=-1) / jnp.maximum(mine.sum(-1), 1)
-  return temperature / BASE * jnp.sum(jnp.where(valid, each, 0.0)) / jnp.maximum(valid.sum(), 1)
+  each = -jnp.sum(jnp.where(mine, log_p, 0.0), axis=-1) / jnp.maximum(jnp.sum(mine, -1, dtype=jnp.float32), 1.0)
+  return temperature / BASE * jnp.sum(jnp.where(valid, each, 0.0)) / jnp.maximum(jnp.sum(valid, dtype=jnp.float32), 1.0)
 
 
 def er_aml(

@@ -57,11 +57,13 @@ def icarl(
     targets = jax.nn.one_hot(batch.y[own], spec.num_classes, dtype=jnp.float32)
     if distillation:
       old, said = sets.old_and_new(spec, visit)[0], sets.taught(model, learner, batch, key)[own]
-      targets = jnp.where(old, jax.nn.sigmoid(said), targets)
+      targets = jnp.where(old[None], jax.nn.sigmoid(said), targets)
     seen = jnp.ones(spec.num_classes, bool) if released else (of_task & visit.seen[:, None]).any(0)
     inside = jnp.broadcast_to(seen, targets.shape)
     inside = inside if batch.class_mask is None else inside & batch.class_mask[own]
-    each = losses.binary_cross_entropy(outputs.logits[own], targets, inside) / jnp.maximum(inside.sum(-1), 1)
+    each = losses.binary_cross_entropy(outputs.logits[own], targets, inside) / jnp.maximum(
+      jnp.sum(inside, -1, dtype=jnp.float32), 1.0
+    )
     return jnp.sum(share * jnp.where(share != 0, each, 0.0))
 
   def end_task(key, learner, task):
