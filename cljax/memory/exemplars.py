@@ -66,8 +66,9 @@ def herding(features, group, num_groups: int, depth, repeats: bool = False):
   def pick(carry):
     picks, w, rank, filled = carry
     score = jnp.sum(f * w[own], axis=-1)
-    open_ = member & (filled < wanted)[:, None] & (True if repeats else (rank == n)[None])
-    at = jnp.argmax(jnp.where(open_, score, -jnp.inf), axis=1)
+    open_ = member & (filled < wanted)[:, None]
+    open_ = open_ if repeats else open_ & (rank == n)[None]
+    at = jnp.argmax(jnp.where(open_, score[None], -jnp.inf), axis=1)
     some = open_.any(1)
     new = some & (rank[at] == n)
     rank = rank.at[jnp.where(new, at, n)].set(filled, mode="drop")

@@ -61,6 +61,22 @@ RECORDS: dict[str, Record] = {
     neutral={"beta": 0.0, "mask": "none"},
     first_task_plain=False,
   ),
+  "er_aml": Record(
+    spec="classic_methods A2",
+    compared=(
+      "test_er_aml_s_loss_is_the_contrast_and_the_memory_s_cross_entropy",
+      "test_asymmetric_contrast_row_by_row",
+      "test_pairs_are_drawn_from_the_memory_and_the_batch",
+    ),
+    invariants=("test_new_rows_move_no_logits",),
+    claim=("er_aml",),
+    deviations=(
+      "the task of a row is told by the labels of its batch, as the released code has it where it is task-free",
+      "each row is offered to the memory once in a run; insert='every_pass' is the released code's",
+    ),
+    arguments={"capacity": 20},
+    first_task_plain=False,
+  ),
   "icarl": Record(
     spec="classic_methods A1",
     compared=(

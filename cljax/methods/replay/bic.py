@@ -28,7 +28,7 @@ class BiCState(NamedTuple):
 def corrected(logits, scale, newest):
   """``beta z + gamma`` at the newest classes, z at others."""
   z = logits.astype(jnp.float32)
-  return jnp.where(newest, scale[0] * z + scale[1], z)
+  return jnp.where(newest[None], scale[0] * z + scale[1], z)
 
 
 def fitted(logits, y, weight, newest, class_mask, steps: int, rate):
@@ -79,7 +79,8 @@ def bic(
 
   def sides(visit):
     old, new = sets.old_and_new(spec, visit)
-    return old, new, old.sum() / (old.sum() + new.sum())
+    count = lambda which: jnp.sum(which, dtype=jnp.float32)
+    return old, new, count(old) / (count(old) + count(new))
 
   def is_held(state, rows):
     """``[B]`` bool: whether rows are among those that are held out."""

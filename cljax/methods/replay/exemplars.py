@@ -131,8 +131,8 @@ def union(key, spec: Spec, memory: memories.Exemplars, state, batch, rows: Any, 
   """The batch with ``size`` exemplars behind it, in two groups whose scales ``N / (N + E)`` and ``E / (N + E)`` make
   the mean over the step an unbiased one over the task's N rows (``rows``) and all E exemplars."""
   some, weight = memory.sample(key, state, size)
-  count = state.count.astype(jnp.float32)
-  share = count / jnp.maximum(count + rows, 1.0)
+  share = state.count.astype(jnp.float32)
+  share = share / jnp.maximum(share + rows, 1.0)
   batch = append(grouped(batch), drawn(spec, some, weight, batch.visit), scale=share)
   return batch._replace(scale=batch.scale.at[0].set(batch.scale[0] * (1 - share)))
 

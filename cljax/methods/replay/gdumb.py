@@ -43,10 +43,10 @@ def mix_boxes(key, x, other, share: float = 0.5):
   half = jnp.sqrt(1.0 - lam) / 2
   span = lambda at, n: (jnp.clip(jnp.floor(n * (at - half)), 0, n), jnp.clip(jnp.floor(n * (at + half)), 0, n))
   (top, bottom), (left, right) = span(row, height), span(column, width)
-  i, j = jnp.arange(height)[:, None], jnp.arange(width)[None]
+  i, j = jnp.arange(height, dtype=jnp.float32)[:, None], jnp.arange(width, dtype=jnp.float32)[None]
   box = (i >= top) & (i < bottom) & (j >= left) & (j < right) & (coin < share)
   mixed = jnp.where(box[None, :, :, None], other, x)
-  return mixed, 1.0 - box.sum() / (height * width)
+  return mixed, 1.0 - jnp.sum(box, dtype=jnp.float32) / (height * width)
 
 
 def gdumb(

@@ -61,8 +61,8 @@ def icarl(
     seen = jnp.ones(spec.num_classes, bool) if released else (of_task & visit.seen[:, None]).any(0)
     inside = jnp.broadcast_to(seen, targets.shape)
     inside = inside if batch.class_mask is None else inside & batch.class_mask[own]
-    each = losses.binary_cross_entropy(outputs.logits[own], targets, inside) / jnp.maximum(inside.sum(-1), 1).astype(
-      jnp.float32
+    each = losses.binary_cross_entropy(outputs.logits[own], targets, inside) / jnp.maximum(
+      jnp.sum(inside, -1, dtype=jnp.float32), 1.0
     )
     return jnp.sum(share * jnp.where(share != 0, each, 0.0))
 

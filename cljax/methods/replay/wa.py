@@ -19,11 +19,11 @@ def aligned(kernel, old, new):
   """``(kernel, gamma)``: columns of the classes ``new [C]`` times ``gamma = mean |w_old| / mean |w_new|``, so that the
   mean norms are one; kernel ``[..., C]``. Gamma is 1 where either side is empty or 0."""
   norms = jnp.sqrt(jnp.sum(jnp.square(kernel.astype(jnp.float32)), axis=tuple(range(kernel.ndim - 1))))
-  mean = lambda which: jnp.sum(jnp.where(which, norms, 0.0)) / jnp.maximum(which.sum(), 1).astype(jnp.float32)
+  mean = lambda which: jnp.sum(jnp.where(which, norms, 0.0)) / jnp.maximum(jnp.sum(which, dtype=jnp.float32), 1.0)
   theirs, own = mean(old), mean(new)
   gamma = jnp.where((theirs > 0) & (own > 0), theirs / jnp.where(own > 0, own, 1.0), 1.0)
-  new = jnp.expand_dims(new, tuple(range(kernel.ndim - 1)))
-  return jnp.where(new, kernel * gamma.astype(kernel.dtype), kernel), gamma
+  where = new.reshape(*(1,) * (kernel.ndim - 1), -1)
+  return jnp.where(where, kernel * gamma.astype(kernel.dtype), kernel), gamma
 
 
 def wa(model, spec: Spec, *, capacity: int, temperature, replay_batch: int = 0, align: bool = True) -> Method:
@@ -53,7 +53,8 @@ def wa(model, spec: Spec, *, capacity: int, temperature, replay_batch: int = 0, 
   def sides(visit):
     """Old and new classes, and lam."""
     old, new = sets.old_and_new(spec, visit)
-    return old, new, old.sum() / (old.sum() + new.sum())
+    count = lambda which: jnp.sum(which, dtype=jnp.float32)
+    return old, new, count(old) / (count(old) + count(new))
 
   def prepare(key, learner, batch):
     state, (_, _, lam) = learner.method_state, sides(batch.visit)
