@@ -206,8 +206,9 @@ def _tests(task: dict, root: pathlib.Path, place: pathlib.Path) -> dict[str, Any
   started: list[int] = []
   sys.addaudithook(lambda event, _: started.append(1) if event in ("subprocess.Popen", "os.posix_spawn") else None)
   watch = _Watch(task["lines"], root)
-  arguments = [f"--rootdir={root}", f"--basetemp={place / 'base'}", "-p", "no:cacheprovider", "-x", "-q", "--every"]
+  arguments = [f"--rootdir={root}", f"--basetemp={place / 'base'}", "-p", "no:cacheprovider", "-x", "-q"]
   arguments += ["--collect-only"] if task["collect"] else []
+  os.environ["CLJAX_TEST_EVERY"] = "1"  # a file's tests are all that it has, no sample
   code = int(pytest.main([*arguments, "--", *task["tests"]], plugins=[watch]))
   outcomes = {outcome for outcome, _ in watch.tests.values()}
   if code == 1 and watch.failed:

@@ -14,7 +14,7 @@ import pathlib
 import subprocess
 
 SHARE, LEAST = 3, 4  # one in three, and no fewer than four
-SEED = "CLJAX_SAMPLE_SEED"  # tells the workers
+SEED, EVERY = "CLJAX_SAMPLE_SEED", "CLJAX_TEST_EVERY"  # in the environment of processes that tests start
 CONTRACT = "tests/test_contract.py"
 SAMPLED = frozenset((pathlib.Path(__file__).parent / "sampled.txt").read_text().split())
 
@@ -26,7 +26,8 @@ def pytest_addoption(parser):
 
 def whole(config) -> bool:
   """Whether every case is asked for, or tests by name."""
-  return config.option.every or bool(config.option.keyword) or any("::" in a for a in config.args)
+  asked = config.option.every or EVERY in os.environ
+  return asked or bool(config.option.keyword) or any("::" in a for a in config.args)
 
 
 def pytest_configure(config):

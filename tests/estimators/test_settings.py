@@ -132,6 +132,7 @@ MEMORIES = {
   "ring": memory.ring(6, 3),
   "class_balanced": memory.class_balanced(6, 3),
   "greedy_balanced": memory.greedy_balanced(6, 3),
+  "first_come_balanced": memory.first_come_balanced(6, 3),
 }
 
 
