@@ -30,7 +30,9 @@ _BENCHMARKS: dict[str, dict[str, Any]] = {
   },
 }  # fmt: skip
 _BACKBONE = "mlp 784-100-100-10"
-_BATCHED_FISHER = {"decoupled": False, "fisher": "empirical", "fisher_batch_size": 64}
+_BATCHED_FISHER = {
+  "decoupled": False, "fisher": "empirical", "fisher_batch_size": 64, "fisher_clip": 0.0, "merge": "sum",
+}  # fmt: skip
 
 _INITIAL = "initial weights: He's variance from a cut normal; there Xavier's uniform"
 _DRAWN = {
