@@ -68,7 +68,7 @@ def claim(
         differing = list(filter(None, (_of_code(d, held, identity) for d in differing)))
         raise UsageError(
           f"workdir: {workdir} holds a run of another configuration; differing keys: {'; '.join(differing)}; "
-          f"give another workdir, or --overwrite{_of_data(keys)}"
+          f"give another workdir, or --overwrite{_of_data(keys)}{_of_version(workdir / name, held, keys)}"
         )
       return held
     write_json(workdir / name, identity)
@@ -83,6 +83,14 @@ def claim(
 def _of_data(keys) -> str:
   """What there is to do where only the data are others, such as a file that has grown."""
   return ", or --extend, which ends the run on the rows that it had" if keys == {"data.digest"} else ""
+
+
+def _of_version(path, held: dict, keys) -> str:
+  """What there is to do where only options differ that version 0.1 did not have."""
+  if format_of(path) > 1:
+    return ""
+  flags = formats.unsaid(held, sorted(keys))
+  return f"; 0.1.0 had no such option, and meant: {' '.join(flags)}" if flags else ""
 
 
 def _of_code(difference: str, held: dict, identity: dict) -> str:
@@ -115,6 +123,12 @@ def read_json(path) -> dict[str, Any] | None:
   except ValueError:
     return None
   return formats.bare(path, found) if isinstance(found, dict) else None
+
+
+def format_of(path) -> int:
+  """The format of a file of JSON that can be read; this version's where there is none."""
+  path = epath.Path(path)
+  return formats.of(files.loads(path.read_bytes()), path) if path.exists() else formats.FORMAT
 
 
 def write_json(path, content: Mapping[str, Any]) -> None:

@@ -105,7 +105,8 @@ def _job(workdir: epath.Path, before: dict, flags, overrides: Sequence[_config.O
     config["stream"]["forget"] = "; ".join(filter(None, [before["stream"]["forget"], line]))
     answers.append([len(events), flags.method, options])
   if not again and not _finished(workdir, len(events)):
-    raise UsageError(f"workdir: {workdir} holds a run that has not ended; run its last command again first")
+    old = " under cljax 0.1.0" if _workdir.format_of(workdir / "config.json") == 1 else ""
+    raise UsageError(f"workdir: {workdir} holds a run that has not ended; run its last command again{old} first")
   built = _extended.as_written(_build.build(config, cache, answers), before)
   if not again and not _leaves_some(built.stream):
     raise UsageError(

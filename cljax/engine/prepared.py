@@ -83,7 +83,6 @@ class Prepared(NamedTuple):
     except DivergedError:
       if fresh:
         saving.give_back(self.setup, writer, workdir)
-        log.begin(0)
       raise
     finally:
       if writer:

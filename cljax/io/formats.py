@@ -48,11 +48,11 @@ def noted() -> dict[str, Any]:
   return {"format": FORMAT, "cljax": __version__}
 
 
-def of(content: Mapping[str, Any]) -> int:
-  """The format of what was read; 1 where it does not say. CljaxError for what is no number of a format."""
+def of(content: Mapping[str, Any], what: Any = "the file") -> int:
+  """The format of what was read from ``what``; 1 where it does not say. CljaxError for what is no such number."""
   found = content.get("format", 1)
   if isinstance(found, bool) or not isinstance(found, int) or found < 1:
-    raise CljaxError(f"format: got {found!r}; expected a number from 1 on; the file is damaged")
+    raise CljaxError(f"format: got {found!r}; expected a number from 1 on; {what} is damaged")
   return found
 
 
@@ -63,11 +63,25 @@ def writer(content: Mapping[str, Any]) -> str:
 
 def check(what, content: Mapping[str, Any]) -> None:
   """Raises CljaxError where ``what``, a path or the name of a file, is of a newer format than this version reads."""
-  if of(content) > FORMAT:
+  if of(content, what) > FORMAT:
     raise CljaxError(
       f"{what} is of format {of(content)}, written by {writer(content)}; cljax {__version__} reads formats up to "
       f"{FORMAT}: use that version or a later one"
     )
+
+
+def unsaid(held: Mapping[str, Any], keys) -> list[str]:
+  """Of the differing ``keys`` of a configuration of format 1 those that are options which came later, as flags that say
+  what it meant; [] unless all of them are."""
+  found = []
+  for key in keys:
+    section, _, option = key.partition(".")
+    given = held.get(section)
+    known = ABSENT.get(str(given.get("name")), {}) if isinstance(given, dict) else {}
+    if option not in known or given.get(option) != known[option]:
+      return []
+    found.append(f"--config.{key}={known[option]}")
+  return found
 
 
 def meant(content):

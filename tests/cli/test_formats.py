@@ -113,5 +113,7 @@ def test_what_says_nothing_is_of_the_first_format():
   for wrong in (True, "x", "3", None, 2.0, 0, -1, []):
     with pytest.raises(CljaxError, match=r"^format: got .*; expected a number from 1 on; the file is damaged$"):
       formats.of({"format": wrong})
+    with pytest.raises(CljaxError, match=r"^format: got .*; a/result.json is damaged$"):
+      formats.check("a/result.json", {"format": wrong})
   assert formats.writer({}) == "cljax 0.1.0"
   assert formats.bare("f", {"format": 1, "cljax": "0.1.0", "a": 1}) == {"a": 1}

@@ -340,3 +340,17 @@ def test_a_damaged_file_is_said_to_be_so(made, tmp_path):
   assert [r is None for r in log.records[:3]] == [False, True, False]
   assert not log.there()[1].any()
   assert row_log.read(tmp_path / "nothing") is None
+
+
+def test_a_run_that_diverges_keeps_what_it_had_evaluated(make_blobs, tmp_path):
+  """Its first task is learned; the second one's inputs are beyond what float32 holds."""
+  stream = streams.build(make_blobs(rows=9, test_rows=5), "class", tasks=2, validation=0.0)
+  x = stream.dataset.train.x.copy()
+  x[stream.train[1]] = 3e38
+  broken = stream._replace(dataset=stream.dataset._replace(train=stream.dataset.train._replace(x=x), digest="broken"))
+  model = models.mlp((4, 4, 1), 4, hidden=(4,))
+  with pytest.raises(cljax.DivergedError):
+    cljax.run(broken, model, training=TRAIN, options=OPTIONS, workdir=str(tmp_path))
+  log = row_log.read(tmp_path)
+  assert log.there().any(1).tolist() == [True, True]
+  assert len(log.events) >= 1

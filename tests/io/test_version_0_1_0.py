@@ -116,7 +116,17 @@ def test_what_was_stopped_goes_on(folder, capsys):
 
 def test_what_an_option_is_now_is_not_what_its_configuration_meant(folder, capsys):
   assert again(train.main, folder, "finished", "--seeds=2", *ER[:2]) == 2
-  assert 'differing keys: method.insert: "every_pass" -> "once"; give another workdir' in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert 'differing keys: method.insert: "every_pass" -> "once"; give another workdir' in said
+  assert "0.1.0 had no such option, and meant: --config.method.insert=every_pass" in said
+  assert again(train.main, folder, "finished", "--seeds=3", "--config.train.epochs=9", *ER[:2]) == 2
+  assert "0.1.0 had no such option" not in capsys.readouterr().err, "other keys differ too"
+
+
+def test_a_stopped_run_is_ended_by_the_version_that_began_it(folder, capsys):
+  given = ["forget", str(folder / "stopped"), "--request=class=1", "--method=ssd", "--compilation_cache="]
+  assert forget.main(given) == 2
+  assert "has not ended; run its last command again under cljax 0.1.0 first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["ssd", "retrain"])
