@@ -68,7 +68,11 @@ def trainer(
   logits = lambda p, x: net(p, {}, x)
   loss = lambda p, bx, by: F.cross_entropy(logits(p, bx), by)
   moved = lambda p, g: {path: value - learning_rate * g[path] for path, value in p.items()}
-  mapped = lambda step: torch.compile(vmap(step)) if compiled else vmap(step)
+
+  def mapped(step):
+    if compiled:  # past eight programs of one function PyTorch compiles no more, without an error
+      torch.compiler.reset()
+    return torch.compile(vmap(step), fullgraph=True) if compiled else vmap(step)
 
   def finetune():
     step = mapped(lambda p, bx, by: moved(p, grad(loss)(p, bx, by)))

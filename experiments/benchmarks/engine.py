@@ -270,7 +270,7 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
   matplotlib.use("Agg")
   from matplotlib import pyplot
 
-  alone = [row for row in rows if row["seeds"] == 1]
+  alone = [row for row in rows if row["over scan"] != ""]
   figure, axes = pyplot.subplots(3, 1, figsize=(8, 8), sharex=True)
   labels = [f"{row['method']}\n{row['model'].split()[0]} {row['batch']}" for row in alone]
   for axis, key in zip(axes, ("over scan", "over torch", "over limit"), strict=True):
