@@ -77,7 +77,9 @@ def unsaid(held: Mapping[str, Any], keys) -> list[str]:
   for key in keys:
     section, _, option = key.partition(".")
     given = held.get(section)
-    known = ABSENT.get(str(given.get("name")), {}) if isinstance(given, dict) else {}
+    if not isinstance(given, Mapping):
+      return []
+    known = ABSENT.get(str(given.get("name")), {})
     if option not in known or given.get(option) != known[option]:
       return []
     found.append(f"--config.{key}={known[option]}")
