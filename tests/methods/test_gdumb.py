@@ -131,6 +131,30 @@ def test_boxes_are_mixed_by_their_area():
   assert np.corrcoef(np.transpose(areas))[0, 1] > 0.7
 
 
+@pytest.mark.parametrize(
+  "mixed, stored",
+  [
+    (lambda key, a, b, alpha=1.0: (b, 0.0), lambda x: x),
+    (lambda key, a, b, alpha=1.0: (a, 1.0), lambda x: x),
+    (lambda key, a, b, alpha=1.0: (0 * a, 0.25), lambda x: 0 * x),
+  ],
+  ids=["the other one", "the own one", "nothing of either"],
+)
+def test_both_pictures_labels_count_by_their_part(mixed, stored, monkeypatch, class_stream, small_model):
+  """``kept CE(y) + (1 - kept) CE(y')``: whole pictures of one kind, or of none, leave the loss that is not mixed, whoever
+  is drawn for another."""
+  hyper = {**HYPER, "batch_size": 10}
+  learner = (bench := Bench("gdumb", class_stream, small_model, hyper)).steps(bench.start(), 0, 3)
+  state = learner.method_state
+  rows = {**state.rows, "x": stored(state.rows["x"])}
+  plain = bench.boundary("end_task", learner._replace(method_state=state._replace(rows=rows)), 0)
+  monkeypatch.setattr(gdumb, "mix_boxes", mixed)
+  got = Bench("gdumb", class_stream, small_model, {**hyper, "cut_mix": True}).boundary("end_task", learner, 0)
+  assert np.abs(np.asarray(plain.params["head"]["bias"])).max() > 1e-2
+  for p, value in leaves(got.params).items():
+    np.testing.assert_allclose(value, leaves(plain.params)[p], rtol=2e-5, atol=2e-6, err_msg=p)
+
+
 def test_half_of_the_batches_are_mixed():
   """Not every one, as Mammoth has it."""
   x, other = jnp.zeros((1, 16, 16, 1)), jnp.ones((1, 16, 16, 1))

@@ -143,6 +143,7 @@ RECORDS: dict[str, Record] = {
       "test_gdumb_is_sgd_on_the_memory_alone",
       "test_restarted_rates_are_cosines",
       "test_boxes_are_mixed_by_their_area",
+      "test_both_pictures_labels_count_by_their_part",
     ),
     invariants=(
       "test_steps_of_gdumb_train_nothing",
