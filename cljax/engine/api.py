@@ -16,7 +16,7 @@ from cljax import evaluators as evaluating
 from cljax.core import tree
 from cljax.core.method import Outlook
 from cljax.core.types import Learn, Learner, Model, UsageError
-from cljax.engine import arguments, frames, hosted, presentations, recipe, saving, stages
+from cljax.engine import arguments, frames, held_out, hosted, presentations, recipe, saving, stages
 from cljax.engine import programs as prog
 from cljax.engine.loop import State, Stopped
 from cljax.engine.prediction import judged_at, predictor
@@ -53,6 +53,7 @@ class RunResult(NamedTuple):
   evaluations_better: dict = {}  # {evaluator: {metric: 'higher' or 'lower'}}, of those that say so
   presentations: Presentations | None = None  # of each training row, where train.presentations asks for them
   log: RowLog | None = None  # what each test row's scores are made of, after every event (eval.log)
+  evaluated_rows: np.ndarray | None = None  # [S, E+1, T]: test rows in each entry of the main score, where it is a mean
   fisher: dict = {}  # {'method.fisher': kind}: the Fisher that was taken, where the option leaves it to the objective
 
   @property
@@ -365,6 +366,7 @@ def _result(built: CompiledRun, state: State, judges: Sequence[Evaluator]) -> Ru
     evaluations={e.name: {m: said(e.name, m) for m in state.accuracy[0]["evaluations"][e.name]} for e in judges},
     evaluations_better={e.name: dict(e.better) for e in judges},
     presentations=presentations.told(state.presented, stream),
+    evaluated_rows=held_out.evaluated_rows(built),
   )
 
 

@@ -28,6 +28,19 @@ def remaining(setup: CompiledRun, upto: int, known: tuple) -> tuple:
   return last, *(_without(blocks, gone, setup) for blocks in (setup.blocks, setup.partial))
 
 
+def evaluated_rows(setup: CompiledRun) -> np.ndarray | None:
+  """``[S, E+1, T]``: the test rows that each entry of the main score is a mean over, less those deleted by then; None
+  where rows do not weigh alike in it (tokens, say)."""
+  stream, learned = setup.stream, setup.parts.objective
+  if not learned.scores[learned.main].bits:
+    return None
+  rows = [np.asarray([len(t) for t in stream.test])]
+  for upto, event in enumerate(stream.events, 1):
+    gone = [int(mine.sum()) for mine in deleted_tests(stream, upto)] if isinstance(event, Forget) else None
+    rows.append(rows[-1] if gone is None else rows[0] - gone)
+  return np.tile(np.stack(rows), (len(setup.population), 1, 1))
+
+
 def _without(blocks, gone, setup: CompiledRun):
   """The blocks with weight 0 for the rows ``gone`` of each slot."""
   if not any(part.any() for part in gone):

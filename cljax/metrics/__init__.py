@@ -47,7 +47,7 @@ from cljax.metrics.mechanism import (
   sharpness,
 )
 from cljax.metrics.modules import module_names, module_sensitivity, with_module
-from cljax.metrics.recurring import Gap, event_gap, over_events
+from cljax.metrics.recurring import Gap, event_gap, over_events, over_rows
 from cljax.metrics.rows import (
   ROW_METRICS,
   class_scores,
@@ -120,6 +120,7 @@ __all__ = [
   "netscore",
   "of_rows",
   "over_events",
+  "over_rows",
   "per_class_accuracy",
   "per_class_forgetting",
   "positive_backward_transfer",

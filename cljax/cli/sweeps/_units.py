@@ -165,6 +165,10 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
   for key in ("accuracy_matrix", "task_accuracy_matrix", "validation_matrix", "alive", "params_sha256"):
     if key in a and key in b:
       out[key] = joined(a[key], b[key])
+  if "evaluated_rows" in b:  # a result of before there were any has none of its seeds
+    del out["evaluated_rows"]
+    if "evaluated_rows" in a:
+      out["evaluated_rows"] = joined(a["evaluated_rows"], b["evaluated_rows"])
   number = lambda v: float("nan") if v is None else v
 
   def summed(x: Mapping, y: Mapping) -> dict[str, Any]:
