@@ -131,8 +131,8 @@ def build(
 
   ``classes_per_task``: classes of each task, an int or one for each; default: an even split of all classes. ``10`` over
   100 classes and 5 tasks leaves 50 classes out. ``class_order``: a list of classes by name or place
-  (:func:`class_places`; those left out are in no task), the int seed of a random order, or None for 0, 1, 2, ...; the
-  first ``classes_per_task`` of them are task 0's, the next task 1's. ``class_weights``: C numbers, or a mapping by name
+  (:func:`class_places`; those left out are in no task), the int seed of a random order, the name of one that papers
+  share (``CLASS_ORDERS``: ``'icarl'``, ``'icarl_1993'``, ``'numpy_1993'``), or None for 0, 1, 2, ...; the first ``classes_per_task`` of them are task 0's, the next task 1's. ``class_weights``: C numbers, or a mapping by name
   or place (1 for the others). ``task_fractions``: share of its training rows that each task keeps, for uneven tasks.
   ``validation``: share of the training rows of each class held out for selection; a data set with validation rows of
   its own (``Dataset.held``) keeps those, or at 0 none. Neither takes the last training row that a task has of a class.
