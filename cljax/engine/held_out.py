@@ -6,7 +6,8 @@ import numpy as np
 
 from cljax.core.types import Forget
 from cljax.engine import programs as prog
-from cljax.engine.setup import CompiledRun, few_first
+from cljax.engine.device_rows import few_first
+from cljax.engine.setup import CompiledRun
 from cljax.streams.fates import deleted_held, deleted_tests
 
 
@@ -34,6 +35,9 @@ def evaluated_rows(setup: CompiledRun) -> np.ndarray | None:
   stream, learned = setup.stream, setup.parts.objective
   if not learned.scores[learned.main].bits:
     return None
+  if setup.streams:  # whose runs have no requests
+    own = np.asarray([[len(t) for t in s.test] for s in setup.streams])
+    return np.repeat(own[:, None], len(stream.events) + 1, 1)
   rows = [np.asarray([len(t) for t in stream.test])]
   for upto, event in enumerate(stream.events, 1):
     gone = [int(mine.sum()) for mine in deleted_tests(stream, upto)] if isinstance(event, Forget) else None

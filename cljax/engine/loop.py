@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.core.types import CljaxError, Forget, Learn, UsageError
-from cljax.engine import course, held_out, presentations, schedule
+from cljax.engine import course, held_out, own_streams, presentations, schedule
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine.prediction import judged_at
@@ -139,7 +139,8 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
   event, options, programs = setup.stream.events[at], setup.options, setup.programs
   deleted = deleted_pairs(setup.stream, at if replay is None else state.event + 1)
   way = course.of_event(setup, at, None if replay is None else deleted)
-  plan = way.plan
+  here = own_streams.event(setup, at)
+  plan = way.plan._replace(steps=here.steps(way.plan.steps))
   if replay is None:
     learner, alive, done, first = state.learner, state.alive, state.step, state.total - state.step
   else:
@@ -148,7 +149,7 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
   where = where_in_stream(setup, at, first, plan.steps, way.total, way.never)
   rows = boundary_arguments(setup, deleted, event.task, where)
   if done == 0 and programs.start_task is not None:
-    learner = _wait(programs.start_task(setup.hyper, learner, alive, rows), hooks, state, setup)
+    learner = _wait(programs.start_task(here.hyper, learner, alive, rows), hooks, state, setup)
   capacity = min(options.chunk_steps, max(setup.total_steps, 1))
   if replay is None and done:
     _evaluate_inside_task(setup, state, hooks, plan)  # a stop may have come between a chunk and its evaluation
@@ -156,14 +157,16 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
     count = course.next_count(options, state, plan.steps, done, capacity, replays=replay is not None)
     since, compiled = time.perf_counter(), setup.clock.seconds["compile"]
     lived = np.asarray(alive)[: len(setup.population)]
+    counts = here.counts(done, count, len(setup.population))
     with setup.clock.timed("train"):
-      learner, alive, loss, *said = _chunk(setup, gone, plan, where, learner, alive, done, count, capacity)
+      order = own_streams.chunk_rows(setup, here, plan, gone, done, counts, capacity)
+      hyper = own_streams.chunk(setup, here, counts)
+      learner, alive, loss, *said = _chunk(setup, hyper, order, where, learner, alive, count)
       loss = np.asarray(loss)[: len(setup.population), :count]
     spent = time.perf_counter() - since - setup.clock.seconds["compile"] + compiled
     state.seconds_per_step = meshes.first(spent / count, setup.members.mesh)
     counted = (state if replay is None else state.replay).presented
     if said:
-      order = [schedule.rows(plan, m.seed, done, count, capacity, gone) for m in setup.population]
       counted = presentations.added(counted, setup.stream, order, said[0], count)
     done += count
     if replay is None:
@@ -176,7 +179,7 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
     hooks.report({
       "kind": "chunk" if replay is None else "replay", "event": state.event, "task": event.task, "step": done,
       "steps": plan.steps, "total": first + done, "of": setup.total_steps,
-      "loss": float(loss[living, -1].mean()) if living.any() else math.nan, "living": int(living.sum()),
+      "loss": own_streams.last_loss(loss, counts, living), "living": int(living.sum()),
       "seconds_per_step": state.seconds_per_step,
     })  # fmt: skip
     if replay is None:
@@ -189,7 +192,7 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
       hooks.save(state)
   if programs.end_task is not None:
     with setup.clock.timed("train"):
-      learner = _wait(programs.end_task(setup.hyper, learner, alive, rows), hooks, state, setup)
+      learner = _wait(programs.end_task(here.hyper, learner, alive, rows), hooks, state, setup)
   return learner, alive
 
 
@@ -214,12 +217,11 @@ def _score(setup: CompiledRun) -> dict[str, str]:
   return {} if main == "accuracy" else {"score": main}
 
 
-def _chunk(setup, gone, plan, where, learner, alive, done, count, capacity):
-  rows = [schedule.rows(plan, m.seed, done, count, capacity, gone) for m in setup.population]
+def _chunk(setup, hyper, rows, where, learner, alive, count):
   count = prog.replicate(jnp.asarray(count, jnp.int32), setup.members)
   if setup.options.feed == "device":
     packed = prog.shard_members(tuple(np.stack(part) for part in zip(*rows, strict=True)), setup.members)
-    return setup.programs.chunk(setup.hyper, (learner, alive), packed, (setup.train, where, count))
+    return setup.programs.chunk(hyper, (learner, alive), packed, (setup.train, where, count))
   split, labels = setup.stream.dataset.train, setup.stream.labels if setup.parts.objective.classes else None
   batches = [schedule.read(split, labels, *r) for r in rows]
   stacked = jax.tree.map(lambda *members: np.stack(members), *batches)
@@ -284,7 +286,9 @@ def scored(setup: CompiledRun, state: State, hooks: Hooks, learner, data, blocks
   A ``brief`` one is waited for without a look at the stop flag, which costs more than it is worth.
   """
   with setup.clock.timed("eval"):
-    answer = setup.programs.evaluate(setup.hyper, learner, (), (data, judged(setup, state), blocks.arguments))
+    answer = setup.programs.evaluate(
+      own_streams.with_blocks(setup, blocks), learner, (), (data, judged(setup, state), blocks.arguments)
+    )
     sums, rows = answer if brief else _wait(answer, hooks, state, setup)
     return {n: blocks.by_slot(np.asarray(s)[: len(setup.population)]) for n, s in sums.items()}, rows
 
