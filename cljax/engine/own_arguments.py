@@ -39,9 +39,8 @@ def boundary(hyper: Mapping[str, Any], shared: tuple) -> tuple:
   """``(data, position, index, task, count)`` of a task's boundary."""
   if OWN not in hyper:
     return shared
-  data, where, _, task, _ = shared
-  index, count = hyper[OWN]["rows"]
-  return _data(hyper, data), _where(hyper, where), index, task, count
+  data, where, *_ = shared
+  return _data(hyper, data), _where(hyper, where), *hyper[OWN]["rows"]
 
 
 def evaluation(hyper: Mapping[str, Any], shared: tuple) -> tuple:

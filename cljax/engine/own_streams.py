@@ -55,7 +55,7 @@ def event(setup, at: int) -> Event:
   """The Learn event ``at`` of a run."""
   if not setup.streams:
     return Event((), setup.hyper)
-  plans, starts, totals, rows = [], [], [], []
+  plans, starts, totals, rows, task = [], [], [], [], setup.stream.events[at].task
   known: dict[int, tuple] = {}  # members of one seed share a stream
   for stream in setup.streams:
     if id(stream) not in known:
@@ -65,12 +65,12 @@ def event(setup, at: int) -> Event:
     plans.append(mine)
     starts.append(start)
     totals.append(total)
-    rows.append(np.asarray(stream.train[stream.events[at].task]))
+    rows.append(np.asarray(stream.train[task]))
   whole = lambda values: np.asarray(values, np.int32)
-  capacity = setup.spec.task_rows
-  index = whole([np.pad(r, (0, capacity - len(r))) for r in rows])
+  padded = lambda parts: whole([np.pad(p, (0, setup.spec.task_rows - len(p))) for p in parts])
   where = whole(starts), whole([p.steps for p in plans]), whole(totals)
-  return Event(tuple(plans), _with(setup, where=where, rows=(index, whole([len(r) for r in rows]))))
+  of_task = padded([np.full(len(r), task) for r in rows])
+  return Event(tuple(plans), _with(setup, where=where, rows=(padded(rows), of_task, whole(list(map(len, rows))))))
 
 
 def total_steps(streams: Sequence[Any], trains_on: str, recipe) -> int:

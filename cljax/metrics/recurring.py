@@ -55,13 +55,13 @@ def over_rows(R, learned, rows) -> dict[str, np.ndarray]:
   """The accuracy over all test rows seen so far, each row counting once, where :func:`over_events` weighs tasks alike.
 
   With ``n[e, i]`` the test rows of task ``i`` evaluated after event ``e`` (``rows [..., E, T]`` as ``R``) and
-  ``met(e)`` the tasks that events up to ``e`` learned, each once: ``A[e] = sum_i n[e, i] R[e, i] / sum_i n[e, i]`` over
-  ``i in met(e)``; ``acc_over_rows = A[E]`` and ``average_incremental_accuracy_over_rows = mean_e A[e]``. It is what
-  PyCIL, PILOT and LUCIR report, whose "average incremental accuracy" rounds each ``A[e]`` to two digits first, in
-  percent. For a score whose rows weigh alike within a task, such as accuracy. A task without rows, all of which were deleted,
-  counts for nothing whatever its entry holds; NaN after an event without any row, and then of their mean. Raises
-  UsageError for other shapes, negative or fractional counts, a task number outside 0..T-1 and NaN in an entry that has
-  rows.
+  ``met(e)`` the tasks that events up to ``e`` learned, each once: ``A[e] = sum_i n[e, i] R[e, i] / sum_i n[e, i]``
+  over ``i in met(e)``; ``acc_over_rows = A[E]`` and ``average_incremental_accuracy_over_rows = mean_e A[e]``. It is
+  what PyCIL, PILOT and LUCIR report, whose "average incremental accuracy" rounds each ``A[e]`` to two digits first,
+  in percent. For a score whose rows weigh alike within a task, such as accuracy. A task without rows, all of which
+  were deleted, counts for nothing whatever its entry holds; NaN after an event without any row, and then of their
+  mean. Raises UsageError for other shapes, negative or fractional counts, a task number outside 0..T-1 and NaN in an
+  entry that has rows.
   """
   R, rows, learned = np.asarray(R, np.float64), np.asarray(rows, np.float64), list(learned)
   if R.ndim < 2 or R.shape[-2] != len(learned) or not learned:
