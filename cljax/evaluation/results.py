@@ -68,6 +68,9 @@ def describe(
   counts = getattr(result, "evaluated_rows", None)
   if counts is not None:
     out["evaluated_rows"] = counts = counts[who]
+  drawn = getattr(result, "drawn", ())
+  if drawn:
+    out["drawn"] = [drawn[i] for i in who]
   out["metrics"] = matrix_metrics(held, result.events, result.better[main], held, counts)
   if others:
     out["score_metrics"] = {n: measured(result.scores[n], n) for n in others}
@@ -137,7 +140,7 @@ def is_whole(found) -> bool:
     for group in [*groups, *found.get("score_metrics", {}).values()]:
       whole &= all(each(m["values"]) and number(m["mean"]) and number(m["stderr"]) for m in group.values())
       whole &= "acc" in group
-    whole &= evaluations.is_whole(found, shape)
+    whole &= evaluations.is_whole(found, shape) and len(found.get("drawn", seeds)) == len(seeds)
     whole &= all(each(r[k]) for r in found["forgotten"] for k in ("forget", "retain"))
     whole &= all(len(c["accuracy"]) == len(seeds) for c in found["curves"])
     whole &= all(isinstance(found[k], str) for k in ("method", "stream", "scenario", "dataset_digest"))
@@ -260,7 +263,7 @@ def summary(result: Mapping[str, Any]) -> str:
     at += f" to forget{''.join(', ' + o for o in others)}"
     lines += [(f"{at}, {name} on them", _mean(r["forget"], main)), (f"{at}, on those kept", _mean(r["retain"], main))]
   width = max(len(name) for name, _ in lines)
-  seeds = "1 seed" if count == 1 else f"mean ± standard error over {count} seeds"
+  seeds = over_seeds([result])
   told = in_which(result)
   head = f"{title(result)} on {result['stream']}, {seeds}, {told}"
   spent = result["seconds"]
@@ -290,11 +293,14 @@ def _learned_before(events: Sequence[Mapping[str, Any]], at: int) -> int:
 
 
 def over_seeds(results: Sequence[Mapping[str, Any]]) -> str:
-  """What a mean stands over: ``mean ± standard error over 3 seeds``, or over 1 to 3 where results differ."""
+  """What a mean stands over: ``mean ± standard error over 3 seeds``, or over 1 to 3 where results differ; and whether
+  each seed has a stream of its own (``stream.per_seed``), whose spread is over orders too."""
   counts = sorted({len(r["seeds"]) for r in results})
+  own = ["drawn" in r for r in results]
+  more = "" if not any(own) else ", each on a stream of its own" if all(own) else ", some on streams of their own"
   if counts == [1]:
-    return "1 seed"
-  return f"mean ± standard error over {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
+    return "1 seed" + more.replace("each on a", "on a")
+  return f"mean ± standard error over {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds{more}"
 
 
 def _stream(result: Mapping[str, Any]) -> str:

@@ -62,6 +62,7 @@ class Run(NamedTuple):
   others: Mapping[str, np.ndarray] = {}  # matrices of the other scores
   evaluated: Mapping[str, str] = {}  # of evaluators: {NAME/METRIC: which way is better, or ''}; ``values`` has them
   evaluations: Mapping[str, np.ndarray] = {}  # and their matrices
+  own_streams: bool = False  # whether each seed has a stream of its own
   test_rows: Mapping[str, Any] | None = None  # what its raw log says (_row_log.numbers)
 
   @property
@@ -194,6 +195,7 @@ def _run(source: Mapping[str, Any], seeds, values, alive, digests, **more) -> Ru
     alive=tuple(bool(a) for a in alive),
     digests=tuple(str(d) for d in digests),
     values={k: _shaped(v, (len(seeds),), k) for k, v in values.items()},
+    own_streams=bool(stream.get("per_seed", False)),
     state_bytes=float(source["state_bytes"]),
     **more,
   )
