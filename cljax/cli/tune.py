@@ -160,7 +160,8 @@ def _results(file, overrides, points: Sequence[Mapping[str, Any]], workdir: epat
   return found
 
 
-def _run(argv: Sequence[str], stop: _shared.Stop) -> int:
+def run(argv: Sequence[str], stop: _shared.Stop) -> int:
+  """The program, with errors as exceptions; returns the exit code."""
   flags = _flags()
   overrides = _shared.parse(argv, flags, __doc__ or "")
   file = _config.read_file(flags.config)
@@ -220,7 +221,7 @@ def _command(argv: Sequence[str]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs with the given arguments (program name first; default ``sys.argv``) and returns the exit code."""
-  return _shared.guarded(_run, list(sys.argv if argv is None else argv))
+  return _shared.guarded(run, list(sys.argv if argv is None else argv))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_a_search_sees_no_row_that_is_reported(command, tmp_path, capsys):
   given = command(*SEARCH, "--first_tasks=2", f"--workdir={tmp_path}")
   asked = []
   with pytest.raises(CljaxError):  # stopped when the third chunk begins
-    tune._run(given, lambda: asked.append(0) or len(asked) > 2)
+    tune.run(given, lambda: asked.append(0) or len(asked) > 2)
   assert not (tmp_path / "tune.json").exists()
   assert tune.main(given) == 0
   content = json.loads((tmp_path / "tune.json").read_text())
