@@ -132,7 +132,7 @@ def test_boxes_are_mixed_by_their_area():
 
 
 @pytest.mark.parametrize(
-  "mixed, stored",
+  ("mixed", "stored"),
   [
     (lambda key, a, b, alpha=1.0: (b, 0.0), lambda x: x),
     (lambda key, a, b, alpha=1.0: (a, 1.0), lambda x: x),
@@ -141,8 +141,8 @@ def test_boxes_are_mixed_by_their_area():
   ids=["the other one", "the own one", "nothing of either"],
 )
 def test_both_pictures_labels_count_by_their_part(mixed, stored, monkeypatch, class_stream, small_model):
-  """``kept CE(y) + (1 - kept) CE(y')``: whole pictures of one kind, or of none, leave the loss that is not mixed, whoever
-  is drawn for another."""
+  """``kept CE(y) + (1 - kept) CE(y')``: whole pictures of one kind, or of none, leave the loss that is not mixed,
+  whoever is drawn for another."""
   hyper = {**HYPER, "batch_size": 10}
   learner = (bench := Bench("gdumb", class_stream, small_model, hyper)).steps(bench.start(), 0, 3)
   state = learner.method_state
