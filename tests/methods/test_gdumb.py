@@ -127,6 +127,10 @@ def test_boxes_are_mixed_by_their_area():
     # The box before it is cut: sides sqrt(1 - lam), of which a corner may lie outside.
     lam = float(jax.random.uniform(jax.random.key(seed), (4,))[0])
     assert inside.mean() <= 1 - lam + 2 * np.sqrt(1 - lam) * (1 / 9 + 1 / 12) + 1 / 108
+    _, row, column, _ = map(float, jax.random.uniform(jax.random.key(seed), (4,)))
+    half = np.sqrt(1 - lam) / 2
+    if half <= min(row, column) and max(row, column) <= 1 - half:  # nothing is cut
+      assert abs(inside.mean() - (1 - lam)) <= 2 * half * (1 / 9 + 1 / 12) + 1 / 108
     areas.append((1 - lam, inside.mean()))
   assert np.corrcoef(np.transpose(areas))[0, 1] > 0.7
 
