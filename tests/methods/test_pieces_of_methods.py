@@ -61,7 +61,7 @@ def test_the_pieces_of_replay(class_stream):
 
 
 @pytest.mark.parametrize(("name", "capacity"), [("er_ace", 3), ("er_aml", 3), ("icarl", 4), ("wa", 4)])
-def test_no_more_rows_are_drawn_than_a_memory_holds(name, capacity, class_stream, small_model):
+def test_a_memory_smaller_than_the_batch_is_drawn_whole(name, capacity, class_stream, small_model):
   """A memory that is smaller than the batch is drawn whole, once; er_aml draws two partners for each row beside it."""
   bench = Bench(name, class_stream, small_model, {"capacity": capacity})
   batch = rows(BATCH)._replace(

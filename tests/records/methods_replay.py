@@ -49,7 +49,7 @@ RECORDS: dict[str, Record] = {
       "test_er_ace_forgets_rows_and_classes",
       "test_er_ace_beside_er",
       "test_absent_rows_have_no_label",
-      "test_no_more_rows_are_drawn_than_a_memory_holds[er_ace-3]",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[er_ace-3]",
       "test_the_pieces_of_replay",
       "test_replay_is_neutral_to_tolerance",
     ),
@@ -72,7 +72,7 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=(
       "test_new_rows_move_no_logits",
-      "test_no_more_rows_are_drawn_than_a_memory_holds[er_aml-3]",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[er_aml-3]",
       "test_the_pieces_of_replay",
     ),
     claim=("er_aml",),
@@ -93,7 +93,7 @@ RECORDS: dict[str, Record] = {
       "test_unseen_outputs_take_part_in_the_released_form_alone",
     ),
     invariants=(
-      "test_no_more_rows_are_drawn_than_a_memory_holds[icarl-4]",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[icarl-4]",
       "test_at_its_own_teacher_the_distillation_has_no_gradient",
       "test_tasks_that_share_classes_have_lists_of_their_own",
       "test_exemplars_that_cannot_be_are_refused",
@@ -116,7 +116,7 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=(
       "test_wa_needs_one_classifier",
-      "test_no_more_rows_are_drawn_than_a_memory_holds[wa-4]",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[wa-4]",
       "test_first_task_equals_the_base_learner",
     ),
     claim=("wa",),
