@@ -12,6 +12,7 @@ COMMANDS = {
   "train": "trains one method over one stream",
   "forget": "deletes rows from a trained run, or lists what was deleted",
   "sweep": "trains many configurations and seeds, here or on a cluster",
+  "tune": "searches hyper-parameters on validation rows, with one budget for all methods",
   "report": "a page, tables and pictures of sweeps",
   "efficiency": "accuracy relative to joint, memory and updates of runs side by side",
   "analyze": "what a run forgot, when, by which layers",

@@ -66,8 +66,8 @@ def collect(runs: Sequence[Run], workdir: epath.Path) -> tuple[list[Run], list[d
   return [r for r, _ in done], [result for _, result in done]
 
 
-def run(argv: Sequence[str], stop: _shared.Stop) -> int:
-  """The program, with errors as exceptions; returns the exit code."""
+def run(argv: Sequence[str], stop: _shared.Stop, points: Sequence[_grid.Point] = ()) -> int:
+  """The program, with errors as exceptions; returns the exit code. ``points`` stand in the place of ``--grid``."""
   flags = _flags()
   given = _shared.parse(argv, flags, __doc__ or "")
   overrides = [o for o in given if not o.key.startswith("slurm.")]
@@ -78,7 +78,7 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   _check(flags, options, workdir)
   os.environ[_environment.LOG_TO] = ",".join(trackers.check(flags.log_to))
   file = _config.read_file(flags.config, several=True)
-  runs = _plan.plan(file, overrides, _grid.points(flags.grid, flags.methods, file.module), _units.say)
+  runs = _plan.plan(file, overrides, points or _grid.points(flags.grid, flags.methods, file.module), _units.say)
   if any(not r.built.arguments["options"].checkpoint_keep_ids for r in runs):
     raise UsageError("checkpoint.keep_ids: got False, but a sweep names its configurations; launch.train keeps none")
   sizes: dict[str, _plan.Size] = {}

@@ -70,14 +70,12 @@ def check_edge(validation: float, active: str) -> None:
 
 
 def check_order(order, tasks: int) -> list[int]:
-  """The tasks in the order in which they are learned, each at least once."""
+  """The tasks in the order in which they are learned; those that are left out never are."""
   order = list(order) if isinstance(order, list | tuple | range) else [order]
   if not order:
     return list(range(tasks))
-  if not all(is_integer(t, 0) for t in order) or set(order) != set(range(tasks)):
-    raise UsageError(
-      f"stream.order: got {repr(order)[:80]}; expected each of the tasks 0..{tasks - 1} once or more, such as 1,0,1,2"
-    )
+  if not all(is_integer(t, 0) for t in order) or not set(order) <= set(range(tasks)):
+    raise UsageError(f"stream.order: got {repr(order)[:80]}; expected tasks of 0..{tasks - 1}, such as 1,0,1,2")
   return [int(t) for t in order]
 
 

@@ -70,9 +70,7 @@ def plan(
   """
   cache: dict = {}
   given = {o.key for o in overrides}
-  if "train.on_divergence" not in given and "on_divergence" not in file.sections.get("train", {}):
-    # One bad value must not end the others that share its program.
-    overrides = [_config.Override("train.on_divergence", "freeze"), *overrides]
+  overrides = frozen(file, overrides)
   given_to = _config.Points([], {}, {}, {})
   points: list[tuple[_grid.Point, dict]] = []
   for point in grid:
@@ -92,14 +90,25 @@ def plan(
   runs: list[Run] = []
   for point, config in points:
     built = _build.build(config, cache)
-    method = config["method"]["name"]
-    folder = f"{_workdir.in_path(method)}-{fingerprint(_config.essence(built.identity))}"
+    method, folder = config["method"]["name"], folder_of(config, built.identity)
     if any(r.folder == folder for r in runs):
       raise UsageError(f"grid: the point {point} stands twice")
     label = _grid.label(point, method, config["forget"]["name"], varied)
     more = {"checkpoint": dict(config["checkpoint"]), "data": {"data_dir": config["data"]["data_dir"]}}
     runs.append(Run(label, folder, point, built, _build.traced(config), more))
   return runs
+
+
+def frozen(file: _config.File, overrides: Sequence[_config.Override]) -> Sequence[_config.Override]:
+  """With what a sweep does unless told otherwise: one bad value must not end the others that share its program."""
+  if any(o.key == "train.on_divergence" for o in overrides) or "on_divergence" in file.sections.get("train", {}):
+    return overrides
+  return [_config.Override("train.on_divergence", "freeze"), *overrides]
+
+
+def folder_of(config: Mapping[str, Mapping[str, Any]], identity: Mapping[str, Any]) -> str:
+  """What the folder of a configuration's runs is called."""
+  return f"{_workdir.in_path(config['method']['name'])}-{fingerprint(_config.essence(identity))}"
 
 
 def fingerprint(value) -> str:
