@@ -55,6 +55,7 @@ class RunResult(NamedTuple):
   presentations: Presentations | None = None  # of each training row, where train.presentations asks for them
   log: RowLog | None = None  # what each test row's scores are made of, after every event (eval.log)
   evaluated_rows: np.ndarray | None = None  # [S, E+1, T]: test rows in each entry of the main score, where it is a mean
+  task_steps: np.ndarray | None = None  # [S, Learn events]: steps that members took, with train.patience
   drawn: Sequence[dict] = ()  # of each member whose stream is its own: its seed, the classes of its tasks, its angles
   fisher: dict = {}  # {'method.fisher': kind}: the Fisher that was taken, where the option leaves it to the objective
 
@@ -373,6 +374,7 @@ def _result(built: CompiledRun, state: State, judges: Sequence[Evaluator]) -> Ru
     evaluations_better={e.name: dict(e.better) for e in judges},
     presentations=presentations.told(state.presented, stream),
     evaluated_rows=held_out.evaluated_rows(built),
+    task_steps=np.asarray(state.taken, np.int64).T if state.taken else None,
     drawn=[dict(s.drawn) for s in built.streams or (stream,) * count] if stream.drawn else [],
   )
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.core.types import CljaxError, Forget, Learn, UsageError
-from cljax.engine import course, held_out, own_streams, presentations, schedule
+from cljax.engine import course, held_out, own_streams, patience, presentations, schedule
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine.prediction import judged_at
@@ -58,6 +58,8 @@ class State:
   seconds_per_evaluation: float = math.inf  # of those inside tasks
   replay: Any = None  # how far the replay of this event has come
   presented: Any = None  # what was counted of presentations (presentations.Presented), where it is asked for
+  watch: dict = dataclasses.field(default_factory=dict)  # what patience knows of the task that is being learned
+  taken: list = dataclasses.field(default_factory=list)  # of each event learned, the steps of each member, by patience
   blocks: tuple = ()  # of a whole evaluation, by the last Forget event (held_out.remaining)
   log: Any = None  # the raw log that a run in memory goes on with (io.row_log.RowLog)
 
@@ -139,7 +141,7 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
   event, options, programs = setup.stream.events[at], setup.options, setup.programs
   deleted = deleted_pairs(setup.stream, at if replay is None else state.event + 1)
   way = course.of_event(setup, at, None if replay is None else deleted)
-  here = own_streams.event(setup, at)
+  here = own_streams.event(setup, at, state.taken)
   plan = way.plan._replace(steps=here.steps(way.plan.steps))
   if replay is None:
     learner, alive, done, first = state.learner, state.alive, state.step, state.total - state.step
@@ -153,15 +155,21 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
   capacity = min(options.chunk_steps, max(setup.total_steps, 1))
   if replay is None and done:
     _evaluate_inside_task(setup, state, hooks, plan)  # a stop may have come between a chunk and its evaluation
+  if setup.recipe.patience:
+    state.watch = state.watch or patience.fresh(len(setup.population))
+    plan = _look(setup, state, hooks, here, plan)
   while done < plan.steps:
     count = course.next_count(options, state, plan.steps, done, capacity, replays=replay is not None)
+    limits = patience.limits(state.watch, here.plans)
+    if state.watch:
+      count = min(count, patience.next_border(state.watch, here.plans, patience.epochs_of(setup.recipe, not at), done))
     since, compiled = time.perf_counter(), setup.clock.seconds["compile"]
     lived = np.asarray(alive)[: len(setup.population)]
-    counts = here.counts(done, count, len(setup.population))
+    counts = here.counts(done, count, len(setup.population), limits)
     with setup.clock.timed("train"):
       order = own_streams.chunk_rows(setup, here, plan, gone, done, counts, capacity)
       hyper = own_streams.chunk(setup, here, counts)
-      learner, alive, loss, *said = _chunk(setup, hyper, order, where, learner, alive, count)
+      learner, alive, loss, *said = own_streams.run_chunk(setup, hyper, order, where, learner, alive, count)
       loss = np.asarray(loss)[: len(setup.population), :count]
     spent = time.perf_counter() - since - setup.clock.seconds["compile"] + compiled
     state.seconds_per_step = meshes.first(spent / count, setup.members.mesh)
@@ -183,6 +191,7 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
       "seconds_per_step": state.seconds_per_step,
     })  # fmt: skip
     if replay is None:
+      plan = _look(setup, state, hooks, here, plan)
       _evaluate_inside_task(setup, state, hooks, plan)
     if hooks.stop():
       hooks.save(state)
@@ -193,7 +202,25 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
   if programs.end_task is not None:
     with setup.clock.timed("train"):
       learner = _wait(programs.end_task(here.hyper, learner, alive, rows), hooks, state, setup)
+  if state.watch:
+    state.taken, state.watch = [*state.taken, patience.limits(state.watch, here.plans)], {}
   return learner, alive
+
+
+def _look(setup: CompiledRun, state: State, hooks: Hooks, here, plan):
+  """The plan with the steps after which all members have ended the task, as patience says where the state stands."""
+  if not state.watch:
+    return plan
+  slot, main = setup.stream.num_tasks + setup.stream.events[state.event].task, setup.parts.objective.main
+
+  def score():
+    blocks = patience.only(setup.blocks, slot, setup.members)
+    found, _ = scored(setup, state, hooks, state.learner, setup.evaluation, blocks)
+    return ratio(setup, main, found[main][:, slot, 0])
+
+  sign = -1 if setup.parts.objective.scores[main].better == "lower" else 1
+  state.watch = patience.look(state.watch, here.plans, setup.recipe, not state.event, state.step, score, sign)
+  return plan._replace(steps=max(patience.limits(state.watch, here.plans)))
 
 
 def _evaluate_inside_task(setup: CompiledRun, state: State, hooks: Hooks, plan) -> None:
@@ -215,20 +242,6 @@ def _score(setup: CompiledRun) -> dict[str, str]:
   """What a message's numbers are, where that is not accuracy."""
   main = setup.parts.objective.main
   return {} if main == "accuracy" else {"score": main}
-
-
-def _chunk(setup, hyper, rows, where, learner, alive, count):
-  count = prog.replicate(jnp.asarray(count, jnp.int32), setup.members)
-  if setup.options.feed == "device":
-    packed = prog.shard_members(tuple(np.stack(part) for part in zip(*rows, strict=True)), setup.members)
-    return setup.programs.chunk(hyper, (learner, alive), packed, (setup.train, where, count))
-  split, labels = setup.stream.dataset.train, setup.stream.labels if setup.parts.objective.classes else None
-  batches = [schedule.read(split, labels, *r) for r in rows]
-  stacked = jax.tree.map(lambda *members: np.stack(members), *batches)
-  views = prog.replicate(setup.stream.view.tables, setup.members)
-  return setup.programs.feed(
-    setup.hyper, (learner, alive), prog.shard_members(stacked, setup.members), (views, where, count)
-  )
 
 
 def _report_deaths(

@@ -47,8 +47,8 @@ def evaluation(hyper: Mapping[str, Any], shared: tuple) -> tuple:
   """``(data, judged, blocks)`` of an evaluation."""
   if OWN not in hyper:
     return shared
-  data, judged, _ = shared
-  return _data(hyper, data), judged, hyper[OWN]["blocks"]
+  data, judged, blocks = shared
+  return _data(hyper, data), judged, hyper[OWN].get("blocks", blocks)
 
 
 def _data(hyper, data):

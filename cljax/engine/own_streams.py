@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cljax.core.types import Learn, UsageError
@@ -40,9 +41,10 @@ class Event(NamedTuple):
     """Steps until all members have ended it."""
     return max((p.steps for p in self.plans), default=shared)
 
-  def counts(self, done: int, count: int, members: int) -> list[int]:
-    """Of the next ``count`` steps, how many each member takes."""
-    return [min(max(p.steps - done, 0), count) for p in self.plans] or [count] * members
+  def counts(self, done: int, count: int, members: int, limits: Sequence[int] = ()) -> list[int]:
+    """Of the next ``count`` steps, how many each member takes, where it takes at most ``limits`` in all."""
+    most = limits or [p.steps for p in self.plans]
+    return [min(max(steps - done, 0), count) for steps in most] or [count] * members
 
 
 def plan(setup, stream, at: int) -> schedule.Schedule:
@@ -51,19 +53,20 @@ def plan(setup, stream, at: int) -> schedule.Schedule:
   return schedule.schedule(stream, learned, at, stream.events[at].task, setup.trains_on, setup.recipe)
 
 
-def event(setup, at: int) -> Event:
-  """The Learn event ``at`` of a run."""
+def event(setup, at: int, taken: Sequence[Sequence[int]] = ()) -> Event:
+  """The Learn event ``at`` of a run; ``taken``: the steps that members took in those before, where they may be fewer
+  than planned."""
   if not setup.streams:
     return Event((), setup.hyper)
   plans, starts, totals, rows, task = [], [], [], [], setup.stream.events[at].task
   known: dict[int, tuple] = {}  # members of one seed share a stream
-  for stream in setup.streams:
+  for m, stream in enumerate(setup.streams):
     if id(stream) not in known:
       each = [plan(setup, stream, e).steps for e in range(len(stream.events))]
       known[id(stream)] = plan(setup, stream, at), sum(each[:at]), sum(each)
     mine, start, total = known[id(stream)]
     plans.append(mine)
-    starts.append(start)
+    starts.append(sum(steps[m] for steps in taken) if taken else start)
     totals.append(total)
     rows.append(np.asarray(stream.train[task]))
   whole = lambda values: np.asarray(values, np.int32)
@@ -99,6 +102,21 @@ def chunk_rows(setup, here: Event, shared, gone, done: int, counts: Sequence[int
     absent = np.zeros(len(mine.pairs.index), bool) if here.plans else gone
     out.append(schedule.rows(mine, member.seed, done, count, capacity, absent))
   return out
+
+
+def run_chunk(setup, hyper, rows, where, learner, alive, count: int):
+  """What the program gives for ``count`` steps on each member's ``rows``, on the device or read for it."""
+  count = prog.replicate(jnp.asarray(count, jnp.int32), setup.members)
+  if setup.options.feed == "device":
+    packed = prog.shard_members(tuple(np.stack(part) for part in zip(*rows, strict=True)), setup.members)
+    return setup.programs.chunk(hyper, (learner, alive), packed, (setup.train, where, count))
+  split, labels = setup.stream.dataset.train, setup.stream.labels if setup.parts.objective.classes else None
+  batches = [schedule.read(split, labels, *r) for r in rows]
+  stacked = jax.tree.map(lambda *members: np.stack(members), *batches)
+  views = prog.replicate(setup.stream.view.tables, setup.members)
+  return setup.programs.feed(
+    setup.hyper, (learner, alive), prog.shard_members(stacked, setup.members), (views, where, count)
+  )
 
 
 def with_blocks(setup, blocks):
@@ -147,12 +165,13 @@ def check(streams: Sequence[Any], options, axes) -> None:
   """Raises UsageError for what members with streams of their own can not have."""
   if not streams:
     return
-  told = "got {} with stream.per_seed and several seeds; {}"
+  apart = len({id(s) for s in streams}) > 1
+  told = f"got {{}} with {'stream.per_seed and several seeds' if apart else 'train.patience'}; {{}}"
   if options.feed != "device":
     raise UsageError(f"train.feed: {told.format(repr(options.feed), 'expected device: rows are gathered there')}")
   if axes:
-    raise UsageError(f"mesh: {told.format(dict(axes), 'whose rows no mesh lays out; run each seed by itself')}")
-  if options.presentations:
+    raise UsageError(f"mesh: {told.format(dict(axes), 'which lays out steps that all members take')}")
+  if options.presentations and apart:
     raise UsageError(f"train.presentations: {told.format(True, 'which counts the rows of one stream')}")
 
 

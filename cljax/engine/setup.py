@@ -13,7 +13,7 @@ from cljax import objectives
 from cljax.core.checks import MOST, check_integer
 from cljax.core.types import Batch, Forget, Learn, Model, Spec, UsageError
 from cljax.data import limits
-from cljax.engine import evaluating, own_streams, schedule
+from cljax.engine import evaluating, own_streams, patience, schedule
 from cljax.engine import mesh as meshes
 from cljax.engine import objective_forms as forms
 from cljax.engine import programs as prog
@@ -139,7 +139,10 @@ def setup(
   _check_options(options)
   _check_size(stream, len(population))
   _check_batch(stream, recipe.batch_size)
+  if recipe.patience and not streams:  # members end tasks apart
+    streams = (stream,) * len(population)
   own_streams.check(streams, options, axes)
+  apart = len({id(s) for s in streams}) > 1
   objective = objective or objectives.classification()
   spec = spec_of(stream, recipe.batch_size, objective)
   model = rescaled(model, stream.dataset.scale)
@@ -182,12 +185,13 @@ def setup(
   probe = parts_of(dict(hyper))
   check_reads_one_task(probe.method, model, inputs, spec.task_id_given)
   kept, unkept = evaluating.log_form(stream, population, probe.objective, options, spec.num_classes)
-  if streams and kept:
+  if apart and kept:
     kept, unkept = None, "eval.log: off; with stream.per_seed each seed is tested on other rows of a task"
   made = prog.make(parts_of, probe, stream.view.apply, spec, members, clock, kept)
   train = device_data(stream, options)
-  evaluation, whole, part = own_evaluation(streams, options) if streams else evaluation_of(stream, options)
+  evaluation, whole, part = own_evaluation(streams, options) if apart else evaluation_of(stream, options)
   access = probe.method.access
+  patience.check(stream, streams, recipe, access.trains_on)
   learned: list[int] = []
   taken: dict[int, int] = {}  # tasks of which requests take rows, with all that they have
   total = 0

@@ -68,6 +68,8 @@ def describe(
   counts = getattr(result, "evaluated_rows", None)
   if counts is not None:
     out["evaluated_rows"] = counts = counts[who]
+  if getattr(result, "task_steps", None) is not None:
+    out["task_steps"] = result.task_steps[who]
   drawn = getattr(result, "drawn", ())
   if drawn:
     out["drawn"] = [drawn[i] for i in who]

@@ -96,9 +96,7 @@ def test_outputs_are_places_in_the_members_own_order(lopsided):
   assert len(set(orders)) > 3
   given = streams.build(lopsided, "class", per_seed=True, class_order=[3, 1, 0, 2], **UNEVEN)
   assert given.of_seed(5).drawn["classes"] == [[3], [1, 0], [2]]
-  assert (
-    given.of_seed(5).validation[1] != given.of_seed(6).validation[1]
-  ).any()  # the order is shared, the rest not
+  assert (given.of_seed(5).validation[1] != given.of_seed(6).validation[1]).any()  # the order is shared, the rest not
 
 
 def test_it_resumes_to_the_same_bits(lopsided, tmp_path):

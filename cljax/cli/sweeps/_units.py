@@ -162,7 +162,15 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     return [both[i] for i in order]
 
   out = {**b, "seeds": joined(a["seeds"], b["seeds"])}
-  every = ("accuracy_matrix", "task_accuracy_matrix", "validation_matrix", "evaluated_rows", "drawn", "alive")
+  every = (
+    "accuracy_matrix",
+    "task_accuracy_matrix",
+    "validation_matrix",
+    "evaluated_rows",
+    "drawn",
+    "task_steps",
+    "alive",
+  )
   for key in (*every, "params_sha256"):
     if key in a and key in b:
       out[key] = joined(a[key], b[key])
