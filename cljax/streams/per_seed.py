@@ -58,7 +58,8 @@ def seeded(make: Callable, dataset, kind: str, options: Mapping[str, Any]):
       mine["class_order"] = options["seed"] + seed
     if kind == "rotated" and not is_given(options["angles"], ()):
       mine["angles"] = drawn_angles(options["tasks"], options["seed"] + seed)
-    made, drawn = make(kind, **mine), {"seed": seed}
+    made = make(kind, **mine)
+    drawn: dict[str, Any] = {"seed": seed}
     if kind in _BY_CLASS:
       groups = class_groups(dataset.class_names, mine["tasks"], mine["classes_per_task"], mine["class_order"])
       drawn["classes"] = [group.tolist() for group in groups]
@@ -72,12 +73,13 @@ def seeded(make: Callable, dataset, kind: str, options: Mapping[str, Any]):
 
 def _largest(make: Callable, dataset, kind: str, options: Mapping[str, Any], first) -> int:
   """Training rows of the largest task that any seed can make."""
-  if kind == "instance":  # before rows are held out: how many of a task's are differs
-    return -(-sum(map(len, (*first.train, *first.validation))) // first.num_tasks)
-  if kind not in _BY_CLASS:
+  if kind not in (*_BY_CLASS, "instance"):
     return max(map(len, first.train))  # of every seed
   whole = {"tasks": 1, "classes_per_task": (), "class_order": None, "task_fractions": (), "order": (), "active": ""}
-  one = make("class", **{**options, **whole, "reserve_tasks": 0, "reserve_rows": 0, "reserve_classes": 0})
+  apart = {"reserve_tasks": 0, "reserve_rows": 0, "reserve_classes": 0}
+  one = make("class" if kind in _BY_CLASS else kind, **{**options, **whole, **apart})
+  if kind == "instance":  # before rows are held out: how many of a task's are differs
+    return -(-(len(one.train[0]) + len(one.validation[0])) // first.num_tasks)
   rows = np.sort(np.bincount(dataset.train.y[one.train[0]], minlength=dataset.num_classes))[::-1]
   return int(rows[: int((first.labels >= 0).sum(1).max())].sum())
 

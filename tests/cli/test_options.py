@@ -30,6 +30,7 @@ TRAINED = {
   "train.batch_size": ("8", "", "changes"),
   "train.epochs": ("3", "", "changes"),
   "train.first_task_epochs": ("1", "", "changes"),
+  "train.patience": ("1", "train.epochs=6", "changes"),
   "train.augment": ("flip", "", "changes"),
   "train.feed": ("grain", "", "neutral"),
   "train.boundary_limit": ("4", "train.feed=grain method.name=mas", "changes"),
@@ -83,6 +84,7 @@ STREAMS = {
   "reserve_rows": ("900", ""),
   "reserve_classes": ("12", ""),
   "appended": ("900", ""),
+  "per_seed": ("true", ""),
 }
 MODELS = {
   "mlp": {"hidden": "5", "activation": "tanh", "dropout": "0.5"},

@@ -83,6 +83,7 @@ CHANGES = {
   "batch size": {"training": TRAINING._replace(batch_size=4)},
   "epochs": {"training": TRAINING._replace(epochs=2)},
   "first task's epochs": {"training": TRAINING._replace(first_task_epochs=2)},
+  "patience": {"training": TRAINING._replace(patience=2)},
   "augment": {"training": TRAINING._replace(augment="flip")},
   "reset": {"training": TRAINING._replace(reset_per_task=True), "against": {"optimizer": "momentum"}},
   "schedule": {
