@@ -348,7 +348,7 @@ def identity(config: Mapping[str, Mapping[str, Any]], digest: str) -> dict[str, 
   """
   kept = {s: dict(config[s]) for s in SECTIONS if s != "checkpoint"}
   del kept["data"]["data_dir"]
-  for key in ("log", "log_limit"):
+  for key in ("log", "log_limit", "ahead"):
     if kept["eval"].get(key) == Options._field_defaults[f"eval_{key}"]:
       del kept["eval"][key]
   for section, key in (("stream", "per_seed"), ("train", "patience")):

@@ -214,7 +214,7 @@ def _look(setup: CompiledRun, state: State, hooks: Hooks, here, plan):
   slot, main = setup.stream.num_tasks + setup.stream.events[state.event].task, setup.parts.objective.main
 
   def score():
-    blocks = patience.only(setup.blocks, slot, setup.members)
+    blocks = own_streams.of_slots(setup.blocks, [slot], setup.members)
     found, _ = scored(setup, state, hooks, state.learner, setup.evaluation, blocks)
     return ratio(setup, main, found[main][:, slot, 0])
 
@@ -276,6 +276,8 @@ def evaluate(setup: CompiledRun, state: State, hooks: Hooks, partial: bool = Fal
   are any; under ``scores`` the same of each other score, under ``evaluations`` what evaluators say after an event."""
   state.blocks = held_out.remaining(setup, state.event + int(state.ended), state.blocks)
   blocks = state.blocks[2 if partial else 1]
+  if not (setup.options.eval_ahead or partial):
+    blocks = held_out.met(setup, state.event + int(state.ended), blocks)
   since, brief = time.perf_counter(), partial and state.seconds_per_evaluation < _BRIEF_S
   found, rows = scored(setup, state, hooks, state.learner, setup.evaluation, blocks, brief)
   if partial:

@@ -161,6 +161,22 @@ def on_device(blocks, members):
   return blocks._replace(given=prog.shard_members(blocks.given, members))
 
 
+def of_slots(blocks, slots: Sequence[int], members):
+  """The blocks of some slots, in the shape of all, so that no program is compiled for them."""
+
+  def one(blocks):
+    mine = np.flatnonzero(np.isin(np.asarray(blocks.slot), slots))
+    take = np.pad(mine, (0, len(blocks.task) - len(mine)))
+    index, weight, task = (np.asarray(a)[take] for a in blocks.arguments[:3])
+    return prog.Blocks(index, weight, task, np.asarray(blocks.slot)[mine], blocks.totals, np.int32(len(mine)))
+
+  if not isinstance(blocks, OwnBlocks):
+    return on_device(one(blocks), members)
+  each = tuple(map(one, blocks.each))
+  given = tuple(np.stack([b.arguments[k] for b in each]) for k in range(4))
+  return on_device(OwnBlocks(each, given), members)
+
+
 def check(streams: Sequence[Any], options, axes) -> None:
   """Raises UsageError for what members with streams of their own can not have."""
   if not streams:

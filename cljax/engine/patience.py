@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 
 from cljax.core.types import Forget, UsageError
-from cljax.engine import own_streams
-from cljax.engine import programs as prog
 
 # State.watch: of the task that is being learned {"at": the step of the last look, "best": [S], "since": [S] epochs
 # since then, "stopped": [S] the member's steps in it, or None}; all of it JSON.
@@ -38,23 +36,6 @@ def check(stream, streams: Sequence[Any], recipe, trains_on: str) -> None:
   for t in {e.task for e in stream.events}:
     if not all(len(s.validation[t]) for s in streams or (stream,)):
       raise UsageError(f"{told}, but task {t} has no validation rows; give stream.validation")
-
-
-def only(blocks, slot: int, members):
-  """The blocks of one slot, in the shape of all."""
-  if isinstance(blocks, own_streams.OwnBlocks):
-    each = [_only(mine, slot) for mine in blocks.each]
-    given = tuple(np.stack([np.asarray(b.arguments[k]) for b in each]) for k in range(4))
-    return own_streams.on_device(own_streams.OwnBlocks(tuple(each), given), members)
-  return prog.on_device(_only(blocks, slot), members)
-
-
-def _only(blocks, slot: int):
-  mine = np.flatnonzero(np.asarray(blocks.slot) == slot)
-  take = np.pad(mine, (0, len(blocks.task) - len(mine)))
-  index, weight, task = (np.asarray(a)[take] for a in blocks.arguments[:3])
-  return blocks._replace(index=index, weight=weight, task=task, slot=np.asarray(blocks.slot)[mine],
-                         count=np.int32(len(mine)))  # fmt: skip
 
 
 def fresh(size: int) -> dict[str, Any]:

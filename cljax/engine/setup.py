@@ -39,6 +39,7 @@ class Options(NamedTuple):
   eval_every: int = 0  # evaluate each so many steps (0: after events only)
   eval_limit: int = 0  # rows of each task in those evaluations, evenly by class (0: all)
   eval_block: int = 256
+  eval_ahead: bool = True  # False: tasks that are yet to be learned are not evaluated
   eval_log: str = "scores"  # the raw log: 'none', 'scores' or 'predictions' (and the scores)
   eval_log_limit: int = 64  # MB a run: above that there is no log
   feed: str = "device"  # 'device' (data on the device) or 'grain' (data larger than memory)
@@ -254,6 +255,8 @@ def _check_options(options: Options) -> None:
     )
   if not isinstance(options.checkpoint_keep_ids, bool):
     raise UsageError(f"checkpoint.keep_ids: got {options.checkpoint_keep_ids!r}; expected True or False")
+  if not isinstance(options.eval_ahead, bool):
+    raise UsageError(f"eval.ahead: got {options.eval_ahead!r}; expected True or False")
   if not isinstance(options.presentations, bool):
     raise UsageError(f"train.presentations: got {options.presentations!r}; expected True or False")
   if options.presentations and not options.checkpoint_keep_ids:

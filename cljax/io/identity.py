@@ -25,7 +25,7 @@ NEUTRAL = (
 )  # fmt: skip
 
 # Options that came later, at their defaults: a run of before is the same run.
-LATER = {"presentations": False, "eval_log": "scores", "eval_log_limit": 64, "patience": 0}
+LATER = {"presentations": False, "eval_log": "scores", "eval_log_limit": 64, "eval_ahead": True, "patience": 0}
 
 
 def describe(

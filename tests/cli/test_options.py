@@ -40,6 +40,7 @@ TRAINED = {
   "eval.every": ("4", "", "neutral"),
   "eval.limit": ("8", "eval.every=4", "neutral"),
   "eval.block": ("16", "", "neutral"),
+  "eval.ahead": ("false", "", "changes"),
   "eval.log": ("predictions", "", "neutral"),
   "eval.log_limit": ("1", "", "neutral"),
   "checkpoint.every": ("3", "", "neutral"),

@@ -93,6 +93,7 @@ CHANGES = {
   "divergence": {"options": cljax.Options(on_divergence="freeze")},
   "presentations": {"options": cljax.Options(presentations=True)},  # what a result holds
   "log": {"options": cljax.Options(eval_log="none")},
+  "no tasks ahead": {"options": cljax.Options(eval_ahead=False)},
   "log of a size": {"options": cljax.Options(eval_log_limit=1)},
   "seeds": {"seeds": [3]},
   "population": {"population": [engine.Member(0, {"optimizer.learning_rate": 0.01})]},
