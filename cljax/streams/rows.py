@@ -103,7 +103,11 @@ def class_groups(names, tasks: int, classes_per_task, class_order) -> list[np.nd
       raise UsageError(f"stream.classes_per_task: got {repr(sizes)[:80]}; expected an integer, or one for each task")
   if not sizes:
     if len(order) % tasks:
-      raise UsageError(f"stream.tasks: {len(order)} classes do not divide into {tasks} tasks; give classes_per_task")
+      each = len(order) // tasks
+      fits = f", such as {each} ({len(order) - each * tasks} left out)" if each else ""
+      raise UsageError(
+        f"stream.tasks: {len(order)} classes do not divide into {tasks} tasks; give classes_per_task{fits}"
+      )
     sizes = [len(order) // tasks] * tasks
   if len(sizes) != tasks or min(sizes) < 1:
     raise UsageError(f"stream.classes_per_task: got {sizes}; expected {tasks} positive sizes")
