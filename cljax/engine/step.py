@@ -268,16 +268,22 @@ def build(
     return learner._replace(method_state=method.init(tree.fold(key, "method"), learner))
 
   def rows_of(data, index, row_task, count, visit, gone=None) -> Rows:
-    """Rows of a task or a request; the classes ``gone [C]`` take no part in their softmax."""
+    """Rows of a task or a request; the classes ``gone [C]`` take no part in their softmax. On a mesh each block of
+    them is cut as a batch is, where its size allows it: what is summed over rows is summed over devices."""
     capacity = index.shape[0]
 
     def read(start, size):
       at = start + jnp.arange(size)
       inside = at < count
       at = jnp.minimum(at, capacity - 1)
-      return zero_absent_rows(among_the_others(gather(data, index[at], row_task[at], inside, visit), gone))
+      batch = zero_absent_rows(among_the_others(gather(data, index[at], row_task[at], inside, visit), gone))
+      return lay(batch)
+    def lay(batch):
+      return batch if place is None or batch.weight.shape[0] % place.shares else place.rows(batch)
 
-    return Rows(capacity, count, lambda start, size: zero_absent_rows(viewed(data.tables, read(start, size))), read)
+
+    shown = lambda start, size: zero_absent_rows(viewed(data.tables, read(start, size)))
+    return Rows(capacity, count, shown, read, None if place is None else lay)
 
   def boundary(hook, label):
     def run(learner, alive, data, where: StreamPosition, index, row_task, count):
