@@ -27,7 +27,7 @@ from cljax.core.types import (
   Visit,
   Withheld,
 )
-from cljax.engine import evaluation_parameters, presentations
+from cljax.engine import evaluation_parameters, layerwise, presentations
 from cljax.engine.access import check_access, check_tasks, mixed_rows
 from cljax.engine.holding import held, select
 from cljax.engine.order import OptState as OptState
@@ -148,7 +148,7 @@ def build(
   check_tasks(method, model, spec)
   given, model, access = model, method.model or model, method.access
   mixed = mixed_rows(method)
-  tx = chain(method, optimizer)
+  tx, projects = chain(method, optimizer), method.projects if layerwise.applies(method, optimizer) else None
   optimizer = evaluation_parameters.adapted(optimizer)
 
   def gather(data: Data, index, row_task, weight, visit) -> Batch:
@@ -236,14 +236,19 @@ def build(
         loss = loss + term(tree.fold(key, term_name), params, learner, shown, outputs)
       return loss, (outputs, model_state)
 
-    if method.gradient is None:
+    in_backward: dict[str, Any] = {}
+    if projects is not None:
+      states, project = projects(learner)
+      (loss, (outputs, model_state)), grads, names = layerwise.value_and_grad(loss_fn, learner.params, states, project)
+      in_backward = {"projected": names}
+    elif method.gradient is None:
       (loss, (outputs, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(learner.params)
     else:
       (loss, (outputs, model_state)), grads = method.gradient(tree.fold(key, "gradient"), loss_fn, learner)
     alive = alive & jnp.isfinite(loss)
     # A select on a scalar fuses into the optimizer's loop and leaves the bits of a healthy run alone.
     grads = jax.tree.map(lambda g: jnp.where(alive, g, jnp.zeros_like(g)), grads)
-    extra: dict[str, Any] = {"value": loss, "progress": _progress(learner.step, where, recipe)}
+    extra: dict[str, Any] = {"value": loss, "progress": _progress(learner.step, where, recipe), **in_backward}
     if access.task_boundaries:
       extra["task"], extra["visit"] = visit.task, visit
     if method.references:
@@ -272,15 +277,15 @@ def build(
     them is cut as a batch is, where its size allows it: what is summed over rows is summed over devices."""
     capacity = index.shape[0]
 
+    def lay(batch):
+      return batch if place is None or batch.weight.shape[0] % place.shares else place.rows(batch)
+
     def read(start, size):
       at = start + jnp.arange(size)
       inside = at < count
       at = jnp.minimum(at, capacity - 1)
       batch = zero_absent_rows(among_the_others(gather(data, index[at], row_task[at], inside, visit), gone))
       return lay(batch)
-    def lay(batch):
-      return batch if place is None or batch.weight.shape[0] % place.shares else place.rows(batch)
-
 
     shown = lambda start, size: zero_absent_rows(viewed(data.tables, read(start, size)))
     return Rows(capacity, count, shown, read, None if place is None else lay)
