@@ -72,6 +72,8 @@ class Method(NamedTuple):
               gradients that ``transform`` or else ``finalize`` makes, as one of layer inputs. Where that is the same
               (:mod:`cljax.engine.layerwise`) the backward pass makes it of some kernels, and the transforms are told
               their paths, ``projected=``; hybrids do without
+  averaged    (reference, epsilon): ``transform`` is A-GEM against the gradient of that one. Where nothing else is done
+              to the gradient the step projects it as it is made, and tells the transform ``fired=``; hybrids do without
   after_step  (key, learner, info: StepInfo) -> learner
   end_task    (key, learner, task: Task) -> learner: consolidate, store, merge; flush pending rows
   forget      (key, learner, request: Request, tools) -> learner
@@ -100,6 +102,7 @@ class Method(NamedTuple):
   pull: optax.GradientTransformation | None = None
   finalize: optax.GradientTransformation | None = None
   projects: Callable | None = None
+  averaged: tuple[str, float] | None = None
   after_step: Callable = _keep
   end_task: Callable = _keep
   forget: Callable | None = None

@@ -187,22 +187,28 @@ def build(
     each, inside, outputs, model_state = spec.objective.loss(key, apply, params, batch)
     return objective.reduced(each, inside, batch), outputs, model_state
 
+  def reference_loss(name, key, learner, visit, tables):
+    """``(loss(params, batch), batch)`` of a reference."""
+    ref, ref_key = method.references[name], tree.fold(key, "reference/" + name)
+    batch = ref.batch(ref_key, learner)
+    if batch.class_mask is None:
+      batch = batch._replace(class_mask=spec.class_mask(batch.task, visit.trained))
+
+    def loss(params, batch):
+      batch = batch if place is None else place.rows(batch)
+      batch = viewed(tables, batch._replace(x=augment(tree.fold(ref_key, "augment"), batch.x)))
+      each = ref.loss or (lambda k, p, lrn, b: task_loss(k, p, lrn, b, visit)[0])
+      return each(ref_key, params, learner, batch)
+
+    return loss, batch
+
   def reference_gradients(key, learner, visit, tables):
     grads = {}
-    for ref_name, ref in method.references.items():
-      ref_key = tree.fold(key, "reference/" + ref_name)
-      batch = ref.batch(ref_key, learner)
-      if batch.class_mask is None:
-        batch = batch._replace(class_mask=spec.class_mask(batch.task, visit.trained))
-
-      def one(batch, ref=ref, ref_key=ref_key):
-        batch = batch if place is None else place.rows(batch)
-        batch = viewed(tables, batch._replace(x=augment(tree.fold(ref_key, "augment"), batch.x)))
-        loss = ref.loss or (lambda k, p, lrn, b: task_loss(k, p, lrn, b, visit)[0])
-        return jax.grad(lambda p: loss(ref_key, p, learner, batch))(learner.params)
-
+    for name in method.references:
+      loss, batch = reference_loss(name, key, learner, visit, tables)
+      one = lambda batch, loss=loss: jax.grad(loss)(learner.params, batch)
       stacked = batch.weight.ndim == 2  # K references
-      grads[ref_name] = jax.lax.map(one, batch) if stacked else one(batch)
+      grads[name] = jax.lax.map(one, batch) if stacked else one(batch)
     return grads
 
   def step(learner: Learner, data: Data, where: StreamPosition, alive, index, row_task, offered):
@@ -241,6 +247,13 @@ def build(
       states, project = projects(learner)
       (loss, (outputs, model_state)), grads, names = layerwise.value_and_grad(loss_fn, learner.params, states, project)
       in_backward = {"projected": names}
+    elif layerwise.averages(method):
+      name, epsilon = method.averaged
+      ref_loss, rows = reference_loss(name, key, learner, visit, tables)
+      (loss, (outputs, model_state)), grads, fired = layerwise.against_reference(
+        loss_fn, lambda p: ref_loss(p, rows), learner.params, epsilon
+      )
+      in_backward = {"fired": fired}
     elif method.gradient is None:
       (loss, (outputs, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(learner.params)
     else:
@@ -251,7 +264,7 @@ def build(
     extra: dict[str, Any] = {"value": loss, "progress": _progress(learner.step, where, recipe), **in_backward}
     if access.task_boundaries:
       extra["task"], extra["visit"] = visit.task, visit
-    if method.references:
+    if method.references and "fired" not in in_backward:
       extra["references"] = reference_gradients(key, learner, visit, tables)
     if method.observe is not None:
       extra |= method.observe(tree.fold(key, "observe"), learner, shown)

@@ -93,7 +93,7 @@ def agem(model, spec: Spec, *, capacity: int, reference_batch: int = 0, on: str 
 
   return Method(
     init=init, references={"memory": Reference(batch)}, end_task=end_task, scrub=scrub,
-    **by_references(projectors.agem("memory"), on),
+    averaged=("memory", 0.0) if on == "gradient" else None, **by_references(projectors.agem("memory"), on),
   )  # fmt: skip
 
 
