@@ -247,7 +247,7 @@ def build(
       states, project = projects(learner)
       (loss, (outputs, model_state)), grads, names = layerwise.value_and_grad(loss_fn, learner.params, states, project)
       in_backward = {"projected": names}
-    elif layerwise.averages(method):
+    elif method.averaged is not None and layerwise.averages(method):
       name, epsilon = method.averaged
       ref_loss, rows = reference_loss(name, key, learner, visit, tables)
       (loss, (outputs, model_state)), grads, fired = layerwise.against_reference(

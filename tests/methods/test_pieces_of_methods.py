@@ -10,7 +10,6 @@ from bench import Bench
 
 from cljax import memory as memories
 from cljax import methods, models, streams
-from cljax.core import tree
 from cljax.core.types import Batch, UsageError, Visit
 from cljax.engine.setup import spec_of
 from cljax.methods import heads
