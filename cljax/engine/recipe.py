@@ -108,9 +108,13 @@ class ScheduleState(NamedTuple):
 
 
 class Named(optax.GradientTransformationExtraArgs):
-  """An optimizer by name, which can say its learning rate too: ``rate(progress)``."""
+  """An optimizer by name, which can say its learning rate too: ``rate(progress)``.
+
+  ``plain``: its update is minus that rate times the gradient, and nothing else.
+  """
 
   rate: Callable
+  plain: bool
 
 
 def rate_at(learning_rate, schedule: str, warmup: float, progress):
@@ -200,6 +204,7 @@ def make_optimizer(
   if decays:
     parts.insert(1 if name == "adamw" else 0, optax.add_decayed_weights(weight_decay))
   made = Named(*optax.with_extra_args_support(optax.chain(*parts)))
+  made.plain = name == "sgd" and not decays
   made.rate = lambda progress=None: rate_at(learning_rate, schedule, warmup, progress)
   return made
 
