@@ -219,6 +219,9 @@ def use_compilation_cache(directory: str) -> None:
       trim(folder, cache_limit())
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  from cljax.engine import kept
+
+  kept.use(jax.config.jax_compilation_cache_dir)
 
 
 def describe() -> dict[str, str]:
