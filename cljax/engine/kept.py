@@ -49,17 +49,12 @@ class Loaded(NamedTuple):
   shape: Any
 
 
-def folder_in(cache: str) -> str:
-  """Where, in a folder of compiled programs, those of this user are kept."""
-  return os.path.join(cache, f"programs-{os.geteuid() if hasattr(os, 'geteuid') else 0}")
-
-
-def use(cache: str) -> None:
-  """Keeps the programs of this process in a folder of compiled programs, from now on; '' or $CLJAX_KEEP_PROGRAMS=0:
-  not any more."""
+def use(folder: str) -> None:
+  """Keeps the programs of this process in a folder, from now on; '' or $CLJAX_KEEP_PROGRAMS=0: not any more. JAX's own
+  cache must be on, and take every program: only what was compiled anew can be written, and it says what was."""
   _FOLDER.clear()
-  if cache and os.environ.get(SWITCH, "1") != "0":
-    _FOLDER.append(folder_in(cache))
+  if folder and os.environ.get(SWITCH, "1") != "0":
+    _FOLDER.append(folder)
     _listen()
 
 

@@ -122,35 +122,50 @@ def registered() -> tuple:
     if name.startswith(_UNTRACED) or module is None:
       continue
     for key, value in list(vars(module).items()):
-      if key.startswith("__") or key == "_BEGAN":
-        continue
       kind = type(value)
-      if kind in (int, float, str, bool):
-        plain.append((name, key, value))
-      elif kind is types.FunctionType or kind is type:
-        inside = vars(value).values() if kind is type and value.__module__ == name else ()
-        if own_file(value) or any(own_file(p) and not _generated(p) for p in inside):
+      if kind is types.FunctionType or kind is type:
+        if _replaced(value, name):
           raise Undetermined(f"{name}.{key} is not cljax's own any more")
+      elif key.startswith("__") or key == "_BEGAN":
+        continue
+      elif kind in (int, float, str, bool):
+        plain.append((name, key, value))
       elif kind in (dict, list, set):
-        entries = list(value.items()) if kind is dict else [(None, v) for v in value]
-        for at, entry in entries:
-          parts = entry if isinstance(entry, tuple) else (entry,)
-          if any(own_file(p) for p in parts):
+        for at, entry in list(value.items()) if kind is dict else [(None, v) for v in list(value)]:
+          if any(type(p) not in _PLAIN and own_file(p) for p in (entry if isinstance(entry, tuple) else (entry,))):
             own.append((name, key, at, entry))
+      elif kind is types.ModuleType:
+        if not _known(value.__name__) and own_code.is_own(value):
+          raise Undetermined(f"{name}.{key} is not the module that it was")
+      elif callable(value) and own_file(value):
+        raise Undetermined(f"{name}.{key} is not cljax's own any more")
   return tuple(own), tuple(plain)
+
+
+def _replaced(value: Any, module: str) -> bool:
+  """Whether a function or a class in a module of cljax, or a method of that class, is the user's own."""
+  if isinstance(value, types.FunctionType):
+    return _place(value.__code__.co_filename) == "" or (hasattr(value, "__wrapped__") and own_file(value))
+  if value.__module__ != module:
+    return not _known(value.__module__) and own_file(value)
+  return any(own_file(p) and not _generated(p) for p in vars(value).values() if type(p) in _METHODS)
+
+
+_METHODS = (types.FunctionType, staticmethod, classmethod, property, functools.partial)
 
 
 def own_file(value: Any) -> bool:
   """Whether a function or class, or what an object is one of, is neither cljax's nor an installed package's."""
-  value = own_code._inner(value)
+  value = own_code.inner(value.fget if isinstance(value, property) and value.fget else value)
   if isinstance(value, types.FunctionType):
     return _place(value.__code__.co_filename) == ""
-  return own_code.is_own(value if isinstance(value, type) else type(value))
+  kind = value if isinstance(value, type) else type(value)
+  return not _known(kind.__module__) and own_code.is_own(kind)
 
 
 def _generated(value: Any) -> bool:
   """Whether a method was written by Python, for a record or a dataclass."""
-  value = own_code._inner(value)
+  value = own_code.inner(value)
   return isinstance(value, types.FunctionType) and value.__code__.co_filename == "<string>"
 
 

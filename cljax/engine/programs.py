@@ -91,7 +91,7 @@ class Program:
   ):  # fmt: skip
     self._clock, self._name, self._origin = clock, name, origin
     self._compiled: dict[Any, Future] = {}
-    self._shape: dict[Any, Any] = {}
+    self._loaded: dict[str, kept.Loaded | None] = {}
     self._lock = threading.Lock()
 
     def mapped(hyper, state, member, shared):
@@ -150,13 +150,17 @@ class Program:
       jitted = self._jit(out_shardings=meshes.shardings(self.shape(*args), self._members.placed))
       return jitted.lower(*args).compile()
     kept_as = self._kept_as(args)
-    found = kept.load(kept_as, args, self._devices()) if kept_as else None
-    if found is not None:
-      self._shape[_shapes(args)] = found.shape
-      return found.call
-    if kept_as:
-      return kept.compiled(kept_as, jitted.trace(*args), args, self._devices())
-    return jitted.lower(*args).compile()
+    if not kept_as:
+      return jitted.lower(*args).compile()
+    found = self._found(kept_as, args)
+    return found.call if found is not None else kept.compiled(kept_as, jitted.trace(*args), args, self._devices())
+
+  def _found(self, kept_as: str, args) -> kept.Loaded | None:
+    """The program that is kept, read once."""
+    with self._lock:
+      if kept_as not in self._loaded:
+        self._loaded[kept_as] = kept.load(kept_as, args, self._devices())
+      return self._loaded[kept_as]
 
   def _kept_as(self, args) -> str:
     """The name under which the program is kept; '' where none is, or what it depends on is not known."""
@@ -169,10 +173,9 @@ class Program:
 
   def shape(self, *args):
     """The shapes and dtypes of the result, without compiling."""
-    key = _shapes(args)
-    if key not in self._shape and self._members.placed is None and self._kept_as(args):
-      self.precompile(*args)  # what is kept knows them without a trace
-    return self._shape[key] if key in self._shape else jax.eval_shape(self._jitted, *args)
+    kept_as = self._kept_as(args) if self._members.placed is None else ""
+    found = self._found(kept_as, args) if kept_as else None
+    return jax.eval_shape(self._jitted, *args) if found is None else found.shape
 
   @property
   def compilations(self) -> int:
@@ -224,8 +227,14 @@ def make(
   hooks = [n for n, f in probe._asdict().items() if n not in ("method", "objective") and f is not None]
   layout = (members.size, members.padded, members.vectorize, members.mesh is not None and dict(members.mesh.shape))
 
-  @functools.cache
+  once = threading.Lock()
+
   def came_from() -> str:
+    with once:
+      return depends_on()
+
+  @functools.cache
+  def depends_on() -> str:
     """What all these programs depend on; '' where that is not known."""
     if place is not None or jax.config.jax_default_device is not None or jax.process_count() > 1:
       return ""

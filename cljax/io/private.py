@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import stat
-import tempfile
 
 HEAD = b"cljax private file 1\n"
 
@@ -28,8 +27,8 @@ def _check(found: os.stat_result, what: str, others: int) -> None:
 
 @contextlib.contextmanager
 def opened(folder: str, make: bool = False):
-  """A descriptor of the folder, made with mode 0700 where there is none and ``make`` says so. Raises Refused where it is
-  a link, another user's or open to others; FileNotFoundError."""
+  """A descriptor of the folder, made with mode 0700 where there is none and ``make`` says so. Raises Refused where it
+  is a link, another user's or open to others; FileNotFoundError."""
   if not hasattr(os, "O_DIRECTORY"):
     raise Refused("this system has no descriptors of folders")
   if make:
@@ -73,7 +72,7 @@ def read(folder: str, name: str) -> bytes | None:
 def write(folder: str, name: str, content: bytes) -> None:
   """Writes a file whole, with mode 0600, in the place of one of that name. Raises Refused, OSError."""
   with opened(folder, make=True) as descriptor:
-    temporary = f".{name}.{os.getpid()}.{next(tempfile._get_candidate_names())}.part"
+    temporary = f".{name}.{os.getpid()}.{os.urandom(6).hex()}.part"
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=descriptor)
     try:
       with open(file, "wb") as stream:
