@@ -232,7 +232,7 @@ def use_compilation_cache(directory: str) -> None:
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   from cljax.engine import kept
 
-  kept.use(kept_folder(jax.config.jax_compilation_cache_dir))
+  kept.use(kept_folder(getattr(jax.config, "jax_compilation_cache_dir")))  # noqa: B009
 
 
 def describe() -> dict[str, str]:

@@ -65,7 +65,7 @@ def in_use() -> bool:
 @functools.cache
 def machine() -> tuple:
   """What code is compiled for, on the host: the instructions that its processor has."""
-  told = ()
+  told: tuple = ()
   try:
     with open("/proc/cpuinfo") as file:
       lines = [line.partition(":") for line in file.read(2**16).split("\n\n")[0].splitlines()]
@@ -173,7 +173,7 @@ def _write(name: str, code: str, made, traced, arguments, fresh: bool) -> None:
   write = functools.partial(private.write, _FOLDER[0], code) if fresh else None
   _formats()[0](file, code, write).dump((made._executable._unloaded_executable, info, made._no_kwargs))
   avals = [(a.shape, a.dtype, bool(a.weak_type)) for a in traced.jaxpr.out_avals]
-  if into != jax.tree.structure((arguments, {})):
+  if str(jax.tree.structure((arguments, {}))) != str(into):
     raise ValueError("it is called with another tree")
   private.write(_FOLDER[0], name, pickle.dumps((name, file.getvalue(), into, made.out_tree, avals)))
 

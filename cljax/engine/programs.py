@@ -236,7 +236,7 @@ def make(
   @functools.cache
   def depends_on() -> str:
     """What all these programs depend on; '' where that is not known."""
-    if place is not None or jax.config.jax_default_device is not None or jax.process_count() > 1:
+    if place is not None or getattr(jax.config, "jax_default_device", None) is not None or jax.process_count() > 1:
       return ""
     try:
       return origin.digest((parts_of, view_apply, spec, layout, hooks, kept_rows))
