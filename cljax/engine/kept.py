@@ -173,7 +173,8 @@ def _write(name: str, code: str, made, traced, arguments, fresh: bool) -> None:
   write = functools.partial(private.write, _FOLDER[0], code) if fresh else None
   _formats()[0](file, code, write).dump((made._executable._unloaded_executable, info, made._no_kwargs))
   avals = [(a.shape, a.dtype, bool(a.weak_type)) for a in traced.jaxpr.out_avals]
-  if str(jax.tree.structure((arguments, {}))) != str(into):
+  alike = into == jax.tree.structure((arguments, {}))
+  if not alike:
     raise ValueError("it is called with another tree")
   private.write(_FOLDER[0], name, pickle.dumps((name, file.getvalue(), into, made.out_tree, avals)))
 
