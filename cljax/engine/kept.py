@@ -168,7 +168,8 @@ def _write(name: str, code: str, made, traced, arguments, fresh: bool) -> None:
     raise ValueError("it was in JAX's own cache")
   if made._params.const_args:
     raise ValueError("it has constants that are arguments")
-  info, into = jax.tree.flatten(made.args_info)
+  flat: Any = jax.tree.flatten(made.args_info)
+  info, into = flat
   file = io.BytesIO()
   write = functools.partial(private.write, _FOLDER[0], code) if fresh else None
   _formats()[0](file, code, write).dump((made._executable._unloaded_executable, info, made._no_kwargs))
