@@ -14,7 +14,7 @@ OWN = "own stream"  # no hyper-parameter is called so: theirs are section.name
 
 
 def of_member(values: Mapping[str, Any], spec, show) -> tuple[dict[str, Any], Any]:
-  """``(values, spec)``: the hyper-parameters themselves, and the sizes with the views that ``show`` makes of its tables."""
+  """``(values, spec)``: the hyper-parameters themselves, and the sizes with views that ``show`` makes of its tables."""
   if OWN not in values:
     return dict(values), spec
   mine = values[OWN]["tables"]
