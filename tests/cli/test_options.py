@@ -31,6 +31,8 @@ TRAINED = {
   "train.epochs": ("3", "", "changes"),
   "train.first_task_epochs": ("1", "", "changes"),
   "train.augment": ("flip", "", "changes"),
+  "train.precision": ("bfloat16", "", "changes"),
+  "train.population_group": ("2", "", "neutral"),
   "train.feed": ("grain", "", "neutral"),
   "train.boundary_limit": ("4", "train.feed=grain method.name=mas", "changes"),
   "train.chunk_steps": ("3", "", "neutral"),
