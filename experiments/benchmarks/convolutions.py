@@ -1,19 +1,24 @@
-"""What a convolution costs in each form: alone, over seeds, and in the whole step of the reduced ResNet-18."""
+"""What a convolution costs in each form: alone, over seeds, and in the whole step of the reduced ResNet-18.
+
+In processor seconds of the process, which other programs on a busy machine do not add to: what a form has to do.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from cljax import models
 from cljax.models import convolution
-from experiments.benchmarks import Stats, Table, _scan, _torch, clocked, ratio, rounds, shown
+from experiments.benchmarks import Stats, Table, _scan, _torch, ratio, rounds, shown
 from experiments.benchmarks._convolution_forms import FORMS
 
 BATCH, STEPS, RATE = 32, 2, 1e-4
@@ -58,6 +63,17 @@ LAYERS = (
   Layer(4, 160, 160, 3, 1, 3, whole=True),
 )
 CHEAP = ("patches", "maps")
+
+
+def busy(function: Callable[[], Any]) -> Callable[[], float]:
+  """``function`` as a timer: the processor seconds of this process until what it returned is ready."""
+
+  def run() -> float:
+    start = time.process_time()
+    jax.block_until_ready(function())
+    return time.process_time() - start
+
+  return run
 
 
 def draws(layer: Layer, seeds: int = 0):
@@ -139,6 +155,17 @@ def _none(x, k, strides, padding):
   return x * k.mean((0, 1, 2))
 
 
+def one_step(model, params, state, x, y):
+  """A step of plain SGD as a program of its own, with no loop around it."""
+
+  def loss(params):
+    outputs, after = model.apply(params, state, x, train=True, key=jax.random.key(0), task=None, mask=None)
+    return optax.softmax_cross_entropy_with_integer_labels(outputs.logits, y).mean(), after
+
+  (_, after), grads = jax.value_and_grad(loss, has_aux=True)(params)
+  return jax.tree.map(lambda p, g: p - RATE * g, params, grads), after
+
+
 def networks(with_torch: bool) -> dict[str, Callable[[], Any]]:
   """Steps of plain SGD on the reduced ResNet-18, by the form of its convolutions."""
   model, rng = models.resnet18((28, 28, 1), 10), np.random.default_rng(0)
@@ -148,17 +175,24 @@ def networks(with_torch: bool) -> dict[str, Callable[[], Any]]:
   index = rng.integers(0, 3 * BATCH, (STEPS, BATCH)).astype(np.int32)
   out: dict[str, Callable[[], Any]] = {}
   forms = {n: FORMS[n] for n in ("patches", "maps", "winograd")} | {"chosen": convolution.conv, "none": _none}
-  forms = {**forms, "lax from the host": FORMS["lax"]}
   for name, form in forms.items():
     plain = _scan.trainer(model, RATE)
 
-    def run(plain=plain, form=form, hosted=name.endswith("host")):
+    def run(plain=plain, form=form):
       with every_convolution_by(lambda x, k, s=(1, 1), p="SAME": form(x, k, s, p)):
-        if not hosted:
-          return plain(params, state, x, y, index)
-        return [plain(params, state, x, y, index[i : i + 1])[0] for i in range(STEPS)]
+        return plain(params, state, x, y, index)
 
     out[name] = run
+  step = jax.jit(functools.partial(one_step, model))
+
+  def hosted():
+    with every_convolution_by(FORMS["lax"]):
+      at = params, state
+      for rows in index:
+        at = step(*at, x[rows], y[rows])
+      return at
+
+  out["lax from the host"] = hosted
   if with_torch:
     learner = _Learner(params, state)
     train = _torch.trainer("finetune", _torch.NETWORKS["resnet"], learner, x, y, RATE, {}, ())
@@ -177,7 +211,7 @@ class _Learner(NamedTuple):
 
 def _has_torch() -> bool:
   try:
-    _torch.require()
+    _torch.require().set_num_threads(1)  # two wait for one another busily
   except Exception:  # the table without PyTorch's column is of use, too
     return False
   return True
@@ -190,7 +224,7 @@ def rows_of(what: str, layer: Layer, stats: dict[str, Stats], errors: dict[str, 
     each = Stats(spent.samples / STEPS)
     over = ratio(spent, stats["patches"])
     rows.append({
-      "what": what, "layer": str(layer), "form": name, "ms": 1e3 * each.median, "over patches": over[0],
+      "what": what, "layer": str(layer), "form": name, "cpu ms": 1e3 * each.median, "over patches": over[0],
       "over patches [quartiles]": shown(over), "GFLOP/s": layer.flops / each.median / 1e9,
       "from lax.conv": errors.get(name, ""),
     })  # fmt: skip
@@ -210,7 +244,7 @@ def suite(report, repeats: int, layers=LAYERS, seeds: int = 4, network: bool = T
     if with_torch:
       runs["eager PyTorch"] = in_torch(layer, arguments)
     report(f"{layer}: {', '.join(runs)}")
-    found = rounds({n: clocked(run) for n, run in runs.items()}, repeats)
+    found = rounds({n: busy(run) for n, run in runs.items()}, repeats)
     rows += rows_of("one seed", layer, found, {n: error(FORMS[n], layer, arguments) for n in names})
     for name in [*CHEAP, "eager PyTorch"][: 2 + with_torch]:
       sums[name] = sums.get(name, 0) + layer.count * found[name].median / STEPS
@@ -218,23 +252,24 @@ def suite(report, repeats: int, layers=LAYERS, seeds: int = 4, network: bool = T
       arguments = draws(layer, seeds)
       runs = {n: alone(FORMS[n], layer, arguments, True, vmapped=True) for n in ("patches", "shifted products")}
       runs["lax from the host"] = alone(FORMS["lax"], layer, arguments, False, vmapped=True)
-      found = rounds({n: clocked(run) for n, run in runs.items()}, repeats)
+      found = rounds({n: busy(run) for n, run in runs.items()}, repeats)
       found = {n: Stats(s.samples / seeds) for n, s in found.items()}
       rows += rows_of(f"{seeds} seeds vmapped, each", layer, found, {})
   notes = [
-    "A convolution's output and both gradients, batch 32; over patches: paired by round; from lax.conv: the largest "
-    "deviation over the largest value. The step: plain SGD by lax.scan; none: the network without its convolutions.",
+    "A convolution's output and both gradients, batch 32, in processor milliseconds; over patches: paired by round; "
+    "from lax.conv: the largest deviation over the largest value. PyTorch has one thread, which waits for no other.",
+    "The step: plain SGD by lax.scan; chosen: by cljax.models.conv; none: the network without its convolutions.",
   ]
   if network:
     runs = networks(with_torch)
     report(f"ResNet-18: {', '.join(runs)}")
-    found = rounds({n: clocked(run) for n, run in runs.items()}, repeats)
+    found = rounds({n: busy(run) for n, run in runs.items()}, repeats)
     base = found["eager PyTorch" if with_torch else "patches"]
     for name, spent in found.items():
       over, mine = ratio(spent, found["patches"]), ratio(spent, base)
-      row = {"what": "a step", "layer": "reduced ResNet-18", "form": name, "ms": 1e3 * spent.median / STEPS}
+      row = {"what": "a step", "layer": "reduced ResNet-18", "form": name, "cpu ms": 1e3 * spent.median / STEPS}
       row |= {"over patches": over[0], "over patches [quartiles]": shown(over)}
       rows.append(row | ({"over eager PyTorch": shown(mine)} if with_torch else {}))
     told = ", ".join(f"{n} {1e3 * s:.1f}" for n, s in sums.items())
-    notes.append(f"The network's convolutions one by one, summed, in ms: {told}.")
+    notes.append(f"The network's convolutions one by one, summed, in processor ms: {told}.")
   return Table("Forms of a convolution", rows, notes)
