@@ -145,7 +145,7 @@ def _batched(primitive, args, dims, **options):
     a = jnp.moveaxis(a, of_a, 0)
     out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, **options)
     return out.reshape(*a.shape[:2], *out.shape[1:]), 0
-  return jax.vmap(functools.partial(_by_products, primitive, **options), dims)(a, b), 0
+  return jax.vmap(lambda a, b: _by_products(primitive, a, b, **options), dims)(a, b), 0
 
 
 for _primitive in (output_p, input_gradient_p, kernel_gradient_p):
