@@ -25,14 +25,14 @@ BATCH, STEPS, RATE = 32, 2, 1e-4
 
 
 class Layer(NamedTuple):
-  """A convolution of the reduced ResNet-18 on 28x28; ``count``: how many such the network has."""
+  """A convolution of the reduced ResNet-18 on 28x28; ``times``: how many such the network has."""
 
   size: int
   c_in: int
   c_out: int
   kernel: int
   stride: int
-  count: int
+  times: int
   whole: bool = False  # whether every form is tried
 
   @property
@@ -94,7 +94,7 @@ def all_three(form, layer: Layer, x, k, g):
 
 def alone(form, layer: Layer, arguments, looped: bool, vmapped: bool = False) -> Callable[[], Any]:
   """A function of no arguments that takes STEPS of them, in a loop of the program or from the host."""
-  once = functools.partial(all_three, form, layer)
+  once: Callable = functools.partial(all_three, form, layer)
   once = jax.vmap(once) if vmapped else once
 
   def step(x, k, g):
@@ -102,7 +102,7 @@ def alone(form, layer: Layer, arguments, looped: bool, vmapped: bool = False) ->
     return x + RATE * dx, k + RATE * dk + RATE * y.mean()
 
   if looped:
-    run = jax.jit(lambda x, k, g: jax.lax.fori_loop(0, STEPS, lambda _, c: step(*c, g), (x, k)))
+    run = jax.jit(lambda x, k, g: jax.lax.fori_loop(0, STEPS, lambda _, c: step(c[0], c[1], g), (x, k)))
     return lambda: run(*arguments)
   hosted, (x, k, g) = jax.jit(step), arguments
 
@@ -233,7 +233,7 @@ def rows_of(what: str, layer: Layer, stats: dict[str, Stats], errors: dict[str, 
 
 def suite(report, repeats: int, layers=LAYERS, seeds: int = 4, network: bool = True) -> Table:
   rows: list[dict[str, Any]] = []
-  with_torch, sums = _has_torch(), {}
+  with_torch, sums = _has_torch(), dict[str, float]()
   for layer in layers:
     arguments = draws(layer)
     names = [n for n in FORMS if n != "lax"] if layer.whole else list(CHEAP)
@@ -247,7 +247,7 @@ def suite(report, repeats: int, layers=LAYERS, seeds: int = 4, network: bool = T
     found = rounds({n: busy(run) for n, run in runs.items()}, repeats)
     rows += rows_of("one seed", layer, found, {n: error(FORMS[n], layer, arguments) for n in names})
     for name in [*CHEAP, "eager PyTorch"][: 2 + with_torch]:
-      sums[name] = sums.get(name, 0) + layer.count * found[name].median / STEPS
+      sums[name] = sums.get(name, 0) + layer.times * found[name].median / STEPS
     if layer.whole and seeds:
       arguments = draws(layer, seeds)
       runs = {n: alone(FORMS[n], layer, arguments, True, vmapped=True) for n in ("patches", "shifted products")}
