@@ -26,11 +26,13 @@ NEUTRAL = (
 
 # Options that came later, at their defaults: a run of before is the same run.
 LATER = {
-  "precision": "float32",
-  "population_group": 0,
   "presentations": False,
   "eval_log": "scores",
   "eval_log_limit": 64,
+  "eval_ahead": True,
+  "patience": 0,
+  "precision": "float32",
+  "population_group": 0,
 }
 
 
