@@ -270,7 +270,7 @@ def _rebuild(
   values |= jax.tree.map(jnp.asarray, own_streams.arguments(streams))
 
   def parts(values):
-    values, here = own_arguments.of_member(values, spec, stream)
+    values, here = own_arguments.of_member(values, spec, stream.view.apply)
     here = here._replace(objective=learned(raw, here, values))
     method = make_method(raw, here, values)
     return build("method", method, raw, here, make_optimizer(values), training, stream.view.apply, None)

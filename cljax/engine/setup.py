@@ -107,11 +107,16 @@ def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:
     row_dtype=dtypes(whole),
     row=jax.tree.map(of, whole),
     shown=jax.tree.map(of, probe),
-    view=lambda x, row_task: stream.view.apply(jax.tree.map(jnp.asarray, stream.view.tables), x, row_task),
+    view=_viewed(stream.view),
     target=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], target_dtype(a)), split.y),
     scale=stream.dataset.scale,
   )
   return spec._replace(objective=forms.made(objective or objectives.classification(), None, spec, {}))
+
+
+def _viewed(view) -> Callable:
+  """A view of inputs that holds nothing of a stream but its tables."""
+  return lambda x, row_task: view.apply(jax.tree.map(jnp.asarray, view.tables), x, row_task)
 
 
 def setup(
@@ -168,7 +173,7 @@ def setup(
     if recipe.batch_size % over:
       raise UsageError(f"train.batch_size: got {recipe.batch_size}; expected a multiple of the mesh's {over} shares")
   clock = prog.Clock()
-  augment = make_augment(recipe.augment)
+  augment, view, record = make_augment(recipe.augment), stream.view.apply, options.presentations
   for member in population:
     unknown = set(member.hyper) - set(hyper)
     if unknown:
@@ -179,11 +184,10 @@ def setup(
   members_values = {**values, **own_streams.arguments(streams)}
 
   def parts_of(values, place=place):
-    values, here = of_member(values, spec, stream)
+    values, here = of_member(values, spec, view)
     here = here._replace(objective=objective(model, here, values))
     method = make_method(model, here, values)
-    record = options.presentations
-    return build(name, method, model, here, make_optimizer(values), recipe, stream.view.apply, augment, place, record)
+    return build(name, method, model, here, make_optimizer(values), recipe, view, augment, place, record)
 
   probe = parts_of(dict(hyper))
   check_reads_one_task(probe.method, model, inputs, spec.task_id_given)
