@@ -235,7 +235,13 @@ def make(
   ``kept_rows``: what an evaluation says of each row."""
   place = meshes.placement(members.placed) if members.placed is not None else None
   hooks = [n for n, f in probe._asdict().items() if n not in ("method", "objective") and f is not None]
-  layout = (members.size, members.padded, members.vectorize, members.mesh is not None and dict(members.mesh.shape))
+  layout = (
+    members.size,
+    members.padded,
+    members.platform,
+    members.group,
+    members.mesh is not None and dict(members.mesh.shape),
+  )
 
   once = threading.Lock()
 
