@@ -30,28 +30,36 @@ class PopulationLayout(NamedTuple):
   size: int
   padded: int
   mesh: Mesh | None
-  vectorize: bool  # vmap on accelerators; lax.map on CPU, where vmap gains nothing
+  platform: str
+  group: int = 0  # members of a device that are mapped together, by vmap; the groups follow one another (0: see below)
   placed: Mesh | None = None  # ``mesh`` where it was asked for, with axes beside the population's
 
+  def together(self, count: int) -> int:
+    """Of ``count`` members of a device, how many at once, 0 for one without vmap. By default all on accelerators, and
+    one on CPU, where vmap gains nothing."""
+    if self.group:
+      return min(self.group, count) if min(self.group, count) > 1 else 0
+    return 0 if self.platform == "cpu" else count
 
-def layout(size: int, devices=None, axes: Mapping[str, int] | None = None) -> PopulationLayout:
+
+def layout(size: int, devices=None, axes: Mapping[str, int] | None = None, group: int = 0) -> PopulationLayout:
   """Shards members over all local devices; padding repeats the last member, and is dropped from every result.
 
-  With ``axes`` over a mesh of those sizes, of the devices of all processes.
+  With ``axes`` over a mesh of those sizes, of the devices of all processes. ``group``: of the layout.
   """
   if axes:
     mesh = meshes.make(axes, devices)
     used = mesh.shape[AXIS]
     if used > size:
       raise UsageError(f"mesh.population: got {used} for {size} members; expected at most one device a member")
-    return PopulationLayout(size, -(-size // used) * used, mesh, mesh.devices.flat[0].platform != "cpu", placed=mesh)
+    return PopulationLayout(size, -(-size // used) * used, mesh, mesh.devices.flat[0].platform, group, placed=mesh)
   devices = list(devices or jax.local_devices())
-  vectorize = devices[0].platform != "cpu"
+  platform = devices[0].platform
   used = min(len(devices), size)
   if used == 1:
-    return PopulationLayout(size, size, None, vectorize)
+    return PopulationLayout(size, size, None, platform, group)
   mesh = jax.make_mesh((used,), (AXIS,), devices=devices[:used], axis_types=(jax.sharding.AxisType.Auto,))
-  return PopulationLayout(size, -(-size // used) * used, mesh, vectorize)
+  return PopulationLayout(size, -(-size // used) * used, mesh, platform, group)
 
 
 def pad_members(tree, members: PopulationLayout):
@@ -99,8 +107,9 @@ class Program:
       one = lambda args: fn(*args, shared)
       args = (hyper, state, member)
       count = jax.tree.leaves(args)[0].shape[0]
-      if members.vectorize:
-        return jax.vmap(one)(args)
+      together = members.together(count)
+      if together:
+        return jax.vmap(one)(args) if together == count else jax.lax.map(one, args, batch_size=together)
       if count == 1:
         out = one(jax.tree.map(lambda a: a[0], args))
         return jax.tree.map(lambda a: jnp.asarray(a)[None], out)
@@ -226,7 +235,13 @@ def make(
   ``kept_rows``: what an evaluation says of each row."""
   place = meshes.placement(members.placed) if members.placed is not None else None
   hooks = [n for n, f in probe._asdict().items() if n not in ("method", "objective") and f is not None]
-  layout = (members.size, members.padded, members.vectorize, members.mesh is not None and dict(members.mesh.shape))
+  layout = (
+    members.size,
+    members.padded,
+    members.platform,
+    members.group,
+    members.mesh is not None and dict(members.mesh.shape),
+  )
 
   once = threading.Lock()
 

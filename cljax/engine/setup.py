@@ -13,7 +13,7 @@ from cljax import objectives
 from cljax.core.checks import MOST, check_integer
 from cljax.core.types import Batch, Forget, Learn, Model, Spec, UsageError
 from cljax.data import limits
-from cljax.engine import evaluating, own_streams, patience, schedule
+from cljax.engine import evaluating, own_streams, patience, precision, schedule
 from cljax.engine import mesh as meshes
 from cljax.engine import objective_forms as forms
 from cljax.engine import programs as prog
@@ -51,6 +51,7 @@ class Options(NamedTuple):
   max_interval_s: float = 60.0  # a scan is cut so that it takes at most about this long
   on_divergence: str = "stop"  # 'stop' or 'freeze'
   presentations: bool = False  # count forgetting events over the presentations of training rows
+  population_group: int = 0  # members that a device trains at once (0: on accelerators all, on CPU one)
 
 
 class CompiledRun(NamedTuple):
@@ -151,7 +152,7 @@ def setup(
   apart = len({id(s) for s in streams}) > 1
   objective = objective or objectives.classification()
   spec = spec_of(stream, recipe.batch_size, objective)
-  model = rescaled(model, stream.dataset.scale)
+  model = rescaled(precision.at(model, recipe.precision), stream.dataset.scale)
   if spec.objective.classes and not stream.dataset.has_classes:
     raise UsageError(
       f"objective.name: {spec.objective.name!r} needs classes, which the data do not have (y is "
@@ -162,7 +163,8 @@ def setup(
   if options.presentations and not spec.objective.classes:
     raise UsageError(f"train.presentations: got True under {spec.objective.name!r}; what is right is a class")
   evaluating.check_log(options, spec.objective)
-  members = prog.layout(len(population), devices, axes)
+  members = prog.layout(len(population), devices, axes, options.population_group)
+  precision.check_backend(recipe.precision, members.platform)
   if options.presentations and meshes.is_multi_process(members.mesh):
     raise UsageError("train.presentations: got True, which one process counts; the mesh is of several")
   place: meshes.Placement | None = None
@@ -275,8 +277,9 @@ def _check_options(options: Options) -> None:
     "boundary_limit": 1,
     "chunk_steps": 1,
     "checkpoint_every": 0,
+    "population_group": 0,
   }
-  sections = {"boundary_limit": "train.boundary_limit", "chunk_steps": "train.chunk_steps"}
+  sections = {f: f"train.{f}" for f in ("boundary_limit", "chunk_steps", "population_group")}
   for field, low in least.items():
     check_integer(sections.get(field, field.replace("_", ".", 1)), getattr(options, field), low)
   interval = options.max_interval_s
