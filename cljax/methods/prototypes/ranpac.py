@@ -16,7 +16,6 @@ from cljax.methods.prototypes.frozen import ACCESS, OPTIONS, closed_form, over
 from cljax.methods.registry import Entry, Option, register
 
 RIDGES = 10.0 ** np.arange(-8, 9)
-FIT = 0.8  # the share of a task's rows on which each ridge is tried
 
 
 class Ridge(NamedTuple):
@@ -47,7 +46,7 @@ def held_out_errors(key, num_classes: int, embedded, rows):
   bits = jax.random.bits(key, (rows.capacity,), jnp.uint32)
   order = jnp.lexsort((bits, jnp.arange(rows.capacity) >= rows.count))
   place = jnp.zeros(rows.capacity, jnp.int32).at[order].set(jnp.arange(rows.capacity, dtype=jnp.int32))
-  fitted = place < (FIT * rows.count.astype(jnp.float32)).astype(jnp.int32)
+  fitted = place < 4 * jnp.asarray(rows.count, jnp.int32) // 5
   placed = rows._replace(batch=lambda start, size: (rows.batch(start, size), start + jnp.arange(size, dtype=jnp.int32)))
   side = lambda at: fitted[jnp.minimum(at, rows.capacity - 1)].astype(jnp.float32)
   statistics = class_moments("shared")
