@@ -17,7 +17,7 @@ from cljax.methods.prototypes import acil, fecam, ranpac, slda
 
 FROZEN = {"first_task": "frozen"}
 NAMES = ("simplecil", "slda", "ranpac", "acil", "fecam")
-SMALL = {"ranpac": {"width": 12}, "acil": {"width": 12}}
+SMALL = {"ranpac": {"width": 12}, "acil": {"width": 12}, "fetril": {"passes": 2, "batch_size": 8}}
 CLASSES = 4
 
 
@@ -322,13 +322,13 @@ def test_the_network_moves_in_the_first_task_alone(optimizer, class_stream):
   assert not np.asarray(after.method_state.made_by).any()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "fetril"])
 def test_a_task_that_comes_back_is_counted_once(name, class_stream, small_model):
   once, again = (ended(name, class_stream, small_model, tasks=t)[1].method_state for t in ((0, 1), (0, 1, 0)))
   assert_same(once, again)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "fetril"])
 def test_before_the_first_end_the_logits_answer_and_then_classes_with_rows(name, class_stream, small_model):
   bench, learner, *_ = ended(name, class_stream, small_model, tasks=(0,))
   assert np.isfinite(said(bench, learner)).all(0).tolist() == [True, True, False, False]

@@ -37,7 +37,7 @@ RECORDS: dict[str, Record] = {
     claim=("simplecil", "aper"),
     deviations=(
       AT_ENDS,
-      "APER (first_task=train, features=both) tunes what the run trains; parameter-efficient tuning is a model's affair",
+      "APER (first_task=train, features=both) tunes what the run trains; tuning of few parameters is a model's affair",
     ),
     arguments={"first_task": "frozen"},
     first_task_plain=False,
@@ -56,7 +56,7 @@ RECORDS: dict[str, Record] = {
     ),
     claim=("slda",),
     deviations=(
-      "the covariance is the pooled one within classes, whatever the order of rows; form='released': as the code counts",
+      "the covariance is the pooled one within classes, in any order of rows; form='released': as the code counts",
       AT_ENDS,
       "no OAS estimate of the covariance of a first batch",
     ),
@@ -102,6 +102,28 @@ RECORDS: dict[str, Record] = {
       "1,000 projections by default, the paper's 8,192 as an option; no second stream (DS-AL)",
     ),
     arguments={"first_task": "frozen", "width": 20},
+    first_task_plain=False,
+  ),
+  "fetril": Record(
+    spec="classic_methods C4",
+    compared=(
+      "test_fetril_s_moved_features_have_the_old_mean_and_the_donor_s_covariance",
+      "test_fetril_s_layer_is_sgd_on_real_and_moved_features",
+      "test_fetril_answers_by_its_layer",
+    ),
+    invariants=(
+      "test_fetril_keeps_means_and_a_layer_that_requests_clear",
+      "test_a_task_that_comes_back_is_counted_once[fetril]",
+      "test_before_the_first_end_the_logits_answer_and_then_classes_with_rows[fetril]",
+      "test_closed_forms_need_features",
+    ),
+    claim=("fetril",),
+    deviations=(
+      AT_ENDS,
+      "a linear layer fitted by SGD, as PyCIL's, where the released code fits support vectors",
+      "a batch is of rows, each with every class that it stands for",
+    ),
+    arguments={"first_task": "frozen", "passes": 40, "batch_size": 8},
     first_task_plain=False,
   ),
   "fecam": Record(

@@ -81,12 +81,12 @@ def acil(
   if form == "recursion":
     parts: dict[str, Any] = {
       "fit": lambda state, hint: (),
-      "scores": lambda rule, state, x: jnp.matmul(x, state.weights, precision="highest"),
+      "scores": lambda state, x: jnp.matmul(x, state.statistics.weights, precision="highest"),
     }
   else:
     parts = {
       "fit": lambda moments, hint: ridge_weights(moments, ridge),
-      "scores": lambda weights, moments, x: jnp.matmul(x, weights, precision="highest"),
+      "scores": lambda state, x: jnp.matmul(x, state.rule, precision="highest"),
     }
   return closed_form(
     model, spec, recursive_ridge(ridge) if form == "recursion" else class_moments("shared"), first_task=first_task,

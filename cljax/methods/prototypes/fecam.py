@@ -60,9 +60,9 @@ def fecam(
     # One by one: a batch of them waits for XLA's own threads on CPUs, which wait for it where there are few.
     return jax.lax.map(lambda one: jnp.linalg.pinv(one, hermitian=True), correlations(covariance))
 
-  def scores(inverse, moments, h):
-    d = normed(h)[:, None] - normed(moments.means)[None]
-    return -jnp.einsum("bcd,cde,bce->bc", d, inverse, d, precision="highest")
+  def scores(state, h):
+    d = normed(h)[:, None] - normed(state.statistics.means)[None]
+    return -jnp.einsum("bcd,cde,bce->bc", d, state.rule, d, precision="highest")
 
   return closed_form(
     model, spec, class_moments("class"), first_task=first_task, requests=requests, fit=fit, scores=scores,

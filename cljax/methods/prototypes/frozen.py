@@ -97,15 +97,17 @@ def over(rows, change, state):
 
 def closed_form(
   model, spec: Spec, statistics: Statistics, *, first_task: str, requests: str, fit, scores, fixed=None, embed=None,
-  choose=None, hint=(),
+  choose=None, hint=lambda width: (),
 ) -> Method:  # fmt: skip
-  """A method whose answer is ``scores(rule, statistics, h [B, M]) -> [B, C]`` with ``rule = fit(statistics, hint)``.
+  """A method whose answer is ``scores(state, h [B, M]) -> [B, C]`` of its :class:`Frozen` state, in which
+  ``rule = fit(statistics, hint)``.
 
   ``h = embed(fixed, f, look)`` of a row's features f (default: themselves), ``fixed(key, learner, width)`` being made
   when the run begins and ``look(params, model_state) -> f`` the features under other parameters. When a task ends that
-  is met for the first time, its rows join the statistics, un-augmented and in eval mode, and ``choose(key, hint,
-  embedded, task)`` renews the hint, ``embedded(batch) -> h``. Within a task the tasks before it answer; before the
-  first end, the model's logits. Classes without rows score -inf.
+  is met for the first time, its rows join the statistics, un-augmented and in eval mode, and ``choose(key, state,
+  embedded, task) -> hint`` renews the hint, which begins as ``hint(M)``, with the state that has them and
+  ``embedded(batch) -> h``. Within a task the tasks before it answer; before the first end, the model's logits. Classes
+  without rows score -inf.
 
   ``first_task`` 'train': the network learns the first task by the run's recipe and is frozen when it ends; 'frozen': it
   stays as ``model.init`` gives it, such as pre-trained. ``requests`` 'subtract': a request's rows, whose data is asked
@@ -134,16 +136,17 @@ def closed_form(
     kept = () if fixed is None else fixed(tree.fold(key, "fixed"), learner, width)
     h = jax.eval_shape(lambda: embedded(learner, kept, x, task)[0])
     start = statistics.start(spec.num_classes, h.shape[-1], h.dtype)
-    rule = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(fit, start, hint))
-    return Frozen(start, rule, hint, kept, jnp.zeros(spec.num_tasks, bool))
+    begun = hint(h.shape[-1])
+    rule = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(fit, start, begun))
+    return Frozen(start, rule, begun, kept, jnp.zeros(spec.num_tasks, bool))
 
   def end_task(key, learner, task):
     state = learner.method_state
 
     def met(state):
-      found = moved(learner, state, task.rows, statistics.add)
-      chosen = state.hint if choose is None else choose(key, state.hint, told(learner, state.fixed), task)
-      return state._replace(statistics=found, rule=fit(found, chosen), hint=chosen)
+      new = state._replace(statistics=moved(learner, state, task.rows, statistics.add))
+      chosen = state.hint if choose is None else choose(key, new, told(learner, state.fixed), task)
+      return new._replace(rule=fit(new.statistics, chosen), hint=chosen)
 
     state = jax.lax.cond(task.visit.first, met, lambda state: state, state)
     mine = (jnp.arange(spec.num_tasks) == task.id) & ~held(learner)
@@ -172,7 +175,7 @@ def closed_form(
     state = learner.method_state
     h, logits = embedded(learner, state.fixed, x, task)
     there = state.statistics.counts > 0
-    found = jnp.where(there[None], scores(state.rule, state.statistics, h), -jnp.inf)
+    found = jnp.where(there[None], scores(state, h), -jnp.inf)
     return jnp.where(there.any(), found, logits.astype(found.dtype))
 
   answers = {"forget": forget, "permits": permits, "refusal": REFUSAL} if requests == "subtract" else {"scrub": scrub}

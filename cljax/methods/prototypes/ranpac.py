@@ -93,10 +93,10 @@ def ranpac(model, spec: Spec, *, first_task: str, requests: str, width: int = 10
   model without features. Spec F2; McDonnell et al., 2023.
   """
 
-  def choose(key, hint, embedded, task):
+  def choose(key, state, embedded, task):
     errors, ridges = held_out_errors(fold(key, "held_out"), spec.num_classes, embedded, task.rows)
-    value = jnp.where(jnp.isnan(errors).any(), hint.value, ridges[jnp.argmin(errors)].astype(jnp.float32))
-    return Ridge(value, hint.chosen.at[task.id].set(value))
+    value = jnp.where(jnp.isnan(errors).any(), state.hint.value, ridges[jnp.argmin(errors)].astype(jnp.float32))
+    return Ridge(value, state.hint.chosen.at[task.id].set(value))
 
   def projection(key, learner, features):
     del learner
@@ -109,8 +109,8 @@ def ranpac(model, spec: Spec, *, first_task: str, requests: str, width: int = 10
   return closed_form(
     model, spec, class_moments("shared"), first_task=first_task, requests=requests, choose=choose,
     fit=lambda moments, hint: ridge_weights(moments, hint.value),
-    scores=lambda weights, moments, h: jnp.matmul(h, weights, precision="highest"),
-    hint=Ridge(jnp.float32(1), jnp.zeros(spec.num_tasks, jnp.float32)),
+    scores=lambda state, h: jnp.matmul(h, state.rule, precision="highest"),
+    hint=lambda features: Ridge(jnp.float32(1), jnp.zeros(spec.num_tasks, jnp.float32)),
     **({"fixed": projection, "embed": projected} if width else {}),
   )  # fmt: skip
 

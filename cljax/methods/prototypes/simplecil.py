@@ -38,7 +38,7 @@ def simplecil(model, spec: Spec, *, first_task: str, requests: str, features: st
   concatenated = {"fixed": first, "embed": both} if features == "both" else {}
   return closed_form(
     model, spec, class_moments("none"), first_task=first_task, requests=requests,
-    fit=lambda moments, hint: normed(moments.means), scores=lambda rule, moments, h: normed(h) @ rule.T, **concatenated,
+    fit=lambda moments, hint: normed(moments.means), scores=lambda state, h: normed(h) @ state.rule.T, **concatenated,
   )  # fmt: skip
 
 

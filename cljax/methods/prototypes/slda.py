@@ -67,7 +67,7 @@ def slda(model, spec: Spec, *, shrinkage, first_task: str, requests: str, form: 
   return closed_form(
     model, spec, statistics, first_task=first_task, requests=requests,
     fit=lambda moments, hint: discriminant(moments, shrinkage),
-    scores=lambda rule, moments, h: h @ rule[0].T + rule[1][None],
+    scores=lambda state, h: h @ state.rule[0].T + state.rule[1][None],
   )  # fmt: skip
 
 
