@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from by_hand import forward
 
 import cljax
 from cljax import estimators, methods, models, streams
-from cljax.core.types import UsageError, rows_from_arrays
+from cljax.core.types import Outputs, UsageError, rows_from_arrays
 from cljax.methods.prototypes import acil, fecam, ranpac, slda
 
 FROZEN = {"first_task": "frozen"}
@@ -52,6 +53,13 @@ def said(bench, learner):
 
 def means_of(f, y):
   return np.stack([f[y == c].mean(0) for c in range(CLASSES)])
+
+
+class WithStatistics(nn.Module):
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.BatchNorm(use_running_average=not train)(nn.Dense(6)(x.reshape(x.shape[0], -1)))
+    return Outputs(nn.Dense(4)(x), nn.relu(x))
 
 
 def normed(f):
@@ -304,7 +312,7 @@ def test_new_classes_change_no_old_score_of_fecam(class_stream, small_model):
 @pytest.mark.parametrize("optimizer", [optax.adamw(0.1, weight_decay=0.5), optax.sgd(0.1, momentum=0.9)])
 def test_the_network_moves_in_the_first_task_alone(optimizer, class_stream):
   """Whatever momentum and decay there is, and statistics of batches too; with 'frozen' it never moves."""
-  model = models.resnet18((4, 4, 1), 4, width=2)  # with BatchNorm
+  model = models.from_linen(WithStatistics(), (4, 4, 1))
   bench = Bench("simplecil", class_stream, model, {"first_task": "train"}, optimizer=optimizer)
   start = bench.start()
   learned = bench.train(steps=2, tasks=(0,))

@@ -89,8 +89,8 @@ def ranpac(model, spec: Spec, *, first_task: str, requests: str, width: int = 10
   ``[width, width]`` numbers (400 MB at the paper's 10,000) and P. In float32 r is at least ``eps tr G``, below which G
   is not known. Deviations: the default width is for small networks; the rows held out are drawn, where the released
   code takes the last; no tuning of few parameters (``first_task`` and ``cljax.models.adapters``). Requests as in
-  :func:`cljax.methods.prototypes.frozen.closed_form`; W is then solved anew with the r in use. Raises UsageError for a
-  model without features. Spec F2; McDonnell et al., 2023.
+  :func:`cljax.methods.prototypes.frozen.closed_form`; W is then solved anew with the r in use, which was chosen with
+  them: all that is left of them. Raises UsageError for a model without features. Spec F2; McDonnell et al., 2023.
   """
 
   def choose(key, state, embedded, task):
@@ -117,5 +117,5 @@ def ranpac(model, spec: Spec, *, first_task: str, requests: str, width: int = 10
 
 register(
   "ranpac",
-  Entry(ranpac, {**OPTIONS, "width": Option(1000, 0)}, ACCESS, "McDonnell et al. 2023", exactness="exact"),
+  Entry(ranpac, {**OPTIONS, "width": Option(1000, 0)}, ACCESS, "McDonnell et al. 2023", exactness="approximate"),
 )
