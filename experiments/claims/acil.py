@@ -29,7 +29,7 @@ def measure(seeds):
   together, apart = 100 * np.asarray(joint.accuracy)[:, -1, 0], over_rows(mine)
   lwf = percent(run(downstream(), "lwf"))
   return Measured(
-    {"0.5 - |accuracy apart - joint|": 0.5 - np.abs(apart - together), "accuracy of acil - lwf": percent(mine) - lwf},
+    {"0.5 - distance to joint": 0.5 - np.abs(apart - together), "accuracy of acil - lwf": percent(mine) - lwf},
     {
       "acil accuracy, over rows": apart,
       "joint acil accuracy, over rows": together,

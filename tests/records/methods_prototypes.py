@@ -126,6 +126,31 @@ RECORDS: dict[str, Record] = {
     arguments={"first_task": "frozen", "passes": 40, "batch_size": 8},
     first_task_plain=False,
   ),
+  "pass": Record(
+    spec="classic_methods C5",
+    compared=(
+      "test_the_first_task_learns_turned_rows_of_its_classes",
+      "test_pass_s_loss_is_by_hand[paper]",
+      "test_pass_s_loss_is_by_hand[released]",
+      "test_means_are_of_all_rows_and_the_radius_of_the_first_task",
+      "test_turned_rows_are_classes_of_their_own",
+    ),
+    invariants=(
+      "test_the_radius_is_the_deviation_of_a_feature",
+      "test_old_classes_are_drawn_evenly_with_noise_of_the_radius",
+      "test_the_released_distance_grows_with_the_batch_and_the_paper_s_does_not",
+      "test_at_its_own_teacher_the_distance_has_no_gradient",
+      "test_pass_turns_square_pictures_alone",
+    ),
+    claim=("pass",),
+    deviations=(
+      "the distance of features is the mean over rows; form='released': the norm of the whole batch",
+      "means are of all rows; the released loop drops the last short batch",
+      "statistics of BatchNorm move by unturned rows",
+    ),
+    arguments={"distillation": 1.0, "prototypes": 1.0, "temperature": 1.0},  # the suite trains by SGD 0.1
+    first_task_plain=False,
+  ),
   "fecam": Record(
     spec="classic_methods C2",
     compared=(

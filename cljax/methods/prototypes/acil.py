@@ -61,9 +61,10 @@ def acil(
   ``ridge`` of one-hot labels on x over all rows so far: that of joint training, whatever the order of rows and tasks.
 
   ``form`` 'moments': the normal equations, ``[width, width]`` and ``[C, width]``, solved when a task ends; 'recursion':
-  the paper's :func:`recursive_ridge`, the same to 1e-13 in float64. In float32 the recursion loses the directions of
-  large variance, where ``1 / ridge`` is many times what is left of R; so it is not the default. A new class is a
-  column of zeros until its rows come. P is uniform within ``1 / sqrt(D)``, as PyTorch starts a layer (UNVERIFIED).
+  the paper's :func:`recursive_ridge`, the same to 1e-13 in float64. In float32, on 1,438 digits behind 1,000
+  projections with ridge 0.1, scores of the recursion were off by 2e-3 at most, those of the moments by 4e-4; with 1 and
+  10 both by less than 5e-5. A new class is a column of zeros until its rows come. P is uniform within ``1 / sqrt(D)``,
+  as PyTorch starts a layer (UNVERIFIED).
   Deviations: the default width is for small networks (the paper's: 8,192); no second stream (DS-AL). Requests, and
   ``first_task``, as in :func:`cljax.methods.prototypes.frozen.closed_form`. Raises UsageError for a model without
   features. Spec C3; Zhuang et al., 2022.
