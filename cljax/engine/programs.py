@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cljax.core.types import UsageError
 from cljax.engine import evaluating
 from cljax.engine import mesh as meshes
+from cljax.engine import own_arguments as own
 from cljax.engine.step import LearnerFns, weighed
 
 AXIS = meshes.POPULATION
@@ -199,7 +200,7 @@ def make(
   def chunk(hyper, state, rows, shared):
     """Up to K steps: ``rows = (index, row_task, offered) [K, B]``; runs ``count`` of them."""
     learner, alive = state
-    data, where, count = shared
+    data, where, count = own.steps(hyper, shared)
     parts = parts_of(hyper)
     index, row_task, offered = rows
 
@@ -222,7 +223,7 @@ def make(
 
   def boundary(field):
     def run(hyper, learner, alive, shared):
-      return getattr(parts_of(hyper), field)(learner, alive, *shared)
+      return getattr(parts_of(hyper), field)(learner, alive, *own.boundary(hyper, shared))
 
     return Program(run, members, clock) if getattr(probe, field) is not None else None
 
@@ -238,13 +239,18 @@ def make(
     assert parts.scrub is not None
     return parts.scrub(learner, *shared)
 
+  evaluated = evaluating.made(parts_of, view_apply, spec, place, kept)
+
+  def evaluate(hyper, learner, member, shared):
+    return evaluated(hyper, learner, member, own.evaluation(hyper, shared))
+
   return Programs(
     init=Program(init, members, clock),
     chunk=Program(chunk, members, clock, donate=True),
     feed=Program(feed, members, clock, donate=True),
     start_task=boundary("start_task"),
     end_task=boundary("end_task"),
-    evaluate=Program(evaluating.made(parts_of, view_apply, spec, place, kept), members, clock),
+    evaluate=Program(evaluate, members, clock),
     forget=Program(forget, members, clock) if probe.forget is not None else None,
     scrub=Program(scrub, members, clock) if probe.scrub is not None else None,
   )
