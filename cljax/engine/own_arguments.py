@@ -13,11 +13,11 @@ from typing import Any
 OWN = "own stream"  # no hyper-parameter is called so: theirs are section.name
 
 
-def of_member(values: Mapping[str, Any], spec, stream) -> tuple[dict[str, Any], Any]:
-  """``(values, spec)``: the hyper-parameters themselves, and the sizes with the member's views."""
+def of_member(values: Mapping[str, Any], spec, show) -> tuple[dict[str, Any], Any]:
+  """``(values, spec)``: the hyper-parameters themselves, and the sizes with views that ``show`` makes of its tables."""
   if OWN not in values:
     return dict(values), spec
-  mine, show = values[OWN]["tables"], stream.view.apply
+  mine = values[OWN]["tables"]
   rest = {k: v for k, v in values.items() if k != OWN}
   return rest, spec._replace(view=lambda x, row_task: show(mine, x, row_task))
 

@@ -12,6 +12,7 @@ import optax
 
 from cljax.core.checks import check_integer
 from cljax.core.types import UsageError
+from cljax.engine.precision import PRECISIONS
 
 _ALL = ("learning_rate", "weight_decay", "schedule", "warmup")
 # The options that each optimizer reads.
@@ -31,7 +32,8 @@ AUGMENTS = ("none", "crop", "flip", "crop_flip")
 
 class Recipe(NamedTuple):
   """How each Learn event trains. ``first_task_epochs`` 0 means ``epochs``; ``augment`` is one of AUGMENTS;
-  ``patience``: epochs without a better validation score after which a task ends (:mod:`cljax.engine.patience`)."""
+  ``patience``: epochs without a better validation score after which a task ends (:mod:`cljax.engine.patience`);
+  ``precision`` is of :data:`cljax.engine.precision.PRECISIONS`."""
 
   batch_size: int = 32
   epochs: int = 1
@@ -40,6 +42,7 @@ class Recipe(NamedTuple):
   reset_per_task: bool = False  # a fresh optimizer state at the start of each task
   schedule_over: str = "task"  # what the learning-rate schedule spans: 'task' or 'stream'
   patience: int = 0  # 0: all epochs
+  precision: str = "float32"  # of the model's arithmetic; parameters and optimizer state are float32 in each
 
 
 def check_recipe(recipe: Recipe, input_shape) -> Recipe:
@@ -54,6 +57,8 @@ def check_recipe(recipe: Recipe, input_shape) -> Recipe:
     raise UsageError(f"optimizer.schedule_over: unknown {recipe.schedule_over!r}; allowed: task, stream")
   if recipe.augment not in AUGMENTS:
     raise UsageError(f"train.augment: unknown {recipe.augment!r}; allowed: {', '.join(AUGMENTS)}")
+  if recipe.precision not in PRECISIONS:
+    raise UsageError(f"train.precision: unknown {recipe.precision!r}; allowed: {', '.join(PRECISIONS)}")
   several = isinstance(input_shape, dict)
   if recipe.augment != "none" and (several or len(input_shape) != 3):
     told = f"are named, {', '.join(sorted(input_shape))}" if several else f"have shape {tuple(input_shape)}"

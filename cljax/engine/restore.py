@@ -11,7 +11,7 @@ from etils import epath
 
 from cljax import data, models, objectives, streams
 from cljax.core.types import CljaxError, Learn, Learner, Model, UsageError
-from cljax.engine import extending, own_arguments, own_streams, prediction, presentations, recipe
+from cljax.engine import extending, own_arguments, own_streams, precision, prediction, presentations, recipe
 from cljax.engine import programs as prog
 from cljax.engine.api import method_of, prepare
 from cljax.engine.setup import Member, spec_of
@@ -266,11 +266,11 @@ def _rebuild(
   asked = config.get("objective", {}).get("name", "classification")
   if asked != spec.objective.name:
     raise UsageError(f"objective: got {spec.objective.name!r}; the run learned {asked!r}")
-  raw = rescaled(model, stream.dataset.scale)
+  raw = rescaled(precision.at(model, training.precision), stream.dataset.scale)
   values |= jax.tree.map(jnp.asarray, own_streams.arguments(streams))
 
   def parts(values):
-    values, here = own_arguments.of_member(values, spec, stream)
+    values, here = own_arguments.of_member(values, spec, stream.view.apply)
     here = here._replace(objective=learned(raw, here, values))
     method = make_method(raw, here, values)
     return build("method", method, raw, here, make_optimizer(values), training, stream.view.apply, None)

@@ -13,7 +13,7 @@ from cljax import objectives
 from cljax.core.checks import MOST, check_integer
 from cljax.core.types import Batch, Forget, Learn, Model, Spec, UsageError
 from cljax.data import limits
-from cljax.engine import evaluating, own_streams, patience, schedule
+from cljax.engine import evaluating, own_streams, patience, precision, schedule
 from cljax.engine import mesh as meshes
 from cljax.engine import objective_forms as forms
 from cljax.engine import programs as prog
@@ -51,6 +51,7 @@ class Options(NamedTuple):
   max_interval_s: float = 60.0  # a scan is cut so that it takes at most about this long
   on_divergence: str = "stop"  # 'stop' or 'freeze'
   presentations: bool = False  # count forgetting events over the presentations of training rows
+  population_group: int = 0  # members that a device trains at once (0: on accelerators all, on CPU one)
 
 
 class CompiledRun(NamedTuple):
@@ -106,11 +107,16 @@ def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:
     row_dtype=dtypes(whole),
     row=jax.tree.map(of, whole),
     shown=jax.tree.map(of, probe),
-    view=lambda x, row_task: stream.view.apply(jax.tree.map(jnp.asarray, stream.view.tables), x, row_task),
+    view=_viewed(stream.view),
     target=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], target_dtype(a)), split.y),
     scale=stream.dataset.scale,
   )
   return spec._replace(objective=forms.made(objective or objectives.classification(), None, spec, {}))
+
+
+def _viewed(view) -> Callable:
+  """A view of inputs that holds nothing of a stream but its tables."""
+  return lambda x, row_task: view.apply(jax.tree.map(jnp.asarray, view.tables), x, row_task)
 
 
 def setup(
@@ -146,7 +152,7 @@ def setup(
   apart = len({id(s) for s in streams}) > 1
   objective = objective or objectives.classification()
   spec = spec_of(stream, recipe.batch_size, objective)
-  model = rescaled(model, stream.dataset.scale)
+  model = rescaled(precision.at(model, recipe.precision), stream.dataset.scale)
   if spec.objective.classes and not stream.dataset.has_classes:
     raise UsageError(
       f"objective.name: {spec.objective.name!r} needs classes, which the data do not have (y is "
@@ -157,7 +163,8 @@ def setup(
   if options.presentations and not spec.objective.classes:
     raise UsageError(f"train.presentations: got True under {spec.objective.name!r}; what is right is a class")
   evaluating.check_log(options, spec.objective)
-  members = prog.layout(len(population), devices, axes)
+  members = prog.layout(len(population), devices, axes, options.population_group)
+  precision.check_backend(recipe.precision, members.platform)
   if options.presentations and meshes.is_multi_process(members.mesh):
     raise UsageError("train.presentations: got True, which one process counts; the mesh is of several")
   place: meshes.Placement | None = None
@@ -166,7 +173,7 @@ def setup(
     if recipe.batch_size % over:
       raise UsageError(f"train.batch_size: got {recipe.batch_size}; expected a multiple of the mesh's {over} shares")
   clock = prog.Clock()
-  augment = make_augment(recipe.augment)
+  augment, view, record = make_augment(recipe.augment), stream.view.apply, options.presentations
   for member in population:
     unknown = set(member.hyper) - set(hyper)
     if unknown:
@@ -177,11 +184,10 @@ def setup(
   members_values = {**values, **own_streams.arguments(streams)}
 
   def parts_of(values, place=place):
-    values, here = of_member(values, spec, stream)
+    values, here = of_member(values, spec, view)
     here = here._replace(objective=objective(model, here, values))
     method = make_method(model, here, values)
-    record = options.presentations
-    return build(name, method, model, here, make_optimizer(values), recipe, stream.view.apply, augment, place, record)
+    return build(name, method, model, here, make_optimizer(values), recipe, view, augment, place, record)
 
   probe = parts_of(dict(hyper))
   check_reads_one_task(probe.method, model, inputs, spec.task_id_given)
@@ -271,8 +277,9 @@ def _check_options(options: Options) -> None:
     "boundary_limit": 1,
     "chunk_steps": 1,
     "checkpoint_every": 0,
+    "population_group": 0,
   }
-  sections = {"boundary_limit": "train.boundary_limit", "chunk_steps": "train.chunk_steps"}
+  sections = {f: f"train.{f}" for f in ("boundary_limit", "chunk_steps", "population_group")}
   for field, low in least.items():
     check_integer(sections.get(field, field.replace("_", ".", 1)), getattr(options, field), low)
   interval = options.max_interval_s

@@ -32,6 +32,8 @@ TRAINED = {
   "train.first_task_epochs": ("1", "", "changes"),
   "train.patience": ("1", "train.epochs=6", "changes"),
   "train.augment": ("flip", "", "changes"),
+  "train.precision": ("bfloat16", "", "changes"),
+  "train.population_group": ("2", "", "neutral"),
   "train.feed": ("grain", "", "neutral"),
   "train.boundary_limit": ("4", "train.feed=grain method.name=mas", "changes"),
   "train.chunk_steps": ("3", "", "neutral"),

@@ -105,7 +105,7 @@ def configuration(row: Mapping[str, str], theirs: Mapping[str, Any]) -> Made | N
     },
     "train": {
       "batch_size": int(row["batch"]), "epochs": int(row["epochs"]), "first_task_epochs": 0, "augment": "none",
-      "boundary_limit": 4096, "patience": 0,
+      "boundary_limit": 4096, "patience": 0, "precision": "float32",
     },
     "eval": {"limit": 0},
   }  # fmt: skip
