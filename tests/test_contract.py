@@ -209,6 +209,7 @@ NAMED = {
   "clpu_derpp",
   "icarl",
   "lwf",
+  "pass",
   "wa",
 }  # their programs hold the tasks' classes: renamed tasks need programs of their own
 

@@ -212,7 +212,7 @@ def setup(
         )
     elif e in elsewhere:
       continue
-    elif not access.forgets:
+    elif not access.forgets or (probe.forget is None and not access.prefix):
       raise UsageError(
         f"stream.forget: event {e} asks to forget, but the method does not; choose one with forget.name, such as "
         "retrain, ssd or scrub"
