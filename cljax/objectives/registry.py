@@ -86,8 +86,8 @@ def offered(**options: Option):
     names.check_free("objective.name", name)
     OBJECTIVES[name] = Offer(make, options)
 
-    @functools.wraps(make)
-    def call(**given) -> Chosen:
+    @functools.wraps(make, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+    def call(**given: Any) -> Chosen:
       return chosen(name, given)
 
     del call.__wrapped__  # its signature is not that of ``make``
