@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 
 
-def over_events(R, learned, baseline) -> dict[str, np.ndarray]:
+def over_events(R: ArrayLike, learned: Sequence[int], baseline: ArrayLike) -> dict[str, np.ndarray]:
   """The metrics of the matrix over events; ``baseline [..., T]`` is the accuracy before the first.
 
   With ``first(i)`` and ``last(i)`` the first and last event that learned task ``i``, and ``E`` the last event:
@@ -58,7 +60,7 @@ class Gap(NamedTuple):
   recovered: np.ndarray
 
 
-def event_gap(before, inside) -> Gap:
+def event_gap(before: ArrayLike, inside: ArrayLike) -> Gap:
   """``depth = before - min_n inside[n]`` and ``recovered = inside[-1] - min_n inside[n]``, for each old task.
 
   ``before [K]``: accuracies before an event; ``inside [N, K]``: those at each evaluation while it lasted, its end
