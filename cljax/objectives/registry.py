@@ -86,7 +86,7 @@ def offered(**options: Option):
     names.check_free("objective.name", name)
     OBJECTIVES[name] = Offer(make, options)
 
-    @functools.wraps(make, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+    @functools.wraps(make)
     def call(**given: Any) -> Chosen:
       return chosen(name, given)
 
