@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import pathlib
 import re
+import sys
 
 from mkdocs.structure.files import File
 
@@ -35,6 +36,7 @@ FAMILIES = {
   "cljax.theory": "closed forms",
   "cljax.engine": "compiled steps and the event loop",
 }
+ENTRY = r"^(#+ )([A-Z]?\d+(?:\.\d+)*)\b.*$"  # a heading of a specification, by its number
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 
 
@@ -42,10 +44,26 @@ def _generated(config, path: str, text: str) -> File:
   return File.generated(config, path, content=text)
 
 
+def _anchor(number: str) -> str:
+  return "spec-" + number.lower().replace(".", "-")
+
+
+def _specified(text: str) -> str:
+  """``regularizers_projectors 1.3``, of a method's record, with links to the entries that are among the pages."""
+  file, *numbers = re.split(r"[\s,]+", text.strip())
+  if not (ROOT / "docs" / "specs" / f"{file}.md").exists():
+    return text
+  entries = set(re.findall(ENTRY, (ROOT / "docs" / "specs" / f"{file}.md").read_text(), re.M))
+  linked = [f"[{n}](../specs/{file}.md#{_anchor(n)})" if n in {e[1] for e in entries} else n for n in numbers]
+  return f"[{file}](../specs/{file}.md) {', '.join(linked)}"
+
+
 def _cards(config) -> list[File]:
+  sys.path[:0] = [p for p in (str(ROOT), str(ROOT / "tests")) if p not in sys.path]
   from cljax import methods
   from cljax.cli import _card
   from cljax.cli.methods import state_bytes
+  from experiments._proof_records import records
 
   held = state_bytes()
   lines = ["# Method cards", "", "What `python -m launch.methods NAME` prints, for all of them.", ""]
@@ -53,7 +71,9 @@ def _cards(config) -> list[File]:
   for name in sorted(methods.METHODS):
     entry = methods.METHODS[name]
     lines.append(f"- [`{name}`]({name}.md): {entry.reference}")
-    out.append(_generated(config, f"cards/{name}.md", _card.page(name, held.get(name, 0))))
+    record = records.records().get(("method", name))
+    spec = f"\n## Specification\n\n{_specified(record.spec)}\n" if record is not None and record.spec else ""
+    out.append(_generated(config, f"cards/{name}.md", _card.page(name, held.get(name, 0)) + spec))
   return [_generated(config, "cards/index.md", "\n".join(lines) + "\n"), *out]
 
 
@@ -94,6 +114,8 @@ def on_page_markdown(markdown, page, config, files):
   """Links of the checkout as links of the site."""
   del config
   source = page.file.src_uri
+  if source.startswith("specs/"):
+    markdown = re.sub(ENTRY, lambda m: f"{m[0]} {{ #{_anchor(m[2])} }}", markdown, flags=re.M)
   inside = (ROOT / "docs" / source).exists()
   base = (ROOT / "docs" / source if inside else ROOT / source).parent
 

@@ -16,6 +16,7 @@ COMMANDS = {
   "report": "a page, tables and pictures of sweeps",
   "efficiency": "accuracy relative to joint, memory and updates of runs side by side",
   "analyze": "what a run forgot, when, by which layers",
+  "merge": "merges trained networks, and looks at the path between two",
   "unlearn": "compares forget methods with retrained models",
   "parity": "published settings, run and set beside what was published",
   "methods": "the table of methods, or the card of one",

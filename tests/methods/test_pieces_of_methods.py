@@ -87,6 +87,9 @@ def test_which_leaves_are_the_classifier_and_when_they_are_held(dataset):
   held for other tasks, where each task has outputs of its own."""
   made = lambda kind, **fields: spec_of(streams.build(dataset, kind, tasks=2, **fields), BATCH)
   spec, shared = made("task"), made("class")
+  assert heads.separate(spec)
+  assert not heads.separate(shared)
+  assert not heads.separate(spec._replace(objective=spec.objective._replace(classes=False)))
   own = {"head/kernel", "head/bias"}
   deep = models.mlp((4, 4, 1), 4, hidden=(4, 4))
   assert heads.classifier(deep, spec) == own

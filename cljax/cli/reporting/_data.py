@@ -14,7 +14,7 @@ from etils import epath
 
 from cljax import CljaxError, UsageError, metrics
 from cljax.cli import _config
-from cljax.cli.reporting import _row_log, _unfinished
+from cljax.cli.reporting import _row_log
 from cljax.evaluation import evaluations, scores
 from cljax.evaluation.results import title
 from cljax.io import files, formats
@@ -243,7 +243,6 @@ def read(folder: epath.Path) -> tuple[list[Run], list[str]]:
       notes.append(f"{path}: {problem}" + ("" if run else "; left out"))
     if run is not None:
       runs.append(run._replace(test_rows=_row_log.of_seeds(path.parent, run.seeds, notes)))
-  notes += _unfinished.lines(folder)
   if not runs:
     held = "; ".join(notes)
     raise UsageError(
