@@ -28,6 +28,7 @@ from cljax.engine.step import state_between_tasks
 from cljax.evaluators import Evaluator
 from cljax.io import folders, identity, interrupts, own_code
 from cljax.io.row_log import RowLog
+from cljax.streams import Stream
 
 
 class RunResult(NamedTuple):
@@ -70,7 +71,7 @@ class RunResult(NamedTuple):
 
 
 def run(
-  stream,
+  stream: Stream,
   model: Model,
   method: str | Callable = "finetune",
   hyper: Mapping[str, Any] | None = None,
@@ -87,7 +88,7 @@ def run(
   config: Mapping[str, Any] | None = None,
   report: Callable[[dict], None] | None = None,
   stop: Callable[[], bool] | None = None,
-  devices=None,
+  devices: Sequence[jax.Device] | None = None,
   mesh: Mapping[str, int] | None = None,
   objective: str | Callable = "classification",
   objective_options: Mapping[str, Any] | None = None,
@@ -159,7 +160,7 @@ def run(
 
 
 def prepare(
-  stream,
+  stream: Stream,
   model: Model,
   method: str | Callable = "finetune",
   hyper: Mapping[str, Any] | None = None,
@@ -173,7 +174,7 @@ def prepare(
   seeds: int | Sequence[int] = 1,
   population: Sequence[Member] | None = None,
   config: Mapping[str, Any] | None = None,
-  devices=None,
+  devices: Sequence[jax.Device] | None = None,
   mesh: Mapping[str, int] | None = None,
   objective: str | Callable = "classification",
   objective_options: Mapping[str, Any] | None = None,
@@ -292,7 +293,9 @@ def _is_own(method, forget, objective) -> bool:
   return any(map(own_code.is_own, named))
 
 
-def method_of(method, hyper, forget, forget_hyper):
+def method_of(
+  method: str | Callable, hyper: Mapping[str, Any], forget: str, forget_hyper: Mapping[str, Any]
+) -> tuple[Callable, dict[str, Any]]:
   """``(make_method(model, spec, values), {name: traced default})``."""
   if isinstance(method, str):
     sections = {"method": (method, hyper)}

@@ -213,7 +213,7 @@ def _differences(saved: Mapping, given: Mapping, of_code: bool = False) -> list[
   return [d for d in found if of_code or not identity.of_other_code(d)]
 
 
-def continued(built: Prepared, result) -> State:
+def continued(built: Prepared, result: Any) -> State:
   """Where ``result``'s run ended, as a state that ``built`` can go on from: its stream begins with the same events.
 
   Several ways to forget can so start from one trained population. Its stream may have more tasks. Raises UsageError
@@ -276,7 +276,8 @@ def _rows(result) -> list[dict]:
   return [at(parts, r) | more(r) | told(r) for r in range(len(result.events) + 1)]
 
 
-def event_record(event) -> dict:
+def event_record(event: Learn | Forget) -> dict:
+  """An event as a run's records have it: its ``kind`` and what it names, ready for JSON."""
   if isinstance(event, Learn):
     return {"kind": "learn", "task": event.task}
   assert isinstance(event, Forget)
