@@ -5,11 +5,14 @@ Inside ``scan``, XLA's CPU backend runs a convolution's gradient in a naive loop
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from cljax.core.types import Array
 
 
 def pads(padding, size, kernel_size, strides):
@@ -50,7 +53,9 @@ def conv_by_lax(x, kernel, strides, padding):
   return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def conv(x, kernel, strides=(1, 1), padding="SAME"):
+def conv(
+  x: Array, kernel: Array, strides: tuple[int, int] = (1, 1), padding: str | Sequence[tuple[int, int]] = "SAME"
+) -> Array:
   """2-d convolution ``[B, H, W, c_in] * [kh, kw, c_in, c_out]``; the platform that compiles it chooses the form."""
   return jax.lax.platform_dependent(
     x,
