@@ -139,7 +139,7 @@ class Model(NamedTuple):
   by_task: bool = False
   check_rows: Callable | None = None
 
-  def task_for(self, task):
+  def task_for(self, task: Any) -> Any:
     """What ``apply`` is given of the rows' tasks: ``task`` where the model reads it, else None."""
     return task if self.by_task else None
 

@@ -16,6 +16,8 @@ from cljax.core.types import Array, OptState, Params, Scalar, UsageError
 
 
 class LifecycleState(NamedTuple):
+  """How long each unit of :func:`lifecycle_epoch` still sleeps, and what it wakes with."""
+
   sleep: Any  # per hidden layer [n] int32: calls left to sleep, 0 when awake
   stored: Any  # the parameters that sleeping units wake with
 

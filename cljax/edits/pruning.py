@@ -21,6 +21,8 @@ from cljax.core.types import Array, OptState, Params, Scalar, Tree, UsageError
 
 
 class ClnpState(NamedTuple):
+  """Which neurons and which classes belong to finished tasks of :func:`clnp`."""
+
   owned: Any  # per hidden layer [n] bool: neurons of a finished task
   outputs: Any  # [C] bool: classes of the finished tasks
 

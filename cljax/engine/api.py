@@ -62,7 +62,7 @@ class RunResult(NamedTuple):
     rows = [i + 1 for i, e in enumerate(self.events) if e["kind"] == "learn"]
     return next(iter(self.scores.values()))[:, rows]
 
-  def to_pandas(self):
+  def to_pandas(self) -> Any:
     """One row for each member, event and task (:func:`cljax.engine.frames.columns`); UsageError without pandas."""
     return frames.to_pandas(self)
 

@@ -42,12 +42,14 @@ class Prepared(NamedTuple):
   remarks: Sequence[str] = ()  # of the method, on options that have no effect in this run
 
   def precompile(self, submit: Callable[[Callable[[], object]], object]) -> None:
+    """Hands ``submit`` the compilation of each program that the run will need."""
     precompile.precompile(self.setup, submit)
 
   def run(
     self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None,
     start: State | None = None, extend: bool = False,
   ) -> Any:  # fmt: skip
+    """Trains over all events and gives the :class:`RunResult`; arguments as of :func:`run`."""
     if extend and not (workdir and epath.Path(workdir).exists()):
       raise UsageError(f"extend: got workdir={workdir!r}; expected the folder of the run that is to be extended")
     if workdir and meshes.is_main_process(self.setup.members.mesh):
@@ -89,7 +91,7 @@ class Prepared(NamedTuple):
         writer.close()
     return self.result(state)._replace(log=log.told())
 
-  def whole_config(self, workdir=None) -> dict:
+  def whole_config(self, workdir: str | None = None) -> dict:
     """The configuration that checkpoints hold, with what the run began with; in a ``workdir`` whose run keeps no ids,
     sealed."""
     whole = {**self.config(), **({"begun": self.begun} if self.begun else {})}
@@ -114,7 +116,7 @@ class Prepared(NamedTuple):
 
     return {e: functools.partial(made, answer) for e, answer in self.by_event.items()}
 
-  def stage(self, what: str, first: int, config: Mapping, workdir) -> dict:
+  def stage(self, what: str, first: int, config: Mapping, workdir: str | None) -> dict:
     """The record of a stage of this run, for the history of its workdir."""
     names = {e: self.by_event.get(e, (self.answers,))[0] for e, event in enumerate(self.setup.stream.events)
              if isinstance(event, Forget)}  # fmt: skip
@@ -123,7 +125,7 @@ class Prepared(NamedTuple):
       record["events"] = sealing.events(workdir, record["events"])
     return record
 
-  def found(self, writer, workdir, config: dict, hooks: Hooks, extend: bool) -> State | None:
+  def found(self, writer: checkpoint.Writer, workdir: str, config: dict, hooks: Hooks, extend: bool) -> State | None:
     """The state that the workdir holds, of this run or of a stage of it before; None where it holds none."""
     if extend:
       self.extends(workdir)
@@ -137,11 +139,11 @@ class Prepared(NamedTuple):
       history.write(workdir, held[: same[-1] + 1] if same else [self.stage("begun", 0, config, workdir)])
     return state
 
-  def remember(self, workdir) -> None:
+  def remember(self, workdir: str) -> None:
     """Begins the history of a workdir that holds this run, ended by 0.1.0, which kept none."""
     history.write(workdir, [self.stage("begun", 0, self.whole_config(), workdir)])
 
-  def extends(self, workdir) -> None:
+  def extends(self, workdir: str) -> None:
     """Notes this run in the workdir's history as the one that goes on with what is there; UsageError, with the reason,
     where it does not."""
     directory, config, held = f"{workdir}/checkpoints", self.whole_config(), history.read(workdir)
@@ -182,7 +184,7 @@ class Prepared(NamedTuple):
     extending.check(before.setup, self.setup, lambda stream: again(stream).setup)
     return before
 
-  def of_stages(self, writer, held: list[dict], config: dict, hooks: Hooks) -> State:
+  def of_stages(self, writer: checkpoint.Writer, held: list[dict], config: dict, hooks: Hooks) -> State:
     """The newest sound checkpoint of any stage."""
     notes: list[str] = []
     saving.clear(self.setup, writer)

@@ -15,6 +15,8 @@ from cljax.core.types import Scalar
 
 
 class ClasspState(NamedTuple):
+  """The sum ``s`` of :func:`scale_by_classp`, a tree like the parameters, in at least float32."""
+
   accumulated: Any  # s, carried over tasks
 
 

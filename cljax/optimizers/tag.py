@@ -16,6 +16,8 @@ from cljax.core.types import OptState, Scalar, UsageError
 
 
 class TagState(NamedTuple):
+  """Moments of the running task of :func:`scale_by_tag`, and directions and v of each finished one."""
+
   task: Any  # int32, tasks finished
   count: Any  # int32, steps in this task
   first: Any  # m of this task

@@ -130,6 +130,8 @@ def hybrid(
 
 
 class HistoryState(NamedTuple):
+  """The smoothed gradient h of :func:`history`, and whether one was seen yet (a bool)."""
+
   gradient: Any
   seen: Any
 

@@ -33,6 +33,8 @@ from cljax.regularizers.quadratic import recast
 
 
 class SiState(NamedTuple):
+  """What :func:`si` carries: anchor, Omega, the running path integral and what the last update saw."""
+
   name: Any
   anchor: Any  # parameters at the last boundary, where the running task started
   importance: Any  # Omega
@@ -43,6 +45,8 @@ class SiState(NamedTuple):
 
 
 class HierarchicalState(NamedTuple):
+  """What :func:`hierarchical` carries: the fields of :class:`SiState` and the weight of each layer."""
+
   name: Any
   anchor: Any
   importance: Any

@@ -40,6 +40,8 @@ class EwcState(NamedTuple):
 
 
 class OnlineEwcState(NamedTuple):
+  """The newest anchor and the decayed sum of importances of :func:`online_ewc`; trees like the parameters."""
+
   name: Any
   anchor: Any  # parameters after the last task
   importance: Any  # decayed sum of importances
@@ -47,6 +49,8 @@ class OnlineEwcState(NamedTuple):
 
 
 class MasState(NamedTuple):
+  """The anchor and the merged importance of :func:`mas`, with the weights that old and new have at a merge."""
+
   name: Any
   anchor: Any
   importance: Any
@@ -55,12 +59,16 @@ class MasState(NamedTuple):
 
 
 class L2PreviousState(NamedTuple):
+  """The anchor of :func:`l2_previous`, and whether it pulls yet."""
+
   name: Any
   anchor: Any
   active: Any  # 0 until the first consolidation, unless anchored at init
 
 
 class L2InitState(NamedTuple):
+  """The parameters that :func:`l2_init` pulls back to: those given to ``init``."""
+
   name: Any
   anchor: Any
 

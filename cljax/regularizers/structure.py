@@ -35,11 +35,15 @@ _SCALES = ("scale", "gamma", "weight")  # the last path name of a 1-D leaf that 
 
 
 class SpectralState(NamedTuple):
+  """The singular vectors of :func:`spectral`'s power iteration, one for each matrix."""
+
   name: Any
   vectors: Any  # left singular vector estimate of each matrix; a scalar 0 for other leaves
 
 
 class WassersteinState(NamedTuple):
+  """The sorted initial values that :func:`wasserstein` pulls to, flat, one array for each tensor."""
+
   name: Any
   anchor: Any  # each tensor's initial values, sorted
 

@@ -66,6 +66,7 @@ class Stream(NamedTuple):
 
   @property
   def num_tasks(self) -> int:
+    """How many tasks there are, learned or not."""
     return len(self.train)
 
   @property
