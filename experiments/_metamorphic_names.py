@@ -143,7 +143,7 @@ def request_spelled(trial: Trial, rng) -> str | None:
   (after, request) = trial.combination.requests[0]
   rows = stream.train[request.tasks[0]]
   ids, classes = split.id[rows], np.unique(split.y[rows])
-  spellings = {
+  spellings: dict[str, str | cljax.Forget] = {
     "ids": cljax.Forget(ids=tuple(int(i) for i in rng.permutation(ids))),
     "class": cljax.Forget(classes=tuple(int(c) for c in rng.permutation(classes))),
     "all three": cljax.Forget(tasks=request.tasks, classes=(int(classes[0]),), ids=(int(ids[0]),)),

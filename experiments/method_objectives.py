@@ -94,7 +94,7 @@ def setting(objective: str, told: bool):
   names = tuple("abcd")
   data = Dataset("made", split, split, classes, names, ("0", "1"), scale, "made")
   tasks = [np.flatnonzero(group == t) for t in range(2)]
-  events = [cljax.Learn(0), cljax.Learn(1), cljax.Forget(ids=(0, 1, 2))]
+  events: list[cljax.Learn | cljax.Forget] = [cljax.Learn(0), cljax.Learn(1), cljax.Forget(ids=(0, 1, 2))]
   given: dict[str, Any] = {"task_id_given": True} if told else {}
   if told and objective in ("classification", "adversarial"):
     given["active"] = "task"

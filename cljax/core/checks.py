@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.core.types import UsageError
+from cljax.core.types import Scalar, UsageError
 
 MOST = 2**31 - 1  # of whole numbers, which are int32 on the device
 
@@ -28,7 +28,7 @@ def is_concrete(x) -> bool:
 
 
 def check_scalar(
-  owner: str, argument: str, value, low: float = 0.0, high: float = math.inf, above: bool = False, whole: bool = False
+  owner: str, argument: str, value, low: Scalar = 0.0, high: Scalar = math.inf, above: bool = False, whole: bool = False
 ):
   """Refuses a concrete scalar outside ``[low, high]`` (``(low, high]`` if ``above``); traced values and bounds pass."""
   if callable(value):

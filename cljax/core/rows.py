@@ -6,8 +6,11 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from cljax.core.types import Batch, Rows, UsageError, rows_from_arrays
+
+RowsLike = Rows | tuple[ArrayLike, ArrayLike] | Mapping[str, ArrayLike]  # what :func:`as_rows` takes
 
 
 def among_the_others(batch, gone):

@@ -17,8 +17,10 @@ import numpy as np
 from cljax import _old_names
 
 Array = jax.Array
+Scalar = float | Array  # a continuous setting, such as a strength: a number, or traced
 Params = Any  # a pytree of parameters
 Tree = Any
+OptState = Any  # the state of an optax transformation
 
 
 class CljaxError(Exception):
@@ -137,9 +139,13 @@ class Model(NamedTuple):
   by_task: bool = False
   check_rows: Callable | None = None
 
-  def task_for(self, task):
+  def task_for(self, task: Any) -> Any:
     """What ``apply`` is given of the rows' tasks: ``task`` where the model reads it, else None."""
     return task if self.by_task else None
+
+
+LossFn = Callable[[Params, Batch], Array]  # the losses of a batch's rows, [B]
+ApplyFn = Callable[[Params, Batch], Array | Outputs]  # what a model makes of a batch: logits, or all of it
 
 
 class Memory(NamedTuple):

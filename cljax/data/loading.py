@@ -70,7 +70,7 @@ def options(name: str, *, data_dir: str | os.PathLike | None = None) -> dict[str
   return dict(_OPTIONS[_kind(name, store.root(data_dir))[0]])
 
 
-def load(name: str, *, data_dir: str | os.PathLike | None = None, **given) -> types.Dataset:
+def load(name: str, *, data_dir: str | os.PathLike | None = None, **given: Any) -> types.Dataset:
   """Loads a dataset: into memory, but for large arrays in ``.npy`` and uncompressed ``.npz`` files, which are mapped.
 
   ``name`` is one of

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from cljax.core.checks import check_scalar
+from cljax.core.types import Array, Params, Scalar, Tree
 
 
-def ema(average, params, decay=0.99):
+def ema(average: Tree, params: Tree, decay: Scalar = 0.99) -> Tree:
   """``decay * average + (1 - decay) * params``, leaf by leaf; evaluate the average, train the parameters.
 
   Works on any tree, so BatchNorm's statistics go along; leaves that are not floats are taken from ``params``. decay may
@@ -25,12 +26,14 @@ def ema(average, params, decay=0.99):
   return jax.tree.map(one, average, params)
 
 
-def ema_decay(step, task_steps, early=0.9, late=0.99):
+def ema_decay(step: int | Array, task_steps: int | Array, early: Scalar = 0.9, late: Scalar = 0.99) -> Array:
   """``early`` while ``step <= task_steps`` (one task's iterations), then ``late``."""
   return jnp.where(step <= task_steps, early, late)
 
 
-def lcia(average, params, last_params, gradient, last_gradient, *, released: bool = False):
+def lcia(
+  average: Tree, params: Params, last_params: Params, gradient: Tree, last_gradient: Tree, *, released: bool = False
+) -> Tree:
   """``b * average + (1 - b) * params`` with a ``b`` per tensor from a Taylor argument; 0.99 where it leaves (0, 1).
 
   ``b = (L' + 1) / ((t - average) L'')`` in L1 norms, ``L'' = |g - g_last| / |t - t_last|``. ``released`` is the
@@ -52,7 +55,7 @@ def lcia(average, params, last_params, gradient, last_gradient, *, released: boo
   return jax.tree.map(one, average, params, last_params, gradient, last_gradient)
 
 
-def reptile(params, snapshot, epsilon=0.1):
+def reptile(params: Params, snapshot: Params, epsilon: Scalar = 0.1) -> Params:
   """``snapshot + epsilon (params - snapshot)``: the outer step of Reptile; 1 keeps ``params`` to the bit, 0 goes back.
 
   The paper uses 0.1 every 500 steps; its code's default is 0.01. Raises UsageError for epsilon below 0.
@@ -63,7 +66,9 @@ def reptile(params, snapshot, epsilon=0.1):
   return jax.tree.map(step, params, snapshot)
 
 
-def reptile_every(step, params, snapshot, every, epsilon=0.1):
+def reptile_every(
+  step: int | Array, params: Params, snapshot: Params, every: int | Array, epsilon: Scalar = 0.1
+) -> tuple[Params, Params]:
   """``reptile`` where ``step`` is a positive multiple of ``every``; returns ``(params, snapshot)`` for the next step.
 
   The snapshot is taken anew after each interpolation. Step 0 makes none (the published code interpolates there).

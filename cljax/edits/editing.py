@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from cljax.core.calls import since_0_2
 from cljax.core.checks import check_scalar
 from cljax.core.tree import is_placeholder, paths
-from cljax.core.types import UsageError
+from cljax.core.types import Array, Params, Scalar, Tree, UsageError
 
 
 def matching(params, patterns, owner: str) -> list[bool]:
@@ -34,7 +35,7 @@ def matching(params, patterns, owner: str) -> list[bool]:
 
 
 @since_0_2("several patterns are one tuple: freeze(('embed', 'head'), active)")
-def freeze(patterns: str | Sequence[str], active=1) -> optax.GradientTransformationExtraArgs:
+def freeze(patterns: str | Sequence[str], active: Scalar = 1) -> optax.GradientTransformationExtraArgs:
   """Zero updates for the leaves that match: their tensors stay to the bit. Stands last in a chain.
 
   patterns: a path prefix or glob, or several, such as ``('embed', 'layers/0')``. active: 0 lets all updates pass;
@@ -76,7 +77,7 @@ def _block_of(params, blocks, owner) -> list[int | None]:
   return out
 
 
-def lines(pretrained, finetuned, blocks, alpha, beta):
+def lines(pretrained: Params, finetuned: Params, blocks: Sequence[str], alpha: Scalar, beta: Scalar) -> Params:
   """LiNeS: ``pretrained + scale * (finetuned - pretrained)``, scale ``alpha + beta l / (L - 1)`` in block l, alpha
   elsewhere.
 
@@ -92,7 +93,7 @@ def lines(pretrained, finetuned, blocks, alpha, beta):
   return jax.tree.unflatten(jax.tree.structure(finetuned), [mix(*v) for v in leaves])
 
 
-def heterogeneous_averaging(base, tuned, blocks, ratios):
+def heterogeneous_averaging(base: Params, tuned: Params, blocks: Sequence[str], ratios: ArrayLike) -> Params:
   """``ratios[k] * tuned + (1 - ratios[k]) * base`` in block k; the mean ratio elsewhere.
 
   ratios ``[K]`` weigh the *tuned* model, as the paper's equation does; its code's README weighs the base. ``ratios``
@@ -107,7 +108,7 @@ def heterogeneous_averaging(base, tuned, blocks, ratios):
   return jax.tree.unflatten(jax.tree.structure(tuned), [(r * t + (1 - r) * b).astype(t.dtype) for b, t, r in leaves])
 
 
-def project_ratios(ratios, mean):
+def project_ratios(ratios: ArrayLike, mean: Scalar) -> Array:
   """The nearest ``[K]`` to ``ratios`` with entries in [0, 1] and the given mean: ``clip(ratios + shift, 0, 1)``, by
   bisection.
 
@@ -126,7 +127,9 @@ def project_ratios(ratios, mean):
   return jnp.clip(ratios + (low + high) / 2, 0, 1)
 
 
-def fomo_forget(key, params, fresh, fraction, patterns=()):
+def fomo_forget(
+  key: Array, params: Params, fresh: Params, fraction: Scalar, patterns: str | Sequence[str] = ()
+) -> Params:
   """Random forgetting: ``round(fraction * n)`` uniformly drawn weights of each matching tensor take ``fresh``'s values.
 
   patterns: paths or globs of the (later) layers; none means all. fraction in [0, 1], traced if wanted: about 0.035 is
@@ -146,7 +149,7 @@ def fomo_forget(key, params, fresh, fraction, patterns=()):
   return jax.tree.unflatten(jax.tree.structure(params), out)
 
 
-def path_mask(params, patterns):
+def path_mask(params: Params, patterns: str | Sequence[str]) -> Tree:
   """A tree of Python bools, for ``optax.masked``: true where a path prefix or glob matches."""
   flags = matching(params, patterns, "path_mask")
   return jax.tree.unflatten(jax.tree.structure(params), flags)

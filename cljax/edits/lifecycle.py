@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,15 +12,17 @@ from cljax.core.checks import check_scalar
 from cljax.core.layout import in_out_only
 from cljax.core.opt_state import edit_moments
 from cljax.core.tree import copy, edit_leaves, leaf
-from cljax.core.types import UsageError
+from cljax.core.types import Array, OptState, Params, Scalar, UsageError
 
 
 class LifecycleState(NamedTuple):
+  """How long each unit of :func:`lifecycle_epoch` still sleeps, and what it wakes with."""
+
   sleep: Any  # per hidden layer [n] int32: calls left to sleep, 0 when awake
   stored: Any  # the parameters that sleeping units wake with
 
 
-def lifecycle_init(params, units) -> LifecycleState:
+def lifecycle_init(params: Params, units: Sequence[Any]) -> LifecycleState:
   """``units`` and the kernels' layout as in ``continual_backprop_init``. Memory: one copy of the parameters. Raises
   UsageError for no units or an Equinox module."""
   if not units:
@@ -38,7 +41,10 @@ def _masks(sleeping, units) -> dict:
   return masks
 
 
-def lifecycle_epoch(key, params, opt_state, state: LifecycleState, units, *, probability, duration):
+def lifecycle_epoch(
+  key: Array, params: Params, opt_state: OptState, state: LifecycleState, units: Sequence[Any], *, probability: Scalar,
+  duration: int | Array,
+) -> tuple[Params, OptState, LifecycleState]:  # fmt: skip
   """Once an epoch: units whose ``duration`` is over wake with their stored parameters, then awake ones fall asleep.
 
   Each awake unit falls asleep with ``probability`` for ``duration`` calls: its parameters are stored and it is zeroed
@@ -67,7 +73,7 @@ def lifecycle_epoch(key, params, opt_state, state: LifecycleState, units, *, pro
   return lifecycle_mask(params, state, units), edit_moments(opt_state, params, emptied), state
 
 
-def lifecycle_mask(params, state: LifecycleState, units):
+def lifecycle_mask(params: Params, state: LifecycleState, units: Sequence[Any]) -> Params:
   """``params`` with the weights of sleeping units at zero."""
   masks = _masks([s > 0 for s in state.sleep], units)
   return edit_leaves(

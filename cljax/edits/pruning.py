@@ -4,21 +4,25 @@ task."""
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from cljax.core import layout as kernel_layout
 from cljax.core import tree
 from cljax.core.checks import check_scalar
 from cljax.core.opt_state import edit_states
 from cljax.core.tree import edit_leaves, leaf, paths
-from cljax.core.types import UsageError
+from cljax.core.types import Array, OptState, Params, Scalar, Tree, UsageError
 
 
 class ClnpState(NamedTuple):
+  """Which neurons and which classes belong to finished tasks of :func:`clnp`."""
+
   owned: Any  # per hidden layer [n] bool: neurons of a finished task
   outputs: Any  # [C] bool: classes of the finished tasks
 
@@ -31,14 +35,14 @@ class ClnpUnits(NamedTuple):
   reused: Any
 
 
-def clnp_units(before: ClnpState, used) -> ClnpUnits:
+def clnp_units(before: ClnpState, used: Sequence[Array]) -> ClnpUnits:
   """Counts at the end of a task that uses the units ``used``, per hidden layer ``[n]`` bool, of the state before it."""
   count = lambda masks: jnp.stack([m.sum(dtype=jnp.int32) for m in masks])
   pairs = [(o, jnp.asarray(u, bool)) for o, u in zip(before.owned, used, strict=True)]
   return ClnpUnits(count([~(o | u) for o, u in pairs]), count([u for _, u in pairs]), count([o & u for o, u in pairs]))
 
 
-def clnp_init(params, units, layout: str | None = None) -> ClnpState:
+def clnp_init(params: Params, units: Sequence[Any], layout: str | None = None) -> ClnpState:
   """``units`` as in ``continual_backprop_init``, in order: each layer's outgoing kernel is the next one's incoming.
 
   ``layout`` says how kernels lie, as for :func:`cljax.projectors.gpm`. Raises UsageError for no units, units that do
@@ -55,7 +59,7 @@ def clnp_init(params, units, layout: str | None = None) -> ClnpState:
   return ClnpState(tuple(outputs(u.in_kernel) for u in units), outputs(units[-1].out_kernel))
 
 
-def clnp_threshold(evaluate, thresholds, margin=0.05):
+def clnp_threshold(evaluate: Callable[[Array], Array], thresholds: ArrayLike, margin: Scalar = 0.05) -> Array:
   """The largest of ``thresholds`` with ``evaluate(threshold) >= evaluate(0) - margin``; 0 where none has.
 
   ``evaluate(threshold) -> accuracy`` of the network with only the neurons whose mean activity is above the threshold.
@@ -76,7 +80,10 @@ def _layers(params, state: ClnpState, units):
   return [(k, b, i, o) for (k, b), i, o in zip(kernels, inputs, outputs, strict=True)]
 
 
-def clnp_end_task(params, state: ClnpState, units, used, classes, layout: str | None = None):
+def clnp_end_task(
+  params: Params, state: ClnpState, units: Sequence[Any], used: Sequence[Array], classes: ArrayLike,
+  layout: str | None = None,
+) -> tuple[Params, ClnpState]:  # fmt: skip
   """Ends a task: neurons in ``used`` and the classes in ``classes [C]`` are owned from now on; returns (params, state).
 
   used: per hidden layer ``[n]`` bool, mean activity above the threshold. Edges from free neurons to owned ones are
@@ -102,7 +109,7 @@ def _zeroed(mask, x, layout: str | None = None):
   return kernel_layout.back(jnp.where(mask, jnp.zeros_like(kernel), kernel), layout)
 
 
-def clnp_trainable(updates, state: ClnpState, units, layout: str | None = None):
+def clnp_trainable(updates: Tree, state: ClnpState, units: Sequence[Any], layout: str | None = None) -> Tree:
   """``updates`` with zero for every weight and bias into an owned neuron or class; apply it to the final update."""
   edits = {}
   for kernel, bias, _, outputs in _layers(updates, state, units):
@@ -115,7 +122,7 @@ def clnp_trainable(updates, state: ClnpState, units, layout: str | None = None):
   return edit_leaves(updates, edits)
 
 
-def clnp(units, layout: str | None = None) -> optax.GradientTransformationExtraArgs:
+def clnp(units: Sequence[Any], layout: str | None = None) -> optax.GradientTransformationExtraArgs:
   """:func:`clnp_trainable` on the final update, the :class:`ClnpState` in its own state. Stands last in a chain."""
 
   def init(params):
@@ -130,7 +137,7 @@ def clnp(units, layout: str | None = None) -> optax.GradientTransformationExtraA
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def clnp_state(opt_state) -> ClnpState:
+def clnp_state(opt_state: OptState) -> ClnpState:
   """The state of :func:`clnp` inside an optimizer state; UsageError where there is none."""
   is_state = lambda s: isinstance(s, ClnpState)
   found = [s for s in jax.tree.leaves(opt_state, is_leaf=is_state) if is_state(s)]
@@ -139,7 +146,10 @@ def clnp_state(opt_state) -> ClnpState:
   return tree.unboxed(found[0])
 
 
-def clnp_consolidate(params, opt_state, units, used, classes, layout: str | None = None):
+def clnp_consolidate(
+  params: Params, opt_state: OptState, units: Sequence[Any], used: Sequence[Array], classes: ArrayLike,
+  layout: str | None = None,
+) -> tuple[Params, OptState]:  # fmt: skip
   """:func:`clnp_end_task` with the state inside ``opt_state``; returns ``(params, opt_state)``."""
   params, state = clnp_end_task(params, clnp_state(opt_state), units, used, classes, layout)
   return params, edit_states(opt_state, ClnpState, lambda _: state, "clnp")

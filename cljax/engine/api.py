@@ -28,7 +28,7 @@ from cljax.engine.step import state_between_tasks
 from cljax.evaluators import Evaluator
 from cljax.io import folders, identity, interrupts, own_code
 from cljax.io.row_log import RowLog
-from cljax.streams import per_seed
+from cljax.streams import Stream, per_seed
 
 
 class RunResult(NamedTuple):
@@ -65,7 +65,7 @@ class RunResult(NamedTuple):
     rows = [i + 1 for i, e in enumerate(self.events) if e["kind"] == "learn"]
     return next(iter(self.scores.values()))[:, rows]
 
-  def to_pandas(self):
+  def to_pandas(self) -> Any:
     """One row for each member, event and task (:func:`cljax.engine.frames.columns`); UsageError without pandas."""
     return frames.to_pandas(self)
 
@@ -74,7 +74,7 @@ class RunResult(NamedTuple):
 
 
 def run(
-  stream,
+  stream: Stream,
   model: Model,
   method: str | Callable = "finetune",
   hyper: Mapping[str, Any] | None = None,
@@ -91,7 +91,7 @@ def run(
   config: Mapping[str, Any] | None = None,
   report: Callable[[dict], None] | None = None,
   stop: Callable[[], bool] | None = None,
-  devices=None,
+  devices: Sequence[jax.Device] | None = None,
   mesh: Mapping[str, int] | None = None,
   objective: str | Callable = "classification",
   objective_options: Mapping[str, Any] | None = None,
@@ -163,7 +163,7 @@ def run(
 
 
 def prepare(
-  stream,
+  stream: Stream,
   model: Model,
   method: str | Callable = "finetune",
   hyper: Mapping[str, Any] | None = None,
@@ -177,7 +177,7 @@ def prepare(
   seeds: int | Sequence[int] = 1,
   population: Sequence[Member] | None = None,
   config: Mapping[str, Any] | None = None,
-  devices=None,
+  devices: Sequence[jax.Device] | None = None,
   mesh: Mapping[str, int] | None = None,
   objective: str | Callable = "classification",
   objective_options: Mapping[str, Any] | None = None,
@@ -300,7 +300,9 @@ def _is_own(method, forget, objective) -> bool:
   return any(map(own_code.is_own, named))
 
 
-def method_of(method, hyper, forget, forget_hyper):
+def method_of(
+  method: str | Callable, hyper: Mapping[str, Any], forget: str, forget_hyper: Mapping[str, Any]
+) -> tuple[Callable, dict[str, Any]]:
   """``(make_method(model, spec, values), {name: traced default})``."""
   if isinstance(method, str):
     sections = {"method": (method, hyper)}

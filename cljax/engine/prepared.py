@@ -42,12 +42,14 @@ class Prepared(NamedTuple):
   remarks: Sequence[str] = ()  # of the method, on options that have no effect in this run
 
   def precompile(self, submit: Callable[[Callable[[], object]], object]) -> None:
+    """Hands ``submit`` the compilation of each program that the run will need."""
     precompile.precompile(self.setup, submit)
 
   def run(
     self, workdir: str | None = None, report: Callable | None = None, stop: Callable | None = None,
     start: State | None = None, extend: bool = False,
   ) -> Any:  # fmt: skip
+    """Trains over all events and gives the :class:`RunResult`; arguments as of :func:`run`."""
     if extend and not (workdir and epath.Path(workdir).exists()):
       raise UsageError(f"extend: got workdir={workdir!r}; expected the folder of the run that is to be extended")
     if workdir and meshes.is_main_process(self.setup.members.mesh):
@@ -93,7 +95,7 @@ class Prepared(NamedTuple):
         writer.close()
     return self.result(state)._replace(log=log.told())
 
-  def whole_config(self, workdir=None) -> dict:
+  def whole_config(self, workdir: str | None = None) -> dict:
     """The configuration that checkpoints hold, with what the run began with; in a ``workdir`` whose run keeps no ids,
     sealed."""
     whole = {**self.config(), **({"begun": self.begun} if self.begun else {})}
@@ -118,7 +120,7 @@ class Prepared(NamedTuple):
 
     return {e: functools.partial(made, answer) for e, answer in self.by_event.items()}
 
-  def stage(self, what: str, first: int, config: Mapping, workdir) -> dict:
+  def stage(self, what: str, first: int, config: Mapping, workdir: str | None) -> dict:
     """The record of a stage of this run, for the history of its workdir."""
     names = {e: self.by_event.get(e, (self.answers,))[0] for e, event in enumerate(self.setup.stream.events)
              if isinstance(event, Forget)}  # fmt: skip
@@ -127,7 +129,7 @@ class Prepared(NamedTuple):
       record["events"] = sealing.events(workdir, record["events"])
     return record
 
-  def found(self, writer, workdir, config: dict, hooks: Hooks, extend: bool) -> State | None:
+  def found(self, writer: checkpoint.Writer, workdir: str, config: dict, hooks: Hooks, extend: bool) -> State | None:
     """The state that the workdir holds, of this run or of a stage of it before; None where it holds none."""
     if extend:
       self.extends(workdir)
@@ -141,11 +143,11 @@ class Prepared(NamedTuple):
       history.write(workdir, held[: same[-1] + 1] if same else [self.stage("begun", 0, config, workdir)])
     return state
 
-  def remember(self, workdir) -> None:
+  def remember(self, workdir: str) -> None:
     """Begins the history of a workdir that holds this run, ended by 0.1.0, which kept none."""
     history.write(workdir, [self.stage("begun", 0, self.whole_config(), workdir)])
 
-  def extends(self, workdir) -> None:
+  def extends(self, workdir: str) -> None:
     """Notes this run in the workdir's history as the one that goes on with what is there; UsageError, with the reason,
     where it does not."""
     directory, config, held = f"{workdir}/checkpoints", self.whole_config(), history.read(workdir)
@@ -186,7 +188,7 @@ class Prepared(NamedTuple):
     extending.check(before.setup, self.setup, lambda stream: again(stream).setup)
     return before
 
-  def of_stages(self, writer, held: list[dict], config: dict, hooks: Hooks) -> State:
+  def of_stages(self, writer: checkpoint.Writer, held: list[dict], config: dict, hooks: Hooks) -> State:
     """The newest sound checkpoint of any stage."""
     notes: list[str] = []
     saving.clear(self.setup, writer)
@@ -217,7 +219,7 @@ def _differences(saved: Mapping, given: Mapping, of_code: bool = False) -> list[
   return [d for d in found if of_code or not identity.of_other_code(d)]
 
 
-def continued(built: Prepared, result) -> State:
+def continued(built: Prepared, result: Any) -> State:
   """Where ``result``'s run ended, as a state that ``built`` can go on from: its stream begins with the same events.
 
   Several ways to forget can so start from one trained population. Its stream may have more tasks. Raises UsageError
@@ -280,7 +282,8 @@ def _rows(result) -> list[dict]:
   return [at(parts, r) | more(r) | told(r) for r in range(len(result.events) + 1)]
 
 
-def event_record(event) -> dict:
+def event_record(event: Learn | Forget) -> dict:
+  """An event as a run's records have it: its ``kind`` and what it names, ready for JSON."""
   if isinstance(event, Learn):
     return {"kind": "learn", "task": event.task}
   assert isinstance(event, Forget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -53,7 +54,9 @@ class History(NamedTuple):
   presentations: Callable = lambda number: None  # number -> Presentations of that checkpoint, where they were counted
 
 
-def load(workdir, *, number: int | None = None, data_dir: str | None = None, **arguments) -> Loaded:
+def load(
+  workdir: str | os.PathLike, *, number: int | None = None, data_dir: str | None = None, **arguments: Any
+) -> Loaded:
   """Reads the newest sound checkpoint of a run (or checkpoint ``number``) and rebuilds its ``predict``.
 
   A run of the launchers is rebuilt from its configuration alone (``data_dir``: where the data lies, if not in the

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cljax.core import tree
 from cljax.core.dtypes import wide
-from cljax.core.types import Batch, Model, Rows, UsageError
+from cljax.core.types import Batch, Model, Params, Rows, Tree, UsageError
 from cljax.estimators.per_sample import check_batch_size, per_sample_sums, rows_at_once, sum_over_batches, thinned
 
 KINDS = ("exact", "sampled", "empirical", "batched", "reversed", "reversed_batched")
@@ -80,9 +80,9 @@ def _cotangents(learned: Any, kind: str, key, predictions, batch: Batch, first):
 
 
 def fisher_diagonal(
-  model: Model, params, model_state, rows: Rows, *, kind="exact", key=None, batch_size: int = 64, samples=None,
-  learned=None,
-):  # fmt: skip
+  model: Model, params: Params, model_state: Tree, rows: Rows, *, kind: str = "exact", key: Any = None,
+  batch_size: int = 64, samples: int | None = None, learned: Any = None,
+) -> Tree:  # fmt: skip
   """``F = sum_n w_n E_y[(d log p(y | x_n) / d theta)^2] / sum_n w_n``, like ``params``, at eval mode.
 
   Made, and given, in at least float32 whatever the dtype of the parameters: a small square is lost in a narrower one.

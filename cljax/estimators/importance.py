@@ -7,13 +7,14 @@ import jax.numpy as jnp
 
 from cljax.core import tree
 from cljax.core.dtypes import wide
-from cljax.core.types import Model, Rows
+from cljax.core.types import Array, Model, Params, Rows, Tree
 from cljax.estimators.per_sample import check_batch_size, per_sample_sums, rows_at_once, sum_over_batches, thinned
 
 
 def mas_importance(
-  model: Model, params, model_state, rows: Rows, *, batched: bool = False, batch_size: int = 64, samples=None, key=None
-):
+  model: Model, params: Params, model_state: Tree, rows: Rows, *, batched: bool = False, batch_size: int = 64,
+  samples: int | None = None, key: Array | None = None,
+) -> Tree:  # fmt: skip
   """``Omega = sum_n w_n |d ||f(x_n)||^2 / d theta| / sum_n w_n``, a tree like ``params``, at eval mode; uses no labels.
 
   Given in at least float32. ``f`` are the logits, of a prediction of several arrays all its numbers; those outside a

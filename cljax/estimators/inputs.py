@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from cljax.core.types import Model, UsageError
+from cljax.core.types import Array, Model, Params, Tree, UsageError
 
 
-def layer_inputs(model: Model, params, model_state, x, task=None) -> dict:
+def layer_inputs(
+  model: Model, params: Params, model_state: Tree, x: Tree, task: Array | None = None
+) -> dict[str, Array]:
   """``{kernel path: R [n, d_in]}`` at eval mode: the rows that a dense or convolution kernel multiplies.
 
   ``R @ kernel.reshape(d_in, d_out)`` (plus bias) is the layer's output, flattened to ``[n, d_out]``: ``n`` is the batch

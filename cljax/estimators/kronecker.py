@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cljax.core import layers, tree
 from cljax.core.dtypes import wide
-from cljax.core.types import Model, Rows, UsageError
+from cljax.core.types import Model, Params, Rows, Tree, UsageError
 from cljax.estimators.fisher import _check_learned, _contrasts, _cotangents, _masked, _toward
 from cljax.estimators.per_sample import _capture, check_batch_size, sum_over_batches, thinned
 
@@ -29,8 +29,8 @@ def _readable(call) -> bool:
 
 
 def kronecker_factors(
-  model: Model, params, model_state, rows: Rows, *, kind="exact", key=None, batch_size: int = 64, samples=None,
-  learned=None,
+  model: Model, params: Params, model_state: Tree, rows: Rows, *, kind: str = "exact", key: Any = None,
+  batch_size: int = 64, samples: int | None = None, learned: Any = None,
 ) -> dict[str, Factors]:  # fmt: skip
   """``{kernel path: (A, G)}``, ``A = E sum_p a_p a_p^T`` and ``G = E mean_p g_p g_p^T``: K-FAC, at eval mode.
 

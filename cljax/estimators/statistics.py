@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from cljax.core.types import Rows
+from cljax.core.types import Array, Rows
 from cljax.estimators.per_sample import check_batch_size, sum_over_batches
 
 
-def class_means(features_fn, rows: Rows, num_classes: int, *, batch_size: int = 256):
+def class_means(
+  features_fn: Callable[[Array], Array], rows: Rows, num_classes: int, *, batch_size: int = 256
+) -> tuple[Array, Array]:
   """``(means [C, D], counts [C])``: the weighted mean of ``features_fn(x [B, ...]) -> [B, D]`` over each class's rows.
 
   In float32. ``counts`` are sums of weights; a class without rows has mean 0 and count 0. ``rows.count`` may be traced.

@@ -108,7 +108,9 @@ def _sound(evaluator) -> Evaluator:
   return evaluator
 
 
-def checked(evaluator: Evaluator, found, num_tasks: int, before: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+def checked(
+  evaluator: Evaluator, found: Any, num_tasks: int, before: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
   """What an evaluator returned, as ``{metric: [T] float64}``, a number repeated; UsageError where it is wrong.
 
   ``before``: the metrics that it returned when it was called first.

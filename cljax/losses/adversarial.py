@@ -6,11 +6,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from cljax.core.types import UsageError
+from cljax.core.types import Array, Scalar, UsageError
 
 
-def fgsm(loss_fn: Callable, x, radius, low=None, high=None):
+def fgsm(
+  loss_fn: Callable[[Array], Array], x: Array, radius: Scalar, low: ArrayLike | None = None,
+  high: ArrayLike | None = None,
+) -> Array:  # fmt: skip
   """``clip(x + radius sign(dL/dx), low, high)``: one step of the fast gradient sign method, of the shape of ``x``.
 
   ``loss_fn(x [B, ...]) -> [B]``, losses of rows that do not meet one another. ``low`` and ``high`` are the ends of what
@@ -21,7 +25,10 @@ def fgsm(loss_fn: Callable, x, radius, low=None, high=None):
   return pgd(loss_fn, x, radius, steps=1, rate=radius, low=low, high=high)
 
 
-def pgd(loss_fn: Callable, x, radius, steps: int = 10, rate=None, low=None, high=None, key=None):
+def pgd(
+  loss_fn: Callable[[Array], Array], x: Array, radius: Scalar, steps: int = 10, rate: Scalar | None = None,
+  low: ArrayLike | None = None, high: ArrayLike | None = None, key: Array | None = None,
+) -> Array:  # fmt: skip
   """``steps`` times ``z <- clip(z + rate sign(dL/dz))`` into ``|z - x| <= radius`` and ``[low, high]``; z of ``x``.
 
   Projected gradient ascent in the largest norm. ``rate`` is by default ``2.5 radius / steps``, by which any point of

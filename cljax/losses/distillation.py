@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from cljax.core.dtypes import wide
-from cljax.core.types import UsageError
+from cljax.core.types import Array, Scalar, UsageError
 from cljax.losses.supervised import masked_log_softmax
 
 
-def distillation(logits, teacher_logits, temperature=2.0, class_mask=None):
+def distillation(
+  logits: Array, teacher_logits: Array, temperature: Scalar = 2.0, class_mask: Array | None = None
+) -> Array:
   """``T^2 * KL(softmax(teacher / T) || softmax(logits / T))`` per example, ``[B]``, over the classes of the mask.
 
   The gradient is that of LwF's cross-entropy form; the teacher's entropy is subtracted, so equal logits give 0. No
@@ -25,14 +29,14 @@ def distillation(logits, teacher_logits, temperature=2.0, class_mask=None):
   return temperature**2 * jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)  # at masked classes both logs are 0
 
 
-def logit_mse(logits, target):
+def logit_mse(logits: Array, target: Array) -> Array:
   """``mean_k (logits_k - target_k)^2`` per example, ``[B]``: the mean over all K logits, as DER has it, not the sum."""
   _same_shape(logits, target, "target")
   logits, target = _together(logits, target)
   return jnp.mean(jnp.square(logits - target), axis=-1)
 
 
-def center_loss(features, y, centers):
+def center_loss(features: Array, y: Array, centers: Array) -> Array:
   """``1/2 ||f(x) - c_y||^2`` per example, ``[B]``; features ``[B, D]``, y ``[B]``, centers ``[C, D]``.
 
   Meaningful where the tasks share their labels (domain-incremental). No gradient goes to the centres: they move by
@@ -42,7 +46,7 @@ def center_loss(features, y, centers):
   return 0.5 * jnp.sum(jnp.square(features - own), axis=-1)
 
 
-def update_centers(centers, features, y, weight, rate):
+def update_centers(centers: Array, features: Array, y: Array, weight: Array, rate: Scalar) -> Array:
   """``c_j += rate * sum_{y=j} (f - c_j) / (1 + n_j)``, n_j the weighted count of class j; centers ``[C, D]``.
 
   rate in [0, 1]. Keeps the dtype of the centres. The constants are UNVERIFIED. Wen et al. 2016.
@@ -55,7 +59,7 @@ def update_centers(centers, features, y, weight, rate):
   return (old + rate * (member.T @ features - count * old) / (1.0 + count)).astype(centers.dtype)
 
 
-def bregman(phi, p, q):
+def bregman(phi: Callable[[Array], Array], p: Array, q: Array) -> Array:
   """``D_phi(p, q) = phi(p) - phi(q) - <grad phi(q), p - q>`` per example, ``[B]``; p and q ``[B, C]``.
 
   phi: a convex function of one vector ``[C]``, such as ``squared_norm`` or ``negative_entropy``. Not symmetric: mind
@@ -71,12 +75,12 @@ def bregman(phi, p, q):
   return jax.vmap(one)(p, q)
 
 
-def squared_norm(x):
+def squared_norm(x: Array) -> Array:
   """``||x||^2``; its Bregman divergence is ``||p - q||^2`` (DER)."""
   return jnp.sum(jnp.square(x))
 
 
-def negative_entropy(p):
+def negative_entropy(p: Array) -> Array:
   """``sum p log p`` with ``0 log 0 = 0``; its Bregman divergence between distributions is ``KL(p || q)`` (LwF, CPR)."""
   return jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1.0)))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from cljax.core.dtypes import wide
-from cljax.core.types import UsageError
+from cljax.core.types import Array, UsageError
 
 
-def gaussian_kl(mean, log_variance):
+def gaussian_kl(mean: Array, log_variance: Array) -> Array:
   """``KL(N(m, v) || N(0, 1)) = 1/2 sum_d (m^2 + v - 1 - log v)`` per example, ``[B]``; both ``[B, D]``.
 
   Kingma and Welling 2014. Raises UsageError where the shapes differ.

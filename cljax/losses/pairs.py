@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from cljax.core.dtypes import wide
-from cljax.core.types import UsageError
+from cljax.core.types import Array, Scalar, UsageError
 from cljax.losses.supervised import masked_log_softmax
 from cljax.losses.unlearning import _unit
 
 
-def nt_xent(first, second, weight, temperature=0.5):
+def nt_xent(first: Array, second: Array, weight: Array, temperature: Scalar = 0.5) -> Array:
   """``-s_ii' / T + log sum_{j != i} exp(s_ij / T)`` over all 2B views, ``[B]``: the mean of a row's two; s: cosine.
 
   first and second ``[B, D]`` are two views of each row; of all other views each pushes. Rows of weight 0 are no
@@ -20,7 +20,7 @@ def nt_xent(first, second, weight, temperature=0.5):
   return supcon(first, second, -jnp.ones(first.shape[0], jnp.int32), weight, temperature)
 
 
-def supcon(first, second, y, weight, temperature=0.1):
+def supcon(first: Array, second: Array, y: Array, weight: Array, temperature: Scalar = 0.1) -> Array:
   """``-1/|P_i| sum_{p in P_i} log(exp(s_ip / T) / sum_{j != i} exp(s_ij / T))``, ``[B]``: the mean of a row's two.
 
   first and second ``[B, D]``, y ``[B]`` int; P_i: the other views of i's row and class, of its row alone where y < 0
@@ -41,7 +41,7 @@ def supcon(first, second, y, weight, temperature=0.1):
   return 0.5 * (each[:size] + each[size:])
 
 
-def barlow_twins(first, second, weight, off_diagonal=0.005, eps=1e-5):
+def barlow_twins(first: Array, second: Array, weight: Array, off_diagonal: Scalar = 0.005, eps: Scalar = 1e-5) -> Array:
   """``sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2``, one number; C: the cross-correlation over rows.
 
   first and second ``[B, D]``; each feature is standardised over the rows of positive weight, its variance (of the
@@ -63,7 +63,7 @@ def barlow_twins(first, second, weight, off_diagonal=0.005, eps=1e-5):
   return jnp.sum(jnp.where(own, jnp.square(1 - c), jnp.asarray(off_diagonal).astype(c.dtype) * jnp.square(c)))
 
 
-def bpr(positive, negative):
+def bpr(positive: Array, negative: Array) -> Array:
   """``-log sigmoid(s_positive - s_negative)`` of each pair of scores, their shape. Rendle et al. 2009.
 
   Raises UsageError where the shapes differ.

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from cljax.core.calls import since_0_2
 from cljax.core.checks import check_count
 from cljax.core.dtypes import wide
-from cljax.core.types import UsageError
+from cljax.core.types import Array, UsageError
 
 
 def _wide(logits):
   return logits.astype(wide(logits.dtype))
 
 
-def masked_log_softmax(logits, class_mask=None):
+def masked_log_softmax(logits: Array, class_mask: Array | None = None) -> Array:
   """``log softmax`` over the classes of ``class_mask`` (``[C]`` or ``[B, C]`` bool); 0 at the others, gradient too.
 
   A row without any class gives zeros. Computed in at least float32.
@@ -33,7 +33,7 @@ def masked_log_softmax(logits, class_mask=None):
   return jnp.where(mask, shifted - jnp.log(jnp.where(some, total, 1.0)), 0.0)
 
 
-def cross_entropy(logits, y, class_mask=None):
+def cross_entropy(logits: Array, y: Array, class_mask: Array | None = None) -> Array:
   """``-log p(y|x)`` per example, ``[B]`` (``[B, L]`` for ``logits [B, L, C]``); masked classes take no part.
 
   logits ``[B, C]``, y ``[B]`` int, class_mask ``[C]`` or ``[B, C]`` bool. A label outside its own mask has
@@ -48,7 +48,7 @@ def cross_entropy(logits, y, class_mask=None):
   return jnp.where(inside, -log_p, jnp.inf)
 
 
-def policy_gradient(key, logits, y, samples: int = 8, class_mask=None):
+def policy_gradient(key: Array, logits: Array, y: Array, samples: int = 8, class_mask: Array | None = None) -> Array:
   """``-mean_g A_g log p(a_g | x)`` per example, ``[B]``: ``samples`` answers ``a_g ~ p(. | x)`` of each row, rewarded
   ``r_g = 1[a_g = y]``, with advantages ``A_g = (r_g - mean r) / std r`` within the row, 0 where all answers fare alike.
 
@@ -70,7 +70,7 @@ def policy_gradient(key, logits, y, samples: int = 8, class_mask=None):
   return -jnp.mean(advantage * said, axis=0)
 
 
-def binary_cross_entropy(logits, targets, class_mask=None):
+def binary_cross_entropy(logits: Array, targets: Array, class_mask: Array | None = None) -> Array:
   """``-sum_c [t log sigmoid(z) + (1 - t) log sigmoid(-z)]`` per example, ``[B]``, over the classes of the mask.
 
   targets ``[B, C]`` in [0, 1]: one-hot labels, or a teacher's sigmoids (LwF.MC, iCaRL).
@@ -83,7 +83,7 @@ def binary_cross_entropy(logits, targets, class_mask=None):
 
 
 @since_0_2("rows that share a coefficient are a group: methods.replay.append(batch, more, scale=)")
-def reduce(per_example, weight):
+def reduce(per_example: Array, weight: Array) -> Array:
   """``sum(w * l) / sum(w)``, 0 where ``sum(w)`` is 0.
 
   per_example and weight share one shape, ``[B]`` or ``[B, L]``. Rows of weight 0 are as if absent: even an

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import jax
 import jax.numpy as jnp
 
 from cljax.core.dtypes import wide
+from cljax.core.types import Array, Scalar, Tree
 from cljax.losses.distillation import distillation
 from cljax.losses.supervised import masked_log_softmax
 
@@ -23,7 +26,9 @@ def _divergence_jvp(primals, tangents):
   return value, jnp.sum((p - q).astype(value.dtype) * tangents[0].astype(value.dtype), axis=-1)
 
 
-def kl_divergence(logits, teacher_logits, temperature=1.0, class_mask=None):
+def kl_divergence(
+  logits: Array, teacher_logits: Array, temperature: Scalar = 1.0, class_mask: Array | None = None
+) -> Array:
   """``T^2 KL(softmax(teacher / T) || softmax(logits / T))`` per example, ``[B]``, with gradient ``T (p - q)``.
 
   :func:`distillation` up to rounding; here equal logits have gradient 0 to the bit, where rounding would leave 1e-8,
@@ -35,7 +40,7 @@ def kl_divergence(logits, teacher_logits, temperature=1.0, class_mask=None):
   return temperature**2 * _divergence(logits / temperature, teacher_logits / temperature, class_mask)
 
 
-def uniform_cross_entropy(logits, class_mask=None):
+def uniform_cross_entropy(logits: Array, class_mask: Array | None = None) -> Array:
   """``-1/K sum_k log p_k`` per example, ``[B]``, over the classes of the mask; its least value is ln K. Spec B8."""
   log_p = masked_log_softmax(logits, class_mask)
   if class_mask is None:
@@ -44,19 +49,21 @@ def uniform_cross_entropy(logits, class_mask=None):
   return -jnp.sum(log_p, axis=-1) / jnp.maximum(count, 1).astype(log_p.dtype)
 
 
-def safe_norm(x, axis=None):
+def safe_norm(x: Array, axis: int | Sequence[int] | None = None) -> Array:
   """``||x||_2`` over ``axis`` (default: all), with gradient 0 where it is 0, not NaN; in at least float32."""
   square = jnp.sum(jnp.square(x.astype(wide(x.dtype))), axis=axis)
   some = square > 0
   return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
 
 
-def group_lasso(groups):
+def group_lasso(groups: Iterable[Tree]) -> Scalar:
   """``sum_g ||g||_2`` over a list of trees, each one group; the gradient of a group that is exactly 0 is 0."""
   return sum(safe_norm(jnp.stack([safe_norm(leaf) for leaf in jax.tree.leaves(g)])) for g in groups)
 
 
-def contrast(anchors, y, others, other_y, weight, other_weight, temperature=1.0):
+def contrast(
+  anchors: Array, y: Array, others: Array, other_y: Array, weight: Array, other_weight: Array, temperature: Scalar = 1.0
+) -> Array:
   """``-1/|P_i| sum_{p in P_i} log(e^{s_ip / T} / sum_{a in A_i} e^{s_ia / T})`` per anchor i, ``[B]``; s: cosine.
 
   Anchors ``[B, D]`` of labels ``y [B]`` are rows to forget, ``others [N, D]`` rows to keep. P_i: others of another
@@ -73,7 +80,7 @@ def contrast(anchors, y, others, other_y, weight, other_weight, temperature=1.0)
   return _mean_negative_log(similarity, jnp.concatenate([kept, mates], 1), pull)
 
 
-def contrast_within(anchors, y, weight, temperature=1.0):
+def contrast_within(anchors: Array, y: Array, weight: Array, temperature: Scalar = 1.0) -> Array:
   """As :func:`contrast`, but P_i is the anchors of other classes and A_i all anchors, i included, ``[B]``.
 
   As the UUEF code has it: identically 0 where all anchors are of one class. Spec B4.

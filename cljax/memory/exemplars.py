@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax.core.types import UsageError
+from cljax.core.types import Array, UsageError
 from cljax.memory import slots
 
 MOST_PICKS = 1000  # of herding with repeats, where the released code stops
@@ -39,7 +39,7 @@ class Exemplars(NamedTuple):
   quota: Callable
 
 
-def herding(features, group, num_groups: int, depth, repeats: bool = False):
+def herding(features: Array, group: Array, num_groups: int, depth: int | Array, repeats: bool = False) -> Array:
   """``[N]`` int32: the place of each row in the list of its group by herding; N for rows that are not picked.
 
   On ``f = features / |features|``, mu the group's mean: ``w = mu``; repeat: pick the row ``argmax f.w`` that is not

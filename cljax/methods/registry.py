@@ -98,7 +98,7 @@ def check_needs(name: str, needs: Sequence[str], spec: Spec | None, label: str =
       raise UsageError(f"{label}.name: {name} needs {need}, which the objective {objective.name!r} does not have")
 
 
-def make(name: str, model: Model, spec: Spec, **options) -> Method:
+def make(name: str, model: Model, spec: Spec, **options: Any) -> Method:
   """A registered method with its declared access, for :func:`cljax.compose` inside a factory of your own.
 
   Options that are left out take their defaults; concrete ones are checked, traced ones are passed through.

@@ -8,17 +8,18 @@ each task, in any unit. With one task the backward and forward transfers are NaN
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 from cljax.metrics.matrix import as_matrix, lower, upper
 
 
-def triangle_accuracy(R) -> np.ndarray:
+def triangle_accuracy(R: ArrayLike) -> np.ndarray:
   """``A = sum_{i>=j} R_ij / (N (N+1) / 2)``: mean over the lower triangle. GEM's ACC takes the last row alone."""
   return lower(as_matrix(R)).mean(-1)
 
 
-def mean_backward_transfer(R) -> np.ndarray:
+def mean_backward_transfer(R: ArrayLike) -> np.ndarray:
   """``BWT = sum_{i>=2} sum_{j<i} (R_ij - R_jj) / (N (N-1) / 2)``: over all rows, unlike GEM's (the last row alone)."""
   R = as_matrix(R)
   lower(R)
@@ -26,22 +27,22 @@ def mean_backward_transfer(R) -> np.ndarray:
   return _mean(R[..., i, j] - R[..., j, j])
 
 
-def remembering(R) -> np.ndarray:
+def remembering(R: ArrayLike) -> np.ndarray:
   """``REM = 1 - |min(BWT, 0)|`` with :func:`mean_backward_transfer`; 1 is no forgetting."""
   return 1.0 - np.abs(np.minimum(mean_backward_transfer(R), 0.0))
 
 
-def positive_backward_transfer(R) -> np.ndarray:
+def positive_backward_transfer(R: ArrayLike) -> np.ndarray:
   """``BWT+ = max(BWT, 0)`` with :func:`mean_backward_transfer`."""
   return np.maximum(mean_backward_transfer(R), 0.0)
 
 
-def zero_shot_transfer(R) -> np.ndarray:
+def zero_shot_transfer(R: ArrayLike) -> np.ndarray:
   """``FWT = sum_{i<j} R_ij / (N (N-1) / 2)``: mean over the upper triangle, without a baseline (GEM's has one)."""
   return _mean(upper(as_matrix(R)))
 
 
-def model_size_efficiency(memory) -> np.ndarray:
+def model_size_efficiency(memory: ArrayLike) -> np.ndarray:
   """``MS = min(1, 1/N sum_i Mem(theta_1) / Mem(theta_i))``; ``memory`` is the size of the model after each task."""
   m = _sizes(memory, "memory")
   if (m <= 0).any():
@@ -49,7 +50,7 @@ def model_size_efficiency(memory) -> np.ndarray:
   return np.minimum(1.0, (m[..., :1] / m).mean(-1))
 
 
-def sample_storage_efficiency(memory, total) -> np.ndarray:
+def sample_storage_efficiency(memory: ArrayLike, total: ArrayLike) -> np.ndarray:
   """``SSS = 1 - min(1, 1/N sum_i Mem(M_i) / Mem(D))``; ``memory`` is what is stored of the data after each task."""
   m, total = _sizes(memory, "memory"), np.asarray(total, np.float64)
   if not (total > 0).all():
@@ -57,7 +58,7 @@ def sample_storage_efficiency(memory, total) -> np.ndarray:
   return 1.0 - np.minimum(1.0, (m / total[..., None]).mean(-1))
 
 
-def computational_efficiency(training_ops, one_pass_ops, epsilon: float = 10.0) -> np.ndarray:
+def computational_efficiency(training_ops: ArrayLike, one_pass_ops: ArrayLike, epsilon: float = 10.0) -> np.ndarray:
   """``CE = min(1, 1/N sum_i epsilon * Ops(one pass over task i) / Ops(training on task i))``.
 
   One pass is one forward and one backward over the task's data; ``epsilon > 1`` is how many of them count as frugal.
@@ -81,7 +82,7 @@ def cl_stability(criteria: dict, weights: dict | None = None) -> float:
   return float(1.0 - sum(w * c.std() for w, c in _weighted(criteria, weights)))
 
 
-def transfer_before_learning(R) -> np.ndarray:
+def transfer_before_learning(R: ArrayLike) -> np.ndarray:
   """MTIL's Transfer, ``mean_{i>=2} mean_{t<i} R[t, i]``: each task weighs alike (Zheng et al. 2023, ZSCL).
 
   :func:`zero_shot_transfer` weighs each entry alike, so later tasks more.
@@ -93,7 +94,7 @@ def transfer_before_learning(R) -> np.ndarray:
   return _mean(np.where(above, R, 0.0).sum(-2)[..., 1:] / np.arange(1, T))
 
 
-def average_over_all(R) -> np.ndarray:
+def average_over_all(R: ArrayLike) -> np.ndarray:
   """MTIL's Avg, ``mean_{t, i} R[t, i]`` over the whole matrix. MTIL's Last is ``average_accuracy``."""
   R = as_matrix(R)
   lower(R), upper(R)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 
 
-def confusion(labels, predicted, num_classes: int) -> np.ndarray:
+def confusion(labels: ArrayLike, predicted: ArrayLike, num_classes: int) -> np.ndarray:
   """``M[a, b]``: how many rows of class ``a`` were taken for ``b``; int ``[C, C]`` of labels and predictions ``[N]``.
 
   Raises UsageError for lengths that differ and classes outside ``0..C-1``.
@@ -23,7 +24,7 @@ def confusion(labels, predicted, num_classes: int) -> np.ndarray:
   return counts
 
 
-def per_class_accuracy(confusions) -> np.ndarray:
+def per_class_accuracy(confusions: ArrayLike) -> np.ndarray:
   """``M[c, c] / sum_b M[c, b]`` of confusion counts ``[..., C, C]``: ``[..., C]``, NaN where a class has no rows."""
   M = _counts(confusions)
   rows = M.sum(-1)
@@ -31,7 +32,7 @@ def per_class_accuracy(confusions) -> np.ndarray:
     return np.where(rows > 0, np.diagonal(M, 0, -2, -1) / rows, np.nan)
 
 
-def per_class_forgetting(confusions) -> np.ndarray:
+def per_class_forgetting(confusions: ArrayLike) -> np.ndarray:
   """``max_{k<K} a[k, c] - a[K, c]`` of the accuracies by class at ``K`` moments, ``[K, C, C]`` counts: ``[C]``.
 
   The forgetting of Chaudhry et al. 2018, by class instead of by task; negative where a class is known better now than
@@ -45,7 +46,7 @@ def per_class_forgetting(confusions) -> np.ndarray:
   return np.where(np.isinf(before), np.nan, before) - a[-1]
 
 
-def recency_bias(counts, old, new) -> float:
+def recency_bias(counts: ArrayLike, old: ArrayLike, new: ArrayLike) -> float:
   """The share of the wrong predictions on rows of the classes ``old`` that name one of the classes ``new``.
 
   ``counts [C, C]``; ``old`` and ``new [C]`` bool. NaN where nothing of the old classes is wrong. Chance gives the new

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 
@@ -20,7 +22,7 @@ class Events(NamedTuple):
   unforgettable: np.ndarray  # bool: right at least once, and never forgotten
 
 
-def forgetting_events(correct, presented=None) -> Events:
+def forgetting_events(correct: ArrayLike, presented: ArrayLike | None = None) -> Events:
   """Counts right-to-wrong transitions between consecutive presentations of an example (Toneva et al., ICLR 2019).
 
   ``correct [..., P, N]`` says whether example ``n`` was right at time ``p``, read from the training batch before its
@@ -56,7 +58,7 @@ def forgetting_score(events: Events) -> np.ndarray:
   return np.where(events.first_learned < 0, events.presentations, events.forgetting)
 
 
-def recognition(seen_loss, unseen_loss) -> np.ndarray:
+def recognition(seen_loss: ArrayLike, unseen_loss: ArrayLike) -> np.ndarray:
   """``mean_i [loss(seen_i) < loss(unseen_i)]``, paired by index; a tie is an error (Orhan 2023, arXiv id UNVERIFIED).
 
   ``[..., N]`` to ``[...]``; 0.5 is chance on exchangeable pairs. With a leading axis over checkpoints of later training
@@ -68,7 +70,7 @@ def recognition(seen_loss, unseen_loss) -> np.ndarray:
   return (seen < unseen).mean(-1)
 
 
-def recall(generated, reference, n: int = 2) -> float:
+def recall(generated: Sequence[Any], reference: Sequence[Any], n: int = 2) -> float:
   """ROUGE-n recall: the share of the reference's n-grams (with multiplicity) that the generated tokens hold.
 
   The score of recall experiments (Orhan 2023; that it is ROUGE-2 is UNVERIFIED). NaN where the reference has no n-gram.

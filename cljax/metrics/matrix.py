@@ -10,9 +10,11 @@ forgetting are NaN.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 
@@ -45,12 +47,12 @@ def upper(R) -> np.ndarray:
   return evaluated(R[..., *np.triu_indices(R.shape[-1], 1)], "the upper triangle")
 
 
-def average_accuracy(R) -> np.ndarray:
+def average_accuracy(R: ArrayLike) -> np.ndarray:
   """``ACC = 1/T sum_i R[T, i]``: mean accuracy over all tasks at the end (Lopez-Paz & Ranzato 2017)."""
   return evaluated(as_matrix(R)[..., -1, :], "the last row").mean(-1)
 
 
-def average_incremental_accuracy(R) -> np.ndarray:
+def average_incremental_accuracy(R: ArrayLike) -> np.ndarray:
   """``AIA = 1/T sum_t 1/t sum_{i<=t} R[t, i]``: mean over events of the mean over tasks seen so far (iCaRL, 2017).
 
   Tasks weigh alike in a row; iCaRL itself averages over classes, which is the same for tasks of equal size.
@@ -61,7 +63,7 @@ def average_incremental_accuracy(R) -> np.ndarray:
   return (np.where(np.tri(T, dtype=bool), R, 0.0).sum(-1) / np.arange(1, T + 1)).mean(-1)
 
 
-def backward_transfer(R) -> np.ndarray:
+def backward_transfer(R: ArrayLike) -> np.ndarray:
   """``BWT = 1/(T-1) sum_{i<T} (R[T, i] - R[i, i])`` (Lopez-Paz & Ranzato 2017); NaN for one task.
 
   The final row only; the BWT of Diaz-Rodriguez et al. averages over all rows (``mean_backward_transfer``).
@@ -72,7 +74,7 @@ def backward_transfer(R) -> np.ndarray:
   return (last - own)[..., :-1].sum(-1) / (T - 1) if T > 1 else np.full(R.shape[:-2], np.nan)
 
 
-def forward_transfer(R, baseline) -> np.ndarray:
+def forward_transfer(R: ArrayLike, baseline: ArrayLike) -> np.ndarray:
   """``FWT = 1/(T-1) sum_{i>=2} (R[i-1, i] - b_i)`` (Lopez-Paz & Ranzato 2017); NaN for one task.
 
   ``baseline [..., T]`` is the accuracy before the first event, of a randomly initialised model. The FWT of
@@ -90,7 +92,7 @@ def forward_transfer(R, baseline) -> np.ndarray:
   return (ahead - b[..., 1:]).mean(-1)
 
 
-def forgetting(R) -> np.ndarray:
+def forgetting(R: ArrayLike) -> np.ndarray:
   """``F = 1/(T-1) sum_{i<T} (max_{t<T} R[t, i] - R[T, i])`` (Chaudhry et al. 2018); NaN for one task.
 
   The maximum excludes the last row, so F can be negative, and ``F >= -BWT``. Mammoth takes the maximum over all rows,
@@ -105,7 +107,7 @@ def forgetting(R) -> np.ndarray:
   return (np.nanmax(R[..., :-1, :-1], axis=-2) - R[..., -1, :-1]).mean(-1)
 
 
-def summarize(values) -> dict[str, Any]:
+def summarize(values: ArrayLike | Sequence[float | None]) -> dict[str, Any]:
   """``{"mean", "stderr", "values"}`` over seeds, ready for JSON: ``stderr = std(ddof=1) / sqrt(S)``.
 
   ``values [S]``. The standard error of one seed, and whatever is NaN or infinite, is None. Raises UsageError for no

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from numpy.typing import ArrayLike
 
 from cljax.core import tree
-from cljax.core.types import UsageError
+from cljax.core.types import Array, Params, Tree, UsageError
 
 
-def forward_kl(base_logits, logits, weight=None) -> float:
+def forward_kl(base_logits: ArrayLike, logits: ArrayLike, weight: ArrayLike | None = None) -> float:
   """``E_x KL(p_base(.|x) || p(.|x)) = mean_x sum_y p_base log(p_base / p)`` in nats, of logits ``[B, ..., C]``.
 
   On inputs of the new task this is the predictor of forgetting of "RL's Razor" (Shenfeld, Pari & Agrawal 2025,
@@ -39,7 +42,7 @@ class Interference(NamedTuple):
   conflict: Any
 
 
-def gradient_interference(old, new) -> Interference:
+def gradient_interference(old: Tree, new: Tree) -> Interference:
   """``cos(g_old, g_new)`` and the share of parameters with ``g_old g_new < 0``, of two gradient trees.
 
   To first order a step ``-lr g_new`` changes the old loss by ``-lr g_old . g_new``. Leaf by leaf, so it works under jit
@@ -52,7 +55,7 @@ def gradient_interference(old, new) -> Interference:
   return Interference(jnp.where(norms > 0, inner / jnp.where(norms > 0, norms, 1.0), 0.0), opposed / tree.size(old))
 
 
-def moved_share(before, after, dtype="bfloat16") -> float:
+def moved_share(before: Params, after: Params, dtype: DTypeLike = "bfloat16") -> float:
   """The share of parameters that differ in two trees as ``dtype`` has them: ``mean 1[b(theta) != b(theta')]``.
 
   A step that is small beside a weight is lost in the few bits in which large models are kept; so one method's weights
@@ -64,7 +67,7 @@ def moved_share(before, after, dtype="bfloat16") -> float:
   return float(sum((rounded(a) != rounded(b)).sum() for a, b in pairs) / tree.size(before))
 
 
-def linear_cka(X, Y) -> float:
+def linear_cka(X: np.ndarray | Array, Y: np.ndarray | Array) -> float:
   """``||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F)`` of column-centred features ``[B, D]`` and ``[B, E]``.
 
   Of the same rows. In ``[0, 1]``; 1 for rotated or rescaled features, but not for a general linear map (Kornblith et
@@ -78,12 +81,12 @@ def linear_cka(X, Y) -> float:
   return float(np.linalg.norm(Y.T @ X) ** 2 / scale) if scale > 0 else float("nan")
 
 
-def cka_drift(before, after) -> float:
+def cka_drift(before: np.ndarray | Array, after: np.ndarray | Array) -> float:
   """``1 - CKA`` of the features of the same rows before and after training."""
   return 1.0 - linear_cka(before, after)
 
 
-def sharpness(loss_fn, params, key, steps: int = 50):
+def sharpness(loss_fn: Callable[[Params], Array], params: Params, key: Array, steps: int = 50) -> Array:
   """``lambda_max`` of the Hessian of ``loss_fn(params) -> scalar`` by power iteration, ``2 * steps`` Hessian products.
 
   Power iteration finds the eigenvalue of largest magnitude; where that one is negative it is not the largest. So a
@@ -109,7 +112,7 @@ def sharpness(loss_fn, params, key, steps: int = 50):
   return jnp.maximum(mu, top)
 
 
-def mean_curvature(loss_fn, params, key, samples: int = 16):
+def mean_curvature(loss_fn: Callable[[Params], Array], params: Params, key: Array, samples: int = 16) -> Array:
   """``Tr(H) / d`` of ``loss_fn(params) -> scalar`` by Hutchinson's estimator with ``samples`` random sign vectors."""
 
   def one(i):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import jax
 import numpy as np
 
 from cljax.core import tree
-from cljax.core.types import UsageError
+from cljax.core.types import Params, UsageError
 
 
 def module_of(path: str) -> str:
@@ -17,7 +16,7 @@ def module_of(path: str) -> str:
   return path.rpartition("/")[0] or path
 
 
-def module_names(params) -> list[str]:
+def module_names(params: Params) -> list[str]:
   """The modules of a parameter tree, numbers in their natural order and the head last."""
   names = {module_of(p) for p in tree.paths(params)}
   natural = lambda name: [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in _parts(name)]
@@ -28,7 +27,7 @@ def _parts(name: str) -> list[str]:
   return [part for part in re.split(r"(\d+)", name) if part]
 
 
-def module_sensitivity(before, after) -> dict[str, float]:
+def module_sensitivity(before: Params, after: Params) -> dict[str, float]:
   """``||theta_l' - theta_l||_1 / |theta_l|`` of each module ``l``: how far its average parameter moved.
 
   Of two parameter trees, such as those at the ends of two tasks (Zhao et al., ICML 2023, by a secondary source, who
@@ -44,7 +43,7 @@ def module_sensitivity(before, after) -> dict[str, float]:
   return {name: total[name] / size[name] for name in total if size[name]}
 
 
-def with_module(params, source, module: str) -> Any:
+def with_module(params: Params, source: Params, module: str) -> Params:
   """``params`` with one module's values from ``source``: the parameters of another time, or of another run.
 
   Raises UsageError where the trees differ or there is no such module.

@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 
 
-def over_events(R, learned, baseline) -> dict[str, np.ndarray]:
+def over_events(R: ArrayLike, learned: Sequence[int], baseline: ArrayLike) -> dict[str, np.ndarray]:
   """The metrics of the matrix over events; ``baseline [..., T]`` is the accuracy before the first.
 
   With ``first(i)`` and ``last(i)`` the first and last event that learned task ``i``, and ``E`` the last event:
@@ -51,7 +53,7 @@ def over_events(R, learned, baseline) -> dict[str, np.ndarray]:
   return {**out, "never_learned": end[..., rest].mean(-1)} if rest else out
 
 
-def over_rows(R, learned, rows) -> dict[str, np.ndarray]:
+def over_rows(R: ArrayLike, learned: Sequence[int], rows: ArrayLike) -> dict[str, np.ndarray]:
   """The accuracy over all test rows seen so far, each row counting once, where :func:`over_events` weighs tasks alike.
 
   With ``n[e, i]`` the test rows of task ``i`` evaluated after event ``e`` (``rows [..., E, T]`` as ``R``) and
@@ -87,7 +89,7 @@ class Gap(NamedTuple):
   recovered: np.ndarray
 
 
-def event_gap(before, inside) -> Gap:
+def event_gap(before: ArrayLike, inside: ArrayLike) -> Gap:
   """``depth = before - min_n inside[n]`` and ``recovered = inside[-1] - min_n inside[n]``, for each old task.
 
   ``before [K]``: accuracies before an event; ``inside [N, K]``: those at each evaluation while it lasted, its end

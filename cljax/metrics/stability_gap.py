@@ -8,18 +8,19 @@ sparse evaluations hide the gap. Entries of tasks not yet reached are not read a
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 
 
-def minimum_accuracy(curve, current) -> float:
+def minimum_accuracy(curve: ArrayLike, current: ArrayLike) -> float:
   """``min-ACC = 1/(k-1) sum_{i<k} min_{n > end(i)} a_i(n)``: each old task's worst since its end; NaN in task 1."""
   curve, current = _check(curve, current)
   k = current[-1]
   return float(np.mean([curve[current > i, i].min() for i in range(k)])) if k else float("nan")
 
 
-def worst_case_accuracy(curve, current) -> float:
+def worst_case_accuracy(curve: ArrayLike, current: ArrayLike) -> float:
   """``WC-ACC = a_k(n) / k + (1 - 1/k) min-ACC``: the current task now, the old ones at their worst."""
   curve, current = _check(curve, current)
   k = current[-1]
@@ -27,7 +28,7 @@ def worst_case_accuracy(curve, current) -> float:
   return now if k == 0 else now / (k + 1) + (1 - 1 / (k + 1)) * minimum_accuracy(curve, current)
 
 
-def windowed_forgetting(curve, current, window: int) -> float:
+def windowed_forgetting(curve: ArrayLike, current: ArrayLike, window: int) -> float:
   """``WF_w``: the largest fall ``a_p - a_q, p < q``, within ``window`` consecutive evaluations.
 
   Mean over the tasks reached. Of each task the evaluations count from the first made while it was learned. 0 if no
@@ -37,7 +38,7 @@ def windowed_forgetting(curve, current, window: int) -> float:
   return float(np.mean([_largest_rise(-curve[current >= i, i], window) for i in range(current[-1] + 1)]))
 
 
-def windowed_plasticity(curve, current, window: int) -> float:
+def windowed_plasticity(curve: ArrayLike, current: ArrayLike, window: int) -> float:
   """``WP_w``: the largest rise ``a_q - a_p, p < q``, within ``window`` consecutive evaluations.
 
   Mean over the tasks reached. By the definition, over all pairs. The released code reuses the scan for WF, which
@@ -48,7 +49,7 @@ def windowed_plasticity(curve, current, window: int) -> float:
   return float(np.mean([_largest_rise(curve[current >= i, i], window) for i in range(current[-1] + 1)]))
 
 
-def learning_curve_area(curve, current, beta: int) -> float:
+def learning_curve_area(curve: ArrayLike, current: ArrayLike, beta: int) -> float:
   """``LCA_beta``: mean of the first ``beta`` accuracies of the current task, mean over tasks reached.
 
   A-GEM's LCA also counts the accuracy before the first update (``beta + 1`` points): put it first in ``curve`` then.
@@ -66,7 +67,7 @@ def learning_curve_area(curve, current, beta: int) -> float:
   return float(np.mean(areas))
 
 
-def feature_drift(before, after) -> float:
+def feature_drift(before: ArrayLike, after: ArrayLike) -> float:
   """``mean_b ||f_before(x_b) - f_after(x_b)||^2`` of features ``[B, D]`` of the same rows."""
   before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
   if before.shape != after.shape or before.ndim != 2:
@@ -83,7 +84,7 @@ def _largest_rise(a, window: int) -> float:
   return rise
 
 
-def _check(curve, current):
+def _check(curve, current) -> tuple[np.ndarray, np.ndarray]:
   curve, current = np.asarray(curve, np.float64), np.asarray(current)
   if curve.ndim != 2 or curve.shape[0] == 0:
     raise UsageError(f"curve: has shape {curve.shape}; expected [N, T], one row for each evaluation")

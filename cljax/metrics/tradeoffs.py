@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 
 
-def netscore(accuracy, memory, compute, kappa: float = 2.0, beta: float = 0.5, gamma: float = 0.5) -> np.ndarray:
+def netscore(
+  accuracy: ArrayLike, memory: ArrayLike, compute: ArrayLike, kappa: float = 2.0, beta: float = 0.5, gamma: float = 0.5
+) -> np.ndarray:
   """``20 log10(accuracy^kappa / (memory^beta compute^gamma))`` in decibels (NetScore, Wong 2018).
 
   ``accuracy`` in percent, ``memory`` in millions of parameters, ``compute`` in giga multiply-adds. For continual
@@ -24,7 +27,10 @@ def netscore(accuracy, memory, compute, kappa: float = 2.0, beta: float = 0.5, g
   return 20.0 * (kappa * np.log10(a) - beta * np.log10(m) - gamma * np.log10(c))
 
 
-def fuar(kept_then, kept_now, updated_then, updated_now, acquired_then, acquired_now) -> float:
+def fuar(
+  kept_then: ArrayLike, kept_now: ArrayLike, updated_then: ArrayLike, updated_now: ArrayLike, acquired_then: ArrayLike,
+  acquired_now: ArrayLike,
+) -> float:  # fmt: skip
   """``FUAR = sum_i (K_i - K_n)+ / sum_i [(U_n - U_i)+ + (A_n - A_i)+]``: forgotten over updated plus acquired.
 
   Scores on kept (K), updated (U) and newly acquired (A) knowledge (Jang et al., ICLR 2022): 1 breaks even, below 1 is
@@ -57,7 +63,7 @@ class ScalingLaw(NamedTuple):
     return self.ceiling - self.a * P**-self.alpha - self.b * N**-self.beta
 
 
-def fit_scaling_law(parameters, steps, forgetting) -> ScalingLaw:
+def fit_scaling_law(parameters: ArrayLike, steps: ArrayLike, forgetting: ArrayLike) -> ScalingLaw:
   """Least squares of ``F = c - k [(A/P)^alpha + (B/N)^beta]`` over fine-tuned parameters P and steps N.
 
   Form of Kalajdzievski 2024 (arXiv 2401.05605; its constants UNVERIFIED). ``k A^alpha`` and ``k B^beta`` cannot be told
@@ -92,7 +98,7 @@ def fit_scaling_law(parameters, steps, forgetting) -> ScalingLaw:
   return ScalingLaw(float(c), float(a * p0**alpha), float(b * n0**beta), float(alpha), float(beta), _r2(residual, F))
 
 
-def fit_forgetting_tradeoff(finetuning_loss, forgetting) -> tuple[float, float, float]:
+def fit_forgetting_tradeoff(finetuning_loss: ArrayLike, forgetting: ArrayLike) -> tuple[float, float, float]:
   """Least squares of ``F = s - k L`` over ``[K]`` runs: ``(s, k, r2)``; ``k > 0`` says that lower loss forgets more.
 
   Kalajdzievski 2024: forgetting is linear and inverse in the fine-tuning loss.

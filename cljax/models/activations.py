@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from cljax.core.checks import check_scalar
 from cljax.core.tree import paths
+from cljax.core.types import Array, Params, Scalar
 
 
-def elephant(x, width=0.2, height=1.0, power=4.0):
+def elephant(x: Array, width: Scalar = 0.2, height: Scalar = 1.0, power: Scalar = 4.0) -> Array:
   """``height / (1 + |x / width|^power)``, elementwise; ``height/2`` at ``|x| = width``.
 
   width > 0 and height may be learned, per unit; power > 1 gives a gradient of 0 at x = 0, and the largest slope is
@@ -40,7 +41,7 @@ class ElephantUnits(nn.Module):
     return elephant(x, self.width * size("log_width"), self.height * size("log_height"), self.power)
 
 
-def elephant_shape_penalty(params):
+def elephant_shape_penalty(params: Params) -> Array:
   """``sum_u log_width_u^2 + log_height_u^2`` over all :class:`ElephantUnits`: 0 at the widths and heights given."""
   named = zip(paths(params), jax.tree.leaves(params), strict=True)
   return sum(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from cljax.core import tree
 from cljax.core.types import Model, UsageError
@@ -11,7 +12,9 @@ from cljax.models.linen import with_fields
 from cljax.models.tasks import each_row
 
 
-def from_apply(init: Callable, apply: Callable, *, stateful: bool = False, units=(), by_task: bool = False) -> Model:
+def from_apply(
+  init: Callable, apply: Callable, *, stateful: bool = False, units: Sequence[Any] = (), by_task: bool = False
+) -> Model:
   """A :class:`Model` from ``init(key) -> params`` and ``apply(params, x) -> logits`` (or ``Outputs``).
 
   With ``stateful``: ``init(key) -> (params, model_state)`` and
@@ -42,7 +45,7 @@ def from_apply(init: Callable, apply: Callable, *, stateful: bool = False, units
   return Model(model_init, model_apply, None, tuple(units), by_task=by_task)
 
 
-def from_nnx(module, *, units=(), by_task: bool = False) -> Model:
+def from_nnx(module: Any, *, units: Sequence[Any] = (), by_task: bool = False) -> Model:
   """A :class:`Model` from a Flax NNX module, or from a function ``rngs -> module`` that builds one.
 
   From a function, ``init(key)`` builds a module with ``nnx.Rngs(key)``; from a module, it copies the module's present

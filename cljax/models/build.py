@@ -7,7 +7,8 @@ import inspect
 import itertools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from cljax.core.types import Model, UsageError
 from cljax.models import named
@@ -29,7 +30,7 @@ def options(name: str) -> dict:
   return {n: p.default for n, p in parameters.items() if p.default is not p.empty}
 
 
-def build(name: str, input_shape, num_classes: int, *, rows=(), **given) -> Model:
+def build(name: str, input_shape: Any, num_classes: int, *, rows: Sequence[Any] = (), **given: Any) -> Model:
   """The zoo model ``name``; UsageError for an unknown name or option, and for a size that cannot be meant: what it
   takes is estimated before anything is made.
 

@@ -14,6 +14,7 @@ Measured by ``python -m launch.benchmark --suite=convolutions`` (``experiments/r
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from cljax.core.types import Array
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -165,7 +168,9 @@ def conv_on_cpu(x, kernel, strides, padding):
   return form(x, kernel, strides, padding)
 
 
-def conv(x, kernel, strides=(1, 1), padding="SAME"):
+def conv(
+  x: Array, kernel: Array, strides: tuple[int, int] = (1, 1), padding: str | Sequence[tuple[int, int]] = "SAME"
+) -> Array:
   """2-d convolution ``[B, H, W, c_in] * [kh, kw, c_in, c_out]``; the platform that compiles it chooses the form."""
   by = lambda form: lambda x, k: form(x, k, strides, padding)
   return jax.lax.platform_dependent(x, kernel, cpu=by(conv_on_cpu), cuda=by(conv_by_patches), default=by(conv_by_lax))

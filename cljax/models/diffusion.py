@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -43,7 +44,7 @@ class Denoiser(nn.Module):
     return Outputs(nn.Dense(parts[0].shape[1], name="head")(h).reshape(x["x"].shape), h, tuple(hidden))
 
 
-def denoiser(input_shape, hidden=(256, 256), conditions: int = 0) -> Model:
+def denoiser(input_shape: Sequence[int], hidden: Sequence[int] = (256, 256), conditions: int = 0) -> Model:
   """A multilayer perceptron on x, :func:`waves` of the time and an embedding of the condition; it gives x's shape.
 
   Inputs are the dict that :func:`cljax.objectives.denoising` shows: ``x [B, *input_shape]``, ``time [B]`` int and, with

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def matrix_factorisation(users: int, items: int, dim: int = 16, scale: float = 0
   return from_apply(init, apply)._replace(check_rows=check_rows)
 
 
-def vae(input_shape, latent: int = 8, hidden=(64,)) -> Model:
+def vae(input_shape: Sequence[int], latent: int = 8, hidden: Sequence[int] = (64,)) -> Model:
   """Multilayer perceptrons ``x -> (m, log v)`` and ``z -> reconstruction``; z is ``m + exp(log v / 2) e`` in training,
   m in evaluation.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -45,8 +45,9 @@ class CNN(nn.Module):
 
 
 def cnn(
-  input_shape, num_classes: int, widths=(32, 64, 96), activation: str | Callable = "relu", dropout: float = 0.0
-) -> Model:
+  input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (32, 64, 96),
+  activation: str | Callable = "relu", dropout: float = 0.0,
+) -> Model:  # fmt: skip
   """3x3 convolutions (stride 1, then 2), maximum over positions, head; about 75k parameters at the default widths.
 
   Hidden activations are ``[B, H, W, width]``; a unit is a channel.
@@ -99,7 +100,9 @@ class ResNet18(nn.Module):
     return Outputs(nn.Dense(self.num_classes, name="head")(x), x, tuple(hidden))
 
 
-def resnet18(input_shape, num_classes: int, width: int = 20, activation: str | Callable = "relu") -> Model:
+def resnet18(
+  input_shape: Sequence[int], num_classes: int, width: int = 20, activation: str | Callable = "relu"
+) -> Model:
   """The reduced ResNet-18 of the replay literature (Lopez-Paz & Ranzato 2017), with BatchNorm.
 
   First width 20: 1.1M parameters. 3x3 stem without pooling, four stages of two blocks (widths 1, 2, 4, 8 times
@@ -163,7 +166,7 @@ class ViT(nn.Module):
 
 
 def vit(
-  input_shape,
+  input_shape: Sequence[int],
   num_classes: int,
   patch: int = 4,
   width: int = 64,

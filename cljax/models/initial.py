@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from cljax.core.tree import paths
-from cljax.core.types import UsageError
+from cljax.core.types import Array, Tree, UsageError
 
 _TRUNCATED_STD = 0.87962566103423978  # of a standard normal cut at +-2
 
@@ -30,7 +31,7 @@ def _std(path: str, shape, gain: float) -> float | None:
   )
 
 
-def flat_init(shapes, key, gain=1.0):
+def flat_init(shapes: Tree, key: Array, gain: float | Callable[[str], float] = 1.0) -> Tree:
   """Arrays for a tree of shapes, by leaf name, from one truncated-normal draw that is sliced leaf by leaf.
 
   ``kernel``: variance ``gain / fan_in`` with ``fan_in = prod(shape[:-1])``, cut at two standard deviations and

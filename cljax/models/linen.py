@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from cljax.core.types import Model, Outputs, UsageError
+from cljax.core.types import Array, Model, Outputs, Tree, UsageError
 from cljax.models.capture import capture_layers
 from cljax.models.tasks import each_row
 
@@ -68,8 +70,10 @@ def with_fields(out, sown=None) -> Outputs:
 
 
 def from_linen(
-  module: nn.Module, input_shape, *, init=None, units=(), with_activation=None, input_dtype=jnp.float32, by_task=False
-) -> Model:
+  module: nn.Module, input_shape: Sequence[int] | Mapping[str, Any], *,
+  init: Callable[[Tree, Array], Tree] | None = None, units: Sequence[Any] = (),
+  with_activation: Callable[..., Model] | None = None, input_dtype: DTypeLike = jnp.float32, by_task: bool = False,
+) -> Model:  # fmt: skip
   """A :class:`Model` from a Linen module that maps ``x [B, *input_shape]`` to logits or to :class:`Outputs`.
 
   Of inputs that are a dict ``input_shape`` is one of ``jax.ShapeDtypeStruct`` of a batch of one row.

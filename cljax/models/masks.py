@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.core import tree
-from cljax.core.types import Model, UsageError
+from cljax.core.types import Array, Model, Outputs, Scalar, Tree, UsageError
 from cljax.models.tasks import by_row
 
 
@@ -33,7 +33,7 @@ def _straight_jvp(primals, tangents):
   return primals[1], tangents[0]
 
 
-def top_mask(scores, sparsity):
+def top_mask(scores: Array, sparsity: Scalar) -> Array:
   """The mask that zeroes the ``floor(sparsity * n)`` smallest ``|scores|``; its gradient goes straight to ``|scores|``.
 
   Edge-popup (Ramanujan et al. 2020). ``sparsity`` in [0, 1) may be traced. Scores tied with the smallest kept are kept.
@@ -53,7 +53,7 @@ def _under(frozen, scores: dict, mask_of):
   return jax.tree.unflatten(jax.tree.structure(frozen), made)
 
 
-def masked(model: Model, num_tasks: int, sparsity=0.5) -> Model:
+def masked(model: Model, num_tasks: int, sparsity: Scalar = 0.5) -> Model:
   """SupSup (Wortsman et al. 2020): frozen random weights, and for each task a mask that zeroes a ``sparsity`` share.
 
   Kernels (leaves of two or more axes) are signed constants, ``sign(w) * std(w)`` of the model's own initialisation;
@@ -98,7 +98,9 @@ def masked(model: Model, num_tasks: int, sparsity=0.5) -> Model:
   return by_row(Model(init, apply), num_tasks)
 
 
-def mixture_apply(model: Model, scores, model_state, x, alphas, sparsity=0.5):
+def mixture_apply(
+  model: Model, scores: Tree, model_state: Tree, x: Tree, alphas: Array, sparsity: Scalar = 0.5
+) -> Outputs:
   """Outputs under ``W * sum_t alphas[t] mask_t``, in eval mode; differentiable in ``alphas [T]``.
 
   ``model`` is the network that :func:`masked` was given. Task inference (GNu) takes the task whose weight most steeply

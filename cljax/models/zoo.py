@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -63,8 +63,9 @@ class MLP(nn.Module):
 
 
 def mlp(
-  input_shape, num_classes: int, hidden=(256, 256), activation: str | Callable = "relu", dropout: float = 0.0
-) -> Model:
+  input_shape: Sequence[int], num_classes: int, hidden: Sequence[int] = (256, 256),
+  activation: str | Callable = "relu", dropout: float = 0.0,
+) -> Model:  # fmt: skip
   """A multilayer perceptron on the flattened input; ``hidden`` are the widths, ``dropout`` the rate after each.
 
   ``activation``: a name of ACTIVATIONS or a function.

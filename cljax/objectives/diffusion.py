@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cljax.core import tree
-from cljax.core.types import UsageError
+from cljax.core.types import Array, Scalar, Tree, UsageError
 from cljax.objectives.objective import Objective, Score
 from cljax.objectives.registry import Number, Text, Whole, offered
 from cljax.objectives.rows import along, eaten, first, keys, places, shown, stored
@@ -107,8 +108,9 @@ def denoising(model, spec, *, schedule: str, steps: int, drop) -> Objective:
 
 
 def ddpm_sample(
-  key, predict: Callable, shape, *, schedule: str = "linear", steps: int = 1000, condition=None, guidance=None
-):
+  key: Array, predict: Callable[[dict[str, Any]], Array], shape: tuple[int, ...], *, schedule: str = "linear",
+  steps: int = 1000, condition: Tree = None, guidance: Scalar | None = None,
+) -> Array:  # fmt: skip
   """``x_{t-1} = (x_t - beta_t / sqrt(1 - a_t) e) / sqrt(1 - beta_t) + sqrt(beta_t) z`` from x_T standard normal.
 
   Returns ``shape = (n, ...)`` float32; the last step adds no noise. ``predict(inputs) -> e`` takes the dict that

@@ -70,7 +70,7 @@ class Objective(NamedTuple):
     return self.inputs is None
 
 
-def supervised(name: str, each: Callable, scores: Mapping[str, Score], main: str, **more) -> Objective:
+def supervised(name: str, each: Callable, scores: Mapping[str, Score], main: str, **more: Any) -> Objective:
   """An objective of ``each(prediction, batch) -> (each, inside)``: one forward pass a step."""
 
   def loss(key, apply, params, batch):

@@ -87,7 +87,7 @@ def offered(**options: Option):
     OBJECTIVES[name] = Offer(make, options)
 
     @functools.wraps(make)
-    def call(**given) -> Chosen:
+    def call(**given: Any) -> Chosen:
       return chosen(name, given)
 
     del call.__wrapped__  # its signature is not that of ``make``

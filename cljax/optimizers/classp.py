@@ -11,14 +11,17 @@ import optax
 from cljax.core import tree
 from cljax.core.checks import check_scalar
 from cljax.core.dtypes import wide
+from cljax.core.types import Scalar
 
 
 class ClasspState(NamedTuple):
+  """The sum ``s`` of :func:`scale_by_classp`, a tree like the parameters, in at least float32."""
+
   accumulated: Any  # s, carried over tasks
 
 
 def scale_by_classp(
-  threshold=0.5, power=1.0, eps=1e-5, apply_scaling: bool = True, released: bool = False
+  threshold: Scalar = 0.5, power: Scalar = 1.0, eps: Scalar = 1e-5, apply_scaling: bool = True, released: bool = False
 ) -> optax.GradientTransformationExtraArgs:
   """Per weight, where ``g^2 > threshold``: ``s += |g|^power``, update ``g / (s + eps)^(1/power)``; elsewhere neither.
 
@@ -58,8 +61,9 @@ def scale_by_classp(
 
 
 def classp(
-  learning_rate=0.2, threshold=0.5, power=1.0, eps=1e-5, apply_scaling: bool = True, released: bool = False
-) -> optax.GradientTransformationExtraArgs:
+  learning_rate: optax.ScalarOrSchedule = 0.2, threshold: Scalar = 0.5, power: Scalar = 1.0, eps: Scalar = 1e-5,
+  apply_scaling: bool = True, released: bool = False,
+) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """``scale_by_classp`` and the step ``-learning_rate``; defaults are the published script's."""
   rule = scale_by_classp(threshold, power, eps, apply_scaling, released)
   return optax.with_extra_args_support(optax.chain(rule, optax.scale_by_learning_rate(learning_rate)))

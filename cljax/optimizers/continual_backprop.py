@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from cljax.core.dtypes import wide
 from cljax.core.layout import in_out_only
 from cljax.core.opt_state import edit_moments
 from cljax.core.tree import edit_leaves, leaf, paths
-from cljax.core.types import UsageError
+from cljax.core.types import Array, OptState, Params, Scalar, UsageError
 
 
 class CbpState(NamedTuple):
@@ -25,7 +26,7 @@ class CbpState(NamedTuple):
   due: Any
 
 
-def continual_backprop_init(params, units) -> CbpState:
+def continual_backprop_init(params: Params, units: Sequence[Any]) -> CbpState:
   """``units``: for each hidden layer the paths ``in_kernel [..., n]``, ``in_bias [n]``, ``out_kernel [..., n, out]``
   and the index ``hidden`` of its activations, as ``Model.units`` has them. Kernels of Equinox and PyTorch, ``[out, in,
   ...]``, are not read: transpose them. Raises UsageError for no units, a wrong path or an Equinox module."""
@@ -51,9 +52,10 @@ def _warm(decay, age, dtype):
 
 
 def continual_backprop_step(
-  key, params, opt_state, state: CbpState, hidden, weight, units, *,
-  rate=1e-4, maturity=100, decay=0.99, utility: str = "contribution", gain=2.0**0.5, compensate: bool = True,
-):  # fmt: skip
+  key: Array, params: Params, opt_state: OptState, state: CbpState, hidden: Sequence[Array], weight: Array,
+  units: Sequence[Any], *, rate: Scalar = 1e-4, maturity: Scalar = 100, decay: Scalar = 0.99,
+  utility: str = "contribution", gain: Scalar = 2.0**0.5, compensate: bool = True,
+) -> tuple[Params, OptState, CbpState]:  # fmt: skip
   """One call after each optimizer step; returns ``(params, opt_state, state)``.
 
   ``f <- decay f + (1 - decay) mean h``; ``u`` likewise of ``mean|h| mean|w_out|`` ('contribution') or of

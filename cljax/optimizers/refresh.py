@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from cljax.core.checks import check_scalar
+from cljax.core.types import Array, Params, Scalar, Tree
 from cljax.optimizers._common import random_like
 
 
 def refresh(
-  key, loss_fn, params, fisher, *, step_size, steps: int = 1, damping=1e-3, noise=1.0, released: bool = False,
-  inner_rate=0.01,
-):  # fmt: skip
+  key: Array, loss_fn: Callable[[Params], tuple[Array, Any]], params: Params, fisher: Tree, *, step_size: Scalar,
+  steps: int = 1, damping: Scalar = 1e-3, noise: Scalar = 1.0, released: bool = False, inner_rate: Scalar = 0.01,
+) -> Params:  # fmt: skip
   """``theta <- theta + step_size F^-1 grad L + N(0, 2 step_size F^-1)``, ``steps`` times: ascent before the normal
   step.
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from cljax.core.checks import check_choice, check_scalar
+from cljax.core.types import Array, Scalar
 
 
-def rewarm_redecay(peak, floor, warmup_steps, task_steps):
+def rewarm_redecay(
+  peak: Scalar, floor: Scalar, warmup_steps: Scalar, task_steps: Scalar
+) -> Callable[[ArrayLike], Array]:
   """Per task: linear from 0 to ``peak`` over ``warmup_steps``, then cosine to ``floor``; repeated every ``task_steps``.
 
   ``floor + 1/2 (peak - floor)(1 + cos(pi (n - N_w) / (N - N_w)))``; the papers use about 1% warm-up and ``floor =
@@ -29,8 +35,9 @@ def rewarm_redecay(peak, floor, warmup_steps, task_steps):
 
 
 def infinite(
-  peak, constant, floor, warmup_steps, cooldown_steps, anneal_start, anneal_steps, shape: str = "cosine", sharpness=10.0
-):
+  peak: Scalar, constant: Scalar, floor: Scalar, warmup_steps: Scalar, cooldown_steps: Scalar, anneal_start: Scalar,
+  anneal_steps: Scalar, shape: str = "cosine", sharpness: Scalar = 10.0,
+) -> Callable[[ArrayLike], Array]:  # fmt: skip
   """Warm-up to ``peak``, cool-down to ``constant``, then constant as long as wanted (tasks change there, without a
   jump), and from ``anneal_start`` exponentially to ``floor``: ``constant (floor / constant)^((n - n0) / (n1 - n0))``.
 

@@ -12,10 +12,12 @@ from cljax.core import tree
 from cljax.core.checks import check_choice, check_scalar
 from cljax.core.dtypes import wide
 from cljax.core.opt_state import edit_states
-from cljax.core.types import UsageError
+from cljax.core.types import OptState, Scalar, UsageError
 
 
 class TagState(NamedTuple):
+  """Moments of the running task of :func:`scale_by_tag`, and directions and v of each finished one."""
+
   task: Any  # int32, tasks finished
   count: Any  # int32, steps in this task
   first: Any  # m of this task
@@ -25,7 +27,7 @@ class TagState(NamedTuple):
 
 
 def scale_by_tag(
-  num_tasks: int, b=5.0, b1=0.9, b2=0.99, base: str = "rmsprop", eps=1e-8
+  num_tasks: int, b: Scalar = 5.0, b1: Scalar = 0.9, b2: Scalar = 0.99, base: str = "rmsprop", eps: Scalar = 1e-8
 ) -> optax.GradientTransformationExtraArgs:
   """Per tensor: ``g / (sqrt(V) + eps)`` with ``V = sum_{k<t} exp(-b cos(m, m_k)) v_k + exp(-b) v`` (``V = v`` at t =
   0).
@@ -81,14 +83,15 @@ def scale_by_tag(
 
 
 def tag(
-  learning_rate, num_tasks: int, b=5.0, b1=0.9, b2=0.99, base: str = "rmsprop", eps=1e-8
-) -> optax.GradientTransformationExtraArgs:
+  learning_rate: optax.ScalarOrSchedule, num_tasks: int, b: Scalar = 5.0, b1: Scalar = 0.9, b2: Scalar = 0.99,
+  base: str = "rmsprop", eps: Scalar = 1e-8,
+) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """``scale_by_tag`` and the step ``-learning_rate``. Call ``tag_next_task`` at every task boundary."""
   rule = scale_by_tag(num_tasks, b, b1, b2, base, eps)
   return optax.with_extra_args_support(optax.chain(rule, optax.scale_by_learning_rate(learning_rate)))
 
 
-def tag_next_task(opt_state):
+def tag_next_task(opt_state: OptState) -> OptState:
   """Ends a task for every TAG state in ``opt_state``: its direction and v are stored, its moments start anew.
 
   Raises UsageError where there is no TAG state, or (concrete) where ``num_tasks`` tasks are stored already.

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from cljax.core import tree
 from cljax.core.checks import check_scalar
 from cljax.core.dtypes import wide
 from cljax.core.tree import size
-from cljax.core.types import UsageError
+from cljax.core.types import Array, Params, Scalar, UsageError
 
 
 class MeanField(NamedTuple):
@@ -22,14 +23,14 @@ class MeanField(NamedTuple):
   spread: Any
 
 
-def mean_field(params, deviation=1e-3) -> MeanField:
+def mean_field(params: Params, deviation: Scalar = 1e-3) -> MeanField:
   """A posterior around ``params`` with one standard deviation everywhere. Raises UsageError where it is not above 0."""
   check_scalar("mean_field", "deviation", deviation, above=True)
   spread = jax.tree.map(lambda p: jnp.full_like(p, jnp.log(jnp.expm1(deviation))), params)
   return MeanField(jax.tree.map(lambda p: jnp.array(p, copy=True), params), spread)
 
 
-def mean_field_sample(key, posterior: MeanField):
+def mean_field_sample(key: Array, posterior: MeanField) -> Params:
   """``mean + softplus(spread) * e`` with ``e ~ N(0, I)``: parameters by reparameterisation.
 
   One flat draw, cut into leaves: a draw for each leaf compiles for twice as long on CPU.
@@ -42,7 +43,7 @@ def mean_field_sample(key, posterior: MeanField):
   return jax.tree.unflatten(jax.tree.structure(posterior.mean), draws)
 
 
-def mean_field_kl(posterior: MeanField, prior: MeanField):
+def mean_field_kl(posterior: MeanField, prior: MeanField) -> Scalar:
   """``KL(posterior || prior)`` in nats, a scalar: ``sum log(s_p / s_q) + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) -
   1/2``."""
 
@@ -53,14 +54,14 @@ def mean_field_kl(posterior: MeanField, prior: MeanField):
   return sum(jax.tree.leaves(jax.tree.map(one, *posterior, *prior)))
 
 
-def natural_parameters(posterior: MeanField):
+def natural_parameters(posterior: MeanField) -> tuple[Params, Params]:
   """``(mean / s^2, -1 / (2 s^2))`` per weight, the natural parameters of the Gaussian; two trees."""
   variance = jax.tree.map(lambda r: jnp.square(jax.nn.softplus(r)), posterior.spread)
   first = jax.tree.map(lambda m, v: m / v, posterior.mean, variance)
   return first, jax.tree.map(lambda v: -0.5 / v, variance)
 
 
-def natural_gradient(scale=1.0) -> optax.GradientTransformationExtraArgs:
+def natural_gradient(scale: Scalar = 1.0) -> optax.GradientTransformationExtraArgs:
   """``scale * F^-1 g`` for gradients of a :class:`MeanField`, F the Fisher information of the Gaussian.
 
   ``F = 1 / s^2`` for a mean and ``2 (ds/dr)^2 / s^2`` for a spread r, ``s = softplus(r)``. For a loss that is a mean
@@ -95,7 +96,9 @@ def natural_gradient(scale=1.0) -> optax.GradientTransformationExtraArgs:
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def claw_adapt(key, kernel, amount, probability, limit, temperature=0.5):
+def claw_adapt(
+  key: Array, kernel: Array, amount: ArrayLike, probability: ArrayLike, limit: ArrayLike, temperature: Scalar = 0.5
+) -> Array:
   """CLAW: ``kernel * (1 + a b)`` per outgoing neuron, ``a`` Bernoulli(probability) and ``b = limit tanh(amount)``.
 
   kernel ``[..., n]``; amount, probability and limit ``[n]`` or scalars. ``a`` is a binary concrete variable of this

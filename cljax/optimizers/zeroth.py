@@ -6,6 +6,7 @@ Each returns a tree like the parameters, to be given to any optax chain; ZO-Adam
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import optax
 from cljax.core.checks import check_scalar
 from cljax.core.dtypes import wide
 from cljax.core.tree import axpy, dot, empty_like, fit
-from cljax.core.types import UsageError
+from cljax.core.types import Array, Params, Scalar, UsageError
 from cljax.optimizers._common import random_like
 
 
@@ -37,8 +38,9 @@ def _check(owner, epsilon, queries, sparsity, sparsity_key):
 
 
 def zo_sgd(
-  key, loss_fn, params, *, epsilon=1e-3, queries: int = 1, one_sided: bool = False, sparsity=0.0, sparsity_key=None
-):
+  key: Array, loss_fn: Callable[[Params], tuple[Array, Any]], params: Params, *, epsilon: Scalar = 1e-3,
+  queries: int = 1, one_sided: bool = False, sparsity: Scalar = 0.0, sparsity_key: Array | None = None,
+) -> tuple[tuple[Array, Any], Params]:  # fmt: skip
   """SPSA: ``mean_q (L(t + e z) - L(t - e z)) / (2 e) * z`` with ``z ~ N(0, I)``; unbiased as e goes to 0.
 
   The published code's form (MeZO); the paper prints z^-1. one_sided: ``(L(t + e z) - L(t)) / e``. queries: how many z
@@ -66,8 +68,9 @@ def zo_sgd(
 
 
 def zo_sign(
-  key, loss_fn, params, *, scalar_sign: bool = False, epsilon=1e-3, sparsity=0.0, sparsity_key=None, **options
-):
+  key: Array, loss_fn: Callable[[Params], tuple[Array, Any]], params: Params, *, scalar_sign: bool = False,
+  epsilon: Scalar = 1e-3, sparsity: Scalar = 0.0, sparsity_key: Array | None = None, **options: Any,
+) -> tuple[tuple[Array, Any], Params]:  # fmt: skip
   """``sign(g)`` elementwise of the ``zo_sgd`` estimate g, as the paper prints; options as there.
 
   ``scalar_sign`` is the published code's: the sign of the one difference quotient, times z (one query only).
@@ -85,7 +88,9 @@ def zo_sign(
   return found, jax.tree.map(lambda x, p: (slope * x).astype(p.dtype), z, params)
 
 
-def zo_conserve(key, loss_fn, params, learning_rate, **options):
+def zo_conserve(
+  key: Array, loss_fn: Callable[[Params], tuple[Array, Any]], params: Params, learning_rate: Scalar, **options: Any
+) -> tuple[tuple[Array, Any], Params]:
   """The one of ``{0, g, -g}`` whose SGD step of ``learning_rate`` has the lowest loss; g is ``zo_sgd``'s, options as
   there.
 
@@ -100,7 +105,9 @@ def zo_conserve(key, loss_fn, params, learning_rate, **options):
   return here, jax.tree.map(lambda g: (sign * g).astype(g.dtype), grads)
 
 
-def forward_gradient(key, loss_fn, params):
+def forward_gradient(
+  key: Array, loss_fn: Callable[[Params], tuple[Array, Any]], params: Params
+) -> tuple[tuple[Array, Any], Params]:
   """``(grad L . v) v`` with ``v ~ N(0, I)``, by one Jacobian-vector product: unbiased, no backward pass.
 
   Baydin et al. 2022; a ZeroFlow baseline.
@@ -110,7 +117,10 @@ def forward_gradient(key, loss_fn, params):
   return (loss, aux), jax.tree.map(lambda x: slope.astype(x.dtype) * x, v)
 
 
-def hybrid(key, loss_fn, params, step, switch_step, estimator=zo_sgd):
+def hybrid(
+  key: Array, loss_fn: Callable[[Params], tuple[Array, Any]], params: Params, step: int | Array,
+  switch_step: int | Array, estimator: Callable[..., tuple[tuple[Array, Any], Params]] = zo_sgd,
+) -> tuple[tuple[Array, Any], Params]:  # fmt: skip
   """First-order gradients before ``switch_step``, ``estimator``'s from it on (ZeroFlow's enhancement 1).
 
   step and switch_step may be traced; under ``vmap`` both sides are computed.
@@ -120,11 +130,13 @@ def hybrid(key, loss_fn, params, step, switch_step, estimator=zo_sgd):
 
 
 class HistoryState(NamedTuple):
+  """The smoothed gradient h of :func:`history`, and whether one was seen yet (a bool)."""
+
   gradient: Any
   seen: Any
 
 
-def history(alpha=0.2) -> optax.GradientTransformationExtraArgs:
+def history(alpha: Scalar = 0.2) -> optax.GradientTransformationExtraArgs:
   """``h <- (1 - alpha) g + alpha h``, starting at g: ZeroFlow's historical smoothing, as an optax transform.
 
   The paper smooths the old tasks' part of the gradient, with alpha about 0.2; the published code smooths z with
@@ -150,7 +162,10 @@ def history(alpha=0.2) -> optax.GradientTransformationExtraArgs:
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def evolution_strategy(key, loss_fn, params, *, sigma=1e-3, population: int = 30, antithetic: bool = False):
+def evolution_strategy(
+  key: Array, loss_fn: Callable[[Params], tuple[Array, Any]], params: Params, *, sigma: Scalar = 1e-3,
+  population: int = 30, antithetic: bool = False,
+) -> tuple[tuple[Array, Any], Params]:  # fmt: skip
   """``-(1/N) sum_i z_i e_i`` with ``e_i ~ N(0, I)``, ``R_i = -L(t + sigma e_i)`` and ``z = (R - mean R) / std R``.
 
   SGD of step alpha on it is ``t + (alpha / N) sum z_i e_i``, without a division by sigma (alpha = sigma / 2 in the

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from cljax.core.checks import check
+from cljax.core.types import Array, Scalar
 from cljax.projectors import _common as common
 
 
@@ -18,7 +19,7 @@ class AGEMState(NamedTuple):
   projected: Any
 
 
-def agem(reference: str = "memory", epsilon=0.0) -> optax.GradientTransformationExtraArgs:
+def agem(reference: str = "memory", epsilon: Scalar = 0.0) -> optax.GradientTransformationExtraArgs:
   """A-GEM: ``g - <g, r> / (<r, r> + epsilon) r`` where ``<g, r> < 0``, else ``g`` to the bit.
 
   ``r = references[reference]`` is the gradient of the mean loss on a memory batch, shaped as the parameters. A zero
@@ -59,6 +60,6 @@ def er_agem(reference: str = "replay") -> optax.GradientTransformationExtraArgs:
   return agem(reference, epsilon=1e-7)
 
 
-def current_weight(task):
+def current_weight(task: int | Array) -> Array:
   """The weight ``1 / (task + 1)`` of the current loss beside replay: equal for every seen task, counted from 0."""
   return 1.0 / (jnp.asarray(task) + 1)

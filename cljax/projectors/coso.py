@@ -12,7 +12,7 @@ from cljax.core import layout as kernel_layout
 from cljax.core import tree
 from cljax.core.checks import check, check_count
 from cljax.core.opt_state import edit_states
-from cljax.core.types import UsageError
+from cljax.core.types import OptState, Scalar, UsageError
 from cljax.projectors import _common as common
 from cljax.projectors import _kernels
 from cljax.projectors.gpm import append, leading, remove_span
@@ -61,10 +61,10 @@ def coso(
   sketch_rank: int,
   every: int = 1,
   max_history: int | None = None,
-  b1=0.9,
-  b2=0.999,
-  epsilon=1e-6,
-  decay=1.0,
+  b1: Scalar = 0.9,
+  b2: Scalar = 0.999,
+  epsilon: Scalar = 1e-6,
+  decay: Scalar = 1.0,
   layout: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """CoSO's direction ``P (m / (sqrt(v) + epsilon))``, Adam on ``R = P^T (I - M M^T) G``; chain ``optax.scale(-lr)``.
@@ -185,7 +185,7 @@ def coso_projection(max_history: int | None = None, layout: str | None = None) -
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def coso_end_task(opt_state, threshold=0.98, rule: str = "reach"):
+def coso_end_task(opt_state: OptState, threshold: Scalar = 0.98, rule: str = "reach") -> OptState:
   """Moves the sketch's leading directions, up to ``threshold`` of its energy, into the history; clears the rest.
 
   ``rule``: 'reach' keeps the first count that reaches the threshold; 'released' stays below it, one direction fewer.

@@ -13,7 +13,7 @@ from cljax.core import tree
 from cljax.core.checks import check, check_count
 from cljax.core.layout import fan_in
 from cljax.core.opt_state import edit_states
-from cljax.core.types import UsageError
+from cljax.core.types import Array, OptState, Params, Scalar, Tree, UsageError
 from cljax.projectors import _common as common
 from cljax.projectors import _kernels
 from cljax.projectors.gpm import extend_basis, remove_span
@@ -47,7 +47,7 @@ class CUBERBlocked(NamedTuple):
 def cuber(
   num_tasks: int,
   max_rank: int,
-  strength=0.01,
+  strength: Scalar = 0.01,
   skip: Callable[[str], bool] | None = None,
   freeze_vectors: bool = True,
   layout: str | None = None,
@@ -88,7 +88,7 @@ def cuber(
 def cuber_pull(
   num_tasks: int,
   max_rank: int,
-  strength=0.01,
+  strength: Scalar = 0.01,
   skip: Callable[[str], bool] | None = None,
   layout: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -199,7 +199,9 @@ def _project(updates, blocked: dict, tasks, skip, freeze_vectors: bool, layout):
   return tree.map_named(one, updates)
 
 
-def cuber_start_task(opt_state, params, grads, sufficient=0.5, positive=0.0):
+def cuber_start_task(
+  opt_state: OptState, params: Params, grads: Tree, sufficient: Scalar = 0.5, positive: Scalar = 0.0
+) -> OptState:
   """Chooses the regimes for a new task from ``grads``, its mean gradient at ``params``, before any step.
 
   For each kernel and old task: sufficient when ``|S_j^T G| >= sufficient |G|``, positive when
@@ -239,7 +241,9 @@ def cuber_start_task(opt_state, params, grads, sufficient=0.5, positive=0.0):
   return tree.edit_nodes(opt_state, CUBERBlocked, follow)[0]
 
 
-def cuber_end_task(opt_state, layer_inputs: dict[str, Any], grads, threshold=0.97):
+def cuber_end_task(
+  opt_state: OptState, layer_inputs: dict[str, Any], grads: Tree, threshold: Scalar = 0.97
+) -> OptState:
   """Stores a finished task: a basis of ``threshold`` of ``layer_inputs[path] [n, d_in]``, and its gradient."""
   check("threshold", threshold, "0 to 1", lambda v: (v >= 0) & (v <= 1))
   gradients = tree.by_path(grads)
@@ -260,7 +264,7 @@ def cuber_end_task(opt_state, layer_inputs: dict[str, Any], grads, threshold=0.9
   return tree.edit_nodes(opt_state, CUBERBlocked, lambda s: s._replace(tasks=s.tasks + 1))[0]
 
 
-def scaled_projection(kernel, basis, scale):
+def scaled_projection(kernel: Array, basis: Array, scale: Array) -> Array:
   """TRGP's weight ``W - S S^T W + S Q S^T W``: ``kernel [d, c]``, ``basis`` S ``[d, r]``, ``scale`` Q ``[r, r]``."""
   inside = jnp.matmul(basis.T, kernel, precision=common.PRECISION)
   return kernel + jnp.matmul(basis, jnp.matmul(scale, inside, precision=common.PRECISION) - inside)

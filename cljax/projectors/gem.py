@@ -10,6 +10,7 @@ import optax
 
 from cljax.core import tree
 from cljax.core.checks import check
+from cljax.core.types import Scalar
 from cljax.projectors import _common as common
 from cljax.projectors import _qp
 
@@ -21,7 +22,7 @@ class GEMState(NamedTuple):
   kkt: Any
 
 
-def gem(reference: str = "memory", margin=0.5, ridge=1e-3) -> optax.GradientTransformationExtraArgs:
+def gem(reference: str = "memory", margin: Scalar = 0.5, ridge: Scalar = 1e-3) -> optax.GradientTransformationExtraArgs:
   """GEM: ``g + G^T v``, ``v = argmin_{v >= margin} v^T (G G^T + ridge I) v / 2 + (G g)^T v``, if some ``<g, g_k> < 0``.
 
   ``references[reference]`` is a stack ``[K, ...]`` of the gradients ``g_k`` of the loss on each stored task (or one
@@ -68,7 +69,9 @@ def gem(reference: str = "memory", margin=0.5, ridge=1e-3) -> optax.GradientTran
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def er_gem(reference: str = "replay", margin=0.5, ridge=1e-3) -> optax.GradientTransformationExtraArgs:
+def er_gem(
+  reference: str = "replay", margin: Scalar = 0.5, ridge: Scalar = 1e-3
+) -> optax.GradientTransformationExtraArgs:
   """ER + GEM: :func:`gem` on the gradient of ``w L_current + (1 - w) L_replay``, with one reference per past task.
 
   ``w`` is :func:`current_weight`. The released code leaves BatchNorm parameters out (here: ``optax.masked``) and uses

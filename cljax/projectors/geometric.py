@@ -10,7 +10,7 @@ import optax
 
 from cljax.core import tree
 from cljax.core.checks import check, check_count
-from cljax.core.types import UsageError
+from cljax.core.types import Scalar, UsageError
 from cljax.projectors import _common as common
 from cljax.projectors import _qp
 
@@ -33,7 +33,7 @@ def second_moment(optimizer_state, like):
 
 
 def geometric_disentanglement(
-  reference: str = "retain", constraint: str = "descent", history: int = 0, epsilon=1e-8
+  reference: str = "retain", constraint: str = "descent", history: int = 0, epsilon: Scalar = 1e-8
 ) -> optax.GradientTransformationExtraArgs:
   """The update ``d' = argmin |d' - d|_D^2`` over ``<a_i, d'> <= 0`` ('descent') or ``= 0`` ('orthogonal').
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from cljax.core import tree
 from cljax.core.checks import check, check_count
 from cljax.core.layout import fan_in
 from cljax.core.opt_state import edit_states
-from cljax.core.types import UsageError
+from cljax.core.types import Array, OptState, Params, Scalar, UsageError
 from cljax.projectors import _common as common
 from cljax.projectors import _kernels
 from cljax.projectors._kernels import kernels
@@ -113,7 +113,7 @@ def gpm(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def gpm_rows(state, rows):
+def gpm_rows(state: tuple[Array, Array], rows: Array) -> Array:
   """``x - x M M^T`` for rows ``x [n, d_in]`` of layer inputs; ``state`` is the ``(basis, rank)`` of one kernel.
 
   As P is symmetric, projected inputs and output gradients make the projected gradient, ``(x P)^T g = P (x^T g)``.
@@ -124,7 +124,10 @@ def gpm_rows(state, rows):
   return remove_leading(basis, rank, rows.T.astype(basis.dtype)).T.astype(rows.dtype)
 
 
-def gpm_extend(opt_state, layer_inputs: dict[str, Any], threshold=0.97, first_task_rule: str = "reach"):
+def gpm_extend(
+  opt_state: OptState, layer_inputs: dict[str, Any], threshold: Scalar | Mapping[str, Scalar] = 0.97,
+  first_task_rule: str = "reach",
+) -> OptState:  # fmt: skip
   """Adds directions of ``layer_inputs`` until ``(|X|^2 - |X'|^2 + sum_i s_i^2) / |X|^2 >= threshold``.
 
   ``X' = X - X M M^T`` and ``s_i`` are its singular values. Static shapes: the rank is a mask, so this runs under jit
@@ -200,7 +203,7 @@ def append(basis, rank, directions, count):
 
 
 def gpm_bytes(
-  params, max_rank: int | None = None, skip: Callable[[str], bool] | None = None, layout: str | None = None
+  params: Params, max_rank: int | None = None, skip: Callable[[str], bool] | None = None, layout: str | None = None
 ) -> int:
   """Bytes of all bases that :func:`gpm` keeps for ``params``."""
   sizes = [(fan_in(x.shape, layout), common.wide(x)) for x in kernels(params, skip).values()]

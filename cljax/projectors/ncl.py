@@ -12,7 +12,7 @@ from cljax.core import layers, tree
 from cljax.core import layout as kernel_layout
 from cljax.core.checks import check_scalar
 from cljax.core.opt_state import edit_states
-from cljax.core.types import UsageError
+from cljax.core.types import OptState, Scalar, UsageError
 from cljax.projectors import _common as common
 from cljax.projectors import _kernels
 
@@ -63,7 +63,9 @@ def ncl(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def ncl_end_task(opt_state, inputs: dict[str, Any], outputs: dict[str, Any], rows, damping=1e-6):
+def ncl_end_task(
+  opt_state: OptState, inputs: dict[str, Any], outputs: dict[str, Any], rows: Scalar, damping: Scalar = 1e-6
+) -> OptState:
   """The metric of the precisions ``inputs (x) outputs``: ``(L + pi sqrt(a) I)^-1 (x) (R + sqrt(a) / pi I)^-1 / rows``.
 
   ``a`` is ``damping``, ``pi^2 = (tr L / d) / (tr R / c)``: towards plain descent as it grows, up to scale. Precisions

@@ -12,7 +12,7 @@ import optax
 from cljax.core import tree
 from cljax.core.checks import check_count
 from cljax.core.opt_state import edit_states
-from cljax.core.types import UsageError
+from cljax.core.types import OptState, Params, Tree, UsageError
 from cljax.projectors import _common as common
 
 
@@ -24,7 +24,7 @@ class OGDState(NamedTuple):
   dropped: Any
 
 
-def basis_bytes(params, capacity: int) -> int:
+def basis_bytes(params: Params, capacity: int) -> int:
   """Bytes of :func:`ogd`'s basis: ``capacity`` copies of the parameters, in at least float32."""
   return capacity * sum(int(np.prod(x.shape)) * np.dtype(common.wide(x)).itemsize for x in jax.tree.leaves(params))
 
@@ -65,7 +65,7 @@ def _remove(basis, a):
   return jax.tree.map(lambda x, y: x.astype(y.dtype) - y, a, along)  # complex leaves count as pairs of reals
 
 
-def ogd_extend(opt_state, directions):
+def ogd_extend(opt_state: OptState, directions: Tree) -> OptState:
   """Adds the rows of ``directions`` (leaves ``[K, ...]``) to the basis, in order: pure, with static shapes.
 
   Each row is orthogonalised against the basis twice, which holds orthonormality at rounding level (the released code
@@ -111,7 +111,7 @@ def pca_ogd(capacity: int, max_bytes: int | None = None) -> optax.GradientTransf
   return ogd(capacity, max_bytes)
 
 
-def principal_directions(gradients, count: int, center: bool = False):
+def principal_directions(gradients: Tree, count: int, center: bool = False) -> Tree:
   """The ``count`` leading right singular directions of a stack ``[N, ...]`` of gradients, as a stack ``[count, ...]``.
 
   ``u_i^T G`` for the leading eigenvectors ``u_i`` of the Gram matrix ``G G^T [N, N]``: leaf by leaf, not normalised
@@ -129,7 +129,7 @@ def principal_directions(gradients, count: int, center: bool = False):
   return common.stack_combine(vectors[:, ::-1][:, :count].T, gradients)
 
 
-def pca_ogd_extend(opt_state, gradients, count: int, center: bool = False):
+def pca_ogd_extend(opt_state: OptState, gradients: Tree, count: int, center: bool = False) -> OptState:
   """:func:`ogd_extend` with the ``count`` :func:`principal_directions` of ``gradients [N, ...]``."""
 
   def extend(state: OGDState) -> OGDState:

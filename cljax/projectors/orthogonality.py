@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cljax.core import tree
 from cljax.core.checks import check
+from cljax.core.types import Scalar
 from cljax.projectors import _common as common
 
 
@@ -21,7 +22,7 @@ def _penalty(forget, retain, gamma):
   return jnp.where(conflict, jnp.where(conflict, (1 - cosine) / 2, 1.0) ** gamma, 0.0)
 
 
-def adaptive_orthogonality(forget_loss: Callable, retain_loss: Callable, gamma=1.0) -> Callable:
+def adaptive_orthogonality(forget_loss: Callable, retain_loss: Callable, gamma: Scalar = 1.0) -> Callable:
   """``params -> 1[<g_f, g_r> < 0] ((1 - cos(g_f, g_r)) / 2)^gamma`` with ``g = grad loss(params)``.
 
   0 when aligned, 1 when opposite; it jumps to ``2^-gamma`` just past orthogonality. Differentiable through both
@@ -32,7 +33,7 @@ def adaptive_orthogonality(forget_loss: Callable, retain_loss: Callable, gamma=1
   return lambda params: _penalty(jax.grad(forget_loss)(params), jax.grad(retain_loss)(params), gamma)
 
 
-def adaptive_orthogonality_grad(forget_loss: Callable, retain_loss: Callable, gamma=1.0) -> Callable:
+def adaptive_orthogonality_grad(forget_loss: Callable, retain_loss: Callable, gamma: Scalar = 1.0) -> Callable:
   """``params -> (penalty, gradient)`` by two Hessian-vector products, ``H_f dA/dg_f + H_r dA/dg_r``.
 
   Forward over reverse: the memory of one gradient, and equal to ``jax.grad`` of :func:`adaptive_orthogonality`.

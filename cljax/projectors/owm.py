@@ -13,6 +13,7 @@ from cljax.core import layers, tree
 from cljax.core import layout as kernel_layout
 from cljax.core.checks import check
 from cljax.core.opt_state import edit_states
+from cljax.core.types import OptState, Scalar
 from cljax.projectors import _common as common
 from cljax.projectors import _kernels
 
@@ -25,8 +26,8 @@ class OWMState(NamedTuple):
 
 
 def owm(
-  alpha=1.0,
-  decay=1.0,
+  alpha: Scalar = 1.0,
+  decay: Scalar = 1.0,
   skip: Callable[[str], bool] | None = None,
   biases: bool = True,
   layout: str | None = None,
@@ -90,7 +91,7 @@ def owm(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def owm_extend(opt_state, layer_inputs: dict[str, Any], alpha):
+def owm_extend(opt_state: OptState, layer_inputs: dict[str, Any], alpha: Scalar) -> OptState:
   """``P <- P - P r r^T P / (alpha + r^T P r)`` for each row ``r`` of ``layer_inputs {kernel path: [n, d]}``, at once.
 
   The same as row by row, in any order: ``P <- (P^-1 + R^T R / alpha)^-1``. A dense layer has one row, its batch's mean

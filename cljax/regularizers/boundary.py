@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from cljax.core.tree import by_path, follow, nbytes
-from cljax.core.types import UsageError
+from cljax.core.types import OptState, Params, Tree, UsageError
 from cljax.regularizers import kronecker, path, quadratic, structure
 from cljax.regularizers._state import align, check_importance, name_of
 from cljax.regularizers.decoupled import ScheduledState
@@ -33,7 +34,7 @@ def _is_state(node) -> bool:
   return isinstance(node, STATES)
 
 
-def find(opt_state) -> list:
+def find(opt_state: OptState) -> list:
   """All regularizer states, wherever they are nested."""
   return [s for s in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(s)]
 
@@ -69,7 +70,7 @@ def _importance_by_name(importance, chosen) -> dict:
   raise UsageError(f"importance: none of the states takes it ({', '.join(sorted(names))}); leave it out")
 
 
-def consolidate(opt_state, params, *, importance=None, name: str | None = None):
+def consolidate(opt_state: OptState, params: Params, *, importance: Tree = None, name: str | None = None) -> OptState:
   """Ends a task: returns ``opt_state`` with every regularizer state in it anchored at ``params``.
 
   States are found by type wherever they are nested (``chain``, ``named_chain``, ``masked``, ``partition``,
@@ -108,7 +109,7 @@ def consolidate(opt_state, params, *, importance=None, name: str | None = None):
   return _replace_states(opt_state, end)
 
 
-def follow_edit(state, before, after):
+def follow_edit(state: Tree, before: Params, after: Params) -> Tree:
   """Any tree that holds regularizer states, with the anchors at past parameters moved as an edit moved the parameters.
 
   ``anchor += after - before`` (to the bit where the anchor was ``before``): else the penalty would pull back what was
@@ -129,7 +130,7 @@ def follow_edit(state, before, after):
   return _replace_states(state, move)
 
 
-def attach(tx, old_opt_state, params):
+def attach(tx: optax.GradientTransformation, old_opt_state: OptState, params: Params) -> OptState:
   """The state of ``tx`` with the values of ``old_opt_state``: a trained AdamW goes on under ``chain(ewc, adamw)``.
 
   ``tx`` must be the old transform with regularizers added by ``chain`` or ``named_chain``; their states start fresh at
@@ -182,7 +183,7 @@ def _plain(tree):
   return out
 
 
-def export_state(opt_state, name: str | None = None) -> dict:
+def export_state(opt_state: OptState, name: str | None = None) -> dict:
   """``{name: {field: tree}}`` of every regularizer state, copied: to save anchors and importance on their own.
 
   Trees are nested plain dicts by path, whatever the parameters were made of (NNX, Equinox), so any checkpoint takes
@@ -199,7 +200,7 @@ def export_state(opt_state, name: str | None = None) -> dict:
   return out
 
 
-def import_state(opt_state, exported: dict):
+def import_state(opt_state: OptState, exported: dict) -> OptState:
   """``opt_state`` with the states named in ``exported`` (from ``export_state``) replaced by copies of it.
 
   Raises UsageError for a name that ``opt_state`` lacks, a missing field, a missing leaf or another shape.
@@ -223,6 +224,6 @@ def import_state(opt_state, exported: dict):
   return _replace_states(opt_state, fill)
 
 
-def state_bytes(opt_state, name: str | None = None) -> int:
+def state_bytes(opt_state: OptState, name: str | None = None) -> int:
   """Bytes that the regularizer states (of that name) keep; works on ``jax.eval_shape`` of a state too."""
   return sum(nbytes(s) for s in _named(find(opt_state), name))

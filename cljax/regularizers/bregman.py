@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from cljax.core.dtypes import wide
 from cljax.core.tree import match
+from cljax.core.types import Array, Scalar, Tree
 
 
-def bregman_penalty(psi, params, anchor, strength=1.0):
+def bregman_penalty(psi: Callable[[Tree], Scalar], params: Tree, anchor: Tree, strength: Scalar = 1.0) -> Array:
   """``strength * D_psi(params, anchor)``, ``D_psi(p, q) = psi(p) - psi(q) - <grad psi(q), p - q>``; a scalar.
 
   psi: a convex function of a tree. Not symmetric: EWC has the running parameters first (its divergence is symmetric),
@@ -22,7 +25,7 @@ def bregman_penalty(psi, params, anchor, strength=1.0):
   return strength * (psi(params) - value - slope)
 
 
-def fisher_potential(importance):
+def fisher_potential(importance: Tree) -> Callable[[Tree], Array]:
   """``psi(theta) = 1/2 sum F theta^2``; its divergence is EWC's ``1/2 sum F (p - q)^2``. F: a tree like the
   parameters."""
 
@@ -34,7 +37,7 @@ def fisher_potential(importance):
   return psi
 
 
-def gaussian_log_partition(natural):
+def gaussian_log_partition(natural: tuple[Tree, Tree]) -> Scalar:
   """``A(e1, e2) = sum -e1^2 / (4 e2) - 1/2 log(-2 e2)`` of natural parameters (two trees, ``e2 < 0``).
 
   ``D_A(eta_p, eta_q) = KL(q || p)``: the order turns round. Wainwright and Jordan 2008; the row of VCL in Wang et al.

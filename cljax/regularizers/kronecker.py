@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from cljax.core import layout as kernel_layout
 from cljax.core.checks import check_choice, check_scalar
 from cljax.core.dtypes import wide
 from cljax.core.opt_state import edit_states
-from cljax.core.types import UsageError
+from cljax.core.types import Array, OptState, Params, Scalar, UsageError
 from cljax.regularizers._state import add, check_covers, check_params, label
 
 MERGES = ("kl", "additive")
@@ -30,8 +30,8 @@ class KfacState(NamedTuple):
 
 
 def kfac_ewc(
-  strength,
-  prior=0.0,
+  strength: Scalar,
+  prior: Scalar = 0.0,
   skip: Callable[[str], bool] | None = None,
   biases: bool = True,
   layout: str | None = None,
@@ -100,7 +100,9 @@ def _bias(kernel: str, leaves, layout):
   return layers.bias_of(kernel, leaves, layout)
 
 
-def kfac_consolidate(opt_state, params, factors, rows=1.0, merge: str = "kl"):
+def kfac_consolidate(
+  opt_state: OptState, params: Params, factors: Mapping[str, tuple[Array, Array]], rows: Scalar = 1.0, merge: str = "kl"
+) -> OptState:
   """Ends a task: every :class:`KfacState` in ``opt_state`` anchored at ``params``, ``rows * A (x) G`` added to its
   precision by :func:`kronecker_sum`.
 
@@ -128,7 +130,9 @@ def kfac_consolidate(opt_state, params, factors, rows=1.0, merge: str = "kl"):
   return edit_states(opt_state, KfacState, end, "kfac_consolidate")
 
 
-def kronecker_sum(old, new, merge: str = "kl", steps: int = 300):
+def kronecker_sum(
+  old: tuple[Array, Array], new: tuple[Array, Array], merge: str = "kl", steps: int = 300
+) -> tuple[Array, Array]:
   """``(E, F)`` with ``E (x) F`` near ``L (x) R + A (x) G``, of ``old = (L, R)`` and ``new = (A, G)``, symmetric and at
   least 0.
 

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from cljax.core.checks import check_choice, check_count, check_scalar
 from cljax.core.dtypes import wide
 from cljax.core.tree import by_path, empty_like, is_placeholder, product
+from cljax.core.types import Scalar, Tree
 from cljax.regularizers._state import (
   abs2,
   align,
@@ -32,6 +34,8 @@ from cljax.regularizers.quadratic import recast
 
 
 class SiState(NamedTuple):
+  """What :func:`si` carries: anchor, Omega, the running path integral and what the last update saw."""
+
   name: Any
   anchor: Any  # parameters at the last boundary, where the running task started
   importance: Any  # Omega
@@ -42,6 +46,8 @@ class SiState(NamedTuple):
 
 
 class HierarchicalState(NamedTuple):
+  """What :func:`hierarchical` carries: the fields of :class:`SiState` and the weight of each layer."""
+
   name: Any
   anchor: Any
   importance: Any
@@ -102,8 +108,9 @@ def _advance(state, updates, params, damping):
 
 
 def si(
-  strength, damping=0.1, name: str = "si", state_dtype=None, nonnegative: bool = False, decoupled: bool = False,
-  learning_rate=None, told: bool = False,
+  strength: Scalar, damping: Scalar = 0.1, name: str = "si", state_dtype: DTypeLike | None = None,
+  nonnegative: bool = False, decoupled: bool = False, learning_rate: optax.ScalarOrSchedule | str | None = None,
+  told: bool = False,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Synaptic intelligence: adds the gradient of ``strength * sum Omega (theta - theta*)^2``, which is ``2 * ...``.
 
@@ -171,7 +178,7 @@ def consolidate_path(state, params, importance=None):
 SCALINGS = ("none", "max")
 
 
-def layer_weights(importance, depth: int | None = None, normalise: str = "none"):
+def layer_weights(importance: Tree, depth: int | None = None, normalise: str = "none") -> Tree:
   """``softmax_l(||Omega_l||_2)``, one scalar a leaf; the leaves of one module (one parent path) are one layer.
 
   depth: so many leading names of its path make a leaf's layer instead: 1 for the blocks of a network. normalise 'max':
@@ -191,8 +198,9 @@ def layer_weights(importance, depth: int | None = None, normalise: str = "none")
 
 
 def hierarchical(
-  strength=math.exp(-3), damping=0.1, name: str = "hierarchical", state_dtype=None, decoupled: bool = False,
-  learning_rate=None, depth: int | None = None, normalise: str = "none",
+  strength: Scalar = math.exp(-3), damping: Scalar = 0.1, name: str = "hierarchical",
+  state_dtype: DTypeLike | None = None, decoupled: bool = False,
+  learning_rate: optax.ScalarOrSchedule | str | None = None, depth: int | None = None, normalise: str = "none",
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Layer- and element-wise anchoring: the gradient of ``strength * sum_l s_l sum_{i in l} Omega_i (t_i - t*_i)^2``.
 

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from cljax.core.checks import check_scalar
 from cljax.core.dtypes import wide
+from cljax.core.types import Scalar
 from cljax.regularizers._state import (
   abs2,
   add,
@@ -38,6 +40,8 @@ class EwcState(NamedTuple):
 
 
 class OnlineEwcState(NamedTuple):
+  """The newest anchor and the decayed sum of importances of :func:`online_ewc`; trees like the parameters."""
+
   name: Any
   anchor: Any  # parameters after the last task
   importance: Any  # decayed sum of importances
@@ -45,6 +49,8 @@ class OnlineEwcState(NamedTuple):
 
 
 class MasState(NamedTuple):
+  """The anchor and the merged importance of :func:`mas`, with the weights that old and new have at a merge."""
+
   name: Any
   anchor: Any
   importance: Any
@@ -53,19 +59,24 @@ class MasState(NamedTuple):
 
 
 class L2PreviousState(NamedTuple):
+  """The anchor of :func:`l2_previous`, and whether it pulls yet."""
+
   name: Any
   anchor: Any
   active: Any  # 0 until the first consolidation, unless anchored at init
 
 
 class L2InitState(NamedTuple):
+  """The parameters that :func:`l2_init` pulls back to: those given to ``init``."""
+
   name: Any
   anchor: Any
 
 
 def ewc(
-  strength, name: str = "ewc", state_dtype=None, decoupled: bool = False, learning_rate=None
-) -> optax.GradientTransformationExtraArgs:
+  strength: Scalar, name: str = "ewc", state_dtype: DTypeLike | None = None, decoupled: bool = False,
+  learning_rate: optax.ScalarOrSchedule | str | None = None,
+) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Elastic weight consolidation: adds the gradient of ``strength/2 * sum_k sum_i F_ki (theta_i - theta*_ki)^2``.
 
   One anchor per finished task in the memory of one: the sum of quadratics is kept as the importance-weighted mean
@@ -133,8 +144,8 @@ def refill(like, value):
 
 
 def online_ewc(
-  strength, decay=1.0, name: str = "online_ewc", state_dtype=None, decay_in_penalty: bool = True,
-  decoupled: bool = False, learning_rate=None,
+  strength: Scalar, decay: Scalar = 1.0, name: str = "online_ewc", state_dtype: DTypeLike | None = None,
+  decay_in_penalty: bool = True, decoupled: bool = False, learning_rate: optax.ScalarOrSchedule | str | None = None,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Online EWC: ``strength/2 * sum decay * F (theta - theta*)^2`` with ``F <- decay * F + F_task`` at each boundary.
 
@@ -186,8 +197,9 @@ def consolidate_online_ewc(state: OnlineEwcState, params, importance) -> OnlineE
 
 
 def mas(
-  strength, average=None, name: str = "mas", state_dtype=None, decoupled: bool = False, learning_rate=None
-) -> optax.GradientTransformationExtraArgs:
+  strength: Scalar, average: Scalar | None = None, name: str = "mas", state_dtype: DTypeLike | None = None,
+  decoupled: bool = False, learning_rate: optax.ScalarOrSchedule | str | None = None,
+) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Memory aware synapses: adds the gradient of ``strength * sum Omega (theta - theta*)^2``, which is ``2 * ...``.
 
   Boundary: ``Omega <- Omega + Omega_task`` (the paper's sum [M]); with ``average=a`` in [0, 1],
@@ -231,7 +243,7 @@ def anchored(updates, params, anchor, factor):
 
 
 def l2(
-  strength, name: str = "l2", decoupled: bool = False, learning_rate=None
+  strength: Scalar, name: str = "l2", decoupled: bool = False, learning_rate: optax.ScalarOrSchedule | str | None = None
 ) -> optax.GradientTransformationExtraArgs:
   """Plain L2 in the loss: adds the gradient ``2 * strength * theta``; AdamW's decoupled decay is another thing.
 
@@ -257,8 +269,8 @@ def l2(
 
 
 def l2_previous(
-  strength, name: str = "l2_previous", state_dtype=None, anchor_at_init: bool = False, decoupled: bool = False,
-  learning_rate=None,
+  strength: Scalar, name: str = "l2_previous", state_dtype: DTypeLike | None = None, anchor_at_init: bool = False,
+  decoupled: bool = False, learning_rate: optax.ScalarOrSchedule | str | None = None,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """L2 to the parameters after the previous task: gradient ``2 * strength * (theta - theta*)``; EWC with F = 1.
 
@@ -292,8 +304,9 @@ def consolidate_l2_previous(state: L2PreviousState, params, importance) -> L2Pre
 
 
 def l2_init(
-  strength, name: str = "l2_init", state_dtype=None, decoupled: bool = False, learning_rate=None
-) -> optax.GradientTransformationExtraArgs:
+  strength: Scalar, name: str = "l2_init", state_dtype: DTypeLike | None = None, decoupled: bool = False,
+  learning_rate: optax.ScalarOrSchedule | str | None = None,
+) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Regenerative regularization: L2 to the parameters given to ``init``; gradient ``2 * strength * (theta - theta_0)``.
 
   Applies to biases too [M]. ``decoupled`` and ``learning_rate`` as of ``ewc``, ``a = 2 * learning_rate * strength``.

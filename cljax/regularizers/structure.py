@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from cljax.core import layout as kernel_layout
 from cljax.core.checks import check_count, check_scalar
 from cljax.core.dtypes import wide
 from cljax.core.tree import alike, by_path, is_placeholder, map_named, paths
-from cljax.core.types import UsageError
+from cljax.core.types import Array, Params, Scalar, Tree, UsageError
 from cljax.regularizers._state import (
   add,
   align,
@@ -35,11 +36,15 @@ _SCALES = ("scale", "gamma", "weight")  # the last path name of a 1-D leaf that 
 
 
 class SpectralState(NamedTuple):
+  """The singular vectors of :func:`spectral`'s power iteration, one for each matrix."""
+
   name: Any
   vectors: Any  # left singular vector estimate of each matrix; a scalar 0 for other leaves
 
 
 class WassersteinState(NamedTuple):
+  """The sorted initial values that :func:`wasserstein` pulls to, flat, one array for each tensor."""
+
   name: Any
   anchor: Any  # each tensor's initial values, sorted
   partners: Any = ()  # where they are kept for some updates: the initial value that each parameter is pulled to
@@ -78,7 +83,7 @@ def _power(size, exponent):
   return jnp.where(some, jnp.where(some, size, 1.0) ** exponent, (exponent == 0).astype(size.dtype))
 
 
-def spectral_penalty(params, strength=1.0, power=2, layout: str | None = None):
+def spectral_penalty(params: Params, strength: Scalar = 1.0, power: Scalar = 2, layout: str | None = None) -> Array:
   """``strength * [sum_W (sigma_1(W)^k - 1)^2 + sum_scale (|gamma|^k - 1)^2 + sum_bias ||b||^(2k)]``, by exact SVD.
 
   ``k = power``. Kernels of more than two axes are merged to [inputs, output], by ``layout`` as in :func:`spectral`. A
@@ -100,7 +105,7 @@ def spectral_penalty(params, strength=1.0, power=2, layout: str | None = None):
 
 
 def spectral(
-  strength, power=2, name: str = "spectral", layout: str | None = None
+  strength: Scalar, power: Scalar = 2, name: str = "spectral", layout: str | None = None
 ) -> optax.GradientTransformationExtraArgs:
   """Spectral regularization: adds the gradient of ``spectral_penalty``; for a kernel ``2k s^(k-1) (s^k - 1) u v'``.
 
@@ -194,7 +199,7 @@ def _as_params(anchor, params):
   return {p: one(p, x) for p, x in by_path(anchor).items()}
 
 
-def wasserstein_penalty(params, anchor, strength=1.0):
+def wasserstein_penalty(params: Params, anchor: Tree, strength: Scalar = 1.0) -> Scalar:
   """``strength * sum_tensors sum_i (theta_(i) - anchor_(i))^2`` over order statistics: squared 1-D Wasserstein-2.
 
   anchor: parameters, or the ``anchor`` of :func:`wasserstein`'s state, whose leaves are flat and sorted. Raises
@@ -206,7 +211,7 @@ def wasserstein_penalty(params, anchor, strength=1.0):
 
 
 def wasserstein(
-  strength, name: str = "wasserstein", state_dtype=None, refresh: int = 1
+  strength: Scalar, name: str = "wasserstein", state_dtype: DTypeLike | None = None, refresh: int = 1
 ) -> optax.GradientTransformationExtraArgs:
   """Pulls each tensor's sorted values to its sorted initial values: gradient ``2 * strength * (t_j - t0_(rank j))``.
 

@@ -7,7 +7,10 @@ import numpy as np
 from cljax.core.types import UsageError
 
 
-def blurry_rows(y, pool, keep, classes: int, tasks: int, disjoint: int, blurry: int, stochastic: bool, seed: int):
+def blurry_rows(
+  y: np.ndarray, pool: np.ndarray, keep: np.ndarray, classes: int, tasks: int, disjoint: int, blurry: int,
+  stochastic: bool, seed: int,
+) -> list[np.ndarray]:  # fmt: skip
   """The rows of each task (Moon et al. 2023, Si-Blurry; with ``stochastic=False`` i-Blurry of Koh et al. 2022).
 
   ``D = floor(C disjoint / 100)`` classes of a random order are disjoint, the next ``C - D`` blurry, both rounded down

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from cljax import _old_names
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.data import limits
-from cljax.data.types import MOST_CLASSES
+from cljax.data.types import MOST_CLASSES, Dataset
 from cljax.streams import per_seed as own
 from cljax.streams.blurry import blurry_rows, occurring
 from cljax.streams.class_names import class_as_named, class_places, class_values
@@ -53,11 +53,11 @@ class Stream(NamedTuple):
   """
 
   name: str
-  dataset: Any
-  events: tuple
-  train: tuple
-  validation: tuple
-  test: tuple
+  dataset: Dataset
+  events: tuple  # of Learn and Forget
+  train: tuple[np.ndarray, ...]
+  validation: tuple[np.ndarray, ...]
+  test: tuple[np.ndarray, ...]
   labels: np.ndarray
   view: View
   num_classes: int  # outputs of the model
@@ -70,6 +70,7 @@ class Stream(NamedTuple):
 
   @property
   def num_tasks(self) -> int:
+    """How many tasks there are, learned or not."""
     return len(self.train)
 
   @property
@@ -93,29 +94,29 @@ class Layout(NamedTuple):
 
 
 def build(
-  dataset,
+  dataset: Dataset,
   kind: str = "class",
   *,
   tasks: int = 5,
-  classes_per_task=(),
-  class_order=None,
-  task_fractions=(),
+  classes_per_task: int | Sequence[int] = (),
+  class_order: int | Sequence[int | str] | None = None,
+  task_fractions: Sequence[float] = (),
   validation: float = 0.1,
   active: str = "",
-  angles=(),
+  angles: Sequence[float] = (),
   seed: int = 0,
-  forget="",
+  forget: str | Sequence[tuple[int, Forget]] = "",
   rows: int = 0,
-  order=(),
-  label_noise=(),
-  input_noise=(),
+  order: Sequence[int] = (),
+  label_noise: float | Sequence[float] = (),
+  input_noise: float | Sequence[float] = (),
   disjoint: int = 50,
   blurry: int = 10,
-  class_weights=(),
+  class_weights: Sequence[float] | Mapping[Any, float] = (),
   reserve_tasks: int = 0,
   reserve_rows: int = 0,
   reserve_classes: int = 0,
-  appended=(),
+  appended: Sequence[int] = (),
   per_seed: bool = False,
 ) -> Stream:
   """Splits a dataset into a stream of ``tasks`` tasks.
@@ -342,7 +343,7 @@ def _each(arrays, function) -> list:
   return [made[id(a)] for a in arrays]
 
 
-def with_forget(stream: Stream, forget) -> Stream:
+def with_forget(stream: Stream, forget: str | Sequence[tuple[int, Forget]]) -> Stream:
   """Puts Forget events after the given numbers of learned tasks; each is checked against the data at once."""
   requests = forget_list(forget)
   if not requests:

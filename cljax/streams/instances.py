@@ -7,7 +7,7 @@ import numpy as np
 from cljax.core.types import UsageError
 
 
-def instance_rows(strata, pool, tasks: int, seed: int) -> list[np.ndarray]:
+def instance_rows(strata: np.ndarray, pool: np.ndarray, tasks: int, seed: int) -> list[np.ndarray]:
   """The rows of each task: those of each class (``strata [N]``) in random order, dealt one by one to the tasks in turn,
   the next class from where the last one ended.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from cljax.core.types import UsageError
 from cljax.streams.options import is_integer, is_number, plain
 
 
-def drawn_subsets(classes: int, draws: int, size, weights, seed: int):
+def drawn_subsets(classes: int, draws: int, size: Any, weights: Any, seed: int) -> tuple[list[np.ndarray], list[int]]:
   """``(subsets, order)`` of SCoLe (Lesort et al. 2023): each of ``draws`` events learns ``size`` classes drawn anew.
 
   Without replacement, uniformly or by ``weights [C]`` (the paper skews them by a parameter whose formula we have not

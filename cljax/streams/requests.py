@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from cljax.core.types import Forget, Learn, UsageError
-from cljax.data.types import are_classes
+from cljax.data.types import Split, are_classes
 from cljax.streams.class_names import class_places, cut, words
 from cljax.streams.options import is_integer, plain
 
@@ -103,7 +104,7 @@ def _values(values: str, text: str, names: bool) -> tuple:
   return tuple(out)
 
 
-def resolve_pairs(request: Forget, stream) -> tuple[np.ndarray, ...]:
+def resolve_pairs(request: Forget, stream: Any) -> tuple[np.ndarray, ...]:
   """Which rows a request names, as the tasks show them: for each task ``[len(stream.train[t])] bool``.
 
   A request is about (task, row) pairs. ``tasks`` names the pairs of these tasks and no others, also where other tasks
@@ -146,12 +147,12 @@ def _pairs(request: Forget, stream, shown) -> tuple[np.ndarray, ...]:
   return tuple(named(t) for t in range(stream.num_tasks))
 
 
-def learned_tasks(events) -> list[int]:
+def learned_tasks(events: Iterable[Learn | Forget]) -> list[int]:
   """The tasks that events learn, each once, in the order first met."""
   return list(dict.fromkeys(e.task for e in events if isinstance(e, Learn)))
 
 
-def deleted_pairs(stream, upto: int) -> tuple[np.ndarray, ...]:
+def deleted_pairs(stream: Any, upto: int) -> tuple[np.ndarray, ...]:
   """The pairs that the Forget events before event ``upto`` name, in the form of :func:`resolve_pairs`."""
   gone = tuple(np.broadcast_to(np.bool_(False), len(rows)) for rows in stream.train)
   for event in stream.events[:upto]:
@@ -161,7 +162,7 @@ def deleted_pairs(stream, upto: int) -> tuple[np.ndarray, ...]:
   return gone
 
 
-def forgotten_classes(stream, upto: int) -> np.ndarray:
+def forgotten_classes(stream: Any, upto: int) -> np.ndarray:
   """``[num_classes] bool``: labels that are forgotten whole after the first ``upto`` events.
 
   Labels are the model's outputs (``stream.labels``), not the data set's classes. One is gone if some pair of a task
@@ -180,7 +181,7 @@ def forgotten_classes(stream, upto: int) -> np.ndarray:
   return met & ~left
 
 
-def pair_table(stream, named) -> np.ndarray:
+def pair_table(stream: Any, named: Sequence[np.ndarray]) -> np.ndarray:
   """``[1, N]`` or ``[T, N]`` bool over rows of the training split: ``table[t % len(table), row]`` is whether the pair
   is named.
 
@@ -201,7 +202,9 @@ def _nothing(request: Forget) -> UsageError:
   return UsageError(f"forget request: names no rows: none of the stream's training rows is in {joined}")
 
 
-def resolve(request: Forget, split, tasks, num_classes: int, names=None) -> np.ndarray:
+def resolve(
+  request: Forget, split: Split, tasks: Sequence[np.ndarray], num_classes: int, names: Sequence[str] | None = None
+) -> np.ndarray:
   """The ``[N] bool`` mask over the training rows that a request names in any task; see :func:`resolve_pairs`.
 
   Rows that no task trains on (held out, of no task) are named by class, id and group too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,7 +33,7 @@ def balanced(y, rows: int, seed: int) -> np.ndarray:
   return np.sort(np.lexsort((y, rank))[:rows])
 
 
-def at_most(rows, y, most: int, seed: int) -> np.ndarray:
+def at_most(rows: np.ndarray, y: Any, most: int, seed: int) -> np.ndarray:
   """At most ``most`` of the positions ``rows``, ascending, drawn by class as :func:`balanced` does; ``y`` are the
   labels of all rows, and 0 means all."""
   rows = np.sort(np.asarray(rows))

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.data import limits
@@ -18,13 +19,13 @@ from cljax.streams.views import View, identity
 
 
 def from_tasks(
-  dataset,
-  train,
-  test,
+  dataset: Dataset,
+  train: Sequence[ArrayLike],
+  test: Sequence[ArrayLike],
   *,
-  validation=None,
-  labels=None,
-  events=None,
+  validation: Sequence[ArrayLike] | None = None,
+  labels: ArrayLike | None = None,
+  events: Sequence[Learn | Forget] | None = None,
   name: str = "custom",
   view: View | None = None,
   num_classes: int | None = None,
@@ -59,7 +60,7 @@ def from_tasks(
   train, test = _listed("train", train), _listed("test", test)
   tasks = len(train)
   validation = [()] * tasks if validation is None else _listed("validation", validation)
-  parts = {"train": (train, dataset.train), "test": (test, dataset.test), "validation": (validation, dataset.train)}
+  parts = {"train": (train, dataset.train), "test": (test, dataset.test), "validation": (validation, dataset.train)}  # type: dict
   rows = {}
   for what, (given, split) in parts.items():
     if len(given) != tasks or not tasks:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from cljax.core.types import UsageError
+from cljax.core.types import Forget, UsageError
 from cljax.streams.blurry import occurring
 from cljax.streams.build import MOST_TASKS, Layout, Stream, assemble
 from cljax.streams.options import is_integer
@@ -17,17 +19,17 @@ from cljax.streams.views import identity
 
 
 def from_timestamps(
-  x,
-  y,
-  time,
+  x: ArrayLike,
+  y: ArrayLike,
+  time: ArrayLike,
   *,
   tasks: int = 5,
-  boundaries=(),
+  boundaries: ArrayLike = (),
   test_fraction: float = 0.2,
   validation: float = 0.1,
   active: str = "all",
   seed: int = 0,
-  forget="",
+  forget: str | Sequence[tuple[int, Forget]] = "",
   name: str = "timestamps",
 ) -> Stream:
   """Tasks by time: ``x [N, ...]`` (uint8 or float), labels ``y [N]`` of 0..C-1, ``time [N]`` numbers or datetime64.

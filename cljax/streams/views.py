@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ class View(NamedTuple):
 
 
 def identity() -> View:
+  """Every task shows the rows as they are: ``x_t = x``."""
   return View((), lambda tables, x, task: x)
 
 
@@ -37,7 +38,7 @@ def permuted(num_tasks: int, input_shape: tuple, seed: int) -> View:
   return View(tables, apply)
 
 
-def rotated(angles, input_shape: tuple) -> View:
+def rotated(angles: Sequence[float], input_shape: tuple) -> View:
   """Task ``t`` rotates images about their centre by ``angles[t]`` degrees, bilinear, zero outside."""
   if len(input_shape) != 3:
     raise UsageError(f"stream.kind: 'rotated' needs images [height, width, channels]; inputs have shape {input_shape}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from cljax.core.types import UsageError
+from cljax.core.types import Array, UsageError
 from cljax.projectors.gpm import append, remove_span
 
 
@@ -18,14 +19,14 @@ class FactorState(NamedTuple):
   rank: Any
 
 
-def factor_init(features: int, size: int, dtype=jnp.float32) -> FactorState:
+def factor_init(features: int, size: int, dtype: DTypeLike = jnp.float32) -> FactorState:
   """Every factor of ``size`` = r columns is allowed; UsageError unless ``1 <= r <= features`` = d."""
   if not 1 <= size <= features:
     raise UsageError(f"size: got {size}; expected 1 to {features}, the number of features")
   return FactorState(jnp.zeros((features, size), dtype), jnp.zeros((), jnp.int32))
 
 
-def factor_learn(state: FactorState, x, tolerance: float | None = None) -> FactorState:
+def factor_learn(state: FactorState, x: Array, tolerance: float | None = None) -> FactorState:
   """``K_t = argmin_{U in K_{t-1}} min_C |x - C U^T|_F^2``, the whole set: span(S_t) = span(S_{t-1}) plus the leading
   right singular vectors of ``x (I - S S^T)``, at most ``r - rank`` of them.
 
@@ -43,12 +44,12 @@ def factor_learn(state: FactorState, x, tolerance: float | None = None) -> Facto
   return FactorState(basis, rank)
 
 
-def factor_loss(state: FactorState, x):
+def factor_loss(state: FactorState, x: Array) -> Array:
   """``min_C |x - C S^T|_F^2 = |x (I - S S^T)|_F^2``: what of the rows ``x [n, d]`` the taken directions leave over."""
   return jnp.sum(remove_span(state.basis, jnp.asarray(x).T) ** 2)
 
 
-def factor_member(state: FactorState, free):
+def factor_member(state: FactorState, free: Array) -> Array:
   """A factor ``U [d, r]`` of the set: the taken directions, and in the columns that are left those of ``free [d, r]``
   less what lies in the taken ones."""
   open_ = jnp.arange(state.basis.shape[1]) >= state.rank

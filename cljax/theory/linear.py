@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from cljax.core.types import Array, Scalar
 from cljax.projectors import _common as common
 from cljax.projectors.gpm import append, remove_span
 
@@ -14,7 +15,7 @@ def _matmul(a, b):
   return jnp.matmul(a, b, precision=common.PRECISION)
 
 
-def ntk_overlap(features_s, features_t):
+def ntk_overlap(features_s: Array, features_t: Array) -> Array:
   """The overlap ``V_S^T V_T`` of right singular vectors of ``features [n, p]``; its singular values are cosines.
 
   ``[min(n_s, p), min(n_t, p)]``; 0 where the tasks are orthogonal, spectral norm at most 1. Doan et al., AISTATS 2021.
@@ -24,7 +25,7 @@ def ntk_overlap(features_s, features_t):
   return _matmul(v_s, v_t.T)
 
 
-def ntk_forgetting(features_s, features_t, residual, ridge=0.0):
+def ntk_forgetting(features_s: Array, features_t: Array, residual: Array, ridge: Scalar = 0.0) -> Array:
   """``|U_S S_S O S_T (S_T^2 + ridge)^-1 U_T^T residual|^2``: the change of task S's outputs from learning task T.
 
   ``features [n, p]`` are the gradients of the outputs, ``residual [n_t]`` or ``[n_t, c]`` is ``y - f_S(X_T)``; T is
@@ -49,13 +50,13 @@ class IdealState(NamedTuple):
   rank: Any
 
 
-def ideal_init(weights) -> IdealState:
+def ideal_init(weights: Array) -> IdealState:
   """All weights are allowed; ``weights [p, c]`` is the point that is reported first."""
   p = weights.shape[0]
   return IdealState(jnp.array(weights, copy=True), jnp.zeros((p, p), weights.dtype), jnp.zeros((), jnp.int32))
 
 
-def ideal_learn(state: IdealState, x, y, tolerance: float | None = None) -> IdealState:
+def ideal_learn(state: IdealState, x: Array, y: Array, tolerance: float | None = None) -> IdealState:
   """Ideal continual learning of linear regression: ``K_t = argmin_{w in K_{t-1}} |x w - y|^2``, the whole set.
 
   ``x [n, p]``, ``y [n, c]``. ``N_t`` of the set ``{w_t + N_t a}`` is kept as its complement Q, so shapes are static. It
@@ -74,6 +75,6 @@ def ideal_learn(state: IdealState, x, y, tolerance: float | None = None) -> Idea
   return IdealState(state.weights + remove_span(state.basis, step), basis, rank)
 
 
-def ideal_member(state: IdealState, free):
+def ideal_member(state: IdealState, free: Array) -> Array:
   """The member ``weights + (I - Q Q^T) free`` of the set, for any ``free [p, c]``."""
   return state.weights + remove_span(state.basis, free)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.core import tree
+from cljax.core.types import Array, Scalar
 from cljax.theory import regression
 
 
@@ -20,7 +21,7 @@ class Errors(NamedTuple):
 
 
 @jax.jit
-def expected_errors(teachers, rows, noise) -> Errors:
+def expected_errors(teachers: Array, rows: int | Array, noise: Scalar) -> Errors:
   """Theorem 4.1: the expected errors after learning T tasks of Gaussian inputs in turn, exactly, from weights 0.
 
   ``teachers [T, p]`` (T >= 2) are the true weights, ``rows`` = n of each task with ``p >= n + 2``, ``noise`` the
@@ -44,7 +45,7 @@ def expected_errors(teachers, rows, noise) -> Errors:
   return Errors(forgetting, generalisation)
 
 
-def draw_errors(key, teachers, rows, noise, capacity: int) -> Errors:
+def draw_errors(key: Array, teachers: Array, rows: int | Array, noise: Scalar, capacity: int) -> Errors:
   """The errors of one drawn sequence of tasks, learned in turn by :func:`regression.learn` from weights 0.
 
   Arguments as in :func:`expected_errors`; ``capacity`` (static) bounds ``rows``. Rows of X and labels are

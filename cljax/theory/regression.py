@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from cljax.core.types import Array
 
 _PRECISION = jax.lax.Precision.HIGHEST  # accelerators would round float32 products
 
@@ -14,7 +15,7 @@ def matmul(a, b):
   return jnp.matmul(a, b, precision=_PRECISION)
 
 
-def learn(weights, x, y, present: Any = None):
+def learn(weights: Array, x: Array, y: Array, present: ArrayLike | None = None) -> Array:
   """``w + X^+ (y - X w)``: the solution of ``X w = y`` nearest to ``weights``, where descent on the square loss ends.
 
   ``weights [p]`` or ``[p, k]``, ``x [n, p]`` of full row rank (n <= p), ``y [n]`` or ``[n, k]``; a row of ``present
@@ -30,7 +31,7 @@ def learn(weights, x, y, present: Any = None):
   return weights + matmul(x.T, jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(gram), True), residual))
 
 
-def haar(normal):
+def haar(normal: Array) -> Array:
   """Haar orthogonal matrices ``[..., n, n]`` from standard normal ones.
 
   QR with the signs of R's diagonal moved into Q, without which it is not Haar. Both signs of the determinant occur: in
@@ -40,7 +41,7 @@ def haar(normal):
   return q * jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1.0, 1.0)[..., None, :]
 
 
-def partial_rotation(key, size: int, turned):
+def partial_rotation(key: Array, size: int, turned: int | Array) -> Array:
   """``O = Q diag(Q_m, I) Q^T``, ``[size, size]``, with Q Haar in O(size) and Q_m Haar in O(m): a random subspace of
   ``m = turned`` dimensions (may be traced) is turned."""
   inside = jnp.arange(size) < turned

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cljax.core.types import UsageError
+from cljax.core.types import Array, UsageError
 from cljax.theory.linear import IdealState, ideal_learn
 
 
-def rehearse(state: IdealState, x, y, stored: int, tolerance: float | None = None) -> IdealState:
+def rehearse(state: IdealState, x: Array, y: Array, stored: int, tolerance: float | None = None) -> IdealState:
   """``w_t = w_{t-1} + argmin |a|^2`` of those ``a`` that solve ``x (w_{t-1} + a) = y`` and change no stored output.
 
   ``x [n, p]``, ``y [n, c]``; the first ``stored`` rows (static) join the constraints of the tasks to come, ``L_i(w) <=

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from cljax.core.types import Array, Scalar
 from cljax.theory import regression
 
 
-def rotation_forgetting(turned, slack):
+def rotation_forgetting(turned: Scalar | np.ndarray, slack: Scalar | np.ndarray) -> Scalar | np.ndarray:
   """Expected worst-case forgetting of two tasks under a random orthogonal transform, in the limit of large dimension.
 
   ``F = a {2 + b (a^3 - 6 a^2 + 11 a - 8) + b^2 (-5 a^3 + 22 a^2 - 30 a + 12) + b^3 (5 a^3 - 18 a^2 + 20 a - 6)}`` for
@@ -25,7 +27,7 @@ def rotation_forgetting(turned, slack):
   return a * (2 + b * first + b**2 * second + b**3 * third)
 
 
-def rotation_draw(key, size: int, rank, turned):
+def rotation_draw(key: Array, size: int, rank: int | Array, turned: int | Array) -> Array:
   """Forgetting of one drawn pair of tasks in dimension ``size``, averaged over all unit teachers: a scalar.
 
   ``X_1`` has ``rank`` orthonormal rows, ``X_2 = X_1 O`` with O of :func:`regression.partial_rotation` in ``turned``

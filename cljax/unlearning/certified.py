@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.core.checks import check_choice, check_scalar
+from cljax.core.types import Array, Scalar
 
 TIGHT = 1 / (6 * math.sqrt(3))  # max |sigma''|, the Lipschitz constant of the logistic loss's curvature: .0962
 CONSTANTS = {"tight": TIGHT, "released": 0.25}
@@ -22,7 +23,7 @@ class Removed(NamedTuple):
   residual: Any
 
 
-def unit_features(features):
+def unit_features(features: Array) -> Array:
   """``[N, D + 1]``: each row over its own length, and a constant, together of length 1 at most; of zeros the constant
   alone. Certificates need rows of length 1 at most that no other row has touched."""
   flat = features.reshape(features.shape[0], -1).astype(jnp.float32)
@@ -31,7 +32,7 @@ def unit_features(features):
   return jnp.concatenate([flat, jnp.ones((len(flat), 1), flat.dtype)], 1) / jnp.sqrt(2.0)
 
 
-def certified_budget(sigma, epsilon, delta, heads: int = 1):
+def certified_budget(sigma: Scalar, epsilon: Scalar, delta: Scalar, heads: int = 1) -> Array:
   """``sigma e / sqrt(2 ln(1.5 / d))`` with ``e = epsilon / heads``, ``d = delta / heads``: what the residuals of
   each of ``heads`` heads may add up to, so that all together are (epsilon, delta)-indistinguishable from retraining.
   Guo et al. 2020, Theorem 3 (from memory, UNVERIFIED); heads compose by adding. Raises UsageError: no noise, or
@@ -60,7 +61,9 @@ def _solve(matrix, vector):
   return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), vector)
 
 
-def head_gradient(head, x, targets, weight, noise, strength, loss: str = "logistic"):
+def head_gradient(
+  head: Array, x: Array, targets: Array, weight: Array, noise: Array, strength: Scalar, loss: str = "logistic"
+) -> Array:
   """``[K, D]``: gradient of ``sum_i w_i l(h_k . x_i, t_ik) + strength/2 n |h_k|^2 + b_k . h_k``, ``n = sum_i w_i``.
 
   head, noise ``[K, D]``; x ``[N, D]``; targets ``[K, N]``, 1 or -1; weight ``[N]``, 0 for rows that are not there.
@@ -69,7 +72,9 @@ def head_gradient(head, x, targets, weight, noise, strength, loss: str = "logist
   return (weight[None] * first) @ x + strength * weight.sum() * head + noise
 
 
-def fit_head(x, targets, weight, noise, strength, loss: str = "logistic", steps: int = 40) -> Removed:
+def fit_head(
+  x: Array, targets: Array, weight: Array, noise: Array, strength: Scalar, loss: str = "logistic", steps: int = 40
+) -> Removed:
   """The minimum of :func:`head_gradient`'s objective by Newton steps from 0, each of the length 1, 1/2, 1/4, ... that
   leaves the smallest gradient, and the norm of the gradient at the end, which counts against a budget. One head against
   the rest for each row of ``targets``."""
@@ -92,7 +97,10 @@ def fit_head(x, targets, weight, noise, strength, loss: str = "logistic", steps:
   return Removed(head, jnp.where(weight.sum() > 0, jnp.sqrt((left**2).sum(1)), 0.0))
 
 
-def remove_rows(head, x, targets, weight, gone, strength, loss: str = "logistic", constant="tight") -> Removed:
+def remove_rows(
+  head: Array, x: Array, targets: Array, weight: Array, gone: Array, strength: Scalar, loss: str = "logistic",
+  constant: str = "tight",
+) -> Removed:  # fmt: skip
   """``h + H^-1 D``, ``D = sum_gone [strength h + grad l]``, H the curvature of the rows left; ``gamma |X| |s| |X s|``
   with ``s = H^-1 D``, a bound on the norm of the gradient that this leaves beyond that of ``h``.
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from cljax import losses
 from cljax.core import tree
-from cljax.core.rows import as_rows
-from cljax.core.types import UsageError
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import ApplyFn, Array, Params, Rows, Scalar, UsageError
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, outputs_of
 from cljax.unlearning._strength import bounded
@@ -27,7 +29,9 @@ class FeatureStatistics(NamedTuple):
   outer: Any
 
 
-def feature_statistics(apply_fn, params, rows, num_classes: int, *, batch: int = 64) -> FeatureStatistics:
+def feature_statistics(
+  apply_fn: ApplyFn, params: Params, rows: Rows, num_classes: int, *, batch: int = 64
+) -> FeatureStatistics:
   """The statistics of ``rows`` under ``params``; ``apply_fn(params, batch)`` gives Outputs with ``features [B, D]``."""
   rows = as_rows("rows", rows)
 
@@ -61,21 +65,21 @@ def without(statistics: FeatureStatistics, gone: FeatureStatistics) -> FeatureSt
 
 
 def streaming(
-  apply_fn,
-  head_fn,
-  params,
+  apply_fn: ApplyFn,
+  head_fn: Callable[[Params, Array], Array],
+  params: Params,
   *,
-  forget,
+  forget: RowsLike,
   statistics: FeatureStatistics,
-  key=None,
-  stay_weight=1.0,
+  key: Array | None = None,
+  stay_weight: Scalar = 1.0,
   part: str = "all",
-  bound=1.0,
-  classes=None,
+  bound: Scalar = 1.0,
+  classes: ArrayLike | None = None,
   steps: int = 20,
   batch: int = 64,
-  optimizer=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+) -> tuple[Params, FeatureStatistics]:
   """Streaming forgetting, a reconstruction: ``min -rho L_F + CE(head(h), c) + stay KL(head0(h) || head(h))``.
 
   Returns ``(params, statistics)``: those of the forget rows are taken out first, then ``(h, c)`` are drawn from the

@@ -6,16 +6,19 @@ import math
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
 
-from cljax.core.rows import as_rows
-from cljax.core.types import Rows, UsageError
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import ApplyFn, Array, Params, Rows, Scalar, UsageError
+from cljax.objectives.objective import Objective
 from cljax.unlearning._common import cross_entropy, outputs_of
 from cljax.unlearning.descent import graddiff
 
 TREES, SUBSAMPLE = 100, 256  # of the isolation forest, as in the paper that introduced it
 
 
-def path_lengths(features, weight, key, trees: int = TREES, subsample: int = SUBSAMPLE):
+def path_lengths(features: Array, weight: Array, key: Array, trees: int = TREES, subsample: int = SUBSAMPLE) -> Array:
   """``[N]`` mean depth at which an isolation forest isolates each row of ``features [N, D]``: outliers are isolated
   early.
 
@@ -74,7 +77,7 @@ def path_lengths(features, weight, key, trees: int = TREES, subsample: int = SUB
   return jax.lax.map(tree, jnp.arange(trees)).mean(0)
 
 
-def inliers(features, weight, contamination=0.1, random_state: int = 42):
+def inliers(features: Array, weight: Array, contamination: Scalar = 0.1, random_state: int = 42) -> Array:
   """``[N]`` bool: rows of positive weight that an isolation forest on ``features [N, D]`` takes for inliers.
 
   All but the share ``contamination`` with the shortest :func:`path_lengths`; all of them where it is 0. The same
@@ -89,7 +92,10 @@ def inliers(features, weight, contamination=0.1, random_state: int = 42):
   return there & (shorter.astype(jnp.float32) >= contamination * (there.sum() - 1).astype(jnp.float32))
 
 
-def core_rows(apply_fn, params, forget, *, contamination=0.1, random_state: int = 42, batch: int = 64) -> Rows:
+def core_rows(
+  apply_fn: ApplyFn, params: Params, forget: RowsLike, *, contamination: Scalar = 0.1, random_state: int = 42,
+  batch: int = 64,
+) -> Rows:  # fmt: skip
   """The rows of ``forget`` with weight 0 for those outside the :func:`inliers` of the penultimate features.
 
   ``apply_fn(params, batch)`` gives Outputs with ``features``.
@@ -117,23 +123,23 @@ def core_rows(apply_fn, params, forget, *, contamination=0.1, random_state: int 
 
 
 def upcore(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  key=None,
-  contamination=0.1,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  contamination: Scalar = 0.1,
   random_state: int = 42,
-  forget_weight=0.05,
-  retain_weight=0.95,
-  bound=1.0,
-  classes=None,
+  forget_weight: Scalar = 0.05,
+  retain_weight: Scalar = 0.95,
+  bound: Scalar = 1.0,
+  classes: ArrayLike | None = None,
   steps: int = 50,
   batch: int = 64,
-  optimizer=None,
-  learned=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Objective | None = None,
+) -> Params:
   """UPCORE: :func:`cljax.unlearning.graddiff` on the core of the forget rows, outliers left out by isolation forest.
 
   ``apply_fn(params, batch)`` gives Outputs with ``features``; the paper prunes by the last token's penultimate hidden
@@ -142,7 +148,7 @@ def upcore(
   the place of classification. Spec B14; arXiv 2502.15082.
   """
   kept = core_rows(apply_fn, params, forget, contamination=contamination, random_state=random_state, batch=batch)
-  given = {"forget_weight": forget_weight, "retain_weight": retain_weight, "optimizer": optimizer}
+  given = {"forget_weight": forget_weight, "retain_weight": retain_weight, "optimizer": optimizer}  # type: dict
   given |= {"bound": bound, "classes": classes}
-  options = {"forget": kept, "retain": retain, "key": key, "steps": steps, "batch": batch}
+  options = {"forget": kept, "retain": retain, "key": key, "steps": steps, "batch": batch}  # type: dict
   return graddiff(cross_entropy(apply_fn, learned), params, **options, **given)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from cljax.core.checks import check_choice, check_scalar
-from cljax.core.rows import as_rows
-from cljax.core.types import Rows, UsageError
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import ApplyFn, Array, Params, Rows, Scalar, UsageError
 from cljax.unlearning._common import key_of, outputs_of
 
 SELECTORS = ("random", "gradient", "influence", "margin", "moderate")
@@ -39,8 +39,9 @@ def _read(apply_fn, params, rows: Rows, batch: int, selector: str):
 
 
 def coreset_scores(
-  apply_fn, params, forget, retain=None, *, selector: str = "influence", key=None, damping=1e-3, batch: int = 64
-):
+  apply_fn: ApplyFn, params: Params, forget: RowsLike, retain: RowsLike | None = None, *, selector: str = "influence",
+  key: Array | None = None, damping: Scalar = 1e-3, batch: int = 64,
+) -> Array:  # fmt: skip
   """``[N]``: how much each forget row is wanted, the largest first; -inf for rows of weight 0.
 
   With ``a`` the last layer's input and a 1, ``d = softmax(z) - e_y``, so that the row's gradient there is ``a d^T``:
@@ -101,8 +102,8 @@ def _influence(a, d, y, here, kept, damping):
 
 
 def coreset_rows(
-  apply_fn, params, forget, retain=None, *, share=0.1, selector: str = "influence", key=None, damping=1e-3,
-  batch: int = 64,
+  apply_fn: ApplyFn, params: Params, forget: RowsLike, retain: RowsLike | None = None, *, share: Scalar = 0.1,
+  selector: str = "influence", key: Array | None = None, damping: Scalar = 1e-3, batch: int = 64,
 ) -> Rows:  # fmt: skip
   """The forget rows with weight 0 for all but the share ``share``, rounded up, of the highest :func:`coreset_scores`.
 
@@ -111,7 +112,7 @@ def coreset_rows(
   """
   check_scalar("coreset_rows", "share", share, high=1.0, above=True)
   rows = forget if isinstance(forget, Rows) else as_rows("forget", forget)
-  given = {"selector": selector, "key": key, "damping": damping, "batch": batch}
+  given = {"selector": selector, "key": key, "damping": damping, "batch": batch}  # type: dict
   scores = coreset_scores(apply_fn, params, rows, retain, **given)
   there = scores > -jnp.inf
   wanted = jnp.ceil(share * there.sum().astype(jnp.float32) - 1e-4).astype(jnp.int32)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from cljax.core import tree
 from cljax.core.dtypes import wide
-from cljax.core.rows import as_rows
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import LossFn, Params, Rows, Scalar, Tree
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.unlearning._common import share_of
 from cljax.unlearning._strength import searched
 
 
-def squared_gradients(loss_fn, params, rows, *, batch: int = 64):
+def squared_gradients(loss_fn: LossFn, params: Params, rows: Rows, *, batch: int = 64) -> Tree:
   """``sum_n w_n (d loss_n / d theta)^2 / sum_n w_n``, a tree like ``params``: the empirical Fisher's diagonal.
 
   ``loss_fn(params, batch) -> [B]``; rows as in :func:`ssd`. It holds one gradient for each of ``batch`` rows at a time;
@@ -39,9 +43,10 @@ def squared_gradients(loss_fn, params, rows, *, batch: int = 64):
 
 
 def ssd(
-  loss_fn, params, *, forget, retain=None, full_importance=None, alpha=10.0, dampening=1.0, batch=64, importance=None,
-  search: int = 0, classes=None,
-):  # fmt: skip
+  loss_fn: LossFn, params: Params, *, forget: RowsLike, retain: RowsLike | None = None,
+  full_importance: Tree | None = None, alpha: Scalar = 10.0, dampening: Scalar = 1.0, batch: int = 64,
+  importance: Callable[[Params, Rows], Tree] | None = None, search: int = 0, classes: ArrayLike | None = None,
+) -> Params:  # fmt: skip
   """Selective synaptic dampening: ``theta_i *= min(dampening I_D/I_f, 1)`` where ``I_f > alpha I_D``; no training.
 
   ``loss_fn(params, batch) -> [B]`` losses; ``forget`` and ``retain`` are ``(x, y)``, a dict of arrays, or Rows.
@@ -70,11 +75,13 @@ def ssd(
   if not search:
     return dampen(params, of_forget, full_importance, alpha=alpha, dampening=dampening)
   kept = forget if retain is None else as_rows("retain", retain)
-  given = {"forget": forget, "retain": kept, "classes": classes, "search": search, "batch": batch}
+  given = {"forget": forget, "retain": kept, "classes": classes, "search": search, "batch": batch}  # type: dict
   return searched(edit, loss_fn, params, jnp.float32(1.0), **given)
 
 
-def dampen(params, forget_importance, full_importance, *, alpha, dampening):
+def dampen(
+  params: Params, forget_importance: Tree, full_importance: Tree, *, alpha: Scalar, dampening: Scalar
+) -> Params:
   """``theta_i <- min(dampening * I_D / I_f, 1) theta_i`` where ``I_f > alpha I_D``; all else is untouched, to the bit.
 
   params, forget_importance (I_f, over the rows to forget) and full_importance (I_D, over all rows) share one structure.

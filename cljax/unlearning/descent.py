@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from cljax import losses
 from cljax.core import tree
-from cljax.core.rows import as_rows
-from cljax.core.types import UsageError
-from cljax.objectives.objective import of_rows
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import ApplyFn, Array, LossFn, Params, Scalar, UsageError
+from cljax.objectives.objective import Objective, of_rows
 from cljax.unlearning._common import (
   among_the_others,
   cross_entropy,
@@ -26,7 +29,10 @@ from cljax.unlearning._common import (
 from cljax.unlearning._strength import bounded, row_bound
 
 
-def finetune_retain(loss_fn, params, *, retain, key=None, steps: int = 100, batch: int = 64, optimizer=None):
+def finetune_retain(
+  loss_fn: LossFn, params: Params, *, retain: RowsLike, key: Array | None = None, steps: int = 100, batch: int = 64,
+  optimizer: optax.GradientTransformation | None = None,
+) -> Params:  # fmt: skip
   """Descent on ``L_retain`` alone, in the hope of catastrophic forgetting: the forget rows are never seen.
 
   ``loss_fn(params, batch) -> [B]`` losses; ``retain`` is ``(x, y)``, a dict of arrays, or Rows. To first order L_forget
@@ -45,8 +51,10 @@ def finetune_retain(loss_fn, params, *, retain, key=None, steps: int = 100, batc
 
 
 def gradient_ascent(
-  loss_fn, params, *, forget, key=None, bound=1.0, classes=None, steps: int = 20, batch: int = 64, optimizer=None
-):
+  loss_fn: LossFn, params: Params, *, forget: RowsLike, key: Array | None = None, bound: Scalar = 1.0,
+  classes: ArrayLike | None = None, steps: int = 20, batch: int = 64,
+  optimizer: optax.GradientTransformation | None = None,
+) -> Params:  # fmt: skip
   """Ascent on ``L_forget``: one step of SGD raises it by ``rate ||g_f||^2`` to first order.
 
   ``loss_fn(params, batch) -> [B]`` losses; ``forget`` is ``(x, y)``, a dict of arrays, or Rows; no other row is seen.
@@ -74,23 +82,23 @@ def gradient_ascent(
 
 
 def graddiff(
-  loss_fn,
-  params,
+  loss_fn: LossFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  key=None,
-  forget_weight=0.05,
-  retain_weight=0.95,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  forget_weight: Scalar = 0.05,
+  retain_weight: Scalar = 0.95,
   retain_loss: str = "ce",
-  apply_fn=None,
-  bound=1.0,
-  classes=None,
+  apply_fn: ApplyFn | None = None,
+  bound: Scalar = 1.0,
+  classes: ArrayLike | None = None,
   steps: int = 50,
   batch: int = 64,
-  optimizer=None,
-  learned=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Objective | None = None,
+) -> Params:
   """GradDiff: descent on ``retain_weight R - forget_weight L_forget``, random batches of each; R is L_retain.
 
   ``loss_fn(params, batch) -> [B]`` losses; ``forget`` and ``retain`` are ``(x, y)``, a dict of arrays, or Rows. With
@@ -136,9 +144,10 @@ def wrong_labels(key, batch, num_classes: int):
 
 
 def random_labels(
-  apply_fn, params, *, forget, retain, key=None, steps: int = 50, batch: int = 64, optimizer=None, classes=None,
-  gone=None,
-):  # fmt: skip
+  apply_fn: ApplyFn, params: Params, *, forget: RowsLike, retain: RowsLike, key: Array | None = None, steps: int = 50,
+  batch: int = 64, optimizer: optax.GradientTransformation | None = None, classes: ArrayLike | None = None,
+  gone: ArrayLike | None = None,
+) -> Params:  # fmt: skip
   """Amnesiac unlearning: descent on the loss of the forget rows under wrong labels together with the retain rows.
 
   ``apply_fn(params, batch)`` gives logits or Outputs. Each forget row has one label for all steps, uniform over the
@@ -168,20 +177,20 @@ def random_labels(
 
 
 def famr(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  forget,
-  key=None,
-  anchor=0.01,
-  bound=1.0,
-  classes=None,
+  forget: RowsLike,
+  key: Array | None = None,
+  anchor: Scalar = 0.01,
+  bound: Scalar = 1.0,
+  classes: ArrayLike | None = None,
   steps: int = 50,
   batch: int = 64,
-  optimizer=None,
-  learned=None,
-  gone=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Any = None,
+  gone: ArrayLike | None = None,
+) -> Params:
   """FAMR: descent on the mean ``CE(uniform, p)`` of the forget rows plus ``anchor/2 ||theta - theta_before||^2``.
 
   ``apply_fn(params, batch)`` gives logits or Outputs; ``forget`` is ``(x, y)``, a dict of arrays, or Rows; no other row
@@ -224,18 +233,18 @@ def famr(
 
 
 def one_point_contraction(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  key=None,
-  forget_weight=1.0,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  forget_weight: Scalar = 1.0,
   steps: int = 50,
   batch: int = 64,
-  optimizer=None,
-  gone=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+  gone: ArrayLike | None = None,
+) -> Params:
   """One-point contraction: descent on ``L_retain + forget_weight mean ||z(x)||_2`` over the logits z of forget rows.
 
   ``apply_fn(params, batch)`` gives logits or Outputs; ``forget`` and ``retain`` are ``(x, y)``, a dict of arrays, or

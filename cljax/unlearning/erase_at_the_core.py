@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import optax
 
 from cljax import losses
-from cljax.core.rows import as_rows
-from cljax.core.types import Outputs, UsageError
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import ApplyFn, Array, Outputs, Params, Scalar, UsageError
 from cljax.unlearning._common import drawn, key_of, minimize, outputs_of
 
 
@@ -23,20 +23,20 @@ def stages_of(out: Outputs):
 
 
 def erase_at_the_core(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  key=None,
-  forget_weight=1.0,
-  stage_weight=1.0,
-  temperature=1.0,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  forget_weight: Scalar = 1.0,
+  stage_weight: Scalar = 1.0,
+  temperature: Scalar = 1.0,
   variant: str = "against_retain",
   steps: int = 50,
   batch: int = 64,
-  optimizer=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+) -> Params:
   """Erase at the Core: ``sum_s w_s [forget_weight C(h_s of forget rows) + CE(head_s(h_s of retain rows))]``.
 
   ``apply_fn(params, batch)`` gives Outputs with hidden activations, of which each is a stage, averaged over all axes

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from cljax.core import rows as picking
 from cljax.core import tree
 from cljax.core.dtypes import wide
-from cljax.core.rows import as_rows
-from cljax.core.types import UsageError
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import ApplyFn, Array, LossFn, Params, Scalar, UsageError
 from cljax.unlearning._common import cross_entropy, if_asked, key_of
 from cljax.unlearning._gradients import accuracy, mean_gradient, total_gradient
 from cljax.unlearning._strength import least, searched, share_whole
@@ -19,9 +20,10 @@ STEPS = ("means", *VARIANTS)
 
 
 def iau(
-  loss_fn, params, *, forget, retain, key=None, learning_rate=1e-3, variant: str = "paper", search: int = 0,
-  classes=None, batch: int = 64,
-):  # fmt: skip
+  loss_fn: LossFn, params: Params, *, forget: RowsLike, retain: RowsLike, key: Array | None = None,
+  learning_rate: Scalar = 1e-3, variant: str = "paper", search: int = 0, classes: ArrayLike | None = None,
+  batch: int = 64,
+) -> Params:  # fmt: skip
   """Influence approximation: ``theta + rate [sum_f grad - sum_r grad]`` in one step; no Hessian.
 
   ``loss_fn(params, batch) -> [B]``; rows as everywhere here. The sum over the retain rows is the gradient correction.
@@ -50,24 +52,24 @@ def iau(
   def moved(rate):
     return jax.tree.map(lambda p, s: jnp.where(count > 0, p + s.astype(p.dtype), p), params, tree.scale(rate, step))
 
-  given = {"forget": forget, "retain": retain, "classes": classes, "search": search, "batch": batch}
+  given = {"forget": forget, "retain": retain, "classes": classes, "search": search, "batch": batch}  # type: dict
   return searched(moved, loss_fn, params, learning_rate, **given)
 
 
 def slug(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  key=None,
-  validation=None,
-  first_step=0.1,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  validation: RowsLike | None = None,
+  first_step: Scalar = 0.1,
   search: int = 10,
-  classes=None,
+  classes: ArrayLike | None = None,
   batch: int = 64,
   rows: int = 256,
-):
+) -> Params:
   """Single layer, single gradient: ``theta_l + r g_f`` for one tensor l, g_f of the mean CE on the forget rows.
 
   Layers are tensors of two axes or more (no biases). Those on the Pareto front of importance ``|g_f| / |theta|`` (high)
@@ -121,7 +123,7 @@ def slug(
   return if_asked(forget, moved(best, step[best]), params)
 
 
-def pareto_front(importance, alignment):
+def pareto_front(importance: Array, alignment: Array) -> Array:
   """``[L]`` bool: no other layer has strictly higher importance and strictly lower alignment; never empty."""
   beats = (importance[None] > importance[:, None]) & (alignment[None] < alignment[:, None])
   return ~beats.any(1)

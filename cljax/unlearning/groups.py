@@ -14,13 +14,14 @@ import optax
 from cljax import losses
 from cljax.core import tree
 from cljax.core.dtypes import lenient
-from cljax.core.rows import as_rows
-from cljax.core.types import Rows, UsageError
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import ApplyFn, Array, LossFn, Params, Rows, Scalar, UsageError
 from cljax.estimators.per_sample import sum_over_batches
+from cljax.objectives.objective import Objective
 from cljax.unlearning._common import cross_entropy, drawn, if_asked, key_of, mean_loss, minimize, outputs_of, share_of
 
 
-def group_weights(forget: Rows, retain: Rows, groups, num_groups: int, batch: int = 256):
+def group_weights(forget: Rows, retain: Rows, groups: Array, num_groups: int, batch: int = 256) -> Array:
   """``[G]``: ``n_g(all) / n_g(retain)``, rows counted by weight; 0 for a group of which no row is left.
 
   ``groups [N]`` is the group of each row id. Sampling retain rows by these weights restores the groups' shares.
@@ -40,8 +41,9 @@ def _counts(rows: Rows, groups, num_groups: int, batch: int = 256):
 
 
 def group_reweight(
-  loss_fn, params, *, forget, retain, groups, key=None, steps: int = 50, batch: int = 64, optimizer=None
-):
+  loss_fn: LossFn, params: Params, *, forget: RowsLike, retain: RowsLike, groups: Array, key: Array | None = None,
+  steps: int = 50, batch: int = 64, optimizer: optax.GradientTransformation | None = None,
+) -> Params:  # fmt: skip
   """REWEIGHT: fine-tuning on retain rows weighed by ``n_g(all) / n_g(retain)`` of their group g.
 
   ``groups [N]`` int is the group of each row id, 0 to N - 1; rows must carry ids. The weights multiply the losses of
@@ -69,7 +71,7 @@ class Critic(NamedTuple):
   mean: Any
 
 
-def donsker_varadhan(joint, marginal, weight):
+def donsker_varadhan(joint: Array, marginal: Array, weight: Array) -> Array:
   """``E T(z, g) - log E exp T(z, g')``, a lower bound on mutual information; ``[B]`` each. 0 for a constant T."""
   log_weight = jnp.log(jnp.where(weight > 0, weight, 1.0))
   each = jnp.where(weight > 0, marginal + log_weight, -jnp.inf)
@@ -79,24 +81,24 @@ def donsker_varadhan(joint, marginal, weight):
 
 
 def miu(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  groups,
-  key=None,
-  calibration=1.0,
+  forget: RowsLike,
+  retain: RowsLike,
+  groups: Array,
+  key: Array | None = None,
+  calibration: Scalar = 1.0,
   num_groups: int = 2,
   hidden: int = 512,
   critic_warmup: int = 100,
   critic_steps: int = 1,
-  critic_learning_rate=0.01,
+  critic_learning_rate: Scalar = 0.01,
   steps: int = 50,
   batch: int = 64,
-  optimizer=None,
-  learned=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Objective | None = None,
+) -> Params:
   """MIU: ``min 1[first half] max(I_theta(z; g on D_f), 0) + CE + c (I_theta(z; g) - I_theta0(z; g))^2`` on retain rows.
 
   I is MINE's bound with a critic on features ``z / sqrt(1 + E |z_theta0|^2)`` and group g (one hidden layer of

@@ -11,9 +11,10 @@ import optax
 
 from cljax import losses
 from cljax.core import tree
-from cljax.core.rows import as_rows, few_of_each
-from cljax.core.types import UsageError
+from cljax.core.rows import RowsLike, as_rows, few_of_each
+from cljax.core.types import ApplyFn, Array, Params, Scalar, UsageError
 from cljax.estimators.per_sample import sum_over_batches
+from cljax.objectives.objective import Objective
 from cljax.unlearning._common import cross_entropy, descent, drawn, if_asked, key_of, mean_loss, outputs_of
 
 QUIET = 0.2  # the share of the steps before the group lasso acts
@@ -70,30 +71,30 @@ def prototypes_of(apply_fn, params, rows, num_classes: int, batch: int):
 
 
 def gs_lora(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  key=None,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
   rank: int = 8,
-  forget_weight=0.15,
-  bound=2.0,
-  sparsity=0.01,
+  forget_weight: Scalar = 0.15,
+  bound: Scalar = 2.0,
+  sparsity: Scalar = 0.01,
   layers: str = "",
   block_pattern: str = "",
   rate_schedule: str = "cosine",
   few_shot: int = 0,
   prototypes: bool = False,
-  prototype_forget_weight=0.015,
-  prototype_retain_weight=0.012,
-  prototype_bound=2.0,
-  ema_decay=0.9,
+  prototype_forget_weight: Scalar = 0.015,
+  prototype_retain_weight: Scalar = 0.012,
+  prototype_bound: Scalar = 2.0,
+  ema_decay: Scalar = 0.9,
   steps: int = 100,
   batch: int = 64,
-  optimizer=None,
-  learned=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Objective | None = None,
+) -> Params:
   """GS-LoRA: ``CE_r + forget_weight max(0, bound ln K - CE_f) + sparsity sum_g sqrt(sum_{l in g} |A_l|^2 + |B_l|^2)``.
 
   ``apply_fn(params, batch)`` gives logits or Outputs. Every 2-D leaf W whose path the regular expression ``layers``

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from cljax.core import rows as picking
 from cljax.core.dtypes import wide
-from cljax.core.rows import as_rows
+from cljax.core.rows import RowsLike, as_rows
 from cljax.core.tree import fold
-from cljax.core.types import Batch, Rows
+from cljax.core.types import ApplyFn, Array, Batch, Params, Rows, Scalar
+from cljax.objectives.objective import Objective
 from cljax.unlearning._common import cross_entropy, drawn, key_of, mean_loss, minimize, moved2, outputs_of
 from cljax.unlearning.groups import rows_with_ids
 
 
 def oracle_matching(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  init_fn=None,
-  key=None,
-  oracle_params=None,
+  forget: RowsLike,
+  retain: RowsLike,
+  init_fn: Callable[[Array], Params] | None = None,
+  key: Array | None = None,
+  oracle_params: Params | None = None,
   oracles: int = 10,
   oracle_steps: int = 200,
-  oracle_learning_rate=0.1,
+  oracle_learning_rate: Scalar = 0.1,
   rows: int = 64,
-  weight_decay=0.0,
+  weight_decay: Scalar = 0.0,
   steps: int = 50,
   batch: int = 64,
-  optimizer=None,
-  learned=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Objective | None = None,
+) -> Params:
   """Oracle matching: ``min E_x |z_theta(x) - t(x)|^2 + weight_decay |theta - theta0|^2``, t the oracles' mean logits.
 
   x runs over at most ``rows`` forget rows and 3 times as many retain rows, drawn without replacement, in random batches
@@ -62,32 +65,32 @@ def oracle_matching(
   own = _logits(apply_fn, params, pool)
   off = found.mean(0) - own
   targets = own + (centred(off, pool.class_mask) if learned is None else off)
-  given = {"weight_decay": weight_decay, "optimizer": optimizer, "batch": batch, "learned": learned}
+  given = {"weight_decay": weight_decay, "optimizer": optimizer, "batch": batch, "learned": learned}  # type: dict
   return fit_logits(apply_fn, params, pool, targets, key=key, steps=_unless_empty(steps, pool, rows), **given)
 
 
 def datamodel_matching(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  init_fn,
-  key=None,
+  forget: RowsLike,
+  retain: RowsLike,
+  init_fn: Callable[[Array], Params],
+  key: Array | None = None,
   oracles: int = 100,
   oracle_steps: int = 200,
-  oracle_learning_rate=0.1,
-  inclusion=0.5,
-  ridge=1.0,
+  oracle_learning_rate: Scalar = 0.1,
+  inclusion: Scalar = 0.5,
+  ridge: Scalar = 1.0,
   rescale: bool = False,
-  multiplier=1.0,
+  multiplier: Scalar = 1.0,
   rows: int = 64,
-  weight_decay=0.0,
+  weight_decay: Scalar = 0.0,
   steps: int = 50,
   batch: int = 64,
-  optimizer=None,
-  learned=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Objective | None = None,
+) -> Params:
   """Datamodel matching: as :func:`oracle_matching` with ``t(x) = z_theta0(x) - multiplier sum_{i in D_f} tau_i(x)``.
 
   tau is a ridge regression of the (centred) logits of ``oracles`` nets on which rows each was trained on; a row is in
@@ -113,11 +116,11 @@ def datamodel_matching(
 
   outputs, included = jax.lax.map(one, jnp.arange(oracles))
   targets = _logits(apply_fn, params, pool) - multiplier * datamodel_effect(outputs, included, gone, ridge, rescale)
-  given = {"weight_decay": weight_decay, "optimizer": optimizer, "batch": batch, "learned": learned}
+  given = {"weight_decay": weight_decay, "optimizer": optimizer, "batch": batch, "learned": learned}  # type: dict
   return fit_logits(apply_fn, params, pool, targets, key=key, steps=_unless_empty(steps, pool, rows), **given)
 
 
-def datamodel_effect(outputs, included, gone, ridge, rescale: bool = False):
+def datamodel_effect(outputs: Array, included: Array, gone: Array, ridge: Scalar, rescale: bool = False) -> Array:
   """``sum_{i in gone} tau_i``, shape ``[...]``: what a linear datamodel says the rows ``gone [N]`` add to an output.
 
   ``outputs [M, ...]`` of M models, ``included [M, N]`` 0/1; ``tau = A^T (A A^T + ridge I)^-1 Z``, both centred over

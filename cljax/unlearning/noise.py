@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from cljax.core.dtypes import wide
-from cljax.core.rows import as_rows
+from cljax.core.rows import RowsLike, as_rows
 from cljax.core.tree import fold, map_named, match
+from cljax.core.types import ApplyFn, Array, Params, Rows, Scalar, Tree
 from cljax.unlearning._common import key_of, outputs_of
 from cljax.unlearning._gradients import exact_fisher
 from cljax.unlearning.gradient_steps import _check_variant
 
 
 def fisher_forgetting(
-  apply_fn, params, *, retain, key=None, alpha=1e-6, classes=None, variant: str = "paper", importance=None
-):
+  apply_fn: ApplyFn, params: Params, *, retain: RowsLike, key: Array | None = None, alpha: Scalar = 1e-6,
+  classes: ArrayLike | None = None, variant: str = "paper", importance: Callable[[Params, Rows], Tree] | None = None,
+) -> Params:  # fmt: skip
   """Fisher forgetting: ``theta + sqrt(v) eps``, ``v = alpha min(1 / (F + 1e-8), 1e3)``, eps standard normal.
 
   F is the exact diagonal Fisher over the retain rows (:func:`exact_fisher`, row by row), or ``importance(params, rows)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from cljax import projectors
 from cljax.core import tree
 from cljax.core.dtypes import lenient
-from cljax.core.rows import as_rows
-from cljax.core.types import UsageError
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import Array, LossFn, Params, Scalar, UsageError
 from cljax.unlearning._common import drawn, if_asked, key_of, mean_loss, minimize
 from cljax.unlearning._strength import bounded
 
@@ -22,27 +23,27 @@ SHARES = (1.0, 0.5, 0.25, 0.125)  # of a step, tried in turn
 
 
 def geometric_disentanglement(
-  loss_fn,
-  params,
+  loss_fn: LossFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  key=None,
-  forget_weight=0.05,
-  retain_weight=0.95,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  forget_weight: Scalar = 0.05,
+  retain_weight: Scalar = 0.95,
   forget_loss: str | Callable = "ascent",
-  beta=0.1,
-  learning_rate=0.05,
+  beta: Scalar = 0.1,
+  learning_rate: Scalar = 0.05,
   optimizer: str | optax.GradientTransformation = "sgd",
   constraint: str = "descent",
   history: int = 8,
   backtracking: bool = False,
-  budget=1e-4,
-  bound=1.0,
-  classes=None,
+  budget: Scalar = 1e-4,
+  bound: Scalar = 1.0,
+  classes: ArrayLike | None = None,
   steps: int = 50,
   batch: int = 64,
-):
+) -> Params:
   """Descent on a forget loss off the retain gradients: ``theta += P(a U(g_f)) + b U'(g_r)`` on random batches.
 
   U and U' are updates of ``optimizer`` at ``learning_rate``, 'sgd' or 'adam', each with a state of its own; or of an
@@ -111,22 +112,22 @@ def _optimizer(given, learning_rate) -> optax.GradientTransformation:
 
 
 def adaptive_orthogonality(
-  loss_fn,
-  params,
+  loss_fn: LossFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  key=None,
-  forget_weight=0.05,
-  retain_weight=0.95,
-  strength=1.0,
-  gamma=1.0,
-  bound=1.0,
-  classes=None,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  forget_weight: Scalar = 0.05,
+  retain_weight: Scalar = 0.95,
+  strength: Scalar = 1.0,
+  gamma: Scalar = 1.0,
+  bound: Scalar = 1.0,
+  classes: ArrayLike | None = None,
   steps: int = 50,
   batch: int = 64,
-  optimizer=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+) -> Params:
   """Descent on ``b L_r - a L_f + strength AO``, ``AO = 1[<u, v> < 0] ((1 - cos(u, v)) / 2)^gamma``, u = -g_f, v = g_r.
 
   a and b are ``forget_weight`` and ``retain_weight``; the default optimizer is SGD at 0.05. AO is differentiated

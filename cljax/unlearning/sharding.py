@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from cljax.core.types import UsageError
+from cljax.core.types import Array, UsageError
+
+Ids = TypeVar("Ids", np.ndarray, Array)
 
 
-def shard_of(ids, shards: int):
+def shard_of(ids: Ids, shards: int) -> Ids:
   """The shard, 0 to ``shards - 1``, of each row id: a 32-bit mixing hash of the id, modulo ``shards``.
 
   The same for NumPy and JAX arrays, now and later: a row keeps its shard as others come and go. ``shards`` below 1: a
@@ -23,7 +28,7 @@ def shard_of(ids, shards: int):
   return ((h ^ (h >> 16)) % xp.uint32(shards)).astype(xp.int32)
 
 
-def sisa_cost(ids, deleted, shards: int) -> float:
+def sisa_cost(ids: ArrayLike, deleted: ArrayLike, shards: int) -> float:
   """Rows that SISA retrains on after a deletion, as a share of those that plain retraining would: 0 to 1.
 
   ``ids [N]`` are the rows' ids, ``deleted [N]`` bool. The rows left in shards that lose one, over all rows left; each

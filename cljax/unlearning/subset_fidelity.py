@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from cljax.core import tree
-from cljax.core.rows import as_rows
-from cljax.core.types import UsageError
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import Array, Batch, LossFn, Params, Scalar, UsageError
 from cljax.estimators.per_sample import sum_over_batches
 from cljax.unlearning._strength import searched
 
 
-def fidelity_sums(inputs, kernel, weight):
+def fidelity_sums(inputs: Array, kernel: Array, weight: Array) -> tuple[Array, Array, Array]:
   """``(sum w <Y, A_i>, sum w |A_i|^2, sum w |Y|^2)``: ``[units]`` twice and a scalar; ``Y = sum_i A_i``.
 
   ``inputs [n, d_in]`` are the rows that ``kernel [..., units, d_out]`` multiplies (its leading axes are a patch's
@@ -29,7 +31,7 @@ def fidelity_sums(inputs, kernel, weight):
   return with_output, (second * gram).sum((0, 1)), jnp.sum(weight[:, None] * jnp.square(y))
 
 
-def fidelity(sums):
+def fidelity(sums: tuple[Array, Array, Array]) -> Array:
   """Singleton fidelity ``s_i = <Y, A_i>^2 / (E|A_i|^2 E|Y|^2)``, ``[units]`` in [0, 1], of :func:`fidelity_sums`.
 
   It is ``1 - E|Y - d_i A_i|^2 / E|Y|^2`` at the best ``d_i``; 0 for a silent unit.
@@ -40,9 +42,11 @@ def fidelity(sums):
 
 
 def modhifi_u(
-  inputs_fn, params, *, forget, retain=None, key=None, kernels: str = "", share=0.05, contrast=0.0, search: int = 0,
-  loss_fn=None, classes=None, batch: int = 64,
-):  # fmt: skip
+  inputs_fn: Callable[[Params, Batch], Mapping[str, Array]], params: Params, *, forget: RowsLike,
+  retain: RowsLike | None = None, key: Array | None = None, kernels: str = "", share: Scalar = 0.05,
+  contrast: Scalar = 0.0, search: int = 0, loss_fn: LossFn | None = None, classes: ArrayLike | None = None,
+  batch: int = 64,
+) -> Params:  # fmt: skip
   """ModHiFi-U: in each layer, zeroes the ``share`` of input units of highest :func:`fidelity` on the forget rows.
 
   ``inputs_fn(params, batch) -> {kernel path: [n, d_in]}`` gives what each kernel multiplies, as
@@ -93,5 +97,5 @@ def modhifi_u(
 
     return tree.map_named(edit, params)
 
-  given = {"forget": forget, "retain": forget if retain is None else retain, "search": search, "batch": batch}
+  given = {"forget": forget, "retain": forget if retain is None else retain, "search": search, "batch": batch}  # type: dict
   return searched(without, loss_fn, params, share, classes=classes if loss_fn else None, **given)

@@ -6,13 +6,14 @@ import re
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from cljax import losses
 from cljax.core import rows as picking
 from cljax.core import tree
 from cljax.core.dtypes import wide
-from cljax.core.rows import as_rows
-from cljax.core.types import Batch, UsageError
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import ApplyFn, Array, Batch, Params, Scalar, UsageError
 from cljax.unlearning._common import cross_entropy, if_asked, key_of, outputs_of
 from cljax.unlearning._strength import searched
 from cljax.unlearning.gradient_steps import _check_variant
@@ -21,21 +22,21 @@ LOSSES = ("cross_entropy", "squared")
 
 
 def ntk(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  initial,
-  forget,
-  retain,
-  key=None,
-  scale=1.0,
-  weight_decay=0.1,
+  initial: Params,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  scale: Scalar = 1.0,
+  weight_decay: Scalar = 0.1,
   rows: int = 32,
   loss: str = "cross_entropy",
   variant: str = "paper",
   search: int = 0,
-  classes=None,
-):
+  classes: ArrayLike | None = None,
+) -> Params:
   """NTK forgetting: ``theta + scale (w_r - w_D)``, ``w_S = -G_S (G_S^T G_S + n_S weight_decay I)^-1 e_S``.
 
   G_S is the Jacobian of the logits and e_S the loss's gradient by logits (``softmax - onehot``, or ``z - onehot`` for
@@ -50,28 +51,28 @@ def ntk(
   many tried by doubling and halving at which the rows to forget are known no better than by who never saw them
   (:mod:`cljax.unlearning._strength`). Spec A10; Golatkar et al., 2020.
   """
-  options = {"scale": scale, "weight_decay": weight_decay, "rows": rows, "loss": loss, "variant": variant}
+  options = {"scale": scale, "weight_decay": weight_decay, "rows": rows, "loss": loss, "variant": variant}  # type: dict
   options |= {"key": key, "search": search, "classes": classes}
   return fast_ntk(apply_fn, params, initial=initial, forget=forget, retain=retain, leaves="", **options)
 
 
 def fast_ntk(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  initial,
-  forget,
-  retain,
-  key=None,
+  initial: Params,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
   leaves: str = "norm|bias",
-  scale=1.0,
-  weight_decay=0.1,
+  scale: Scalar = 1.0,
+  weight_decay: Scalar = 0.1,
   rows: int = 32,
   loss: str = "cross_entropy",
   variant: str = "paper",
   search: int = 0,
-  classes=None,
-):
+  classes: ArrayLike | None = None,
+) -> Params:
   """Fast NTK: :func:`ntk` over the leaves whose path the regular expression ``leaves`` matches; no other bit changes.
 
   ``initial``, like ``params``, is read at those leaves alone; the others stand at their present values, as if they had
@@ -125,7 +126,7 @@ def fast_ntk(
     square = tree.dot(step, step)
     scale = scale * (1.0 + 2.0 * jnp.abs(tree.dot(step, rest)) / jnp.where(square > 0, square, 1.0))
   moved = lambda size: with_leaves(params, tree.axpy(size, step, now))
-  given = {"forget": asked, "retain": held, "classes": classes, "search": search}
+  given = {"forget": asked, "retain": held, "classes": classes, "search": search}  # type: dict
   return if_asked(asked, searched(moved, cross_entropy(apply_fn), params, scale, **given), params)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from cljax.core import tree
-from cljax.core.rows import as_rows
-from cljax.core.types import UsageError
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import ApplyFn, Array, Params, Scalar, UsageError
 from cljax.estimators.per_sample import sum_over_batches
+from cljax.objectives.objective import Objective
 from cljax.unlearning._common import (
   among_the_others,
   cross_entropy,
@@ -39,22 +43,22 @@ def either(first, a, b):
 
 
 def bad_teacher(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  key=None,
-  teacher_params=None,
-  init_fn=None,
-  retain_fraction=0.3,
-  temperature=1.0,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  teacher_params: Params | None = None,
+  init_fn: Callable[[Array], Params] | None = None,
+  retain_fraction: Scalar = 0.3,
+  temperature: Scalar = 1.0,
   steps: int = 50,
   batch: int = 64,
-  optimizer=None,
-  learned=None,
-  gone=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Objective | None = None,
+  gone: ArrayLike | None = None,
+) -> Params:
   """Descent on ``s KL(p_bad || p)_forget + (1 - s) KL(p_before || p)_retain``: a teacher without knowledge, and itself.
 
   ``apply_fn(params, batch)`` gives logits or Outputs. The bad teacher is ``teacher_params``, or ``init_fn(key)``. ``s =
@@ -82,22 +86,22 @@ def bad_teacher(
 
 
 def stochastic_teacher(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  key=None,
-  teacher_params=None,
-  init_fn=None,
-  temperature=1.0,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  teacher_params: Params | None = None,
+  init_fn: Callable[[Array], Params] | None = None,
+  temperature: Scalar = 1.0,
   erase_steps: int = 20,
   steps: int = 50,
   batch: int = 64,
-  optimizer=None,
-  learned=None,
-  gone=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Objective | None = None,
+  gone: ArrayLike | None = None,
+) -> Params:
   """Erase, then reconstruct: ``KL_T(p_random || p)`` on forget rows, then ``CE + KL_T(p_before || p)`` on retain rows.
 
   ``apply_fn(params, batch)`` gives logits or Outputs; the random teacher is ``teacher_params``, or ``init_fn(key)``.
@@ -140,25 +144,25 @@ def error_rate(apply_fn, params, rows, batch: int = 64):
 
 
 def scrub(
-  apply_fn,
-  params,
+  apply_fn: ApplyFn,
+  params: Params,
   *,
-  forget,
-  retain,
-  key=None,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
   max_steps: int = 3,
   min_steps: int = 7,
   max_rounds: int = 5,
-  ce_weight=1.0,
-  kl_weight=0.5,
-  temperature=2.0,
+  ce_weight: Scalar = 1.0,
+  kl_weight: Scalar = 0.5,
+  temperature: Scalar = 2.0,
   rewind: bool = False,
-  validation=None,
+  validation: RowsLike | None = None,
   steps: int = 100,
   batch: int = 64,
-  optimizer=None,
-  learned=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Objective | None = None,
+) -> Params:
   """SCRUB: ``max_steps`` of ascent on ``T^2 KL_T(p_before || p)`` of forget rows, then ``min_steps`` of descent on
   ``ce_weight CE + kl_weight T^2 KL_T(p_before || p)`` of retain rows; and again.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from cljax.core import rows as picking
 from cljax.core import tree
 from cljax.core.dtypes import wide
-from cljax.core.rows import as_rows
-from cljax.core.types import UsageError
+from cljax.core.rows import RowsLike, as_rows
+from cljax.core.types import Array, LossFn, Params, Scalar, UsageError
 from cljax.unlearning._common import drawn, key_of, mean_loss, minimize
 
 
@@ -29,19 +30,19 @@ def learn_noise(loss_fn, params, template, *, key, mean, std, steps, penalty, le
 
 
 def unsir(
-  loss_fn,
-  params,
+  loss_fn: LossFn,
+  params: Params,
   *,
-  retain,
-  classes,
-  key=None,
+  retain: RowsLike,
+  classes: ArrayLike,
+  key: Array | None = None,
   noise_rows: int = 32,
   noise_steps: int = 25,
-  noise_penalty=0.1,
+  noise_penalty: Scalar = 0.1,
   steps: int = 50,
   batch: int = 64,
-  optimizer=None,
-):
+  optimizer: optax.GradientTransformation | None = None,
+) -> Params:
   """UNSIR, for whole classes: learn noise that the model takes for anything but the class, impair on it, then repair.
 
   ``loss_fn(params, batch) -> [B]`` losses; ``classes [K]`` bool are those to forget, whole; their rows are never seen

@@ -141,7 +141,7 @@ def in_torch(layer: Layer, arguments) -> Callable[[], Any]:
 def every_convolution_by(form):
   """Traces convolutions of models as ``form``."""
   before = convolution.conv
-  convolution.conv = lambda x, k, strides=(1, 1), padding="SAME": form(x, k, strides, padding)
+  convolution.conv = lambda x, kernel, strides=(1, 1), padding="SAME": form(x, kernel, strides, padding)
   try:
     yield
   finally:

@@ -58,9 +58,9 @@ def suite(report, repeats: int, oracles: int = ORACLES, epochs: int = EPOCHS) ->
   sides: dict[str, Any] = {"forget": forget, "retain": retain}
   calls = {
     "one epoch": epoch,
-    "ssd": lambda p: unlearning.ssd(None, p, importance=fisher, alpha=2.0, **sides),
+    "ssd": lambda p: unlearning.ssd(loss_fn, p, importance=fisher, alpha=2.0, **sides),
     "ssd, full importance stored": lambda p: unlearning.ssd(
-      None, p, importance=fisher, alpha=2.0, forget=forget, full_importance=full
+      loss_fn, p, importance=fisher, alpha=2.0, forget=forget, full_importance=full
     ),
     "slug": lambda p: unlearning.slug(apply_fn, p, **sides),
     "famr": lambda p: unlearning.famr(apply_fn, p, forget=forget),

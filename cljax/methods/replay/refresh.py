@@ -12,7 +12,7 @@ from cljax import optimizers
 from cljax.core import tree
 from cljax.core.method import Method, _keep, _keep_batch, union_access
 from cljax.core.tree import fold
-from cljax.core.types import Access, Batch, Spec, UsageError
+from cljax.core.types import Access, Batch, Model, Scalar, Spec, UsageError
 from cljax.methods import registry
 from cljax.methods.penalties.pulls import FISHER, kind_of
 from cljax.methods.penalties.pulls import fisher as fisher_of
@@ -46,8 +46,9 @@ class Refreshed(NamedTuple):
 
 
 def refresh(
-  method: Method, model, spec: Spec, *, step_size, damping=1e-3, noise=1.0, decay=1e-5, steps: int = 1,
-  form: str = "theory", inner_rate=0.01, fisher: str = "auto", fisher_batch_size: int = 64,
+  method: Method, model: Model, spec: Spec, *, step_size: Scalar, damping: Scalar = 1e-3, noise: Scalar = 1.0,
+  decay: Scalar = 1e-5, steps: int = 1, form: str = "theory", inner_rate: Scalar = 0.01, fisher: str = "auto",
+  fisher_batch_size: int = 64,
 ) -> Method:  # fmt: skip
   """``theta <- theta + step_size F^-1 grad L + noise N(0, 2 step_size F^-1)``, ``steps`` times, then ``method``'s step.
 
