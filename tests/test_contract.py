@@ -207,9 +207,13 @@ NAMED = {
   "bic",
   "clnp",
   "clpu_derpp",
+  "eeil",
   "icarl",
+  "lucir",
   "lwf",
+  "podnet",
   "wa",
+  "xder",
 }  # their programs hold the tasks' classes: renamed tasks need programs of their own
 
 
