@@ -208,6 +208,7 @@ NAMED = {
   "clnp",
   "clpu_derpp",
   "eeil",
+  "hal",
   "icarl",
   "lucir",
   "lwf",

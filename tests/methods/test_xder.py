@@ -190,7 +190,7 @@ def test_xder_s_later_heads_are_contrasted(three, model, trained, monkeypatch):
   """``lambd`` times the sum of a row's two views' SupCon, the mean over rows and later tasks; drawn rows once."""
   factors = iter((2.0, 3.0) * 9)  # views are traced in turn, the first one first
   monkeypatch.setattr(xder, "second_view", lambda key, x, *_: next(factors) * x)
-  bench, plain = Bench("xder", three, model, {**HYPER, "consistency": True}), trained[0]
+  bench, plain = Bench("xder", three, model, {**HYPER, "consistency": True, "lambd": 0.1}), trained[0]
   begun, split = trained[2], three.dataset.train
   loss, without = (float(b.step(begun, *b.arguments(1, 0))[2]) for b in (bench, plain))
   state = begun.method_state

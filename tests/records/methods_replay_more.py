@@ -128,6 +128,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_the_margin_is_the_label_s_alone",
       "test_equal_directions_are_one",
+      "test_layers_of_other_forms_are_maps_too",
       "test_the_first_step_behind_a_boundary_is_not_held",
     ),
     claim=("podnet",),
@@ -172,6 +173,19 @@ RECORDS: dict[str, Record] = {
       ONCE,
     ),
     arguments={"capacity": 20, "decay": 0.5, "stable_rate": 0.9, "plastic_rate": 1.0},
+    first_task_plain=False,
+  ),
+  "hal": Record(
+    spec="classic_methods A11",
+    compared=("test_hal_s_step_may_not_change_anchors", "test_anchors_are_rows_that_the_memory_unlearns"),
+    invariants=(
+      "test_hal_without_strength_is_er_with_a_ring",
+      "test_later_tasks_leave_anchors_and_a_request_erases_a_class_s",
+      "test_hal_needs_numbers",
+    ),
+    claim=("hal",),
+    deviations=("the sum over anchors and outputs of squares, as printed; Mammoth takes their mean", ONCE),
+    arguments={"capacity": 20, "anchor_steps": 3},
     first_task_plain=False,
   ),
   "fdr": Record(

@@ -13,14 +13,13 @@ from cljax.core.types import Spec
 from cljax.memory import slots
 from cljax.methods.replay.buffers import drawn
 
-MOMENTUM = 0.9
-
 
 def on_stored(
-  key, learner, spec: Spec, memory, state, visit, loss: Callable, *, passes: int, rate, trains: Callable, size: int
-):
+  key, learner, spec: Spec, memory, state, visit, loss: Callable, *, passes: int, rate, trains: Callable, size: int,
+  momentum: float = 0.9,
+):  # fmt: skip
   """The learner after ``passes`` over all rows of a memory, each shuffled, in batches of ``size``, by SGD at ``rate``
-  with momentum 0.9 from rest. Only leaves of which ``trains(name)`` holds move.
+  with momentum from rest. Only leaves of which ``trains(name)`` holds move.
 
   ``loss(key, params, model_state, batch) -> (loss, model_state)``; the batch's x is as its rows' tasks show it.
   """
@@ -44,7 +43,7 @@ def on_stored(
       batch = batch._replace(x=spec.view(batch.x, batch.task), visit=visit)
       of = lambda params: loss(jax.random.fold_in(own, i), params, model_state, batch)
       grads, model_state = jax.grad(of, has_aux=True)(params)
-      velocity = jax.tree.map(lambda v, g: MOMENTUM * v + g, velocity, grads)
+      velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, grads)
       move = lambda n, w, v: (w - rate * v).astype(w.dtype) if trains(n) else w
       return tree.map_named(move, params, velocity), model_state, velocity
 

@@ -10,7 +10,7 @@ from cljax import losses
 from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.tree import fold
-from cljax.core.types import Access, Spec
+from cljax.core.types import Access, Spec, UsageError
 from cljax.estimators import clusters
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import exemplars as sets
@@ -22,16 +22,26 @@ FORMS = ("paper", "released")
 
 
 def pooled(maps):
-  """``[B, (W + H) C]`` of norm 1: of the squares of ``maps [B, H, W, C]`` the sums over H and over W."""
+  """``[B, (W + H) C]`` of norm 1: of the squares of ``maps [B, H, W, C]`` the sums over H and over W. Where a layer has
+  fewer axes (tokens, dense), its map is one wide, or one place."""
   squares = jnp.square(maps.astype(jnp.float32))
+  squares = squares.reshape(squares.shape[0], *squares.shape[1:-1], *(1,) * (4 - squares.ndim), squares.shape[-1])
   flat = lambda a: a.reshape(a.shape[0], -1)
   return heads.unit(jnp.concatenate([flat(squares.sum(1)), flat(squares.sum(2))], axis=-1))
 
 
+def hidden_layers(model, spec: Spec) -> int:
+  """How many hidden activations the model returns."""
+  row = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), spec.shown)
+  told = {"task": jnp.zeros(1, jnp.int32) if model.by_task else None, "mask": None}
+  run = lambda params, state, x: model.apply(params, state, x, train=False, key=jax.random.key(0), **told)[0].hidden
+  return len(jax.eval_shape(run, *jax.eval_shape(model.init, jax.random.key(0)), row))
+
+
 def spatial_gap(hidden, theirs):
-  """``[B]``: the mean over stages with maps ``[B, H, W, C]`` of the distance of both :func:`pooled`; 0 without maps."""
-  gaps = [losses.safe_norm(pooled(a) - pooled(b), axis=-1) for a, b in zip(hidden, theirs, strict=True) if a.ndim == 4]
-  return sum(gaps) / len(gaps) if gaps else None
+  """``[B]``: the mean over layers of the distance of both :func:`pooled`."""
+  gaps = [losses.safe_norm(pooled(a) - pooled(b), axis=-1) for a, b in zip(hidden, theirs, strict=True)]
+  return sum(gaps) / len(gaps)
 
 
 def nca(cosine, scale, y, margin, mask, form: str = "paper"):
@@ -60,21 +70,21 @@ def podnet(
 
   c is the local similarity classifier (:func:`cljax.models.heads.cosine_classifier`) of ``directions`` a class, s its
   learned scale, which begins at ``scale``; :func:`nca` has the margin on the label alone; P are :func:`pooled` maps, of
-  all hidden activations ``[B, H, W, C]``: of a network without any the first term of the bracket is left out. The
-  bracket is there from the second task on, K the classes met and n_new those of the task. All means are over the union
-  of the task's rows and the exemplars, as for :func:`cljax.methods.replay.icarl.icarl`, whose lists these are; outputs
-  of classes met so far take part. When a new task begins, its classes' directions are k-means centres of their
-  normalised features, at the mean norm of old ones, which stand still while it is learned. When a task with old classes
-  ends, the directions and s are trained ``passes`` times over the exemplars (balanced) by the NCA alone, at ``rate``.
+  all hidden activations that the model returns. The bracket is there from the second task on, K the classes met and
+  n_new those of the task. All means are over the union of the task's rows and the exemplars, as for
+  :func:`cljax.methods.replay.icarl.icarl`, whose lists these are; outputs of classes met so far take part. When a new
+  task begins, its classes' directions are k-means centres of their normalised features, at the mean norm of old ones,
+  which stand still while it is learned. When a task with old classes ends, the directions and s are trained ``passes``
+  times over the exemplars (balanced) by the NCA alone, at ``rate``.
 
   Deviations: the rate of this training is constant; batches as large as a step's; k-means takes 20 steps from rows
-  drawn. Raises UsageError for a capacity below the number of lists and a model without features. Spec B4; Douillard et
-  al., 2020.
+  drawn. Raises UsageError for a capacity below the number of lists, and a model without features or hidden
+  activations. Spec B4; Douillard et al., 2020.
   """
-  network, memory = (
-    heads.cosine_classifier(model, spec, "podnet", directions, scale),
-    sets.make_exemplars(spec, capacity),
-  )
+  if not hidden_layers(model, spec):
+    raise UsageError("method.name: 'podnet' needs a model that returns hidden activations (Outputs.hidden is empty)")
+  network = heads.cosine_classifier(model, spec, "podnet", directions, scale)
+  memory = sets.make_exemplars(spec, capacity)
   size, of_task = min(replay_batch or spec.batch_size, capacity), jnp.asarray(spec.classes_of_task)
   shared = sets.hooks(spec, memory)
 
@@ -129,9 +139,7 @@ def podnet(
     cut = lambda tree_: jax.tree.map(lambda a: a[own], tree_)
     said = jax.lax.stop_gradient(sets.said_by_teacher(network, learner, batch, key))
     f, g = (heads.unit(heads.flat(o.features[own])) for o in (outputs, said))
-    held = flat * (1.0 - jnp.sum(f * g, axis=-1))
-    gap = spatial_gap(cut(outputs.hidden), cut(said.hidden))
-    held = held if gap is None else held + spatial * gap
+    held = flat * (1.0 - jnp.sum(f * g, axis=-1)) + spatial * spatial_gap(cut(outputs.hidden), cut(said.hidden))
     rows = batch._replace(y=batch.y[own], class_mask=None if batch.class_mask is None else batch.class_mask[own])
     total = each(params, outputs.features[own], rows, visit) + jnp.where(old.any(), factor * held, 0.0)
     return jnp.sum(share * jnp.where(share != 0, total, 0.0))

@@ -52,6 +52,54 @@ def hinge(bad, good, margin, there):
   return jnp.sum(jnp.where(hit, gap, 0.0)) / jnp.maximum(jnp.sum(hit, dtype=jnp.float32), 1.0)
 
 
+def contrast(key, model, spec: Spec, params, model_state, batch, at, later, temperature):
+  """The mean over the tasks ``later [T]`` bool and the rows at places ``at [n]`` of SupCon of two views' outputs of the
+  task's classes, the sum of a row's two; 0 without a later task."""
+  x, y, weight, task = (a[at] for a in (batch.x, batch.y, batch.weight, batch.task))
+  plain = eaten(x, spec.scale).astype(jnp.float32)
+  told = {"task": model.task_for(task), "mask": (weight > 0).astype(jnp.float32)}
+
+  def view(name):
+    shown = as_stored(second_view(fold(key, name), plain, *VIEW, True), spec.scale)
+    out, _ = model.apply(params, model_state, shown, train=True, key=fold(key, "model"), **told)
+    return out.logits.astype(jnp.float32)
+
+  a, b = view("first"), view("second")
+
+  def of_one(mask):
+    there = lambda z: jnp.where(mask[None], z, 0.0)
+    return losses.reduce(losses.supcon(there(a), there(b), y, weight, temperature), weight)
+
+  each = jax.vmap(of_one)(jnp.asarray(spec.classes_of_task))
+  return 2 * jnp.sum(jnp.where(later, each, 0.0)) / jnp.maximum(jnp.sum(later, dtype=jnp.float32), 1.0)
+
+
+def stored_at_end(key, model, spec: Spec, memory, learner, task, gamma, form: str):
+  """The memory when a task ends: rows of it drawn uniformly, with the logits of now, old heads held down; and rows
+  of old classes learn of the current and later heads."""
+
+  def said(x, row_task):
+    told = {"task": model.task_for(row_task), "mask": None}
+    out, _ = model.apply(learner.params, learner.model_state, x, train=False, key=learner.key, **told)
+    return out.logits.astype(jnp.float32)
+
+  state, (old, _) = learner.method_state, sets.old_and_new(spec, task.visit)
+  there = state.group >= 0
+  now = sets.of_stored(spec, state.rows, said)
+  chosen = there & old[state.rows["y"]]
+  renewed = transplanted(state.rows["logits"], now, state.rows["y"], ~old, gamma, form)
+  renewed = jnp.where(chosen[:, None], renewed, state.rows["logits"])
+  state = state._replace(rows={**state.rows, "logits": renewed, "times": jnp.zeros_like(state.rows["times"])})
+  here = lambda start, block: task.rows.batch(start, block)
+  new = sets.in_blocks(lambda *at: said(here(*at).x, here(*at).task), task.rows.capacity)
+  rows = task.rows.as_read().batch(0, task.rows.capacity)
+  inside = rows.weight > 0
+  new = transplanted(new, new, rows.y, old, gamma, form)
+  fresh = {**sets.stored_rows(rows), "logits": jnp.where(inside[:, None], new, 0.0), "times": jnp.zeros(inside.shape)}
+  rank = sets.drawn_ranks(fold(key, "rows"), sets.list_of(spec, rows, inside))
+  return memory.add(state, fresh, sets.list_of(spec, rows, inside), rank, inside)
+
+
 def xder(
   model, spec: Spec, *, alpha, beta, gamma, lambd, eta, margin, temperature, capacity: int, replay_batch: int = 0,
   consistency: bool = True, form: str = "guarded",
@@ -104,27 +152,6 @@ def xder(
     again = jnp.concatenate([jnp.zeros(size, bool), (second[:, None] == first[None]).any(1)])
     return z, y, task, (weight > 0) & ~again
 
-  def contrast(key, params, learner, batch, outputs, later):
-    """S; ``later [T]``: the tasks that were never met."""
-    at = jnp.concatenate([jnp.arange(spec.batch_size, dtype=jnp.int32), batch.extra["places"][:size]])
-    x, y, weight, task = (a[at] for a in (batch.x, batch.y, batch.weight, batch.task))
-    plain = eaten(x, spec.scale).astype(jnp.float32)
-    told = {"task": model.task_for(task), "mask": (weight > 0).astype(jnp.float32)}
-
-    def view(name):
-      shown = as_stored(second_view(fold(key, name), plain, *VIEW, True), spec.scale)
-      out, _ = model.apply(params, learner.model_state, shown, train=True, key=fold(key, "model"), **told)
-      return out.logits.astype(jnp.float32)
-
-    a, b = view("first"), view("second")
-
-    def of_one(mask):
-      there = lambda z: jnp.where(mask[None], z, 0.0)
-      return losses.reduce(losses.supcon(there(a), there(b), y, weight, temperature), weight)
-
-    each = jax.vmap(of_one)(of_task)
-    return 2 * jnp.sum(jnp.where(later, each, 0.0)) / jnp.maximum(jnp.sum(later, dtype=jnp.float32), 1.0)
-
   def term(key, params, learner, batch, outputs):
     visit, own = batch.visit, slice(0, spec.batch_size)
     old, new = sets.old_and_new(spec, visit)
@@ -140,7 +167,9 @@ def xder(
     heads = jnp.concatenate([jnp.broadcast_to(new, now.shape), of_task[task]])
     total += eta * (past + hinge(largest(every, ~seen), largest(every, heads), margin, which))
     if consistency:
-      total += lambd * contrast(key, params, learner, batch, outputs, ~visit.seen)
+      at = jnp.concatenate([jnp.arange(spec.batch_size, dtype=jnp.int32), batch.extra["places"][:size]])
+      views = key, model, spec, params, learner.model_state, batch, at
+      total += lambd * contrast(*views, ~visit.seen, temperature)
     return total
 
   def after_step(key, learner, info):
@@ -158,28 +187,8 @@ def xder(
     at = jnp.where(fresh, jnp.concatenate(batch.extra["slots"]), slots)
     return learner._replace(method_state=stored.with_numbers(state, at, logits=renewed, times=times))
 
-  def said(learner, x, task):
-    told = {"task": model.task_for(task), "mask": None}
-    out, _ = model.apply(learner.params, learner.model_state, x, train=False, key=learner.key, **told)
-    return out.logits.astype(jnp.float32)
-
   def end_task(key, learner, task):
-    state, (old, _) = learner.method_state, sets.old_and_new(spec, task.visit)
-    there = state.group >= 0
-    now = sets.of_stored(spec, state.rows, lambda x, t: said(learner, x, t))
-    chosen = there & old[state.rows["y"]]
-    renewed = transplanted(state.rows["logits"], now, state.rows["y"], ~old, gamma, form)
-    renewed = jnp.where(chosen[:, None], renewed, state.rows["logits"])
-    state = state._replace(rows={**state.rows, "logits": renewed, "times": jnp.zeros_like(state.rows["times"])})
-    here = lambda start, block: task.rows.batch(start, block)
-    new = sets.in_blocks(lambda *at: said(learner, here(*at).x, here(*at).task), task.rows.capacity)
-    rows = task.rows.as_read().batch(0, task.rows.capacity)
-    inside = rows.weight > 0
-    new = transplanted(new, new, rows.y, old, gamma, form)
-    fresh = {**sets.stored_rows(rows), "logits": jnp.where(inside[:, None], new, 0.0), "times": jnp.zeros(inside.shape)}
-    rank = sets.drawn_ranks(fold(key, "rows"), sets.list_of(spec, rows, inside))
-    filled = memory.add(state, fresh, sets.list_of(spec, rows, inside), rank, inside)
-    return learner._replace(method_state=filled)
+    return learner._replace(method_state=stored_at_end(key, model, spec, memory, learner, task, gamma, form))
 
   def scrub(learner, request):
     kept = memory.remove(learner.method_state, lambda rows: request.names(rows["id"], rows["task"]))
@@ -204,10 +213,10 @@ register(
       "alpha": Option(0.3, 0),
       "beta": Option(0.8, 0),
       "gamma": Option(0.85, 0, 1),
-      "lambd": Option(0.1, 0),
+      "lambd": Option(0.1, 0, needs={"consistency": (True,)}),
       "eta": Option(0.1, 0),
       "margin": Option(0.3, 0),
-      "temperature": Option(5.0, 1e-6),
+      "temperature": Option(5.0, 1e-6, needs={"consistency": (True,)}),
       "capacity": Option(200, 1),
       "replay_batch": Option(0, 0),
       "consistency": Option(True),
