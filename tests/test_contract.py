@@ -212,6 +212,7 @@ NAMED = {
   "icarl",
   "lucir",
   "lwf",
+  "lwm",
   "podnet",
   "wa",
   "xder",

@@ -1,4 +1,4 @@
-"""Records of further methods of replay: what is retrieved, what is kept, what is held."""
+"""Records of further methods of replay and distillation: what is retrieved, what is kept, what is held."""
 
 from records.form import Record
 
@@ -203,5 +203,18 @@ RECORDS: dict[str, Record] = {
     deviations=("both terms make one step, as in the paper's objective; Mammoth takes a second one of plain SGD",),
     arguments={"capacity": 20},
     neutral={"alpha": 0.0},
+  ),
+  "lwm": Record(
+    spec="classic_methods B6",
+    compared=("test_lwm_holds_where_the_teacher_looked", "test_attention_is_grad_cam_of_the_last_maps"),
+    invariants=(
+      "test_at_its_own_teacher_lwm_pulls_nowhere",
+      "test_lwm_needs_captured_layers",
+      "test_first_task_equals_the_base_learner",
+      "test_neutral_strength_is_the_base_run",
+    ),
+    claim=("lwm",),
+    deviations=("maps are taken before the activation of the last layer that has places, in eval mode",),
+    neutral={"strength": 0.0, "attention_strength": 0.0},
   ),
 }
