@@ -9,7 +9,9 @@ import pytest
 from bench import Bench
 from by_hand import RATE, backward, batch_of, cross_entropy, forward, log_softmax, near
 
-from cljax import models, streams
+from cljax import methods, models, streams
+from cljax.core.types import UsageError
+from cljax.engine.setup import spec_of
 from cljax.methods.replay import fdr
 
 HYPER = {"capacity": 12, "replay_batch": 12, "alpha": 0.7}
@@ -71,6 +73,11 @@ def test_fdr_stores_what_a_task_s_own_network_said(trained):
   left = jax.jit(bench.parts.scrub)(two, gone, jnp.zeros(6, bool)).method_state
   np.testing.assert_array_equal(stored(left), stored(two.method_state)[5:])
   assert not np.asarray(left.rows["logits"])[7:].any()
+
+
+def test_fdr_needs_a_row_for_each_task(three):
+  with pytest.raises(UsageError, match="method.capacity: got 2; expected at least one row for each of 3 tasks"):
+    methods.make("fdr", models.mlp((4, 4, 1), 6, hidden=(8,)), spec_of(three, 8), capacity=2)
 
 
 def test_behind_a_boundary_the_distance_is_0_and_so_is_its_slope(trained):

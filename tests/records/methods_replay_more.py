@@ -114,7 +114,7 @@ RECORDS: dict[str, Record] = {
       "logits stored at a task's end are of rows without augmentation, in eval mode",
       "the similarity distillation of later code is left out",
     ),
-    arguments={"capacity": 20, "lambd": 0.01},
+    arguments={"capacity": 20},
     first_task_plain=False,
   ),
   "podnet": Record(
@@ -196,6 +196,7 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=(
       "test_behind_a_boundary_the_distance_is_0_and_so_is_its_slope",
+      "test_fdr_needs_a_row_for_each_task",
       "test_first_task_equals_the_base_learner",
       "test_replay_is_neutral_to_tolerance",
     ),

@@ -8,7 +8,7 @@ from cljax import losses
 from cljax import memory as memories
 from cljax.core.method import Method
 from cljax.core.tree import fold
-from cljax.core.types import Access, Spec
+from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import exemplars as sets
 from cljax.methods.replay.buffers import append, at_places, drawn, example_row, places
@@ -31,6 +31,8 @@ def fdr(model, spec: Spec, *, alpha, capacity: int, replay_batch: int = 0) -> Me
   Deviation: both terms make one step, as in the paper's objective; Mammoth takes a second one of plain SGD. Raises
   UsageError for a capacity below the number of tasks. Spec A12; Benjamin et al., 2019.
   """
+  if capacity < spec.num_tasks:
+    raise UsageError(f"method.capacity: got {capacity}; expected at least one row for each of {spec.num_tasks} tasks")
   memory = memories.exemplars(capacity, spec.num_tasks)
   size = min(replay_batch or spec.batch_size, capacity)
 
