@@ -76,7 +76,7 @@ def test_fdr_stores_what_a_task_s_own_network_said(trained):
 
 
 def test_fdr_needs_a_row_for_each_task(three):
-  with pytest.raises(UsageError, match="method.capacity: got 2; expected at least one row for each of 3 tasks"):
+  with pytest.raises(UsageError, match=r"method.capacity: got 2; expected at least one row for each of 3 tasks"):
     methods.make("fdr", models.mlp((4, 4, 1), 6, hidden=(8,)), spec_of(three, 8), capacity=2)
 
 
