@@ -18,6 +18,14 @@ def unit(a, axis: int = -1):
   return a * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
+def distance(a, b):
+  """``|a - b|`` along the last axis, of numbers of size 1; below 1e-6, where it is float32's rounding, 0 with slope 0: the
+  slope of a norm has size 1 however small it is, and its direction would be that of the rounding."""
+  square = jnp.sum(jnp.square(a - b), axis=-1)
+  some = square > 1e-12
+  return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
+
+
 def flat(features):
   """``[B, D]`` float32."""
   return features.reshape(features.shape[0], -1).astype(jnp.float32)

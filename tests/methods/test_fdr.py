@@ -85,6 +85,8 @@ def test_behind_a_boundary_the_distance_is_0_and_so_is_its_slope(trained):
   some = [bench.step(one, *bench.arguments(1, 0), alpha=v) for v in (0.0, 0.7)]
   np.testing.assert_allclose(some[0][2], some[1][2], atol=1e-5)
   z = jnp.array([[1.0, -2.0, 0.5]])
+  np.testing.assert_array_equal(jax.grad(lambda a: fdr.distance(a, z).sum())(z + jnp.array([[0.0, 3e-7, 0.0]])), 0)
+  assert np.abs(jax.grad(lambda a: fdr.distance(a, z).sum())(z + jnp.array([[0.0, 1e-3, 0.0]]))).max() > 0.01
   np.testing.assert_array_equal(jax.grad(lambda a: fdr.distance(a, z).sum())(z), 0)
   mask = jnp.array([[True, True, False]])
   np.testing.assert_allclose(fdr.distance(z, z + jnp.array([[0.0, 0.0, 9.0]]), mask), 0)

@@ -12,13 +12,15 @@ from cljax.core.types import Access, Spec, UsageError
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import exemplars as sets
 from cljax.methods.replay.buffers import append, at_places, drawn, example_row, places
+from cljax.models import heads
 
 
 def distance(logits, target, class_mask=None):
-  """``|softmax(logits) - softmax(target)|`` of each row over the classes of the mask, not squared; slope 0 at 0."""
+  """``|softmax(logits) - softmax(target)|`` of each row over the classes of the mask, not squared
+  (:func:`cljax.models.heads.distance`)."""
   mask = jnp.broadcast_to(True if class_mask is None else class_mask, logits.shape)
   p, q = (jnp.where(mask, jnp.exp(losses.masked_log_softmax(z, mask)), 0.0) for z in (logits, target))
-  return losses.safe_norm(p - q, axis=-1)
+  return heads.distance(p, q)
 
 
 def fdr(model, spec: Spec, *, alpha, capacity: int, replay_batch: int = 0) -> Method:

@@ -132,7 +132,7 @@ def hal(
       return jnp.sum(rise + closeness * away)
 
     mine = tasks == visit.task
-    begin = jax.random.normal(fold(key, "anchors"), state.anchors.shape, jnp.float32)
+    begin = jax.random.normal(fold(key, "anchors"), (spec.num_classes, *shown.shape), jnp.float32)[classes]
     made = jax.lax.fori_loop(0, anchor_steps, lambda _, e: e - anchor_rate * jax.grad(height)(e), begin)
     along = mine.reshape(-1, *(1,) * (made.ndim - 1))
     anchors = jnp.where(along, made, state.anchors)

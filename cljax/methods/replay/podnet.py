@@ -40,7 +40,7 @@ def hidden_layers(model, spec: Spec) -> int:
 
 def spatial_gap(hidden, theirs):
   """``[B]``: the mean over layers of the distance of both :func:`pooled`."""
-  gaps = [losses.safe_norm(pooled(a) - pooled(b), axis=-1) for a, b in zip(hidden, theirs, strict=True)]
+  gaps = [heads.distance(pooled(a), pooled(b)) for a, b in zip(hidden, theirs, strict=True)]
   return sum(gaps) / len(gaps)
 
 
