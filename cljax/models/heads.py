@@ -19,7 +19,7 @@ def unit(a, axis: int = -1):
 
 
 def distance(a, b):
-  """``|a - b|`` along the last axis, of numbers of size 1; below 1e-6, where it is float32's rounding, 0 with slope 0: the
+  """``|a - b|`` along the last axis, of numbers of size 1; below 1e-6, which is float32's rounding, 0 with slope 0: the
   slope of a norm has size 1 however small it is, and its direction would be that of the rounding."""
   square = jnp.sum(jnp.square(a - b), axis=-1)
   some = square > 1e-12
