@@ -145,5 +145,9 @@ def test_against_the_best_loss_that_a_row_had(class_stream, small_model):
 
 
 def test_mir_draws_no_more_than_it_looks_at(class_stream, small_model):
+  bench = Bench("mir", class_stream, small_model, {"capacity": 5, "policy": "ring"})  # of two tasks: four slots
+  batch = _batch(bench, *batch_of(bench, 1, 0), 1)
+  made = jax.eval_shape(bench.parts.method.prepare, jax.random.key(0), bench.start(), batch)[1]
+  assert made.weight.shape == (12,)
   with pytest.raises(ValueError, match=r"method.replay_batch: got 9, above method.candidates, which is 8"):
     methods.make("mir", small_model, spec_of(class_stream, 8), replay_batch=9, candidates=8)

@@ -75,7 +75,8 @@ def mir(
     if best:
       before = jnp.minimum(before, rows["best"])
       state = state._replace(memory=stored.with_numbers(state.memory, at, best=before))
-    worst = jax.lax.top_k(jnp.where(weight > 0, after - before, -jnp.inf), size)[1]
+    few = min(size, weight.shape[0])  # a ring may have fewer slots than its capacity
+    worst = jax.lax.top_k(jnp.where(weight > 0, after - before, -jnp.inf), few)[1]
     picked = drawn(spec, slots.read(rows, worst), weight[worst], batch.visit)
     return learner._replace(method_state=state), append(batch, picked, scale=beta)
 
