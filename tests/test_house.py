@@ -102,8 +102,8 @@ def test_the_command_names_its_commands(capsys):
   assert all(f"  {name}" in listed for name in command.COMMANDS)
   assert command.main(["cljax", "trian"]) == 2
   assert capsys.readouterr().err == (
-    "error: command: got 'trian'; allowed: train, forget, sweep, report, efficiency, analyze, unlearn, parity, "
-    "methods, cache\n"
+    "error: command: got 'trian'; allowed: train, forget, sweep, tune, report, efficiency, analyze, merge, "
+    "unlearn, parity, methods, cache\n"
   )
   for name in command.COMMANDS:
     assert callable(importlib.import_module(f"cljax.cli.{name}").main)

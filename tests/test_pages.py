@@ -1,6 +1,7 @@
 """What the README and the pages show, done: blocks run and print what they promise, links lead somewhere."""
 
 import importlib.util
+import os
 import pathlib
 import re
 import subprocess
@@ -135,8 +136,41 @@ def test_a_configuration_with_an_objective(tmp_path):
   assert "weight: 0.5" in printed(source + "\nprint(get_config())\n", tmp_path)
 
 
+def test_the_first_minute(tmp_path):
+  (source,) = blocks("docs/install.md")
+  assert printed(source, tmp_path).strip() == "(2, 6, 5)"
+
+
+def test_a_first_configuration(tmp_path):
+  """The page's file is one that the launchers read, and says what it looks like."""
+  from cljax.cli import _config
+
+  (source,) = blocks("docs/first_sweep.md")
+  (tmp_path / "mine.py").write_text(source)
+  config = _config.resolve(_config.read_file(str(tmp_path / "mine.py")))
+  assert (config["method"]["name"], config["method"]["capacity"], config["train"]["epochs"]) == ("er", 50, 5)
+
+
+def test_the_site_is_built_strictly(tmp_path):
+  """Every page, link and anchor; a card for each method; nothing is fetched to read it."""
+  from cljax import methods
+
+  built = subprocess.run(
+    [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")],
+    capture_output=True, text=True, cwd=ROOT, check=False, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+  )  # fmt: skip
+  assert built.returncode == 0, built.stdout + built.stderr
+  pages = {str(p.relative_to(tmp_path / "site")): p.read_text() for p in (tmp_path / "site").rglob("*.html")}
+  assert {f"cards/{name}.html" for name in methods.METHODS} <= set(pages)
+  assert {f"{pathlib.Path(p).stem}.html" for p in PAGES if p.startswith("docs/")} <= set(pages)
+  for page, text in pages.items():
+    fetched = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"?(https?:[^\" >]+)", text)
+    assert not [url for url in fetched if "rel=canonical" not in url], (page, fetched)
+
+
 def test_no_page_has_a_block_that_nothing_runs():
   run = {"README.md": 2, "docs/own_method.md": 1, "docs/more_than_labels.md": 3, "docs/own_loop.md": 4}
   run |= {"docs/forgetting.md": 1, "docs/own_objectives.md": 1, "docs/porting.md": 1}  # tests/cli/test_porting.py
   run |= {"docs/metrics.md": 1}  # tests/cli/test_analyze.py
+  run |= {"docs/install.md": 1, "docs/first_sweep.md": 1}
   assert {p: n for p in PAGES if p not in ELSEWHERE and (n := len(blocks(p)))} == run

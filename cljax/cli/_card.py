@@ -50,13 +50,18 @@ def shown(number: presets.Published | None) -> str:
   return f"{number.mean:g}{spread}" + (f" ({number.runs} runs)" if number.runs else "")
 
 
-def _options(name: str) -> list[str]:
+def _option_rows(name: str) -> list[tuple[str, str, str, str]]:
   entry, mine = methods.lookup(name), presets.of_method(name)
   rows = [("option", "default", "allowed", "in presets")]
   for key, option in entry.options.items():
     found = collections.Counter(str(p.sections["method"].get(key)) for p in mine)
     told = ", ".join(v if len(found) == 1 else f"{v} (x{n})" for v, n in found.most_common())
     rows.append((key, str(option.default), allowed(option), told))
+  return rows
+
+
+def _options(name: str) -> list[str]:
+  rows = _option_rows(name)
   return ["options:", *columns(rows)] if len(rows) > 1 else ["options: none"]
 
 
@@ -133,3 +138,20 @@ def card(name: str, state_bytes: int) -> str:
     [wrap(line) for line in _checks(name)],
   ]
   return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def page(name: str, state_bytes: int) -> str:
+  """The same as a page of Markdown, for the site."""
+  entry = methods.lookup(name)
+  told = inspect.getdoc(entry.factory) or ""
+  cell = lambda text: text.replace("|", "\\|")
+  first, *rows = _option_rows(name)
+  line = lambda row: "| " + " | ".join(map(cell, row)) + " |"
+  table = [line(first), line(["---"] * len(first)), *(line((f"`{r[0]}`", *r[1:])) for r in rows)] if rows else ["None."]
+  listed = lambda lines: "\n".join(f"- {text}" for text in lines) or "Nothing on record."
+  published = "\n".join(_published(name))
+  return (
+    f"# {name}\n\n*{entry.reference}*\n\n{told}\n\n## Access\n\n{_access(name)}. Keeps {state_bytes:,} bytes between "
+    f"tasks (MLP 64-100-100-10, 5 tasks).\n\n## Options\n\n" + "\n".join(table)
+    + f"\n\n## Published settings\n\n```text\n{published}\n```\n\n## Checks\n\n{listed(_checks(name))}\n"
+  )  # fmt: skip

@@ -77,6 +77,55 @@ def parse(text: str) -> list[Point]:
   return sweep(key.strip(), read)
 
 
+ALL = "all"
+# What a method may not do, as words behind all: those that are left keep to it.
+_WITHOUT = {
+  "no_rows": lambda a: not a.stores_data,
+  "no_boundaries": lambda a: not a.task_boundaries,
+  "no_task_data": lambda a: not a.boundary_data,
+}
+
+
+def families() -> dict[str, list[str]]:
+  """``{family: methods that learn and whose point is not to forget}``, by the package or module that has the method."""
+  from cljax import methods
+
+  out: dict[str, list[str]] = {}
+  for name, entry in methods.METHODS.items():
+    place = entry.factory.__module__.split(".")
+    if not entry.exactness and place[:2] == ["cljax", "methods"]:
+      out.setdefault(place[2], []).append(name)
+  return out
+
+
+def named(words: Sequence[str]) -> tuple[list[str], set[str]]:
+  """``(names, which of them come from "all")``: ``all`` is every method that learns, ``all:replay`` a family,
+  ``all:no_rows`` those that store no rows; several words narrow down, as in ``all:penalties:no_task_data``."""
+  from cljax import methods
+
+  names: list[str] = []
+  drawn: set[str] = set()
+  for word in words:
+    first, *rest = word.split(":")
+    if first != ALL:
+      names.append(word)
+      continue
+    known = families()
+    found = [n for mine in known.values() for n in mine]
+    for part in rest:
+      if part in known:
+        found = [n for n in found if n in known[part]]
+      elif part in _WITHOUT:
+        found = [n for n in found if _WITHOUT[part](methods.METHODS[n].access)]
+      else:
+        raise UsageError(f"methods: got {word!r}; allowed behind all: {', '.join([*known, *_WITHOUT])}")
+    if not found:
+      raise UsageError(f"methods: {word!r} is no method")
+    drawn |= set(found) - set(words)
+    names += found
+  return list(dict.fromkeys(names)) if drawn else names, drawn
+
+
 def points(grids: Sequence[str], methods: Sequence[str], module) -> list[Point]:
   """The points of a sweep: the product of ``--grid`` and ``--methods``; without them, the file's ``get_hyper``. Of a
   benchmark of presets, ``--methods`` are its settings."""

@@ -18,6 +18,7 @@ from etils import epath
 from cljax import UsageError
 from cljax.cli import _shared
 from cljax.cli.reporting import _data, _page, _ranks, _row_log, _table
+from cljax.cli.sweeps import _unfinished
 from cljax.io import files
 
 
@@ -83,7 +84,8 @@ def _report(argv: Sequence[str], stop: _shared.Stop) -> int:
       _ranks.draw(report.ranks, out / _ranks.PICTURE, _ranks.title(report.ranks))
   except (PermissionError, NotADirectoryError, FileExistsError) as error:
     raise UsageError(f"out: cannot write to {out}: {error.strerror}; expected a writable folder") from error
-  for note in [*report.notes, *(f"{b.name}: {n}" for b in report.blocks for n in b.notes)]:
+  unfinished = [line for folder in folders for line in _unfinished.lines(folder)]
+  for note in [*report.notes, *unfinished, *(f"{b.name}: {n}" for b in report.blocks for n in b.notes)]:
     print(f"note: {note}", file=sys.stderr)
   print("\n".join([_page.plain(report), "", *_page.headline(report)]))
   more = f", {_ranks.PICTURE}" if report.ranks is not None else ""

@@ -46,7 +46,12 @@ def parse_bytes(text: str) -> int:
 def _flags() -> absl_flags.FlagValues:
   flags = _shared.common_flags()
   absl_flags.DEFINE_multi_string("grid", [], "KEY=[VALUE,...]; several make a product.", flag_values=flags)
-  absl_flags.DEFINE_list("methods", [], "Short for --grid='method.name=[...]'.", flag_values=flags)
+  absl_flags.DEFINE_list(
+    "methods",
+    [],
+    "Short for --grid='method.name=[...]'; all, all:replay, all:no_rows: those that fit.",
+    flag_values=flags,
+  )
   absl_flags.DEFINE_bool("dry_run", False, "Print what would be trained, and its memory; train nothing.", flags)
   absl_flags.DEFINE_string(
     "max_bytes", "", "Cut populations so that their states fit, such as 4GiB.", flag_values=flags
@@ -66,8 +71,8 @@ def collect(runs: Sequence[Run], workdir: epath.Path) -> tuple[list[Run], list[d
   return [r for r, _ in done], [result for _, result in done]
 
 
-def run(argv: Sequence[str], stop: _shared.Stop) -> int:
-  """The program, with errors as exceptions; returns the exit code."""
+def run(argv: Sequence[str], stop: _shared.Stop, points: Sequence[_grid.Point] = ()) -> int:
+  """The program, with errors as exceptions; returns the exit code. ``points`` stand in the place of ``--grid``."""
   flags = _flags()
   given = _shared.parse(argv, flags, __doc__ or "")
   overrides = [o for o in given if not o.key.startswith("slurm.")]
@@ -78,7 +83,9 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   _check(flags, options, workdir)
   os.environ[_environment.LOG_TO] = ",".join(trackers.check(flags.log_to))
   file = _config.read_file(flags.config, several=True)
-  runs = _plan.plan(file, overrides, _grid.points(flags.grid, flags.methods, file.module), _units.say)
+  names, drawn = (flags.methods, set()) if hasattr(file.module, "preset_points") else _grid.named(flags.methods)
+  points = points or _grid.points(flags.grid, names, file.module)
+  runs = _plan.plan(file, overrides, points, _units.say, drawn)
   if any(not r.built.arguments["options"].checkpoint_keep_ids for r in runs):
     raise UsageError("checkpoint.keep_ids: got False, but a sweep names its configurations; launch.train keeps none")
   sizes: dict[str, _plan.Size] = {}

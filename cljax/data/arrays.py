@@ -77,7 +77,7 @@ def _targets(key: str, given, rows: int) -> np.ndarray:
     return _integers(key, values, rows)
   if not np.issubdtype(values.dtype, np.floating):
     raise UsageError(
-      f"{key}: dtype is {values.dtype}; allowed: an integer type (classes) or a float type (real targets, or labels "
+      f"{key}: dtype is {values.dtype}; allowed: whole numbers or words (classes), or floats (real targets, or labels "
       "0.0 and 1.0)"
     )
   if len(values.shape) < 1 or len(values) != rows or not values.size:
@@ -93,6 +93,30 @@ def _as_array(key: str, given) -> np.ndarray:
     return np.asarray(given)
   except Exception as e:  # rows of several lengths, and what other libraries' arrays raise
     raise UsageError(f"{key}: got a {type(given).__name__} that is no array ({types.first_line(e)})") from None
+
+
+def _numbered(ends, arrays: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+  """Labels that are words, or whole numbers other than 0..C-1, as places in their sorted list, which names the classes;
+  ``[]`` where labels are places already, or no classes."""
+  found = {f"y{end}": _as_array(f"y{end}", arrays[f"y{end}"]) for end in ends}
+  values = found[f"y{ends[0]}"]
+  words = all(v.dtype.kind == "U" or (v.dtype.kind == "O" and all(isinstance(s, str) for s in v.flat))
+              for v in found.values())  # fmt: skip
+  whole = all(np.issubdtype(v.dtype, np.integer) for v in found.values())
+  if not (words or whole) or any(v.ndim != 1 or not v.size for v in found.values()):
+    return arrays, []
+  present = np.unique(values.astype(str) if words else values)
+  if whole and (present[0] < 0 or np.array_equal(present, np.arange(len(present)))):
+    return arrays, []
+  out = dict(arrays)
+  for key, given in found.items():
+    given = given.astype(str) if words else given
+    place = np.minimum(np.searchsorted(present, given), len(present) - 1)
+    lost = given[present[place] != given]
+    if len(lost):
+      raise UsageError(f"{key}: {str(lost[0])!r} has no row in y{ends[0]}; allowed: classes that are trained on")
+    out[key] = place.astype(np.int32)
+  return out, [str(v) for v in present]
 
 
 def _dense(key: str, values: np.ndarray) -> int:
@@ -111,7 +135,8 @@ def from_arrays(name: str, arrays: Mapping[str, Any], given: Mapping[str, Any] |
 
   Each is an array or what NumPy makes one of (plain lists; inputs as floats, since whole numbers would be read as
   int64); ``group`` likewise. A ``y`` of floats, ``[N]`` or ``[N, K]``, holds real targets: there are no classes, and
-  what is held out is the same share of each group. ``given``: options of the split, ``test_fraction`` and ``seed``.
+  what is held out is the same share of each group. Labels that are words, or whole numbers other than 0..C-1, are
+  classes in sorted order, which keep their names. ``given``: options of the split, ``test_fraction`` and ``seed``.
 
   Keys ``x_train/NAME`` or ``y_train/NAME`` make a dict of arrays with equal numbers of rows. Whole numbers stay so
   (tokens, ids): in a dict, and as one array where targets are no classes. Rows of uneven length, lists of whole numbers
@@ -126,9 +151,11 @@ def from_arrays(name: str, arrays: Mapping[str, Any], given: Mapping[str, Any] |
   for key in (f"{side}{end}" for end in ends for side in "xy"):
     if not named.there(key, arrays):
       raise UsageError(f"{name}: lacks {key!r}, has {', '.join(arrays) or 'nothing'}; allowed: {_KEYS}")
+  class_names: list[str] = []
   if named.several(arrays):
     xs, ys = ([*_forms(side, ends, arrays)] for side in "xy")
   else:
+    arrays, class_names = _numbered(ends, arrays)
     xs = [_inputs(f"x{end}", arrays[f"x{end}"]) for end in ends]
     ys = [_targets(f"y{end}", arrays[f"y{end}"], len(x)) for end, x in zip(ends, xs, strict=True)]
   parts = []
@@ -151,7 +178,7 @@ def from_arrays(name: str, arrays: Mapping[str, Any], given: Mapping[str, Any] |
   groups = 1 + max(int(p.group.max(initial=0)) for p in parts)
   if groups > MOST_GROUPS:
     raise UsageError(f"group: values go up to {groups - 1}; allowed: below {MOST_GROUPS}, such as 0..G-1")
-  names = [str(c) for c in range(classes)]
+  names = class_names or [str(c) for c in range(classes)]
   return types.dataset(name, parts[0], parts[-1], names, group_names=[str(g) for g in range(groups)], options=options)
 
 

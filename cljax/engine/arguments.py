@@ -27,7 +27,8 @@ def check_arguments(stream, model, training, options, sections: Mapping[str, Any
     ("options", options, Options),
   ):
     if not isinstance(value, kind):
-      raise UsageError(f"{name}: got {_shown(value)}; expected cljax.{kind.__name__}")
+      how = "; cljax.models.from_linen, from_nnx or from_apply make one of yours" if kind is Model else ""
+      raise UsageError(f"{name}: got {_shown(value)}; expected cljax.{kind.__name__}{how}")
   for name, value in sections.items():
     if value is not None and not isinstance(value, Mapping):
       raise UsageError(f"{name}: got {_shown(value)}; expected a mapping of names to values")

@@ -241,7 +241,19 @@ def _report_deaths(
     texts.append(text)
   if texts and setup.options.on_divergence == "stop":
     hooks.save(state)
-    raise DivergedError(f"{texts[0]}; a lower learning rate or penalty strength may be stable")
+    far = _reach(setup)
+    scaled = f" (inputs reach {far:.3g}: scale them)" if far > FAR else ""
+    raise DivergedError(f"{texts[0]}; a lower learning rate or penalty strength may be stable{scaled}")
+
+
+FAR = 30.0  # of inputs that were scaled by their deviation hardly one is beyond
+
+
+def _reach(setup: CompiledRun) -> float:
+  """The largest of the first rows' inputs as the model sees them; 0 where they are no floats."""
+  found = [np.asarray(a[:1000]) for a in jax.tree.leaves(setup.stream.dataset.train.x)]
+  scale = setup.stream.dataset.scale
+  return max((float(np.abs(a * scale).max()) for a in found if scale and a.dtype.kind in "fu" and a.size), default=0.0)
 
 
 def evaluate(setup: CompiledRun, state: State, hooks: Hooks, partial: bool = False) -> dict:

@@ -197,7 +197,10 @@ def setup(
     elif e in elsewhere:
       continue
     elif not access.forgets:
-      raise UsageError(f"stream.forget: event {e} asks to forget, but the method does not; choose one with forget.name")
+      raise UsageError(
+        f"stream.forget: event {e} asks to forget, but the method does not; choose one with forget.name, such as "
+        "retrain, ssd or scrub"
+      )
     else:
       _check_holds(event, access)
       named = resolve_pairs(event, stream)

@@ -47,6 +47,7 @@ from cljax.metrics.mechanism import (
   sharpness,
 )
 from cljax.metrics.modules import module_names, module_sensitivity, with_module
+from cljax.metrics.path import barrier
 from cljax.metrics.recurring import Gap, event_gap, over_events
 from cljax.metrics.rows import (
   ROW_METRICS,
@@ -87,6 +88,7 @@ __all__ = [
   "average_incremental_accuracy",
   "average_over_all",
   "backward_transfer",
+  "barrier",
   "cka_drift",
   "cl_score",
   "cl_stability",

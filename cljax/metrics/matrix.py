@@ -21,7 +21,10 @@ def as_matrix(R, name: str = "R") -> np.ndarray:
   """``R`` as float64 ``[..., T, T]``; raises UsageError for another shape."""
   R = np.asarray(R, np.float64)
   if R.ndim < 2 or R.shape[-1] != R.shape[-2] or R.shape[-1] == 0:
-    raise UsageError(f"{name}: has shape {R.shape}; expected [..., T, T], one row after each Learn event")
+    more = ""
+    if R.ndim > 1 and R.shape[-2] > R.shape[-1] > 0:
+      more = "; of a run, result.learning_rows has these: its accuracy has a row before and after every event"
+    raise UsageError(f"{name}: has shape {R.shape}; expected [..., T, T], one row after each Learn event{more}")
   return R
 
 

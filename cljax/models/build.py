@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import itertools
 import math
@@ -21,7 +22,9 @@ DEEPEST = 1000  # layers: each is traced and compiled by itself
 def options(name: str) -> dict:
   """The options of a zoo model and their defaults; UsageError for an unknown name."""
   if name not in ZOO:
-    raise UsageError(f"model: got {name!r}; allowed: {', '.join(ZOO)}")
+    near = difflib.get_close_matches(str(name), ZOO, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UsageError(f"model: got {name!r}; allowed: {', '.join(ZOO)}{hint}")
   parameters = inspect.signature(ZOO[name]).parameters
   return {n: p.default for n, p in parameters.items() if p.default is not p.empty}
 

@@ -140,10 +140,11 @@ def build(
   ``'task'`` for kinds ``'task'`` and ``'scole'``, else ``'all'``. ``forget``: text of :func:`parse_forget`, or a list
   of ``(after_tasks, Forget)``; the events hold classes by name.
   ``rows``: use only so many training rows of the dataset, and at most as many test rows, balanced by class (0: all).
-  ``order``: the tasks in the order in which they are learned, such as ``(1, 0, 1, 2)`` to come back to one; default:
-  each once. ``label_noise`` (share of labels replaced by another of the task's classes) and ``input_noise``
-  (standard deviation, in units of what the model sees): a number, or one for each task; training rows only, what is
-  measured stays clean. ``reserve_tasks``, ``reserve_rows`` (of the largest task) and ``reserve_classes``: methods and
+  ``order``: the tasks in the order in which they are learned, such as ``(1, 0, 1, 2)`` to come back to one; those
+  left out are tested, never learned; default: each once. ``label_noise`` (share of labels replaced by another of the
+  task's classes) and ``input_noise`` (standard deviation, in units of what the model sees): a number, or one for each
+  task; training rows only, what is measured stays clean. ``reserve_tasks``, ``reserve_rows`` (of the largest task)
+  and ``reserve_classes``: methods and
   the model's outputs are sized for at least so many (0: for those there are), so that a run may be extended by them
   later. ``appended``: how many training
   rows the data had each time before rows were appended; those that were there keep being held out, or not, as they were

@@ -69,14 +69,12 @@ def check_edge(validation: float, active: str) -> None:
 
 
 def check_order(order, tasks: int) -> list[int]:
-  """The tasks in the order in which they are learned, each at least once."""
+  """The tasks in the order in which they are learned; those that are left out never are."""
   order = list(order) if isinstance(order, list | tuple | range) else [order]
   if not order:
     return list(range(tasks))
-  if not all(is_integer(t, 0) for t in order) or set(order) != set(range(tasks)):
-    raise UsageError(
-      f"stream.order: got {repr(order)[:80]}; expected each of the tasks 0..{tasks - 1} once or more, such as 1,0,1,2"
-    )
+  if not all(is_integer(t, 0) for t in order) or not set(order) <= set(range(tasks)):
+    raise UsageError(f"stream.order: got {repr(order)[:80]}; expected tasks of 0..{tasks - 1}, such as 1,0,1,2")
   return [int(t) for t in order]
 
 
@@ -105,7 +103,11 @@ def class_groups(names, tasks: int, classes_per_task, class_order) -> list[np.nd
       raise UsageError(f"stream.classes_per_task: got {repr(sizes)[:80]}; expected an integer, or one for each task")
   if not sizes:
     if len(order) % tasks:
-      raise UsageError(f"stream.tasks: {len(order)} classes do not divide into {tasks} tasks; give classes_per_task")
+      each = len(order) // tasks
+      fits = f", such as {each} ({len(order) - each * tasks} left out)" if each else ""
+      raise UsageError(
+        f"stream.tasks: {len(order)} classes do not divide into {tasks} tasks; give classes_per_task{fits}"
+      )
     sizes = [len(order) // tasks] * tasks
   if len(sizes) != tasks or min(sizes) < 1:
     raise UsageError(f"stream.classes_per_task: got {sizes}; expected {tasks} positive sizes")

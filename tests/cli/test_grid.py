@@ -95,3 +95,25 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     files.write_bytes(path, "text")  # type: ignore[arg-type]
   assert path.read_text() == "old"
   assert [p.name for p in tmp_path.iterdir()] == ["x.json"], "no temporary file is left"
+
+
+def test_all_is_every_method_that_learns_or_a_family_or_what_stores_nothing():
+  from cljax import methods
+
+  learn = {n for n, e in methods.METHODS.items() if not e.exactness and e.factory.__module__.startswith("cljax.")}
+  names, drawn = _grid.named(["all"])
+  assert set(names) == drawn == learn
+  names, drawn = _grid.named(["er", "all:replay"])
+  assert names[0] == "er"
+  assert {"derpp", "icarl"} < drawn
+  assert "er" not in drawn, "what is named is not left out in silence"
+  assert "ewc" not in names
+  nothing, _ = _grid.named(["all:no_rows"])
+  assert {"ewc", "finetune"} < set(nothing)
+  assert all(not methods.METHODS[n].access.stores_data for n in nothing)
+  both, _ = _grid.named(["all:penalties:no_task_data"])
+  assert "si" in both
+  assert "ewc" not in both
+  assert _grid.named(["er", "ewc"]) == (["er", "ewc"], set())
+  with pytest.raises(UsageError, match=r"methods: got 'all:reply'; allowed behind all: .*replay.*no_rows"):
+    _grid.named(["all:reply"])

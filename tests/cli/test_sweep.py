@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cljax.cli import _build, _config, _grid, sweep
+from cljax.cli import _build, _config, _grid, report, sweep
 from cljax.cli.sweeps import _plan, _units
 from cljax.evaluation import results
 from cljax.io import checkpoint
@@ -203,12 +203,15 @@ def test_a_population_that_fails_does_not_sink_the_others(command, tmp_path, mon
   given = command("--methods=si,finetune", "--seeds=2", f"--workdir={tmp_path}")
   assert sweep.main(given) == 1
   error = capsys.readouterr().err.splitlines()
+  (folder,) = (tmp_path / "groups").glob("si-*")
   assert error == [
-    "failed: [1/2] si: ZeroDivisionError: this was",
+    f"failed: [1/2] si: ZeroDivisionError: this was; the traceback: {folder / 'error.txt'}",
     "error: 1 of 2 populations did not finish; run the same command again to try them anew",
   ]
   assert [r["method"] for r in rows(tmp_path)] == ["finetune"] * 2
-  (folder,) = (tmp_path / "groups").glob("si-*")
+  assert report.main(["report", str(tmp_path)]) == 0
+  told = "note: si: 2 of 2 runs have no result; it failed: ZeroDivisionError: this was; the traceback: "
+  assert told + str(folder / "error.txt") in capsys.readouterr().err
   assert "unforeseen" in (folder / "error.txt").read_text()
   assert [o["left"] for o in _owner.history(folder)] == ["failed"]
   monkeypatch.setattr(_build, "execute", execute)
@@ -298,3 +301,14 @@ def test_help_names_every_flag(capsys):
     "workers",
   ):
     assert f"--{name}: " in out
+
+
+def test_of_all_methods_those_that_do_not_fit_are_left_out(command, tmp_path, capsys):
+  """A family on a network that is too small for one of it; the same by name is refused."""
+  given = command("--config.model.hidden=(4,)", "--dry_run", f"--workdir={tmp_path}")
+  assert sweep.main([*given, "--methods=all:projection:no_rows"]) == 0
+  out, told = capsys.readouterr()
+  assert "coso is left out: method.sketch_rank" in told
+  assert "gpm " in out
+  assert "coso" not in out
+  assert sweep.main([*given, "--methods=gpm,coso"]) == 2

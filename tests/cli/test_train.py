@@ -255,7 +255,10 @@ BAD = [
     ["--config.stream.tasks=3", "--config.stream.classes_per_task=4"],
     "3 tasks of 4 classes need 12 classes; there are",
   ),
-  (["--config.stream.tasks=3"], "stream.tasks: 10 classes do not divide into 3 tasks"),
+  (
+    ["--config.stream.tasks=3"],
+    "stream.tasks: 10 classes do not divide into 3 tasks; give classes_per_task, such as 3 (1 left out)",
+  ),
   (["--config.stream.class_order=[0,0]"], "stream.class_order: got [0, 0]; expected distinct classes"),
   (["--config.stream.forget=2:class=77"], "class 77 does not exist; classes are 0..9"),
   (["--config.stream.forget=2:class=1"], "stream.forget: event 2 asks to forget, but the method does not"),

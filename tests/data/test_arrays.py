@@ -79,6 +79,27 @@ NAN[5, 0, 0, 0], NAN[7, 1, 1, 0] = np.nan, np.inf
 
 
 @pytest.mark.parametrize(
+  ("labels", "names"),
+  [
+    (np.array(["eel", "cat", "dog"]), ("cat", "dog", "eel")),
+    (np.array([1, 2, 3]), ("1", "2", "3")),
+    (np.array([30, 4, 2**40]), ("4", "30", "1099511627776")),
+    (np.array([0, 2, 5]), ("0", "2", "5")),
+    (np.array([0, 1, 2]), ("0", "1", "2")),
+  ],
+)
+def test_labels_are_places_in_their_sorted_list_and_keep_their_names(tmp_path, labels, names):
+  a = arrays(y_train=labels[np.arange(24) % 3], y_test=labels[[2, 0, 1, 1, 0, 2]])
+  for d in (data.load(save(tmp_path / "a.npz", **a)), data.from_arrays("mine", {k: list(v) for k, v in a.items()})):
+    assert d.class_names == names
+    for split, told in ((d.train, a["y_train"]), (d.test, a["y_test"])):
+      assert [d.class_names[i] for i in split.y] == [str(v) for v in told]
+  whole = data.from_arrays("mine", {"x": a["x_train"], "y": a["y_train"]})
+  assert whole.class_names == names
+  assert sorted(np.unique(whole.train.y)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
   ("change", "message"),
   [
     (dict(y_test=None), "a.npz: lacks 'y_test', has x_train, y_train, x_test; allowed: x_train, y_train"),
@@ -86,12 +107,12 @@ NAN[5, 0, 0, 0], NAN[7, 1, 1, 0] = np.nan, np.inf
     (dict(y_train=np.zeros((24, 3), int)), "y_train: shape is (24, 3); allowed: (24,)"),
     (dict(y_train=np.zeros(24)), "y_test: dtype is int32; y_train has float32: both integers, or both floats"),
     (dict(y_train=np.zeros(24), y_test=np.zeros((6, 2))), "test.y: is float32[6, 2]; train.y is float32[24]"),
-    (dict(y_train=np.full(24, "a")), "y_train: dtype is <U1; allowed: an integer type (classes) or a float type"),
+    (dict(y_train=np.full(24, "a")), "y_train: dtype is <U1; allowed: whole numbers or words (classes), or floats"),
     (dict(x_train=np.zeros((24, 4, 4, 1), int)), "x_train: dtype is int64; allowed: uint8 or a float type"),
     (dict(x_train=np.zeros(24, np.uint8)), "x_train: shape is (24,); allowed: [N, ...]"),
     (dict(y_train=np.arange(24) % 3 - 1), "y_train: values span -1..1; allowed: 0..2147483647"),
-    (dict(y_train=np.arange(24) % 3 * 2), "y_train: labels span 0..4 but 1 has no row"),
-    (dict(y_train=np.arange(24) % 3 + 1), "y_train: labels span 0..3 but 0 has no row"),
+    (dict(y_train=np.arange(24) % 3 * 2), "y_test: '1' has no row in y_train; allowed: classes that are trained on"),
+    (dict(y_train=np.full(24, "a"), y_test=np.full(6, "b")), "y_test: 'b' has no row in y_train"),
     (dict(y_test=np.full(6, 3)), "test.y: values span 3..3; allowed: 0..2"),
     (dict(x_test=np.zeros((6, 5, 4, 1), np.uint8)), "test.x: rows are uint8 (5, 4, 1); train.x has uint8 (4, 4, 1)"),
     (dict(x_test=np.zeros((6, 4, 4, 1))), "test.x: rows are float32 (4, 4, 1); train.x has uint8 (4, 4, 1)"),

@@ -71,9 +71,9 @@ def test_classes_and_numbers_at_their_bounds():
   assert len(top.group_names) == 10**6
   for change, said in (
     ({"group_train": [10**6] * 4}, "group: values go up to 1000000; allowed: below 1000000"),
-    ({"y_train": [0, 2, 0, 2]}, "y_train: labels span 0..2 but 1 has no row"),
+    ({"y_train": [0, 2, 0, 2]}, "y_test: '1' has no row in y_train"),
     ({"y_train": [0, 1, 0, -1]}, "y_train: values span -1..1; allowed: 0..2147483647"),
-    ({"y_train": [0, 1, 0, 2**31]}, "y_train: values span 0..2147483648"),
+    ({"y_train": [0, 1, 0, 2**31], "y_test": [0, 3, 0, 0]}, "y_test: '3' has no row in y_train"),
     ({"x_test": None, "y_test": None}, "x_test: "),
     ({"y_train": [[0, np.nan], [np.inf, np.nan], [1, 2], [0, 0.5]]}, "y_train: 2 of 4 rows hold NaN or infinity"),
   ):

@@ -42,7 +42,7 @@ def test_plain_lists_are_arrays():
     ({"x": None}, "x: dtype is object"),
     ({"x": [["a"], ["b"]]}, "x: dtype is <U1"),
     ({"x": np.zeros((2, 0))}, "x: shape is (2, 0); allowed: axes of at least 1"),
-    ({"y": ["a", "b"]}, "y: dtype is <U1; allowed: an integer type (classes) or a float type (real targets, or"),
+    ({"y": [["a"], ["b"]]}, "y: dtype is <U1; allowed: whole numbers or words (classes), or floats (real targets, or"),
     ({"y": [0.5, np.nan]}, "y: 1 of 2 rows hold NaN or infinity; every value must be finite"),
     ({"y": [[0.5, 1.0]]}, "y: shape is (1, 2); allowed: (2, ...), real numbers for each row of x"),
     ({"y": [True, False]}, "y: dtype is bool"),

@@ -12,7 +12,7 @@ from cljax.engine.arguments import members_of, seeds_of
 
 WRONG = [
   ({"stream": None}, "stream: got NoneType None; expected cljax.Stream"),
-  ({"model": "mlp"}, "model: got str 'mlp'; expected cljax.Model"),
+  ({"model": "mlp"}, "model: got str 'mlp'; expected cljax.Model; cljax.models.from_linen, from_nnx or from_apply"),
   ({"training": None}, "training: got NoneType None; expected cljax.Recipe"),
   ({"training": {"epochs": 1}}, "training: got dict {'epochs': 1}; expected cljax.Recipe"),
   ({"options": None}, "options: got NoneType None; expected cljax.Options"),

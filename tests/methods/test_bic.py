@@ -75,6 +75,13 @@ def test_bic_holds_out_as_many_rows_of_each_class_and_trains_on_none(trained):
   assert np.bincount(split.y[stored(three_.method_state.taught.memory)]).tolist() == [12] * 6
 
 
+def test_bic_holds_out_a_fifth_of_a_class_at_most(three, model):
+  """A memory that could hold 20 rows of each of two classes gets 4 of 24."""
+  bench = Bench("bic", three, model, {**HYPER, "capacity": 400})
+  state = bench.boundary("start_task", bench.start(), 0).method_state
+  assert np.bincount(three.dataset.train.y[stored(state.held)], minlength=6).tolist() == [4, 4, 0, 0, 0, 0]
+
+
 def test_bic_s_loss_weighs_distillation_by_the_share_of_old_classes(trained):
   """lam = 4 / 6 in the third task, not 1 / 3; no T^2; the teacher's newest logits are corrected; held rows are out."""
   bench, two, begun, after, loss, _ = trained

@@ -11,10 +11,11 @@ from bench import BATCH, Bench, assert_near
 from by_hand import KERNELS, RATE, backward, batch_of, forward, gradient, leaves, log_softmax
 from projecting_by_hand import inputs_of
 
-from cljax import engine, estimators, models, regularizers, streams
+from cljax import engine, estimators, methods, models, regularizers, streams
 from cljax.core import tree
-from cljax.core.types import Learner, UsageError, rows_from_arrays
+from cljax.core.types import Learner, UsageError, Visit, rows_from_arrays
 from cljax.engine import recipe
+from cljax.engine.setup import spec_of
 from cljax.methods.projection.weights import mean_inputs
 
 BIAS = {k: k.replace("kernel", "bias") for k in KERNELS}
@@ -151,6 +152,30 @@ def test_kfac_ewc_holds_what_has_no_factors_by_the_diagonal(class_stream):
   for n, f in tree.by_path(rest.importance).items():
     np.testing.assert_allclose(f, len(index) * want[n], rtol=2e-3, atol=1e-5)
   assert any(np.asarray(f).any() for f in jax.tree.leaves(rest.importance))
+  # What is pulled: strength times importance times the way, of these leaves alone.
+  moved = jax.tree.map(lambda a: a + 0.5, learner.params)
+  zero = jax.tree.map(jnp.zeros_like, learner.params)
+  given = {"task": jnp.int32(0), "visit": Visit.in_order(1, 2)}
+  made = methods.make("kfac_ewc", model, bench.spec, strength=0.02).penalty.update(
+    zero, learner.opt_state.penalty, moved, **given
+  )[0]
+  pull = tree.by_path(made)
+  for n, f in tree.by_path(rest.importance).items():
+    np.testing.assert_allclose(pull[n], 0.02 * 0.5 * np.asarray(f), rtol=1e-4, atol=1e-7)
+
+
+def test_kfac_ewc_reads_the_layers_of_a_model_that_is_told_the_task(task_stream):
+  """Which layers there are is asked of the model as its steps call it."""
+  told = []
+
+  def capture(params, state, x, probe, *, task):
+    told.append(task.shape)
+    return plain.capture(params, state, x, probe)
+
+  plain = models.mlp((4, 4, 1), 4, hidden=(8,))
+  spec = spec_of(task_stream, 8)
+  methods.make("kfac_ewc", plain._replace(by_task=True, capture=capture), spec)
+  assert told == [(1,)]
 
 
 def test_ncl_steps_in_the_metric_of_the_tasks_so_far(class_stream, small_model):

@@ -88,6 +88,7 @@ def test_er_ace_forgets_rows_and_classes(class_stream, small_model):
   learner = bench.steps(bench.start(), 0, 2)
   gone = np.r_[bench.rows(0, 0)[0][:3], bench.rows(0, 1)[0][:2]]
   named = jnp.zeros(bench.spec.num_rows, bool).at[gone].set(True)
+  assert learner.method_state.replay.memory.rows["id"].shape == (40,)
   state = jax.jit(bench.parts.scrub)(learner, named, jnp.arange(4) == 1).method_state
   assert sorted(np.asarray(state.replay.memory.rows["id"])[:5]) == sorted(np.asarray(bench.rows(0, 0)[0])[3:])
   assert (np.asarray(state.replay.memory.rows["x"])[5:] == 0).all()

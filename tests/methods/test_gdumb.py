@@ -127,12 +127,16 @@ def test_boxes_are_mixed_by_their_area():
     # The box before it is cut: sides sqrt(1 - lam), of which a corner may lie outside.
     lam = float(jax.random.uniform(jax.random.key(seed), (4,))[0])
     assert inside.mean() <= 1 - lam + 2 * np.sqrt(1 - lam) * (1 / 9 + 1 / 12) + 1 / 108
+    _, row, column, _ = map(float, jax.random.uniform(jax.random.key(seed), (4,)))
+    half = np.sqrt(1 - lam) / 2
+    if half <= min(row, column) and max(row, column) <= 1 - half:  # nothing is cut
+      assert abs(inside.mean() - (1 - lam)) <= 2 * half * (1 / 9 + 1 / 12) + 1 / 108
     areas.append((1 - lam, inside.mean()))
   assert np.corrcoef(np.transpose(areas))[0, 1] > 0.7
 
 
 @pytest.mark.parametrize(
-  "mixed, stored",
+  ("mixed", "stored"),
   [
     (lambda key, a, b, alpha=1.0: (b, 0.0), lambda x: x),
     (lambda key, a, b, alpha=1.0: (a, 1.0), lambda x: x),
@@ -141,8 +145,8 @@ def test_boxes_are_mixed_by_their_area():
   ids=["the other one", "the own one", "nothing of either"],
 )
 def test_both_pictures_labels_count_by_their_part(mixed, stored, monkeypatch, class_stream, small_model):
-  """``kept CE(y) + (1 - kept) CE(y')``: whole pictures of one kind, or of none, leave the loss that is not mixed, whoever
-  is drawn for another."""
+  """``kept CE(y) + (1 - kept) CE(y')``: whole pictures of one kind, or of none, leave the loss that is not mixed,
+  whoever is drawn for another."""
   hyper = {**HYPER, "batch_size": 10}
   learner = (bench := Bench("gdumb", class_stream, small_model, hyper)).steps(bench.start(), 0, 3)
   state = learner.method_state

@@ -41,6 +41,13 @@ def test_the_pieces_of_replay(class_stream):
   found = replay.at_places(jnp.arange(8, dtype=jnp.bfloat16).reshape(4, 2), jnp.int32([1, 2]))
   assert found.dtype == jnp.float32
   np.testing.assert_array_equal(found, [[2, 3], [4, 5]])
+  stored = {
+    "x": jnp.zeros((3, 2)),
+    "y": jnp.zeros(3, jnp.int32),
+    "id": jnp.int32([7, 8, 9]),
+    "task": jnp.zeros(3, jnp.int32),
+  }
+  np.testing.assert_array_equal(replay.drawn(spec, stored, jnp.float32([1, 0, 1])).id, [7, -1, 9])
   memory = memories.ring(6, 2)
   state = replay.start(memory, spec, replay.example_row(spec))
   np.testing.assert_array_equal(state.pending["id"], -1)  # of no row
@@ -51,6 +58,18 @@ def test_the_pieces_of_replay(class_stream):
   filled = jax.jit(lambda s: replay.insert_pending(jax.random.key(0), memory, s))(state)
   np.testing.assert_array_equal(filled.weight, 0)
   np.testing.assert_array_equal(np.sort(np.asarray(filled.memory.rows["id"])[:3]), [4, 5, 7])
+
+
+@pytest.mark.parametrize(("name", "capacity"), [("er_ace", 3), ("er_aml", 3), ("icarl", 4), ("wa", 4)])
+def test_a_memory_smaller_than_the_batch_is_drawn_whole(name, capacity, class_stream, small_model):
+  """A memory that is smaller than the batch is drawn whole, once; er_aml draws two partners for each row beside it."""
+  bench = Bench(name, class_stream, small_model, {"capacity": capacity})
+  batch = rows(BATCH)._replace(
+    x=jnp.zeros((BATCH, 4, 4, 1)), visit=Visit.in_order(0, 2), fresh=jnp.ones(BATCH), task=jnp.zeros(BATCH, jnp.int32)
+  )
+  made = methods.make(name, small_model, bench.spec, capacity=capacity)
+  more = jax.eval_shape(made.prepare, jax.random.key(0), bench.start(), batch)[1]
+  assert more.weight.shape == (BATCH + capacity + 2 * BATCH * (name == "er_aml"),)
 
 
 def test_a_task_has_the_slot_in_which_it_was_met():
@@ -68,6 +87,9 @@ def test_which_leaves_are_the_classifier_and_when_they_are_held(dataset):
   held for other tasks, where each task has outputs of its own."""
   made = lambda kind, **fields: spec_of(streams.build(dataset, kind, tasks=2, **fields), BATCH)
   spec, shared = made("task"), made("class")
+  assert heads.separate(spec)
+  assert not heads.separate(shared)
+  assert not heads.separate(spec._replace(objective=spec.objective._replace(classes=False)))
   own = {"head/kernel", "head/bias"}
   deep = models.mlp((4, 4, 1), 4, hidden=(4, 4))
   assert heads.classifier(deep, spec) == own

@@ -53,8 +53,13 @@ RECORDS: dict[str, Record] = {
       "test_kfac_ewc_pulls_by_the_factors_of_every_task[kl-2]",
       "test_kfac_ewc_pulls_by_the_factors_of_every_task[additive-2]",
       "test_kfac_ewc_holds_what_has_no_factors_by_the_diagonal",
+      "test_kfac_ewc_reads_the_layers_of_a_model_that_is_told_the_task",
     ),
-    invariants=(*LAWS, "test_requests_to_what_keeps_correlations_of_inputs_are_refused"),
+    invariants=(
+      *LAWS,
+      "test_which_leaves_are_the_classifier_and_when_they_are_held",
+      "test_requests_to_what_keeps_correlations_of_inputs_are_refused",
+    ),
     claim=("kfac_ewc",),
     deviations=(
       "one pair of factors for all tasks, the nearest by KL (Kao et al.); merge='additive' adds them",

@@ -147,6 +147,7 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=(
       "test_owm_holds_what_the_first_task_saw_under_any_optimizer",
+      "test_which_leaves_are_the_classifier_and_when_they_are_held",
       "test_neutral_strength_is_the_base_run",
     ),
     claim=("owm",),

@@ -7,7 +7,7 @@ RECORDS: dict[str, Record] = {
   "certified_removal": Record(
     spec="additions S12.1",
     compared=("test_requests_are_steps_within_the_budget_and_training_anew_beyond",),
-    invariants=("test_no_step_moves_the_features",),
+    invariants=("test_no_step_moves_the_features", "test_requests_in_turn_spend_one_budget"),
     claim=("certified_removal",),
     deviations=(
       "the constant is the tight one unless 'constant' says otherwise",
@@ -20,7 +20,7 @@ RECORDS: dict[str, Record] = {
   "coreset_forget": Record(
     spec="additions S12.2",
     compared=("test_the_edit_sees_the_chosen_rows_alone",),
-    invariants=("test_a_coreset_of_all_rows_is_the_edit_to_the_bit",),
+    invariants=("test_a_coreset_of_all_rows_is_the_edit_to_the_bit", "test_the_method_scores_with_its_own_damping"),
     claim=("coreset_forget",),
     deviations=("selectors are standard forms; the source's coresets are random",),
     arguments={"options": "steps=3", "share": 0.5},

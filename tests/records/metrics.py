@@ -214,4 +214,9 @@ RECORDS: dict[str, Record] = {
     invariants=("test_transfer_reads_the_upper_triangle_only", AXES),
     deviations=(RECALLED,),
   ),
+  "barrier": Record(
+    spec="additions S9",
+    compared=("test_barriers_by_hand",),
+    invariants=("test_alignment_takes_the_barrier_away",),
+  ),
 }

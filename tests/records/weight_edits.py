@@ -86,4 +86,33 @@ RECORDS: dict[str, Record] = {
     invariants=("test_finished_tasks_are_kept_to_the_bit", "test_nothing_is_frozen_before_the_first_boundary")
   ),
   "clnp_units": CLNP._replace(invariants=()),
+  "soup": Record(compared=("test_a_soup_is_the_weighted_mean",)),
+  "task_vectors": Record(compared=("test_task_arithmetic_adds_and_takes_away",)),
+  "task_arithmetic": Record(compared=("test_task_arithmetic_adds_and_takes_away",)),
+  "ties": Record(
+    compared=(
+      "test_ties_trims_elects_and_averages[0.2]",
+      "test_ties_trims_elects_and_averages[0.5]",
+      "test_ties_trims_elects_and_averages[1.0]",
+    ),
+    deviations=("numbers as large as the least that stays all stay",),
+  ),
+  "dare": Record(compared=("test_dare_drops_a_share_and_is_task_arithmetic_in_the_mean",)),
+  "lines_of_several": Record(spec="regularizers_projectors 6.4", compared=("test_lines_of_several_scales_by_depth",)),
+  "interpolate": Record(spec="additions S9", compared=("test_a_path_has_its_ends_to_the_bit",)),
+  "match_units": Record(
+    spec="additions S9",
+    compared=(
+      "test_units_in_another_order_are_the_same_function_and_found_again[mlp]",
+      "test_units_in_another_order_are_the_same_function_and_found_again[cnn]",
+    ),
+    invariants=("test_alignment_takes_the_barrier_away",),
+  ),
+  "permute_units": Record(
+    spec="additions S9",
+    compared=(
+      "test_units_in_another_order_are_the_same_function_and_found_again[mlp]",
+      "test_units_in_another_order_are_the_same_function_and_found_again[cnn]",
+    ),
+  ),
 }

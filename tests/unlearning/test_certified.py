@@ -162,6 +162,32 @@ def test_requests_are_steps_within_the_budget_and_training_anew_beyond(epsilon, 
     np.testing.assert_allclose(logits, want, atol=1e-4)
 
 
+def test_requests_in_turn_spend_one_budget(class_stream, small_model):
+  """Bounds add up from request to request. A budget a thousandth above the first is enough for it, one below is
+  not."""
+  options = {"strength": 0.05, "epsilon": 1e4, "sigma": 1.0}
+  bench = Bench("certified_removal", class_stream, small_model, options)
+  learner = bench.boundary("end_task", bench.start(), 0)
+  ids = np.asarray(learner.method_state.id)[np.asarray(learner.method_state.weight) > 0]
+  one = lambda l, at: bench.call("forget", l, *bench.request(ids[at : at + 1], np.delete(ids, at)))[0]
+  first = one(learner, 0)
+  second = one(first, 5)
+  begun = np.asarray(learner.method_state.spent)
+  cost = [np.asarray(l.method_state.spent) for l in (first, second)]
+  assert (cost[0] > begun).all()
+  assert (cost[1] > cost[0]).all()
+  x, there, y = rows_of(bench, first.method_state)
+  gone = np.asarray(first.method_state.id) == ids[5]
+  step = remove(first.method_state.head, *given(x, 2 * np.eye(4)[y].T - 1, there), jnp.asarray(gone), 0.05)
+  np.testing.assert_allclose(cost[1], cost[0] + np.asarray(step.residual), rtol=1e-3)
+  for factor, trainings in ((1.001, 1), (0.999, 2)):
+    per_epsilon = float(unlearning.certified_budget(1.0, 1.0, 1e-4, 4))
+    tight = Bench("certified_removal", class_stream, small_model,
+                  {**options, "epsilon": factor * float(cost[0].max()) / per_epsilon})  # fmt: skip
+    after = tight.call("forget", learner, *tight.request(ids[:1], ids[1:]))[0].method_state
+    assert int(after.trainings) == trainings
+
+
 def test_no_step_moves_the_features(class_stream, small_model):
   bench = Bench("certified_removal", class_stream, small_model)
   learner = bench.start()

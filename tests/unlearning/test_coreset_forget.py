@@ -131,6 +131,22 @@ def test_the_edit_sees_the_chosen_rows_alone(class_stream, small_model):
   )
 
 
+@pytest.mark.parametrize("damping", [1e-3, 10.0])
+def test_the_method_scores_with_its_own_damping(damping, class_stream, small_model, monkeypatch):
+  given = []
+  real = unlearning.coreset_rows
+
+  def told(*args, damping, **more):
+    jax.debug.callback(lambda d: given.append(float(d)), damping)
+    return real(*args, damping=damping, **more)
+
+  monkeypatch.setattr(unlearning, "coreset_rows", told)
+  part = Bench("coreset_forget", class_stream, small_model, {"options": "steps=1", "share": 0.5, "damping": damping})
+  part.forget_class(part.start())
+  jax.effects_barrier()
+  assert given == [pytest.approx(damping)]
+
+
 def test_options_of_the_edit_are_read_from_a_line():
   assert parsed("steps=20, learning_rate=0.1, forget_loss=npo") == {
     "steps": 20, "learning_rate": 0.1, "forget_loss": "npo"}  # fmt: skip

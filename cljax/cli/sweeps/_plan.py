@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -62,17 +62,17 @@ def plan(
   overrides: Sequence[_config.Override],
   grid: Sequence[_grid.Point],
   say: Callable[[str], None] = lambda line: None,
+  drawn: Collection[str] = (),
 ) -> list[Run]:
   """Resolves every point before anything runs, so that a mistake in the last one costs nothing.
 
   An option that is given must be read by a point at least; ``say`` is told by which, where not by all. Points that
-  differ only in what they do not read are one.
+  differ only in what they do not read are one. Of ``drawn`` methods, which nobody named, those that do not fit are left
+  out, each with a line.
   """
   cache: dict = {}
   given = {o.key for o in overrides}
-  if "train.on_divergence" not in given and "on_divergence" not in file.sections.get("train", {}):
-    # One bad value must not end the others that share its program.
-    overrides = [_config.Override("train.on_divergence", "freeze"), *overrides]
+  overrides = frozen(file, overrides)
   given_to = _config.Points([], {}, {}, {})
   points: list[tuple[_grid.Point, dict]] = []
   for point in grid:
@@ -80,7 +80,13 @@ def plan(
     if clash:
       raise UsageError(f"grid: {clash[0]} is also given as --config.{clash[0]}; give it once")
     layers = [*overrides, *(_config.Override(k, v) for k, v in point.items())]
-    config, missed = given_to.resolve(file, layers)
+    try:
+      config, missed = given_to.resolve(file, layers)
+    except UsageError as error:
+      if point.get("method.name") not in drawn:
+        raise
+      say(f"{point['method.name']} is left out: {error}")
+      continue
     left = {k: v for k, v in point.items() if k not in missed}
     if left == point or not any(repr(left) == repr(p) for p, _ in points):
       points.append((left, config))
@@ -91,15 +97,34 @@ def plan(
   varied = [k for k in dict.fromkeys(k for p in reduced for k in p) if len({repr(p.get(k)) for p in reduced}) > 1]
   runs: list[Run] = []
   for point, config in points:
-    built = _build.build(config, cache)
-    method = config["method"]["name"]
-    folder = f"{_workdir.in_path(method)}-{fingerprint(_config.essence(built.identity))}"
+    try:
+      built = _build.build(config, cache)
+      if point.get("method.name") in drawn:
+        fits(built, _build.traced(config))
+    except UsageError as error:
+      if point.get("method.name") not in drawn:
+        raise
+      say(f"{point['method.name']} is left out: {error}")
+      continue
+    method, folder = config["method"]["name"], folder_of(config, built.identity)
     if any(r.folder == folder for r in runs):
       raise UsageError(f"grid: the point {point} stands twice")
     label = _grid.label(point, method, config["forget"]["name"], varied)
     more = {"checkpoint": dict(config["checkpoint"]), "data": {"data_dir": config["data"]["data_dir"]}}
     runs.append(Run(label, folder, point, built, _build.traced(config), more))
   return runs
+
+
+def frozen(file: _config.File, overrides: Sequence[_config.Override]) -> Sequence[_config.Override]:
+  """With what a sweep does unless told otherwise: one bad value must not end the others that share its program."""
+  if any(o.key == "train.on_divergence" for o in overrides) or "on_divergence" in file.sections.get("train", {}):
+    return overrides
+  return [_config.Override("train.on_divergence", "freeze"), *overrides]
+
+
+def folder_of(config: Mapping[str, Mapping[str, Any]], identity: Mapping[str, Any]) -> str:
+  """What the folder of a configuration's runs is called."""
+  return f"{_workdir.in_path(config['method']['name'])}-{fingerprint(_config.essence(identity))}"
 
 
 def fingerprint(value) -> str:
@@ -123,15 +148,21 @@ def groups(runs: Sequence[Run]) -> list[list[Run]]:
   return list(out.values())
 
 
-def size(run: Run) -> Size:
-  """What a run needs, from the shapes of its state: nothing is compiled."""
+def fits(built: _build.Built, traced: Mapping[str, float]):
+  """``(setup, learner)`` of a run, by shapes: nothing is compiled. UsageError where method and stream do not go
+  together."""
   import jax
 
-  built = run.built
+  population = [Member(0, traced)]
   made = engine.prepare(
-    built.stream, built.model, population=[Member(0, run.traced)], config=built.identity, **built.arguments
+    built.stream, built.model, population=population, config=built.identity, **built.arguments
   ).setup
-  learner = jax.eval_shape(made.parts.init, jax.random.key(0))
+  return made, jax.eval_shape(made.parts.init, jax.random.key(0))
+
+
+def size(run: Run) -> Size:
+  """What a run needs, from the shapes of its state."""
+  made, learner = fits(run.built, run.traced)
   return Size(tree.nbytes(learner), tree.nbytes((made.train, made.evaluation)), made.total_steps)
 
 
