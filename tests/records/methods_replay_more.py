@@ -17,6 +17,7 @@ RECORDS: dict[str, Record] = {
       "test_mir_draws_candidates_of_earlier_tasks_or_of_all",
       "test_candidates_are_drawn_alike_among_those_allowed",
       "test_mir_draws_no_more_than_it_looks_at",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[mir-3]",
       "test_replay_is_neutral_to_tolerance",
     ),
     claim=("mir",),
@@ -34,6 +35,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_a_full_memory_opens_to_batches_below_the_threshold",
       "test_gss_forgets_rows_and_their_scores",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[gss-3]",
       "test_replay_is_neutral_to_tolerance",
     ),
     claim=("gss",),
@@ -58,6 +60,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_at_its_own_teacher_features_are_not_pulled",
       "test_the_scale_of_features_counts_nowhere",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[lucir-4]",
     ),
     claim=("lucir",),
     deviations=(
@@ -81,6 +84,7 @@ RECORDS: dict[str, Record] = {
       "test_the_contrast_knows_no_scale_of_features_and_no_order",
       "test_views_are_mirrored_and_grey_as_often_as_said",
       "test_scr_needs_pictures",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[scr-3]",
     ),
     claim=("scr",),
     deviations=(
@@ -105,6 +109,7 @@ RECORDS: dict[str, Record] = {
       "test_transplanted_logits_do_not_pass_their_label_s",
       "test_the_last_task_has_no_later_heads_and_the_first_no_old_ones",
       "test_xder_needs_pictures_for_its_views",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[xder-4]",
     ),
     claim=("xder",),
     deviations=(
@@ -128,6 +133,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_the_margin_is_the_label_s_alone",
       "test_equal_directions_are_one",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[podnet-4]",
       "test_layers_of_other_forms_are_maps_too",
       "test_the_first_step_behind_a_boundary_is_not_held",
     ),
@@ -148,6 +154,7 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=(
       "test_the_first_task_has_no_balanced_training_and_the_first_step_no_pull",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[eeil-4]",
       "test_first_task_equals_the_base_learner",
     ),
     claim=("eeil",),
@@ -165,6 +172,7 @@ RECORDS: dict[str, Record] = {
       "test_averages_are_renewed_as_often_as_said",
       "test_without_strength_cls_er_trains_as_er",
       "test_after_a_request_the_averages_are_the_parameters",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[cls_er-3]",
     ),
     claim=("cls_er",),
     deviations=(
@@ -182,6 +190,7 @@ RECORDS: dict[str, Record] = {
       "test_hal_without_strength_is_er_with_a_ring",
       "test_later_tasks_leave_anchors_and_a_request_erases_a_class_s",
       "test_hal_needs_numbers",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[hal-3]",
     ),
     claim=("hal",),
     deviations=("the sum over anchors and outputs of squares, as printed; Mammoth takes their mean", ONCE),
@@ -197,6 +206,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_behind_a_boundary_the_distance_is_0_and_so_is_its_slope",
       "test_fdr_needs_a_row_for_each_task",
+      "test_a_memory_smaller_than_the_batch_is_drawn_whole[fdr-3]",
       "test_first_task_equals_the_base_learner",
       "test_replay_is_neutral_to_tolerance",
     ),
