@@ -22,7 +22,9 @@ def k_means(key, x, weight, number: int, steps: int = 20):
 
   def step(_, centres):
     distance = jnp.sum(jnp.square(x[:, None] - centres[None]), axis=-1)
-    member = jax.nn.one_hot(jnp.argmin(distance, axis=-1), number, dtype=jnp.float32) * there[:, None]
+    member = jax.nn.one_hot(jnp.argmin(distance, axis=-1), number, dtype=jnp.float32) * there[:, None].astype(
+      jnp.float32
+    )
     size = member.sum(0)[:, None]
     return jnp.where(size > 0, member.T @ x / jnp.maximum(size, 1.0), centres)
 

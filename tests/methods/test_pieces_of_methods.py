@@ -68,7 +68,7 @@ SMALL += [(n, 4) for n in ("icarl", "wa", "lucir", "podnet", "eeil", "xder")]
 def test_a_memory_smaller_than_the_batch_is_drawn_whole(name, capacity, class_stream, small_model):
   """A memory that is smaller than the batch is drawn whole, once, by xder twice; er_aml draws two partners for each row
   beside it."""
-  bench = Bench(name, class_stream, small_model, {"capacity": capacity})
+  bench = Bench(name, class_stream, small_model, {"capacity": capacity, "replay_batch": 0})
   batch = rows(BATCH)._replace(
     x=jnp.zeros((BATCH, 4, 4, 1)), visit=Visit.in_order(0, 2), fresh=jnp.ones(BATCH), task=jnp.zeros(BATCH, jnp.int32)
   )
