@@ -203,11 +203,13 @@ def test_directions_are_trained_on_exemplars_when_a_task_ends(trained, network):
   assert_same(end.method_state.teacher.params, end.params)
   f = said(network, moved.params, split.x[kept])[0]
   params = jax.tree.map(lambda a: np.asarray(a, np.float64), moved.params["cosine"])
-  loss = lambda w, s: nca(similarity({"cosine": {"directions": w}}, f), s, split.y[kept], 0.6, range(4)).mean()
+  loss = lambda w, s, fixed=None: nca(
+    similarity({"cosine": {"directions": w}}, f), s, split.y[kept], 0.6 * (fixed or s) / s, range(4)
+  ).mean()
   velocity = jax.tree.map(np.zeros_like, params)
   for _ in range(2):
     w, s = params["directions"], params["scale"]
-    slope = {"scale": (loss(w, s + 1e-6) - loss(w, s - 1e-6)) / 2e-6, "directions": np.zeros_like(w)}
+    slope = {"scale": (loss(w, s + 1e-6, s) - loss(w, s - 1e-6, s)) / 2e-6, "directions": np.zeros_like(w)}
     for at in np.ndindex(*w.shape):
       h = np.zeros_like(w)
       h[at] = 1e-6

@@ -48,7 +48,8 @@ def nca(cosine, scale, y, margin, mask, form: str = "paper"):
   """``max(0, -s (c_y - margin) + log sum_{k != y} e^{s c_k})`` of each row over the classes of the mask ``[B, C]``.
 
   ``form`` 'released': the margin is taken from all cosines and cancels, and the label's own entry adds e^0 to the sum
-  over the others, whose largest is 0; it is not cut at 0.
+  over the others, whose largest is 0; it is not cut at 0. No derivative by the scale goes through the margin: a scale
+  that is learned would fall below 0, where the margin lowers the loss.
   """
   own = jax.nn.one_hot(y, cosine.shape[-1], dtype=bool)
   z, others = scale * cosine, mask & ~own
@@ -59,7 +60,7 @@ def nca(cosine, scale, y, margin, mask, form: str = "paper"):
     return -(label - top) + jnp.log1p(rest)
   some = others.any(-1)
   rest = jax.nn.logsumexp(jnp.where(others, z, -1e30), axis=-1)
-  return jnp.where(some, jax.nn.relu(jnp.where(some, rest, 0.0) - label + scale * margin), 0.0)
+  return jnp.where(some, jax.nn.relu(jnp.where(some, rest, 0.0) - label + jax.lax.stop_gradient(scale) * margin), 0.0)
 
 
 def podnet(
