@@ -6,11 +6,14 @@ start, and ``import cljax`` costs nothing.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from cljax import _dependencies, _old_names
-from cljax._cores import use_cores
-from cljax._version import __version__
+_BEGAN = time.time()  # no other file of cljax was read before
+
+from cljax import _dependencies, _old_names  # noqa: E402
+from cljax._cores import use_cores  # noqa: E402
+from cljax._version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
   from cljax.core.method import Method, Reference, compose

@@ -62,7 +62,8 @@ def found(result) -> dict[str, np.ndarray]:
 
 def asked() -> list[str]:
   """Methods that answer a request which another learner trained for."""
-  return sorted(n for n, e in methods.METHODS.items() if e.access.forgets and n not in ("sisa", "clpu_derpp"))
+  own = ("acil", "clpu_derpp", "fecam", "ranpac", "simplecil", "sisa", "slda")  # these answer for their own training
+  return sorted(n for n, e in methods.METHODS.items() if e.access.forgets and n not in own)
 
 
 def line(dataset, name: str) -> dict[str, str]:

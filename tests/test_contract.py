@@ -214,6 +214,7 @@ NAMED = {
   "lwf",
   "lwm",
   "podnet",
+  "pass",
   "wa",
   "xder",
 }  # their programs hold the tasks' classes: renamed tasks need programs of their own

@@ -343,14 +343,21 @@ def _default_of(section: str, field: str, out, name: str):
 def identity(config: Mapping[str, Mapping[str, Any]], digest: str) -> dict[str, dict[str, Any]]:
   """What makes a run that run, as plain JSON: all but where the data lies and how often checkpoints are taken.
 
-  The default objective is not named, nor are no evaluators, nor how the raw log is kept by default: a run of before
-  there were any is the same run.
+  The default objective is not named, nor are no evaluators, nor how the raw log is kept by default, nor that seeds
+  share a stream or that tasks take all their epochs, nor the default precision and grouping of a population: a run of
+  before there were any is the same run.
   """
   kept = {s: dict(config[s]) for s in SECTIONS if s != "checkpoint"}
   del kept["data"]["data_dir"]
-  for key in ("log", "log_limit"):
+  for key in ("log", "log_limit", "ahead"):
     if kept["eval"].get(key) == Options._field_defaults[f"eval_{key}"]:
       del kept["eval"][key]
+  for key, usual in (("precision", Recipe), ("population_group", Options)):
+    if kept["train"].get(key) == usual._field_defaults[key]:
+      del kept["train"][key]
+  for section, key in (("stream", "per_seed"), ("train", "patience")):
+    if not kept[section][key]:
+      del kept[section][key]
   kept["data"]["digest"] = digest
   if kept["objective"] == {"name": NAMED["objective"]}:
     del kept["objective"]

@@ -14,6 +14,7 @@ from cljax._cores import FLAG, processors
 
 T = TypeVar("T")
 CACHE = "~/.cache/cljax/jax"  # of compiled programs
+KEPT = "-program"  # how the names of those end that are kept whole
 # XLA aborts the process where one device's thread reaches a collective 40 s after another's, as a busy machine lets it.
 _PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"
 # As they were before this process set them: what it starts begins with these.
@@ -143,6 +144,11 @@ def quiet() -> None:
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def kept_folder(cache: str) -> str:
+  """Where, in a folder of compiled programs, those of this user are that are kept whole."""
+  return os.path.join(cache, f"programs-{os.geteuid() if hasattr(os, 'geteuid') else 0}")
+
+
 class Compiled(NamedTuple):
   """A file of the folder of compiled programs: bytes, and when it was last read or written (Unix seconds)."""
 
@@ -156,16 +162,21 @@ class Compiled(NamedTuple):
 
 
 def programs(folder: str) -> list[Compiled]:
-  """The compiled programs of a folder; none where there is no folder. What others delete meanwhile is left out."""
+  """The compiled programs of a folder, JAX's and those that are kept whole (``cljax.engine.kept``); none where there is
+  no folder. What others delete meanwhile is left out."""
+  return [*_files(folder, "-cache"), *_files(kept_folder(folder), KEPT)]
+
+
+def _files(folder: str, suffix: str) -> list[Compiled]:
   found = []
   try:
     with os.scandir(folder) as entries:
       for entry in entries:
-        if entry.name.endswith("-cache"):
+        if entry.name.endswith(suffix):
           with contextlib.suppress(FileNotFoundError):
-            stat = entry.stat()
+            stat = entry.stat(follow_symlinks=False)
             found.append(Compiled(entry.path, stat.st_size, max(stat.st_atime, stat.st_mtime)))
-  except (FileNotFoundError, NotADirectoryError):
+  except (FileNotFoundError, NotADirectoryError, PermissionError):
     return []
   return found
 
@@ -219,6 +230,9 @@ def use_compilation_cache(directory: str) -> None:
       trim(folder, cache_limit())
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  from cljax.engine import kept
+
+  kept.use(kept_folder(getattr(jax.config, "jax_compilation_cache_dir")))  # noqa: B009
 
 
 def describe() -> dict[str, str]:

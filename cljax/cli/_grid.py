@@ -87,13 +87,14 @@ _WITHOUT = {
 
 
 def families() -> dict[str, list[str]]:
-  """``{family: methods that learn and whose point is not to forget}``, by the package or module that has the method."""
+  """``{family: methods that learn and whose point is not to forget}``, by the package or module that has the method:
+  all but those of ``unlearning``."""
   from cljax import methods
 
   out: dict[str, list[str]] = {}
   for name, entry in methods.METHODS.items():
     place = entry.factory.__module__.split(".")
-    if not entry.exactness and place[:2] == ["cljax", "methods"]:
+    if place[:2] == ["cljax", "methods"] and place[2] != "unlearning":
       out.setdefault(place[2], []).append(name)
   return out
 

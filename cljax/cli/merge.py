@@ -30,6 +30,8 @@ from cljax.evaluation import scores
 from cljax.io import checkpoint, files, formats
 
 RULES = ("average", "task_arithmetic", "ties", "dare", "lines")
+READ = {"base": RULES[1:], "scale": RULES[:4], "keep": ("ties",), "drop": ("dare",), "draw": ("dare",),
+        "blocks": ("lines",), "alpha": ("lines",), "beta": ("lines",)}  # fmt: skip
 
 
 class Network(NamedTuple):
@@ -85,9 +87,12 @@ def opened(word: str, data_dir: str | None) -> Network:
 
 def _numbers(words: Sequence[str]) -> list[float]:
   try:
-    return [float(w) for w in words]
+    found = [float(w) for w in words]
   except ValueError:
-    raise UsageError(f"scale: got {','.join(words)!r}; expected numbers") from None
+    found = [float("nan")]
+  if not np.isfinite(found).all():
+    raise UsageError(f"scale: got {','.join(words)!r}; expected numbers")
+  return found
 
 
 def merged(flags, params: Sequence[Any], base: Any | None, seed: int):
@@ -113,25 +118,38 @@ def merged(flags, params: Sequence[Any], base: Any | None, seed: int):
   return edits.lines_of_several(base, params, flags.blocks, flags.alpha, flags.beta)
 
 
+def _members(networks: Sequence[Network]) -> list[list[int]]:
+  """The seeds of each network, of which the first goes with the first; UsageError where their numbers differ."""
+  seeds = [[seed for seed, _ in n.history.config["members"]] for n in networks]
+  for n, mine in zip(networks, seeds, strict=True):
+    if len(mine) != len(seeds[0]):
+      raise UsageError(f"DIR: {n.name} has {len(mine)} seeds, {networks[0].name} {len(seeds[0])}; expected as many")
+  return seeds
+
+
 def _tables(flags, networks: Sequence[Network], base: Network | None) -> dict[str, Any]:
-  first = networks[0]
-  members = min(len(n.history.config["members"]) for n in [*networks, *([base] if base else [])])
-  own = _analysis._objective(first.history, list(range(members)))
-  order = list(range(first.history.stream.num_tasks))
-  look = _analysis._look(first.history, own, flags.rows, order)
-  event = max(n.event for n in networks if n.history.config == first.history.config) or first.event
-  learned = [e.task for e in first.history.stream.events[:event] if hasattr(e, "task")] or order
+  every = [*networks, *([base] if base else [])]
+  seeds, first = _members(every), networks[0]
+  stream = first.history.stream
+  own = _analysis._objective(first.history, list(range(len(seeds[0]))))
+  last = min(max(n.event for n in networks), len(stream.events))
+  learned = [e.task for e in stream.events[:last] if hasattr(e, "task")] or range(stream.num_tasks)
   tasks = list(dict.fromkeys(learned))
+  # Each is shown the first's stream, by its own method, and judged as after its own events.
+  looks = [_analysis._look(n.history._replace(stream=stream), own, flags.rows, tasks) for n in networks]
   pick = lambda t, m: jax.tree.map(lambda a: a[m], t)
+
+  def score(which: int, member: int, params=None) -> list[float]:
+    n, event = networks[which], min(networks[which].event, last) if params is None else last
+    learner = pick(n.learner, member)
+    learner = learner if params is None else learner._replace(params=params)
+    values = pick(n.history.values, member)
+    return [_analysis._score(looks[which], values, learner, t, event) for t in tasks]
+
   alphas = np.linspace(0, 1, flags.points) if flags.points > 1 and len(networks) > 1 else np.zeros(0)
-  each: dict[str, list] = {n.name: [] for n in networks} | {"merged": []}
   path: list[Any] = []
-  kept = []
-  for m in range(members):
-    values, learner = pick(first.history.values, m), pick(first.learner, m)
-    score = lambda params, v=values, l=learner: [
-      _analysis._score(look, v, l._replace(params=params), t, event) for t in tasks
-    ]
+  kept: list[Any] = []
+  for m in range(len(seeds[0])):
     params = [pick(n.learner.params, m) for n in networks]
     for n, p in zip(networks[1:], params[1:], strict=True):
       if not tree.alike(p, params[0]):
@@ -139,13 +157,15 @@ def _tables(flags, networks: Sequence[Network], base: Network | None) -> dict[st
     if flags.align:
       units = first.history.model.units
       params[1:] = [edits.permute_units(p, units, edits.match_units(params[0], p, units)) for p in params[1:]]
-    out = merged(flags, params, None if base is None else pick(base.learner.params, m), m)
-    kept.append(out)
-    for name, p in zip(each, [*params, out], strict=True):
-      each[name].append(score(p))
-    if len(alphas):
-      path.append([score(edits.interpolate(params[0], params[1], float(a))) for a in alphas])
-  found = {"tasks": tasks, "score": own.main, "better": own.scores[own.main].better, "networks": each}
+    kept.append(merged(flags, params, None if base is None else pick(base.learner.params, m), m))
+    path.append([score(0, m, edits.interpolate(params[0], params[1], float(a))) for a in alphas])
+  count = range(len(seeds[0]))
+  found = {
+    "tasks": tasks, "score": own.main, "better": own.scores[own.main].better,
+    "networks": [{"name": n.name, "event": n.event, "seeds": s, "scores": [score(i, m) for m in count]}
+                 for i, (n, s) in enumerate(zip(networks, seeds, strict=False))],
+    "merged": [score(0, m, p) for m, p in enumerate(kept)],
+  }  # fmt: skip
   if len(alphas):
     found |= _along(np.asarray(path), alphas, found["better"])
   return found | {"params": kept}
@@ -168,17 +188,16 @@ def text(found: Mapping[str, Any], rule: str) -> str:
   shown = lambda v: scores.number(found["score"], float(v)) if np.isfinite(v) else "-"
   head = ["", *(f"task {t}" for t in found["tasks"]), "mean"]
   line = lambda name, row: [name, *map(shown, row), shown(np.nanmean(row))]
-  body = [
-    head,
-    *(line(f"merged ({rule})" if n == "merged" else n, np.nanmean(v, 0)) for n, v in found["networks"].items()),
-  ]
-  lines = _columns(body)
+  body = [head, *(line(n["name"], np.nanmean(n["scores"], 0)) for n in found["networks"])]
+  lines = _columns([*body, line(f"merged ({rule})", np.nanmean(found["merged"], 0))])
+  several = [", ".join(map(str, n["seeds"])) for n in found["networks"]]
+  if len(set(several)) > 1:
+    lines.append(f"Seeds go together by place: {'; '.join(several)}.")
+  lines.append("Each network is judged among the classes of its own events, the merge and the path among those of all.")
   if "path" in found:
-    lines += ["", "From the first to the second:"]
-    lines += _columns(
-      [["alpha", *head[1:]], *(line(f"{a:.2f}", r) for a, r in zip(found["alphas"], found["path"], strict=True))]
-    )
-    lines += _columns([["barrier", *map(shown, np.nanmean(found["barrier"], 0)), ""]])
+    steps = [line(f"{a:.2f}", r) for a, r in zip(found["alphas"], found["path"], strict=True)]
+    barriers = ["barrier", *map(shown, np.nanmean(found["barrier"], 0)), ""]
+    lines += ["", "From the first to the second:", *_columns([["alpha", *head[1:]], *steps, barriers])]
     best = found["best"]
     lines.append(
       f"Best in the mean at alpha {best['alpha']:.2f}, {shown(best['gain'])} above the second; chosen on these rows."
@@ -203,8 +222,9 @@ def _run(argv: Sequence[str], stop: _shared.Stop) -> int:
     raise UsageError(
       "DIR: not given; expected workdirs of launch.train, as in: python -m launch.merge runs/a@1 runs/a@2"
     )
-  if flags.rule == "average" and flags.base:
-    raise UsageError("base: given with --rule=average, which does not read it")
+  for name, rules in READ.items():
+    if flags[name].present and flags.rule not in rules:
+      raise UsageError(f"{name}: given with --rule={flags.rule}, which does not read it; {', '.join(rules)} do")
   networks = [opened(word, flags.data_dir or None) for word in given]
   base = opened(flags.base, flags.data_dir or None) if flags.base else None
   found = _tables(flags, networks, base)

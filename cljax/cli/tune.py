@@ -27,6 +27,9 @@ from cljax.evaluation import results
 from cljax.io import files
 
 SEARCH, REPORT = "search", "report"
+# What changes neither tasks nor rows that are reported on.
+SAME_STREAM = {"stream.validation", "stream.reserve_tasks", "stream.reserve_rows", "stream.reserve_classes",
+               "stream.forget", "data.data_dir"}  # fmt: skip
 
 
 class Protocol(NamedTuple):
@@ -43,7 +46,7 @@ class Protocol(NamedTuple):
 
 class Searched(NamedTuple):
   """A method's search: its ranges, its candidates ``{key: value}``, their scores in each round, the places of those
-  that go on, best first, and the training steps of a run."""
+  that go on, best first, the training steps of all its runs, and the rounds that are done."""
 
   method: str
   ranges: list[ranges.Range]
@@ -51,6 +54,7 @@ class Searched(NamedTuple):
   scores: list[list[float | None]]
   going: list[int]
   steps: int = 0
+  done: Sequence[halving.Rung] = ()
 
   @property
   def chosen(self) -> dict[str, Any]:
@@ -93,6 +97,10 @@ def _protocol(flags, overrides: Sequence[_config.Override], file: _config.File) 
     if not equals or not key.startswith(("stream.", "data.")):
       raise UsageError(f"search: got {text!r}; expected stream.FIELD=VALUE or data.FIELD=VALUE")
     changes[key] = value
+  sections = lambda layers: {s: v for s, v in _config.resolve(file, layers, {}).items() if s in ("stream", "data")}
+  searched = [*overrides, *(_config.Override(k, v, True) for k, v in changes.items())]
+  if changes and (not set(changes) - SAME_STREAM or sections(searched) == sections(overrides)):
+    raise UsageError(f"search: {', '.join(changes)} make no other stream; expected one such as stream.class_order=7")
   if flags.first_tasks:
     changes["stream.order"] = str(_first_tasks(_config.resolve(file, overrides, {})["stream"], flags.first_tasks))
   return Protocol(
@@ -210,8 +218,9 @@ def _scored(
   for i, result in zip(places, got, strict=True):
     row[i] = None if result is None else halving.score(result, seeds)
   order = [places[i] for i in halving.best(got, seeds, len(got))]
-  steps = next((r["steps"] for r in got if r is not None), found.steps)
-  return found._replace(scores=[*found.scores, row], going=order, steps=steps)
+  before = max((r.seeds for r in found.done), default=0)
+  steps = found.steps + sum(r["steps"] for r in got if r is not None) * (rung.seeds - before)
+  return found._replace(scores=[*found.scores, row], going=order, steps=steps, done=[*found.done, rung])
 
 
 def _command(argv: Sequence[str]) -> str:

@@ -68,6 +68,12 @@ class Method(NamedTuple):
   pull        optax transform (a decoupled penalty) on the optimizer's update, given ``rate=``, the learning rate of the
               step, and ``grad=``, the raw gradient
   finalize    optax transform (a projector) on that, given ``optimizer_state=``
+  projects    (learner) -> ({kernel path: state}, (state, rows [n, d_in]) -> rows): the symmetric projection of kernels'
+              gradients that ``transform`` or else ``finalize`` makes, as one of layer inputs. Where that is the same
+              (:mod:`cljax.engine.layerwise`) the backward pass makes it of some kernels, and the transforms are told
+              their paths, ``projected=``; hybrids do without
+  averaged    (reference, epsilon): ``transform`` is A-GEM against the gradient of that one. Where nothing else is done
+              to the gradient the step projects it as it is made, and tells the transform ``fired=``; hybrids do without
   after_step  (key, learner, info: StepInfo) -> learner
   end_task    (key, learner, task: Task) -> learner: consolidate, store, merge; flush pending rows
   forget      (key, learner, request: Request, tools) -> learner
@@ -95,6 +101,8 @@ class Method(NamedTuple):
   transform: optax.GradientTransformation | None = None
   pull: optax.GradientTransformation | None = None
   finalize: optax.GradientTransformation | None = None
+  projects: Callable | None = None
+  averaged: tuple[str, float] | None = None
   after_step: Callable = _keep
   end_task: Callable = _keep
   forget: Callable | None = None

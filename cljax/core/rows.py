@@ -90,12 +90,13 @@ def _through(rows: Rows, at, capacity: int, count) -> Rows:
       kept = kept._replace(class_mask=kept.class_mask | (i >= count)[:, None])
     return kept._replace(id=jnp.where(i < count, kept.id, -1))
 
-  return Rows(capacity, count, batch)
+  return Rows(capacity, count, batch, lay=rows.lay)
 
 
 def _at(rows: Rows, start) -> Batch:
   batch = jax.vmap(lambda s: rows.batch(s, 1))(start)
-  return jax.tree.map(lambda a: a.reshape(start.shape[0], *a.shape[2:]), batch)
+  batch = jax.tree.map(lambda a: a.reshape(start.shape[0], *a.shape[2:]), batch)
+  return batch if rows.lay is None else rows.lay(batch)
 
 
 def as_rows(name: str, data) -> Rows:

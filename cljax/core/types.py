@@ -184,13 +184,15 @@ class Rows(NamedTuple):
   """A set of data rows inside a trace: ``batch(start, size) -> Batch`` reads rows ``start..start+size``.
 
   ``capacity`` (static) bounds ``count`` (traced). Rows past the count come back with weight 0. ``batch`` gives them as
-  the model sees them, ``as_read()`` the same set as a memory stores them.
+  the model sees them, ``as_read()`` the same set as a memory stores them. ``lay``, on a mesh, lays a block of rows that
+  was put together from others over the devices, as those of ``batch`` are.
   """
 
   capacity: int
   count: Any
   batch: Callable[[Any, int], Batch]
   read: Callable[[Any, int], Batch] | None = None
+  lay: Callable[[Batch], Batch] | None = None
 
   def as_read(self) -> Rows:
     return self if self.read is None else self._replace(batch=self.read)

@@ -16,7 +16,7 @@ from cljax import evaluators as evaluating
 from cljax.core import tree
 from cljax.core.method import Outlook
 from cljax.core.types import Learn, Learner, Model, UsageError
-from cljax.engine import arguments, frames, hosted, presentations, recipe, saving, stages
+from cljax.engine import arguments, frames, held_out, hosted, presentations, recipe, saving, stages
 from cljax.engine import programs as prog
 from cljax.engine.loop import State, Stopped
 from cljax.engine.prediction import judged_at, predictor
@@ -28,6 +28,7 @@ from cljax.engine.step import state_between_tasks
 from cljax.evaluators import Evaluator
 from cljax.io import folders, identity, interrupts, own_code
 from cljax.io.row_log import RowLog
+from cljax.streams import per_seed
 
 
 class RunResult(NamedTuple):
@@ -53,6 +54,9 @@ class RunResult(NamedTuple):
   evaluations_better: dict = {}  # {evaluator: {metric: 'higher' or 'lower'}}, of those that say so
   presentations: Presentations | None = None  # of each training row, where train.presentations asks for them
   log: RowLog | None = None  # what each test row's scores are made of, after every event (eval.log)
+  evaluated_rows: np.ndarray | None = None  # [S, E+1, T]: test rows in each entry of the main score, where it is a mean
+  task_steps: np.ndarray | None = None  # [S, Learn events]: steps that members took, with train.patience
+  drawn: Sequence[dict] = ()  # of each member whose stream is its own: its seed, the classes of its tasks, its angles
   fisher: dict = {}  # {'method.fisher': kind}: the Fisher that was taken, where the option leaves it to the objective
 
   @property
@@ -192,6 +196,7 @@ def prepare(
   learned, judges = objectives.given(objective, objective_options), evaluating.given(evaluators)
   values = {**hyper_values, **optimizer_values, **getattr(learned, "hyper", {})}
   members = [Member(s) for s in arguments.seeds_of(seeds)] if population is None else arguments.members_of(population)
+  stream, streams = per_seed.of_members(stream, [m.seed for m in members])
   if devices is None and not mesh:
     _cores.offer(len(members))
   name = method if isinstance(method, str) else getattr(method, "__name__", "method")
@@ -210,6 +215,7 @@ def prepare(
     mesh,
     learned,
     by_event,
+    streams,
   )
   for other, own in {repr(a): a for a in by_event.values()}.values():
     stages.check_unprepared(other, own, built)
@@ -238,6 +244,8 @@ def prepare(
       own = not isinstance(learned, objectives.Chosen) or learned.own_code or _is_own(method, forget, objective)
       if own or not isinstance(method, str) or not isinstance(optimizer, str):
         whole["code"]["parts"] = _parts_digest(built)
+      if streams:
+        whole["streams"] = [identity.stream_digest(s) for s in streams]
       if judges:
         whole["evaluators"] = sorted(e.name for e in judges)
       for e in judges:
@@ -365,6 +373,9 @@ def _result(built: CompiledRun, state: State, judges: Sequence[Evaluator]) -> Ru
     evaluations={e.name: {m: said(e.name, m) for m in state.accuracy[0]["evaluations"][e.name]} for e in judges},
     evaluations_better={e.name: dict(e.better) for e in judges},
     presentations=presentations.told(state.presented, stream),
+    evaluated_rows=held_out.evaluated_rows(built),
+    task_steps=np.asarray(state.taken, np.int64).T if state.taken else None,
+    drawn=[dict(s.drawn) for s in built.streams or (stream,) * count] if stream.drawn else [],
   )
 
 

@@ -134,6 +134,8 @@ def log_form(stream, population, learned: objective.Objective, options, num_clas
   """``(what evaluations keep, why nothing)``; the reason is '' where nothing was asked for."""
   if options.eval_log == "none" or not options.checkpoint_keep_ids:  # a log that lacks rows names them
     return None, ""
+  if not options.eval_ahead:
+    return None, "eval.log: off; with eval.ahead=False not every test row is evaluated each time"
   names = [learned.main, *(n for n in learned.scores if n != learned.main)]
   predictions = prediction_type(num_classes) if options.eval_log == "predictions" else ""
   kept = Kept({n: learned.scores[n].bits for n in names}, predictions)

@@ -43,7 +43,8 @@ def with_evaluators(setup: CompiledRun, chosen: Sequence[Evaluator]) -> Compiled
           if hooks.waiting():
             hooks.save(state)
             raise Stopped(f"stopped at event {state.event}, after {state.step} of its steps")
-          answer = _asked(evaluator, own, predict, setup.stream, at)
+          stream = setup.streams[member] if setup.streams else setup.stream
+          answer = _asked(evaluator, own, predict, stream, at)
           before = first[evaluator.name] if first else found[evaluator.name][0] if found[evaluator.name] else None
           found[evaluator.name].append(checked(evaluator, answer, tasks, before))
     nothing = np.full(tasks, np.nan)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.core.types import CljaxError, Forget, Learn, UsageError
-from cljax.engine import course, held_out, presentations, schedule
+from cljax.engine import course, held_out, own_streams, patience, presentations, schedule
 from cljax.engine import mesh as meshes
 from cljax.engine import programs as prog
 from cljax.engine.prediction import judged_at
@@ -58,6 +58,8 @@ class State:
   seconds_per_evaluation: float = math.inf  # of those inside tasks
   replay: Any = None  # how far the replay of this event has come
   presented: Any = None  # what was counted of presentations (presentations.Presented), where it is asked for
+  watch: dict = dataclasses.field(default_factory=dict)  # what patience knows of the task that is being learned
+  taken: list = dataclasses.field(default_factory=list)  # of each event learned, the steps of each member, by patience
   blocks: tuple = ()  # of a whole evaluation, by the last Forget event (held_out.remaining)
   log: Any = None  # the raw log that a run in memory goes on with (io.row_log.RowLog)
 
@@ -139,7 +141,8 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
   event, options, programs = setup.stream.events[at], setup.options, setup.programs
   deleted = deleted_pairs(setup.stream, at if replay is None else state.event + 1)
   way = course.of_event(setup, at, None if replay is None else deleted)
-  plan = way.plan
+  here = own_streams.event(setup, at, state.taken)
+  plan = way.plan._replace(steps=here.steps(way.plan.steps))
   if replay is None:
     learner, alive, done, first = state.learner, state.alive, state.step, state.total - state.step
   else:
@@ -148,22 +151,30 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
   where = where_in_stream(setup, at, first, plan.steps, way.total, way.never)
   rows = boundary_arguments(setup, deleted, event.task, where)
   if done == 0 and programs.start_task is not None:
-    learner = _wait(programs.start_task(setup.hyper, learner, alive, rows), hooks, state, setup)
+    learner = _wait(programs.start_task(here.hyper, learner, alive, rows), hooks, state, setup)
   capacity = min(options.chunk_steps, max(setup.total_steps, 1))
   if replay is None and done:
     _evaluate_inside_task(setup, state, hooks, plan)  # a stop may have come between a chunk and its evaluation
+  if setup.recipe.patience:
+    state.watch = state.watch or patience.fresh(len(setup.population))
+    plan = _look(setup, state, hooks, here, plan)
   while done < plan.steps:
     count = course.next_count(options, state, plan.steps, done, capacity, replays=replay is not None)
+    limits = patience.limits(state.watch, here.plans)
+    if state.watch:
+      count = min(count, patience.next_border(state.watch, here.plans, patience.epochs_of(setup.recipe, not at), done))
     since, compiled = time.perf_counter(), setup.clock.seconds["compile"]
     lived = np.asarray(alive)[: len(setup.population)]
+    counts = here.counts(done, count, len(setup.population), limits)
     with setup.clock.timed("train"):
-      learner, alive, loss, *said = _chunk(setup, gone, plan, where, learner, alive, done, count, capacity)
+      order = own_streams.chunk_rows(setup, here, plan, gone, done, counts, capacity)
+      hyper = own_streams.chunk(setup, here, counts)
+      learner, alive, loss, *said = own_streams.run_chunk(setup, hyper, order, where, learner, alive, count)
       loss = np.asarray(loss)[: len(setup.population), :count]
     spent = time.perf_counter() - since - setup.clock.seconds["compile"] + compiled
     state.seconds_per_step = meshes.first(spent / count, setup.members.mesh)
     counted = (state if replay is None else state.replay).presented
     if said:
-      order = [schedule.rows(plan, m.seed, done, count, capacity, gone) for m in setup.population]
       counted = presentations.added(counted, setup.stream, order, said[0], count)
     done += count
     if replay is None:
@@ -176,10 +187,11 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
     hooks.report({
       "kind": "chunk" if replay is None else "replay", "event": state.event, "task": event.task, "step": done,
       "steps": plan.steps, "total": first + done, "of": setup.total_steps,
-      "loss": float(loss[living, -1].mean()) if living.any() else math.nan, "living": int(living.sum()),
+      "loss": own_streams.last_loss(loss, counts, living), "living": int(living.sum()),
       "seconds_per_step": state.seconds_per_step,
     })  # fmt: skip
     if replay is None:
+      plan = _look(setup, state, hooks, here, plan)
       _evaluate_inside_task(setup, state, hooks, plan)
     if hooks.stop():
       hooks.save(state)
@@ -189,8 +201,26 @@ def _learn(setup: CompiledRun, state: State, hooks: Hooks, at: int, replay: Repl
       hooks.save(state)
   if programs.end_task is not None:
     with setup.clock.timed("train"):
-      learner = _wait(programs.end_task(setup.hyper, learner, alive, rows), hooks, state, setup)
+      learner = _wait(programs.end_task(here.hyper, learner, alive, rows), hooks, state, setup)
+  if state.watch:
+    state.taken, state.watch = [*state.taken, patience.limits(state.watch, here.plans)], {}
   return learner, alive
+
+
+def _look(setup: CompiledRun, state: State, hooks: Hooks, here, plan):
+  """The plan with the steps after which all members have ended the task, as patience says where the state stands."""
+  if not state.watch:
+    return plan
+  slot, main = setup.stream.num_tasks + setup.stream.events[state.event].task, setup.parts.objective.main
+
+  def score():
+    blocks = own_streams.of_slots(setup.blocks, [slot], setup.members)
+    found, _ = scored(setup, state, hooks, state.learner, setup.evaluation, blocks)
+    return ratio(setup, main, found[main][:, slot, 0])
+
+  sign = -1 if setup.parts.objective.scores[main].better == "lower" else 1
+  state.watch = patience.look(state.watch, here.plans, setup.recipe, not state.event, state.step, score, sign)
+  return plan._replace(steps=max(patience.limits(state.watch, here.plans)))
 
 
 def _evaluate_inside_task(setup: CompiledRun, state: State, hooks: Hooks, plan) -> None:
@@ -212,21 +242,6 @@ def _score(setup: CompiledRun) -> dict[str, str]:
   """What a message's numbers are, where that is not accuracy."""
   main = setup.parts.objective.main
   return {} if main == "accuracy" else {"score": main}
-
-
-def _chunk(setup, gone, plan, where, learner, alive, done, count, capacity):
-  rows = [schedule.rows(plan, m.seed, done, count, capacity, gone) for m in setup.population]
-  count = prog.replicate(jnp.asarray(count, jnp.int32), setup.members)
-  if setup.options.feed == "device":
-    packed = prog.shard_members(tuple(np.stack(part) for part in zip(*rows, strict=True)), setup.members)
-    return setup.programs.chunk(setup.hyper, (learner, alive), packed, (setup.train, where, count))
-  split, labels = setup.stream.dataset.train, setup.stream.labels if setup.parts.objective.classes else None
-  batches = [schedule.read(split, labels, *r) for r in rows]
-  stacked = jax.tree.map(lambda *members: np.stack(members), *batches)
-  views = prog.replicate(setup.stream.view.tables, setup.members)
-  return setup.programs.feed(
-    setup.hyper, (learner, alive), prog.shard_members(stacked, setup.members), (views, where, count)
-  )
 
 
 def _report_deaths(
@@ -261,6 +276,8 @@ def evaluate(setup: CompiledRun, state: State, hooks: Hooks, partial: bool = Fal
   are any; under ``scores`` the same of each other score, under ``evaluations`` what evaluators say after an event."""
   state.blocks = held_out.remaining(setup, state.event + int(state.ended), state.blocks)
   blocks = state.blocks[2 if partial else 1]
+  if not (setup.options.eval_ahead or partial):
+    blocks = held_out.met(setup, state.event + int(state.ended), blocks)
   since, brief = time.perf_counter(), partial and state.seconds_per_evaluation < _BRIEF_S
   found, rows = scored(setup, state, hooks, state.learner, setup.evaluation, blocks, brief)
   if partial:
@@ -296,7 +313,9 @@ def scored(setup: CompiledRun, state: State, hooks: Hooks, learner, data, blocks
   A ``brief`` one is waited for without a look at the stop flag, which costs more than it is worth.
   """
   with setup.clock.timed("eval"):
-    answer = setup.programs.evaluate(setup.hyper, learner, (), (data, judged(setup, state), blocks.arguments))
+    answer = setup.programs.evaluate(
+      own_streams.with_blocks(setup, blocks), learner, (), (data, judged(setup, state), blocks.arguments)
+    )
     sums, rows = answer if brief else _wait(answer, hooks, state, setup)
     return {n: blocks.by_slot(np.asarray(s)[: len(setup.population)]) for n, s in sums.items()}, rows
 

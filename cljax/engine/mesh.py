@@ -20,11 +20,12 @@ POPULATION, DATA, FSDP = AXES = ("population", "data", "fsdp")
 
 
 class Placement(NamedTuple):
-  """Hooks of the training step: ``rows(tree)`` cuts the leading axis; ``learner(learner)`` keeps a learner where it
-  is."""
+  """Hooks of a learner's programs: ``rows(tree)`` cuts the leading axis, which ``shares`` must divide;
+  ``learner(learner)`` keeps a learner where it is."""
 
   rows: Callable
   learner: Callable
+  shares: int = 1
 
 
 def parse(text: str) -> dict[str, int]:
@@ -92,7 +93,7 @@ def placement(mesh: Mesh) -> Placement:
     specs = _specs(value, mesh.shape[FSDP])
     return jax.tree.map(constrain, value, specs)
 
-  return Placement(rows, learner)
+  return Placement(rows, learner, rows_over(mesh))
 
 
 def shardings(tree, mesh: Mesh):

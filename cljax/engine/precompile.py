@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cljax.core.types import Learn
-from cljax.engine import loop, program_arguments
+from cljax.engine import loop, own_streams, program_arguments
 from cljax.engine import programs as prog
 from cljax.engine.setup import CompiledRun
 from cljax.streams.requests import deleted_pairs
@@ -20,25 +20,26 @@ from cljax.streams.requests import deleted_pairs
 def calls(setup: CompiledRun) -> Iterator[tuple[prog.Program, tuple]]:
   """``(program, arguments)`` of each program that learning takes, in the order in which they are needed: shapes where
   they are known without a run."""
-  programs, hyper, start = setup.programs, setup.hyper, loop.init_arguments(setup)
+  programs, start = setup.programs, loop.init_arguments(setup)
   yield programs.init, start
   learner = _split(programs.init.shape(*start), setup)
   alive = loop.all_alive(setup)
-  yield programs.evaluate, (
-    hyper, learner, (), (setup.evaluation, loop.judged(setup, loop.State(learner, alive)), setup.blocks.arguments),
-  )  # fmt: skip
+  shown = (setup.evaluation, loop.judged(setup, loop.State(learner, alive)), setup.blocks.arguments)
+  yield programs.evaluate, (own_streams.with_blocks(setup, setup.blocks), learner, (), shown)
   where = loop.where_in_stream(setup, 0, 0, 1)
   shared = program_arguments.boundary_arguments(
     setup, deleted_pairs(setup.stream, 0), setup.stream.events[0].task, where
   )
   capacity = min(setup.options.chunk_steps, max(setup.total_steps, 1))
   rows = [jax.ShapeDtypeStruct((setup.members.padded, capacity, setup.spec.batch_size), jnp.int32)] * 3
+  here = own_streams.event(setup, 0)
   if programs.start_task:
-    yield programs.start_task, (hyper, learner, alive, shared)
+    yield programs.start_task, (here.hyper, learner, alive, shared)
   packed, count = _split(tuple(rows), setup), prog.replicate(np.int32(0), setup.members)
+  hyper = own_streams.chunk(setup, here, [0] * len(setup.population))
   yield programs.chunk, (hyper, (learner, alive), packed, (setup.train, where, count))
   if programs.end_task:
-    yield programs.end_task, (hyper, learner, alive, shared)
+    yield programs.end_task, (here.hyper, learner, alive, shared)
 
 
 def precompile(setup: CompiledRun, submit: Callable[[Callable[[], object]], object]) -> None:

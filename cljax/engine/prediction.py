@@ -14,6 +14,7 @@ from cljax.core import tree
 from cljax.core.judging import judged_classes
 from cljax.core.method import Method
 from cljax.core.types import Learn, UsageError
+from cljax.engine import own_arguments
 
 
 def judged_at(stream, trains_on: str, position: Mapping[str, Any]) -> np.ndarray:
@@ -45,7 +46,11 @@ def asked(stream, parts_of: Callable, method: Method, model=None) -> Callable:
 
   @jax.jit
   def logits(values, learner, tables, x, task, open_classes):
-    shown = x if isinstance(x, dict) else stream.view.apply(tables, x, jnp.full(x.shape[0], task))
+    shown = (
+      x
+      if isinstance(x, dict)
+      else stream.view.apply(own_arguments.tables(values, tables), x, jnp.full(x.shape[0], task))
+    )
     parts = parts_of(values)
     if model is not None:
       return outputs(parts, learner, shown, task)

@@ -57,6 +57,10 @@ class Prepared(NamedTuple):
 
   def _run(self, workdir, report, stop, start, extend) -> Any:
     mesh = self.setup.members.mesh
+    if self.setup.streams and (extend or start is not None):
+      what = "extend" if extend else "learner"
+      why = "train.patience" if self.setup.recipe.patience else "stream.per_seed and several seeds"
+      raise UsageError(f"{what}: got it with {why}; a run goes on from where all its members have taken the same steps")
     remarks = (*self.remarks, *((self.setup.unkept,) if self.setup.unkept else ()))
     for text in remarks if meshes.is_main_process(mesh) else ():
       report({"kind": "note", "text": text}) if report else _callers.warn(text)

@@ -7,7 +7,8 @@ import numpy as np
 
 from cljax.core.types import Learn, Visit
 from cljax.engine import programs as prog
-from cljax.engine.setup import CompiledRun, device_data
+from cljax.engine.device_rows import device_data
+from cljax.engine.setup import CompiledRun
 from cljax.engine.step import StreamPosition
 from cljax.streams.requests import forgotten_classes, pair_table
 from cljax.streams.rows import at_most

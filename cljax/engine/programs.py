@@ -16,8 +16,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax.core.types import UsageError
-from cljax.engine import evaluating
+from cljax.engine import evaluating, kept, origin
 from cljax.engine import mesh as meshes
+from cljax.engine import own_arguments as own
 from cljax.engine.step import LearnerFns, weighed
 
 AXIS = meshes.POPULATION
@@ -29,28 +30,36 @@ class PopulationLayout(NamedTuple):
   size: int
   padded: int
   mesh: Mesh | None
-  vectorize: bool  # vmap on accelerators; lax.map on CPU, where vmap gains nothing
+  platform: str
+  group: int = 0  # members of a device that are mapped together, by vmap; the groups follow one another (0: see below)
   placed: Mesh | None = None  # ``mesh`` where it was asked for, with axes beside the population's
 
+  def together(self, count: int) -> int:
+    """Of ``count`` members of a device, how many at once, 0 for one without vmap. By default all on accelerators, and
+    one on CPU, where vmap gains nothing."""
+    if self.group:
+      return min(self.group, count) if min(self.group, count) > 1 else 0
+    return 0 if self.platform == "cpu" else count
 
-def layout(size: int, devices=None, axes: Mapping[str, int] | None = None) -> PopulationLayout:
+
+def layout(size: int, devices=None, axes: Mapping[str, int] | None = None, group: int = 0) -> PopulationLayout:
   """Shards members over all local devices; padding repeats the last member, and is dropped from every result.
 
-  With ``axes`` over a mesh of those sizes, of the devices of all processes.
+  With ``axes`` over a mesh of those sizes, of the devices of all processes. ``group``: of the layout.
   """
   if axes:
     mesh = meshes.make(axes, devices)
     used = mesh.shape[AXIS]
     if used > size:
       raise UsageError(f"mesh.population: got {used} for {size} members; expected at most one device a member")
-    return PopulationLayout(size, -(-size // used) * used, mesh, mesh.devices.flat[0].platform != "cpu", placed=mesh)
+    return PopulationLayout(size, -(-size // used) * used, mesh, mesh.devices.flat[0].platform, group, placed=mesh)
   devices = list(devices or jax.local_devices())
-  vectorize = devices[0].platform != "cpu"
+  platform = devices[0].platform
   used = min(len(devices), size)
   if used == 1:
-    return PopulationLayout(size, size, None, vectorize)
+    return PopulationLayout(size, size, None, platform, group)
   mesh = jax.make_mesh((used,), (AXIS,), devices=devices[:used], axis_types=(jax.sharding.AxisType.Auto,))
-  return PopulationLayout(size, -(-size // used) * used, mesh, vectorize)
+  return PopulationLayout(size, -(-size // used) * used, mesh, platform, group)
 
 
 def pad_members(tree, members: PopulationLayout):
@@ -85,17 +94,22 @@ class Program:
   compiles (:meth:`precompile`) the others wait for. The clock counts what a call waited.
   """
 
-  def __init__(self, fn: Callable, members: PopulationLayout, clock: Clock, donate: bool = False):
-    self._clock = clock
+  def __init__(
+    self, fn: Callable, members: PopulationLayout, clock: Clock, donate: bool = False, name: str = "",
+    origin: Callable[[], str] = lambda: "",
+  ):  # fmt: skip
+    self._clock, self._name, self._origin = clock, name, origin
     self._compiled: dict[Any, Future] = {}
+    self._loaded: dict[str, kept.Loaded | None] = {}
     self._lock = threading.Lock()
 
     def mapped(hyper, state, member, shared):
       one = lambda args: fn(*args, shared)
       args = (hyper, state, member)
       count = jax.tree.leaves(args)[0].shape[0]
-      if members.vectorize:
-        return jax.vmap(one)(args)
+      together = members.together(count)
+      if together:
+        return jax.vmap(one)(args) if together == count else jax.lax.map(one, args, batch_size=together)
       if count == 1:
         out = one(jax.tree.map(lambda a: a[0], args))
         return jax.tree.map(lambda a: jnp.asarray(a)[None], out)
@@ -108,6 +122,8 @@ class Program:
         mapped, mesh=members.mesh, in_specs=(split, split, split, whole), out_specs=split, check_vma=False, **only
       )
     self._members = members
+    # JAX's cache is asked under another name for what is kept: what it has could not be.
+    mapped.__name__ = f"kept_{name}" if kept.in_use() else name or fn.__name__
     self._jit = functools.partial(jax.jit, mapped, donate_argnums=(1,) if donate else ())
     self._jitted = self._jit()
 
@@ -130,19 +146,46 @@ class Program:
         return compiled
       compiled = self._compiled[key] = Future()
     try:
-      jitted = self._jitted
-      if self._members.placed is not None:
-        jitted = self._jit(out_shardings=meshes.shardings(self.shape(*args), self._members.placed))
-      compiled.set_result(jitted.lower(*args).compile())
+      compiled.set_result(self._made(args))
     except BaseException as error:
       with self._lock:
         del self._compiled[key]
       compiled.set_exception(error)
     return compiled
 
+  def _made(self, args):
+    """The program for these arguments: as it is kept, else compiled, and kept from then on."""
+    jitted = self._jitted
+    if self._members.placed is not None:
+      jitted = self._jit(out_shardings=meshes.shardings(self.shape(*args), self._members.placed))
+      return jitted.lower(*args).compile()
+    kept_as = self._kept_as(args)
+    if not kept_as:
+      return jitted.lower(*args).compile()
+    found = self._found(kept_as, args)
+    return found.call if found is not None else kept.compiled(kept_as, jitted.trace(*args), args, self._devices())
+
+  def _found(self, kept_as: str, args) -> kept.Loaded | None:
+    """The program that is kept, read once."""
+    with self._lock:
+      if kept_as not in self._loaded:
+        self._loaded[kept_as] = kept.load(kept_as, args, self._devices())
+      return self._loaded[kept_as]
+
+  def _kept_as(self, args) -> str:
+    """The name under which the program is kept; '' where none is, or what it depends on is not known."""
+    origin = self._origin() if kept.in_use() else ""
+    return kept.key(origin, self._name, args, self._devices()) if origin else ""
+
+  def _devices(self) -> list:
+    mesh = self._members.mesh
+    return [jax.local_devices()[0]] if mesh is None else list(mesh.devices.flat)
+
   def shape(self, *args):
     """The shapes and dtypes of the result, without compiling."""
-    return jax.eval_shape(self._jitted, *args)
+    kept_as = self._kept_as(args) if self._members.placed is None else ""
+    found = self._found(kept_as, args) if kept_as else None
+    return jax.eval_shape(self._jitted, *args) if found is None else found.shape
 
   @property
   def compilations(self) -> int:
@@ -186,11 +229,38 @@ def make(
   spec,
   members: PopulationLayout,
   clock: Clock,
-  kept: evaluating.Kept | None = None,
+  kept_rows: evaluating.Kept | None = None,
 ) -> Programs:
-  """Builds the programs. ``probe`` (a Parts built with concrete defaults) says which hooks exist; ``kept``: what an
-  evaluation says of each row."""
+  """Builds the programs. ``probe`` (a Parts built with concrete defaults) says which hooks exist;
+  ``kept_rows``: what an evaluation says of each row."""
   place = meshes.placement(members.placed) if members.placed is not None else None
+  hooks = [n for n, f in probe._asdict().items() if n not in ("method", "objective") and f is not None]
+  layout = (
+    members.size,
+    members.padded,
+    members.platform,
+    members.group,
+    members.mesh is not None and dict(members.mesh.shape),
+  )
+
+  once = threading.Lock()
+
+  def came_from() -> str:
+    with once:
+      return depends_on()
+
+  @functools.cache
+  def depends_on() -> str:
+    """What all these programs depend on; '' where that is not known."""
+    if place is not None or getattr(jax.config, "jax_default_device", None) is not None or jax.process_count() > 1:
+      return ""
+    try:
+      return origin.digest((parts_of, view_apply, spec, layout, hooks, kept_rows))
+    except Exception as error:  # Undetermined, or what an object of the user's own raises when it is looked at
+      kept.LOG.debug("programs are not kept: %s: %s", type(error).__name__, error)
+      return ""
+
+  program = lambda fn, name, donate=False: Program(fn, members, clock, donate, name, came_from)
 
   def init(hyper, state, seed, shared):
     del state, shared
@@ -199,7 +269,7 @@ def make(
   def chunk(hyper, state, rows, shared):
     """Up to K steps: ``rows = (index, row_task, offered) [K, B]``; runs ``count`` of them."""
     learner, alive = state
-    data, where, count = shared
+    data, where, count = own.steps(hyper, shared)
     parts = parts_of(hyper)
     index, row_task, offered = rows
 
@@ -222,9 +292,9 @@ def make(
 
   def boundary(field):
     def run(hyper, learner, alive, shared):
-      return getattr(parts_of(hyper), field)(learner, alive, *shared)
+      return getattr(parts_of(hyper), field)(learner, alive, *own.boundary(hyper, shared))
 
-    return Program(run, members, clock) if getattr(probe, field) is not None else None
+    return program(run, field) if getattr(probe, field) is not None else None
 
   def forget(hyper, learner, member, shared):
     del member
@@ -238,15 +308,20 @@ def make(
     assert parts.scrub is not None
     return parts.scrub(learner, *shared)
 
+  evaluated = evaluating.made(parts_of, view_apply, spec, place, kept_rows)
+
+  def evaluate(hyper, learner, member, shared):
+    return evaluated(hyper, learner, member, own.evaluation(hyper, shared))
+
   return Programs(
-    init=Program(init, members, clock),
-    chunk=Program(chunk, members, clock, donate=True),
-    feed=Program(feed, members, clock, donate=True),
+    init=program(init, "init"),
+    chunk=program(chunk, "chunk", donate=True),
+    feed=program(feed, "feed", donate=True),
     start_task=boundary("start_task"),
     end_task=boundary("end_task"),
-    evaluate=Program(evaluating.made(parts_of, view_apply, spec, place, kept), members, clock),
-    forget=Program(forget, members, clock) if probe.forget is not None else None,
-    scrub=Program(scrub, members, clock) if probe.scrub is not None else None,
+    evaluate=program(evaluate, "evaluate"),
+    forget=program(forget, "forget") if probe.forget is not None else None,
+    scrub=program(scrub, "scrub") if probe.scrub is not None else None,
   )
 
 

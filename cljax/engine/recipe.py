@@ -12,6 +12,7 @@ import optax
 
 from cljax.core.checks import check_integer
 from cljax.core.types import UsageError
+from cljax.engine.precision import PRECISIONS
 
 _ALL = ("learning_rate", "weight_decay", "schedule", "warmup")
 # The options that each optimizer reads.
@@ -30,7 +31,9 @@ AUGMENTS = ("none", "crop", "flip", "crop_flip")
 
 
 class Recipe(NamedTuple):
-  """How each Learn event trains. ``first_task_epochs`` 0 means ``epochs``; ``augment`` is one of AUGMENTS."""
+  """How each Learn event trains. ``first_task_epochs`` 0 means ``epochs``; ``augment`` is one of AUGMENTS;
+  ``patience``: epochs without a better validation score after which a task ends (:mod:`cljax.engine.patience`);
+  ``precision`` is of :data:`cljax.engine.precision.PRECISIONS`."""
 
   batch_size: int = 32
   epochs: int = 1
@@ -38,6 +41,8 @@ class Recipe(NamedTuple):
   augment: str = "none"
   reset_per_task: bool = False  # a fresh optimizer state at the start of each task
   schedule_over: str = "task"  # what the learning-rate schedule spans: 'task' or 'stream'
+  patience: int = 0  # 0: all epochs
+  precision: str = "float32"  # of the model's arithmetic; parameters and optimizer state are float32 in each
 
 
 def check_recipe(recipe: Recipe, input_shape) -> Recipe:
@@ -45,12 +50,15 @@ def check_recipe(recipe: Recipe, input_shape) -> Recipe:
   for field in ("batch_size", "epochs"):
     check_integer(f"train.{field}", getattr(recipe, field), 1)
   check_integer("train.first_task_epochs", recipe.first_task_epochs)
+  check_integer("train.patience", recipe.patience)
   if not isinstance(recipe.reset_per_task, bool):
     raise UsageError(f"optimizer.reset_per_task: got {recipe.reset_per_task!r}; expected True or False")
   if recipe.schedule_over not in ("task", "stream"):
     raise UsageError(f"optimizer.schedule_over: unknown {recipe.schedule_over!r}; allowed: task, stream")
   if recipe.augment not in AUGMENTS:
     raise UsageError(f"train.augment: unknown {recipe.augment!r}; allowed: {', '.join(AUGMENTS)}")
+  if recipe.precision not in PRECISIONS:
+    raise UsageError(f"train.precision: unknown {recipe.precision!r}; allowed: {', '.join(PRECISIONS)}")
   several = isinstance(input_shape, dict)
   if recipe.augment != "none" and (several or len(input_shape) != 3):
     told = f"are named, {', '.join(sorted(input_shape))}" if several else f"have shape {tuple(input_shape)}"
@@ -105,9 +113,13 @@ class ScheduleState(NamedTuple):
 
 
 class Named(optax.GradientTransformationExtraArgs):
-  """An optimizer by name, which can say its learning rate too: ``rate(progress)``."""
+  """An optimizer by name, which can say its learning rate too: ``rate(progress)``.
+
+  ``plain``: its update is minus that rate times the gradient, and nothing else.
+  """
 
   rate: Callable
+  plain: bool
 
 
 def rate_at(learning_rate, schedule: str, warmup: float, progress):
@@ -197,6 +209,7 @@ def make_optimizer(
   if decays:
     parts.insert(1 if name == "adamw" else 0, optax.add_decayed_weights(weight_decay))
   made = Named(*optax.with_extra_args_support(optax.chain(*parts)))
+  made.plain = name == "sgd" and not decays
   made.rate = lambda progress=None: rate_at(learning_rate, schedule, warmup, progress)
   return made
 

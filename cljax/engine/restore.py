@@ -11,13 +11,14 @@ from etils import epath
 
 from cljax import data, models, objectives, streams
 from cljax.core.types import CljaxError, Learn, Learner, Model, UsageError
-from cljax.engine import extending, prediction, presentations, recipe
+from cljax.engine import extending, own_arguments, own_streams, precision, prediction, presentations, recipe
 from cljax.engine import programs as prog
 from cljax.engine.api import method_of, prepare
 from cljax.engine.setup import Member, spec_of
 from cljax.engine.step import build, rescaled
 from cljax.io import checkpoint, files, formats, sealing
 from cljax.io import history as stages
+from cljax.streams import per_seed
 
 
 class Loaded(NamedTuple):
@@ -167,7 +168,11 @@ def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
   """
   directory = f"{workdir}/checkpoints"
   found, config = checkpoint.numbers(directory), config_of(workdir)
-  given = arguments or _from_config(config, data_dir, workdir)
+  given = dict(arguments or _from_config(config, data_dir, workdir))
+  given["stream"], apart = per_seed.of_members(given["stream"], [seed for seed, _ in config["members"]])
+  if apart:
+    raise UsageError("workdir: each seed of this run has a stream of its own (stream.per_seed); what is looked at over "
+                     "time is of one stream: run one seed by itself")  # fmt: skip
   like, parts, values, trains_on, _ = _rebuild(config, **given)
 
   growing: dict[int, extending.Growing] = {}  # by the number of an earlier stage's events
@@ -250,20 +255,23 @@ def _rebuild(
 ):  # fmt: skip
   """``(abstract state, values -> parts, values [S], trains_on, rebuild)`` with ``rebuild(learner, position) ->
   (parameters to judge by, predict)``."""
+  members = [dict(hyper) for _, hyper in config["members"]]
+  stream, streams = per_seed.of_members(stream, [seed for seed, _ in config["members"]])
   make_method, traced = method_of(method, hyper or {}, forget, forget_hyper or {})
   make_optimizer, also = recipe.optimizer_of(optimizer, dict(optimizer_options or {}))
   learned = objectives.given(objective, objective_options)
   defaults = {**traced, **also, **getattr(learned, "hyper", {})}
-  members = [dict(hyper) for _, hyper in config["members"]]
   values = {k: jnp.asarray([m.get(k, v) for m in members], jnp.float32) for k, v in defaults.items()}
   spec = spec_of(stream, training.batch_size, learned)
   asked = config.get("objective", {}).get("name", "classification")
   if asked != spec.objective.name:
     raise UsageError(f"objective: got {spec.objective.name!r}; the run learned {asked!r}")
-  raw = rescaled(model, stream.dataset.scale)
+  raw = rescaled(precision.at(model, training.precision), stream.dataset.scale)
+  values |= jax.tree.map(jnp.asarray, own_streams.arguments(streams))
 
   def parts(values):
-    here = spec._replace(objective=learned(raw, spec, values))
+    values, here = own_arguments.of_member(values, spec, stream.view.apply)
+    here = here._replace(objective=learned(raw, here, values))
     method = make_method(raw, here, values)
     return build("method", method, raw, here, make_optimizer(values), training, stream.view.apply, None)
 

@@ -17,7 +17,8 @@ from etils import epath
 
 from cljax.core.types import CljaxError, Forget, Learn
 from cljax.engine import mesh as meshes
-from cljax.engine.setup import CompiledRun, few_first
+from cljax.engine.device_rows import few_first
+from cljax.engine.setup import CompiledRun
 from cljax.io import row_log
 from cljax.io.row_log import Record, RowLog
 from cljax.streams.fates import reached_tests

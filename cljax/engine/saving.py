@@ -108,7 +108,12 @@ def settle(built: CompiledRun, writer, workdir, upto: int) -> None:
 def _position(state: State) -> dict:
   """What a checkpoint's meta says of a state; of a replay ``[event, steps done in it, its first step]``."""
   replay = state.replay
-  return {k: getattr(state, k) for k in SAVED} | ({"replay": [replay.at, replay.done, replay.start]} if replay else {})
+  watched = {"patience": [state.watch, state.taken]} if state.watch or state.taken else {}
+  return (
+    {k: getattr(state, k) for k in SAVED}
+    | watched
+    | ({"replay": [replay.at, replay.done, replay.start]} if replay else {})
+  )
 
 
 def _place(position) -> tuple:
@@ -237,4 +242,5 @@ def resume(built: CompiledRun, writer, config, report) -> State | None:
     (again, counts), (at, done, start) = parts(dict(found.more["replay"])), position["replay"]
     replay = Replay(again["learner"], again["alive"], start, at, done, counts)
   done_so_far = {k: position[k] for k in SAVED}
+  done_so_far |= dict(zip(("watch", "taken"), position.get("patience", ()), strict=False))
   return State(arrays["learner"], arrays["alive"], **done_so_far, replay=replay, presented=presented)

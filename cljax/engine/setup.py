@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,16 +13,17 @@ from cljax import objectives
 from cljax.core.checks import MOST, check_integer
 from cljax.core.types import Batch, Forget, Learn, Model, Spec, UsageError
 from cljax.data import limits
-from cljax.engine import evaluating, schedule
+from cljax.engine import evaluating, own_streams, patience, precision, schedule
 from cljax.engine import mesh as meshes
 from cljax.engine import objective_forms as forms
 from cljax.engine import programs as prog
 from cljax.engine.access import check_reads_one_task
+from cljax.engine.device_rows import device_data, evaluation_of, own_evaluation, target_dtype
+from cljax.engine.own_arguments import of_member
 from cljax.engine.recipe import Recipe, check_recipe, make_augment
 from cljax.engine.revealing import check_reveals
 from cljax.engine.step import Data, LearnerFns, build, rescaled
 from cljax.streams.requests import resolve_pairs
-from cljax.streams.rows import at_most
 
 
 class Member(NamedTuple):
@@ -39,6 +39,7 @@ class Options(NamedTuple):
   eval_every: int = 0  # evaluate each so many steps (0: after events only)
   eval_limit: int = 0  # rows of each task in those evaluations, evenly by class (0: all)
   eval_block: int = 256
+  eval_ahead: bool = True  # False: tasks that are yet to be learned are not evaluated
   eval_log: str = "scores"  # the raw log: 'none', 'scores' or 'predictions' (and the scores)
   eval_log_limit: int = 64  # MB a run: above that there is no log
   feed: str = "device"  # 'device' (data on the device) or 'grain' (data larger than memory)
@@ -50,6 +51,7 @@ class Options(NamedTuple):
   max_interval_s: float = 60.0  # a scan is cut so that it takes at most about this long
   on_divergence: str = "stop"  # 'stop' or 'freeze'
   presentations: bool = False  # count forgetting events over the presentations of training rows
+  population_group: int = 0  # members that a device trains at once (0: on accelerators all, on CPU one)
 
 
 class CompiledRun(NamedTuple):
@@ -78,6 +80,7 @@ class CompiledRun(NamedTuple):
   evaluators: Callable | None = None  # (state, hooks) -> {name: {metric: [S][T]}}
   kept: evaluating.Kept | None = None  # what evaluations keep of each row, for the raw log
   unkept: str = ""  # why they keep nothing, where something was asked for
+  streams: tuple = ()  # of each member, where each has one of its own; ``stream`` is then the first one's
 
 
 def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:
@@ -104,15 +107,16 @@ def spec_of(stream, batch_size: int, objective: Callable | None = None) -> Spec:
     row_dtype=dtypes(whole),
     row=jax.tree.map(of, whole),
     shown=jax.tree.map(of, probe),
-    view=lambda x, row_task: stream.view.apply(jax.tree.map(jnp.asarray, stream.view.tables), x, row_task),
-    target=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], _target_dtype(a)), split.y),
+    view=_viewed(stream.view),
+    target=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], target_dtype(a)), split.y),
     scale=stream.dataset.scale,
   )
   return spec._replace(objective=forms.made(objective or objectives.classification(), None, spec, {}))
 
 
-def _target_dtype(a):
-  return np.float32 if np.issubdtype(a.dtype, np.floating) else np.int32
+def _viewed(view) -> Callable:
+  """A view of inputs that holds nothing of a stream but its tables."""
+  return lambda x, row_task: view.apply(jax.tree.map(jnp.asarray, view.tables), x, row_task)
 
 
 def setup(
@@ -129,9 +133,12 @@ def setup(
   axes: Mapping[str, int] | None = None,
   objective: Callable | None = None,
   elsewhere: Collection[int] = (),
+  streams: Sequence[Any] = (),
 ) -> CompiledRun:
   """Builds the programs. ``make_method(model, spec, values)`` and ``make_optimizer(values)`` get the dict of traced
-  values; ``name`` is what errors call the method. Forget events ``elsewhere`` are answered by another setup."""
+  values; ``name`` is what errors call the method. Forget events ``elsewhere`` are answered by another setup.
+  ``streams``: of each member, where each has one of its own (:mod:`cljax.engine.own_streams`).
+  """
   if not population:
     raise UsageError("seeds: got none; expected at least one")
   split = stream.dataset.train
@@ -139,9 +146,13 @@ def setup(
   _check_options(options)
   _check_size(stream, len(population))
   _check_batch(stream, recipe.batch_size)
+  if recipe.patience and not streams:  # members end tasks apart
+    streams = (stream,) * len(population)
+  own_streams.check(streams, options, axes)
+  apart = len({id(s) for s in streams}) > 1
   objective = objective or objectives.classification()
   spec = spec_of(stream, recipe.batch_size, objective)
-  model = rescaled(model, stream.dataset.scale)
+  model = rescaled(precision.at(model, recipe.precision), stream.dataset.scale)
   if spec.objective.classes and not stream.dataset.has_classes:
     raise UsageError(
       f"objective.name: {spec.objective.name!r} needs classes, which the data do not have (y is "
@@ -152,7 +163,8 @@ def setup(
   if options.presentations and not spec.objective.classes:
     raise UsageError(f"train.presentations: got True under {spec.objective.name!r}; what is right is a class")
   evaluating.check_log(options, spec.objective)
-  members = prog.layout(len(population), devices, axes)
+  members = prog.layout(len(population), devices, axes, options.population_group)
+  precision.check_backend(recipe.precision, members.platform)
   if options.presentations and meshes.is_multi_process(members.mesh):
     raise UsageError("train.presentations: got True, which one process counts; the mesh is of several")
   place: meshes.Placement | None = None
@@ -161,7 +173,7 @@ def setup(
     if recipe.batch_size % over:
       raise UsageError(f"train.batch_size: got {recipe.batch_size}; expected a multiple of the mesh's {over} shares")
   clock = prog.Clock()
-  augment = make_augment(recipe.augment)
+  augment, view, record = make_augment(recipe.augment), stream.view.apply, options.presentations
   for member in population:
     unknown = set(member.hyper) - set(hyper)
     if unknown:
@@ -169,20 +181,24 @@ def setup(
         f"hyper: unknown {sorted(unknown)[0]!r}; a grid may vary {', '.join(sorted(hyper)) or 'nothing'}"
       )
   values = {name: np.asarray([m.hyper.get(name, v) for m in population], np.float32) for name, v in hyper.items()}
+  members_values = {**values, **own_streams.arguments(streams)}
 
   def parts_of(values, place=place):
-    here = spec._replace(objective=objective(model, spec, values))
+    values, here = of_member(values, spec, view)
+    here = here._replace(objective=objective(model, here, values))
     method = make_method(model, here, values)
-    record = options.presentations
-    return build(name, method, model, here, make_optimizer(values), recipe, stream.view.apply, augment, place, record)
+    return build(name, method, model, here, make_optimizer(values), recipe, view, augment, place, record)
 
   probe = parts_of(dict(hyper))
   check_reads_one_task(probe.method, model, inputs, spec.task_id_given)
   kept, unkept = evaluating.log_form(stream, population, probe.objective, options, spec.num_classes)
+  if apart and kept:
+    kept, unkept = None, "eval.log: off; with stream.per_seed each seed is tested on other rows of a task"
   made = prog.make(parts_of, probe, stream.view.apply, spec, members, clock, kept)
   train = device_data(stream, options)
-  evaluation, whole, part = _evaluation(stream, options)
+  evaluation, whole, part = own_evaluation(streams, options) if apart else evaluation_of(stream, options)
   access = probe.method.access
+  patience.check(stream, streams, recipe, access.trains_on)
   learned: list[int] = []
   taken: dict[int, int] = {}  # tasks of which requests take rows, with all that they have
   total = 0
@@ -196,7 +212,7 @@ def setup(
         )
     elif e in elsewhere:
       continue
-    elif not access.forgets:
+    elif not access.forgets or (probe.forget is None and not access.prefix):
       raise UsageError(
         f"stream.forget: event {e} asks to forget, but the method does not; choose one with forget.name, such as "
         "retrain, ssd or scrub"
@@ -216,20 +232,21 @@ def setup(
     parts=probe,
     parts_of=lambda values: parts_of(values, None),
     programs=made,
-    hyper=prog.shard_members(values, members),
+    hyper=prog.shard_members(members_values, members),
     train=prog.replicate(train, members),
     evaluation=prog.replicate(evaluation, members),
-    blocks=prog.on_device(whole, members),
-    partial=prog.on_device(part, members),
+    blocks=own_streams.on_device(whole, members),
+    partial=own_streams.on_device(part, members),
     trains_on=access.trains_on,
     replays=access.prefix,
     recipe=recipe,
     options=options,
     clock=clock,
-    total_steps=total,
+    total_steps=own_streams.total_steps(streams, access.trains_on, recipe) if streams else total,
     inputs=inputs,
     kept=kept,
     unkept=unkept,
+    streams=tuple(streams),
   )
 
 
@@ -244,6 +261,8 @@ def _check_options(options: Options) -> None:
     )
   if not isinstance(options.checkpoint_keep_ids, bool):
     raise UsageError(f"checkpoint.keep_ids: got {options.checkpoint_keep_ids!r}; expected True or False")
+  if not isinstance(options.eval_ahead, bool):
+    raise UsageError(f"eval.ahead: got {options.eval_ahead!r}; expected True or False")
   if not isinstance(options.presentations, bool):
     raise UsageError(f"train.presentations: got {options.presentations!r}; expected True or False")
   if options.presentations and not options.checkpoint_keep_ids:
@@ -258,8 +277,9 @@ def _check_options(options: Options) -> None:
     "boundary_limit": 1,
     "chunk_steps": 1,
     "checkpoint_every": 0,
+    "population_group": 0,
   }
-  sections = {"boundary_limit": "train.boundary_limit", "chunk_steps": "train.chunk_steps"}
+  sections = {f: f"train.{f}" for f in ("boundary_limit", "chunk_steps", "population_group")}
   for field, low in least.items():
     check_integer(sections.get(field, field.replace("_", ".", 1)), getattr(options, field), low)
   interval = options.max_interval_s
@@ -337,57 +357,3 @@ def _check_model(model: Model, spec: Spec) -> Any:
 
   jax.eval_shape(whole, params, state)
   return x if shown[0] is None else shown[0]
-
-
-def device_data(stream, options: Options, rows=None) -> Data:
-  """Training rows for the device; with grain a single row, or the given few for a boundary pass."""
-  split = stream.dataset.train
-  if options.feed == "grain":
-    rows = np.zeros(1, int) if rows is None else rows
-    x, y = jax.tree.map(lambda a: np.stack([a[r] for r in rows]), (split.x, split.y))
-    ids = rows
-  else:
-    x, y, ids = split.x, split.y, np.arange(len(split.id))
-  return _data(stream, x, y, ids)
-
-
-def _data(stream, x, y, ids) -> Data:
-  as_int = lambda a: jnp.asarray(np.asarray(a), jnp.int32)
-  y = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), _target_dtype(a)), y)
-  return Data(jax.tree.map(jnp.asarray, x), y, as_int(ids), as_int(stream.labels), stream.view.tables)
-
-
-def few_first(rows, y, limit: int) -> np.ndarray:
-  """The rows of a task with those in front that a partial evaluation sees: ``limit`` of them, evenly by class."""
-  if not limit:
-    return rows
-  few = at_most(rows, y, limit, seed=0)
-  return np.concatenate([few, np.asarray(rows)[~np.isin(rows, few)]])
-
-
-def _evaluation(stream, options: Options):
-  """Test rows and, behind them, validation rows as one array; the blocks of a full and of a partial evaluation."""
-  test, train = stream.dataset.test, stream.dataset.train
-  rows = max(len(test.id), sum(len(v) for v in stream.validation))
-  block, limit = min(options.eval_block, max(rows, Options._field_defaults["eval_block"])), options.eval_limit
-  slots = [(t, few_first(rows, test.y, limit)) for t, rows in enumerate(stream.test)]
-  x, y = jax.tree.map(np.asarray, (test.x, test.y))
-  count = len(test.id)
-  without = [t for t, rows in enumerate(stream.validation) if not len(rows)]
-  if without and len(without) < len(stream.validation):
-    warnings.warn(f"stream.validation: task {without[0]} has no validation rows, so none are evaluated", stacklevel=2)
-  if not without:
-    held = np.unique(np.concatenate(stream.validation))
-    slots += [(t, count + np.searchsorted(held, rows)) for t, rows in enumerate(stream.validation)]
-    behind = lambda a, b: np.concatenate([a, np.stack([b[r] for r in held])])
-    x, y = jax.tree.map(behind, (x, y), (train.x, train.y))
-    count += len(held)
-  order, slots = prog.in_order(slots)
-  if order is not None and (len(order) < block or (order != np.arange(len(order))).any()):
-    least = lambda a: np.concatenate([a[order], np.zeros((max(0, block - len(order)), *a.shape[1:]), a.dtype)])
-    x, y = jax.tree.map(least, (x, y))
-    count = max(len(order), block)
-  cut = lambda slots, length=0: prog.blocks(slots, block, length, ordered=0 if order is None else count)
-  whole = cut(slots)
-  few: list = [(t, rows[: limit or None] if s < stream.num_tasks else []) for s, (t, rows) in enumerate(slots)]
-  return _data(stream, x, y, np.arange(count)), whole, cut(few, len(whole.task))

@@ -27,7 +27,7 @@ from cljax.core.types import (
   Visit,
   Withheld,
 )
-from cljax.engine import evaluation_parameters, presentations
+from cljax.engine import evaluation_parameters, layerwise, presentations
 from cljax.engine.access import check_access, check_tasks, mixed_rows
 from cljax.engine.holding import held, select
 from cljax.engine.order import OptState as OptState
@@ -148,7 +148,7 @@ def build(
   check_tasks(method, model, spec)
   given, model, access = model, method.model or model, method.access
   mixed = mixed_rows(method)
-  tx = chain(method, optimizer)
+  tx, projects = chain(method, optimizer), method.projects if layerwise.applies(method, optimizer) else None
   optimizer = evaluation_parameters.adapted(optimizer)
 
   def gather(data: Data, index, row_task, weight, visit) -> Batch:
@@ -187,22 +187,28 @@ def build(
     each, inside, outputs, model_state = spec.objective.loss(key, apply, params, batch)
     return objective.reduced(each, inside, batch), outputs, model_state
 
+  def reference_loss(name, key, learner, visit, tables):
+    """``(loss(params, batch), batch)`` of a reference."""
+    ref, ref_key = method.references[name], tree.fold(key, "reference/" + name)
+    batch = ref.batch(ref_key, learner)
+    if batch.class_mask is None:
+      batch = batch._replace(class_mask=spec.class_mask(batch.task, visit.trained))
+
+    def loss(params, batch):
+      batch = batch if place is None else place.rows(batch)
+      batch = viewed(tables, batch._replace(x=augment(tree.fold(ref_key, "augment"), batch.x)))
+      each = ref.loss or (lambda k, p, lrn, b: task_loss(k, p, lrn, b, visit)[0])
+      return each(ref_key, params, learner, batch)
+
+    return loss, batch
+
   def reference_gradients(key, learner, visit, tables):
     grads = {}
-    for ref_name, ref in method.references.items():
-      ref_key = tree.fold(key, "reference/" + ref_name)
-      batch = ref.batch(ref_key, learner)
-      if batch.class_mask is None:
-        batch = batch._replace(class_mask=spec.class_mask(batch.task, visit.trained))
-
-      def one(batch, ref=ref, ref_key=ref_key):
-        batch = batch if place is None else place.rows(batch)
-        batch = viewed(tables, batch._replace(x=augment(tree.fold(ref_key, "augment"), batch.x)))
-        loss = ref.loss or (lambda k, p, lrn, b: task_loss(k, p, lrn, b, visit)[0])
-        return jax.grad(lambda p: loss(ref_key, p, learner, batch))(learner.params)
-
+    for name in method.references:
+      loss, batch = reference_loss(name, key, learner, visit, tables)
+      one = lambda batch, loss=loss: jax.grad(loss)(learner.params, batch)
       stacked = batch.weight.ndim == 2  # K references
-      grads[ref_name] = jax.lax.map(one, batch) if stacked else one(batch)
+      grads[name] = jax.lax.map(one, batch) if stacked else one(batch)
     return grads
 
   def step(learner: Learner, data: Data, where: StreamPosition, alive, index, row_task, offered):
@@ -236,17 +242,29 @@ def build(
         loss = loss + term(tree.fold(key, term_name), params, learner, shown, outputs)
       return loss, (outputs, model_state)
 
-    if method.gradient is None:
+    in_backward: dict[str, Any] = {}
+    if projects is not None:
+      states, project = projects(learner)
+      (loss, (outputs, model_state)), grads, names = layerwise.value_and_grad(loss_fn, learner.params, states, project)
+      in_backward = {"projected": names}
+    elif method.averaged is not None and layerwise.averages(method):
+      name, epsilon = method.averaged
+      ref_loss, rows = reference_loss(name, key, learner, visit, tables)
+      (loss, (outputs, model_state)), grads, fired = layerwise.against_reference(
+        loss_fn, lambda p: ref_loss(p, rows), learner.params, epsilon
+      )
+      in_backward = {"fired": fired}
+    elif method.gradient is None:
       (loss, (outputs, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(learner.params)
     else:
       (loss, (outputs, model_state)), grads = method.gradient(tree.fold(key, "gradient"), loss_fn, learner)
     alive = alive & jnp.isfinite(loss)
     # A select on a scalar fuses into the optimizer's loop and leaves the bits of a healthy run alone.
     grads = jax.tree.map(lambda g: jnp.where(alive, g, jnp.zeros_like(g)), grads)
-    extra: dict[str, Any] = {"value": loss, "progress": _progress(learner.step, where, recipe)}
+    extra: dict[str, Any] = {"value": loss, "progress": _progress(learner.step, where, recipe), **in_backward}
     if access.task_boundaries:
       extra["task"], extra["visit"] = visit.task, visit
-    if method.references:
+    if method.references and "fired" not in in_backward:
       extra["references"] = reference_gradients(key, learner, visit, tables)
     if method.observe is not None:
       extra |= method.observe(tree.fold(key, "observe"), learner, shown)
@@ -268,16 +286,22 @@ def build(
     return learner._replace(method_state=method.init(tree.fold(key, "method"), learner))
 
   def rows_of(data, index, row_task, count, visit, gone=None) -> Rows:
-    """Rows of a task or a request; the classes ``gone [C]`` take no part in their softmax."""
+    """Rows of a task or a request; the classes ``gone [C]`` take no part in their softmax. On a mesh each block of
+    them is cut as a batch is, where its size allows it: what is summed over rows is summed over devices."""
     capacity = index.shape[0]
+
+    def lay(batch):
+      return batch if place is None or batch.weight.shape[0] % place.shares else place.rows(batch)
 
     def read(start, size):
       at = start + jnp.arange(size)
       inside = at < count
       at = jnp.minimum(at, capacity - 1)
-      return zero_absent_rows(among_the_others(gather(data, index[at], row_task[at], inside, visit), gone))
+      batch = zero_absent_rows(among_the_others(gather(data, index[at], row_task[at], inside, visit), gone))
+      return lay(batch)
 
-    return Rows(capacity, count, lambda start, size: zero_absent_rows(viewed(data.tables, read(start, size))), read)
+    shown = lambda start, size: zero_absent_rows(viewed(data.tables, read(start, size)))
+    return Rows(capacity, count, shown, read, None if place is None else lay)
 
   def boundary(hook, label):
     def run(learner, alive, data, where: StreamPosition, index, row_task, count):

@@ -12,21 +12,10 @@ from etils import epath
 from cljax import metrics
 from cljax.engine import presentations
 from cljax.evaluation import evaluations, scores, selection
+from cljax.evaluation.matrices import METRICS, OVER_ROWS, are_even, matrix_metrics
 from cljax.io import checkpoint, formats, sealing
 from cljax.io.files import dumps, loads, write_text
 
-# Key in "metrics" -> heading in tables, of accuracy. Task-masked accuracy is there for class-incremental streams only.
-METRICS = {
-  "acc": "ACC",
-  "task_acc": "ACC task-masked",
-  "average_incremental_accuracy": "AIA",
-  "bwt": "BWT",
-  "fwt": "FWT",
-  "forgetting": "forgetting",
-  "never_learned": "ACC never learned",
-  "acc_after_last_event": "ACC after last event",
-}
-_CHANGES = ("bwt", "fwt", "forgetting")  # differences of entries; the others are means of them
 SCENARIOS = {
   "class": "class-incremental",
   "task": "task-incremental",
@@ -36,51 +25,6 @@ SCENARIOS = {
   "scole": "class-incremental (SCoLe)",
   "instance": "instance-incremental",
 }
-
-
-def matrix_metrics(
-  accuracy, events: Sequence[Mapping[str, Any]], better: str = "higher", beside=None
-) -> dict[str, dict[str, Any]]:
-  """Metrics over seeds of a matrix ``[S, E+1, T]`` of accuracy, or of another score, whose row 0 comes before the first
-  event.
-
-  ACC, BWT, FWT, forgetting and average incremental accuracy are taken over the rows after Learn events, by
-  :func:`cljax.metrics.over_events` where tasks come back or are never learned; where there are Forget events,
-  ``acc_after_last_event`` is the mean of the last row of all. Where lower is ``better``, they are taken of ``-R``, so
-  that forgetting > 0 and BWT < 0 mean worse as for accuracy; those that are means of entries keep the score's sign. Of
-  a seed with an entry that is no number (an error of what diverged),
-  here or in the matrix ``beside``, they are None. A task that came after a row, in a
-  run that was extended, may have none there; without them forward transfer is None.
-  """
-  sign = scores.sign(better)
-  given = sign * np.asarray(accuracy, np.float64)
-  learn = [i + 1 for i, e in enumerate(events) if e["kind"] == "learn"]
-  learned = [e["task"] for e in events if e["kind"] == "learn"]
-  first = {t: learn[i] for i, t in reversed(list(enumerate(learned)))}
-  ahead = np.arange(given.shape[1])[:, None] < [first.get(t, 0) for t in range(given.shape[2])]
-  gaps = np.isnan(given) & ahead
-  sound = np.asarray((np.isfinite(given) | gaps).all((1, 2)))
-  if beside is not None:
-    sound &= (np.isfinite(beside) | ahead).all((1, 2))
-  accuracy = np.where(sound[:, None, None], given, 0.0)
-  # The least of a task says nothing: the metrics below take what is ahead in no mean but that of forward transfer.
-  accuracy = np.where(np.isnan(accuracy), np.nanmin(accuracy, axis=1, keepdims=True), accuracy)
-  R = accuracy[:, learn]
-  if learned == list(range(accuracy.shape[-1])):
-    values = {
-      "acc": metrics.average_accuracy(R),
-      "average_incremental_accuracy": metrics.average_incremental_accuracy(R),
-      "bwt": metrics.backward_transfer(R),
-      "fwt": metrics.forward_transfer(R, accuracy[:, 0]),
-      "forgetting": metrics.forgetting(R),
-    }
-  else:
-    values = metrics.over_events(R, learned, accuracy[:, 0])
-  if len(learn) < len(events):
-    values["acc_after_last_event"] = accuracy[:, -1].mean(-1)
-  values["fwt"] = np.where(gaps.any((1, 2)), np.nan, values["fwt"])
-  signed = {k: v if k in _CHANGES else sign * v for k, v in values.items()}
-  return {k: metrics.summarize(np.where(sound, v, np.nan)) for k, v in signed.items()}
 
 
 def describe(
@@ -97,7 +41,8 @@ def describe(
   """The content of ``result.json`` for the given ``members`` of a :class:`cljax.RunResult` (default: all).
 
   Accuracies are fractions; ``accuracy_matrix [S][E][T]`` has one row before the first event; where there are other
-  scores, ``scores`` holds them all (:mod:`cljax.evaluation.scores`); for evaluators see
+  scores, ``scores`` holds them all (:mod:`cljax.evaluation.scores`); ``evaluated_rows`` of the same shape are the test
+  rows that each entry of the main score is a mean over, where it is a mean over rows; for evaluators see
   :mod:`cljax.evaluation.evaluations`, for ``presentations`` :func:`cljax.engine.presentations.summary`. ``kind`` is the
   stream's: for ``'class'`` the matrix over each task's own classes comes beside it, and ``validation_matrix`` where
   the stream holds rows out.
@@ -120,7 +65,15 @@ def describe(
     out["accuracy_matrix"] = result.accuracy[who]
   else:
     out.update(scores={n: v[who] for n, v in result.scores.items()}, better=result.better, main=main)
-  out["metrics"] = measured(result.scores[main], main)
+  counts = getattr(result, "evaluated_rows", None)
+  if counts is not None:
+    out["evaluated_rows"] = counts = counts[who]
+  if getattr(result, "task_steps", None) is not None:
+    out["task_steps"] = result.task_steps[who]
+  drawn = getattr(result, "drawn", ())
+  if drawn:
+    out["drawn"] = [drawn[i] for i in who]
+  out["metrics"] = matrix_metrics(held, result.events, result.better[main], held, counts)
   if others:
     out["score_metrics"] = {n: measured(result.scores[n], n) for n in others}
   if kind == "class" and plain:
@@ -179,7 +132,7 @@ def is_whole(found) -> bool:
     each = lambda values: isinstance(values, list) and len(values) == len(seeds) and all(map(number, values))
     whole = seeds and all(isinstance(s, int) for s in seeds) and len(set(seeds)) == len(seeds)
     shape = (len(seeds), len(found["events"]) + 1)
-    named = [k for k in ("task_accuracy_matrix", "validation_matrix") if k in found]
+    named = [k for k in ("task_accuracy_matrix", "validation_matrix", "evaluated_rows") if k in found]
     judged = scores.matrices(found)
     matrices = [np.asarray(m, np.float64) for m in (*judged.values(), *(found[k] for k in named))]
     whole &= all(scores.better(found, n) in scores.BETTER for n in judged)
@@ -189,7 +142,7 @@ def is_whole(found) -> bool:
     for group in [*groups, *found.get("score_metrics", {}).values()]:
       whole &= all(each(m["values"]) and number(m["mean"]) and number(m["stderr"]) for m in group.values())
       whole &= "acc" in group
-    whole &= evaluations.is_whole(found, shape)
+    whole &= evaluations.is_whole(found, shape) and len(found.get("drawn", seeds)) == len(seeds)
     whole &= all(each(r[k]) for r in found["forgotten"] for k in ("forget", "retain"))
     whole &= all(len(c["accuracy"]) == len(seeds) for c in found["curves"])
     whole &= all(isinstance(found[k], str) for k in ("method", "stream", "scenario", "dataset_digest"))
@@ -223,6 +176,11 @@ def _all_metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   if "task_metrics" in result:
     out["task_acc"] = result["task_metrics"]["acc"]
   return {k: out[k] for k in METRICS if k in out}
+
+
+def _told(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """The metrics that tables have: of tasks of one size a mean over rows says nothing more."""
+  return {k: m for k, m in _all_metrics(result).items() if k not in OVER_ROWS or not are_even(result)}
 
 
 def rows(result: Mapping[str, Any], **more) -> list[dict[str, Any]]:
@@ -286,10 +244,12 @@ def summary(result: Mapping[str, Any]) -> str:
     "bwt": "backward transfer",
     "fwt": "forward transfer",
     "forgetting": "forgetting",
+    "acc_over_rows": f"final {name} over test rows",
+    "average_incremental_accuracy_over_rows": f"average incremental {name} over test rows",
     "never_learned": f"final {name}, tasks never learned",
     "acc_after_last_event": f"{name} after the last event",
   }
-  lines = [(names[k], shown(m, main)) for k, m in _all_metrics(result).items()]
+  lines = [(names[k], shown(m, main)) for k, m in _told(result).items()]
   if "validation_metrics" in result:
     lines.append((f"final {name}, validation rows", shown(result["validation_metrics"]["acc"], main)))
   for other, group in result.get("score_metrics", {}).items():
@@ -305,7 +265,7 @@ def summary(result: Mapping[str, Any]) -> str:
     at += f" to forget{''.join(', ' + o for o in others)}"
     lines += [(f"{at}, {name} on them", _mean(r["forget"], main)), (f"{at}, on those kept", _mean(r["retain"], main))]
   width = max(len(name) for name, _ in lines)
-  seeds = "1 seed" if count == 1 else f"mean ± standard error over {count} seeds"
+  seeds = over_seeds([result])
   told = in_which(result)
   head = f"{title(result)} on {result['stream']}, {seeds}, {told}"
   spent = result["seconds"]
@@ -335,11 +295,14 @@ def _learned_before(events: Sequence[Mapping[str, Any]], at: int) -> int:
 
 
 def over_seeds(results: Sequence[Mapping[str, Any]]) -> str:
-  """What a mean stands over: ``mean ± standard error over 3 seeds``, or over 1 to 3 where results differ."""
+  """What a mean stands over: ``mean ± standard error over 3 seeds``, or over 1 to 3 where results differ; and whether
+  each seed has a stream of its own (``stream.per_seed``), whose spread is over orders too."""
   counts = sorted({len(r["seeds"]) for r in results})
+  own = ["drawn" in r for r in results]
+  more = "" if not any(own) else ", each on a stream of its own" if all(own) else ", some on streams of their own"
   if counts == [1]:
-    return "1 seed"
-  return f"mean ± standard error over {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
+    return "1 seed" + more.replace("each on a", "on a")
+  return f"mean ± standard error over {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds{more}"
 
 
 def _stream(result: Mapping[str, Any]) -> str:
@@ -376,7 +339,7 @@ def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
   name = "ACC" if plain else scores.label(main)
   names = [rivals(r) for r in results]
   marked = {i for i in best_by_validation(results) if names.count(names[i]) > 1}
-  used = [k for k in METRICS if any(k in _all_metrics(r) for r in results)]
+  used = [k for k in METRICS if any(k in _told(r) for r in results)]
   scenarios = {r["scenario"] for r in results}
   acc = f"{name} {scenarios.pop()}" if len(scenarios) == 1 else name
   others = list(dict.fromkeys(n for r in results for n in r.get("score_metrics", {})))

@@ -25,7 +25,15 @@ NEUTRAL = (
 )  # fmt: skip
 
 # Options that came later, at their defaults: a run of before is the same run.
-LATER = {"presentations": False, "eval_log": "scores", "eval_log_limit": 64}
+LATER = {
+  "presentations": False,
+  "eval_log": "scores",
+  "eval_log_limit": 64,
+  "eval_ahead": True,
+  "patience": 0,
+  "precision": "float32",
+  "population_group": 0,
+}
 
 
 def describe(
@@ -58,11 +66,15 @@ def describe(
     "forget_hyper": {k: repr(v) for k, v in (forget_hyper or {}).items()},
     "optimizer": optimizer if isinstance(optimizer, str) else "custom",
     "optimizer_options": {k: repr(v) for k, v in (optimizer_options or {}).items()},
-    "training": training._asdict(),
+    "training": _but_later(training._asdict()),
     "values": values,
-    "options": {k: v for k, v in options._asdict().items() if k not in drop and (k not in LATER or v != LATER[k])},
+    "options": {k: v for k, v in _but_later(options._asdict()).items() if k not in drop},
     "code": {"model": model_digest(model, stream, inputs), "view": view_digest(stream)},
   }
+
+
+def _but_later(given: dict[str, Any]) -> dict[str, Any]:
+  return {k: v for k, v in given.items() if k not in LATER or v != LATER[k]}
 
 
 def stream_digest(stream) -> str:

@@ -33,7 +33,7 @@ def _of_others() -> tuple[str, ...]:
 
 def is_own(value: Any) -> bool:
   """Whether a function, class or module is written in a file of the user's own (or typed in, in no file at all)."""
-  value = _inner(value)
+  value = inner(value)
   if isinstance(value, types.ModuleType):
     file = getattr(value, "__file__", None)
   elif isinstance(value, types.FunctionType):
@@ -51,7 +51,7 @@ def is_own(value: Any) -> bool:
   return not place.startswith(_of_others()) and f"{os.sep}site-packages{os.sep}" not in place
 
 
-def _inner(value: Any) -> Any:
+def inner(value: Any) -> Any:
   """The function inside decorations and partial applications."""
   while isinstance(value, functools.partial) or hasattr(value, "__wrapped__") or hasattr(value, "__func__"):
     value = (

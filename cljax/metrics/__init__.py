@@ -48,7 +48,7 @@ from cljax.metrics.mechanism import (
 )
 from cljax.metrics.modules import module_names, module_sensitivity, with_module
 from cljax.metrics.path import barrier
-from cljax.metrics.recurring import Gap, event_gap, over_events
+from cljax.metrics.recurring import Gap, event_gap, over_events, over_rows
 from cljax.metrics.rows import (
   ROW_METRICS,
   class_scores,
@@ -122,6 +122,7 @@ __all__ = [
   "netscore",
   "of_rows",
   "over_events",
+  "over_rows",
   "per_class_accuracy",
   "per_class_forgetting",
   "positive_backward_transfer",

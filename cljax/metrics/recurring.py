@@ -51,6 +51,35 @@ def over_events(R, learned, baseline) -> dict[str, np.ndarray]:
   return {**out, "never_learned": end[..., rest].mean(-1)} if rest else out
 
 
+def over_rows(R, learned, rows) -> dict[str, np.ndarray]:
+  """The accuracy over all test rows seen so far, each row counting once, where :func:`over_events` weighs tasks alike.
+
+  With ``n[e, i]`` the test rows of task ``i`` evaluated after event ``e`` (``rows [..., E, T]`` as ``R``) and
+  ``met(e)`` the tasks that events up to ``e`` learned, each once: ``A[e] = sum_i n[e, i] R[e, i] / sum_i n[e, i]``
+  over ``i in met(e)``; ``acc_over_rows = A[E]`` and ``average_incremental_accuracy_over_rows = mean_e A[e]``. It is
+  what PyCIL, PILOT and LUCIR report, whose "average incremental accuracy" rounds each ``A[e]`` to two digits first,
+  in percent. For a score whose rows weigh alike within a task, such as accuracy. A task without rows, all of which
+  were deleted, counts for nothing whatever its entry holds; NaN after an event without any row, and then of their
+  mean. Raises UsageError for other shapes, negative or fractional counts, a task number outside 0..T-1 and NaN in an
+  entry that has rows.
+  """
+  R, rows, learned = np.asarray(R, np.float64), np.asarray(rows, np.float64), list(learned)
+  if R.ndim < 2 or R.shape[-2] != len(learned) or not learned:
+    raise UsageError(f"R: has shape {R.shape}; expected [..., {len(learned)}, T], one row after each Learn event")
+  if rows.shape != R.shape or not (rows >= 0).all() or (rows != np.floor(rows)).any():
+    raise UsageError(f"rows: has shape {rows.shape}; expected counts of shape {R.shape}, whole and at least 0")
+  if min(learned) < 0 or max(learned) >= R.shape[-1]:
+    raise UsageError(f"learned: got tasks {min(learned)}..{max(learned)}; expected 0..{R.shape[-1] - 1}")
+  first = np.asarray([learned.index(t) if t in learned else len(learned) for t in range(R.shape[-1])])
+  count = np.where(first <= np.arange(len(learned))[:, None], rows, 0.0)
+  if np.isnan(np.where(count > 0, R, 0.0)).any():
+    raise UsageError("R: holds NaN for a task that was met and has rows; expected accuracies")
+  seen = count.sum(-1)
+  right = np.where(count > 0, count * R, 0.0).sum(-1)
+  each = np.where(seen > 0, right / np.maximum(seen, 1.0), np.nan)
+  return {"acc_over_rows": each[..., -1], "average_incremental_accuracy_over_rows": each.mean(-1)}
+
+
 class Gap(NamedTuple):
   """``depth``: how far each old task fell below where it stood before; ``recovered``: how much of it came back."""
 

@@ -1,15 +1,28 @@
-"""Convolution as patches and a matrix product on CPU, as ``lax.conv`` elsewhere.
+"""2-d convolutions in the form that was measured to be fastest where they run.
 
-Inside ``scan``, XLA's CPU backend runs a convolution's gradient in a naive loop (jax-ml/jax#12868); patches avoid it.
+Measured by ``python -m launch.benchmark --suite=convolutions`` (``experiments/results/benchmarks/convolutions.md``):
+
+- CPU: ``lax.conv`` whose gradients are convolutions in the one layout that XLA's CPU backend has fast kernels for.
+  JAX's own gradients have another, which XLA turns around in a program's entry only: in the body of a ``scan`` they run
+  in a naive loop (jax-ml/jax#12868), tens of times as long.
+- CPU, kernels of 1x1, and where each member of a batch has a kernel of its own (``vmap`` over parameters, or over the
+  gradients of rows): patches and a matrix product; a grouped convolution runs in the naive loop, too.
+- CUDA: patches; half the time of ``lax.conv`` for one seed, a third for 16 under ``vmap`` (ResNet-18, an H200).
+- Elsewhere ``lax.conv``.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def pads(padding, size, kernel_size, strides):
@@ -47,17 +60,115 @@ def conv_by_patches(x, kernel, strides, padding):
 
 def conv_by_lax(x, kernel, strides, padding):
   """2-d convolution, NHWC and HWIO, by ``lax.conv_general_dilated``."""
-  return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+  return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=LAYOUT)
+
+
+# <conv(x, k), g> is linear in the input x, the kernel k and the cotangent g. Leaving one of them open gives the
+# output, the kernel's gradient and the input's: three bilinear maps. The transposes of each are the other two, so that
+# derivatives of every order and mode stay in these forms.
+def _shapes(x, k, strides, padding):
+  """For each axis: sizes of input, kernel and dilated output, stride, and padding in front."""
+  outs = ((n + lo + hi - q) // s + 1 for n, q, s, (lo, hi) in zip(x, k, strides, padding, strict=True))
+  return [(n, q, (o - 1) * s + 1, s, lo) for n, q, o, s, (lo, _) in zip(x, k, outs, strides, padding, strict=True)]
+
+
+def _output(x, k, *, size, kernel_size, strides, padding):
+  del size, kernel_size
+  return conv_by_lax(x, k, strides, padding)
+
+
+def _input_gradient(g, k, *, size, kernel_size, strides, padding):
+  """``[B, H', W', c_out], [kh, kw, c_in, c_out] -> [B, H, W, c_in]``."""
+  pad = [(q - 1 - lo, n + lo - o) for n, q, o, _, lo in _shapes(size, kernel_size, strides, padding)]
+  turned = k[::-1, ::-1].swapaxes(2, 3)
+  return jax.lax.conv_general_dilated(g, turned, (1, 1), pad, lhs_dilation=strides, dimension_numbers=LAYOUT)
+
+
+def _kernel_gradient(x, g, *, size, kernel_size, strides, padding):
+  """``[B, H, W, c_in], [B, H', W', c_out] -> [kh, kw, c_in, c_out]``."""
+  pad = [(lo, q - 1 + o - n - lo) for n, q, o, _, lo in _shapes(size, kernel_size, strides, padding)]
+  x, g = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
+  found = jax.lax.conv_general_dilated(x, g, (1, 1), pad, rhs_dilation=strides, dimension_numbers=LAYOUT)
+  return found.transpose(1, 2, 0, 3)
+
+
+def _bilinear(name: str, form):
+  """A primitive of two arrays that runs as ``form``."""
+  primitive = Primitive(name)
+  primitive.def_impl(jax.jit(form, static_argnames=("size", "kernel_size", "strides", "padding")))
+
+  def abstract(a, b, **options):
+    out = jax.eval_shape(functools.partial(form, **options), *(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in (a, b)))
+    return jax.core.ShapedArray(out.shape, out.dtype)
+
+  primitive.def_abstract_eval(abstract)
+  mlir.register_lowering(primitive, mlir.lower_fun(form, multiple_results=False))
+  return primitive
+
+
+output_p = _bilinear("conv_output", _output)
+input_gradient_p = _bilinear("conv_input_gradient", _input_gradient)
+kernel_gradient_p = _bilinear("conv_kernel_gradient", _kernel_gradient)
+ad.defbilinear(
+  output_p,
+  lambda ct, x, k, **o: input_gradient_p.bind(ct, k, **o),
+  lambda ct, x, k, **o: kernel_gradient_p.bind(x, ct, **o),
+)
+ad.defbilinear(
+  input_gradient_p,
+  lambda ct, g, k, **o: output_p.bind(ct, k, **o),
+  lambda ct, g, k, **o: kernel_gradient_p.bind(ct, g, **o),
+)
+ad.defbilinear(
+  kernel_gradient_p,
+  lambda ct, x, g, **o: input_gradient_p.bind(g, ct, **o),
+  lambda ct, x, g, **o: output_p.bind(x, ct, **o),
+)
+
+
+def _by_products(primitive, a, b, *, size, kernel_size, strides, padding):
+  """What a primitive computes, as products of patches."""
+  product = functools.partial(conv_by_patches, strides=strides, padding=padding)
+  if primitive is output_p:
+    return product(a, b)
+  if primitive is kernel_gradient_p:
+    p = patches(a, kernel_size, strides, padding)
+    return jnp.tensordot(p, b, ((0, 1, 2), (0, 1, 2))).reshape(*kernel_size, a.shape[-1], b.shape[-1])
+  x = jax.ShapeDtypeStruct((a.shape[0], *size, b.shape[2]), a.dtype)
+  return jax.linear_transpose(lambda x: product(x, b), x)(a)[0]
+
+
+def _batched(primitive, args, dims, **options):
+  """A kernel that all share takes the batch along; all else is a batch of products."""
+  (a, b), (of_a, of_b) = args, dims
+  if primitive is not kernel_gradient_p and of_b is None:
+    a = jnp.moveaxis(a, of_a, 0)
+    out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, **options)
+    return out.reshape(*a.shape[:2], *out.shape[1:]), 0
+  return jax.vmap(lambda a, b: _by_products(primitive, a, b, **options), dims)(a, b), 0
+
+
+for _primitive in (output_p, input_gradient_p, kernel_gradient_p):
+  batching.primitive_batchers[_primitive] = functools.partial(_batched, _primitive)
+
+
+def conv_by_maps(x, kernel, strides, padding):
+  """2-d convolution, NHWC and HWIO, whose gradients keep the layout of ``lax.conv`` that is fast on CPU."""
+  size, kernel_size = x.shape[1:3], kernel.shape[:2]
+  padding = pads(padding, size, kernel_size, strides)
+  return output_p.bind(x, kernel, size=size, kernel_size=kernel_size, strides=tuple(strides), padding=padding)
+
+
+def conv_on_cpu(x, kernel, strides, padding):
+  """The form for CPU: by the maps above, or by patches where those are a view."""
+  form = conv_by_patches if kernel.shape[:2] == (1, 1) else conv_by_maps
+  return form(x, kernel, strides, padding)
 
 
 def conv(x, kernel, strides=(1, 1), padding="SAME"):
   """2-d convolution ``[B, H, W, c_in] * [kh, kw, c_in, c_out]``; the platform that compiles it chooses the form."""
-  return jax.lax.platform_dependent(
-    x,
-    kernel,
-    cpu=lambda x, k: conv_by_patches(x, k, strides, padding),
-    default=lambda x, k: conv_by_lax(x, k, strides, padding),
-  )
+  by = lambda form: lambda x, k: form(x, k, strides, padding)
+  return jax.lax.platform_dependent(x, kernel, cpu=by(conv_on_cpu), cuda=by(conv_by_patches), default=by(conv_by_lax))
 
 
 class Convolution(nn.Module):

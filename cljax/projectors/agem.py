@@ -35,8 +35,10 @@ def agem(reference: str = "memory", epsilon=0.0) -> optax.GradientTransformation
     del params
     return AGEMState(jnp.zeros((), jnp.int32))
 
-  def update(grads, state, params=None, *, references=None, **extra):
+  def update(grads, state, params=None, *, references=None, fired=None, **extra):
     del params, extra
+    if fired is not None:  # it was projected as it was made
+      return grads, AGEMState(state.projected + fired.astype(jnp.int32))
     r = common.reference(references, reference, grads)
     inner, square = common.dot(grads, r), common.dot(r, r)
     fires = (inner < 0) & (square > 0)

@@ -73,10 +73,11 @@ def gpm(
       PyTorch have it). None is 'in_out', and refuses an Equinox module, of which it must be said.
 
   A step costs ``4 d_in rank c_out`` operations a kernel: more than the gradient itself once the rank passes 1.5 batch
-  sizes. Linear: before the optimizer it survives SGD, and momentum whose trace starts empty at the boundary; under Adam
-  or weight decay chain it last, as it is or by :func:`on_update`, which is the same. Reverse mode does not go through
-  an update (a loop of traced length). Raises UsageError: no kernel to project; complex parameters; updates whose
-  kernels are not those of the state. Saha et al., ICLR 2021.
+  sizes. ``update(..., projected=paths)`` leaves alone the kernels whose gradients were projected as they were made
+  (:func:`gpm_rows`). Linear: before the optimizer it survives SGD, and momentum whose trace starts empty at the
+  boundary; under Adam or weight decay chain it last, as it is or by :func:`on_update`, which is the same. Reverse mode
+  does not go through an update (a loop of traced length). Raises UsageError: no kernel to project; complex parameters;
+  updates whose kernels are not those of the state. Saha et al., ICLR 2021.
   """
   if max_rank is not None:
     check_count("max_rank", max_rank)
@@ -94,11 +95,13 @@ def gpm(
       ranks[name], dropped[name] = zero(), zero()  # donation wants no shared buffers
     return GPMState(bases, ranks, dropped, zero())
 
-  def update(grads, state, params=None, **extra):
+  def update(grads, state, params=None, *, projected=(), **extra):
     del params, extra
     _kernels.check_names("gpm", grads, {n: (len(b), None) for n, b in state.bases.items()}, skip, layout)
 
     def project(name, g):
+      if name in projected:
+        return g
       if name in state.bases:
         basis = state.bases[name]
         moved = remove_leading(basis, state.ranks[name], kernel_layout.matrix(g, layout).astype(basis.dtype))
@@ -108,6 +111,17 @@ def gpm(
     return tree.map_named(project, grads), state
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def gpm_rows(state, rows):
+  """``x - x M M^T`` for rows ``x [n, d_in]`` of layer inputs; ``state`` is the ``(basis, rank)`` of one kernel.
+
+  As P is symmetric, projected inputs and output gradients make the projected gradient, ``(x P)^T g = P (x^T g)``.
+
+  ``4 n d_in rank`` operations, where the gradient takes ``4 d_in rank c_out``.
+  """
+  basis, rank = state
+  return remove_leading(basis, rank, rows.T.astype(basis.dtype)).T.astype(rows.dtype)
 
 
 def gpm_extend(opt_state, layer_inputs: dict[str, Any], threshold=0.97, first_task_rule: str = "reach"):

@@ -117,11 +117,13 @@ def follow_edit(state, before, after):
   """
 
   def move(state):
+    if isinstance(state, structure.WassersteinState) and jax.tree.leaves(state.age):
+      return state._replace(age=jnp.zeros_like(state.age))  # its next update sorts
     if type(state) not in (*_BOUNDARY, kronecker.KfacState):
       return state
     owner = name_of(state)
     ends = align(before, state.anchor, owner, "before"), align(after, state.anchor, owner, "after")
-    fields = [f for f in ("anchor", "last_params") if f in state._fields]
+    fields = [f for f in ("anchor", "last_params") if f in state._fields and jax.tree.leaves(getattr(state, f))]
     return state._replace(**{f: follow(getattr(state, f), *ends) for f in fields})
 
   return _replace_states(state, move)

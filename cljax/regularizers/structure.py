@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from cljax.core import layout as kernel_layout
-from cljax.core.checks import check_scalar
+from cljax.core.checks import check_count, check_scalar
 from cljax.core.dtypes import wide
 from cljax.core.tree import alike, by_path, is_placeholder, map_named, paths
 from cljax.core.types import UsageError
@@ -23,6 +23,7 @@ from cljax.regularizers._state import (
   each,
   gathered,
   keep,
+  keep_zeros,
   label,
   laid_as,
   scalar,
@@ -41,6 +42,8 @@ class SpectralState(NamedTuple):
 class WassersteinState(NamedTuple):
   name: Any
   anchor: Any  # each tensor's initial values, sorted
+  partners: Any = ()  # where they are kept for some updates: the initial value that each parameter is pulled to
+  age: Any = ()  # then: int32, updates since they were looked for
 
 
 def _kind(name: str, leaf) -> str:
@@ -202,33 +205,47 @@ def wasserstein_penalty(params, anchor, strength=1.0):
   return strength * sum(jax.tree.leaves(jax.tree.map(square, params, anchor)))
 
 
-def wasserstein(strength, name: str = "wasserstein", state_dtype=None) -> optax.GradientTransformationExtraArgs:
+def wasserstein(
+  strength, name: str = "wasserstein", state_dtype=None, refresh: int = 1
+) -> optax.GradientTransformationExtraArgs:
   """Pulls each tensor's sorted values to its sorted initial values: gradient ``2 * strength * (t_j - t0_(rank j))``.
 
   Which weight holds which value is free: a permutation of the initial tensor costs nothing. Equal weights share
   the mean of their partners (the subgradient that treats them alike). A sort per tensor and step; a sharded leaf is
-  gathered for it. State: the sorted parameters given to ``init``. Raises as ``spectral``.
+  gathered for it. State: the sorted parameters given to ``init``.
+
+  refresh: sort on the first of so many updates alone; on the others each weight is pulled to the value that it was
+  paired with then (the pairing stays the nearest one until weights pass one another; the paper sorts at each). Above 1
+  the state holds these values too, as many numbers again. An edit that ``follow_edit`` is told of is followed by a
+  sort. Under ``vmap`` it sorts at each all the same. Raises as ``spectral``, and for ``refresh`` below 1.
   Lewandowski et al. 2024 (arXiv 2406.06811v1).
   """
   check_scalar(name, "strength", strength)
+  check_count(f"{name}: refresh", refresh)
 
   def init(params):
     check_covers(name, params, complex_ok=False)
+    kept = (keep_zeros(params), jnp.zeros((), jnp.int32)) if refresh > 1 else ()
     if is_placeholder(params):
-      return WassersteinState(label(name), scalar(0.0))  # sorted values are no parameters: one leaf for all
-    return WassersteinState(label(name), jax.tree.map(_sorted, keep(params, state_dtype)))
+      return WassersteinState(label(name), scalar(0.0), *kept)  # sorted values are no parameters: one leaf for all
+    return WassersteinState(label(name), jax.tree.map(_sorted, keep(params, state_dtype)), *kept)
 
   def update(updates, state, params=None, **extra):
     del extra
     params = check_params(name, params, updates)
     check_updates(name, updates, state.anchor, shapes=False)
 
-    def pull(update, param, anchor):
+    def paired(param, anchor):
       x = gathered(param).astype(wide(param.dtype))
       if x.size != anchor.size:
         raise UsageError(f"{name}: params has a leaf of shape {x.shape}; its state is of {anchor.size} numbers")
-      return add(update, laid_as(times(2.0 * strength, x - _partners(x, anchor)), param))
+      return laid_as(_partners(x, anchor), param)
 
-    return each(pull, updates, params, state.anchor), state
+    partners = lambda: each(lambda _, p, a: paired(p, a), updates, params, state.anchor)
+    pull = lambda u, p, near: add(u, times(2.0 * strength, p.astype(near.dtype) - near))
+    if refresh == 1:
+      return each(pull, updates, params, partners()), state
+    near = jax.lax.cond(state.age == 0, partners, lambda: state.partners)
+    return each(pull, updates, params, near), state._replace(partners=near, age=(state.age + 1) % refresh)
 
   return optax.GradientTransformationExtraArgs(init, update)

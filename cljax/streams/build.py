@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from cljax import _old_names
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.data import limits
 from cljax.data.types import MOST_CLASSES
+from cljax.streams import per_seed as own
 from cljax.streams.blurry import blurry_rows, occurring
 from cljax.streams.class_names import class_as_named, class_places, class_values
 from cljax.streams.instances import instance_rows
@@ -63,6 +65,8 @@ class Stream(NamedTuple):
   task_id_given: bool  # whether the scenario tells the task at test time
   room: int = 0  # tasks that methods are sized for; at least those there are
   row_room: int = 0  # rows of a task that methods are sized for; at least those of the largest
+  of_seed: Callable | None = None  # seed -> the stream of a member with that seed, where each has one of its own
+  drawn: Mapping | None = None  # and what of such a stream its seed decided, JSON-ready
 
   @property
   def num_tasks(self) -> int:
@@ -112,6 +116,7 @@ def build(
   reserve_rows: int = 0,
   reserve_classes: int = 0,
   appended=(),
+  per_seed: bool = False,
 ) -> Stream:
   """Splits a dataset into a stream of ``tasks`` tasks.
 
@@ -131,9 +136,10 @@ def build(
 
   ``classes_per_task``: classes of each task, an int or one for each; default: an even split of all classes. ``10`` over
   100 classes and 5 tasks leaves 50 classes out. ``class_order``: a list of classes by name or place
-  (:func:`class_places`; those left out are in no task), the int seed of a random order, or None for 0, 1, 2, ...; the
-  first ``classes_per_task`` of them are task 0's, the next task 1's. ``class_weights``: C numbers, or a mapping by name
-  or place (1 for the others). ``task_fractions``: share of its training rows that each task keeps, for uneven tasks.
+  (:func:`class_places`; those left out are in no task), the int seed of a random order, the name of one that papers
+  share (``CLASS_ORDERS``: ``'icarl'``, ``'icarl_1993'``, ``'numpy_1993'``), or None for 0, 1, 2, ...; the first
+  ``classes_per_task`` of them are task 0's, the next task 1's. ``class_weights``: C numbers, or a mapping by name or
+  place (1 for the others). ``task_fractions``: share of its training rows that each task keeps, for uneven tasks.
   ``validation``: share of the training rows of each class held out for selection; a data set with validation rows of
   its own (``Dataset.held``) keeps those, or at 0 none. Neither takes the last training row that a task has of a class.
   ``active``: classes in the training softmax, ``'all'``, ``'seen'`` or ``'task'``; default
@@ -148,7 +154,8 @@ def build(
   the model's outputs are sized for at least so many (0: for those there are), so that a run may be extended by them
   later. ``appended``: how many training
   rows the data had each time before rows were appended; those that were there keep being held out, or not, as they were
-  (``launch.train --extend`` gives it). Raises UsageError on an
+  (``launch.train --extend`` gives it). ``per_seed``: each member of a population has a stream of its own, drawn from
+  its seed (:mod:`cljax.streams.per_seed`). Raises UsageError on an
   impossible split, and for an option that is given (not the default) and that the kind does not read (``READS``). Data
   without classes have the kinds ``'group'``, ``'instance'``, ``'permuted'`` and ``'rotated'``; where classes are
   spoken of above, their groups count.
@@ -166,6 +173,10 @@ def build(
   check_read(kind, options, _DEFAULTS)
   if not dataset.has_classes:
     check_classes(kind, options, _DEFAULTS)
+  if not isinstance(options.pop("per_seed"), bool):
+    raise UsageError(f"stream.per_seed: got {repr(per_seed)[:80]}; expected True or False")
+  if per_seed:
+    return own.seeded(functools.partial(_build, dataset), dataset, kind, options)
   return _build(dataset, kind, **options)
 
 
@@ -181,15 +192,15 @@ def _build(
   check_edge(validation, active)
   order = check_order(order, tasks)
   appended = check_appended(appended, len(dataset.train.id))
-  own = np.zeros(len(dataset.train.id), bool) if dataset.held is None else dataset.held
-  pool = at_most(np.flatnonzero(~own), dataset.train.y, rows, seed)
+  kept = np.zeros(len(dataset.train.id), bool) if dataset.held is None else dataset.held
+  pool = at_most(np.flatnonzero(~kept), dataset.train.y, rows, seed)
   test_pool = balanced(dataset.test.y, rows, seed)
   validation = 0.0 if kind == "label_random" else validation
   if dataset.held is not None:
     if validation not in (0.0, _DEFAULTS["validation"]):
       raise UsageError(f"stream.validation: got {validation}; the data set has validation rows of its own, so expected "
                        "0 (none) or nothing (those)")  # fmt: skip
-    pool = np.sort(np.concatenate([pool, np.flatnonzero(own)])) if validation else pool
+    pool = np.sort(np.concatenate([pool, np.flatnonzero(kept)])) if validation else pool
   if kind in ("class", "task", "domain"):
     groups = class_groups(dataset.class_names, tasks, classes_per_task, class_order)
     layout = _split(dataset, kind, pool, test_pool, groups)

@@ -13,7 +13,7 @@ from cljax.core.types import UsageError
 _ALL = ("tasks", "task_fractions", "active", "seed", "forget", "rows", "input_noise", "reserve_tasks", "reserve_rows")
 _MEASURED = (*_ALL, "validation", "order", "label_noise")
 _GROUPED = (*_MEASURED, "appended")
-_CLASSES = (*_GROUPED, "classes_per_task", "class_order", "reserve_classes")
+_CLASSES = (*_GROUPED, "classes_per_task", "class_order", "reserve_classes", "per_seed")
 _BLURRY = (*_MEASURED, "disjoint", "blurry", "reserve_classes")
 
 READS: dict[str, tuple[str, ...]] = {
@@ -21,10 +21,10 @@ READS: dict[str, tuple[str, ...]] = {
   "task": _CLASSES,
   "domain": _CLASSES,
   "group": _GROUPED,
-  "instance": _MEASURED,
-  "permuted": _MEASURED,
-  "rotated": (*_MEASURED, "angles"),
-  "label_permuted": _MEASURED,
+  "instance": (*_MEASURED, "per_seed"),
+  "permuted": (*_MEASURED, "per_seed"),
+  "rotated": (*_MEASURED, "angles", "per_seed"),
+  "label_permuted": (*_MEASURED, "per_seed"),
   "label_random": (*_ALL, "order"),
   "si_blurry": _BLURRY,
   "i_blurry": _BLURRY,

@@ -10,6 +10,7 @@ import numpy as np
 from cljax.core.types import UsageError
 from cljax.data.types import are_classes, count
 from cljax.streams.class_names import class_places
+from cljax.streams.class_orders import known_order
 from cljax.streams.options import is_integer, is_number
 
 ACTIVE = ("all", "seen", "task")
@@ -81,6 +82,7 @@ def check_order(order, tasks: int) -> list[int]:
 def class_groups(names, tasks: int, classes_per_task, class_order) -> list[np.ndarray]:
   """The classes of each task; ``names [C]`` are what the data set calls them."""
   total = len(names)
+  class_order = known_order(names, class_order) or class_order
   if class_order is None or (isinstance(class_order, list | tuple | str) and not class_order):
     order = np.arange(total)
   elif isinstance(class_order, int | np.integer) and not isinstance(class_order, bool):

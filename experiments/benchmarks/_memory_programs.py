@@ -58,8 +58,8 @@ def full(policy: str, kind: str, capacity: int):
     state = state._replace(seen=jnp.full(TASKS, capacity // TASKS, jnp.int32))
   else:
     group = at % CLASSES
-    keys = jax.random.bits(jax.random.key(1), (capacity,), jnp.uint32)
-    state = state._replace(key=keys, group=group, count=jnp.int32(capacity))
+    sizes = jnp.bincount(group, length=CLASSES).astype(jnp.int32)
+    state = state._replace(group=group, count=jnp.int32(capacity), sizes=sizes)
   return made, state
 
 
@@ -67,7 +67,7 @@ def young(policy: str, state, capacity: int):
   """The buffer as if it had seen as many rows as it stores, so that new rows keep entering however long it is timed."""
   if policy == "reservoir":
     return state._replace(seen=jnp.int32(capacity))
-  return state if policy == "ring" else state._replace(floor=jnp.zeros_like(state.floor))
+  return state if policy == "ring" else state._replace(rate=jnp.ones_like(state.rate))
 
 
 class Carried:

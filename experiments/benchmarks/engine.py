@@ -124,9 +124,8 @@ class Timed(NamedTuple):
 
 def at_second_task(stream, model, name: str, case: Case, seeds: int = 1, rate: float = RATE, **hyper) -> Timed:
   """Prepares a run and takes it through its first task."""
-  training = cljax.Recipe(
-    batch_size=case.batch, epochs=case.steps * case.batch // len(stream.train[1]), first_task_epochs=1
-  )
+  epochs = max(1, case.steps * case.batch // len(stream.train[1]))
+  training = cljax.Recipe(batch_size=case.batch, epochs=epochs, first_task_epochs=1)
   options = cljax.Options(chunk_steps=case.steps, max_interval_s=1e9)
   prepared = engine.prepare(
     stream, model, name, {**HYPER.get(name, {}), **hyper}, seeds=seeds, training=training, options=options,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
 
 import cljax
 from cljax.cli import _environment, cache
+from cljax.engine import kept as programs
+from cljax.io import private
 
 
 @pytest.fixture
@@ -46,6 +50,22 @@ def test_it_clears_by_age_and_then_all(folder, capsys):
   command(folder)
   assert "3 compiled programs deleted" in (said := capsys.readouterr().out)
   assert "no compiled programs" in said
+
+
+def test_programs_that_are_kept_whole_are_listed_trimmed_and_cleared_too(folder, capsys):
+  kept = folder / os.path.basename(_environment.kept_folder(""))
+  private.write(str(kept), f"chunk-{'1' * 64}-program", bytes(3000))
+  private.write(str(kept), "notes.txt", b"mine")
+  os.utime(kept / f"chunk-{'1' * 64}-program", (time.time() - 50 * cache.DAY,) * 2)
+  command(folder)
+  said = capsys.readouterr().out
+  assert f"{folder}: 5 compiled programs, 0.0 MiB; used between 50 days ago" in said
+  assert "chunk  50 days ago" in said
+  assert [p.name[:5] for p in _environment.trim(str(folder), 4000)] == ["chunk"]
+  private.write(str(kept), f"chunk-{'1' * 64}-program", bytes(3000))
+  command(folder, "--clear")
+  assert "5 compiled programs deleted" in capsys.readouterr().out
+  assert sorted(p.name for p in folder.rglob("*")) == ["notes.txt", "notes.txt", kept.name]
 
 
 def test_what_is_asked_wrongly_is_one_line(tmp_path, capsys):
@@ -92,5 +112,29 @@ def test_a_launcher_trims_its_own_folder_alone(folder, monkeypatch):
     _environment.use_compilation_cache(str(folder))
     assert left(folder) == ["jit_chunk_0", "notes.txt"]
   finally:
+    programs.use("")
     for name, value in before.items():
       jax.config.update(name, value)
+
+
+@pytest.mark.parametrize("how", ["environment", "configuration"])
+def test_the_user_s_own_folder_wins_over_the_default_and_not_over_what_is_given(tmp_path, how):
+  """In a process of its own: JAX reads the variable at its start."""
+  code = """
+import sys, jax
+from cljax.cli import _environment
+from cljax.engine import kept
+if sys.argv[1] == "configuration":
+  jax.config.update("jax_compilation_cache_dir", sys.argv[2])
+_environment.use_compilation_cache(_environment.CACHE)
+print(jax.config.jax_compilation_cache_dir, kept._FOLDER)
+_environment.use_compilation_cache(sys.argv[3])
+print(jax.config.jax_compilation_cache_dir, kept._FOLDER)
+"""
+  mine, given = str(tmp_path / "mine"), str(tmp_path / "given")
+  environment = {k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "CLJAX_KEEP_PROGRAMS")}
+  environment |= {"JAX_COMPILATION_CACHE_DIR": mine} if how == "environment" else {}
+  done = subprocess.run(
+    [sys.executable, "-c", code, how, mine, given], env=environment, capture_output=True, text=True, check=True
+  )
+  assert done.stdout.splitlines() == [f"{f} {[_environment.kept_folder(f)]}" for f in (mine, given)]

@@ -30,7 +30,10 @@ TRAINED = {
   "train.batch_size": ("8", "", "changes"),
   "train.epochs": ("3", "", "changes"),
   "train.first_task_epochs": ("1", "", "changes"),
+  "train.patience": ("1", "train.epochs=6", "changes"),
   "train.augment": ("flip", "", "changes"),
+  "train.precision": ("bfloat16", "", "changes"),
+  "train.population_group": ("2", "", "neutral"),
   "train.feed": ("grain", "", "neutral"),
   "train.boundary_limit": ("4", "train.feed=grain method.name=mas", "changes"),
   "train.chunk_steps": ("3", "", "neutral"),
@@ -39,6 +42,7 @@ TRAINED = {
   "eval.every": ("4", "", "neutral"),
   "eval.limit": ("8", "eval.every=4", "neutral"),
   "eval.block": ("16", "", "neutral"),
+  "eval.ahead": ("false", "", "changes"),
   "eval.log": ("predictions", "", "neutral"),
   "eval.log_limit": ("1", "", "neutral"),
   "checkpoint.every": ("3", "", "neutral"),
@@ -83,6 +87,7 @@ STREAMS = {
   "reserve_rows": ("900", ""),
   "reserve_classes": ("12", ""),
   "appended": ("900", ""),
+  "per_seed": ("true", ""),
 }
 MODELS = {
   "mlp": {"hidden": "5", "activation": "tanh", "dropout": "0.5"},

@@ -11,7 +11,7 @@ NAMES = list(presets.presets())
 # What changes how a run is executed or kept, and none of its numbers.
 WITHOUT_EFFECT = {
   "data.data_dir", "train.chunk_steps", "train.feed", "train.on_divergence", "train.presentations", "eval.block",
-  "eval.every", "eval.log", "eval.log_limit", "forget.name", "evaluators.names",
+  "eval.every", "train.population_group", "eval.log", "eval.log_limit", "forget.name", "evaluators.names",
 }  # fmt: skip
 
 

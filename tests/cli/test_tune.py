@@ -153,6 +153,8 @@ def fits(point, config):
   [
     (["--methods=er"], "first_tasks: give either --first_tasks=K"),
     (["--methods=er", "--first_tasks=2", "--search=stream.seed=1"], "first_tasks: give either"),
+    (["--methods=er", "--search=stream.validation=0.3"], "search: stream.validation make no other stream"),
+    (["--methods=er", "--search=stream.tasks=5"], "search: stream.tasks make no other stream"),
     (["--methods=er,er", "--first_tasks=2"], "methods: expected names, each once"),
     (["--methods=er", "--first_tasks=5"], "first_tasks: got 5; expected 1 to 4, of 5 tasks"),
     (["--methods=er", "--search=method.capacity=3"], "search: got 'method.capacity=3'; expected stream.FIELD"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import cljax
 from cljax import models, streams
 from cljax.engine import programs
+from cljax.evaluation import results
 
 
 @settings(deadline=None, max_examples=30)
@@ -52,3 +53,24 @@ def test_accuracies_are_those_of_predict(dataset, overlap):
     logits = run.predict(test.x[rows], task=task)
     share = np.mean(np.argmax(jax.device_get(logits), -1) == stream.labels[task, test.y[rows]])
     assert run.accuracy[0, -1, task] == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize("per_seed", [False, True])
+def test_tasks_ahead_are_left_out_on_request(make_blobs, small_model, per_seed):
+  """All other entries are the same bits; of the metrics only forward transfer is missed."""
+  stream = streams.build(make_blobs(), "class", tasks=2, validation=0.125, per_seed=per_seed)
+  whole, few = (
+    cljax.run(stream, small_model, seeds=2, training=cljax.Recipe(batch_size=16), options=cljax.Options(eval_ahead=a))
+    for a in (True, False)
+  )
+  ahead = np.asarray([[True, True], [False, True], [False, False]])
+  for field in ("accuracy", "task_accuracy", "validation"):
+    np.testing.assert_array_equal(getattr(few, field), np.where(ahead, np.nan, getattr(whole, field)))
+  np.testing.assert_array_equal(few.evaluated_rows, np.where(ahead, 0, whole.evaluated_rows))
+  assert few.params_sha256 == whole.params_sha256
+  assert few.log is None
+  assert few.compilations["evaluate"] == 1
+  found, known = (results.matrix_metrics(r.accuracy, r.events, counts=r.evaluated_rows) for r in (few, whole))
+  assert found.pop("fwt")["mean"] is None
+  assert known.pop("fwt")["mean"] is not None
+  assert found == known

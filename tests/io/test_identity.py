@@ -83,6 +83,7 @@ CHANGES = {
   "batch size": {"training": TRAINING._replace(batch_size=4)},
   "epochs": {"training": TRAINING._replace(epochs=2)},
   "first task's epochs": {"training": TRAINING._replace(first_task_epochs=2)},
+  "patience": {"training": TRAINING._replace(patience=2)},
   "augment": {"training": TRAINING._replace(augment="flip")},
   "reset": {"training": TRAINING._replace(reset_per_task=True), "against": {"optimizer": "momentum"}},
   "schedule": {
@@ -92,6 +93,7 @@ CHANGES = {
   "divergence": {"options": cljax.Options(on_divergence="freeze")},
   "presentations": {"options": cljax.Options(presentations=True)},  # what a result holds
   "log": {"options": cljax.Options(eval_log="none")},
+  "no tasks ahead": {"options": cljax.Options(eval_ahead=False)},
   "log of a size": {"options": cljax.Options(eval_log_limit=1)},
   "seeds": {"seeds": [3]},
   "population": {"population": [engine.Member(0, {"optimizer.learning_rate": 0.01})]},

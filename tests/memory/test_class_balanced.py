@@ -1,4 +1,4 @@
-"""The class-balanced buffer against the same keys run row by row, its quotas and its sampling law."""
+"""Balanced buffers against plain Python, the law of keys run row by row, and quotas."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cljax.core.types import UsageError
 from cljax.memory import class_balanced, greedy_balanced
+from cljax.memory.class_balanced import leveled
 
 EXAMPLE = {"id": jnp.int32(0), "y": jnp.int32(0)}
 MEMORY = class_balanced(10, 4)
@@ -20,64 +21,154 @@ def make(ids, y):
   return {"id": jnp.asarray(ids, jnp.int32), "y": jnp.asarray(y, jnp.int32)}
 
 
-def row_by_row(held, floor, capacity, bits, ids, y, weight):
-  """`held` is a list of (id, class, key), evicted one by one as rows come."""
-  for b, i, c, w in zip(bits, ids, y, weight, strict=True):
-    if not w or not 0 <= c < len(floor) or b < floor[c]:
+def unit(bits):
+  return np.float32(bits) * np.float32(2.0**-32)
+
+
+def by_hand(slots, rate, key, items, capacity, greedy):
+  """One call of ``add`` in plain Python: ``slots`` is a list of (id, class), ``rate`` of each class; ``items`` are
+  (id, class, weight). Sizes go down one by one, places are looked at one by one."""
+  size, classes = len(items), len(rate)
+  looks = min(256, max(4 * size, 2 * classes))
+  bits = np.asarray(jax.random.bits(key, (2 * size + looks,), jnp.uint32))
+  entering = [
+    n for n, (_, c, w) in enumerate(items) if w > 0 and 0 <= c < classes and unit(bits[n]) <= np.float32(rate[c])
+  ]
+  places = [("old", s) for s in range(len(slots))] + [("new", n) for n in entering]
+  held = {place: slots[place[1]][1] if place[0] == "old" else int(items[place[1]][1]) for place in places}
+  sizes, over = [sum(c == g for c in held.values()) for g in range(classes)], [0] * classes
+  before = list(sizes)
+  while sum(sizes) > capacity:
+    largest = max(g for g in range(classes) if sizes[g] == max(sizes))
+    sizes[largest], over[largest] = sizes[largest] - 1, over[largest] + 1
+  if not greedy:
+    least = iter(unit(bits[size : 2 * size] | 1))
+    for g in range(classes):
+      for n in range(over[g]):
+        rate[g] *= float(next(least)) ** (1 / (before[g] - n))
+  freed, turn, draws = [], 0, bits[2 * size :]
+  while any(over):
+    for b in draws:
+      place = places[int(b) % len(places)]
+      if place in held and over[held[place]]:
+        over[held.pop(place)] -= 1
+        freed += [place[1]] if place[0] == "old" else []
+    turn += 1
+    draws = np.asarray(jax.random.bits(jax.random.fold_in(key, turn), (looks,), jnp.uint32))
+  for n in (n for n in entering if ("new", n) in held):
+    row = (int(items[n][0]), int(items[n][1]))
+    if len(slots) < capacity:
+      slots.append(row)
+    else:
+      slots[freed.pop(0)] = row
+
+
+def assert_state(memory, state, slots, rate, capacity):
+  rows, inside = memory.contents(state)
+  n, classes = len(slots), len(rate)
+  assert int(state.count) == n
+  assert inside.tolist() == [1.0] * n + [0.0] * (capacity - n)
+  assert list(zip(rows["id"].tolist(), rows["y"].tolist(), strict=True)) == slots + [(0, 0)] * (capacity - n)
+  assert state.group.tolist() == [c for _, c in slots] + [classes] * (capacity - n)
+  assert state.sizes.tolist() == [sum(c == g for _, c in slots) for g in range(classes)]
+  np.testing.assert_allclose(state.rate, rate, rtol=1e-5)
+
+
+ROWS = st.tuples(st.sampled_from([0, 0, 0, 1, 1, 2, 3, 4, -1]), st.booleans() | st.just(True))
+
+
+@pytest.mark.parametrize("greedy", [False, True], ids=["uniform", "greedy"])
+def test_balanced_buffers_equal_plain_python(greedy):
+  """Row for row and slot for slot, with a removal on the way: group, sizes and rates follow the rows."""
+  memory = greedy_balanced(10, 4) if greedy else MEMORY
+  add = jax.jit(memory.add)
+
+  @settings(deadline=None, max_examples=40)
+  @given(st.lists(ROWS, min_size=48, max_size=48), st.integers(0, 10**6), st.integers(0, 7))
+  def check(items, seed, removed_at):
+    state, slots, rate = memory.init(EXAMPLE), [], [1.0] * 4
+    for step in range(6):
+      ids = 1 + 8 * step + np.arange(8)
+      y, weight = (np.array(v) for v in zip(*items[8 * step : 8 * step + 8], strict=True))
+      key = jax.random.key(seed + step)
+      state = add(key, state, make(ids, y), jnp.asarray(weight, jnp.float32))
+      by_hand(slots, rate, key, list(zip(ids, y, weight, strict=True)), 10, greedy)
+      if step == removed_at:
+        state = REMOVE(state)
+        slots = [s for s in slots if s[1] != 1 and s[0] % 5]
+        rate = [r if any(c == g for _, c in slots) else 1.0 for g, r in enumerate(rate)]
+      assert_state(memory, state, slots, rate, 10)
+
+  check()
+
+
+def test_a_large_buffer_equals_plain_python():
+  """More rows to evict in a call than one turn of the search looks at."""
+  capacity, rng = 700, np.random.default_rng(0)
+  memory = class_balanced(capacity, 4)
+  add, state, slots, rate = jax.jit(memory.add), memory.init(EXAMPLE), [], [1.0] * 4
+  for step in range(3):
+    ids, y = 1 + 500 * step + np.arange(500), rng.choice(4, 500, p=[0.6, 0.2, 0.1, 0.1])
+    key = jax.random.key(step)
+    state = add(key, state, make(ids, y), jnp.ones(500))
+    by_hand(slots, rate, key, list(zip(ids, y, np.ones(500), strict=True)), capacity, greedy=False)
+  assert_state(memory, state, slots, rate, capacity)
+
+
+def row_by_row(rng, capacity, y, removed_at, gone):
+  """The law, with keys: which rows of classes ``y`` are held in the end; those of ``gone`` are erased on the way."""
+  held, floor = [], [0.0] * (max(y) + 1)
+  for n, c in enumerate(y):
+    if n == removed_at:
+      held = [h for h in held if h[0] not in gone]
+      floor = [f if any(h[1] == g for h in held) else 0.0 for g, f in enumerate(floor)]
+    key = rng.random()
+    if key < floor[c]:
       continue
-    held.append((int(i), int(c), int(b)))
+    held.append((n, c, key))
     if len(held) > capacity:
       counts = [sum(h[1] == g for h in held) for g in range(len(floor))]
       largest = max(g for g in range(len(floor)) if counts[g] == max(counts))
       victim = min((h for h in held if h[1] == largest), key=lambda h: h[2])
       held.remove(victim)
       floor[largest] = max(floor[largest], victim[2])
+  return frozenset(h[0] for h in held)
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-  st.lists(
-    st.tuples(st.sampled_from([0, 0, 0, 1, 1, 2, 3, 4, -1]), st.booleans() | st.just(True)), min_size=48, max_size=48
-  ),
-  st.integers(0, 10**6),
-  st.integers(0, 7),
-)
-def test_a_batch_equals_row_by_row(items, seed, removed_at):
-  state, held, floor = MEMORY.init(EXAMPLE), [], [0] * 4
-  for step in range(6):
-    part = items[8 * step : 8 * step + 8]
-    ids = 1 + 8 * step + np.arange(8)
-    y, weight = np.array([c for c, _ in part]), np.array([float(w) for _, w in part])
-    key = jax.random.key(seed + step)
-    state = ADD(key, state, make(ids, y), weight)
-    row_by_row(held, floor, 10, np.asarray(jax.random.bits(key, (8,), jnp.uint32)), ids, y, weight)
-    if step == removed_at:
-      state = REMOVE(state)
-      held = [h for h in held if h[1] != 1 and h[0] % 5]
-      floor = [f if any(h[1] == g for h in held) else 0 for g, f in enumerate(floor)]
-    rows, weight = MEMORY.contents(state)
-    n = int(state.count)
-    assert weight.tolist() == [1.0] * n + [0.0] * (10 - n)
-    got = sorted(zip(rows["id"].tolist()[:n], rows["y"].tolist()[:n], state.key.tolist()[:n], strict=True))
-    assert got == sorted(held)
-    assert state.group.tolist() == rows["y"].tolist()[:n] + [4] * (10 - n)
-    assert np.all(np.asarray(rows["id"])[n:] == 0)
-    assert state.floor.tolist() == floor
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_batch_has_the_law_of_keys_row_by_row(batch):
+  """The chance of each set of rows that may be held in the end, over 20,000 trials, against keys drawn and kept."""
+  y, capacity, removed_at, gone, trials = [0, 0, 0, 1, 0, 1, 1, 0, 0, 1, 1, 0], 4, 8, (1, 5), 20_000
+  memory, rng = class_balanced(capacity, 2), np.random.default_rng(0)
+
+  def run(key):
+    state = memory.init(EXAMPLE)
+    for at in range(0, len(y), batch):
+      if at == removed_at:
+        state = memory.remove(state, lambda rows: (rows["id"] == 1 + gone[0]) | (rows["id"] == 1 + gone[1]))
+      part = slice(at, at + batch)
+      rows = make(1 + np.arange(len(y))[part], y[part])
+      state = memory.add(jax.random.fold_in(key, at), state, rows, jnp.ones(batch))
+    return jnp.sum(jnp.where(state.rows["id"] > 0, 2 ** (state.rows["id"] - 1), 0))
+
+  got = np.asarray(jax.jit(lambda keys: jax.lax.map(run, keys))(jax.random.split(jax.random.key(1), trials)))
+  want = [sum(2**n for n in row_by_row(rng, capacity, y, removed_at, gone)) for _ in range(trials)]
+  sets = sorted(set(want))
+  assert set(got.tolist()) <= set(sets)
+  assert len(sets) > 20
+  mine, law = (np.array([np.sum(np.asarray(v) == s) for s in sets], float) for v in (got, want))
+  often = mine + law >= 20
+  chi2 = np.sum((mine - law)[often] ** 2 / (mine + law)[often])
+  assert chi2 < often.sum() + 4.5 * np.sqrt(2 * often.sum())
 
 
-def test_a_large_buffer_equals_row_by_row():
-  """Its least keys are looked for in chunks, and in what no chunk holds."""
-  capacity, rng = 2077, np.random.default_rng(0)
-  memory = class_balanced(capacity, 4)
-  add, state, held, floor = jax.jit(memory.add), memory.init(EXAMPLE), [], [0] * 4
-  for step in range(6):
-    ids, y = 1 + 500 * step + np.arange(500), rng.choice(4, 500, p=[0.6, 0.2, 0.1, 0.1])
-    key = jax.random.key(step)
-    state = add(key, state, make(ids, y), jnp.ones(500))
-    row_by_row(held, floor, capacity, np.asarray(jax.random.bits(key, (500,), jnp.uint32)), ids, y, np.ones(500))
-  got = zip(state.rows["id"].tolist(), state.rows["y"].tolist(), state.key.tolist(), strict=True)
-  assert sorted(got) == sorted(held)
-  assert state.floor.tolist() == floor
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=5, max_size=5), st.integers(0, 50))
+def test_levels_are_those_of_taking_one_by_one(sizes, total):
+  want = list(sizes)
+  while sum(want) > total:
+    want[max(g for g in range(len(want)) if want[g] == max(want))] -= 1
+  assert leveled(jnp.asarray(sizes, jnp.int32), jnp.int32(min(total, sum(sizes)))).tolist() == want
 
 
 @settings(deadline=None, max_examples=40)

@@ -1,4 +1,4 @@
-"""Buffers in plain Python: the greedy one row for row, the ring's slots, and what each reads and erases."""
+"""Buffers in plain Python: the ring's slots, and what each reads and erases."""
 
 import jax
 import jax.numpy as jnp
@@ -15,57 +15,6 @@ def make(ids, y):
   ids = np.asarray(ids)
   x = np.stack([10.0 * ids, 10.0 * ids + 1], -1)
   return {"id": jnp.asarray(ids, jnp.int32), "y": jnp.asarray(y, jnp.int32), "x": jnp.asarray(x, jnp.float32)}
-
-
-def greedy(slots, key, ids, y, weight, capacity, classes):
-  """All rows of positive weight and known class enter; then, while too many are held, the one with the least of this
-  call's draws of the largest class goes (of equal classes the last). New rows take the free slots, then those left."""
-  bits = np.asarray(jax.random.bits(key, (capacity + len(ids),), jnp.uint32)).astype(np.int64)
-  held = {("old", s): (int(bits[s]), row[1]) for s, row in enumerate(slots)}
-  entering = [i for i in range(len(ids)) if weight[i] > 0 and 0 <= y[i] < classes]
-  held |= {("new", i): (int(bits[capacity + i]), int(y[i])) for i in entering}
-  freed = []
-  while len(held) > capacity:
-    counts = [sum(c == g for _, c in held.values()) for g in range(classes)]
-    largest = max(g for g in range(classes) if counts[g] == max(counts))
-    victim = min((k for k in held if held[k][1] == largest), key=lambda k: held[k][0])
-    held.pop(victim)
-    freed += [victim[1]] if victim[0] == "old" else []
-  slots = list(slots)
-  for i in (i for i in entering if ("new", i) in held):
-    row = (int(ids[i]), int(y[i]))
-    if len(slots) < capacity:
-      slots.append(row)
-    else:
-      slots[freed.pop(0)] = row
-  return slots
-
-
-def test_greedy_equals_row_by_row():
-  """One class only while it fills, so that its largest class is seen to be another's later; rows without weight and of
-  unknown classes; a removal on the way."""
-  capacity, classes, rng = 7, 3, np.random.default_rng(0)
-  memory = greedy_balanced(capacity, classes)
-  add, state, slots = jax.jit(memory.add), memory.init(EXAMPLE), []
-  for step in range(8):
-    ids = 1 + 5 * step + np.arange(5)
-    y = np.zeros(5, int) if step < 2 else rng.choice([-1, 0, 1, 2, 3], 5)
-    weight = np.where(rng.random(5) < 0.8, 0.5, 0.0)
-    key = jax.random.key(step)
-    state = add(key, state, make(ids, y), jnp.asarray(weight, jnp.float32))
-    slots = greedy(slots, key, ids, y, weight, capacity, classes)
-    if step == 5:
-      state = memory.remove(state, lambda rows: rows["id"] % 4 == 1)
-      slots = [s for s in slots if s[0] % 4 != 1]
-    rows, inside = memory.contents(state)
-    n = len(slots)
-    assert int(state.count) == n
-    assert list(zip(rows["id"].tolist(), rows["y"].tolist(), strict=True)) == slots + [(0, 0)] * (capacity - n)
-    np.testing.assert_array_equal(rows["x"][:n], [[10.0 * i, 10.0 * i + 1] for i, _ in slots])
-    assert inside.tolist() == [1.0] * n + [0.0] * (capacity - n)
-    assert state.group.tolist() == [c for _, c in slots] + [classes] * (capacity - n)
-    assert state.floor.tolist() == [0] * classes
-  assert n == capacity
 
 
 @pytest.mark.parametrize("make_memory", [class_balanced, greedy_balanced])

@@ -10,7 +10,6 @@ from bench import Bench
 
 from cljax import memory as memories
 from cljax import methods, models, streams
-from cljax.core import tree
 from cljax.core.types import Batch, UsageError, Visit
 from cljax.engine.setup import spec_of
 from cljax.methods import heads
@@ -174,32 +173,29 @@ def test_an_episodic_memory_holds_a_share_of_each_task(name, make_blobs, small_m
 
 
 @pytest.mark.parametrize("kind", ["domain", "task"])
-def test_a_class_balanced_memory_is_of_the_largest_keys(kind, make_blobs, small_model):
-  """Equal quotas for all classes of finished tasks (in task streams for each pair), of each the rows of the largest
-  keys, by the documented draws; a task that comes back offers none twice, and a request erases its rows."""
+def test_a_class_balanced_memory_has_equal_quotas(kind, make_blobs, small_model):
+  """Equal quotas for all classes of finished tasks (in task streams for each pair), each filled with rows of its own;
+  a task that comes back offers none twice, and a request erases its rows."""
   stream = streams.build(make_blobs(rows=10), kind, tasks=2, validation=0.0)
   bench = Bench("er_agem", stream, small_model, {"capacity": 11})
-  learner, keys = bench.start(), {}
+  learner, offered, held = bench.start(), set(), set()
   for task, met in ((1, ()), (0, (1,)), (1, (1, 0))):
-    rows, learner = np.asarray(stream.train[task]), learner._replace(step=learner.step + 1)
-    key = tree.fold(jax.random.fold_in(learner.key, learner.step), "end_task")
-    draw = lambda i, key=key: jax.random.bits(tree.fold(jax.random.fold_in(key, i), "add"), (BATCH,), jnp.uint32)
-    drawn = np.concatenate([np.asarray(draw(i)) for i in range(-(-len(rows) // BATCH))])
-    if task not in met:
-      keys |= {(task, int(r)): int(u) for r, u in zip(rows, drawn, strict=False)}
+    learner = learner._replace(step=learner.step + 1)
+    new = {(task, int(r)) for r in stream.train[task]} if task not in met else set()
+    offered |= new
     learner = bench.boundary("end_task", learner, task, met)
     state = learner.method_state.memory
     ids, of = (np.asarray(state.rows[n])[: int(state.count)] for n in ("id", "task"))
-    label = {r: int(stream.labels[t][stream.dataset.train.y[r]]) for t, r in keys}
+    label = {r: int(stream.labels[t][stream.dataset.train.y[r]]) for t, r in offered}
     group = lambda t, r, label=label: (t, label[r]) if kind == "task" else label[r]
     np.testing.assert_array_equal(np.asarray(state.rows["y"])[: len(ids)], [label[r] for r in ids])
     np.testing.assert_array_equal(np.asarray(state.rows["x"])[: len(ids)], stream.dataset.train.x[ids])
-    groups = sorted({group(*pair) for pair in keys})
-    want = set()
+    now = set(zip(of.tolist(), ids.tolist(), strict=True))
+    assert len(now) == len(ids) == 11
+    assert now <= held | new
+    held, groups = now, sorted({group(*pair) for pair in offered})
     for i, g in enumerate(groups):
-      own = sorted((pair for pair in keys if group(*pair) == g), key=keys.get)
-      want |= set(own[-(11 // len(groups) + (i < 11 % len(groups))) :])
-    assert set(zip(of.tolist(), ids.tolist(), strict=True)) == want
+      assert sum(group(*pair) == g for pair in now) == 11 // len(groups) + (i < 11 % len(groups))
   gone = ids[[1, 2, 7]]
   named = jnp.zeros(bench.spec.num_rows, bool).at[gone].set(True)
   left = jax.jit(bench.parts.scrub)(learner, named, jnp.zeros(bench.spec.num_classes, bool)).method_state.memory

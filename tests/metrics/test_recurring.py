@@ -59,3 +59,59 @@ def test_wrong_shapes_are_refused(R, learned, baseline, said):
   with pytest.raises(UsageError) as error:
     metrics.over_events(R, learned, baseline)
   assert said in str(error.value)
+
+
+def test_rows_are_counted_one_by_one():
+  """Against a list of rows, right or wrong, task by task; a task comes back, one is never learned, one loses rows."""
+  rng = np.random.default_rng(3)
+  learned, sizes = [0, 2, 0, 1], np.array([[5, 3, 7, 4]] * 4)
+  sizes[2:, 0] = 2  # three rows of task 0 were deleted
+  right = np.array([[rng.integers(0, n + 1) for n in row] for row in sizes])
+  got = metrics.over_rows((right / sizes)[None], learned, sizes[None])
+  each = []
+  for e in range(4):
+    rows = [r < right[e, t] for t in set(learned[: e + 1]) for r in range(sizes[e, t])]
+    each.append(sum(rows) / len(rows))
+  np.testing.assert_allclose(got["acc_over_rows"], [each[-1]])
+  np.testing.assert_allclose(got["average_incremental_accuracy_over_rows"], [np.mean(each)])
+
+
+def test_the_tasks_of_three_one_two_and_one_classes():
+  """A learner that knows the last task alone, 10 rows a class: 7 classes, of which 1 is right."""
+  R, rows = np.zeros((1, 4)), np.array([[30, 10, 20, 10]])
+  R[0, 3] = 1.0
+  whole = lambda a: np.concatenate([np.zeros((3, 4)), a])
+  got = metrics.over_rows(whole(R), range(4), np.repeat(rows, 4, 0))
+  assert got["acc_over_rows"] == pytest.approx(1 / 7)
+  assert metrics.over_events(whole(R), range(4), np.zeros(4))["acc"] == pytest.approx(1 / 4)
+  empty = np.array([[30, 0, 20, 10]])  # a task all of whose rows went counts for nothing, whatever its entry says
+  R[0, 1] = np.nan
+  assert metrics.over_rows(whole(R), range(4), np.repeat(empty, 4, 0))["acc_over_rows"] == pytest.approx(1 / 6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(tasks=st.integers(1, 5), size=st.integers(1, 9), seed=st.integers(0, 99))
+def test_over_rows_of_tasks_of_one_size_is_the_mean_over_tasks(tasks, size, seed):
+  R = np.random.default_rng(seed).random((2, tasks, tasks))
+  got, want = (
+    metrics.over_rows(R, range(tasks), np.full(R.shape, size)),
+    metrics.over_events(R, range(tasks), R[:, 0]),
+  )
+  np.testing.assert_allclose(got["acc_over_rows"], want["acc"])
+  np.testing.assert_allclose(got["average_incremental_accuracy_over_rows"], want["average_incremental_accuracy"])
+
+
+@pytest.mark.parametrize(
+  ("R", "learned", "rows", "said"),
+  [
+    (np.ones((3, 2)), [0, 1], np.ones((3, 2)), "R: has shape (3, 2)"),
+    (np.ones((2, 2)), [0, 1], np.ones((2, 3)), "rows: has shape (2, 3)"),
+    (np.ones((2, 2)), [0, 1], np.full((2, 2), 1.5), "whole and at least 0"),
+    (np.ones((2, 2)), [0, 2], np.ones((2, 2)), "learned: got tasks 0..2"),
+    (np.full((2, 2), np.nan), [0, 1], np.ones((2, 2)), "R: holds NaN"),
+  ],
+)
+def test_counts_that_do_not_fit_are_refused(R, learned, rows, said):
+  with pytest.raises(UsageError) as error:
+    metrics.over_rows(R, learned, rows)
+  assert said in str(error.value)

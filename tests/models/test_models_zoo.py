@@ -8,7 +8,7 @@ import pytest
 from cljax import models
 from cljax.core import tree
 from cljax.core.types import UsageError
-from cljax.models.convolution import conv_by_lax, conv_by_patches
+from cljax.models.convolution import conv_by_lax, conv_by_maps, conv_by_patches
 
 SMALL = {
   "mlp": {"hidden": (7, 6)},
@@ -100,7 +100,7 @@ def test_flat_initialisation_has_the_documented_scales_and_is_deterministic():
   ("kernel", "strides", "padding"),
   [((3, 3), (1, 1), "SAME"), ((3, 3), (2, 2), "SAME"), ((1, 1), (2, 2), "VALID"), ((3, 2), (2, 1), ((1, 1), (0, 2)))],
 )
-def test_both_forms_of_the_convolution_are_equal(kernel, strides, padding):
+def test_all_forms_of_the_convolution_are_equal(kernel, strides, padding):
   x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
   k = jax.random.normal(jax.random.key(1), (*kernel, 3, 4))
 
@@ -110,10 +110,15 @@ def test_both_forms_of_the_convolution_are_equal(kernel, strides, padding):
     once = lambda c, _: (c + jax.grad(weigh, 1)(x, c), None)
     y, dy = jax.jvp(f, (x, k), (jnp.cos(x), jnp.cos(k)))
     batched = jax.vmap(f, (None, 0))(x, jnp.stack([k, 2 * k]))
-    return y, dy, jax.grad(weigh, (0, 1))(x, k), batched, jax.lax.scan(once, k, None, 2)[0]
+    rows = jax.vmap(lambda one: jax.grad(weigh, (0, 1))(one[None], k))(x)
+    seeds = jax.vmap(jax.grad(weigh, (0, 1)))(jnp.stack([x, x + 1]), jnp.stack([k, 2 * k]))
+    curved = jax.jvp(jax.grad(weigh, (0, 1)), (x, k), (jnp.cos(x), jnp.cos(k)))
+    back = jax.grad(lambda x, k: sum(jnp.sum(jnp.sin(g)) for g in jax.grad(weigh, (0, 1))(x, k)), (0, 1))(x, k)
+    grads = jax.grad(weigh, (0, 1))(x, k)
+    return y, dy, grads, batched, jax.lax.scan(once, k, None, 2)[0], rows, seeds, curved, back
 
   want = jax.jit(lambda: all_of(conv_by_lax))()
-  for form in (conv_by_patches, models.conv):
+  for form in (conv_by_patches, conv_by_maps, models.conv):
     got = jax.jit(lambda form=form: all_of(form))()
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
       np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)

@@ -53,6 +53,8 @@ RECORDS: dict[str, Record] = {
       "test_without_a_task_the_classes_met_compete",
       "test_no_validation_rows_at_all_are_no_warning",
       "test_answers_by_event",
+      "test_a_member_is_the_run_of_its_seed_alone",
+      "test_a_member_stops_where_its_own_scores_say",
     ),
   ),
 }

@@ -5,6 +5,8 @@ from records.form import Record
 KIND = "estimator"
 HELPERS = {
   "Factors": "a type",
+  "Moments": "a type",
+  "Statistics": "a type",
   "default_kind": "looks up the kind of Fisher that an objective has something for",
 }
 RECORDS: dict[str, Record] = {
@@ -13,6 +15,18 @@ RECORDS: dict[str, Record] = {
     spec="classic_methods A1",
     deviations=("plain means of features; iCaRL normalises features and means",),
   ),
+  "class_moments": Record(
+    spec="classic_methods C1",
+    compared=("test_moments_of_rows_in_any_batches_and_order_are_those_of_all_at_once",),
+    invariants=(
+      "test_rows_that_are_taken_out_leave_the_moments_of_the_others",
+      "test_moments_in_float32_do_not_cancel",
+      "test_cleared_classes_leave_what_is_kept_by_class",
+      "test_labels_outside_the_classes_are_as_if_absent",
+      "test_an_unknown_scatter_is_refused",
+    ),
+  ),
+  "second_moment": Record(spec="classic_methods F2", compared=("test_the_second_moment_is_the_sum_of_outer_products",)),
   "fisher_diagonal": Record(
     spec="regularizers_projectors 1.1",
     compared=(

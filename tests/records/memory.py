@@ -25,13 +25,16 @@ RECORDS: dict[str, Record] = {
   "class_balanced": Record(
     spec="replay_architecture_metrics A1",
     compared=(
-      "test_a_batch_equals_row_by_row",
+      "test_balanced_buffers_equal_plain_python[uniform]",
+      "test_a_batch_has_the_law_of_keys_row_by_row[1]",
+      "test_a_batch_has_the_law_of_keys_row_by_row[4]",
       "test_balanced_buffers_read_what_is_stored",
       "test_draw_equals_a_fisher_yates_shuffle",
-      "test_a_large_buffer_equals_row_by_row",
+      "test_a_large_buffer_equals_plain_python",
     ),
     invariants=(
       "test_sizes_are_the_quotas",
+      "test_levels_are_those_of_taking_one_by_one",
       "test_rows_of_a_class_are_kept_alike",
       "test_after_a_removal_new_rows_enter_at_the_old_rate",
       "test_class_balanced::test_rows_of_weight_zero_are_as_if_absent",
@@ -40,13 +43,14 @@ RECORDS: dict[str, Record] = {
     deviations=(
       "a class shrinks only when its slots are needed, not whenever a class comes",
       "which classes have one row more goes by class number, not by the order of a Python set",
-      "a removal keeps the floors of the classes that are left, so new rows enter at the old rate to O(1 / rows seen)",
+      "keys are not kept: of a class only the chance to enter is, from which its least key is drawn when it is needed",
+      "a removal keeps the rates of the classes that are left, so new rows enter at the old rate to O(1 / rows seen)",
     ),
   ),
   "greedy_balanced": Record(
     spec="replay_architecture_metrics A8",
     compared=(
-      "test_greedy_equals_row_by_row",
+      "test_balanced_buffers_equal_plain_python[greedy]",
       "test_balanced_buffers_read_what_is_stored",
       "test_draw_equals_a_fisher_yates_shuffle",
       "test_greedy_evicts_any_row_of_the_largest_class",

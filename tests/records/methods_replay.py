@@ -270,8 +270,8 @@ RECORDS: dict[str, Record] = {
     compared=(
       *MIXED,
       *NORMS,
-      "test_a_class_balanced_memory_is_of_the_largest_keys[domain]",
-      "test_a_class_balanced_memory_is_of_the_largest_keys[task]",
+      "test_a_class_balanced_memory_has_equal_quotas[domain]",
+      "test_a_class_balanced_memory_has_equal_quotas[task]",
     ),
     invariants=(*EPISODES, "test_unmet_classes_stay_under_references"),
     claim=("er_projection", "er_projection_elsewhere"),

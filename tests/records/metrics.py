@@ -153,6 +153,12 @@ RECORDS: dict[str, Record] = {
     compared=("test_a_b_a_c_by_hand", "test_one_task_again_and_again_forgets_nothing"),
     invariants=("test_each_task_once_is_the_matrix",),
   ),
+  "over_rows": Record(
+    spec="PyCIL, PILOT and LUCIR: accuracy over all test rows seen so far, and its mean over events",
+    compared=("test_rows_are_counted_one_by_one", "test_the_tasks_of_three_one_two_and_one_classes"),
+    invariants=("test_over_rows_of_tasks_of_one_size_is_the_mean_over_tasks",),
+    deviations=("PyCIL rounds each event's accuracy to two digits of a percent before the mean",),
+  ),
   "per_class_accuracy": Record(compared=("test_confusion_is_scikit_learns",)),
   "per_class_forgetting": Record(
     spec="replay_architecture_metrics C1 (Chaudhry 2018), by class",

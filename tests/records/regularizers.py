@@ -299,7 +299,7 @@ RECORDS: dict[str, Record] = {
       "test_wasserstein_of_equal_weights_meets_no_nan",
       "test_wasserstein_treats_equal_weights_alike",
     ),
-    invariants=derivatives("wasserstein"),
+    invariants=(*derivatives("wasserstein"), "test_wasserstein_keeps_its_pairs_between_refreshes"),
     deviations=("equal weights share the mean of their partners, the subgradient that treats them alike",),
   ),
   "wasserstein_penalty": Record(

@@ -49,6 +49,7 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=(
       "test_class_split_is_a_partition",
+      "test_outputs_are_places_in_the_members_own_order",
       "test_a_subset_is_balanced_and_held_out_rows_come_from_it",
       "test_noise_may_differ_by_task_where_rows_do_not_meet",
       "test_validation_leaves_each_class_a_row_in_each_task",

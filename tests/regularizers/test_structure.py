@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cljax import UsageError
 from cljax import regularizers as R
 
 
@@ -107,3 +108,29 @@ def test_wasserstein_treats_equal_weights_alike():
   pull, _ = tx.update(jax.tree.map(jnp.zeros_like, theta), tx.init(start), theta)
   partners = np.array([2.5, -2.0, 2.5, 0.5, -2.0])
   np.testing.assert_allclose(pull["k"], np.asarray(theta["k"]) - partners, rtol=1e-6)
+
+
+def test_wasserstein_keeps_its_pairs_between_refreshes():
+  """Seven updates with a sort at each third, and after an edit that it was told of; the first as if it always did."""
+  rng = np.random.default_rng(3)
+  draw = lambda: {"k": jnp.array(rng.normal(size=(4, 5)), jnp.float32), "b": jnp.array(rng.normal(size=6), jnp.float32)}
+  start, tx = draw(), R.wasserstein(0.5, refresh=3)
+  update, state, paired = jax.jit(tx.update), tx.init(start), {}
+  zero = jax.tree.map(jnp.zeros_like, start)
+  age = 0
+  for step in range(7):
+    theta = draw()
+    if step == 4:  # an update later than the last sort
+      state, age = R.follow_edit(state, theta, theta), 0
+    got, state = update(zero, state, theta)
+    for leaf, t in theta.items():
+      t = np.float64(t)
+      if age % 3 == 0:
+        paired[leaf] = np.sort(np.float64(start[leaf]).ravel())[np.argsort(np.argsort(t.ravel()))].reshape(t.shape)
+      np.testing.assert_allclose(got[leaf], t - paired[leaf], rtol=1e-5, atol=1e-6)
+    if step == 0:
+      each = R.wasserstein(0.5)
+      np.testing.assert_array_equal(got["k"], each.update(zero, each.init(start), theta)[0]["k"])
+    age += 1
+  with pytest.raises(UsageError, match="wasserstein: refresh"):
+    R.wasserstein(0.5, refresh=0)

@@ -142,7 +142,6 @@ def test_an_order_comes_back_to_tasks(dataset):
   [
     ({"rows": -1}, "stream.rows: got -1"),
     ({"order": (0, 2, 1)}, "stream.order: got [0, 2, 1]; expected tasks of 0..1"),
-    ({"order": (0, 0)}, "stream.order: got [0, 0]"),
     ({"forget": "3:class=0", "order": (0, 1)}, "the stream has 1..2"),
     ({"forget": "3:class=3", "order": (0, 0, 0, 1)}, "names no row that was learned by then"),
     ({"label_noise": 1.5}, "stream.label_noise: got 1.5"),

@@ -7,7 +7,7 @@ import pytest
 
 import cljax
 from cljax import engine, streams
-from cljax.engine.setup import few_first
+from cljax.engine.device_rows import few_first
 from cljax.evaluation import results
 from cljax.io import ledger
 from cljax.streams import fates

@@ -14,7 +14,7 @@ SOURCE = "aimagelab/mammoth@"
 
 _STREAM = {
   "task_fractions": (), "validation": 0.0, "active": "all", "seed": 0, "forget": "", "rows": 0, "order": (),
-  "label_noise": (), "input_noise": (), "reserve_tasks": 0, "reserve_rows": 0,
+  "label_noise": (), "input_noise": (), "reserve_tasks": 0, "reserve_rows": 0, "per_seed": False,
 }  # fmt: skip
 # numpy.random.default_rng(0).uniform(0, 180, 20), in that order: as the peer draws them, but once for all seeds.
 _ANGLES = (
@@ -105,7 +105,7 @@ def configuration(row: Mapping[str, str], theirs: Mapping[str, Any]) -> Made | N
     },
     "train": {
       "batch_size": int(row["batch"]), "epochs": int(row["epochs"]), "first_task_epochs": 0, "augment": "none",
-      "boundary_limit": 4096,
+      "boundary_limit": 4096, "patience": 0, "precision": "float32",
     },
     "eval": {"limit": 0},
   }  # fmt: skip

@@ -16,6 +16,7 @@ from cljax import CljaxError, UsageError, metrics
 from cljax.cli import _config
 from cljax.cli.reporting import _row_log
 from cljax.evaluation import evaluations, scores
+from cljax.evaluation.matrices import OVER_ROWS, are_even
 from cljax.evaluation.results import title
 from cljax.io import files, formats
 from cljax.io.files import dumps
@@ -61,6 +62,7 @@ class Run(NamedTuple):
   others: Mapping[str, np.ndarray] = {}  # matrices of the other scores
   evaluated: Mapping[str, str] = {}  # of evaluators: {NAME/METRIC: which way is better, or ''}; ``values`` has them
   evaluations: Mapping[str, np.ndarray] = {}  # and their matrices
+  own_streams: bool = False  # whether each seed has a stream of its own
   test_rows: Mapping[str, Any] | None = None  # what its raw log says (_row_log.numbers)
 
   @property
@@ -83,7 +85,7 @@ def from_result(result: Mapping[str, Any]) -> Run:
   named = "accuracy_matrix" if "scores" not in result else f"the matrix of {main}"
   matrix = _shaped(held.pop(main), (count, len(events) + 1, None), named)
   better = {n: scores.better(result, n) for n in (main, *held)}
-  values = {k: m["values"] for k, m in result["metrics"].items()}
+  values = {k: m["values"] for k, m in result["metrics"].items() if k not in OVER_ROWS or not are_even(result)}
   values.update({f"task_{k}": m["values"] for k, m in result.get("task_metrics", {}).items() if k == "acc"})
   if "validation_metrics" in result:
     values["validation_acc"] = result["validation_metrics"]["acc"]["values"]
@@ -135,8 +137,8 @@ def _stability(curves: Curves, events, sign: int) -> dict[str, Any]:
   }
 
 
-METRICS = ("acc", "task_acc", "average_incremental_accuracy", "bwt", "fwt", "forgetting", "never_learned",
-           "acc_after_last_event", "validation_acc")  # fmt: skip
+METRICS = ("acc", "task_acc", "average_incremental_accuracy", "bwt", "fwt", "forgetting", *OVER_ROWS,
+           "never_learned", "acc_after_last_event", "validation_acc")  # fmt: skip
 
 
 def from_rows(rows: Sequence[Mapping[str, Any]]) -> Run:
@@ -193,6 +195,7 @@ def _run(source: Mapping[str, Any], seeds, values, alive, digests, **more) -> Ru
     alive=tuple(bool(a) for a in alive),
     digests=tuple(str(d) for d in digests),
     values={k: _shaped(v, (len(seeds),), k) for k, v in values.items()},
+    own_streams=bool(stream.get("per_seed", False)),
     state_bytes=float(source["state_bytes"]),
     **more,
   )

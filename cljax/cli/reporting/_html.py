@@ -95,6 +95,13 @@ def columns(block: Block, protocol: Protocol, every: bool) -> list[Column]:
   more = [
     ("task_acc", "task-masked", "ACC where only the classes of the row's task compete", 1),
     ("average_incremental_accuracy", "AIA", "average incremental accuracy: mean over events, of tasks so far", 1),
+    ("acc_over_rows", "ACC over rows", "ACC where each test row of the tasks seen counts once, not each task", 1),
+    (
+      "average_incremental_accuracy_over_rows",
+      "AIA over rows",
+      "AIA where each test row counts once, not each task",
+      1,
+    ),
     ("forgetting", "forgetting", "mean fall from each task's best accuracy to its last", -1),
     ("wc_acc", "WC-ACC", "worst-case accuracy: the last task now, the others at their worst inside later tasks", 1),
   ]

@@ -120,7 +120,11 @@ def _definitions(report: Report) -> str:
   name = "Score" if len({b.score for b in report.blocks}) > 1 else report.protocol.score_name(report.blocks[0].score)
   items = [
     ("Score", f"{name}: {'; '.join(sorted(score))}."),
-    ("Errors", "± is the standard error over seeds, std(ddof=1) / √seeds; diverged seeds count as they were frozen."),
+    (
+      "Errors",
+      "± is the standard error over seeds, std(ddof=1) / √seeds; diverged seeds count as they were frozen. "
+      + _over_streams(report),
+    ),
     ("Selection", selected),
     ("Significance", text.testing(report.baseline, report.blocks)),
   ]
@@ -129,6 +133,16 @@ def _definitions(report: Report) -> str:
   items.append(("Cost", COST))
   items.append(("Sources", ", ".join(report.sources)))
   return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in items)}</dl>"
+
+
+def _over_streams(report: Report) -> str:
+  """Which kind of mean over seeds the page shows."""
+  own = {x.run.own_streams for block in report.blocks for x in block.lines}
+  one = "Seeds share one stream (class order, permutations, held-out rows): the spread is of learners, not of orders."
+  each = "Each seed has a stream of its own (stream.per_seed): the spread is over orders too."
+  if len(own) > 1:
+    return f"{each} So it is in blocks named per_seed; in the others seeds share one stream."
+  return each if own == {True} else one
 
 
 SPECIAL = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from cljax.cli.reporting._data import Run
 from cljax.cli.reporting._table import ALPHA, Block, Line, Protocol, Ranked, Summary, Test, least_flips
 from cljax.evaluation import scores
 from cljax.evaluation.results import human_bytes
@@ -54,6 +55,14 @@ def explained(test: Test | None, line: Line) -> str:
     f"paired t-test over {test.pairs} shared seeds: uncorrected {p_value(test.p)}, after Holm's correction "
     f"{p_value(test.holm)}; exact sign-flip test: {p_value(test.flips)}, uncorrected"
   )
+
+
+def streams_of(runs: Sequence[Run]) -> str:
+  """Over which streams a mean over seeds is taken: ', on one stream', or on one for each seed."""
+  own = {run.own_streams for run in runs}
+  if len(own) > 1:
+    return ", of some runs each on a stream of its own"
+  return ", each on a stream of its own" if own == {True} else ", on one stream"
 
 
 def seeds(line: Line) -> str:
@@ -115,7 +124,7 @@ def headline(block: Block, protocol: Protocol) -> list[str]:
   if more:
     out.append(" ".join(more))
   count = len(w.run.seeds)
-  over = f"mean ± standard error over {count} seeds" if count > 1 else "1 seed"
+  over = (f"mean ± standard error over {count} seeds" if count > 1 else "1 seed") + streams_of([w.run])
   meaning = score_meaning(protocol, block.scenario, score, block.sign)
   text = f"{name}: {meaning}; {over}. Cost: wall time of training and "
   text += "evaluation"

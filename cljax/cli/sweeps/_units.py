@@ -165,9 +165,20 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     return [both[i] for i in order]
 
   out = {**b, "seeds": joined(a["seeds"], b["seeds"])}
-  for key in ("accuracy_matrix", "task_accuracy_matrix", "validation_matrix", "alive", "params_sha256"):
+  every = (
+    "accuracy_matrix",
+    "task_accuracy_matrix",
+    "validation_matrix",
+    "evaluated_rows",
+    "drawn",
+    "task_steps",
+    "alive",
+  )
+  for key in (*every, "params_sha256"):
     if key in a and key in b:
       out[key] = joined(a[key], b[key])
+  if "evaluated_rows" in b and "evaluated_rows" not in a:  # of before it was kept
+    del out["evaluated_rows"]
   number = lambda v: float("nan") if v is None else v
 
   def summed(x: Mapping, y: Mapping) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def content(command: str, protocol, found: Sequence, reports: Mapping[str, Seque
     runs = halving.trained([halving.Rung(min(r.configurations, len(search.points)), r.seeds) for r in protocol.rungs])
     rows.append({
       "method": search.method, "ranges": [r.text() for r in search.ranges], "candidates": candidates,
-      "chosen": search.going[0] if search.going else None, "runs": runs, "steps": runs * search.steps,
+      "chosen": search.going[0] if search.going else None, "runs": runs, "steps": search.steps,
       "as_it_stands": both[0], "tuned": both[1],
     })  # fmt: skip
   return {**formats.noted(), "command": command, "protocol": told(protocol), "methods": rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from cljax.core.opt_state import edit_states
 from cljax.core.tree import fold
 from cljax.core.types import Access, UsageError
 from cljax.methods.registry import Entry, Option, register
+from cljax.regularizers.path import walked
 
 _BOUNDARY = Access(task_boundaries=True)
 _PASS = Access(task_boundaries=True, boundary_data=True)
@@ -139,9 +141,8 @@ def _fisher_end(model, spec, name, kind, batch_size, clip, average: bool = False
 def si(model, spec, *, strength, damping, decoupled: bool = False) -> Method:
   """Synaptic Intelligence: ``strength sum Omega (theta - theta*)^2``, Omega the path integral over squared movement.
 
-  It integrates the gradient that reaches it: in a hybrid with other penalties, write it first. ``decoupled`` as of
-  :func:`ewc`, with ``a = 2 rate * strength * max(Omega, 0)``; the path is that of the loss's gradient. Spec 1.3; Zenke
-  2017.
+  The path is that of the loss's gradient, in a hybrid with other penalties too, and of the updates as they were made.
+  ``decoupled`` as of :func:`ewc`, with ``a = 2 rate * strength * max(Omega, 0)``. Spec 1.3; Zenke 2017.
   """
   del model, spec
 
@@ -149,7 +150,13 @@ def si(model, spec, *, strength, damping, decoupled: bool = False) -> Method:
     del key, task
     return consolidated(learner, "si")
 
-  return Method(end_task=end_task, **quadratic(regularizers.si, strength, damping, decoupled=decoupled))
+  def after_step(key, learner, info):
+    del key
+    walk = lambda state: walked(state, info.gradient, info.updates)
+    return learner._replace(opt_state=edit_states(learner.opt_state, regularizers.SiState, walk, "si"))
+
+  told = functools.partial(regularizers.si, told=True)
+  return Method(end_task=end_task, after_step=after_step, **quadratic(told, strength, damping, decoupled=decoupled))
 
 
 def mas(model, spec, *, strength, decoupled: bool = False) -> Method:

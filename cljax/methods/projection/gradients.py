@@ -18,6 +18,7 @@ from cljax.methods.heads import AUTO, hold_others, projected
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay.buffers import drawn, example_row
 from cljax.methods.slots import no_slots, slot_of
+from cljax.projectors.gpm import gpm_rows
 
 EPISODIC = Access(stores_data=True, task_boundaries=True, boundary_data=True)
 
@@ -92,7 +93,7 @@ def agem(model, spec: Spec, *, capacity: int, reference_batch: int = 0, on: str 
 
   return Method(
     init=init, references={"memory": Reference(batch)}, end_task=end_task, scrub=scrub,
-    **by_references(projectors.agem("memory"), on),
+    averaged=("memory", 0.0) if on == "gradient" else None, **by_references(projectors.agem("memory"), on),
   )  # fmt: skip
 
 
@@ -175,7 +176,13 @@ def gpm(
 
   skipped, hold = projected(model, spec, skip)
   projector = with_held(projectors.gpm(max_rank or None, skipped), hold)
-  return Method(end_task=end_task, **standing(projector, hold_others(model, spec, skip), on))
+
+  def projects(learner):
+    here = lambda node: isinstance(node, projectors.GPMState)
+    (state,) = filter(here, jax.tree.leaves(learner.opt_state, is_leaf=here))
+    return {path: (basis, state.ranks[path]) for path, basis in state.bases.items()}, gpm_rows
+
+  return Method(end_task=end_task, projects=projects, **standing(projector, hold_others(model, spec, skip), on))
 
 
 register(
