@@ -207,10 +207,16 @@ NAMED = {
   "bic",
   "clnp",
   "clpu_derpp",
+  "eeil",
+  "hal",
   "icarl",
+  "lucir",
   "lwf",
+  "lwm",
+  "podnet",
   "pass",
   "wa",
+  "xder",
 }  # their programs hold the tasks' classes: renamed tasks need programs of their own
 
 

@@ -59,16 +59,21 @@ def test_the_pieces_of_replay(class_stream):
   np.testing.assert_array_equal(np.sort(np.asarray(filled.memory.rows["id"])[:3]), [4, 5, 7])
 
 
-@pytest.mark.parametrize(("name", "capacity"), [("er_ace", 3), ("er_aml", 3), ("icarl", 4), ("wa", 4)])
+SMALL = [(n, 3) for n in ("er_ace", "er_aml", "mir", "gss", "scr", "cls_er", "hal", "fdr")]
+SMALL += [(n, 4) for n in ("icarl", "wa", "lucir", "podnet", "eeil", "xder")]
+
+
+@pytest.mark.parametrize(("name", "capacity"), SMALL)
 def test_a_memory_smaller_than_the_batch_is_drawn_whole(name, capacity, class_stream, small_model):
-  """A memory that is smaller than the batch is drawn whole, once; er_aml draws two partners for each row beside it."""
-  bench = Bench(name, class_stream, small_model, {"capacity": capacity})
+  """A memory that is smaller than the batch is drawn whole, once, by xder twice; er_aml draws two partners for each row
+  beside it."""
+  bench = Bench(name, class_stream, small_model, {"capacity": capacity, "replay_batch": 0})
   batch = rows(BATCH)._replace(
     x=jnp.zeros((BATCH, 4, 4, 1)), visit=Visit.in_order(0, 2), fresh=jnp.ones(BATCH), task=jnp.zeros(BATCH, jnp.int32)
   )
   made = methods.make(name, small_model, bench.spec, capacity=capacity)
   more = jax.eval_shape(made.prepare, jax.random.key(0), bench.start(), batch)[1]
-  assert more.weight.shape == (BATCH + capacity + 2 * BATCH * (name == "er_aml"),)
+  assert more.weight.shape == (BATCH + capacity * (1 + (name == "xder")) + 2 * BATCH * (name == "er_aml"),)
 
 
 def test_a_task_has_the_slot_in_which_it_was_met():

@@ -5,6 +5,8 @@ from records.form import Record
 KIND = "memory"
 HELPERS = {
   "ClassBalancedState": "a state type",
+  "Diverse": "a memory's functions",
+  "DiverseState": "a state type",
   "ExemplarState": "a state type",
   "Exemplars": "a memory's functions",
   "FirstComeState": "a state type",
@@ -55,6 +57,15 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=("test_greedy_favours_recent_rows", *LAWS),
     deviations=("of a batch all rows enter before any is evicted, and a new one may be; REMIND adds single rows",),
+  ),
+  "diverse": Record(
+    spec="classic_methods A6",
+    compared=("test_one_row_against_a_full_memory", "test_rows_enter_while_there_is_room"),
+    invariants=(
+      "test_a_row_like_others_is_the_least_wanted",
+      "test_a_closed_memory_stays_and_a_request_opens_it",
+      "test_slots_of_one_call_differ",
+    ),
   ),
   "exemplars": Record(
     spec="classic_methods A1",

@@ -98,10 +98,7 @@ def bic(
     state, rows = learner.method_state, task.rows.as_read().batch(0, task.rows.capacity)
     there = rows.weight > 0
     group = sets.list_of(spec, rows, there)
-    bits = jax.random.bits(fold(key, "held"), group.shape, jnp.uint32)
-    order, i = jnp.lexsort((bits, group)), jnp.arange(group.shape[0], dtype=jnp.int32)
-    begins = jnp.append(True, group[order][1:] != group[order][:-1])
-    rank = jnp.zeros_like(i).at[order].set(i - jax.lax.cummax(jnp.where(begins, i, 0)))
+    rank = sets.drawn_ranks(fold(key, "held"), group)
     count = jnp.zeros(spec.num_classes, jnp.int32).at[rows.y].add(there.astype(jnp.int32))[rows.y]
     kept = held.add(state.held, sets.stored_rows(rows), group, rank, there & (rank < count // MOST))
     learner = back(learner, shared["start_task"](key, inner(learner), task))

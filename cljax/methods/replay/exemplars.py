@@ -76,11 +76,15 @@ def task_ended(model, spec: Spec, memory: memories.Exemplars, learner, task, rep
   return learner._replace(method_state=state._replace(memory=kept, teacher=teacher_of(learner)))
 
 
+def said_by_teacher(model, learner, batch, key):
+  """The teacher's Outputs on the rows of a step, in eval mode."""
+  teacher, told = learner.method_state.teacher, {"task": model.task_for(batch.task), "mask": None}
+  return model.apply(teacher.params, teacher.model_state, batch.x, train=False, key=key, **told)[0]
+
+
 def taught(model, learner, batch, key):
   """``[B, C]`` float32: the teacher's outputs on the rows of a step, in eval mode."""
-  teacher, told = learner.method_state.teacher, {"task": model.task_for(batch.task), "mask": None}
-  said, _ = model.apply(teacher.params, teacher.model_state, batch.x, train=False, key=key, **told)
-  return said.logits.astype(jnp.float32)
+  return said_by_teacher(model, learner, batch, key).logits.astype(jnp.float32)
 
 
 def old_and_new(spec: Spec, visit):
@@ -122,6 +126,28 @@ def refill(model, spec: Spec, memory: memories.Exemplars, state, learner, task, 
   return memory.add(state, stored_rows(rows), group, rank, there)
 
 
+def drawn_ranks(key, group):
+  """``[N]`` int32: the places of the rows in a random order of those of their list ``group [N]``."""
+  bits = jax.random.bits(key, group.shape, jnp.uint32)
+  order, i = jnp.lexsort((bits, group)), jnp.arange(group.shape[0], dtype=jnp.int32)
+  begins = jnp.append(True, group[order][1:] != group[order][:-1])
+  return jnp.zeros_like(i).at[order].set(i - jax.lax.cummax(jnp.where(begins, i, 0)))
+
+
+def of_stored(spec: Spec, rows, fn: Callable):
+  """``[slots, ...]``: ``fn(x, task)`` of all slots of a memory, by blocks; x as the rows' tasks show it."""
+
+  def one(start, block):
+    part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, block), rows)
+    return fn(spec.view(part["x"], part["task"]), part["task"])
+
+  size = rows["y"].shape[0]
+  block = min(BLOCK, size)
+  padded = -(-size // block) * block - size
+  rows = jax.tree.map(lambda a: jnp.pad(a, ((0, padded), *((0, 0),) * (a.ndim - 1))), rows)
+  return in_blocks(one, size)
+
+
 def stored_rows(rows):
   """Rows as a memory stores them."""
   return {"x": rows.x, "y": rows.y, "id": rows.id, "task": rows.task}
@@ -149,18 +175,24 @@ def mean_of_exemplars(model, spec: Spec, memory: memories.Exemplars, state, lear
   network of now. ``flip``: half of it of the pictures mirrored, as iCaRL's released code."""
   rows, weight = memory.contents(state)
 
-  def features(start, block):
-    part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, block), rows)
-    x = spec.view(part["x"], part["task"])
-    plain = features_of(model, learner, x, part["task"])
-    return (plain + features_of(model, learner, jnp.flip(x, -2), part["task"])) / 2 if flip else plain
+  def features(x, task):
+    plain = features_of(model, learner, x, task)
+    return (plain + features_of(model, learner, jnp.flip(x, -2), task)) / 2 if flip else plain
 
-  size = weight.shape[0]
-  block = min(BLOCK, size)
-  padded = -(-size // block) * block - size
-  rows = jax.tree.map(lambda a: jnp.pad(a, ((0, padded), *((0, 0),) * (a.ndim - 1))), rows)
-  f = jnp.where((weight > 0)[:, None], in_blocks(features, size), 0.0)
-  of = jax.nn.one_hot(rows["y"][:size], spec.num_classes, dtype=jnp.float32) * weight[:, None]
+  f = jnp.where((weight > 0)[:, None], of_stored(spec, rows, features), 0.0)
+  of = jax.nn.one_hot(rows["y"], spec.num_classes, dtype=jnp.float32) * weight[:, None]
   counts = of.sum(0)
   means = of.T @ f / jnp.maximum(counts, 1.0)[:, None]
   return means / jnp.maximum(jnp.linalg.norm(means, axis=-1, keepdims=True), 1e-12), counts
+
+
+def nearest_mean(key, model, spec: Spec, memory, state, learner, x, task, flip: bool = False):
+  """``[B, C]``: ``-|f(x) - mu_c|^2`` by :func:`mean_of_exemplars`, -inf for classes without stored rows; the model's
+  own logits while none is stored."""
+  told = {"task": model.task_for(task), "mask": None}
+  plain = model.apply(learner.params, learner.model_state, x, train=False, key=key, **told)[0].logits
+  means, counts = mean_of_exemplars(model, spec, memory, state, learner, flip)
+  f = features_of(model, learner, x, task)
+  distance = jnp.sum(jnp.square(f[:, None] - means[None]), axis=-1)
+  nearest = jnp.where((counts > 0)[None], -distance, -jnp.inf)
+  return jnp.where((counts > 0).any(), nearest, plain.astype(nearest.dtype))

@@ -71,16 +71,11 @@ def icarl(
     return sets.task_ended(model, spec, memory, learner, task, repeats=released)
 
   def predict(key, learner, x, task):
-    told = {"task": model.task_for(task), "mask": None}
-    plain = lambda: model.apply(learner.params, learner.model_state, x, train=False, key=key, **told)[0].logits
     if classify == "outputs":
-      return plain()
+      told = {"task": model.task_for(task), "mask": None}
+      return model.apply(learner.params, learner.model_state, x, train=False, key=key, **told)[0].logits
     state = learner.method_state
-    means, counts = sets.mean_of_exemplars(model, spec, memory, state.memory, learner, flip=released)
-    f = sets.features_of(model, learner, x, task)
-    distance = jnp.sum(jnp.square(f[:, None] - means[None]), axis=-1)
-    nearest = jnp.where((counts > 0)[None], -distance, -jnp.inf)
-    return jnp.where((counts > 0).any(), nearest, plain().astype(nearest.dtype))
+    return sets.nearest_mean(key, model, spec, memory, state.memory, learner, x, task, flip=released)
 
   return Method(prepare=prepare, terms={"icarl": term}, end_task=end_task, predict=predict, **sets.hooks(spec, memory))
 

@@ -1,0 +1,54 @@
+"""Training on the stored rows alone when a task ends, as methods of balanced sets do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cljax.core import tree
+from cljax.core.tree import fold
+from cljax.core.types import Spec
+from cljax.memory import slots
+from cljax.methods.replay.buffers import drawn
+
+
+def on_stored(
+  key, learner, spec: Spec, memory, state, visit, loss: Callable, *, passes: int, rate, trains: Callable, size: int,
+  momentum: float = 0.9,
+):  # fmt: skip
+  """The learner after ``passes`` over all rows of a memory, each shuffled, in batches of ``size``, by SGD at ``rate``
+  with momentum from rest. Only leaves of which ``trains(name)`` holds move.
+
+  ``loss(key, params, model_state, batch) -> (loss, model_state)``; the batch's x is as its rows' tasks show it.
+  """
+  rows, there = memory.contents(state)
+  total = there.shape[0]
+  size = min(size, total)
+  count = jnp.sum(there > 0, dtype=jnp.int32)
+  place = jnp.argsort(there <= 0, stable=True).astype(jnp.int32)  # those that are stored, first
+
+  def one_pass(p, fitted):
+    own = jax.random.fold_in(key, p)
+    bits = jax.random.bits(fold(own, "order"), (total,), jnp.uint32)
+    order = place[jnp.lexsort((bits, jnp.arange(total) >= count))]
+
+    def step(i, fitted):
+      params, model_state, velocity = fitted
+      at = i * size + jnp.arange(size, dtype=jnp.int32)
+      inside = at < count
+      at = jnp.where(inside, order[jnp.minimum(at, total - 1)], total)
+      batch = drawn(spec, slots.read(rows, at), inside.astype(jnp.float32), visit)
+      batch = batch._replace(x=spec.view(batch.x, batch.task), visit=visit)
+      of = lambda params: loss(jax.random.fold_in(own, i), params, model_state, batch)
+      grads, model_state = jax.grad(of, has_aux=True)(params)
+      velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, grads)
+      move = lambda n, w, v: (w - rate * v).astype(w.dtype) if trains(n) else w
+      return tree.map_named(move, params, velocity), model_state, velocity
+
+    return jax.lax.fori_loop(0, (count + size - 1) // size, step, fitted)
+
+  start = (learner.params, learner.model_state, jax.tree.map(jnp.zeros_like, learner.params))
+  params, model_state, _ = jax.lax.fori_loop(0, passes, one_pass, start)
+  return learner._replace(params=params, model_state=model_state)
