@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from cljax.core.checks import check_choice
 from cljax.core.dtypes import wide
+from cljax.core.types import Array
 
 SCATTERS = ("none", "shared", "class")
 
@@ -26,6 +27,8 @@ class Statistics(NamedTuple):
 
 
 class Moments(NamedTuple):
+  """Statistics of rows of features by class: how many, their means, and the scatter about these."""
+
   counts: Any  # [C] sums of weights
   means: Any  # [C, D]; 0 where a class has no rows
   scatter: Any  # about the class means, not divided by counts: [D, D] over all classes, [C, D, D] of each, or ()
@@ -99,6 +102,6 @@ def class_moments(scatter: str = "shared") -> Statistics:
   return Statistics(start, add, subtract, clear)
 
 
-def second_moment(moments: Moments):
+def second_moment(moments: Moments) -> Array:
   """``[D, D]``: ``sum f f^T`` of all rows, from a shared scatter: ``S + sum_c n_c mu_c mu_c^T``."""
   return moments.scatter + jnp.matmul((moments.counts[:, None] * moments.means).T, moments.means, precision="highest")

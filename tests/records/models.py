@@ -32,7 +32,7 @@ RECORDS: dict[str, Record] = {
       "test_convolution_by_loops[kernel2-strides2-VALID]",
       "test_convolution_by_loops[kernel3-strides3-padding3]",
     ),
-    invariants=("test_both_forms_of_the_convolution_are_equal",),
+    invariants=("test_all_forms_of_the_convolution_are_equal",),
   ),
   "flat_init": Record(
     compared=(
