@@ -10,7 +10,7 @@ import pytest
 PACKAGES = (
   "cljax", "cljax.streams", "cljax.data", "cljax.models", "cljax.objectives", "cljax.evaluators", "cljax.losses",
   "cljax.regularizers", "cljax.projectors", "cljax.optimizers", "cljax.edits", "cljax.memory", "cljax.estimators",
-  "cljax.unlearning", "cljax.methods", "cljax.metrics", "cljax.theory", "cljax.engine",
+  "cljax.unlearning", "cljax.methods", "cljax.metrics", "cljax.metrics.unlearning", "cljax.theory", "cljax.engine",
 )  # fmt: skip
 
 # Tables and the like, which hold what is tested under its own name; a value has no docstring.

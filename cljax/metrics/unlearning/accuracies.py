@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 from cljax.metrics.unlearning._inputs import as_labels, as_logits
@@ -24,7 +25,7 @@ class Accuracies(NamedTuple):
   test: Any
 
 
-def accuracy(logits, y, where=None) -> np.ndarray:
+def accuracy(logits: ArrayLike, y: ArrayLike, where: ArrayLike | None = None) -> np.ndarray:
   """``mean_n [argmax_k z_nk = y_n]`` of logits ``[..., N, K]`` and labels ``[N]``: a fraction for each leading index.
 
   ``where [N]`` bool chooses rows, such as those of the forgotten classes in the test set (``np.isin(y, classes)``),
@@ -41,17 +42,21 @@ def accuracy(logits, y, where=None) -> np.ndarray:
   return right[..., where].mean(-1) if where.any() else np.full(right.shape[:-1], np.nan)[()]
 
 
-def accuracies(forget, retain, test) -> Accuracies:
+def accuracies(
+  forget: tuple[ArrayLike, ArrayLike], retain: tuple[ArrayLike, ArrayLike], test: tuple[ArrayLike, ArrayLike]
+) -> Accuracies:
   """The three accuracies; each argument is a pair ``(logits [..., N, K], y [N])``."""
   return Accuracies(*(accuracy(*pair) for pair in (forget, retain, test)))
 
 
-def unlearning_accuracy(forget_accuracy):
+def unlearning_accuracy(forget_accuracy: ArrayLike) -> np.ndarray:
   """``UA = 1 - FA`` of a fraction. Some papers print FA under this name: state which one a table holds."""
   return 1.0 - _fractions(np.asarray(forget_accuracy, np.float64), "forget_accuracy")
 
 
-def average_gap(ours, reference):
+def average_gap(
+  ours: ArrayLike | Mapping[str, ArrayLike], reference: ArrayLike | Mapping[str, ArrayLike]
+) -> np.ndarray:
   """``mean_m |m(ours) - m(reference)|`` over the chosen metrics, in their units; 0 for the reference itself.
 
   Both are sequences with the metrics along the first axis (``Accuracies`` is one) or dicts of the same names; each
@@ -61,7 +66,7 @@ def average_gap(ours, reference):
   return np.abs(a - b).mean(0)
 
 
-def tug_of_war(ours, reference):
+def tug_of_war(ours: ArrayLike | Mapping[str, ArrayLike], reference: ArrayLike | Mapping[str, ArrayLike]) -> np.ndarray:
   """``ToW = prod_S (1 - |acc_S(ours) - acc_S(reference)|)`` over the row sets S, in ``[0, 1]``; 1 for the reference.
 
   Of fractions; ``ours`` and ``reference`` as in :func:`average_gap`, usually ``Accuracies``. UsageError for percents.
@@ -70,7 +75,7 @@ def tug_of_war(ours, reference):
   return (1.0 - np.abs(_fractions(a, "ours") - _fractions(b, "reference"))).prod(0)
 
 
-def h_mean(before, after, retain):
+def h_mean(before: ArrayLike, after: ArrayLike, retain: ArrayLike) -> np.ndarray:
   """``H = 2 Drop RA / (Drop + RA)``, ``Drop = max(FA before - FA after, 0)``; in the units given.
 
   0 where nothing was forgotten or nothing kept. GS-LoRA (Zhao et al. 2024, arXiv 2403.11530; read in code, spec B6),
@@ -82,7 +87,7 @@ def h_mean(before, after, retain):
   return (2.0 * drop * retain / np.where(total > 0, total, 1.0))[()]
 
 
-def tradeoff_auc(forget, utility):
+def tradeoff_auc(forget: ArrayLike, utility: ArrayLike) -> np.ndarray:
   """``sum_i (x_{i+1} - x_i) (y_i + y_{i+1}) / 2`` over checkpoints by ``x = 1 - forget``, ``y = utility``; ``[...]``.
 
   ``forget [P, ...]`` and ``utility [P, ...]`` are fractions of the original model and of P - 1 checkpoints of an
@@ -105,7 +110,7 @@ def tradeoff_auc(forget, utility):
   return np.asarray([area(*pair) for pair in columns]).reshape(f.shape[1:])[()]
 
 
-def over_forgetting(forget_accuracy, reference):
+def over_forgetting(forget_accuracy: ArrayLike, reference: ArrayLike) -> np.ndarray:
   """True where the forget accuracy lies below that of every retrained model: a leak, as high accuracy is one.
 
   ``reference`` is one model's accuracy or ``[M]``, several seeds', so that seed noise alone does not warn.

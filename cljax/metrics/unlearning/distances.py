@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 from cljax.metrics.unlearning._inputs import as_pair, log_softmax, softmax
 
 
-def activation_distance(logits, reference) -> float:
+def activation_distance(logits: ArrayLike, reference: ArrayLike) -> float:
   """``AD = mean_x ||softmax z(x) - softmax z_r(x)||_2`` of logits ``[N, K]``, in ``[0, sqrt 2]``.
 
   Symmetric, 0 for equal outputs. It is on probabilities, whatever its name says. The reference is the retrained
@@ -20,7 +21,7 @@ def activation_distance(logits, reference) -> float:
   return float(np.linalg.norm(softmax(z) - softmax(r), axis=-1).mean())
 
 
-def js_divergence(logits, reference) -> float:
+def js_divergence(logits: ArrayLike, reference: ArrayLike) -> float:
   """``mean_x 1/2 KL(p || m) + 1/2 KL(q || m)``, ``m = (p + q) / 2``, in nats: in ``[0, ln 2]``; logits ``[N, K]``."""
   z, r = as_pair(logits, reference)
   p, q = log_softmax(z), log_softmax(r)
@@ -28,7 +29,7 @@ def js_divergence(logits, reference) -> float:
   return float((0.5 * _kl(p, m) + 0.5 * _kl(q, m)).mean())
 
 
-def zrf(logits, random_logits, variant: str = "proper") -> float:
+def zrf(logits: ArrayLike, random_logits: ArrayLike, variant: str = "proper") -> float:
   """``ZRF = 1 - JS(p, p_random)`` on the forget rows, logits ``[N, K]`` of the model and of an untrained one.
 
   In ``[1 - ln 2, 1]``; 1 where the model answers as the untrained one does (Chundawat et al. 2023, bad teaching; spec
@@ -52,7 +53,7 @@ class Completeness(NamedTuple):
   jaccard: Any
 
 
-def completeness(logits, reference) -> Completeness:
+def completeness(logits: ArrayLike, reference: ArrayLike) -> Completeness:
   """``mean_x [argmax z = argmax z_r]`` and, per class, ``|A_k and B_k| / |A_k or B_k|`` of the rows predicted as k.
 
   Logits ``[N, K]`` of the model and the retrained one; 1 for the retrained model, and a second retrained seed gives

@@ -7,6 +7,7 @@ model's, as everywhere.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 from cljax.metrics.unlearning._inputs import as_labels, as_logits
@@ -15,7 +16,7 @@ from cljax.metrics.unlearning.membership import CLIP, cross_entropy
 TREES = 100
 
 
-def group_accuracies(logits, y, group, num_groups: int | None = None) -> np.ndarray:
+def group_accuracies(logits: ArrayLike, y: ArrayLike, group: ArrayLike, num_groups: int | None = None) -> np.ndarray:
   """``mean_{n of group g} [argmax_k z_nk = y_n]``: ``[..., G]`` of logits ``[..., N, K]``; NaN for a group of no row.
 
   ``group [N]`` are numbers from 0; ``num_groups`` is by default one more than the largest. The forget group's is the
@@ -31,7 +32,7 @@ def group_accuracies(logits, y, group, num_groups: int | None = None) -> np.ndar
   return np.stack([mean(group == g) for g in range(count)], -1)
 
 
-def equalized_odds(logits, y, group) -> float:
+def equalized_odds(logits: ArrayLike, y: ArrayLike, group: ArrayLike) -> float:
   """``mean_y max_{g, g'} 1/2 sum_k |P(k | y, g) - P(k | y, g')|``, P the shares of answers k: 0 where odds are equal.
 
   In ``[0, 1]``. Of two classes and two groups it is the mean of the gaps in true and in false positive rates. A label
@@ -49,7 +50,10 @@ def equalized_odds(logits, y, group) -> float:
   return float(np.mean(gaps)) if gaps else float("nan")
 
 
-def forest_attack(retain, retain_y, test, test_y, forget, forget_y, *, trees: int = TREES, seed: int = 0) -> float:
+def forest_attack(
+  retain: ArrayLike, retain_y: ArrayLike, test: ArrayLike, test_y: ArrayLike, forget: ArrayLike, forget_y: ArrayLike,
+  *, trees: int = TREES, seed: int = 0,
+) -> float:  # fmt: skip
   """Share of the forget rows that a random forest on the loss, retain (1) against test (0), calls members.
 
   Logits ``[N, K]`` and labels ``[N]`` of one model; losses are clipped to 100 nats and both sides cut to the shorter

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 
@@ -19,8 +20,9 @@ class Klom(NamedTuple):
 
 
 def klom_points(
-  ours, oracles, *, bins: int = 20, clip: float = 100.0, eps: float = 1e-5, direction: str = "ours||oracles"
-) -> np.ndarray:
+  ours: ArrayLike, oracles: ArrayLike, *, bins: int = 20, clip: float = 100.0, eps: float = 1e-5,
+  direction: str = "ours||oracles",
+) -> np.ndarray:  # fmt: skip
   """``KL(histogram of ours || histogram of oracles)`` of each point's margins, nats: ``[P]``.
 
   ``ours [M, P]`` are the margins (``logit_margin``) of M unlearned models at P points, ``oracles [M', P]`` those of M'
@@ -50,13 +52,13 @@ def klom_points(
   return np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0) / np.where(p > 0, q, 1.0)), 0.0).sum(0)
 
 
-def klom(ours, oracles, **options) -> Klom:
+def klom(ours: ArrayLike, oracles: ArrayLike, **options: Any) -> Klom:
   """Mean and 95th percentile of :func:`klom_points` over the points; once each for forget, retain and test points."""
   each = klom_points(ours, oracles, **options)
   return Klom(float(each.mean()), float(np.percentile(each, 95)))
 
 
-def klom_floor(oracles, **options) -> Klom:
+def klom_floor(oracles: ArrayLike, **options: Any) -> Klom:
   """KLoM of the even oracles against the odd ones: what exact retraining itself scores, above 0.
 
   Half the models on a side bias a histogram more than all of them: for a fair comparison give :func:`klom` as many

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 from cljax.metrics.unlearning._inputs import as_labels, as_logits, of_label
@@ -18,7 +19,7 @@ from cljax.metrics.unlearning._inputs import as_labels, as_logits, of_label
 LEAST_STD = 1e-6  # of a margin; equal margins in every model would otherwise give an infinite density
 
 
-def logit_margin(logits, y) -> np.ndarray:
+def logit_margin(logits: ArrayLike, y: ArrayLike) -> np.ndarray:
   """``z_y - logsumexp_{k != y} z_k = ln(p_y / (1 - p_y))``: ``[..., N]`` of logits ``[..., N, K]`` and labels ``[N]``.
 
   In float64 and log-space: exact where ``p_y`` rounds to 0 or 1. Leading axes are models.
@@ -32,7 +33,7 @@ def logit_margin(logits, y) -> np.ndarray:
     return of_label(z, y) - (np.log(np.exp(others - shift[..., None]).sum(-1)) + shift)
 
 
-def lira(observed, inside, outside) -> np.ndarray:
+def lira(observed: ArrayLike, inside: ArrayLike, outside: ArrayLike) -> np.ndarray:
   """``ln N(phi; mu_in, sigma_in) - ln N(phi; mu_out, sigma_out)`` of each row: the shape of ``observed [..., N]``.
 
   Margins: ``observed`` of the attacked models, ``inside [M, N]`` and ``outside [M', N]`` of others, NaN where a model
@@ -45,7 +46,7 @@ def lira(observed, inside, outside) -> np.ndarray:
   return _log_normal(phi, a) - _log_normal(phi, b)
 
 
-def u_lira(inside, outside) -> tuple[np.ndarray, np.ndarray]:
+def u_lira(inside: ArrayLike, outside: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
   """The scores of the IN models and of the OUT models, ``[M, N]`` and ``[M', N]``, each by the others' margins.
 
   Margins as in :func:`lira`. Model i is left out of both sides when row i of either is scored, so that neither side
@@ -61,7 +62,7 @@ def u_lira(inside, outside) -> tuple[np.ndarray, np.ndarray]:
   return scores
 
 
-def auc(members, others) -> float:
+def auc(members: ArrayLike, others: ArrayLike) -> float:
   """``P(s > s') + P(s = s') / 2`` of a member's and a non-member's score: 1 separates them, 0.5 does not.
 
   Scores of any shape, pooled; NaN entries do not count. NaN where a side is empty.
@@ -74,7 +75,7 @@ def auc(members, others) -> float:
   return float(((below + upto) / 2).sum() / (len(a) * len(b)))
 
 
-def tpr_at_fpr(members, others, fpr: float = 0.01) -> float:
+def tpr_at_fpr(members: ArrayLike, others: ArrayLike, fpr: float = 0.01) -> float:
   """The largest share of members found by a threshold that takes at most the share ``fpr`` of the others for members.
 
   No interpolation: with fewer than ``1/fpr`` others it allows no false positive at all. Scores as in :func:`auc`.
@@ -88,7 +89,7 @@ def tpr_at_fpr(members, others, fpr: float = 0.01) -> float:
   return float((a > np.sort(b)[::-1][allowed]).mean()) if allowed < len(b) else 1.0
 
 
-def attack_accuracy(inside_scores, outside_scores) -> np.ndarray:
+def attack_accuracy(inside_scores: ArrayLike, outside_scores: ArrayLike) -> np.ndarray:
   """``(P(s_in > 0) + P(s_out < 0)) / 2`` of each row, ties half: ``[N]`` of scores ``[M, N]`` and ``[M', N]``.
 
   The balanced accuracy of guessing the likelier side, row by row: a pooled attack overstates what is known of a row.
@@ -113,7 +114,7 @@ class Attack(NamedTuple):
   accuracy: Any
 
 
-def attack(inside_scores, outside_scores, fpr: float = 0.01) -> Attack:
+def attack(inside_scores: ArrayLike, outside_scores: ArrayLike, fpr: float = 0.01) -> Attack:
   """The three numbers of a pair of score arrays, such as :func:`u_lira` returns; ideal 0.5, ``fpr`` and 0.5."""
   accuracy = attack_accuracy(inside_scores, outside_scores)
   mean = float(np.nanmean(accuracy)) if not np.isnan(accuracy).all() else float("nan")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.extras import needed
 from cljax.core.types import UsageError
@@ -18,31 +19,31 @@ from cljax.metrics.unlearning._inputs import as_labels, as_logits, log_softmax, 
 CLIP = 100.0  # nats; a loss of gradient ascent would otherwise dominate the fit, and an infinite one break it
 
 
-def entropy(logits) -> np.ndarray:
+def entropy(logits: ArrayLike) -> np.ndarray:
   """``-sum_k p_k ln p_k`` of the softmax, nats: ``[N]`` of logits ``[N, K]``."""
   log_p = log_softmax(as_logits(logits))
   return _entropy_sum(np.exp(log_p), log_p)
 
 
-def correctness(logits, y) -> np.ndarray:
+def correctness(logits: ArrayLike, y: ArrayLike) -> np.ndarray:
   """``[argmax_k z_nk = y_n]``: bool ``[N]``."""
   z = as_logits(logits)
   return z.argmax(-1) == as_labels(y, z)
 
 
-def confidence(logits, y) -> np.ndarray:
+def confidence(logits: ArrayLike, y: ArrayLike) -> np.ndarray:
   """``p_y``: ``[N]``."""
   z = as_logits(logits)
   return np.exp(of_label(log_softmax(z), as_labels(y, z)))
 
 
-def cross_entropy(logits, y) -> np.ndarray:
+def cross_entropy(logits: ArrayLike, y: ArrayLike) -> np.ndarray:
   """``-ln p_y``, nats: ``[N]``."""
   z = as_logits(logits)
   return -of_label(log_softmax(z), as_labels(y, z))
 
 
-def modified_entropy(logits, y) -> np.ndarray:
+def modified_entropy(logits: ArrayLike, y: ArrayLike) -> np.ndarray:
   """``-(1 - p_y) ln p_y - sum_{i != y} p_i ln(1 - p_i)``, nats, of logits ``[N, K]`` and labels: ``[N]``, at least 0.
 
   0 as ``p_y`` tends to 1; it grows where the model is sure of a wrong class (Song & Mittal 2021). The ``m_entropy`` of
@@ -56,7 +57,7 @@ def modified_entropy(logits, y) -> np.ndarray:
   return of_y + _entropy_sum(others, log_rest)
 
 
-def entropy_attack(retain, test, forget) -> float:
+def entropy_attack(retain: ArrayLike, test: ArrayLike, forget: ArrayLike) -> float:
   """Share of the forget rows that a logistic regression on the entropy, retain (1) against test (0), calls members.
 
   Logits ``[N, K]`` of one model on each set. In ``[0, 1]``; the target is the retrained model's value, not 0. Balanced
@@ -72,7 +73,7 @@ def entropy_attack(retain, test, forget) -> float:
   return float(model.predict(entropy(forget)[:, None]).mean())
 
 
-def loss_attack(forget, forget_y, test, test_y, *, seed: int = 0) -> float:
+def loss_attack(forget: ArrayLike, forget_y: ArrayLike, test: ArrayLike, test_y: ArrayLike, *, seed: int = 0) -> float:
   """Accuracy of a logistic regression on the loss, forget rows (1) against test rows of the same classes (0).
 
   Logits ``[N, K]`` and labels ``[N]`` of one model; losses are clipped to ``+-100`` nats. Mean over 5 stratified
@@ -108,7 +109,10 @@ class SvcAttacks(NamedTuple):
   modified_entropy: Any
 
 
-def svc_attacks(retain, retain_y, test, test_y, forget, forget_y, *, most: int = 5000, seed: int = 0) -> SvcAttacks:
+def svc_attacks(
+  retain: ArrayLike, retain_y: ArrayLike, test: ArrayLike, test_y: ArrayLike, forget: ArrayLike, forget_y: ArrayLike,
+  *, most: int = 5000, seed: int = 0,
+) -> SvcAttacks:  # fmt: skip
   """``1 - mean predict(D_f)`` of an SVC (rbf, C 3, gamma auto) on one feature each, retain (1) against test (0).
 
   Logits ``[N, K]`` and labels ``[N]`` of one model on each set; at most ``most`` rows a side are fitted, because an

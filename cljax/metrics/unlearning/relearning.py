@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core import tree
-from cljax.core.types import UsageError
+from cljax.core.types import Array, Params, Scalar, Tree, UsageError
 
 SLACK = 1e-5  # nats above the original model's loss that still count as reached
 
@@ -28,8 +29,9 @@ class Relearned(NamedTuple):
 
 
 def relearn(
-  loss_fn: Callable, params, forget, key, *, learning_rate, epochs: int = 100, samples: int = 500, batch_size: int = 50
-) -> Relearned:
+  loss_fn: Callable, params: Params, forget: Tree, key: Array, *, learning_rate: Scalar, epochs: int = 100,
+  samples: int = 500, batch_size: int = 50,
+) -> Relearned:  # fmt: skip
   """Fine-tunes on the forget rows by plain SGD: ``samples // batch_size`` steps an epoch, rows drawn with replacement.
 
   ``loss_fn(params, rows) -> scalar`` is the mean loss; ``forget`` is a pytree of arrays ``[N, ...]`` (a ``Batch``, a
@@ -54,7 +56,7 @@ def relearn(
   return Relearned(jnp.concatenate([before[None], after]), params)
 
 
-def epochs_to_reach(losses, threshold):
+def epochs_to_reach(losses: jax.typing.ArrayLike, threshold: jax.typing.ArrayLike) -> Array:
   """The first index e with ``losses[..., e] <= threshold``, or the last index where none: int32 ``[...]``.
 
   ``losses [..., E + 1]`` before and after each of E epochs, so that 0 means at once. Whether the cap E was reached or
@@ -67,7 +69,7 @@ def epochs_to_reach(losses, threshold):
   return jnp.where(hit.any(-1), hit.argmax(-1), losses.shape[-1] - 1).astype(jnp.int32)
 
 
-def relearn_time(losses, original_loss):
+def relearn_time(losses: jax.typing.ArrayLike, original_loss: jax.typing.ArrayLike) -> Array:
   """Epochs until ``L_f(theta) <= L_f(theta_0) + 1e-5``, of the losses that :func:`relearn` returns: int32 ``[...]``.
 
   0 for the original model. Fewer than the retrained model needs means that knowledge was kept. Hard to reach where the
@@ -86,8 +88,9 @@ def split_forget(n: int, few: float = 0.05, seed: int = 0) -> tuple[np.ndarray, 
 
 
 def relearning_attack(
-  loss_fn: Callable, metric_fn: Callable, params, few, held_out, key, *, learning_rate, steps: int = 20, batch_size=None
-):
+  loss_fn: Callable, metric_fn: Callable, params: Params, few: Tree, held_out: Tree, key: Array, *,
+  learning_rate: Scalar, steps: int = 20, batch_size: int | None = None,
+) -> Array:  # fmt: skip
   """``metric_fn(params, held_out)`` before and after each of ``steps`` SGD steps on ``few``: ``[steps + 1, ...]``.
 
   ``few`` and ``held_out`` are disjoint sets of forget rows (:func:`split_forget`), pytrees of arrays ``[N, ...]``;
@@ -114,7 +117,7 @@ def relearning_attack(
   return jnp.concatenate([before[None], after])
 
 
-def recovery_gap(ours, reference):
+def recovery_gap(ours: ArrayLike, reference: ArrayLike) -> np.ndarray:
   """``ours - reference`` of two attack curves ``[steps + 1, ...]`` of :func:`relearning_attack`: same shape.
 
   The reference is the retrained model. Of an accuracy, above 0 where the attack finds more than it teaches that model;

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cljax.core.types import UsageError
 from cljax.metrics.mechanism import linear_cka
@@ -17,7 +18,7 @@ from cljax.metrics.unlearning._inputs import as_features, as_logits
 FLAT = 1e-12  # of a column's largest value: what a constant column's mean leaves by rounding
 
 
-def feature_cka(features, reference, debiased: bool = False) -> float:
+def feature_cka(features: ArrayLike, reference: ArrayLike, debiased: bool = False) -> float:
   """Linear CKA of two models' features ``[N, D]`` and ``[N, E]`` of the same rows, over the whole set at once.
 
   To the retrained model's features (more is better) and to the original's (on the forget rows, less is). In
@@ -36,7 +37,7 @@ def feature_cka(features, reference, debiased: bool = False) -> float:
   return float(_hsic(X, Y) / np.sqrt(scale)) if scale > 0 else float("nan")
 
 
-def knn_probe(train, train_y, test, test_y, k: int = 5) -> float:
+def knn_probe(train: ArrayLike, train_y: ArrayLike, test: ArrayLike, test_y: ArrayLike, k: int = 5) -> float:
   """Accuracy of the ``k`` nearest neighbours under cosine similarity, by vote; ties go to the smallest class.
 
   Features ``[N, D]`` and ``[M, D]`` of one model with labels ``[N]``, ``[M]``: of the forget classes, or of a
@@ -64,7 +65,7 @@ def knn_probe(train, train_y, test, test_y, k: int = 5) -> float:
   return right / len(Z)
 
 
-def closest_classes(features, y, downstream) -> np.ndarray:
+def closest_classes(features: ArrayLike, y: ArrayLike, downstream: ArrayLike) -> np.ndarray:
   """``[K]`` the classes of ``y``, those first that most ``downstream [M, D]`` rows are nearest to; then by number.
 
   A class stands at the mean of its ``features [N, D]``, each row at unit length; a downstream row goes to the mean of
@@ -86,7 +87,7 @@ def closest_classes(features, y, downstream) -> np.ndarray:
   return classes[np.argsort(-taken, kind="stable")]
 
 
-def map_features(fit, fit_original, features, ridge: float = 1e-4) -> np.ndarray:
+def map_features(fit: ArrayLike, fit_original: ArrayLike, features: ArrayLike, ridge: float = 1e-4) -> np.ndarray:
   """``W* h + b*`` of ``features [N, D]``, ``W* = argmin mean_x ||W h(x) + b - h_0(x)||^2 + ridge ||W||^2``: ``[N, E]``.
 
   ``fit [M, D]`` and ``fit_original [M, E]`` are the unlearned and the original model's features of the same rows.
@@ -108,7 +109,9 @@ def map_features(fit, fit_original, features, ridge: float = 1e-4) -> np.ndarray
   return H @ W + centre
 
 
-def feature_mapping_attack(fit, fit_original, head: Callable, features, y, *, ridge: float = 1e-4) -> float:
+def feature_mapping_attack(
+  fit: ArrayLike, fit_original: ArrayLike, head: Callable, features: ArrayLike, y: ArrayLike, *, ridge: float = 1e-4
+) -> float:
   """Accuracy of ``head(W* h(x) + b*)`` on the rows ``features [N, D]``, ``y [N]``: what the original head recovers.
 
   FM of One-Point Contraction (arXiv 2507.07754, read in reviews only; spec E12): no training, a closed-form map
@@ -121,7 +124,9 @@ def feature_mapping_attack(fit, fit_original, head: Callable, features, y, *, ri
   return _share_right(z.argmax(1), y)
 
 
-def head_recovery_attack(fit, fit_y, features, y, *, ridge: float = 1e-4) -> float:
+def head_recovery_attack(
+  fit: ArrayLike, fit_y: ArrayLike, features: ArrayLike, y: ArrayLike, *, ridge: float = 1e-4
+) -> float:
   """Accuracy on ``features [N, D]``, ``y [N]`` of a new least-squares head: ``fit [M, D]`` to one-hot ``fit_y [M]``.
 
   HR of One-Point Contraction: as :func:`feature_mapping_attack` without the original model. Classes absent from
