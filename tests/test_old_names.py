@@ -35,7 +35,9 @@ INSIDE = {
   "cljax.methods.plasticity": ("elephant",),  # factories, which get new options from the registry
   "cljax.methods.pruning": ("clnp",),
   "cljax.methods.unlearning_edits": ("head_of",),
-  "cljax.programs": ("Blocks",),
+  "cljax.memory": ("ClassBalancedState",),
+  "cljax.memory.class_balanced": ("ClassBalancedState",),
+  "cljax.programs": ("Blocks", "Members"),
   "cljax.step": ("Where", "shown_rows"),
   "cljax.streams.rows": ("class_groups", "held_rows", "thin"),
   "cljax.types": ("Task",),

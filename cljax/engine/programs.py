@@ -186,7 +186,7 @@ def make(
   ``kept_rows``: what an evaluation says of each row."""
   place = meshes.placement(members.placed) if members.placed is not None else None
   hooks = [n for n, f in probe._asdict().items() if n not in ("method", "objective") and f is not None]
-  layout = (
+  laid = (
     members.size,
     members.padded,
     members.platform,
@@ -206,7 +206,7 @@ def make(
     if place is not None or getattr(jax.config, "jax_default_device", None) is not None or jax.process_count() > 1:
       return ""
     try:
-      return origin.digest((parts_of, view_apply, spec, layout, hooks, kept_rows))
+      return origin.digest((parts_of, view_apply, spec, laid, hooks, kept_rows))
     except Exception as error:  # Undetermined, or what an object of the user's own raises when it is looked at
       kept.LOG.debug("programs are not kept: %s: %s", type(error).__name__, error)
       return ""
