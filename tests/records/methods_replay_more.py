@@ -81,7 +81,6 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=(
       "test_nothing_is_learned_while_nothing_is_stored",
-      "test_the_contrast_knows_no_scale_of_features_and_no_order",
       "test_views_are_mirrored_and_grey_as_often_as_said",
       "test_scr_needs_pictures",
       "test_a_memory_smaller_than_the_batch_is_drawn_whole[scr-3]",
@@ -128,11 +127,9 @@ RECORDS: dict[str, Record] = {
       "test_podnet_s_loss_by_hand",
       "test_directions_are_trained_on_exemplars_when_a_task_ends",
       "test_new_directions_begin_at_centres_of_their_rows",
-      "test_k_means_is_lloyd_s",
     ),
     invariants=(
       "test_the_margin_is_the_label_s_alone",
-      "test_equal_directions_are_one",
       "test_a_memory_smaller_than_the_batch_is_drawn_whole[podnet-4]",
       "test_layers_of_other_forms_are_maps_too",
       "test_the_first_step_behind_a_boundary_is_not_held",
