@@ -27,7 +27,6 @@ ABSENT: dict[str, dict[str, Any]] = {
   "er_gem": {"norms": "projected"},
   "gs_lora": {"rate_schedule": "constant"},
   "hierarchical": {"normalise": "none"},
-  "wasserstein": {"refresh": 1},
   "zeroth_order": {"shrink": False},
   **{
     name: {"bound": 1e9}

@@ -84,6 +84,8 @@ CHANGES = {
   "epochs": {"training": TRAINING._replace(epochs=2)},
   "first task's epochs": {"training": TRAINING._replace(first_task_epochs=2)},
   "patience": {"training": TRAINING._replace(patience=2)},
+  "precision": {"training": TRAINING._replace(precision="bfloat16")},
+  "population's groups": {"options": cljax.Options(population_group=2)},
   "augment": {"training": TRAINING._replace(augment="flip")},
   "reset": {"training": TRAINING._replace(reset_per_task=True), "against": {"optimizer": "momentum"}},
   "schedule": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from etils import epath
 
+from cljax import CljaxError
 from cljax.cli import _workdir
 from cljax.cli.sweeps import _plan
 from cljax.io import owner as _owner
@@ -13,7 +14,10 @@ def lines(folder: epath.Path) -> list[str]:
   """A line for each population of a sweep that lacks results: which, and what became of its last attempt."""
   out = []
   for unit in _plan.on_disk(folder):
-    done = {name: _plan.finished_seeds(folder, name) for name in unit.content["runs"]}
+    try:
+      done = {name: _plan.finished_seeds(folder, name) for name in unit.content["runs"]}
+    except CljaxError:  # of a newer format, which is told where results are read
+      continue
     missing = [m for m in unit.members if m[1] not in done[m[0]]]
     if not missing:
       continue

@@ -32,7 +32,8 @@ def looked_at(model, spec: Spec) -> tuple[str, tuple, Any]:
     return logits
 
   shape = jax.eval_shape(look, *jax.eval_shape(model.init, jax.random.key(0)), row).shape[1:]
-  maps = [f for f in found if len(f[1]) == 3] or [f for f in found if f[1] != shape]
+  last = max((i for i, f in enumerate(found) if f[1] == shape), default=len(found))  # a hidden one may be as wide
+  maps = [f for f in found if len(f[1]) == 3] or found[:last]
   if not maps:
     raise UsageError("method.name: 'lwm' needs a model with a layer before its outputs")
   return maps[-1]
