@@ -126,6 +126,8 @@ def xder(
   if consistency and len(spec.shown.shape if hasattr(spec.shown, "shape") else ()) != 3:
     raise UsageError("method.consistency: got True, which needs pictures [H, W, C]; expected False for other inputs")
   memory, of_task = sets.make_exemplars(spec, capacity), jnp.asarray(spec.classes_of_task)
+  # Heads of tasks to come are trained too: all must be known from the start, so a run cannot be extended by tasks.
+  claimed = jnp.asarray(spec.classes_of_task.any(0))
   size = min(replay_batch or spec.batch_size, capacity)
 
   def prepare(key, learner, batch):
@@ -165,7 +167,7 @@ def xder(
     past = hinge(jax.lax.stop_gradient(largest(p, old)), largest(p, new), margin, there)
     every, which = jnp.concatenate([now, z]), jnp.concatenate([there, fresh])
     heads = jnp.concatenate([jnp.broadcast_to(new, now.shape), of_task[task]])
-    total += eta * (past + hinge(largest(every, ~seen), largest(every, heads), margin, which))
+    total += eta * (past + hinge(largest(every, ~seen & claimed), largest(every, heads), margin, which))
     if consistency:
       at = jnp.concatenate([jnp.arange(spec.batch_size, dtype=jnp.int32), batch.extra["places"][:size]])
       views = key, model, spec, params, learner.model_state, batch, at
