@@ -248,7 +248,7 @@ def wasserstein(
 
     partners = lambda: each(lambda _, p, a: paired(p, a), updates, params, state.anchor)
     pull = lambda u, p, near: add(u, times(2.0 * strength, p.astype(near.dtype) - near))
-    if refresh == 1:
+    if isinstance(state.partners, tuple) and not state.partners:  # 1 where the state was made
       return each(pull, updates, params, partners()), state
     near = jax.lax.cond(state.age == 0, partners, lambda: state.partners)
     return each(pull, updates, params, near), state._replace(partners=near, age=(state.age + 1) % refresh)

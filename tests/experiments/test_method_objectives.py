@@ -21,7 +21,7 @@ def test_every_method_stands_in_the_table_and_none_breaks():
     lacks = "classes" in methods.METHODS[method].access.needs
     for objective, cell in zip(table.OBJECTIVES, cells, strict=True):
       if objective == "classification":
-        assert cell == "yes", method
+        assert cell == "yes" or "pictures" in cell, method  # the table's rows are no pictures
       elif lacks and objective != "adversarial":  # which has classes too
         assert cell == "needs classes", (method, objective)
 
