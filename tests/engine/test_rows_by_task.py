@@ -97,7 +97,7 @@ def seen_gradient(method):
   update = lambda grads, state, params=None, *, references, **extra: (
     jax.tree.map(of, grads, references["memory"]), state
   )  # fmt: skip
-  return method._replace(transform=optax.GradientTransformationExtraArgs(lambda params: (), update))
+  return method._replace(transform=optax.GradientTransformationExtraArgs(lambda params: (), update), averaged=None)
 
 
 @pytest.mark.parametrize("name", ["heads", "prompt", "one"])
