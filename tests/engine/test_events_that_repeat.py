@@ -12,7 +12,7 @@ from bench import assert_same
 
 import cljax
 from cljax import streams
-from cljax.engine import loop, prepare, schedule
+from cljax.engine import loop, own_streams, prepare, schedule
 from cljax.engine.step import AGAIN, FRESH
 
 TRAINING = cljax.Recipe(batch_size=8, epochs=2)
@@ -153,7 +153,8 @@ def test_retraining_without_a_task_keeps_the_others_rows(dataset, small_model):
     plan = schedule.schedule(stream, [0][:at], at, at, "current", TRAINING)
     where = loop.where_in_stream(built, at, 24 * at, plan.steps)
     for start in range(0, plan.steps, 4):
-      learner, alive, _ = loop._chunk(built, mask, plan, where, learner, alive, start, 4, 4)
+      order = [schedule.rows(plan, m.seed, start, 4, 4, mask) for m in built.population]
+      learner, alive, _ = own_streams.run_chunk(built, built.hyper, order, where, learner, alive, 4)
   assert_same(result.learner.params, learner.params)
 
 
