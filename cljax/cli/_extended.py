@@ -101,7 +101,9 @@ def built(workdir: epath.Path, before: Mapping[str, Any], config: dict[str, dict
   cache: dict = {}
   told = history.read(workdir)
   kept = before.get("answers", ())
-  if files.loads(files.dumps(config["stream"])) == before["stream"]:  # nothing is appended: it is brought to its end
+  # A key at its default may be absent.
+  said = lambda stream: _config.essence({"stream": files.loads(files.dumps(stream))})
+  if said(config["stream"]) == said(before["stream"]):  # nothing is appended: it is brought to its end
     return as_written(_build.build(config, data_of(workdir, before, config), kept), before)
   try:
     made = _build.build(config, cache, kept)

@@ -174,7 +174,8 @@ def build(
   check_read(kind, options, _DEFAULTS)
   if not dataset.has_classes:
     check_classes(kind, options, _DEFAULTS)
-  if not isinstance(options.pop("per_seed"), bool):
+  per_seed = options.pop("per_seed")
+  if not isinstance(per_seed, bool):
     raise UsageError(f"stream.per_seed: got {repr(per_seed)[:80]}; expected True or False")
   if per_seed:
     return own.seeded(functools.partial(_build, dataset), dataset, kind, options)

@@ -86,11 +86,12 @@ def test_a_unit_that_kills_costs_two_of_several_workers(tmp_path, monkeypatch, c
 def test_a_unit_that_failed_is_told_once_by_several_workers(tmp_path, monkeypatch, capfd):
   units = made(tmp_path, "wrong", "a", "b", "c")
   told = launched(tmp_path, units, 4, monkeypatch, capfd)
-  assert [line for line in told if line.startswith("failed: ")] == ["failed: [1/4] wrong: ValueError: wrong"], told
+  why = f"ValueError: wrong; the traceback: {tmp_path / 'groups' / 'wrong' / 'error.txt'}"
+  assert [line for line in told if line.startswith("failed: ")] == [f"failed: [1/4] wrong: {why}"], told
   assert [r["left"] for r in _owner.history(tmp_path / "groups" / "wrong")] == ["failed"]
   # Another launch tries it anew, as it does one that killed.
   again = launched(tmp_path, units[:1], 1, monkeypatch, capfd)
-  assert again == ["failed: [1/1] wrong: ValueError: wrong"]
+  assert again == [f"failed: [1/1] wrong: {why}"]
 
 
 TAKES_OVER = """

@@ -180,7 +180,7 @@ def start_again(job: str) -> None:
 
 def test_twelve_runs_through_slurm_and_a_job_requeued_twice(cluster, tmp_path):
   (tmp_path / "grid.py").write_text(GRID)
-  common = [f"--config={tmp_path}/grid.py", "--seeds=6", "--max_bytes=205KB", f"--compilation_cache={tmp_path}/cache"]
+  common = [f"--config={tmp_path}/grid.py", "--seeds=6", "--max_bytes=185KB", f"--compilation_cache={tmp_path}/cache"]
   command = [sys.executable, "-m", "launch.sweep", *common]
   environment = {**os.environ, "NPROC": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}  # it compiles in half the time
   local = [*command, f"--workdir={tmp_path}/local", "--executor=local", "--workers=1"]

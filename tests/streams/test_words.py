@@ -51,6 +51,7 @@ VALUES = st.one_of(
   kind=st.sampled_from(streams.KINDS),
   given=st.dictionaries(st.sampled_from(sorted(set().union(*streams.READS.values()))), VALUES, min_size=1, max_size=2),
 )
+@example(kind="class", given={"per_seed": np.zeros((2, 2))})
 def test_any_value_of_an_option_is_read_or_refused(dataset, kind, given):
   sizes = {"tasks": 2, **({"classes_per_task": 2} if kind == "scole" else {})}
   one_line_or(lambda: streams.build(dataset, kind, **{**sizes, **given}))
