@@ -58,7 +58,8 @@ def _against(axis, rows) -> None:
   axis.plot(ends, ends, color="#8a96a3", linewidth=1, zorder=1)
   seen = set()
   for row, a, b in zip(rows, x, y, strict=True):
-    word = row["verdict"] if row["verdict"] in COLORS else "not judged"
+    first = row["verdict"].partition(",")[0]
+    word = first if first in COLORS else "not judged"
     axis.errorbar(
       a, b, xerr=_error(row["published"]), yerr=row["stderr"] or 0.0, fmt="o", markersize=4, capsize=2,
       color=COLORS.get(word, "#6b7885"), label=None if word in seen else word, zorder=2,

@@ -26,6 +26,7 @@ from cljax.evaluation import results
 from cljax.io import files
 
 AGREES, DIFFERS = "agrees", "differs"
+AS_ONE = ", as one more run"
 LIMIT = 2.0  # combined standard errors
 HEAD = (
   "setting",
@@ -57,7 +58,8 @@ def judge(values: Sequence[float], other: presets.Published | None) -> Judged:
 
   A deviation is of single runs, so that of a mean over m runs is S / sqrt(m), as ours is s / sqrt(n) with
   ``s = std(ddof=1)``. 'agrees' within :data:`LIMIT`. p is Welch's: with few runs two standard errors are passed by
-  chance more often than in 5 of 100 cases.
+  chance more often than in 5 of 100 cases. Where m is not published it is 1, and where S is not, it is s: the value is
+  then one more run, which varies as ours do, known to its last digit; the verdict says so.
   """
   v = np.asarray(values, float)
   if other is None:
@@ -67,21 +69,27 @@ def judge(values: Sequence[float], other: presets.Published | None) -> Judged:
   if not len(v) or not np.isfinite(v).all():
     return Judged(None, None, None, None, "not compared: a run diverged")
   difference = float(v.mean() - other.mean)
-  if other.deviation is None or not other.runs:
-    return Judged(difference, None, None, None, "not judged: no deviation or number of runs is published")
   if len(v) < 2:
     return Judged(difference, None, None, None, "not judged: one run has no deviation")
-  ours, theirs = v.var(ddof=1) / len(v), other.deviation**2 / other.runs
+  spread, runs = other.deviation, other.runs
+  if spread is None or not runs:
+    ours, theirs = v.var(ddof=1) / len(v), v.var(ddof=1) if spread is None else spread**2
+    error = math.sqrt(ours + theirs)
+    rounded = 0.0 if spread is not None else other.digit / 2
+    near = abs(difference) <= LIMIT * error + rounded + 1e-9
+    verdict = (AGREES if near else DIFFERS) + AS_ONE
+    return Judged(difference, error, difference / error if error else None, None, verdict)
+  ours, theirs = v.var(ddof=1) / len(v), spread**2 / runs
   error = math.sqrt(ours + theirs)
   if error == 0:
     return Judged(difference, 0.0, None, None, DIFFERS if difference else AGREES)
   ratio = difference / error
   p = None
-  if other.runs > 1:
+  if runs > 1:
     from scipy import stats
 
     # Welch and Satterthwaite: how many degrees of freedom the sum of both variances has.
-    freedom = error**4 / (ours**2 / (len(v) - 1) + theirs**2 / (other.runs - 1))
+    freedom = error**4 / (ours**2 / (len(v) - 1) + theirs**2 / (runs - 1))
     p = float(2 * stats.t.sf(abs(ratio), freedom))
   return Judged(difference, error, ratio, p, AGREES if abs(ratio) <= LIMIT else DIFFERS)
 
@@ -129,6 +137,8 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     "two-sided; with few runs two standard errors are passed by chance more often than in 5 of 100 cases.",
     "Sources do not say whether their deviation divides by m or m - 1; it is taken as m - 1. Otherwise their standard "
     "error is larger by √(m / (m - 1)), 5 % at 10 runs.",
+    f"{AS_ONE.removeprefix(', ')}: no number of runs is published, or no deviation either, which is then taken to be "
+    "ours; half of its last digit is added to what is allowed.",
     "A published value is quoted only where the table of presets holds it with its source.",
     "Seconds are those of all runs that were trained together, compiling and evaluating included.",
   ]

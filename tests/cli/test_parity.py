@@ -41,8 +41,6 @@ def test_two_standard_errors_are_the_limit():
   [
     ([91.0, 92.0], None, "no published value at hand", None),
     ([91.0, 92.0], SOURCE._replace(metric="avg over steps %"), "not compared: the published value is 'avg", None),
-    ([91.0, 92.0], SOURCE._replace(deviation=None), "not judged: no deviation or number of runs", 1.5),
-    ([91.0, 92.0], SOURCE._replace(runs=None), "not judged: no deviation or number of runs", 1.5),
     ([91.0], SOURCE, "not judged: one run has no deviation", 1.0),
     ([91.0, math.nan], SOURCE, "not compared: a run diverged", None),
     ([], SOURCE, "not compared: a run diverged", None),
@@ -52,6 +50,23 @@ def test_what_cannot_be_judged_is_not(values, other, verdict, difference):
   found = parity.judge(values, other)
   assert found.verdict.startswith(verdict)
   assert (found.difference, found.ratio, found.p) == (difference, None, None)
+
+
+@pytest.mark.parametrize(
+  ("more", "allowed"),
+  [  # two standard errors, of three values around their mean with s = 1, and half a digit
+    ({"deviation": None, "digit": 1.0}, 2 * math.sqrt(1 / 3 + 1) + 0.5),
+    ({"deviation": None, "runs": None, "digit": 0.1}, 2 * math.sqrt(1 / 3 + 1) + 0.05),
+    ({"runs": None, "deviation": 3.0, "digit": 0.1}, 2 * math.sqrt(1 / 3 + 9)),
+  ],
+)
+def test_a_value_without_its_runs_is_one_more_run(more, allowed):
+  values, other = np.array([-1.0, 0.0, 1.0]), SOURCE._replace(**more)
+  for shift, verdict in ((0.999, "agrees"), (1.001, "differs"), (-1.001, "differs")):
+    found = parity.judge(90 + values + shift * allowed, other)
+    assert found.verdict == f"{verdict}, as one more run"
+    assert found.p is None
+  assert "half of its last digit" in "\n".join(parity.notes([]))
 
 
 def result(values, alive=None):
@@ -80,7 +95,7 @@ def test_the_foot_says_how_and_from_where():
   foot = "\n".join(parity.notes(rows))
   assert "divided by the root of their runs" in foot
   assert rows[0]["published"]["source"] in foot
-  assert "source (all): all seeds share one set of angles" in foot
+  assert "source (all): pixels are interpolated; there the nearest is taken" in foot
   assert "source (agem/200): the memory holds an even share" in foot
 
 

@@ -54,6 +54,16 @@ def test_hal_s_step_may_not_change_anchors(trained):
   near(after.params, {n: p - RATE * (slope[n] + more[n]) for n, p in leaves(begun.params).items()})
 
 
+def test_hal_s_mean_is_over_the_anchors_that_are_there_and_all_outputs(trained, class_stream, small_model):
+  """Two of four anchors, four outputs: an eighth of the sum."""
+  bench, _, _, begun = trained
+  losses = [
+    float(Bench("hal", class_stream, small_model, {**HYPER, **more}).step(begun, *bench.arguments(1, 0))[2])
+    for more in ({"strength": 0.0}, {}, {"reduction": "mean"})
+  ]
+  np.testing.assert_allclose((losses[2] - losses[0]) * 8, losses[1] - losses[0], rtol=1e-3)
+
+
 def height_slope(params, unlearned, e, y, mean, closeness):
   """The slope in the anchors of ``l(theta) - l(theta_M) + closeness |phi - mean|^2``."""
   total = 0.0

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from cljax import UsageError
-from cljax.cli.presets import mammoth
+from cljax.cli.presets import avalanche, mammoth
 
 FILE = pathlib.Path(__file__).parent / "presets.tsv"
 PREFIX = "preset"
@@ -27,7 +27,7 @@ PREFIX = "preset"
 class Published(NamedTuple):
   """A published accuracy in percent, its standard deviation over ``runs``, where it stands and what it is the mean of.
 
-  ``deviation`` and ``runs`` are None where the source does not say them.
+  ``deviation`` and ``runs`` are None where the source does not say them; ``digit`` is the unit of the mean's last one.
   """
 
   mean: float
@@ -35,6 +35,7 @@ class Published(NamedTuple):
   runs: int | None
   source: str
   metric: str
+  digit: float = 0.0
 
   @property
   def is_final(self) -> bool:
@@ -56,8 +57,14 @@ class Preset(NamedTuple):
     return self.name.partition("/")[0]
 
   @property
-  def method(self) -> str:
+  def called(self) -> str:
+    """What its method is called where it was published, such as ``der``, our ``derpp`` without labels."""
     return self.name.split("/")[1]
+
+  @property
+  def method(self) -> str:
+    """The method of the registry."""
+    return self.sections["method"]["name"]
 
 
 @functools.cache
@@ -75,7 +82,8 @@ def published(row: Mapping[str, str]) -> Published | None:
   number = lambda text: round(float(text) * scale, 4)
   deviation = number(row["std"]) if row["std"] else None
   runs = int(row["runs"]) if row["runs"] else None
-  return Published(number(row["accuracy"]), deviation, runs, row["result_source"], row["metric"])
+  digit = scale * 10.0 ** -len(row["accuracy"].partition(".")[2])
+  return Published(number(row["accuracy"]), deviation, runs, row["result_source"], row["metric"], digit)
 
 
 def options(row: Mapping[str, str]) -> dict[str, Any]:
@@ -88,10 +96,11 @@ def presets() -> dict[str, Preset]:
   """Every preset by name, in the order of the table."""
   out: dict[str, Preset] = {}
   for row in rows():
-    made = mammoth.configuration(row, options(row))
+    made = mammoth.configuration(row, options(row)) or avalanche.configuration(row, options(row))
     if made is None:
       continue
-    name = "/".join(part for part in (row["benchmark"], made.sections["method"]["name"], row["buffer"]) if part)
+    parts = (made.benchmark or row["benchmark"], made.called or made.sections["method"]["name"], row["buffer"])
+    name = "/".join(part for part in parts if part)
     if name in out:
       raise ValueError(f"{FILE}: {row['id']} and {out[name].row['id']} are both {name}")
     out[name] = Preset(name, row, made.sections, published(row), made.differs)
@@ -134,7 +143,7 @@ def chosen(benchmark: str, methods: Sequence[str] = ()) -> list[Preset]:
     asked = f"{benchmark}/{word}"
     found = [p for p in mine if p.name == asked or p.name.startswith(f"{asked}/")]
     if not found:
-      known = dict.fromkeys(p.method for p in mine)
+      known = dict.fromkeys(p.called for p in mine)
       raise UsageError(f"methods: {benchmark} has no preset {word!r}; allowed: {', '.join(known)}, or METHOD/SETTING")
     out += [p for p in found if p not in out]
   return out

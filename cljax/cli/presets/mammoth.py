@@ -2,32 +2,23 @@
 
 Source: aimagelab/mammoth at the commit that each row names (``utils/best_args.py``, the settings of Buzzega et al.,
 NeurIPS 2020); the meaning of options was read in ``models/*.py`` of that commit. What cannot be said in our options
-stands in ``differs``.
+stands in ``differs``. CLS-ER's repository is a fork of it, with settings of its own method.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-SOURCE = "aimagelab/mammoth@"
+from cljax.cli.presets.made import CLASSES, Made, sections
 
-_STREAM = {
-  "task_fractions": (), "validation": 0.0, "active": "all", "seed": 0, "forget": "", "rows": 0, "order": (),
-  "label_noise": (), "input_noise": (), "reserve_tasks": 0, "reserve_rows": 0, "per_seed": False,
-}  # fmt: skip
-# numpy.random.default_rng(0).uniform(0, 180, 20), in that order: as the peer draws them, but once for all seeds.
-_ANGLES = (
-  114.65, 48.56, 7.38, 2.97, 146.39, 164.3, 109.19, 131.31, 97.85, 168.31,
-  146.85, 0.49, 154.33, 6.05, 131.34, 31.62, 155.37, 97.46, 53.95, 76.08,
-)  # fmt: skip
+SOURCES = ("aimagelab/mammoth@", "NeurAI-Lab/CLS-ER@")
+
 _BENCHMARKS: dict[str, dict[str, Any]] = {
-  "permuted_mnist": {"kind": "permuted", **_STREAM},
-  "rotated_mnist": {"kind": "rotated", "angles": _ANGLES, **_STREAM},
-  "split_mnist": {
-    "kind": "class", "classes_per_task": (2, 2, 2, 2, 2), "class_order": None, "reserve_classes": 0, "appended": (),
-    **_STREAM,
-  },
+  # Each of its runs draws its own permutations and angles.
+  "permuted_mnist": {"kind": "permuted", "per_seed": True},
+  "rotated_mnist": {"kind": "rotated", "angles": (), "per_seed": True},
+  "split_mnist": {"kind": "class", **CLASSES, "appended": (), "per_seed": False},
 }  # fmt: skip
 _BACKBONE = "mlp 784-100-100-10"
 _BATCHED_FISHER = {
@@ -36,18 +27,10 @@ _BATCHED_FISHER = {
 
 _INITIAL = "initial weights: He's variance from a cut normal; there Xavier's uniform"
 _DRAWN = {
-  "permuted_mnist": "all seeds share one set of permutations; there each run draws its own",
-  "rotated_mnist": "all seeds share one set of angles, and pixels are interpolated; there each run draws its own, and "
-  "takes the nearest pixel",
+  "permuted_mnist": "",
+  "rotated_mnist": "pixels are interpolated; there the nearest is taken",
   "split_mnist": "",
 }
-
-
-class Made(NamedTuple):
-  """A configuration by section, and what it does otherwise than its source."""
-
-  sections: dict[str, dict[str, Any]]
-  differs: tuple[str, ...]
 
 
 def _method(row: Mapping[str, str], theirs: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]] | None:
@@ -62,6 +45,39 @@ def _method(row: Mapping[str, str], theirs: Mapping[str, Any]) -> tuple[dict[str
       return {"name": "er", **replay}, ()
     case "derpp":
       return {"name": "derpp", "alpha": float(theirs["alpha"]), "beta": float(theirs["beta"]), **replay}, ()
+    case "der":
+      return {"name": "derpp", "alpha": float(theirs["alpha"]), "beta": 0.0, **replay}, ()
+    case "hal":
+      section = {
+        "name": "hal", "strength": float(theirs["hal_lambda"]), "rate": float(row["lr"]),
+        "decay": float(theirs["beta"]), "closeness": float(theirs["gamma"]), "anchor_rate": float(row["lr"]),
+        "anchor_steps": 100, "reduction": "mean", **replay, "policy": "ring",
+      }  # fmt: skip
+      return section, (
+        "anchors begin normal, there uniform; theta_M is one pass over the memory, there one batch of it; the ring is "
+        "of a task's classes, there of a task",
+      )
+    case "clser" if theirs["plastic_model_alpha"] == theirs["stable_model_alpha"]:
+      section = {
+        "name": "cls_er", "strength": float(theirs["reg_weight"]), "decay": float(theirs["stable_model_alpha"]),
+        "plastic_rate": float(theirs["plastic_model_update_freq"]),
+        "stable_rate": float(theirs["stable_model_update_freq"]), **replay,
+      }  # fmt: skip
+      return section, ()
+    case "fdr":
+      # Its code never reads its alpha.
+      section = {"name": "fdr", "alpha": 1.0, "capacity": capacity, "replay_batch": replay["replay_batch"]}
+      return section, ("both terms make one step; there the distance makes a second step of its own",)
+    case "gss":
+      section = {
+        "name": "gss", "beta": 1.0, "threshold": 0.0, "memory_strength": 10, "leaves": "all",
+        "capacity": capacity, "replay_batch": replay["replay_batch"], "insert": "every_pass",
+      }  # fmt: skip
+      return section, (
+        "a row's gradient is compared with those of up to ten batches of stored rows; there with those of some rows",
+        "the rate is halved, since the mean loss of the batch and that of the stored rows are added; there one mean is "
+        "taken over both",
+      )
     case "agem":
       section = {"name": "agem", "capacity": capacity, "reference_batch": min(batch, capacity), "on": "gradient"}
       return section, ("the memory holds an even share of each past task; there a reservoir of one batch a task",)
@@ -86,28 +102,14 @@ def _method(row: Mapping[str, str], theirs: Mapping[str, Any]) -> tuple[dict[str
 def configuration(row: Mapping[str, str], theirs: Mapping[str, Any]) -> Made | None:
   """A row of the table as a configuration; None where it is another protocol's or not offered here."""
   stream = _BENCHMARKS.get(row["benchmark"])
-  if stream is None or not row["config_source"].startswith(SOURCE) or row["backbone"] != _BACKBONE:
+  if stream is None or not row["config_source"].startswith(SOURCES) or row["backbone"] != _BACKBONE:
     return None
   plain = row["optimiser"] == "sgd" and not float(row["momentum"] or 0)
   found = _method(row, theirs) if plain else None
   if found is None:
     return None
   method, differs = found
-  sections = {
-    "data": {"name": "mnist"},
-    "stream": {**stream, "tasks": int(row["tasks"])},
-    "model": {"name": "mlp", "hidden": (100, 100), "activation": "relu", "dropout": 0.0},
-    "objective": {"name": "classification"},
-    "method": method,
-    "optimizer": {
-      "name": "sgd", "learning_rate": float(row["lr"]), "weight_decay": float(row["weight_decay"] or 0),
-      "schedule": "constant", "warmup": 0.0, "reset_per_task": False, "schedule_over": "task",
-    },
-    "train": {
-      "batch_size": int(row["batch"]), "epochs": int(row["epochs"]), "first_task_epochs": 0, "augment": "none",
-      "boundary_limit": 4096, "patience": 0, "precision": "float32",
-    },
-    "eval": {"limit": 0},
-  }  # fmt: skip
+  rate = float(row["lr"]) / (2.0 if method["name"] == "gss" else 1.0)
+  made = sections(row, stream, method, hidden=(100, 100), rate=rate)
   shared = tuple(text for text in (_DRAWN[row["benchmark"]], _INITIAL) if text)
-  return Made(sections, (*differs, *shared))
+  return Made(made, (*differs, *shared), "der" if row["method"] == "der" else "")

@@ -41,7 +41,7 @@ class Anchored(NamedTuple):
 
 def hal(
   model, spec: Spec, *, strength, rate, decay, closeness, anchor_rate, capacity: int, anchor_steps: int = 100,
-  policy: str = "ring", replay_batch: int = 0, insert: str = "once",
+  policy: str = "ring", replay_batch: int = 0, insert: str = "once", reduction: str = "sum",
 ) -> Method:  # fmt: skip
   """HAL: ``mean CE(current and memory) + strength sum_anchors |f_theta(e) - f_theta~(e)|^2``.
 
@@ -53,9 +53,9 @@ def hal(
   same policy. A step takes a gradient more, and two passes over the anchors, in eval mode.
 
   A request's rows leave the memory at once; anchors of classes that are gone whole are erased, others and the running
-  mean are made of many rows and of weights, and stay. Deviation: the sum of squares, as printed; Mammoth takes their
-  mean. Raises UsageError for inputs that are no array of real numbers and a model without features. Spec A11; Chaudhry
-  et al., 2021.
+  mean are made of many rows and of weights, and stay. ``reduction`` 'sum': of squares over anchors and outputs, as
+  printed; 'mean': over both, as Mammoth takes it. Raises UsageError for inputs that are no array of real numbers and a
+  model without features. Spec A11; Chaudhry et al., 2021.
   """
   shown = spec.shown
   if not hasattr(shown, "shape") or (spec.scale is None and not jnp.issubdtype(shown.dtype, jnp.floating)):
@@ -102,7 +102,10 @@ def hal(
     moved = jax.tree.map(lambda p, g: (p - rate * g).astype(p.dtype), now, grads)
     here, target = (said(p, learner.model_state, state.anchors, key).logits for p in (params, moved))
     gap = jnp.sum(jnp.square(here.astype(jnp.float32) - jax.lax.stop_gradient(target).astype(jnp.float32)), axis=-1)
-    return strength * jnp.sum(jnp.where(state.there, gap, 0.0))
+    whole = jnp.sum(jnp.where(state.there, gap, 0.0))
+    if reduction == "mean":
+      whole = whole / jnp.maximum(jnp.sum(state.there, dtype=jnp.float32) * here.shape[-1], 1.0)
+    return strength * whole
 
   def after_step(key, learner, info):
     del key
@@ -169,6 +172,7 @@ register(
       "anchor_steps": Option(100, 0),
       **BUFFER,
       "policy": BUFFER["policy"]._replace(default="ring"),
+      "reduction": Option("sum", choices=("sum", "mean")),
     },
     Access(stores_data=True, task_boundaries=True, needs=("classes", "each", "plain_inputs")),
     "Chaudhry et al. 2021",
