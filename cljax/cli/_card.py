@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from cljax import methods
 from cljax.cli import presets
 from cljax.core.options import Option
+from cljax.io import tables
 from cljax.methods.table import cards
 
 WIDTH = 120
@@ -38,8 +39,7 @@ def allowed(option: Option) -> str:
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
   """Rows of words as lines with aligned columns."""
-  widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-  return ["  " + "  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+  return [f"  {line}" for line in tables.aligned(rows, None)]
 
 
 def shown(number: presets.Published | None) -> str:
@@ -146,8 +146,8 @@ def page(name: str, state_bytes: int) -> str:
   told = inspect.getdoc(entry.factory) or ""
   cell = lambda text: text.replace("|", "\\|")
   first, *rows = _option_rows(name)
-  line = lambda row: "| " + " | ".join(map(cell, row)) + " |"
-  table = [line(first), line(["---"] * len(first)), *(line((f"`{r[0]}`", *r[1:])) for r in rows)] if rows else ["None."]
+  cells = [[cell(f"`{r[0]}`"), *map(cell, r[1:])] for r in rows]
+  table = tables.markdown([cell(c) for c in first], cells) if rows else ["None."]
   listed = lambda lines: "\n".join(f"- {text}" for text in lines) or "Nothing on record."
   published = "\n".join(_published(name))
   return (

@@ -24,6 +24,7 @@ from cljax.cli.reporting import _data
 from cljax.evaluation import efficiency, scores
 from cljax.evaluation.cost import cost
 from cljax.io import files, sealing
+from cljax.io.tables import aligned, markdown
 
 HEAD = ("run", "seeds", "ACC %", "relative %", "model MB", "kept MB", "updates", "GFLOP", "seconds", "NetScore dB")
 CRITERIA = {
@@ -116,16 +117,6 @@ def _mean(values) -> float:
   return float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else -np.inf
 
 
-def _plain(cells: Sequence[Sequence[str]]) -> str:
-  widths = [max(len(r[c]) for r in cells) for c in range(len(cells[0]))]
-  fit = lambda r: [v.ljust(w) if not c else v.rjust(w) for c, (v, w) in enumerate(zip(r, widths, strict=True))]
-  return "\n".join("  ".join(fit(r)).rstrip() for r in [cells[0], ["-" * w for w in widths], *cells[1:]])
-
-
-def _markdown(cells: Sequence[Sequence[str]]) -> str:
-  return "\n".join("| " + " | ".join(r) + " |" for r in [cells[0], ["---"] * len(cells[0]), *cells[1:]])
-
-
 def _efficiency(argv: Sequence[str], stop: _shared.Stop) -> int:
   """The program, with errors as exceptions; returns the exit code."""
   del stop
@@ -150,7 +141,8 @@ def _efficiency(argv: Sequence[str], stop: _shared.Stop) -> int:
   told = [n.format(reference=values.reference, compute=UNITS[values.compute]) for n in NOTES]
   cells = {name: lines(table) for name, table in made.items()}
   page = ["# Efficiency", *(f"- {n}" for n in told)]
-  page += [f"\n## {name}\n\n{_markdown(first)}\n\n{_markdown(second)}" for name, (first, second) in cells.items()]
+  md = lambda cells: "\n".join(markdown(cells[0], cells[1:]))
+  page += [f"\n## {name}\n\n{md(first)}\n\n{md(second)}" for name, (first, second) in cells.items()]
   out = epath.Path(values.out).expanduser() if values.out else folders[0]
   numbers = {"reference": values.reference, "compute": values.compute, "streams": made}
   try:
@@ -160,7 +152,8 @@ def _efficiency(argv: Sequence[str], stop: _shared.Stop) -> int:
     raise UsageError(f"out: cannot write to {out}: {error.strerror}; expected a writable folder") from error
   for note in notes:
     print(f"note: {note}", file=sys.stderr)
-  print("\n\n".join(f"{name}\n\n{_plain(first)}\n\n{_plain(second)}" for name, (first, second) in cells.items()))
+  text = lambda cells: "\n".join(aligned(cells, ruled=True))
+  print("\n\n".join(f"{name}\n\n{text(first)}\n\n{text(second)}" for name, (first, second) in cells.items()))
   print("\n" + "\n".join(told))
   print(f"{out / 'efficiency.json'} and efficiency.md written")
   return 0

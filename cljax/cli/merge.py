@@ -27,7 +27,7 @@ from cljax.cli.reporting import _analysis
 from cljax.core import tree
 from cljax.engine import restore
 from cljax.evaluation import scores
-from cljax.io import checkpoint, files, formats
+from cljax.io import checkpoint, files, formats, tables
 
 RULES = ("average", "task_arithmetic", "ties", "dare", "lines")
 READ = {"base": RULES[1:], "scale": RULES[:4], "keep": ("ties",), "drop": ("dare",), "draw": ("dare",),
@@ -189,7 +189,7 @@ def text(found: Mapping[str, Any], rule: str) -> str:
   head = ["", *(f"task {t}" for t in found["tasks"]), "mean"]
   line = lambda name, row: [name, *map(shown, row), shown(np.nanmean(row))]
   body = [head, *(line(n["name"], np.nanmean(n["scores"], 0)) for n in found["networks"])]
-  lines = _columns([*body, line(f"merged ({rule})", np.nanmean(found["merged"], 0))])
+  lines = tables.aligned([*body, line(f"merged ({rule})", np.nanmean(found["merged"], 0))])
   several = [", ".join(map(str, n["seeds"])) for n in found["networks"]]
   if len(set(several)) > 1:
     lines.append(f"Seeds go together by place: {'; '.join(several)}.")
@@ -197,20 +197,12 @@ def text(found: Mapping[str, Any], rule: str) -> str:
   if "path" in found:
     steps = [line(f"{a:.2f}", r) for a, r in zip(found["alphas"], found["path"], strict=True)]
     barriers = ["barrier", *map(shown, np.nanmean(found["barrier"], 0)), ""]
-    lines += ["", "From the first to the second:", *_columns([["alpha", *head[1:]], *steps, barriers])]
+    lines += ["", "From the first to the second:", *tables.aligned([["alpha", *head[1:]], *steps, barriers])]
     best = found["best"]
     lines.append(
       f"Best in the mean at alpha {best['alpha']:.2f}, {shown(best['gain'])} above the second; chosen on these rows."
     )
   return "\n".join(lines)
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-  widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
-  return [
-    "  ".join(v.ljust(w) if c == 0 else v.rjust(w) for c, (v, w) in enumerate(zip(r, widths, strict=True)))
-    for r in rows
-  ]
 
 
 def _run(argv: Sequence[str], stop: _shared.Stop) -> int:

@@ -23,7 +23,7 @@ from cljax import UsageError
 from cljax.cli import _config, _environment, _parity_picture, _shared, presets, sweep
 from cljax.cli.sweeps import _plan
 from cljax.evaluation import results
-from cljax.io import files
+from cljax.io import files, tables
 
 AGREES, DIFFERS = "agrees", "differs"
 AS_ONE = ", as one more run"
@@ -167,8 +167,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 def markdown(content: dict[str, Any], picture: str) -> str:
   """The table with its foot, the commands, and the picture."""
-  line = lambda parts: "| " + " | ".join(parts) + " |"
-  body = [line(HEAD), line(["---"] * len(HEAD)), *(line(cells(r)) for r in content["rows"])]
+  body = tables.markdown(HEAD, [cells(r) for r in content["rows"]])
   commands = "\n".join(r["command"] for r in content["rows"])
   foot = "\n".join(f"- {text}" for text in content["notes"])
   hardware = ", ".join(f"{k} {v}" for k, v in content["environment"].items())

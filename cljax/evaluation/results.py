@@ -13,7 +13,7 @@ from cljax import metrics
 from cljax.engine import presentations
 from cljax.evaluation import evaluations, scores, selection
 from cljax.evaluation.matrices import METRICS, OVER_ROWS, are_even, matrix_metrics
-from cljax.io import checkpoint, formats, sealing
+from cljax.io import checkpoint, formats, sealing, tables
 from cljax.io.files import dumps, loads, write_text
 
 SCENARIOS = {
@@ -367,12 +367,8 @@ def table(results: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
     costs = [human_bytes(result["state_bytes"]), f"{share_of_seconds(result):.1f}"]
     count = [str(len(result["seeds"]))] * uneven
     body.append(["*" if i in marked else "", label + note, *count, validation, *cells, *costs])
-  widths = [max(len(row[c]) for row in [head, *body]) for c in range(len(head))]
-  align = lambda row: "  ".join(
-    v.ljust(w) if c < 2 else v.rjust(w) for c, (v, w) in enumerate(zip(row, widths, strict=True))
-  ).rstrip()
   streams = "" if len({_stream(r) for r in results}) == 1 else " on its stream"
   told = in_which(*results)
   foot = f"{over_seeds(results)}, {told}"
   foot += f"; * best of its method{streams} by validation {scores.label(main)}" if marked else ""
-  return "\n".join([align(head), align(["-" * w for w in widths]), *(align(r) for r in body), foot])
+  return "\n".join([*tables.aligned([head, *body], 2, ruled=True), foot])

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from cljax.io import tables
 from cljax.methods.registry import METHODS
 
 HEADER = ("method", "stores rows", "task boundaries", "reads task data", "trains on", "forgets", "reference", "bytes")
@@ -22,7 +23,7 @@ def cards() -> dict[str, dict[str, Any]]:
 
 def checks(given: Mapping[str, Mapping[str, Any]] | None = None) -> str:
   """The cards (default: :func:`cards`) as a Markdown table."""
-  lines = ["| " + " | ".join(CHECKS) + " |", "|" + " --- |" * len(CHECKS)]
+  rows = []
   counted = lambda n, word: f"{n} {word}{'' if n == 1 else 's'}"
   for name, card in (cards() if given is None else given).items():
     tests = [(card["compared"], "comparison"), (card["laws"], "law")]
@@ -35,14 +36,14 @@ def checks(given: Mapping[str, Mapping[str, Any]] | None = None) -> str:
       "{} of {}".format(*card["mutants"]) if card["mutants"] else "",
       "; ".join(card["deviations"]),
     )
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+    rows.append(cells)
+  return "\n".join(tables.markdown(CHECKS, rows))
 
 
 def table(state_bytes: Mapping[str, int]) -> str:
   """The registry as a Markdown table; ``state_bytes`` gives the last column by method name."""
   yes = lambda flag: "yes" if flag else ""
-  lines = ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
+  rows = []
   for name, entry in METHODS.items():
     a = entry.access
     needs = [word for word, flag in (("forget rows", a.forget_data), ("retain rows", a.retain_data)) if flag]
@@ -57,5 +58,5 @@ def table(state_bytes: Mapping[str, int]) -> str:
       entry.reference,
       f"{state_bytes[name]:,}",
     )
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+    rows.append(cells)
+  return "\n".join(tables.markdown(HEADER, rows))

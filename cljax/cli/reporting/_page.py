@@ -15,6 +15,7 @@ from cljax.cli.reporting._svg import COLORS, escape
 from cljax.cli.reporting._table import RANKING, Block, Line, Protocol, Ranked, Summary
 from cljax.evaluation import evaluations, scores
 from cljax.evaluation.ranks import Ranks
+from cljax.io import tables
 
 
 class Report(NamedTuple):
@@ -334,8 +335,6 @@ def plain(report: Report) -> str:
     for x in block.shown
   ]
   head = list(rows[0])[0 if len(report.blocks) > 1 else 1 :]
-  width = {h: max(len(h), *(len(r[h]) for r in rows)) for h in head}
-  lines = ["  ".join(h.ljust(width[h]) for h in head), "  ".join("-" * width[h] for h in head)]
-  lines += ["  ".join(r[h].ljust(width[h]) for h in head) for r in rows]
+  lines = tables.aligned([head, *([r[h] for h in head] for r in rows)], None, ruled=True)
   lines += [*filter(None, [text.reach(report.blocks)]), "", *_row_log.text(single_rows(report), len(report.blocks) > 1)]
   return "\n".join(line.rstrip() for line in [*lines, *(["", *_ranks.text(report.ranks)] if report.ranked else [])])

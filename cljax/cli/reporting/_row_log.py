@@ -11,7 +11,7 @@ from cljax import CljaxError, UsageError, metrics
 from cljax.cli import _config
 from cljax.cli.reporting._svg import escape
 from cljax.evaluation import scores
-from cljax.io import row_log
+from cljax.io import row_log, tables
 
 HEADING = "Test rows, from the raw log"
 # Key in cljax.metrics.ROW_METRICS -> heading, what it is, and whether it is a score, in the score's own unit.
@@ -138,9 +138,7 @@ def text(named: Sequence[tuple[str, str, Mapping[str, Any] | None]], several: bo
   out = []
   if table:
     head = list(table[0])[0 if several else 1 :]
-    width = {h: max(len(h), *(len(r[h]) for r in table)) for h in head}
-    cut = [{h: h for h in head}, {h: "-" * width[h] for h in head}, *table]
-    out = [HEADING, *("  ".join(r[h].ljust(width[h]) for h in head).rstrip() for r in cut)]
+    out = [HEADING, *tables.aligned([head, *([r[h] for h in head] for r in table)], None, ruled=True)]
   return out + ([lacks] if lacks else [])
 
 

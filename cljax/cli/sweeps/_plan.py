@@ -18,7 +18,7 @@ from cljax import Member, UsageError, engine
 from cljax.cli import _build, _config, _grid, _workdir
 from cljax.core import tree
 from cljax.evaluation import results
-from cljax.io import checkpoint, files, formats, ledger
+from cljax.io import checkpoint, files, formats, ledger, tables
 from cljax.io import owner as _owner
 
 
@@ -354,11 +354,7 @@ def table(runs: Sequence[Run], seeds: Sequence[int], workdir: epath.Path, todo: 
     state = one.member * len(unit.members)
     cells = [results.human_bytes(b) for b in (state, one.data, state + one.data)]
     body.append([unit.label, str(len(unit.content["runs"])), str(len(unit.members)), f"{one.steps:,}", *cells])
-  widths = [max(len(row[c]) for row in [head, *body]) for c in range(len(head))]
-  for row in [head, *body]:
-    lines.append(
-      "  ".join(v.ljust(w) if c == 0 else v.rjust(w) for c, (v, w) in enumerate(zip(row, widths, strict=True)))
-    )
+  lines += tables.aligned([head, *body])
   if body:
     lines.append("state: parameters, optimizer and method, without activations and temporaries")
   return "\n".join(lines)

@@ -10,7 +10,7 @@ import numpy as np
 
 from cljax.cli.tuning import halving
 from cljax.evaluation import scores, selection
-from cljax.io import formats
+from cljax.io import formats, tables
 
 HEAD = ("method", "chosen", "validation score", "tuned", "as it stands", "gain", "runs searched", "steps searched")
 
@@ -91,8 +91,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def markdown(content: Mapping[str, Any]) -> str:
   """The page: the table, how it came about, and what was searched."""
-  line = lambda parts: "| " + " | ".join(parts) + " |"
-  body = [line(HEAD), line(["---"] * len(HEAD)), *(line(_cells(row)) for row in content["methods"])]
+  body = tables.markdown(HEAD, [_cells(row) for row in content["methods"]])
   ranges = [f"- {row['method']}: {'; '.join(row['ranges']) or 'nothing to search'}" for row in content["methods"]]
   notes = [
     "Tuned, as it stands: test score after the last task (accuracy in percent), mean ± standard error over the seeds "

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cljax.evaluation import evidence, evidence_more
+from cljax.io import tables
 
 PERCENT = "%"
 RETRAINED = {
@@ -137,11 +138,7 @@ def more(compared) -> tuple[list[str], list[list[str]]] | None:
 
 
 def _plain(head, body) -> list[str]:
-  widths = [max(len(r[c]) for r in [head, *body]) for c in range(len(head))]
-  line = lambda r: "  ".join(
-    v.ljust(w) if not c else v.rjust(w) for c, (v, w) in enumerate(zip(r, widths, strict=True))
-  )
-  return [line(head), line(["-" * w for w in widths]), *map(line, body)]
+  return tables.aligned([head, *body], ruled=True)
 
 
 def render(compared, request: str, stream: bool) -> str:
@@ -151,8 +148,6 @@ def render(compared, request: str, stream: bool) -> str:
 
 
 def markdown(compared, request: str, command: str, stream: bool) -> str:
-  bar = lambda r: "| " + " | ".join(r) + " |"
-  table = lambda head, body: [bar(head), bar(["---"] * len(head)), *map(bar, body)]
   listed, second = [f"- {note}" for note in notes(compared, stream)], more(compared)
-  text = [f"# Forgetting `{request}`", "", f"`{command}`", "", *table(*rows(compared, stream)), "", *listed]
-  return "\n".join([*text, *(["", *table(*second), "", evidence_more.note(second[0])] if second else []), ""])
+  text = [f"# Forgetting `{request}`", "", f"`{command}`", "", *tables.markdown(*rows(compared, stream)), "", *listed]
+  return "\n".join([*text, *(["", *tables.markdown(*second), "", evidence_more.note(second[0])] if second else []), ""])
