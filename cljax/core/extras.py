@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from cljax.core.types import UsageError
 
 PACKAGES = {
-  "ml_collections": "run", "matplotlib": "run", "tqdm": "run",
+  "ml_collections": "run", "matplotlib": "run", "tqdm": "run", "jinja2": "run", "markupsafe": "run",
   "array_record": "data", "grain": "data", "sklearn": "data", "PIL": "data",
 }  # fmt: skip
 

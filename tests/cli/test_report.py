@@ -335,20 +335,6 @@ def test_thinning_keeps_the_lowest_point():
   assert (thin.min(), x[thin.argmin()]) == (3.0, 1234)
 
 
-def test_a_large_matrix_becomes_a_picture(swept):
-  import io
-
-  from matplotlib import image
-
-  from cljax.cli.reporting import _html
-
-  values = np.random.default_rng(0).random((40, 31)) * 100
-  pixels = image.imread(io.BytesIO(_html._png(values)))
-  np.testing.assert_allclose(pixels[..., 0], 1 - values / 100, atol=0.003)
-  run = _data.read(swept[0])[0][0]
-  assert 'alt="accuracy matrix of' in _html._matrix(values / 100, run, "")
-
-
 @pytest.fixture(scope="module")
 def browser():
   """Headless Chromium with its driver, both of them the system's: nothing is downloaded."""

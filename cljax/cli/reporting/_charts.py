@@ -11,22 +11,22 @@ from cljax.cli.reporting import _svg as svg
 from cljax.cli.reporting import _text as text
 from cljax.cli.reporting._data import Run
 from cljax.cli.reporting._plots import _event_names
-from cljax.cli.reporting._svg import escape
 from cljax.cli.reporting._table import Block, Line, Protocol
+from cljax.cli.reporting._templates import render
 from cljax.evaluation import scores
 
 MOST = 20  # configurations in a chart
 
 
 def _figure(chart: str, caption: str) -> str:
-  return f"<figure>{chart}<figcaption>{escape(caption)}</figcaption></figure>"
+  return render("figure", chart=_drawn(chart), caption=caption)
 
 
-def _legend(lines: Sequence[Line]) -> str:
-  items = "".join(
-    f'<li data-name="{escape(x.run.label)}">{svg.swatch(n)}{escape(x.run.label)}</li>' for n, x in enumerate(lines)
-  )
-  return f'<ul class="legend" aria-label="Legend">{items}</ul>'
+def _drawn(picture: str):
+  """A picture of :mod:`cljax.cli.reporting._svg`, whose words are escaped there."""
+  from markupsafe import Markup
+
+  return Markup(picture)
 
 
 def scaled(score: str, values):
@@ -83,8 +83,9 @@ def charts(block: Block, protocol: Protocol) -> str:
         svg.scatter(points, label, score, said, show, base, plain),
         f"Cost against {scores.label(block.score)}: {name}, logarithmic. {good} and to the left is better.",
       ))  # fmt: skip
-  more = "" if len(block.shown) <= MOST else f'<p class="soft">Charts show the first {MOST} of the table.</p>'
-  return f'{more}{_legend(lines)}<div class="charts">{"".join(parts)}</div>' if parts else ""
+  more = "" if len(block.shown) <= MOST else f"Charts show the first {MOST} of the table."
+  legend = [(x.run.label, _drawn(svg.swatch(n))) for n, x in enumerate(lines)]
+  return render("charts", more=more, legend=legend, figures=parts) if parts else ""
 
 
 def _over_events(block: Block, lines: Sequence[Line], place: Mapping[str, int], score: str) -> str:

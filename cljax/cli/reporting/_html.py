@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import base64
 import functools
+import io
 import math
-import struct
-import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cljax.cli.reporting import _text as text
 from cljax.cli.reporting._data import Run
-from cljax.cli.reporting._plots import MOST_CELLS, _event_names, span
-from cljax.cli.reporting._svg import escape
+from cljax.cli.reporting._plots import MOST_CELLS, _event_names, _pyplot, span
 from cljax.cli.reporting._table import RANKING, Block, Line, Protocol, Ranked, Summary, summarize
+from cljax.cli.reporting._templates import render
 from cljax.evaluation import evaluations, scores
 
 
@@ -145,23 +144,19 @@ def _tested(every: bool, score: str) -> Callable[[Line], Cell]:
   return cell
 
 
-def _head(names: Sequence[tuple[str, str, str]], sorted_by: int, order: str) -> str:
-  """Headings that sort: ``(name, hint, order of the first click)``."""
-  out = []
-  for i, (name, hint, first) in enumerate(names):
-    now = f' aria-sort="{order}"' if i == sorted_by else ""
-    out.append(
-      f'<th scope="col" data-first="{first}"{now}><button type="button" title="{escape(hint)}">'
-      f"{escape(name)}</button></th>"
-    )
-  return f"<thead><tr>{''.join(out)}</tr></thead>"
+class Heading(NamedTuple):
+  """Sorts its column: ``first``, the order of the first click; ``order``, the one that the table has."""
+
+  name: str
+  hint: str
+  first: str
+  order: str = ""
 
 
-def _scroll(kind: str, inner: str, label: str, caption: str) -> str:
-  """A table that scrolls in a box of its own, and a line below it."""
-  table = f'<table class="sortable {kind}" aria-label="{escape(label)}">{inner}</table>'
-  box = f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}, scrolls sideways">{table}</div>'
-  return f'{box}<p class="soft">{escape(caption)}</p>'
+def _table(label: str, kind: str, headings: Sequence[Heading], order: str, rows: Sequence[Any], caption: str) -> str:
+  """``rows`` have a name, tags, a flag and cells; the table stands in the ``order`` of its second column."""
+  headings = [h._replace(order=order if i == 1 else "") for i, h in enumerate(headings)]
+  return render("table", label=label, kind=kind, headings=headings, rows=rows, caption=caption)
 
 
 def table(block: Block, protocol: Protocol, every: bool) -> str:
@@ -173,35 +168,25 @@ def table(block: Block, protocol: Protocol, every: bool) -> str:
     _best([row[i] for row in cells], lines, c.better, every) if c.bold and not forgets else set()
     for i, c in enumerate(spec)
   ]
-  body = []
+  rows = []
   for n, (line, row) in enumerate(zip(lines, cells, strict=True)):
-    tags = " ".join(
-      f'<span class="tag">{t}</span>'
-      for t, there in (("selected", line.choice and every), ("baseline", line.baseline))
-      if there
-    )
     bad = sum(not a for a in line.run.alive)
-    if bad:
-      tags += f' <span class="flag">{bad} of {len(line.run.alive)} diverged</span>'
-    name = escape(line.run.label)
-    tds = []
-    for i, cell in enumerate(row):
-      tip = f' title="{escape(cell.tip)}"' if cell.tip else ""
-      mark = ' class="best"' if n in best[i] else ""
-      value = "" if cell.value is None else escape(cell.value)
-      tds.append(f'<td data-value="{value}"{tip}{mark}>{escape(cell.shown)}</td>')
-    body.append(f'<tr data-name="{name}"><th scope="row" data-value="{name}">{name} {tags}</th>{"".join(tds)}</tr>')
-  names = [("configuration" if every else "method", "name and what sets it apart", "ascending")]
-  names += [(c.heading, c.hint, "ascending" if c.better < 0 else "descending") for c in spec]
+    rows.append({
+      "name": line.run.label,
+      "tags": [t for t, there in (("selected", line.choice and every), ("baseline", line.baseline)) if there],
+      "flag": f"{bad} of {len(line.run.alive)} diverged" if bad else "",
+      "cells": [{**cell._asdict(), "best": n in best[i]} for i, cell in enumerate(row)],
+    })  # fmt: skip
+  names = [Heading("configuration" if every else "method", "name and what sets it apart", "ascending")]
+  names += [Heading(c.heading, c.hint, "ascending" if c.better < 0 else "descending") for c in spec]
   told = "Accuracies in %"
   if block.score != scores.ACCURACY:
     told = "Accuracies in %, other scores as they are" if any(x.run.others for x in lines) else "Scores"
   caption = f"{told}, mean ± standard error over seeds" + ("." if forgets else "; the best of a column is bold.")
   if every:
     caption += " P-values are corrected over all configurations of this table."
-  inner = f"{_head(names, 1, 'descending')}<tbody>{''.join(body)}</tbody>"
-  kind = "every" if every else "chosen"
-  return _scroll(kind, inner, f"{block.name}: {'all configurations' if every else 'comparison'}", caption)
+  label = f"{block.name}: {'all configurations' if every else 'comparison'}"
+  return _table(label, "every" if every else "chosen", names, "descending", rows, caption)
 
 
 def _best(cells: Sequence[Cell], lines: Sequence[Line], better: int, every: bool) -> set[int]:
@@ -218,7 +203,8 @@ def _best(cells: Sequence[Cell], lines: Sequence[Line], better: int, every: bool
 
 
 def matrices(block: Block) -> str:
-  parts = []
+  """The score matrices of every run that has one, each folded; empty where none has."""
+  runs = []
   for x in block.lines:
     run = x.run
     if run.matrix is None:
@@ -231,68 +217,58 @@ def matrices(block: Block) -> str:
     ]
     if run.task_matrix is not None:
       panels.append(_matrix(run.task_matrix.mean(0), run, "task-masked"))
-    tag = ' <span class="tag">selected</span>' if x.choice else ""
-    opened = " open" if x is block.winner else ""
-    parts.append(
-      f'<details data-name="{escape(run.label)}"{opened}><summary>{escape(run.label)}{tag}: '
-      f"{text.shown(x.score, run.score)}{scores.unit(run.score, ' ')}</summary>"
-      f'<div class="matrices">{"".join(panels)}</div></details>'
-    )
-  return "".join(parts)
+    score = f"{text.shown(x.score, run.score)}{scores.unit(run.score, ' ')}"
+    tag = "selected" if x.choice else ""
+    runs.append({"label": run.label, "opened": x is block.winner, "tag": tag, "score": score, "panels": panels})
+  return render("matrices", runs=runs) if runs else ""
+
+
+def _mixed(values, low: float, high: float) -> np.ndarray:
+  """``[..., 3]`` of 0 to 255: white at ``low`` to blue at ``high``."""
+  share = np.nan_to_num(np.clip((np.asarray(values) - low) / ((high - low) or 1), 0, 1))[..., None]
+  return np.round(255 + (np.asarray([0, 75, 135]) - 255) * share).astype(np.uint8)
 
 
 def _shade(value: float, low: float = 0, high: float = 100) -> str:
-  """Background and ink of a cell: white at ``low`` to blue at ``high``, the ink with enough contrast."""
+  """Background and ink of a cell, the ink with enough contrast."""
   if math.isnan(value):
     return "background:#eee;color:#333"
-  share = min(1.0, max(0.0, (value - low) / ((high - low) or 1)))
-  mixed = [round(255 + (c - 255) * share) for c in (0, 75, 135)]
-  return f"background:rgb({','.join(map(str, mixed))});color:{'#fff' if share > 0.55 else '#111'}"
+  dark = (value - low) / ((high - low) or 1) > 0.55
+  return f"background:rgb({','.join(map(str, _mixed(value, low, high)))});color:{'#fff' if dark else '#111'}"
 
 
-def _matrix(matrix: np.ndarray, run: Run, heading: str, score: str = scores.ACCURACY) -> str:
+def _matrix(matrix: np.ndarray, run: Run, heading: str, score: str = scores.ACCURACY) -> dict[str, Any]:
   """``[E+1, T]`` as a table with the number in each cell, or as a picture where there are too many."""
   plain, name = score == scores.ACCURACY, scores.label(score)
   values = 100 * matrix if plain else matrix
   low, high = span(score, matrix)
   unit = " %" if plain else ""
   over = "1 seed" if len(run.seeds) == 1 else f"mean over {len(run.seeds)} seeds"
-  title = f"<h3>{escape(heading)}, test {escape(name)}{' in %' if plain else ''}, {over}</h3>"
+  title = f"{heading}, test {name}{' in %' if plain else ''}, {over}"
   rows, count = values.shape
   if rows > MOST_CELLS + 1 or count > MOST_CELLS:
     scale = max(1, min(12, 500 // max(rows, count)))
     said = f"{name} matrix of {run.label}: {rows} rows, one after each event, {count} tasks; the last row has "
     said += f"mean {scores.number(score, np.nanmean(matrix[-1]))}{unit}"
-    source = base64.b64encode(_png(values, low, high)).decode()
-    size = f'width="{count * scale}" height="{rows * scale}"'
-    return (
-      f'<div class="matrix">{title}<img alt="{escape(said)}" {size} src="data:image/png;base64,{source}">'
-      '<p class="soft">Rows: after each event, from before the first one. Columns: tasks. White is '
-      f"{low:.4g}, blue {high:.4g}{unit}.</p>"
-      "</div>"
-    )
+    legend = f"Rows: after each event, from before the first one. Columns: tasks. White is {low:.4g}, blue "
+    legend += f"{high:.4g}{unit}."
+    picture = base64.b64encode(_png(values, low, high)).decode()
+    return {
+      "title": title, "said": said, "legend": legend, "picture": picture, "width": count * scale, "height": rows * scale
+    }  # fmt: skip
   cell = lambda v: "" if math.isnan(v) else f"{v:.0f}" if plain else f"{v:.3g}"
-  head = "".join(f'<th scope="col">{t}</th>' for t in range(count))
-  body = "".join(
-    f'<tr{" class=start" if i == 0 else ""}><th scope="row">{escape(name)}</th>'
-    + "".join(f'<td style="{_shade(v, low, high)}">{cell(v)}</td>' for v in row)
-    + "</tr>"
-    for i, (name, row) in enumerate(zip(_event_names(run.events), values, strict=True))
-  )
-  head = f"<thead><tr><th>after \\ on task</th>{head}</tr></thead>"
-  return f'<div class="matrix">{title}<table>{head}<tbody>{body}</tbody></table></div>'
+  body = [
+    (name, [(cell(v), _shade(v, low, high)) for v in row])
+    for name, row in zip(_event_names(run.events), values, strict=True)
+  ]
+  return {"title": title, "picture": "", "count": count, "rows": body}
 
 
 def _png(values: np.ndarray, low: float = 0, high: float = 100) -> bytes:
   """One pixel a cell, in the colours of :func:`_shade`."""
-  share = np.nan_to_num(np.clip((values - low) / ((high - low) or 1), 0, 1))[..., None]
-  pixels = np.round(255 + (np.asarray([0, 75, 135]) - 255) * share).astype(np.uint8)
-  raw = b"".join(b"\0" + row.tobytes() for row in pixels)
-  chunk = lambda kind, data: (
-    struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-  )  # fmt: skip
-  header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 2, 0, 0, 0)
-  return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+  out = io.BytesIO()
+  _pyplot().imsave(out, _mixed(values, low, high), format="png")
+  return out.getvalue()
 
 
 def best_mean(ranked: Sequence[Ranked], i: int, sign: int) -> float:
@@ -303,34 +279,28 @@ def best_mean(ranked: Sequence[Ranked], i: int, sign: int) -> float:
 def ranking_table(ranked: Sequence[Ranked], blocks: Sequence[Block]) -> str:
   first_click = lambda b: "descending" if b.sign > 0 else "ascending"
   names = [
-    ("method", "its selected configuration on each stream", "ascending"),
-    ("average rank", RANKING, "ascending"),
-    ("mean score", "over streams", first_click(blocks[0])),
-    ("against baseline", "paired over seeds, averaged over streams", "descending"),
+    Heading("method", "its selected configuration on each stream", "ascending"),
+    Heading("average rank", RANKING, "ascending"),
+    Heading("mean score", "over streams", first_click(blocks[0])),
+    Heading("against baseline", "paired over seeds, averaged over streams", "descending"),
   ]
-  names += [(b.name, "score on this stream", first_click(b)) for b in blocks]
+  names += [Heading(b.name, "score on this stream", first_click(b)) for b in blocks]
   score = blocks[0].score
   top = [best_mean(ranked, i, b.sign) for i, b in enumerate(blocks)]
   first = min((r.rank for r in ranked if not math.isnan(r.rank)), default=math.nan)
-  body = []
+  number = lambda value: None if value is None or math.isnan(value) else value
+  rows = []
   for r in ranked:
+    against = "baseline" if r.baseline else text.against(r.test, score)
     cells = [
-      (text.NONE if math.isnan(r.rank) else f"{r.rank:.2f}", "" if math.isnan(r.rank) else r.rank, r.rank == first),
-      (text.shown(r.mean, score), "" if math.isnan(r.mean.mean) else r.mean.mean, False),
-      (
-        "baseline" if r.baseline else text.against(r.test, score),
-        r.test.difference if r.test else 0 if r.baseline else "",
-        False,
-      ),
+      (text.NONE if math.isnan(r.rank) else f"{r.rank:.2f}", number(r.rank), r.rank == first),
+      (text.shown(r.mean, score), number(r.mean.mean), False),
+      (against, r.test.difference if r.test else 0 if r.baseline else None, False),
     ]
-    cells += [(text.shown(s, b.score), "" if s is None else s.mean, s is not None and s.mean == t)
+    cells += [(text.shown(s, b.score), None if s is None else s.mean, s is not None and s.mean == t)
               for s, t, b in zip(r.scores, top, blocks, strict=True)]  # fmt: skip
-    tds = "".join(
-      f'<td data-value="{value}"{" class=best" if best else ""}>{escape(shown)}</td>' for shown, value, best in cells
-    )
-    name = escape(r.title)
-    body.append(f'<tr data-name="{name}"><th scope="row" data-value="{name}">{name}</th>{tds}</tr>')
-  inner = f"{_head(names, 1, 'ascending')}<tbody>{''.join(body)}</tbody>"
+    named = [{"shown": shown, "value": value, "tip": "", "best": best} for shown, value, best in cells]
+    rows.append({"name": r.title, "tags": [], "flag": "", "cells": named})
   unit = " in %" if text.only_accuracy(blocks) else ""
   caption = f"Scores{unit}, mean ± standard error over seeds. {RANKING}"
-  return _scroll("ranking", inner, "Ranking over streams", caption)
+  return _table("Ranking over streams", "ranking", names, "ascending", rows, caption)

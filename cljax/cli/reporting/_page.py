@@ -11,8 +11,9 @@ from cljax.cli.reporting import _ranks, _row_log
 from cljax.cli.reporting import _text as text
 from cljax.cli.reporting._charts import charts, scaled, so_far
 from cljax.cli.reporting._style import CSS, SCRIPT
-from cljax.cli.reporting._svg import COLORS, escape
+from cljax.cli.reporting._svg import COLORS
 from cljax.cli.reporting._table import RANKING, Block, Line, Protocol, Ranked, Summary
+from cljax.cli.reporting._templates import render
 from cljax.evaluation import evaluations, scores
 from cljax.evaluation.ranks import Ranks
 from cljax.io import tables
@@ -48,40 +49,18 @@ def headline(report: Report) -> list[str]:
 
 def page(report: Report) -> str:
   """The whole page. Its policy forbids the browser any request."""
-  name = escape(title(report))
-  said = [*headline(report), text.selection(report.protocol, report.blocks)]
-  first, *rest = said
-  lead = f"<p><strong>{escape(first)}</strong></p>" + "".join(f"<p>{escape(s)}</p>" for s in rest)
+  from markupsafe import Markup
+
   notes = [*report.notes, *(f"{b.name}: {n}" for b in report.blocks for n in b.notes)]
-  body = [f'<h1>{name}</h1><section class="headline" aria-label="Result">{lead}</section>']
-  if notes:
-    items = "".join(f"<li>{escape(n)}</li>" for n in notes)
-    opened = " open" if len(notes) <= NOTES else ""
-    what = "1 note" if len(notes) == 1 else f"{len(notes)} notes"
-    body.append(
-      f"<details{opened}><summary>{what} on what was read and what could be said</summary>"
-      f'<ul class="notes">{items}</ul></details>'
-    )
-  body.append(
-    '<div class="filter"><label for="filter">Filter by method or setting</label>'
-    '<input id="filter" type="search" placeholder="such as ewc" autocomplete="off">'
-    '<span id="filtered" role="status" class="soft"></span>'
-    '<span class="soft">Headings sort; rest the pointer on one for its meaning.</span></div>'
-  )
-  if report.ranked:
-    body.append(f"<h2>Over all streams</h2>{parts.ranking_table(report.ranked, report.blocks)}")
-    body.append(_ranks.section(report.ranks))
-  for block in report.blocks:
-    body.append(_block(block, report))
-  body.append(_row_log.section(single_rows(report), len(report.blocks) > 1))
-  body.append(f"<h2>How to read this</h2>{_definitions(report)}")
-  policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-  return (
-    f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-    f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-    f"<style>{CSS}</style></head><body><main>{''.join(body)}</main><script>{SCRIPT}</script></body></html>\n"
-  )
+  whole = render(
+    "page", title=title(report), css=Markup(CSS), script=Markup(SCRIPT),
+    said=[*headline(report), text.selection(report.protocol, report.blocks)], notes=notes, opened=len(notes) <= NOTES,
+    ranking=parts.ranking_table(report.ranked, report.blocks) if report.ranked else "",
+    ranks=_ranks.section(report.ranks) if report.ranked else "",
+    blocks=[_block(block, report) for block in report.blocks],
+    single_rows=_row_log.section(single_rows(report), len(report.blocks) > 1), definitions=_definitions(report),
+  )  # fmt: skip
+  return str(whole)  # no longer Markup, which would escape what it is put together with
 
 
 def single_rows(report: Report) -> list[tuple[str, str, Mapping[str, Any] | None]]:
@@ -89,23 +68,21 @@ def single_rows(report: Report) -> list[tuple[str, str, Mapping[str, Any] | None
   return [(b.name, x.run.label, x.run.test_rows) for b in report.blocks for x in b.shown]
 
 
-def _block(block: Block, report: Report) -> str:
+def _block(block: Block, report: Report) -> dict[str, Any]:
   several = len(block.lines) > len(block.shown)
   one = len(report.blocks) == 1
-  heading = "Comparison" if one else block.name
-  lead = "" if one else "".join(f"<p>{escape(s)}</p>" for s in text.headline(block, report.protocol))
-  out = [f"<h2>{escape(heading)}</h2>{lead}{parts.table(block, report.protocol, False)}"]
-  drawn = charts(block, report.protocol)
-  if drawn:
-    out.append(f"<h2>{'Charts' if one else escape(f'{block.name}: charts')}</h2>{drawn}")
-  every = parts.table(block, report.protocol, True)
-  name = "All configurations" if several else "All metrics"
-  out.append(f"<h2>{name if one else escape(f'{block.name}: {name.lower()}')}</h2>{every}")
-  held = parts.matrices(block)
-  if held:
-    name = "Accuracy matrices" if block.score == scores.ACCURACY else "Score matrices"
-    out.append(f"<h2>{name if one else escape(f'{block.name}: {name.lower()}')}</h2>{held}")
-  return "".join(out)
+  named = lambda name: name if one else f"{block.name}: {name[0].lower()}{name[1:]}"
+  parted = [
+    ("Charts", charts(block, report.protocol)),
+    ("All configurations" if several else "All metrics", parts.table(block, report.protocol, True)),
+    ("Accuracy matrices" if block.score == scores.ACCURACY else "Score matrices", parts.matrices(block)),
+  ]
+  return {
+    "heading": "Comparison" if one else block.name,
+    "lead": [] if one else text.headline(block, report.protocol),
+    "table": parts.table(block, report.protocol, False),
+    "more": [(named(name), part) for name, part in parted if part],
+  }
 
 
 COST = (
@@ -115,7 +92,7 @@ COST = (
 )
 
 
-def _definitions(report: Report) -> str:
+def _definitions(report: Report) -> list[tuple[str, str]]:
   selected = text.selection(report.protocol, report.blocks)
   score = {text.score_meaning(report.protocol, b.scenario, b.score, b.sign) for b in report.blocks}
   name = "Score" if len({b.score for b in report.blocks}) > 1 else report.protocol.score_name(report.blocks[0].score)
@@ -133,7 +110,7 @@ def _definitions(report: Report) -> str:
     items.append(("Ranking", RANKING + " Its tests pair seeds, each with its score averaged over the streams."))
   items.append(("Cost", COST))
   items.append(("Sources", ", ".join(report.sources)))
-  return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in items)}</dl>"
+  return items
 
 
 def _over_streams(report: Report) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cljax.cli.reporting._plots import _pyplot, _save
-from cljax.cli.reporting._svg import escape
+from cljax.cli.reporting._templates import render
 from cljax.evaluation.ranks import Ranks
 
 PICTURE = "ranks.png"
@@ -53,18 +53,14 @@ def title(found: Ranks) -> str:
 def section(found: Ranks | None) -> str:
   """The same for the page, with the picture in it."""
   if found is None:
-    return f'<p class="soft">{escape(text(None)[0])}</p>'
+    return render("ranks", picture="", said="", told=text(None)[0])
   content = io.BytesIO()
   _figure(found, title(found)).savefig(content, format="png", dpi=120, bbox_inches="tight")
   _pyplot().close("all")
   source = base64.b64encode(content.getvalue()).decode()
   ranks = "; ".join(f"{name} {rank:.2f}" for name, rank in zip(found.names, found.ranks, strict=True))
-  told = " ".join(said(found))
-  return (
-    f'<figure><img style="max-width:100%" alt="{escape(f"{title(found)}: {ranks}")}" '
-    f'src="data:image/png;base64,{source}"><figcaption>{escape(told)} Bars join what is not told apart.</figcaption>'
-    "</figure>"
-  )
+  told = f"{' '.join(said(found))} Bars join what is not told apart."
+  return render("ranks", picture=source, said=f"{title(found)}: {ranks}", told=told)
 
 
 def draw(found: Ranks, path, title: str = "") -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cljax import CljaxError, UsageError, metrics
 from cljax.cli import _config
-from cljax.cli.reporting._svg import escape
+from cljax.cli.reporting._templates import render
 from cljax.evaluation import scores
 from cljax.io import row_log, tables
 
@@ -144,20 +144,9 @@ def text(named: Sequence[tuple[str, str, Mapping[str, Any] | None]], several: bo
 
 def section(named: Sequence[tuple[str, str, Mapping[str, Any] | None]], several: bool) -> str:
   """The same for the page."""
-  table, lacks = rows(named), without(named)
-  out = f"<h2>{escape(HEADING)}</h2>"
-  if table:
-    hints = {heading: hint for heading, hint, _ in WORDS.values()}
-    head = list(table[0])[0 if several else 1 :]
-    titles = "".join(f'<th scope="col" title="{escape(hints.get(h, ""))}">{escape(h)}</th>' for h in head)
-    body = "".join(
-      f'<tr data-name="{escape(r["configuration"])}">{"".join(f"<td>{escape(r[h])}</td>" for h in head)}</tr>'
-      for r in table
-    )
-    told = "; ".join(f"{h}: {hints[h]}" for h in head if h in hints)
-    out += (
-      f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(HEADING)}, scrolls sideways">'
-      f'<table class="sortable" aria-label="{escape(HEADING)}"><thead><tr>{titles}</tr></thead>'
-      f'<tbody>{body}</tbody></table></div><p class="soft">{escape(told)}. Mean ± standard error over seeds.</p>'
-    )
-  return out + (f'<p class="soft">{escape(lacks)}</p>' if lacks else "")
+  table, hints = rows(named), {heading: hint for heading, hint, _ in WORDS.values()}
+  head = list(table[0])[0 if several else 1 :] if table else []
+  told = "; ".join(f"{h}: {hints[h]}" for h in head if h in hints)
+  return render(
+    "single_rows", heading=HEADING, rows=table, head=head, hints=hints, told=told, lacks=without(named)
+  )  # fmt: skip
