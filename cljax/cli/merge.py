@@ -23,7 +23,7 @@ from etils import epath
 from cljax import UsageError, edits, metrics
 from cljax.cli import _registered, _shared
 from cljax.cli.report import split
-from cljax.cli.reporting import _analysis
+from cljax.cli.reporting import looking
 from cljax.core import tree
 from cljax.engine import restore
 from cljax.evaluation import scores
@@ -131,12 +131,12 @@ def _tables(flags, networks: Sequence[Network], base: Network | None) -> dict[st
   every = [*networks, *([base] if base else [])]
   seeds, first = _members(every), networks[0]
   stream = first.history.stream
-  own = _analysis._objective(first.history, list(range(len(seeds[0]))))
+  own = looking.objective_of(first.history, list(range(len(seeds[0]))))
   last = min(max(n.event for n in networks), len(stream.events))
   learned = [e.task for e in stream.events[:last] if hasattr(e, "task")] or range(stream.num_tasks)
   tasks = list(dict.fromkeys(learned))
   # Each is shown the first's stream, by its own method, and judged as after its own events.
-  looks = [_analysis._look(n.history._replace(stream=stream), own, flags.rows, tasks) for n in networks]
+  looks = [looking.look_at(n.history._replace(stream=stream), own, flags.rows, tasks) for n in networks]
   pick = lambda t, m: jax.tree.map(lambda a: a[m], t)
 
   def score(which: int, member: int, params=None) -> list[float]:
@@ -144,7 +144,7 @@ def _tables(flags, networks: Sequence[Network], base: Network | None) -> dict[st
     learner = pick(n.learner, member)
     learner = learner if params is None else learner._replace(params=params)
     values = pick(n.history.values, member)
-    return [_analysis._score(looks[which], values, learner, t, event) for t in tasks]
+    return [looking.score(looks[which], values, learner, t, event) for t in tasks]
 
   alphas = np.linspace(0, 1, flags.points) if flags.points > 1 and len(networks) > 1 else np.zeros(0)
   path: list[Any] = []

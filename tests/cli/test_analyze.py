@@ -14,7 +14,7 @@ import pytest
 import cljax
 from cljax import data, metrics, models, streams
 from cljax.cli import analyze, train
-from cljax.cli.reporting import _analysis
+from cljax.cli.reporting import _analysis, looking
 from cljax.engine import restore
 from cljax.engine.step import OptState
 from cljax.io import row_log
@@ -281,7 +281,7 @@ def untrained(stream):
   params, _ = model.init(jax.random.key(0))
   learner = cljax.Learner(0, jax.random.key(0), params, {}, OptState((), (), (), ()), ())
   one = {k: v[0] for k, v in values.items()}
-  look = _analysis._look(history, parts(one).objective, 1000, [0, 1])
+  look = looking.look_at(history, parts(one).objective, 1000, [0, 1])
   return look, one, learner
 
 
@@ -294,10 +294,10 @@ def test_rows_are_looked_at_as_their_task_shows_and_labels_them(dataset):
     x = dataset.test.x.reshape(-1, 16)[:, stream.view.tables[0][task]]
     hidden = np.maximum(x @ params["hidden_0"]["kernel"] + params["hidden_0"]["bias"], 0)
     logits = hidden @ params["head"]["kernel"] + params["head"]["bias"]
-    labels, found = _analysis._predicted(look, one, learner, task, 2)
+    labels, found = looking.predicted(look, one, learner, task, 2)
     np.testing.assert_array_equal(found, np.asarray(logits).argmax(-1))
     np.testing.assert_array_equal(labels, dataset.test.y)
-  layers = look.layers(one, learner, _analysis._batch(look, *look.probe))
+  layers = look.layers(one, learner, looking.stored_batch(look, *look.probe))
   np.testing.assert_allclose(
     layers["hidden 0"][look.probe[1] == 1], hidden[look.probe[0][look.probe[1] == 1]], atol=1e-5
   )
@@ -315,5 +315,5 @@ def test_test_rows_that_were_deleted_are_looked_at_no_more(dataset, request_):
   left = [np.setdiff1d(w, some) for w in whole] if "ids" in request_ else [[], whole[1]]
   for task, expected in enumerate(left):
     np.testing.assert_array_equal(np.sort(ids[look.rows[task]]), expected)
-    score = _analysis._score(look, one, learner, task, 2)
+    score = looking.score(look, one, learner, task, 2)
     assert np.isfinite(score) == bool(len(expected))

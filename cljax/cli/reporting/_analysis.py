@@ -11,36 +11,19 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cljax import Learn, metrics, streams
+from cljax import Learn, metrics
 from cljax.cli.reporting import _analysis_numbers as _numbers
-from cljax.core.judging import judged_classes
-from cljax.core.types import Batch
+from cljax.cli.reporting import looking
 from cljax.engine import event_record, restore
 from cljax.evaluation import scores
 from cljax.io import checkpoint
-from cljax.objectives import objective
-from cljax.streams.fates import deleted_tests
 
 CHECKPOINTS = 25  # at most so many moments are looked at
 MEMBERS = 3  # of a population
 STATE = "model state"
 RESET_TASKS, RESET_MODULES = 8, 12  # of those that lost and moved most
-
-
-class Look(NamedTuple):
-  """What is needed to look at one member at one moment: rows of each task, and compiled functions of a learner."""
-
-  stream: Any
-  rows: list[np.ndarray]  # of each task, into the test split
-  probe: tuple[np.ndarray, np.ndarray]  # (row, task) of the rows on which representations are compared
-  own: Any  # the objective
-  predict: Any  # (values, learner, x, task) -> labels; of class numbers alone
-  score: Any  # (values, learner, batch, task) -> numerator and denominator of the main score
-  layers: Any  # (values, learner, batch) -> activations by layer
-  size: int
 
 
 class Moment(NamedTuple):
@@ -61,7 +44,7 @@ def analyse(history: restore.History, members: Sequence[int], rows: int) -> dict
   over = lambda key: np.mean([of(row[key]) for row in position["accuracy"]], 1)
   done = [event_record(e) for e in stream.events[: position["event"]]]
   order = [e["task"] for e in done if e["kind"] == "learn"]
-  own = _objective(history, members)
+  own = looking.objective_of(history, members)
   main = own.scores[own.main]
   sign = scores.sign(main.better)
   out: dict[str, Any] = {
@@ -100,7 +83,7 @@ def analyse(history: restore.History, members: Sequence[int], rows: int) -> dict
     found |= _numbers.of_curves(curve, current, sign)
   out["gaps"] = _gaps(out["curves"], out["accuracy"], done, sign)
   if moments:
-    look = _look(history, own, rows, order)
+    look = looking.look_at(history, own, rows, order)
     values = [jax.tree.map(lambda a, m=m: a[m], history.values) for m in members]
     learners = [[jax.tree.map(lambda a, m=m: a[m], moment.learner) for moment in moments] for m in members]
     chosen, tools, at = _most_moved(learners[0]), _numbers.tools(history, look, order), [m.done for m in moments]
@@ -153,10 +136,6 @@ def _curves(position, members) -> list[dict]:
   return [{**c, "accuracy": np.mean([c["accuracy"][m] for m in members], 0)} for c in position["curves"]]
 
 
-def _objective(history: restore.History, members: Sequence[int]):
-  return history.parts(jax.tree.map(lambda a: a[members[0]], history.values)).objective
-
-
 def _tasks(accuracy, done, sign: int) -> list[dict]:
   """Each learned task: when it was last learned, its score then, the best ever, and now."""
   out = {}
@@ -191,97 +170,7 @@ def _gaps(curves, accuracy, done, sign: int) -> list[dict]:
   return out
 
 
-def _look(history: restore.History, own, rows: int, order: Sequence[int]) -> Look:
-  stream, tables = history.stream, jax.tree.map(jnp.asarray, history.stream.view.tables)
-  chosen = np.random.default_rng(0)
-  gone = deleted_tests(stream, len(stream.events))  # at whatever moment: the run keeps no number of theirs
-  left = (np.asarray(t)[~out] for t, out in zip(stream.test, gone, strict=True))
-  mine = [np.sort(chosen.permutation(t)[:rows]) for t in left]
-  size = max(1, *(len(t) for t in mine))
-  met = list(dict.fromkeys(order))[:16]
-  share = max(1, min(rows, 256) // max(1, len(met)))
-  probe_rows, probe_tasks = [], []
-  for t in met:
-    take = mine[t][np.linspace(0, len(mine[t]) - 1, min(share, len(mine[t]))).astype(int)]
-    probe_rows.append(take)
-    probe_tasks.append(np.full(len(take), t, np.int32))
-
-  @jax.jit
-  def answer(values, learner, x, task, classes):
-    shown = stream.view.apply(tables, x, jnp.full(x.shape[0], task))
-    return jnp.argmax(jnp.where(classes, history.parts(values).predict(learner, shown, task), -jnp.inf), -1)
-
-  def predict(values, learner, x, task, event):
-    """Judged as the run judged it after ``event`` events."""
-    judged = judged_classes(stream, streams.learned_tasks(stream.events[:event]), history.trains_on)
-    return answer(values, learner, x, task, judged[task])
-
-  def batch_of(batch):
-    y = jnp.asarray(stream.labels)[batch.task, batch.y] if own.classes else batch.y
-    return batch._replace(x=stream.view.apply(tables, batch.x, batch.task), y=y)
-
-  @jax.jit
-  def score(values, learner, batch, task):
-    parts = history.parts(values)
-    sums = lambda predict, batch: objective.sums(parts.objective.scores[own.main], jax.random.key(0), predict, batch)
-    return sums(lambda batch: parts.predict(learner, batch.x, task), batch_of(batch))
-
-  @jax.jit
-  def layers(values, learner, batch):
-    parts = history.parts(values)
-    model, learner = parts.method.model or history.model, parts.evaluated(learner)
-
-    def apply(key, params, batch):
-      task = batch.task if model.by_task else batch.task[0]
-      given = {"train": False, "key": key, "task": task, "mask": None}
-      return model.apply(params, learner.model_state, batch.x, **given)
-
-    batch, key = batch_of(batch), jax.random.key(0)
-    if own.classes:
-      out, _ = apply(key, learner.params, batch)
-    else:  # the objective knows what the model is shown
-      out = parts.objective.loss(key, apply, learner.params, batch)[2]
-    named = {f"hidden {i}": h for i, h in enumerate(out.hidden)} or {"features": out.features}
-    # The mean over places, as a layer of 28 x 28 x 64 values would need a Gram matrix of 50,000 columns.
-    flat = lambda h: h.reshape(h.shape[0], -1) if h.ndim < 3 else h.mean(tuple(range(1, h.ndim - 1)))
-    return {name: flat(h) for name, h in {**named, "logits": out.logits}.items() if hasattr(h, "ndim")}
-
-  probe = (np.concatenate(probe_rows), np.concatenate(probe_tasks)) if met else (np.zeros(0, int), np.zeros(0, int))
-  return Look(stream, mine, probe, own, predict, score, layers, size)
-
-
-def _predicted(look: Look, values, learner, task: int, event: int):
-  """``(labels, predictions)`` on the chosen rows of one task, of a learner after ``event`` events."""
-  rows, data = look.rows[task], look.stream.dataset.test
-  at = np.resize(rows, look.size)  # one shape for all tasks: one program; zeros where no row is left
-  found = np.asarray(look.predict(values, learner, np.stack([data.x[r] for r in at]), task, event))[: len(rows)]
-  return look.stream.labels[task, data.y[rows]], found
-
-
-def _batch(look: Look, rows, task, weight=None) -> Batch:
-  """Stored test rows; ``task [B]``."""
-  data = look.stream.dataset.test
-  take = lambda tree: jax.tree.map(lambda a: np.stack([a[r] for r in rows]), tree)
-  ids, here = np.asarray(rows, np.int32), np.ones(len(rows), np.float32) if weight is None else weight
-  return Batch(take(data.x), take(data.y), here, ids, np.asarray(task, np.int32))
-
-
-def _score(look: Look, values, learner, task: int, event: int) -> float:
-  """The main score on the chosen rows of one task, of a learner after ``event`` events."""
-  if not look.own.classes:
-    count = len(look.rows[task])
-    at = np.resize(look.rows[task], look.size)
-    weight = (np.arange(look.size) < count).astype(np.float32)
-    batch = _batch(look, at, np.full(look.size, task), weight)
-    above, below = np.asarray(look.score(values, learner, batch, np.int32(task)), np.float64)
-    if not below:  # no row is left
-      return np.nan
-    return float(look.own.scores[look.own.main].finish(above / below))
-  labels, found = _predicted(look, values, learner, task, event)
-  return float(np.mean(labels == found)) if len(labels) else np.nan
-
-
-def _member(look: Look, values, moments, learners, order, tasks, chosen) -> dict[str, Any]:
+def _member(look: looking.Look, values, moments, learners, order, tasks, chosen) -> dict[str, Any]:
   """What costs forward passes, for one member."""
   moved, names = _moved(learners), metrics.module_names(learners[0].params)
   every = {
@@ -293,7 +182,7 @@ def _member(look: Look, values, moments, learners, order, tasks, chosen) -> dict
   return every | (_by_class(look, values, moments, learners, order) if look.own.classes else {})
 
 
-def _by_class(look: Look, values, moments, learners, order) -> dict[str, Any]:
+def _by_class(look: looking.Look, values, moments, learners, order) -> dict[str, Any]:
   """What is taken for what, and which rows were lost, for one member."""
   learned = np.cumsum([isinstance(e, Learn) for e in look.stream.events])
   confusions, right, shown = [], [], []
@@ -302,7 +191,7 @@ def _by_class(look: Look, values, moments, learners, order) -> dict[str, Any]:
     hits = {t: np.zeros(len(look.rows[t]), bool) for t in dict.fromkeys(order)}
     met = set(order[: learned[event - 1]])
     for task in met:
-      labels, found = _predicted(look, values, learner, task, event)
+      labels, found = looking.predicted(look, values, learner, task, event)
       counts += metrics.confusion(labels, found, look.stream.num_classes)
       hits[task] = labels == found
     confusions.append(counts)
@@ -329,17 +218,17 @@ def _most_moved(learners) -> list[str]:
   return [n for n in names if n in most] + [STATE] * bool(jax.tree.leaves(learners[0].model_state))
 
 
-def _drift(look: Look, values, learners) -> dict[str, Any]:
+def _drift(look: looking.Look, values, learners) -> dict[str, Any]:
   """``1 - CKA`` of each layer on the probe rows, since the first moment: ``[K, layers]``."""
   rows, tasks = look.probe
-  batch = _batch(look, rows, tasks)
+  batch = looking.stored_batch(look, rows, tasks)
   seen = [jax.tree.map(np.asarray, look.layers(values, learner, batch)) for learner in learners]
   names = sorted(seen[0], key=lambda n: (n == "logits", int(n.split()[1]) if n.startswith("hidden") else 0))
   drift = [[metrics.cka_drift(seen[0][n], now[n]) for n in names] for now in seen]
   return {"layers": names, "drift": np.asarray(drift), "probe": len(rows)}
 
 
-def _resets(look: Look, values, moments, learners, tasks, chosen) -> dict[str, Any]:
+def _resets(look: looking.Look, values, moments, learners, tasks, chosen) -> dict[str, Any]:
   """One module at a time put back into the last model (``restored``), or the last one's put into the old (``damaged``).
 
   ``together`` puts all of them back, so that what is left is what the method keeps beside the model. For tasks that
@@ -354,8 +243,8 @@ def _resets(look: Look, values, moments, learners, tasks, chosen) -> dict[str, A
   for record in lost:
     moment, task = record["learned"] + 1, record["task"]
     old = learners[at[moment]]
-    then = lambda learner, task=task, moment=moment: _score(look, values, learner, task, moment)
-    now = lambda learner, task=task: _score(look, values, learner, task, moments[-1])
+    then = lambda learner, task=task, moment=moment: looking.score(look, values, learner, task, moment)
+    now = lambda learner, task=task: looking.score(look, values, learner, task, moments[-1])
     table["then"].append(then(old))
     table["now"].append(now(last))
     table["together"].append(then(swap(last._replace(params=old.params), old, STATE)))
