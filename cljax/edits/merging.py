@@ -39,13 +39,9 @@ def soup(tuned: Sequence[Params], weights: float | Sequence[float] | Array = 1.0
   shares = _numbers("soup", "weights", weights, len(tuned))
   shares = shares / shares.sum()
 
-  def mean(first, *rest):
-    if not jnp.issubdtype(first.dtype, jnp.inexact):
-      return first
-    whole = sum(s * leaf.astype(jnp.float32) for s, leaf in zip(shares, (first, *rest), strict=True))
-    return jnp.asarray(whole).astype(first.dtype)
-
-  return jax.tree.map(mean, *tuned)
+  inexact = lambda a: jnp.issubdtype(a.dtype, jnp.inexact)
+  whole = _weighted(shares, [jax.tree.map(lambda a: a.astype(jnp.float32) if inexact(a) else a, t) for t in tuned])
+  return jax.tree.map(lambda first, mean: mean.astype(first.dtype) if inexact(first) else first, tuned[0], whole)
 
 
 def task_vectors(base: Params, tuned: Sequence[Params]) -> list[Params]:
@@ -54,6 +50,11 @@ def task_vectors(base: Params, tuned: Sequence[Params]) -> list[Params]:
   inexact = lambda a: jnp.issubdtype(a.dtype, jnp.inexact)
   way = lambda b, t: t.astype(jnp.float32) - b.astype(jnp.float32) if inexact(b) else jnp.zeros(b.shape, jnp.float32)
   return [jax.tree.map(way, base, one) for one in tuned]
+
+
+def _weighted(scales, trees: Sequence[Params]) -> Params:
+  """``sum_i scale_i tree_i``, leaf by leaf."""
+  return jax.tree.map(lambda *leaves: sum(s * a for s, a in zip(scales, leaves, strict=True)), *trees)
 
 
 def _added(base: Params, vector: Params) -> Params:
@@ -68,7 +69,7 @@ def task_arithmetic(base: Params, tuned: Sequence[Params], scale: float | Sequen
   """
   vectors = task_vectors(base, tuned)
   scales = _numbers("task_arithmetic", "scale", scale, len(tuned))
-  return _added(base, jax.tree.map(lambda *v: sum(s * a for s, a in zip(scales, v, strict=True)), *vectors))
+  return _added(base, _weighted(scales, vectors))
 
 
 def ties(base: Params, tuned: Sequence[Params], keep: float = 0.2, scale: float = 1.0) -> Params:
@@ -116,7 +117,7 @@ def dare(key: Array, base: Params, tuned: Sequence[Params], drop: float = 0.9,
     keep = [jax.random.bernoulli(k, 1 - drop, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
     made = [jnp.where(m, leaf / (1 - drop), 0.0) for m, leaf in zip(keep, leaves, strict=True)]
     thinned.append(jax.tree.unflatten(shape, made))
-  return _added(base, jax.tree.map(lambda *v: sum(s * a for s, a in zip(scales, v, strict=True)), *thinned))
+  return _added(base, _weighted(scales, thinned))
 
 
 def lines_of_several(base: Params, tuned: Sequence[Params], blocks: Sequence[str], alpha: float, beta: float) -> Params:

@@ -21,6 +21,8 @@ from cljax.evaluation import results
 from cljax.io import checkpoint, files, formats, ledger, tables
 from cljax.io import owner as _owner
 
+TRACEBACK = "error.txt"  # in the folder of a population that failed
+
 
 class Run(NamedTuple):
   """One configuration of a sweep: its place on disk, its label in tables, and what varies inside its program."""

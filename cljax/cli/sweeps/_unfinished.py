@@ -25,7 +25,7 @@ def lines(folder: epath.Path) -> list[str]:
     attempts = _owner.history(place) if _workdir.is_local(folder) else []
     last: dict = next((o for o in reversed(attempts) if o.get("left")), {})
     why = f"; it failed: {last['error']}" if last.get("left") == "failed" and last.get("error") else ""
-    trace = place / "error.txt"
+    trace = place / _plan.TRACEBACK
     where = f"; the traceback: {trace}" if why and trace.exists() else ""
     out.append(f"{unit.label}: {len(missing)} of {len(unit.members)} runs have no result{why}{where}")
   return out

@@ -22,8 +22,6 @@ from cljax.evaluation import evaluations, results
 from cljax.io import files, formats, trackers
 from cljax.io import owner as _owner
 
-TRACEBACK = "error.txt"
-
 
 def say(text: str) -> None:
   """One line on stderr, whole even where several processes write."""
@@ -69,7 +67,7 @@ def attempt(
     unforeseen = not isinstance(error, CljaxError | OSError)
     if unforeseen:
       _keep_traceback(folder)
-    say(f"failed: {label}: {why}" + f"; the traceback: {folder / TRACEBACK}" * unforeseen)
+    say(f"failed: {label}: {why}" + f"; the traceback: {folder / _plan.TRACEBACK}" * unforeseen)
   finally:
     if owner is not None:
       owner.leave(how, **({"error": why} if why else {}))
@@ -88,7 +86,7 @@ def told(error: BaseException) -> str:
 def _keep_traceback(folder: epath.Path) -> None:
   """What a developer needs of an error that nobody foresaw goes beside the unit, not on the terminal."""
   with contextlib.suppress(OSError):
-    files.write_text(folder / TRACEBACK, traceback.format_exc())
+    files.write_text(folder / _plan.TRACEBACK, traceback.format_exc())
 
 
 def _run(workdir: epath.Path, unit: Unit, label: str, stop, live: bool, take: _ahead.Take) -> None:
