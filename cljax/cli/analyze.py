@@ -153,7 +153,7 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
       raise KeyboardInterrupt
     key = str(target.source)
     if key not in opened:
-      opened = {key: restore.history(target.source, data_dir=flags.data_dir or None)}
+      opened = {key: restore.history(target.source, data_dir=flags.data_dir or None, first_stream=True)}
     analysis = _analysis.analyse(opened[key], target.members, flags.rows)
     analysis["test_rows"], analysis["no_test_rows"] = _row_log.of_run(target.source, target.members)
     text = write(target, analysis)

@@ -41,6 +41,7 @@ class History(NamedTuple):
 
   ``read(number) -> (learner, position)`` raises DamagedError. ``parts(values) -> step.LearnerFns`` of one member
   gives its method and its ``predict(learner, x, task)``; ``values`` holds ``[S]`` arrays. ``model`` takes raw inputs.
+  ``own_streams``: ``stream`` is that of the members with the first one's seed; the others have other streams.
   """
 
   numbers: list[int]
@@ -52,6 +53,7 @@ class History(NamedTuple):
   read: Callable
   trains_on: str = "current"  # of the method's access
   presentations: Callable = lambda number: None  # number -> Presentations of that checkpoint, where they were counted
+  own_streams: bool = False
 
 
 def load(
@@ -163,8 +165,10 @@ def meta_of(workdir) -> dict:
   raise CljaxError("no sound checkpoint is left: " + "; ".join(notes))
 
 
-def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
+def history(workdir, *, data_dir: str | None = None, first_stream: bool = False, **arguments) -> History:
   """Opens all checkpoints of a run, to look at it over time; arguments and errors are those of :func:`load`.
+
+  Where each seed has a stream of its own, ``first_stream`` takes that of the first seed; without it that is an error.
 
   Those of an earlier stage of a run that was extended are read as learners of the newest: the places that came with its
   tasks are those of a fresh one, as extending made them.
@@ -173,7 +177,7 @@ def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
   found, config = checkpoint.numbers(directory), config_of(workdir)
   given = dict(arguments or _from_config(config, data_dir, workdir))
   given["stream"], apart = per_seed.of_members(given["stream"], [seed for seed, _ in config["members"]])
-  if apart:
+  if apart and not first_stream:
     raise UsageError("workdir: each seed of this run has a stream of its own (stream.per_seed); what is looked at over "
                      "time is of one stream: run one seed by itself")  # fmt: skip
   like, parts, values, trains_on, _ = _rebuild(config, **given)
@@ -199,7 +203,7 @@ def history(workdir, *, data_dir: str | None = None, **arguments) -> History:
     return presentations.told(presentations.widened(record, given["stream"]), given["stream"])
 
   raw = rescaled(given["model"], given["stream"].dataset.scale)
-  return History(found, config, given["stream"], raw, values, parts, read, trains_on, counted)
+  return History(found, config, given["stream"], raw, values, parts, read, trains_on, counted, bool(apart))
 
 
 def _growing(given: Mapping[str, Any], held: Mapping[str, Any], config: dict) -> extending.Growing:

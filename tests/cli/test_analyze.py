@@ -317,3 +317,21 @@ def test_test_rows_that_were_deleted_are_looked_at_no_more(dataset, request_):
     np.testing.assert_array_equal(np.sort(ids[look.rows[task]]), expected)
     score = looking.score(look, one, learner, task, 2)
     assert np.isfinite(score) == bool(len(expected))
+
+
+def test_of_seeds_with_streams_of_their_own_the_first_is_looked_at(command, tmp_path, capsys):
+  """As if it had run alone: its own rows, classes and outputs."""
+  numbers = []
+  for seeds in ("2", "1"):
+    path = tmp_path / seeds
+    given = [f"--seeds={seeds}", "--config.stream.per_seed=true", "--config.train.epochs=1"]
+    assert train.main(command(*given, f"--workdir={path}")) == 0
+    assert analyze.main(["launch", str(path), "--compilation_cache="]) == 0
+    numbers.append(json.loads((path / "analysis" / "analysis.json").read_text()))
+  notes = [n.pop("notes") for n in numbers]
+  assert notes == [["each seed has a stream of its own (stream.per_seed); only seed 0 is looked at"], []]
+  assert numbers[0]["seeds"] == numbers[1]["seeds"] == [0]
+  logged = ("test_rows", "no_test_rows")  # kept where all seeds are tested on the same rows
+  two, one = (json.dumps({k: v for k, v in n.items() if k not in logged}) for n in numbers)
+  assert two == one
+  assert "note: each seed has a stream of its own" in capsys.readouterr().out

@@ -38,7 +38,11 @@ def analyse(history: restore.History, members: Sequence[int], rows: int) -> dict
   notes: list[str] = []
   position, moments = _moments(history, notes)
   stream = history.stream
-  members = [m for m in members][:MEMBERS]
+  if history.own_streams:
+    seed = history.config["members"][0][0]
+    members = [m for m in members if history.config["members"][m][0] == seed]
+    notes.append(f"each seed has a stream of its own (stream.per_seed); only seed {seed} is looked at")
+  members = list(members)[:MEMBERS]
   # Of what came later there is no score where a deletion took the states from before: null.
   of = lambda row: np.asarray(row, np.float64)[list(members)]
   over = lambda key: np.mean([of(row[key]) for row in position["accuracy"]], 1)
