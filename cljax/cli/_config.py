@@ -9,10 +9,12 @@ registry's defaults, ``method_defaults[name]`` of the file, the section in the f
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
 import inspect
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -111,11 +113,17 @@ def labelled(section: str, call):
 
 
 def load(file: str) -> ModuleType:
-  """Runs a configuration file. Raises UsageError."""
-  spec = importlib.util.spec_from_file_location("config_file", file)
+  """Runs a configuration file. Raises UsageError.
+
+  Its module is known to Python, under a name of the file's own: dataclasses and Flax modules in it look their
+  annotations up there, and the source of a class is found by it.
+  """
+  name = f"config_file_{hashlib.sha256(os.path.abspath(file).encode()).hexdigest()[:12]}"
+  spec = importlib.util.spec_from_file_location(name, file)
   if spec is None or spec.loader is None:
     raise UsageError(f"config: {file!r} is not a Python file; expected one that defines get_config()")
   module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module
   try:
     with needed(f"config: {file!r}"):
       spec.loader.exec_module(module)

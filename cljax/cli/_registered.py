@@ -1,5 +1,5 @@
-"""Methods, objectives and evaluators that a configuration file registers, known again where there is no ``--config``:
-in workers and in analyses."""
+"""Models, methods, objectives and evaluators that a configuration file registers, known again where there is no
+``--config``: in workers and in analyses."""
 
 from __future__ import annotations
 
@@ -43,12 +43,13 @@ def remember(workdir: epath.Path, config: str) -> None:
 
 
 def recall(workdir: epath.Path, identities: Iterable[Mapping[str, Any]]) -> None:
-  """Loads that file where a run's method, objective or evaluator is not in the registry; of a cluster's job, the copy
-  beside its code.
+  """Loads that file where a run's model, method, objective or evaluator is not in the registry; of a cluster's job,
+  the copy beside its code.
 
   Raises UsageError where it is not there, or does not register them.
   """
   registries: dict[str, Mapping] = {
+    "model": ZOO,
     "method": methods.METHODS,
     "forget": methods.METHODS,
     "objective": objectives.OBJECTIVES,

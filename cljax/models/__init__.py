@@ -2,7 +2,7 @@
 
 from cljax.models.activations import ElephantUnits, elephant, elephant_shape_penalty
 from cljax.models.adapters import from_apply, from_nnx
-from cljax.models.build import build, options
+from cljax.models.build import build, options, register
 from cljax.models.convolution import conv
 from cljax.models.diffusion import denoiser
 from cljax.models.generating import matrix_factorisation, vae
@@ -34,6 +34,7 @@ __all__ = [
   "mixture_apply",
   "mlp",
   "options",
+  "register",
   "reparameterise",
   "resnet18",
   "top_mask",

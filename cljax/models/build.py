@@ -15,16 +15,41 @@ from cljax.models import named
 from cljax.models.images import cnn, resnet18, vit
 from cljax.models.zoo import mlp
 
-ZOO: dict[str, Callable[..., Model]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18, "vit": vit, **named.NAMED}
+BUILT_IN: dict[str, Callable[..., Model]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18, "vit": vit, **named.NAMED}
+ZOO = dict(BUILT_IN)  # and what users register
 NONE_TOO = ("conditions",)  # sizes that may be 0
 DEEPEST = 1000  # layers: each is traced and compiled by itself
 
 
+def register(name: str, make: Callable[..., Model]) -> Callable[..., Model]:
+  """Gives configurations a model of one's own: ``make(input_shape, num_classes, **options) -> Model``.
+
+  ``input_shape`` is that of a row (of inputs that are a dict, one of shapes by name), ``num_classes`` what the data ask
+  of the outputs; each option has a default, and is then ``model.OPTION``. A configuration file that registers it is
+  read again by whatever looks at the run. Raises UsageError for a name that is taken or that no command could name, and
+  for an option without a default.
+  """
+  if not isinstance(name, str) or not name.isidentifier():
+    raise UsageError(f"model.name: got {name!r:.80}; expected letters, digits and _, no digit first")
+  if name in ZOO:
+    raise UsageError(f"model.name: {name!r} is already registered")
+  if not callable(make):
+    raise UsageError(f"make: got {make!r:.80}; expected a function (input_shape, num_classes, **options) -> Model")
+  taken = list(inspect.signature(make).parameters.values())
+  kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+  lacking = [p.name for p in taken[2:] if p.default is p.empty or p.kind in kinds]
+  if len(taken) < 2 or lacking:
+    said = f"{', '.join(lacking)} without a default" if lacking else f"{len(taken)} parameters"
+    raise UsageError(f"make: has {said}; expected (input_shape, num_classes) and options that have defaults")
+  ZOO[name] = make
+  return make
+
+
 def options(name: str) -> dict:
-  """The options of a zoo model and their defaults; UsageError for an unknown name."""
+  """The options of a model that a configuration can name, and their defaults; UsageError for an unknown name."""
   if name not in ZOO:
     near = difflib.get_close_matches(str(name), ZOO, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "; cljax.models.register adds one of yours"
     raise UsageError(f"model: got {name!r}; allowed: {', '.join(ZOO)}{hint}")
   parameters = inspect.signature(ZOO[name]).parameters
   return {n: p.default for n, p in parameters.items() if p.default is not p.empty}
@@ -44,6 +69,8 @@ def build(name: str, input_shape: Any, num_classes: int, *, rows: Sequence[Any] 
   if num_classes < 1:
     raise UsageError(f"num_classes: got {num_classes}; must be at least 1")
   values = {**known, **given}
+  if name not in BUILT_IN:
+    return _own(name, input_shape, num_classes, values)
   _check(values)
   if name not in named.NAMED:
     named.array(name, input_shape)
@@ -61,6 +88,17 @@ def build(name: str, input_shape: Any, num_classes: int, *, rows: Sequence[Any] 
     for part in rows:
       model.check_rows(part)
   return model
+
+
+def _own(name: str, input_shape, num_classes: int, values: dict) -> Model:
+  """A user's model; UsageError where it makes something else."""
+  made = ZOO[name](input_shape if isinstance(input_shape, dict) else tuple(input_shape), num_classes, **values)
+  if not isinstance(made, Model):
+    raise UsageError(
+      f"model: {name} made {type(made).__name__} {made!r:.80}; expected cljax.Model; cljax.models.from_linen, from_nnx "
+      "or from_apply make one"
+    )
+  return made
 
 
 def _sizes(value) -> list | None:

@@ -215,7 +215,7 @@ def test_the_table_is_whole():
     assert {f"{section}.{k}" for k in _config.defaults(section)} <= tested, section
   for name, options in MODELS.items():
     assert set(models.options(name)) == set(options)
-  assert set(models.build.__globals__["ZOO"]) == {*MODELS, *OTHERS}
+  assert set(models.build.__globals__["BUILT_IN"]) == {*MODELS, *OTHERS}
 
 
 @pytest.mark.parametrize("name", recipe.OPTIMIZERS)

@@ -7,6 +7,7 @@ HELPERS = {
   "Unit": "a type",
   "build": "looks up a zoo model by name",
   "options": "looks up the options of a zoo model",
+  "register": "adds a model to those that configurations know",
 }
 RECORDS: dict[str, Record] = {
   "by_row": Record(
