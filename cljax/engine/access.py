@@ -13,13 +13,18 @@ from cljax.methods.registry import check_needs
 
 def check_access(name: str, method: Method, spec: Spec) -> None:
   """Refuses a method whose hooks exceed what it declared, or that needs what the scenario does not give."""
-  access = method.access
+  access, faults = method.access, []
   if not access.task_boundaries and (method.start_task is not _keep or method.end_task is not _keep):
-    raise AccessError(f"method {name!r} has start_task or end_task but does not declare Access(task_boundaries=True)")
+    faults.append("has start_task or end_task but does not declare Access(task_boundaries=True)")
   if method.forget is not None and not access.forgets:
-    raise AccessError(f"method {name!r} has forget but does not declare Access(forgets=True)")
+    faults.append("has forget but does not declare Access(forgets=True)")
   if access.stores_data and method.scrub is None:
-    raise AccessError(f"method {name!r} stores data but has no scrub, so a deletion request could not be honoured")
+    faults.append(
+      "stores data but has no scrub, so a deletion request could not be honoured (scrub=replay.scrub_memory(buffer) "
+      "where the state is a cljax.methods.replay.Replay)"
+    )
+  if faults:  # all at once
+    raise AccessError(f"method {name!r} {'; it '.join(faults)}")
   check_needs("the method of this factory" if name == "<lambda>" else repr(name), access.needs, spec)
   if access.task_id_at_test and not spec.task_id_given:
     raise UsageError(

@@ -46,6 +46,11 @@ def register(name: str, entry: Entry) -> Entry:
   if name in METHODS:
     raise UsageError(f"method.name: {name!r} is already registered")
   names.check_free("method.name", name)
+  if not isinstance(entry, Entry):
+    raise UsageError(
+      f"{name}: got {entry!r:.80}; expected cljax.methods.Entry(factory, {{option: Option(default)}}, "
+      "cljax.Access(...), reference)"
+    )
   if entry.exactness not in EXACTNESS:
     raise UsageError(f"{name}: exactness: got {entry.exactness!r:.80}; allowed: {', '.join(EXACTNESS[1:])}, or ''")
   METHODS[name] = entry

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import cljax
-from cljax import engine, losses, models, streams
+from cljax import engine, losses, methods, models, streams
 from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, AccessError, UsageError
@@ -231,6 +231,21 @@ def undeclared(hook, **access):
 def test_undeclared_inputs_are_withheld(class_stream, small_model, hook, access, said):
   with pytest.raises(AccessError, match=said):
     cljax.run(class_stream, small_model, undeclared(hook, **access), training=TRAIN)
+
+
+def test_all_that_a_method_does_not_declare_is_said_at_once(class_stream, small_model):
+  def factory(model, spec):
+    del model, spec
+    asks = lambda key, learner, *more: learner
+    return Method(end_task=asks, forget=asks, access=Access(stores_data=True))
+
+  with pytest.raises(AccessError) as error:
+    cljax.run(class_stream, small_model, factory, training=TRAIN)
+  for told in ("Access(task_boundaries=True)", "Access(forgets=True)", "has no scrub"):
+    assert told in str(error.value)
+  assert "\n" not in str(error.value)
+  with pytest.raises(UsageError, match=r"^mine: got <function .*; expected cljax\.methods\.Entry\(factory, "):
+    methods.register("mine", factory)
 
 
 @pytest.mark.parametrize(
