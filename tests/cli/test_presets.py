@@ -159,7 +159,7 @@ def test_a_card_shows_formula_options_and_published_numbers(capsys):
   assert line.split()[1:5] == ["200", "integers", "from", "1"]
   number = next(r for r in presets.rows() if r["id"] == "derpp_rotated_mnist_200")
   line = next(x for x in text.splitlines() if "preset:rotated_mnist/derpp/200" in x)
-  assert f"{number['accuracy']} ± {number['std']} (10 runs)" in line
+  assert f"{number['accuracy']} ± {number['std']} ({number['runs']} runs)" in line
   assert number["config_source"] in line
   assert "preset:permuted_mnist/derpp/200   no value at hand" in text  # the source of its number is not in the table
   assert number["result_source"] in text
