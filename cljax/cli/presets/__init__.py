@@ -2,7 +2,7 @@
 
 ``presets.tsv`` holds facts, a row for each setting that a paper or a repository states: method, benchmark, optimizer,
 options, the published mean and standard deviation, the number of runs, and where each stands. A row becomes a preset
-``BENCHMARK/METHOD[/SETTING]`` where a protocol (:mod:`cljax.cli.presets.mammoth`) says how its options are called here.
+``BENCHMARK/METHOD[/SETTING]`` where a protocol (one of :data:`PROTOCOLS`) says how its options are called here.
 A preset names every field that its numbers depend on, so that a default that moves does not move it.
 """
 
@@ -18,10 +18,11 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from cljax import UsageError
-from cljax.cli.presets import avalanche, mammoth
+from cljax.cli.presets import avalanche, mammoth, van_de_ven
 
 FILE = pathlib.Path(__file__).parent / "presets.tsv"
 PREFIX = "preset"
+PROTOCOLS = (mammoth, avalanche, van_de_ven)
 
 
 class Published(NamedTuple):
@@ -96,7 +97,7 @@ def presets() -> dict[str, Preset]:
   """Every preset by name, in the order of the table."""
   out: dict[str, Preset] = {}
   for row in rows():
-    made = mammoth.configuration(row, options(row)) or avalanche.configuration(row, options(row))
+    made = next((m for p in PROTOCOLS if (m := p.configuration(row, options(row))) is not None), None)
     if made is None:
       continue
     parts = (made.benchmark or row["benchmark"], made.called or made.sections["method"]["name"], row["buffer"])
