@@ -1,0 +1,36 @@
+"""Records of methods for streams that are seen once: contrast with proxies, strong and relational replay."""
+
+from records.form import Record
+
+KIND = "method"
+ONCE = "each row is offered to the memory once in a run; insert='every_pass' is the released code's"
+VIEWS = "values of second views are not cut to [0, 1]; their hue is turned in YIQ, not HSV; colours in one order"
+OWN_PASS = "the second views go through the network in a pass of their own"
+RECORDS: dict[str, Record] = {
+  "pcr": Record(
+    spec="replay_architecture_metrics A5",
+    compared=(
+      "test_pcr_s_loss_is_the_contrast_with_proxies_of_the_batch",
+      "test_pcr_s_gradient_by_differences",
+      "test_proxy_contrast_is_cross_entropy_with_the_batch_s_prior",
+    ),
+    invariants=(
+      "test_proxies_of_absent_classes_stand_still",
+      "test_only_directions_of_features_and_proxies_count",
+      "test_answers_are_of_labels_that_were_seen",
+      "test_without_views_pcr_takes_rows_of_any_form",
+      "test_second_views_of_pcr_are_as_its_options_say",
+      "test_a_small_memory_is_drawn_whole_by_proxies[pcr]",
+    ),
+    claim=("pcr",),
+    deviations=(
+      "while nothing is stored the step's rows are learned alone; the released code learns nothing of them",
+      "rows of a last batch that is not full are learned too",
+      VIEWS,
+      OWN_PASS,
+      ONCE,
+    ),
+    arguments={"capacity": 20},
+    first_task_plain=False,
+  ),
+}
