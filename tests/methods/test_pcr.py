@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bench import Bench, assert_same
-from by_hand import RATE, batch_of, forward
+from by_hand import RATE, batch_of
+from proxies_by_hand import contrast, cosines, doubled, of_two_views
 
 from cljax import losses, methods, models
 from cljax.core import tree
@@ -18,36 +19,6 @@ from cljax.models import heads
 
 T = 0.3
 HYPER = {"capacity": 20, "replay_batch": 20, "temperature": T}
-
-
-def unit(f, axis=-1):
-  return f / np.linalg.norm(f, axis=axis, keepdims=True)
-
-
-def cosines(params, x):
-  return unit(forward(params["network"], x)[0]) @ unit(
-    np.asarray(params["cosine"]["directions"], np.float64)[..., 0], 0
-  )
-
-
-def contrast(c, y, temperature=T):
-  """Row by row against the proxies of all rows, the mean over those of its label. c ``[N, C]``: cosines."""
-  s, each = c[:, y] / temperature, []
-  for i in range(len(y)):
-    log_p = s[i] - np.log(np.exp(s[i]).sum())
-    each.append(-log_p[y == y[i]].mean())
-  return np.mean(each)
-
-
-def doubled(key, x, *_, **__):
-  return 2.0 * x[:, ::-1]
-
-
-def by_hand(params, x, y, twice=True):
-  if not twice:
-    return contrast(cosines(params, x), y)
-  other = 2.0 * np.asarray(x, np.float64)[:, ::-1]
-  return contrast(np.concatenate([cosines(params, x), cosines(params, other)]), np.r_[y, y])
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +44,8 @@ def test_pcr_s_loss_is_the_contrast_with_proxies_of_the_batch(trained):
   """Of both views of the step's rows and of all that is stored; the first step has its own rows alone, and learns."""
   bench, (start, one, _two), losses_ = trained
   x, y = batch_of(bench, 0, 0)
-  np.testing.assert_allclose(losses_[0], by_hand(start.params, x, y), rtol=1e-5)
-  np.testing.assert_allclose(losses_[1], by_hand(one.params, *rows_of_step(bench)), rtol=1e-5)
+  np.testing.assert_allclose(losses_[0], of_two_views(start.params, x, y, T), rtol=1e-5)
+  np.testing.assert_allclose(losses_[1], of_two_views(one.params, *rows_of_step(bench), T), rtol=1e-5)
   moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a - b)).max(), one.params, start.params)
   assert moved["network"]["hidden_0"]["kernel"] > 1e-4
   assert moved["cosine"]["directions"] > 1e-4
@@ -88,8 +59,8 @@ def test_pcr_s_gradient_by_differences(trained):
   rng, rows = np.random.default_rng(0), rows_of_step(bench)
   for _ in range(3):
     direction = jax.tree.map(lambda a: rng.normal(size=a.shape), step)
-    at = lambda t, direction=direction: by_hand(
-      jax.tree.map(lambda p, d: np.asarray(p, np.float64) + t * d, one.params, direction), *rows
+    at = lambda t, direction=direction: of_two_views(
+      jax.tree.map(lambda p, d: np.asarray(p, np.float64) + t * d, one.params, direction), *rows, T
     )
     slope = (at(1e-6) - at(-1e-6)) / 2e-6
     got = sum((a * b).sum() for a, b in zip(jax.tree.leaves(step), jax.tree.leaves(direction), strict=True))
@@ -143,8 +114,8 @@ def test_proxy_contrast_is_cross_entropy_with_the_batch_s_prior():
   cross = np.logaddexp.reduce(adjusted, -1) - adjusted[own]
   np.testing.assert_allclose(got[:6], cross + np.log(count[y[:6]]), rtol=1e-5)
   np.testing.assert_allclose(got[:6].mean(), contrast(z[:6], y[:6], 1.0), rtol=1e-5)
-  slope = jax.grad(
-    lambda z: losses.reduce(pcr.proxy_contrast(z, jnp.asarray(y), jnp.asarray(weight)), jnp.asarray(weight))
+  slope = jax.jit(
+    jax.grad(lambda z: losses.reduce(pcr.proxy_contrast(z, jnp.asarray(y), jnp.asarray(weight)), jnp.asarray(weight)))
   )
   d = np.asarray(slope(jnp.asarray(z, jnp.float32)))
   assert (d[:, [2, 4]] == 0).all()
@@ -178,7 +149,7 @@ def test_only_directions_of_features_and_proxies_count(class_stream, small_model
 
   np.testing.assert_allclose(loss(larger("network/hidden_0")), loss(params), rtol=1e-5)
   np.testing.assert_allclose(loss(larger("cosine/directions")), loss(params), rtol=1e-5)
-  np.testing.assert_allclose(loss(params).mean(), contrast(cosines(params, x), np.asarray(y)), rtol=1e-5)
+  np.testing.assert_allclose(loss(params).mean(), contrast(cosines(params, x), np.asarray(y), T), rtol=1e-5)
   cold = heads.cosine_classifier(small_model, spec, "pcr", scale=2 / T, learned=False)
   np.testing.assert_allclose(made(cold)(params).mean(), contrast(cosines(params, x), np.asarray(y), T / 2), rtol=1e-5)
 
@@ -191,7 +162,7 @@ def test_without_views_pcr_takes_rows_of_any_form(class_stream, small_model):
   _, _, loss = bench.step(learner, *bench.arguments(1, 1, there, met=(0,)))
   x, y = rows_of_step(bench)
   some = np.r_[0:5, 8:16]
-  np.testing.assert_allclose(float(loss), by_hand(learner.params, x[some], y[some], False), rtol=1e-5)
+  np.testing.assert_allclose(float(loss), contrast(cosines(learner.params, x[some]), y[some], T), rtol=1e-5)
   spec = spec_of(class_stream, 8)
   flat = spec._replace(shown=jax.ShapeDtypeStruct((5,), jnp.float32))
   with pytest.raises(UsageError, match=r"'pcr' makes second views of pictures; expected inputs \[H, W, C\], or"):
@@ -218,7 +189,7 @@ def test_second_views_of_pcr_are_as_its_options_say(class_stream, small_model, m
   )
 
 
-@pytest.mark.parametrize("name", ["pcr"])
+@pytest.mark.parametrize("name", ["pcr", "hpcr"])
 def test_a_small_memory_is_drawn_whole_by_proxies(name, class_stream, small_model):
   """Once, where it is smaller than the batch; else as many rows as the batch has."""
   for capacity, more in ((3, 3), (40, 8)):

@@ -33,4 +33,29 @@ RECORDS: dict[str, Record] = {
     arguments={"capacity": 20},
     first_task_plain=False,
   ),
+  "hpcr": Record(
+    spec="replay_architecture_metrics A6",
+    compared=(
+      "test_hpcr_s_loss_is_a_wave_of_pcr_s_and_what_is_held",
+      "test_hpcr_s_gradient_by_differences",
+      "test_the_wave_is_least_at_first_and_most_half_a_period_on",
+      "test_structure_is_a_cross_entropy_of_likenesses",
+    ),
+    invariants=(
+      "test_stored_outputs_stand_beside_their_own_rows",
+      "test_steps_are_counted_within_a_task",
+      "test_without_strengths_hpcr_is_pcr",
+      "test_a_small_memory_is_drawn_whole_by_proxies[hpcr]",
+    ),
+    claim=("hpcr",),
+    deviations=(
+      "replayed rows are held in the view that was stored; the released code holds their second views to it too",
+      "the count of steps goes on over the epochs of a task",
+      "while nothing is stored the step's rows are learned alone; the released code learns nothing of them",
+      VIEWS,
+      OWN_PASS,
+    ),
+    arguments={"capacity": 20, "period": 20},
+    first_task_plain=False,
+  ),
 }

@@ -50,6 +50,11 @@ class ProxyReplay(NamedTuple):
   loss: Callable
 
 
+def counts(y, weight, num_classes: int):
+  """``[C]`` float32: how many rows of positive weight each label has."""
+  return jnp.sum(jax.nn.one_hot(y, num_classes) * (weight > 0).astype(jnp.float32)[:, None], axis=0)
+
+
 def proxy_contrast(logits, y, weight, class_mask=None):
   """``log sum_c n_c exp(z_c) - z_y`` of each row, ``[B]``; n_c the rows of positive weight of class c.
 
@@ -57,7 +62,7 @@ def proxy_contrast(logits, y, weight, class_mask=None):
   proxies of all rows of the batch, its own among them, the mean over those of its label: a class is a negative as often
   as it has rows, and one without rows takes no part. class_mask ``[B, C]``: the classes that do for a row.
   """
-  count = jnp.sum(jax.nn.one_hot(y, logits.shape[-1]) * (weight > 0).astype(jnp.float32)[:, None], axis=0)
+  count = counts(y, weight, logits.shape[-1])
   there = jnp.broadcast_to(count > 0, logits.shape)
   there = there if class_mask is None else there & class_mask
   often = jnp.log(jnp.maximum(count, 1.0))
