@@ -58,4 +58,18 @@ RECORDS: dict[str, Record] = {
     arguments={"capacity": 20, "period": 20},
     first_task_plain=False,
   ),
+  "ser": Record(
+    spec="replay_architecture_metrics A3",
+    compared=("test_ser_s_loss_is_of_labels_and_of_both_old_answers",),
+    invariants=(
+      "test_the_first_task_of_ser_reads_no_stored_row",
+      "test_behind_a_boundary_new_rows_are_not_pulled",
+      "test_one_draw_serves_both_terms_of_ser",
+      "test_ser_forgets_rows_and_its_teacher_follows_edits",
+      "test_first_task_equals_the_base_learner",
+    ),
+    claim=("ser",),
+    deviations=("rows are stored as they were read where tasks share classes too, and augmented anew",),
+    arguments={"capacity": 20},
+  ),
 }
