@@ -72,4 +72,29 @@ RECORDS: dict[str, Record] = {
     deviations=("rows are stored as they were read where tasks share classes too, and augmented anew",),
     arguments={"capacity": 20},
   ),
+  "rer": Record(
+    spec="replay_architecture_metrics A4",
+    compared=(
+      "test_the_net_s_slope_goes_through_a_weighted_step",
+      "test_rer_s_step_has_the_weights_of_the_net_behind_its_own",
+      "test_weights_are_of_losses_and_norms_of_pairs",
+    ),
+    invariants=(
+      "test_an_undecided_net_weighs_as_before",
+      "test_the_first_task_and_the_warm_passes_have_no_weights",
+      "test_without_a_virtual_step_the_net_learns_nothing",
+      "test_rer_forgets_rows_and_its_net_s_moments",
+    ),
+    claim=("rer",),
+    deviations=(
+      "weights are 2 sigma, so that losses keep their size where weights begin to count; span=1 is the released code's",
+      "rows in the network's step are without the run's augmentation",
+      "new and stored rows go through the model together, where the released code makes two passes",
+      "a stored row that is not there leaves the new one its weight 1; the released code takes fewer new rows",
+      "the form with stored logits (RDER) is left out",
+      ONCE,
+    ),
+    arguments={"capacity": 20, "warm_passes": 0},
+    first_task_plain=False,
+  ),
 }

@@ -99,6 +99,10 @@ def hpcr(
     each = alpha * gap + beta * likeness
     return jnp.where(batch.visit.others > 0, losses.reduce(each, some.weight), 0.0)
 
+  def init(key, learner):
+    begun = base.init(key, learner)
+    return Holistic(begun.replay, begun.seen, jnp.int32(0))
+
   def start_task(key, learner, task):
     del key, task
     return learner._replace(method_state=learner.method_state._replace(at=jnp.int32(0)))
@@ -108,7 +112,7 @@ def hpcr(
     return learner._replace(method_state=learner.method_state._replace(at=learner.method_state.at + 1))
 
   return base._replace(
-    init=lambda key, learner: Holistic(*base.init(key, learner), jnp.int32(0)),
+    init=init,
     start_task=start_task,
     terms={"hpcr": contrast, "held": held},
     after_step=after_step,
