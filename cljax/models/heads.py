@@ -84,6 +84,23 @@ def cosine_classifier(
   return _on(model, "cosine", init, lambda head, out: head.get("scale", scale) * cosines(head, out.features))
 
 
+def products(head, features):
+  """``[B, C]``: of each class the product of the features and its direction, neither normalised; of one direction."""
+  return flat(features) @ head["directions"].astype(jnp.float32)[..., 0]
+
+
+def product_classifier(model: Model, spec: Spec, owner: str) -> Model:
+  """The model whose logits are :func:`products`, without a bias; parameters ``{"network": ..., "cosine": {"directions"
+  [D, C, 1]}}`` as :func:`cosine_classifier` has them, so that :func:`cosines` of them are the angles."""
+  width = width_of(model, spec, owner)
+
+  def init(key):
+    shape, bound = (width, spec.num_classes, 1), width**-0.5
+    return {"directions": jax.random.uniform(key, shape, jnp.float32, -bound, bound)}
+
+  return _on(model, "cosine", init, lambda head, out: products(head, out.features))
+
+
 def projected(head, features):
   """``[B, W]`` of norm 1: ``relu(f A + a) B + b``."""
   hidden = jax.nn.relu(flat(features) @ head["hidden"]["kernel"] + head["hidden"]["bias"][None])

@@ -71,14 +71,15 @@ def trained(class_stream, small_model):
   return bench, bench.boundary("start_task", one, 1)
 
 
-def test_the_net_s_slope_goes_through_a_weighted_step(trained):
-  bench, now = trained
+def test_the_net_s_slope_goes_through_a_weighted_step(class_stream, small_model):
+  bench = Bench("rer", class_stream, small_model, HYPER)
+  now, net = bench.start(), jax.jit(lambda key: rer.weighing_net(key, 5))(jax.random.key(1))
+  assert now.method_state.net["out"]["kernel"].shape == net["out"]["kernel"].shape == (5, 2)
   new, old, others = (batch_of(bench, *at) for at in ((1, 0), (0, 0), (0, 1)))
-  net, model = now.method_state.net, bench.parts.method.model
   rows = [batch(bench, *r, t)._replace(visit=None) for r, t in ((new, 1), (old, 0), (others, 0))]
   made = jax.jit(
     lambda learner, rate, beta: rer.net_slope(
-      model, bench.spec, learner, net, *rows, rate, beta, HYPER["span"], jax.random.key(0)
+      small_model, bench.spec, learner, net, *rows, rate, beta, HYPER["span"], jax.random.key(0)
     )
   )
   got = made(now, 0.3, 0.6)

@@ -97,4 +97,21 @@ RECORDS: dict[str, Record] = {
     arguments={"capacity": 20, "warm_passes": 0},
     first_task_plain=False,
   ),
+  "uer": Record(
+    spec="replay_architecture_metrics A7",
+    compared=("test_uer_s_loss_is_of_angles_and_of_whole_logits", "test_uer_s_gradient_by_differences"),
+    invariants=(
+      "test_new_rows_move_no_lengths_and_stored_ones_do",
+      "test_uer_answers_by_products_and_forgets_rows",
+      "test_uer_s_new_rows_keep_their_mask_and_absent_ones_have_no_part",
+    ),
+    claim=("uer",),
+    deviations=(
+      "written from the paper's abstract, as its code is not public: the temperature is PCR's",
+      "that answers are the products, not the cosines, is a reading",
+      ONCE,
+    ),
+    arguments={"capacity": 20},
+    first_task_plain=False,
+  ),
 }
