@@ -71,8 +71,9 @@ def hpcr(
   ``pcr``. The paper's ``alpha`` is 0.01 for CIFAR-10.
 
   Deviations: replayed rows are held in the view that was stored; released code holds second views to it as well, which
-  it never was of. Over several epochs the count of steps goes on, and stored outputs are of each pass (``insert``).
-  Else as for ``pcr``, with what it raises. Spec A6; Lin et al., 2025.
+  it never was of. Over several epochs the count of steps goes on, and stored outputs are of each pass (``insert``). A
+  request erases rows with what is stored of them; that of other rows was said by a network that knew these. Else as for
+  ``pcr``, with what it raises. Spec A6; Lin et al., 2025.
   """
   how = {"least": least_area, "jitter": jitter, "grey_share": grey, "flip": flip}
 

@@ -54,7 +54,8 @@ def ser(
   :func:`cljax.methods.replay.derpp`, ``f_old`` is the network at the end of the last task, in eval mode, on the current
   rows as the step shows them. MSE is the mean over rows and all logits; of any objective with ``each``, over all
   numbers of a prediction, for text over the tokens that count. The first task is plain: its rows are stored, and none
-  is read. After a request the old network moves as the edit moved the parameters.
+  is read. After a request the old network moves as the edit moved the parameters; what is stored of other rows was said
+  by a network that knew those which are gone.
 
   A step passes over the current rows once more. Deviation: where tasks share classes the released code stores augmented
   rows and shows them as they are; here rows are stored as they were read, and augmented anew. Spec A3; Zhuo et al.,
