@@ -65,23 +65,40 @@ def cosines(head, features):
   return jnp.sum(jax.nn.softmax(each, axis=-1) * each, axis=-1)
 
 
-def cosine_classifier(model: Model, spec: Spec, owner: str, directions: int = 1, scale=1.0) -> Model:
+def cosine_classifier(
+  model: Model, spec: Spec, owner: str, directions: int = 1, scale=1.0, learned: bool = True
+) -> Model:
   """The model whose logits are ``scale * cosines``: its ``Outputs.features`` against ``directions`` of each class.
 
-  Parameters are ``{"network": ..., "cosine": {"directions" [D, C, K], "scale" []}}``; the scale is learned. The
-  network's own classifier stays where it began. Several directions: the local similarity classifier of Douillard et
-  al., 2020.
+  Parameters are ``{"network": ..., "cosine": {"directions" [D, C, K], "scale" []}}``; the scale is learned, or not
+  (``learned``) and then no parameter. The network's own classifier stays where it began. Several directions: the local
+  similarity classifier of Douillard et al., 2020.
   """
   width = width_of(model, spec, owner)
 
   def init(key):
     shape, bound = (width, spec.num_classes, directions), width**-0.5
-    return {
-      "directions": jax.random.uniform(key, shape, jnp.float32, -bound, bound),
-      "scale": jnp.asarray(scale, jnp.float32),
-    }
+    head = {"directions": jax.random.uniform(key, shape, jnp.float32, -bound, bound)}
+    return {**head, "scale": jnp.asarray(scale, jnp.float32)} if learned else head
 
-  return _on(model, "cosine", init, lambda head, out: head["scale"] * cosines(head, out.features))
+  return _on(model, "cosine", init, lambda head, out: head.get("scale", scale) * cosines(head, out.features))
+
+
+def products(head, features):
+  """``[B, C]``: of each class the product of the features and its direction, neither normalised; of one direction."""
+  return flat(features) @ head["directions"].astype(jnp.float32)[..., 0]
+
+
+def product_classifier(model: Model, spec: Spec, owner: str) -> Model:
+  """The model whose logits are :func:`products`, without a bias; parameters ``{"network": ..., "cosine": {"directions"
+  [D, C, 1]}}`` as :func:`cosine_classifier` has them, so that :func:`cosines` of them are the angles."""
+  width = width_of(model, spec, owner)
+
+  def init(key):
+    shape, bound = (width, spec.num_classes, 1), width**-0.5
+    return {"directions": jax.random.uniform(key, shape, jnp.float32, -bound, bound)}
+
+  return _on(model, "cosine", init, lambda head, out: products(head, out.features))
 
 
 def projected(head, features):

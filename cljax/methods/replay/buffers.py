@@ -136,6 +136,12 @@ def append(batch: Batch, more: Batch, scale=None) -> Batch:
   return batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f not in kept})
 
 
+def of_terms_alone(batch: Batch) -> Batch:
+  """The batch whose loss is what terms add: the objective's own is multiplied with 0. Rows stay rows of the step."""
+  batch = grouped(batch)
+  return batch._replace(scale=jnp.zeros_like(batch.scale))
+
+
 def places(batch: Batch, size: int):
   """``[size]`` int32: where the next ``size`` rows that are appended to ``batch`` will stand."""
   return batch.weight.shape[0] + jnp.arange(size, dtype=jnp.int32)

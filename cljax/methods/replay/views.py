@@ -7,10 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.core.tree import fold
+from cljax.core.types import Batch, Model, Outputs, Spec, UsageError
+from cljax.methods.registry import Option
+from cljax.objectives.rows import eaten, stored
 
 RATIO = (0.75, 4 / 3)  # of a cut's sides, before it is limited to the picture
 JITTERED, HUE = 0.8, 0.25  # how often colours are changed; the hue's share of the strength
 LUMA = (0.299, 0.587, 0.114)
+# Of methods that may do without second views.
+SEEN_TWICE: dict[str, tuple] = {"views": (True,)}
+VIEWS = {
+  "views": Option(True),
+  "least_area": Option(0.2, 0, 1, needs=SEEN_TWICE),
+  "jitter": Option(0.4, 0, 1, needs=SEEN_TWICE),
+  "grey": Option(0.2, 0, 1, needs=SEEN_TWICE),
+  "flip": Option(True, needs=SEEN_TWICE),
+}
 YIQ = np.array([LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)], np.float32)
 
 
@@ -62,3 +74,20 @@ def second_view(key, x, least, jitter, grey_share, flip: bool):
     return jnp.where((coins[2] < grey_share) & (x.shape[-1] == 3), grey(x), x)
 
   return jax.vmap(one)(jax.random.split(key, x.shape[0]), x)
+
+
+def check_pictures(spec: Spec, owner: str):
+  """UsageError where rows are no pictures ``[H, W, C]``, of which a second view could be made."""
+  if len(spec.shown.shape if hasattr(spec.shown, "shape") else ()) != 3:
+    raise UsageError(
+      f"method.name: {owner!r} makes second views of pictures; expected inputs [H, W, C], or method.views=False"
+    )
+
+
+def second_pass(key, network: Model, spec: Spec, params, learner, batch: Batch, **how) -> Outputs:
+  """What the network says of a second view of each row of a step, in train mode; what BatchNorm counts of it is
+  dropped. ``how`` as in :func:`second_view`."""
+  x = eaten(batch.x, spec.scale).astype(jnp.float32)
+  x = stored(second_view(fold(key, "view"), x, **how), spec.scale)
+  told = {"task": network.task_for(batch.task), "mask": (batch.weight > 0).astype(jnp.float32)}
+  return network.apply(params, learner.model_state, x, train=True, key=fold(key, "model"), **told)[0]
