@@ -207,6 +207,7 @@ NAMED = {
   "bic",
   "clnp",
   "clpu_derpp",
+  "der_expand",
   "eeil",
   "hal",
   "icarl",
