@@ -214,6 +214,7 @@ NAMED = {
   "lucir",
   "lwf",
   "lwm",
+  "memo",
   "podnet",
   "pass",
   "wa",

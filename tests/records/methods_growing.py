@@ -28,4 +28,21 @@ RECORDS: dict[str, Record] = {
     arguments={"capacity": 20},
     first_task_plain=False,
   ),
+  "memo": Record(
+    spec="classic_methods D8",
+    compared=("test_memo_s_step_moves_the_task_s_last_block",),
+    invariants=(
+      "test_memo_aligns_new_weights_and_grows_by_the_last_block",
+      "test_shared_blocks_learn_in_the_first_task_and_with_always_old_features_drift",
+      "test_what_the_last_block_of_memo_can_be",
+    ),
+    claim=("memo",),
+    deviations=(
+      "shared blocks stand after the first task, as PILOT has it; shared='always' is the released train_base",
+      "shared BatchNorms are refused where shared blocks stand",
+      UNION,
+    ),
+    arguments={"capacity": 20},
+    first_task_plain=False,
+  ),
 }
