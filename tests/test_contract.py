@@ -209,6 +209,7 @@ NAMED = {
   "clpu_derpp",
   "der_expand",
   "eeil",
+  "foster",
   "hal",
   "icarl",
   "lucir",

@@ -45,4 +45,26 @@ RECORDS: dict[str, Record] = {
     arguments={"capacity": 20},
     first_task_plain=False,
   ),
+  "foster": Record(
+    spec="classic_methods D7",
+    compared=(
+      "test_foster_s_step_is_boosting_under_adjusted_logits",
+      "test_foster_is_compressed_into_one_network",
+      "test_class_weights_are_of_counts_and_of_mean_one",
+    ),
+    invariants=(
+      "test_foster_s_first_task_is_one_network_and_its_answers_are_plain",
+      "test_foster_counts_the_rows_of_each_class",
+      "test_balanced_distillation_of_equal_classes_is_plain",
+      "test_foster_begins_each_network_without_moments_and_has_one_between_tasks",
+    ),
+    claim=("foster",),
+    deviations=(
+      "no factor T^2 in the distillation, as in the released code",
+      "weight decay, augmentation in the compression and aligning of the released code are left out",
+      UNION,
+    ),
+    arguments={"capacity": 20, "passes": 4},
+    first_task_plain=False,
+  ),
 }
