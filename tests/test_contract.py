@@ -211,6 +211,7 @@ NAMED = {
   "eeil",
   "foster",
   "hal",
+  "hfc",
   "icarl",
   "lucir",
   "lwf",

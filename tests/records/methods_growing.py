@@ -67,4 +67,22 @@ RECORDS: dict[str, Record] = {
     arguments={"capacity": 20, "passes": 4},
     first_task_plain=False,
   ),
+  "hfc": Record(
+    spec="regularizers_projectors 7.6",
+    compared=("test_hfc_s_step_by_hand",),
+    invariants=(
+      "test_weights_of_equal_rows_are_those_of_z_alone",
+      "test_weights_are_bounded_and_detached_and_of_rows_that_are_there",
+      "test_the_first_task_of_hfc_is_plain_binary_cross_entropy",
+      "test_means_of_classes_are_over_rows_that_are_there",
+    ),
+    claim=("hfc",),
+    deviations=(
+      "any model in the place of the transformer with adapters; the task-semantic aggregation is left out",
+      "outputs are those of classes met so far, among those that compete",
+      UNION,
+    ),
+    arguments={"capacity": 20},
+    first_task_plain=False,
+  ),
 }
