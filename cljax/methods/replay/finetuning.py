@@ -16,12 +16,13 @@ from cljax.methods.replay.buffers import drawn
 
 def on_stored(
   key, learner, spec: Spec, memory, state, visit, loss: Callable, *, passes: int, rate, trains: Callable, size: int,
-  momentum: float = 0.9,
+  momentum: float = 0.9, shows: Callable | None = None,
 ):  # fmt: skip
   """The learner after ``passes`` over all rows of a memory, each shuffled, in batches of ``size``, by SGD at ``rate``
-  with momentum from rest. Only leaves of which ``trains(name)`` holds move.
+  (a number, or a function of the pass) with momentum from rest. Only leaves of which ``trains(name)`` holds move.
 
-  ``loss(key, params, model_state, batch) -> (loss, model_state)``; the batch's x is as its rows' tasks show it.
+  ``loss(key, params, model_state, batch) -> (loss, model_state)``; the batch's x is as its rows' tasks show it, or as
+  ``shows(x, task)`` does.
   """
   rows, there = memory.contents(state)
   total = there.shape[0]
@@ -30,7 +31,7 @@ def on_stored(
   place = jnp.argsort(there <= 0, stable=True).astype(jnp.int32)  # those that are stored, first
 
   def one_pass(p, fitted):
-    own = jax.random.fold_in(key, p)
+    own, size_of_step = jax.random.fold_in(key, p), rate(p) if callable(rate) else rate
     bits = jax.random.bits(fold(own, "order"), (total,), jnp.uint32)
     order = place[jnp.lexsort((bits, jnp.arange(total) >= count))]
 
@@ -40,11 +41,11 @@ def on_stored(
       inside = at < count
       at = jnp.where(inside, order[jnp.minimum(at, total - 1)], total)
       batch = drawn(spec, slots.read(rows, at), inside.astype(jnp.float32), visit)
-      batch = batch._replace(x=spec.view(batch.x, batch.task), visit=visit)
+      batch = batch._replace(x=(shows or spec.view)(batch.x, batch.task), visit=visit)
       of = lambda params: loss(jax.random.fold_in(own, i), params, model_state, batch)
       grads, model_state = jax.grad(of, has_aux=True)(params)
       velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, grads)
-      move = lambda n, w, v: (w - rate * v).astype(w.dtype) if trains(n) else w
+      move = lambda n, w, v: (w - size_of_step * v).astype(w.dtype) if trains(n) else w
       return tree.map_named(move, params, velocity), model_state, velocity
 
     return jax.lax.fori_loop(0, (count + size - 1) // size, step, fitted)
