@@ -1,0 +1,33 @@
+"""Records of methods that score what a path gave, renew dormant units, or learn how to learn."""
+
+from records.form import Record
+
+KIND = "method"
+NEUTRAL = "test_neutral_strength_is_the_base_run"
+FIRST = "test_first_task_equals_the_base_learner"
+RECORDS: dict[str, Record] = {
+  "rwalk": Record(
+    spec="classic_methods E1",
+    compared=(
+      "test_rwalk_pulls_by_fisher_and_path[True]",
+      "test_rwalk_pulls_by_fisher_and_path[False]",
+      "test_only_what_lowered_the_loss_scores",
+    ),
+    invariants=(
+      NEUTRAL,
+      FIRST,
+      "test_both_parts_of_rwalk_lie_in_the_unit_interval",
+      "test_rwalk_averages_the_scores_of_tasks",
+      "test_rwalk_is_still_at_its_anchor",
+      "test_ewc_plus_plus_keeps_no_path",
+    ),
+    claim=("rwalk",),
+    deviations=(
+      "scores of tasks are averaged, as the paper says; the released code adds the average to what there was",
+      "the running Fisher is of the batch's mean gradient, at each step, and begins at 0",
+      "steps after the last whole block count at the boundary as a block of their own",
+    ),
+    arguments={"strength": 0.5},
+    neutral={"strength": 0.0},
+  ),
+}
