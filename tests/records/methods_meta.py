@@ -30,4 +30,28 @@ RECORDS: dict[str, Record] = {
     arguments={"strength": 0.5},
     neutral={"strength": 0.0},
   ),
+  "redo": Record(
+    spec="classic_methods G1",
+    compared=(
+      "test_redo_recycles_what_is_hardly_active",
+      "test_a_flattened_convolution_is_read_place_by_place",
+    ),
+    invariants=(
+      NEUTRAL,
+      "test_silent_units_go_and_no_output_changes",
+      "test_a_weight_between_two_recycled_units_goes_out_of_one",
+      "test_scores_average_to_one_over_rows_and_places",
+      "test_redo_refuses_models_whose_units_it_can_not_tell",
+      "test_redo_says_where_it_never_acts",
+    ),
+    claim=("redo",),
+    deviations=(
+      "activations are those of the step's own batch, before its update; the paper's are of another batch",
+      "behind a flattened convolution outgoing weights are found by tiling; the released code repeats",
+      "optax counts steps once: the count in Adam's correction goes on",
+    ),
+    arguments={"tau": 0.3, "every": 2},
+    neutral={"every": 1000},
+    first_task_plain=False,
+  ),
 }
