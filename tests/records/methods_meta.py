@@ -54,4 +54,25 @@ RECORDS: dict[str, Record] = {
     neutral={"every": 1000},
     first_task_plain=False,
   ),
+  "mer": Record(
+    spec="classic_methods A9",
+    compared=("test_mer_walks_row_by_row_and_steps_back_twice", "test_a_worked_walk_of_one_number"),
+    invariants=(
+      "test_a_row_of_mer_is_stored_behind_its_own_steps",
+      "test_without_stepping_back_mer_is_sgd_of_single_rows",
+      "test_mer_never_trains_on_statistics_of_one_row",
+      "test_penalties_act_beside_the_walk_of_mer",
+      "test_mer_needs_an_optimizer_of_known_rate",
+      "test_scrub_erases_every_stored_row",
+    ),
+    claim=("mer",),
+    deviations=(
+      "algorithm 1, a row at a time; algorithm 6, one batch of stored and new rows for each inner step, is left out",
+      "gradients of single rows are in eval mode; BatchNorm's statistics move by one pass over all rows of the step",
+      "each row is offered to the memory once in a run; insert='every_pass' offers it in each epoch",
+      "the rate is the run's, schedule included; in a hybrid terms of other parts are not seen by the walk",
+    ),
+    arguments={"capacity": 20, "replay_batch": 2, "beta": 0.5},
+    first_task_plain=False,
+  ),
 }
