@@ -75,4 +75,32 @@ RECORDS: dict[str, Record] = {
     arguments={"capacity": 20, "replay_batch": 2, "beta": 0.5},
     first_task_plain=False,
   ),
+  "la_maml": Record(
+    spec="classic_methods A10",
+    compared=(
+      "test_la_maml_learns_rates_first_and_moves_by_them[la_maml]",
+      "test_la_maml_learns_rates_first_and_moves_by_them[sync]",
+      "test_la_maml_learns_rates_first_and_moves_by_them[c_maml]",
+      "test_the_second_order_by_differences",
+      "test_blocks_of_rows_and_rows_that_are_absent",
+    ),
+    invariants=(
+      "test_a_rate_of_zero_or_below_holds_its_weight",
+      "test_one_row_is_one_step_at_the_point_it_leads_to",
+      "test_without_inner_steps_it_is_er",
+      "test_the_meta_gradients_are_clipped_and_the_inner_ones_are_not",
+      "test_la_maml_refuses_what_it_can_not_follow",
+      "test_scrub_erases_every_stored_row",
+    ),
+    claim=("la_maml",),
+    deviations=(
+      "no inner gradient is clipped; the released code clips and drops the result",
+      "inner steps are of rows in eval mode, the meta loss in train mode; BatchNorm's statistics move once a step",
+      "the slopes of weights and of rates are cut to the same norm, each by itself",
+      "the second order is the default, as algorithm 1 differentiates; that the paper's runs used it is UNVERIFIED",
+      "each row is offered to the memory once in a run; insert='every_pass' offers it in each epoch",
+    ),
+    arguments={"capacity": 20},
+    first_task_plain=False,
+  ),
 }

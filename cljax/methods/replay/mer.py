@@ -84,8 +84,8 @@ def mer(
       return state, jax.tree.map(lambda *a: jnp.concatenate(a), *found)
 
     state, found = jax.lax.scan(one, learner.method_state, (jnp.arange(rows), own, weight))
-    flat = jax.tree.map(lambda a: a.reshape(rows * each, *a.shape[2:]), found)
-    more = drawn(spec, *flat, batch.visit)
+    found_rows, found_weight = jax.tree.map(lambda a: a.reshape(rows * each, *a.shape[2:]), found)
+    more = drawn(spec, found_rows, found_weight, batch.visit)
     batch = batch._replace(extra={**batch.extra, "from": places(batch, rows * each)})
     return learner._replace(method_state=state), append(batch, more, scale=0.0)
 
@@ -104,8 +104,8 @@ def mer(
         params
       )
 
-    flags = (jnp.asarray(f.reshape(-1)) for f in (ends, done))
-    after = walk(slope, params, at, *flags, batch.weight[owner] > 0, rate, beta, gamma)
+    last, whole = (jnp.asarray(f.reshape(-1)) for f in (ends, done))
+    after = walk(slope, params, at, last, whole, batch.weight[owner] > 0, rate, beta, gamma)
     return jax.tree.map(lambda u, a, p: u + (a - p).astype(u.dtype), updates, after, params), state
 
   def scrub(learner, request):
