@@ -19,7 +19,9 @@ from experiments._proof_records import records
 BATCH = 8
 FORGETS = [n for n, e in methods.METHODS.items() if e.access.forgets]
 LEARNS = [n for n in methods.METHODS if n not in FORGETS]
-REVEALING = ("ogd", "pca_ogd", "gpm", "cuber", "tag", "owm", "kfac_ewc", "ncl")  # answer requests by a replay alone
+REVEALING = (  # answer requests by a replay alone
+  "ogd", "pca_ogd", "gpm", "cuber", "sgp", "adam_nscl", "trgp", "tag", "owm", "kfac_ewc", "ncl",
+)  # fmt: skip
 # Sizes at which a run takes a second, where the contract suite's own (Entry.test) say nothing.
 SMALL = {"capacity": 20, "samples": 8, "steps": 3, "batch": 8, "rows": 8, "oracle_steps": 2, "early_steps": 2}
 

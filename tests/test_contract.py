@@ -219,6 +219,7 @@ NAMED = {
   "memo",
   "podnet",
   "pass",
+  "trgp",
   "wa",
   "xder",
 }  # their programs hold the tasks' classes: renamed tasks need programs of their own
@@ -237,6 +238,8 @@ def test_a_task_s_number_is_a_name(name, looped, request, small_model):
   params = [t.params for t in told]
   if name == "supsup":  # a mask for each task number
     params[1] = jax.tree.map(lambda scores: scores[:, jnp.asarray(new)], params[1])
+  if name == "trgp":  # scales for each
+    params[1]["scales"] = jax.tree.map(lambda scales: scales[:, jnp.asarray(new)], params[1]["scales"])
   assert_near(*params)
   kept = [jax.tree.leaves((t.opt_state.penalty, t.opt_state.transform, t.method_state)) for t in told]
   # Stored rows say which task they are of.
@@ -253,7 +256,7 @@ def test_a_task_may_come_back(name, looped):
     assert np.isfinite(np.asarray(leaf)).all() or not jnp.issubdtype(leaf.dtype, jnp.floating)
   tasks = looped.spec.num_tasks
   counts = {projectors.CUBERState: "tasks", projectors.CUBERBlocked: "tasks", optimizers.TagState: "task"}
-  dropped = (projectors.OGDState, projectors.GPMState)
+  dropped = (projectors.OGDState, projectors.GPMState, projectors.SGPState)
   is_mine = lambda node: isinstance(node, (*counts, *dropped))
   for node in filter(is_mine, jax.tree.leaves(learner, is_leaf=is_mine)):
     if isinstance(node, dropped):

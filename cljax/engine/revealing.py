@@ -16,9 +16,11 @@ from cljax.regularizers import path, quadratic
 REVEALS = {
   projectors.OGDState: "gradients of single rows, which hold the rows' inputs",
   projectors.GPMState: "bases of the spaces that the rows span",
+  projectors.SGPState: "bases of the spaces that the rows span",
   projectors.CUBERState: "bases of the spaces that the rows span",
   regularizers.KfacState: "the correlations of layer inputs, whose span is that of the rows where these are few",
   projectors.NCLState: "the correlations of layer inputs, whose span is that of the rows where these are few",
+  projectors.NSCLState: "the correlations of layer inputs, whose span is that of the rows where these are few",
   projectors.OWMState: "the correlations of batches' mean inputs, which of small batches are rows",
   TagState: "each task's averaged gradient, in which a bright row stands out",
 }

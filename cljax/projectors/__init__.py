@@ -23,6 +23,7 @@ from cljax.projectors.gem import GEMState, er_gem, gem
 from cljax.projectors.geometric import GeometricState, geometric_disentanglement
 from cljax.projectors.gpm import GPMState, gpm, gpm_bytes, gpm_extend
 from cljax.projectors.ncl import NCLState, ncl, ncl_end_task
+from cljax.projectors.nscl import NSCLState, nscl, nscl_extend
 from cljax.projectors.ogd import (
   OGDState,
   basis_bytes,
@@ -34,6 +35,8 @@ from cljax.projectors.ogd import (
 )
 from cljax.projectors.orthogonality import adaptive_orthogonality, adaptive_orthogonality_grad
 from cljax.projectors.owm import OWMState, owm, owm_extend
+from cljax.projectors.sgp import SGPState, sgp, sgp_extend
+from cljax.projectors.trgp import rescaled, trgp_extend, trust_regions
 from cljax.projectors.update_space import on_update
 
 __all__ = [
@@ -48,8 +51,10 @@ __all__ = [
   "GPMState",
   "GeometricState",
   "NCLState",
+  "NSCLState",
   "OGDState",
   "OWMState",
+  "SGPState",
   "adaptive_orthogonality",
   "adaptive_orthogonality_grad",
   "agem",
@@ -72,6 +77,8 @@ __all__ = [
   "gpm_extend",
   "ncl",
   "ncl_end_task",
+  "nscl",
+  "nscl_extend",
   "ogd",
   "ogd_extend",
   "on_update",
@@ -80,7 +87,12 @@ __all__ = [
   "pca_ogd",
   "pca_ogd_extend",
   "principal_directions",
+  "rescaled",
   "scaled_projection",
+  "sgp",
+  "sgp_extend",
+  "trgp_extend",
+  "trust_regions",
 ]
 
 _LINEAR = "IdealState ideal_init ideal_learn ideal_member ntk_forgetting ntk_overlap"

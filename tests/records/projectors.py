@@ -15,8 +15,10 @@ HELPERS = {
   "GPMState": "a state type",
   "GeometricState": "a state type",
   "NCLState": "a state type",
+  "NSCLState": "a state type",
   "OGDState": "a state type",
   "OWMState": "a state type",
+  "SGPState": "a state type",
 }
 CUBER = (
   "written from memory of the paper, no code found; one basis of all blocked spans stands for projections in turn",
@@ -272,5 +274,57 @@ RECORDS: dict[str, Record] = {
   "scaled_projection": Record(
     spec="regularizers_projectors 4.6",
     compared=("test_scaled_projection", "test_anchor_is_a_copy_and_scaled_projection"),
+  ),
+  "nscl": Record(
+    spec="classic_methods E2",
+    compared=("test_nscl_over_two_tasks", "test_acts_in_every_container"),
+    invariants=("test_what_nscl_has_not_seen_passes_to_the_bit", "test_nscl_in_a_chain_and_what_it_refuses"),
+    deviations=("biases and norm parameters are held; the paper has EWC on those of BatchNorm",),
+  ),
+  "nscl_extend": Record(
+    spec="classic_methods E2",
+    compared=("test_nscl_over_two_tasks", "test_every_row_counts_not_the_mean"),
+    invariants=(
+      "test_the_released_norm_ties_the_step_to_the_dimension",
+      "test_a_least_eigenvalue_of_rounding_is_no_measure",
+      "test_nscl_in_a_chain_and_what_it_refuses",
+    ),
+    deviations=(
+      "no division by the Frobenius norm unless norm='frobenius', the released code's",
+      "a least eigenvalue below rounding, or below 'floor', counts as that",
+    ),
+  ),
+  "sgp": Record(
+    spec="classic_methods E3",
+    compared=("test_sgp_over_two_tasks", "test_acts_in_every_container", "test_columns_of_sgp_in_blocks"),
+    invariants=(
+      "test_much_alpha_is_gpm",
+      "test_what_sgp_has_not_seen_passes_to_the_bit",
+      "test_sgp_without_room_and_what_it_refuses",
+    ),
+  ),
+  "sgp_extend": Record(
+    spec="classic_methods E3",
+    compared=("test_sgp_over_two_tasks", "test_importances_of_the_spec_s_singular_values"),
+    invariants=(
+      "test_importances_add_up_and_never_fall",
+      "test_sgp_without_room_and_what_it_refuses",
+    ),
+    deviations=("the first task reaches the threshold too, where the released code stays one direction below it",),
+  ),
+  "trgp_extend": Record(
+    spec="classic_methods E4",
+    compared=("test_trgp_s_memory_over_three_tasks", "test_the_first_new_direction_is_kept"),
+    invariants=("test_trgp_without_room_and_what_its_memory_refuses",),
+    deviations=("the first new direction joins the memory; the released code drops it",),
+  ),
+  "trust_regions": Record(
+    spec="classic_methods E4",
+    compared=("test_regions_are_the_spans_that_take_most_of_the_gradient",),
+  ),
+  "rescaled": Record(
+    spec="classic_methods E4",
+    compared=("test_weights_are_scaled_inside_each_span",),
+    deviations=("by R = Q - I",),
   ),
 }

@@ -27,6 +27,7 @@ from transforms.formulas import (
   off,
   owm,
   pull,
+  sgp,
   spectral,
   tag,
   wasserstein,
@@ -125,6 +126,11 @@ def layout(**more):
   return lambda place: {"layout": place.layout, **more}
 
 
+def uneven(place):
+  """Layer inputs along the first axis and, half as long, the second."""
+  return {place.names[n]: jnp.eye(SHAPES[n][0])[:2] * jnp.array([[2.0], [1.0]]) for n in ("kernel", "out")}
+
+
 def cuber_end(sufficient, positive):
   def end(state, params, place):
     state = projectors.cuber_end_task(state, place.inputs(), at(place, G), 1.0)
@@ -209,6 +215,22 @@ ROWS: dict[str, Row] = {
     first_row_held(False),
     layout(freeze_vectors=False),
     lambda s, p, place: projectors.gpm_extend(s, place.inputs(), 1.0),
+    **REAL,
+    **CUT,
+  ),
+  "sgp": Row(
+    projectors.sgp,
+    each(sgp),
+    layout(freeze_vectors=False),
+    lambda s, p, place: projectors.sgp_extend(s, uneven(place), 1.0, 2.0),
+    **REAL,
+    **CUT,
+  ),
+  "nscl": Row(
+    projectors.nscl,
+    first_row_held(False),
+    layout(freeze_vectors=False),
+    lambda s, p, place: projectors.nscl_extend(s, {n: x.T @ x for n, x in place.inputs().items()}),
     **REAL,
     **CUT,
   ),

@@ -66,6 +66,14 @@ def owm(v, n):
   return out
 
 
+def sgp(v, n):
+  """Old inputs are the first two axes, of importances 1 and ``3 / 2 / (1 + 1)``."""
+  out = v.G[n].copy()
+  if out.ndim == 2:
+    out[:2] *= np.array([[0.0], [0.25]])
+  return out
+
+
 def cuber_pull(v, n):
   out = v.G[n].copy()
   if out.ndim == 2:

@@ -54,8 +54,8 @@ X = {"a": jnp.ones((2, 3)), "b": jnp.ones(3)}
 
 @pytest.mark.parametrize(
   "tx",
-  [P.gpm(), P.cuber(2, 2), P.cuber_pull(2, 2), P.cuber_projection(2, 2)],
-  ids=["gpm", "cuber", "cuber_pull", "cuber_projection"],
+  [P.gpm(), P.sgp(), P.nscl(), P.cuber(2, 2), P.cuber_pull(2, 2), P.cuber_projection(2, 2)],
+  ids=["gpm", "sgp", "nscl", "cuber", "cuber_pull", "cuber_projection"],
 )
 def test_other_names_at_the_update_are_refused(tx):
   state = tx.init(X)

@@ -1,6 +1,8 @@
-"""Kernels that each task sees scaled inside spans of earlier ones (TRGP's scaled weight projection, in CUBER)."""
+"""Kernels that each task sees scaled inside spans of earlier ones (TRGP's scaled weight projection; CUBER's)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +15,13 @@ from cljax.projectors.gpm import extend_basis
 SCALES, SPANS = "scales", "spans"
 
 
-def scaled_model(model: Model, spec: Spec, kernels: dict, max_rank: int) -> Model:
-  """The network whose kernels are ``W - S_t S_t^T W + S_t Q_t S_t^T W`` for rows of task t.
+def seen_as(model: Model, spec: Spec, weight: Callable, begin: Callable, owner: str) -> Model:
+  """The network whose kernels are ``weight(name, W [d_in, c_out], scales[name], model_state, task)`` for a task's rows.
 
-  ``kernels {name: abstract kernel}`` are scaled. ``params`` are the model's, a dict, and ``scales {name: [T, r, r]}``,
-  the trainable Q, which start at the identity; ``model_state["spans"] {name: [T, d_in, r]}`` holds the orthonormal S,
-  0 at first (then W is W), and ``model_state["inner"]`` the model's own state. Reads the task of its rows. UsageError
-  where parameters are no dict.
+  ``begin({name: leaf}) -> (scales, state)``: ``params`` are the model's, a dict, and ``scales``, trained, of which each
+  has a leading axis of tasks; ``model_state`` is ``state`` beside ``inner``, the model's own. Reads the task of its
+  rows. UsageError, which begins with ``owner``, where parameters are no dict.
   """
-  ranks = {n: min(max_rank, k.size // k.shape[-1]) for n, k in kernels.items()}
 
   def effective(params, state, task):
     weights = {n: v for n, v in params.items() if n != SCALES}
@@ -29,19 +29,16 @@ def scaled_model(model: Model, spec: Spec, kernels: dict, max_rank: int) -> Mode
     made = {}
     for name, scales in params[SCALES].items():
       w = named[name]
-      new = projectors.scaled_projection(w.reshape(-1, w.shape[-1]), state[SPANS][name][task], scales[task])
+      new = weight(name, w.reshape(-1, w.shape[-1]), scales, state, task)
       made[name] = new.reshape(w.shape).astype(w.dtype)
     return tree.edit_leaves(weights, made)
 
   def init(key):
     weights, inner = model.init(key)
     if not isinstance(weights, dict) or SCALES in weights:
-      raise UsageError(f"method.scaled: needs a model whose parameters are a dict without {SCALES!r}; use the zoo's")
-    named = tree.by_path(weights)
-    each = lambda a: jnp.broadcast_to(a, (spec.num_tasks, *a.shape))
-    scales = {n: each(jnp.eye(r, dtype=named[n].dtype)) for n, r in ranks.items()}
-    spans = {n: each(jnp.zeros((named[n].size // named[n].shape[-1], r), jnp.float32)) for n, r in ranks.items()}
-    return {**weights, SCALES: tree.copy(scales)}, {"inner": inner, SPANS: tree.copy(spans)}
+      raise UsageError(f"{owner} needs a model whose parameters are a dict without {SCALES!r}; use the zoo's")
+    scales, state = begin(tree.by_path(weights))
+    return {**weights, SCALES: tree.copy(scales)}, {"inner": inner, **tree.copy(state)}
 
   told = lambda task: {"task": task} if model.by_task else {}
 
@@ -61,6 +58,26 @@ def scaled_model(model: Model, spec: Spec, kernels: dict, max_rank: int) -> Mode
 
   made = models.by_row(Model(init, apply), spec.num_tasks)
   return made._replace(capture=None if model.capture is None else capture)
+
+
+def scaled_model(model: Model, spec: Spec, kernels: dict, max_rank: int) -> Model:
+  """The network whose kernels are ``W - S_t S_t^T W + S_t Q_t S_t^T W`` for rows of task t (:func:`seen_as`).
+
+  ``kernels {name: abstract kernel}`` are scaled. ``scales {name: [T, r, r]}`` is the trainable Q, the identity at
+  first; ``model_state["spans"] {name: [T, d_in, r]}`` holds the orthonormal S, 0 at first (then W is W).
+  """
+  ranks = {n: min(max_rank, k.size // k.shape[-1]) for n, k in kernels.items()}
+
+  def weight(name, w, scales, state, task):
+    return projectors.scaled_projection(w, state[SPANS][name][task], scales[task])
+
+  def begin(named):
+    each = lambda a: jnp.broadcast_to(a, (spec.num_tasks, *a.shape))
+    scales = {n: each(jnp.eye(r, dtype=named[n].dtype)) for n, r in ranks.items()}
+    spans = {n: each(jnp.zeros((named[n].size // named[n].shape[-1], r), jnp.float32)) for n, r in ranks.items()}
+    return scales, {SPANS: spans}
+
+  return seen_as(model, spec, weight, begin, "method.scaled:")
 
 
 def trusting(learner, visit):
