@@ -215,6 +215,7 @@ NAMED = {
   "lwm",
   "podnet",
   "pass",
+  "prd",
   "wa",
   "xder",
 }  # their programs hold the tasks' classes: renamed tasks need programs of their own
