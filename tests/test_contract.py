@@ -207,6 +207,7 @@ NAMED = {
   "bic",
   "clnp",
   "clpu_derpp",
+  "co2l",
   "eeil",
   "hal",
   "icarl",
