@@ -101,6 +101,23 @@ def product_classifier(model: Model, spec: Spec, owner: str) -> Model:
   return _on(model, "cosine", init, lambda head, out: products(head, out.features))
 
 
+def linear(head, features):
+  """``[B, C]``: ``f W + b``."""
+  return flat(features) @ head["kernel"].astype(jnp.float32) + head["bias"].astype(jnp.float32)[None]
+
+
+def linear_classifier(model: Model, spec: Spec, owner: str) -> Model:
+  """The model whose logits are :func:`linear` in its features; parameters ``{"network": ..., "linear": {"kernel"
+  [D, C], "bias" [C]}}``, which begin at 0. The network's own classifier stays where it began."""
+  width = width_of(model, spec, owner)
+
+  def init(key):
+    del key
+    return {"kernel": jnp.zeros((width, spec.num_classes)), "bias": jnp.zeros(spec.num_classes)}
+
+  return _on(model, "linear", init, lambda head, out: linear(head, out.features))
+
+
 def projected(head, features):
   """``[B, W]`` of norm 1: ``relu(f A + a) B + b``."""
   hidden = jax.nn.relu(flat(features) @ head["hidden"]["kernel"] + head["hidden"]["bias"][None])

@@ -10,7 +10,8 @@ from bench import Bench, assert_near
 from by_hand import RATE, batch_of
 from proxies_by_hand import cosines, doubled, features, likeness, of_two_views, unit
 
-from cljax.methods.replay import hpcr, views
+from cljax.methods import views
+from cljax.methods.replay import hpcr
 
 T = 0.3
 HYPER = {

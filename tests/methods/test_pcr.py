@@ -14,7 +14,8 @@ from cljax import losses, methods, models
 from cljax.core import tree
 from cljax.core.types import Batch, UsageError
 from cljax.engine.setup import spec_of
-from cljax.methods.replay import pcr, views
+from cljax.methods import views
+from cljax.methods.replay import pcr
 from cljax.models import heads
 
 T = 0.3

@@ -12,7 +12,7 @@ from by_hand import batch_of, forward
 from cljax import methods
 from cljax.core.types import UsageError
 from cljax.engine.setup import spec_of
-from cljax.methods.replay import scr, views
+from cljax.methods import views
 from cljax.models import heads
 
 HYPER = {"capacity": 20, "replay_batch": 20, "width": 5, "temperature": 0.3}
@@ -45,7 +45,7 @@ def contrast(a, b, y, temperature):
 def trained(class_stream, small_model):
   """A bench whose second views are doubled pictures; at its start, a step on, and after two of each task."""
   patch = pytest.MonkeyPatch()
-  patch.setattr(scr, "second_view", lambda key, x, *_: 2.0 * x[:, ::-1])
+  patch.setattr(views, "second_view", lambda key, x, *_, **__: 2.0 * x[:, ::-1])
   bench = Bench("scr", class_stream, small_model, HYPER)
   start = bench.start()
   one, _, first = bench.step(start, *bench.arguments(0, 0))

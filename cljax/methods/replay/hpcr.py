@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from cljax import losses
 from cljax.core.method import Method
 from cljax.core.types import Spec
+from cljax.methods import views as second
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import views as second
 from cljax.methods.replay.buffers import (
   ACCESS,
   BUFFER,
@@ -75,7 +75,7 @@ def hpcr(
   request erases rows with what is stored of them; that of other rows was said by a network that knew these. Else as for
   ``pcr``, with what it raises. Spec A6; Lin et al., 2025.
   """
-  how = {"least": least_area, "jitter": jitter, "grey_share": grey, "flip": flip}
+  how = {"least_area": least_area, "jitter": jitter, "grey": grey, "flip": flip}
 
   def kept(info):
     own = info.batch.weight[: spec.batch_size]

@@ -12,8 +12,8 @@ from cljax import losses
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Model, Spec
+from cljax.methods import views as second
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay import views as second
 from cljax.methods.replay.buffers import (
   ACCESS,
   BUFFER,
@@ -77,7 +77,7 @@ def proxy_replay(
   """:func:`pcr` without its terms. ``row`` and ``kept(info)``: what is stored beside each row, an example and those of
   a step; ``extra["proxies"]`` of a batch has the rows drawn, as they are stored and as a batch, and their places."""
   if views:
-    second.check_pictures(spec, owner)
+    second.refuse_other_inputs(spec, owner, ", or method.views=False")
   network = heads.cosine_classifier(model, spec, owner, scale=1.0 / temperature, learned=False)
   memory, classes = make_memory(spec, capacity, policy), spec.num_classes
   size, scrub_rows = min(replay_batch or spec.batch_size, capacity), scrub_memory(memory)
@@ -130,7 +130,7 @@ def pcr(
   """PCR: ``mean over both views of rows [current; memory] of log sum_c n_c exp(z_c) - z_y``, :func:`proxy_contrast`.
 
   ``z_c = cos(f(x), w_c) / temperature``; n_c counts the views of class c, so that proxies of classes that the step does
-  not show stand still. Second views are those of :func:`cljax.methods.replay.views.second_view`; ``views`` False does
+  not show stand still. Second views are those of :func:`cljax.methods.views.second_view`; ``views`` False does
   without, for inputs of any form. Answers: z, -inf for labels that no row has had yet; a request that takes a class
   whole makes it one of these again. While nothing is stored the rows of the step are alone: the released code
   multiplies that loss by 0, and drops the rows of a last batch that is not full.
@@ -139,7 +139,7 @@ def pcr(
   Deviations: values of second views are not cut to [0, 1], their hue is turned in YIQ. Raises UsageError for inputs
   that are no pictures ``[H, W, C]`` where there are views, and for a model without features. Spec A5; Lin et al., 2023.
   """
-  how = {"least": least_area, "jitter": jitter, "grey_share": grey, "flip": flip}
+  how = {"least_area": least_area, "jitter": jitter, "grey": grey, "flip": flip}
   made = proxy_replay(model, spec, "pcr", temperature, capacity, policy, replay_batch, insert, views, how)
   return made.method._replace(terms={"pcr": made.loss})
 

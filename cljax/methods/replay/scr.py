@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from cljax import losses
 from cljax.core.method import Method
 from cljax.core.tree import fold
-from cljax.core.types import Spec, UsageError
+from cljax.core.types import Spec
+from cljax.methods import views
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import exemplars as sets
 from cljax.methods.replay.buffers import (
@@ -18,14 +19,13 @@ from cljax.methods.replay.buffers import (
   example_row,
   insert_pending,
   make_memory,
+  of_terms_alone,
   offered,
   rows_of,
   scrub_memory,
   start,
 )
-from cljax.methods.replay.views import second_view
 from cljax.models import heads
-from cljax.objectives.rows import eaten, stored
 
 
 def scr(
@@ -35,7 +35,7 @@ def scr(
   """SCR: ``mean over both views of rows [memory; current] of SupCon(projected(f(x)))``; no cross-entropy.
 
   :func:`cljax.losses.supcon`: a row's positives are its second view and both views of other rows of its class. The
-  first view is the row as the run shows it, the second one of :func:`cljax.methods.replay.views.second_view`. Features
+  first view is the row as the run shows it, the second one of :func:`cljax.methods.views.second_view`. Features
   go through a network of two layers to ``width`` numbers of norm 1, which is of training alone. While nothing is stored
   the loss is 0, and so is its gradient. Answers: ``-|f(x) - mu_c|^2`` of normalised features, mu_c the normalised mean
   of the stored rows of class c under the network of now, made anew at each call; a class of which none is stored is
@@ -46,8 +46,7 @@ def scr(
   are not cut to [0, 1], and their hue is turned in YIQ. Raises UsageError for inputs that are no pictures ``[H, W, C]``
   and for a model without features. Spec A5; Mai et al., 2021.
   """
-  if len(spec.shown.shape if hasattr(spec.shown, "shape") else ()) != 3:
-    raise UsageError("method.name: 'scr' makes second views of pictures; expected inputs [H, W, C]")
+  views.refuse_other_inputs(spec, "scr")
   network, memory = heads.with_projection(model, spec, "scr", width), make_memory(spec, capacity, policy)
   size = min(replay_batch or spec.batch_size, capacity)
 
@@ -56,17 +55,11 @@ def scr(
     rows, weight = memory.sample(fold(key, "sample"), state.memory, size)
     batch = append(batch, drawn(spec, rows, weight, batch.visit))
     batch = batch._replace(extra={**batch.extra, "begun": (weight > 0).any()})
-    # The rows' loss is the term's; the objective's own is not asked.
-    scale = jnp.zeros(1, jnp.float32) if batch.scale is None else jnp.zeros_like(batch.scale)
-    group = jnp.zeros(batch.weight.shape, jnp.int32) if batch.group is None else batch.group
-    return learner._replace(method_state=state), batch._replace(group=group, scale=scale)
+    return learner._replace(method_state=state), of_terms_alone(batch)
 
   def term(key, params, learner, batch, outputs):
-    x = eaten(batch.x, spec.scale).astype(jnp.float32)
-    x = stored(second_view(fold(key, "view"), x, least_area, jitter, grey, flip), spec.scale)
-    mask = (batch.weight > 0).astype(jnp.float32)
-    told = {"task": network.task_for(batch.task), "mask": mask}
-    other, _ = network.apply(params, learner.model_state, x, train=True, key=fold(key, "model"), **told)
+    x = views.shown_again(key, spec, batch.x, least_area, jitter, grey, flip)
+    other = views.outputs_again(key, network, params, learner.model_state, batch, x)
     first, second = (heads.projected(params["projection"], o.features) for o in (outputs, other))
     each = losses.supcon(first, second, batch.y, batch.weight, temperature)
     return jnp.where(batch.extra["begun"], losses.reduce(each, batch.weight), 0.0)
@@ -98,10 +91,7 @@ register(
     scr,
     {
       "temperature": Option(0.07, 1e-6),
-      "least_area": Option(0.2, 0, 1),
-      "jitter": Option(0.4, 0, 1),
-      "grey": Option(0.2, 0, 1),
-      "flip": Option(True),
+      **views.VIEW,
       "width": Option(128, 1),
       **BUFFER,
       "replay_batch": Option(100, 0),

@@ -15,7 +15,7 @@ from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import exemplars as sets
 from cljax.methods.replay import stored
 from cljax.methods.replay.buffers import append, at_places, drawn, example_row, grouped, places
-from cljax.methods.replay.views import second_view
+from cljax.methods.views import second_view
 from cljax.objectives.rows import eaten
 from cljax.objectives.rows import stored as as_stored
 
@@ -110,7 +110,7 @@ def xder(
   current and of later ones are not what they were when an old row was stored: each time such a row is drawn its stored
   logits of these are replaced by those of now with probability 1 / (times it was drawn in this task), and at each
   task's end, by :func:`transplanted`. S, over each later task's heads: SupCon of two views
-  (:func:`cljax.methods.replay.views.second_view`) of the current rows and x1, at ``temperature``, the sum of a row's
+  (:func:`cljax.methods.views.second_view`) of the current rows and x1, at ``temperature``, the sum of a row's
   two, their mean over tasks and rows; needs pictures, ``consistency=False`` leaves it out. H: of current rows, the
   probability of the likeliest old class is to lie ``margin`` below that of the likeliest new one (gradients of the new
   ones alone), and of all rows the largest logit of later tasks below that of the row's own task, each the mean over

@@ -7,22 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.core.tree import fold
-from cljax.core.types import Batch, Model, Outputs, Spec, UsageError
+from cljax.core.types import Spec, UsageError
 from cljax.methods.registry import Option
 from cljax.objectives.rows import eaten, stored
 
+VIEW = {
+  "least_area": Option(0.2, 0, 1),
+  "jitter": Option(0.4, 0, 1),
+  "grey": Option(0.2, 0, 1),
+  "flip": Option(True),
+}
+# Of methods that may do without second views.
+SEEN_TWICE: dict[str, tuple] = {"views": (True,)}
+VIEWS = {"views": Option(True), **{name: option._replace(needs=SEEN_TWICE) for name, option in VIEW.items()}}
 RATIO = (0.75, 4 / 3)  # of a cut's sides, before it is limited to the picture
 JITTERED, HUE = 0.8, 0.25  # how often colours are changed; the hue's share of the strength
 LUMA = (0.299, 0.587, 0.114)
-# Of methods that may do without second views.
-SEEN_TWICE: dict[str, tuple] = {"views": (True,)}
-VIEWS = {
-  "views": Option(True),
-  "least_area": Option(0.2, 0, 1, needs=SEEN_TWICE),
-  "jitter": Option(0.4, 0, 1, needs=SEEN_TWICE),
-  "grey": Option(0.2, 0, 1, needs=SEEN_TWICE),
-  "flip": Option(True, needs=SEEN_TWICE),
-}
 YIQ = np.array([LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)], np.float32)
 
 
@@ -76,18 +76,28 @@ def second_view(key, x, least, jitter, grey_share, flip: bool):
   return jax.vmap(one)(jax.random.split(key, x.shape[0]), x)
 
 
-def check_pictures(spec: Spec, owner: str):
-  """UsageError where rows are no pictures ``[H, W, C]``, of which a second view could be made."""
+def refuse_other_inputs(spec: Spec, owner: str, without: str = "") -> None:
+  """UsageError, named by ``owner``, for inputs that are no pictures ``[H, W, C]``; ``without`` says how to do without
+  second views."""
   if len(spec.shown.shape if hasattr(spec.shown, "shape") else ()) != 3:
-    raise UsageError(
-      f"method.name: {owner!r} makes second views of pictures; expected inputs [H, W, C], or method.views=False"
-    )
+    raise UsageError(f"method.name: {owner!r} makes second views of pictures; expected inputs [H, W, C]{without}")
 
 
-def second_pass(key, network: Model, spec: Spec, params, learner, batch: Batch, **how) -> Outputs:
-  """What the network says of a second view of each row of a step, in train mode; what BatchNorm counts of it is
-  dropped. ``how`` as in :func:`second_view`."""
-  x = eaten(batch.x, spec.scale).astype(jnp.float32)
-  x = stored(second_view(fold(key, "view"), x, **how), spec.scale)
-  told = {"task": network.task_for(batch.task), "mask": (batch.weight > 0).astype(jnp.float32)}
-  return network.apply(params, learner.model_state, x, train=True, key=fold(key, "model"), **told)[0]
+def shown_again(key, spec: Spec, x, least_area, jitter, grey, flip: bool):
+  """Second views of inputs as a model is given them, in the form in which it is given them."""
+  x = eaten(x, spec.scale).astype(jnp.float32)
+  return stored(
+    second_view(fold(key, "view"), x, least=least_area, jitter=jitter, grey_share=grey, flip=flip), spec.scale
+  )
+
+
+def outputs_again(key, model, params, model_state, batch, x):
+  """The model's Outputs in train mode on other inputs ``x`` of the batch's rows; what BatchNorm counts of these is left
+  where it is."""
+  told = {"task": model.task_for(batch.task), "mask": (batch.weight > 0).astype(jnp.float32)}
+  return model.apply(params, model_state, x, train=True, key=fold(key, "model"), **told)[0]
+
+
+def second_pass(key, model, spec: Spec, params, learner, batch, **how):
+  """What the model says of a second view of each row of a step; ``how`` as in :func:`second_view`."""
+  return outputs_again(key, model, params, learner.model_state, batch, shown_again(key, spec, batch.x, **how))
