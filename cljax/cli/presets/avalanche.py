@@ -70,7 +70,12 @@ def configuration(row: Mapping[str, str], theirs: Mapping[str, Any]) -> Made | N
       made = sections(row, _PERMUTED, _si(theirs), hidden=(1000,))
       more = (clipped,)
     case "rwalk" if scenario == by_task:
-      return None
+      method = {
+        "name": "rwalk", "strength": float(theirs["ewc_lambda"]), "decay": float(theirs["ewc_alpha"]), "damping": 1e-8,
+        "every": int(theirs["delta_t"]), "score": True, "decoupled": False,
+      }  # fmt: skip
+      made = sections(row, _BY_TASK, method, hidden=(256, 256))
+      more = ("both parts are scaled from their least to their largest entry; there by the largest alone",)
     case "agem" if scenario == permuted:
       method = {
         "name": "agem", "capacity": int(theirs["patterns_per_exp"]) * int(row["tasks"]),
