@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,32 @@ def draw(content: Mapping[str, Any], path) -> None:
   if lone:
     _alone(axes[-1], lone)
   figure.suptitle(f"{content['benchmark']}: mean accuracy after the last task, %")
+  _plots._save(figure, path)
+
+
+def together(contents: Sequence[Mapping[str, Any]], path) -> None:
+  """Writes the picture of several benchmarks, a mark for each; its colour is the verdict."""
+  pyplot = _plots._pyplot()
+  figure, axis = pyplot.subplots(figsize=(6.4, 6.0), layout="constrained")
+  axis.plot([0, 100], [0, 100], color="#8a96a3", linewidth=1, zorder=1)
+  seen: set[str] = set()
+  for content, mark in zip(contents, itertools.cycle("os^Dvp<>*X"), strict=False):
+    rows = [r for r in content["rows"] if r["mean"] is not None and r["published"] is not None]
+    for row in rows:
+      color = COLORS.get(row["verdict"].partition(",")[0], "#6b7885")
+      axis.errorbar(
+        row["published"]["mean"], row["mean"], xerr=_error(row["published"]), yerr=row["stderr"] or 0.0, fmt=mark,
+        markersize=5, capsize=2, color=color, zorder=2,
+      )  # fmt: skip
+      seen.add(row["verdict"].partition(",")[0])
+    if rows:
+      axis.plot([], [], mark, color="#5a6673", label=content["benchmark"])
+  for word in sorted(seen):
+    axis.plot([], [], "s", color=COLORS.get(word, "#6b7885"), label=word)
+  axis.set(xlabel="published", ylabel="cljax", xlim=(0, 102), ylim=(0, 102), aspect="equal")
+  axis.set_title("Mean accuracy after the last task, %; bars: one standard error", fontsize=10)
+  axis.grid(alpha=0.3)
+  axis.legend(fontsize=8, loc="upper left")
   _plots._save(figure, path)
 
 

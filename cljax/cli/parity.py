@@ -9,6 +9,7 @@ of the benchmark that has finished there. Writes BENCHMARK.md, BENCHMARK.json an
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -241,8 +242,34 @@ def write(out: epath.Path, content: dict[str, Any]) -> None:
   text = markdown(content, f"{base}.png")
   files.write_text(out / f"{base}.md", text)
   _parity_picture.draw(content, out / f"{base}.png")
+  together(out)
   print("\n".join(line for line in text.splitlines() if line.startswith(("|", "- "))))
-  print(f"written: {os.fspath(out / base)}.md, .json and .png")
+  print(f"written: {os.fspath(out / base)}.md, .json and .png; all benchmarks there: README.md, all.png")
+
+
+def together(out: epath.Path) -> None:
+  """One page and one picture of all benchmarks whose tables lie in a folder: how many rows agree, and which do not."""
+  found = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+  kinds = lambda rows: [sum(r["verdict"].startswith(word) for r in rows) for word in (AGREES, DIFFERS)]
+  body, apart = [], []
+  for content in found:
+    rows = content["rows"]
+    counted = [
+      *kinds(rows),
+      sum(r["difference"] is None or not r["verdict"].startswith((AGREES, DIFFERS)) for r in rows),
+    ]
+    body.append([f"[{content['benchmark']}]({content['benchmark']}.md)", str(len(rows)), *map(str, counted)])
+    apart += [
+      f"- {content['benchmark']}, {cells(r)[0]}: {cells(r)[1]} for {cells(r)[3]}; otherwise than the source: "
+      f"{'; '.join(r['differs']) or 'nothing that is known'}"
+      for r in rows
+      if r["verdict"].startswith(DIFFERS)
+    ]
+  table = tables.markdown(("benchmark", "rows", AGREES, DIFFERS, "not judged"), body)
+  told = ["", "Rows that differ:", "", *apart] if apart else []
+  lines = ["# cljax beside what was published", "", "![published against measured](all.png)", "", *table, *told]
+  files.write_text(out / "README.md", "\n".join(lines) + "\n")
+  _parity_picture.together(found, out / "all.png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
