@@ -4,7 +4,8 @@
 
 METHOD is every published setting of a method, METHOD/SETTING one of them (``er/200``). The runs are a sweep in
 ``WORKDIR/BENCHMARK``: run it again with more seeds or methods, and only what is new trains. The table has every setting
-of the benchmark that has finished there. Writes BENCHMARK.md, BENCHMARK.json and BENCHMARK.png into ``--out``.
+of the benchmark that has finished there. Writes BENCHMARK.md, BENCHMARK.json and BENCHMARK.png into ``--out``, and
+README.md and all.png over all benchmarks whose tables lie there.
 """
 
 from __future__ import annotations
@@ -254,10 +255,8 @@ def together(out: epath.Path) -> None:
   body, apart = [], []
   for content in found:
     rows = content["rows"]
-    counted = [
-      *kinds(rows),
-      sum(r["difference"] is None or not r["verdict"].startswith((AGREES, DIFFERS)) for r in rows),
-    ]
+    judged = kinds(rows)
+    counted = [*judged, len(rows) - sum(judged)]
     body.append([f"[{content['benchmark']}]({content['benchmark']}.md)", str(len(rows)), *map(str, counted)])
     apart += [
       f"- {content['benchmark']}, {cells(r)[0]}: {cells(r)[1]} for {cells(r)[3]}; otherwise than the source: "

@@ -134,6 +134,10 @@ def test_from_a_command_to_a_table_and_on_with_more_seeds(tmp_path, capsys):
   assert row["command"] in text
   assert (out / "rotated_mnist.png").read_bytes()[:4] == b"\x89PNG"
   assert "| finetune | " in capsys.readouterr().out
+  whole = (out / "README.md").read_text()
+  assert "| [rotated_mnist](rotated_mnist.md) | 1 | 0 | 1 | 0 |" in whole
+  assert "- rotated_mnist, finetune: " in whole
+  assert (out / "all.png").read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize(
