@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from bench import Bench, assert_same
 from by_hand import RATE, batch_of
+from normed import normed
 from proxies_by_hand import contrast, cosines, doubled, of_two_views
 
 from cljax import losses, methods, models
@@ -198,3 +199,11 @@ def test_a_small_memory_is_drawn_whole_by_proxies(name, class_stream, small_mode
     batch = batch._replace(visit=bench.where(0).visit, fresh=jnp.ones(8))
     made = jax.eval_shape(bench.parts.method.prepare, jax.random.key(0), bench.start(), batch)[1]
     assert made.weight.shape == (8 + more,)
+
+
+def test_second_views_are_not_counted_by_batch_norm(class_stream):
+  """Its running statistics are those of the first pass; they are views of other numbers all the same."""
+  benches = [Bench("pcr", class_stream, normed(), {"capacity": 20, "views": v}) for v in (True, False)]
+  (twice, _, a), (once, _, b) = (bench.step(bench.start(), *bench.arguments(0, 0)) for bench in benches)
+  assert_same(twice.model_state, once.model_state)
+  assert abs(float(a) - float(b)) > 1e-4
