@@ -220,6 +220,7 @@ def test_rer_forgets_rows_and_its_net_s_moments(trained, class_stream, small_mod
   rows = batch(bench, *batch_of(bench, 1, 0), 1)
   more = jax.eval_shape(small.parts.method.prepare, jax.random.key(0), small.start(), rows)[1]
   assert more.weight.shape == (11,)
+  np.testing.assert_array_equal(small.start().method_state.replay.pending["id"], -1)  # of no row
 
 
 def test_the_net_s_step_leaves_batch_norm_alone(class_stream):
