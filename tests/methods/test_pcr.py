@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from bench import Bench, assert_same
 from by_hand import RATE, batch_of
+from normed import normed
 from proxies_by_hand import contrast, cosines, doubled, of_two_views
 
 from cljax import losses, methods, models
@@ -192,10 +193,19 @@ def test_second_views_of_pcr_are_as_its_options_say(class_stream, small_model, m
 
 @pytest.mark.parametrize("name", ["pcr", "hpcr"])
 def test_a_small_memory_is_drawn_whole_by_proxies(name, class_stream, small_model):
-  """Once, where it is smaller than the batch; else as many rows as the batch has."""
-  for capacity, more in ((3, 3), (40, 8)):
-    bench = Bench(name, class_stream, small_model, {"capacity": capacity, "replay_batch": 0})
+  """Once, where it is smaller than the batch; else as many rows as the batch has, or as are asked for."""
+  for capacity, asked, more in ((3, 0, 3), (40, 0, 8), (40, 5, 5)):
+    bench = Bench(name, class_stream, small_model, {"capacity": capacity, "replay_batch": asked})
+    np.testing.assert_array_equal(bench.start().method_state.replay.pending["id"], -1)  # of no row
     batch = Batch(*(jnp.asarray(a) for a in batch_of(bench, 0, 0)), jnp.ones(8), *(jnp.zeros(8, jnp.int32),) * 2)
     batch = batch._replace(visit=bench.where(0).visit, fresh=jnp.ones(8))
     made = jax.eval_shape(bench.parts.method.prepare, jax.random.key(0), bench.start(), batch)[1]
     assert made.weight.shape == (8 + more,)
+
+
+def test_second_views_are_not_counted_by_batch_norm(class_stream):
+  """Its running statistics are those of the first pass; they are views of other numbers all the same."""
+  benches = [Bench("pcr", class_stream, normed(), {"capacity": 20, "views": v}) for v in (True, False)]
+  (twice, _, a), (once, _, b) = (bench.step(bench.start(), *bench.arguments(0, 0)) for bench in benches)
+  assert_same(twice.model_state, once.model_state)
+  assert abs(float(a) - float(b)) > 1e-4

@@ -93,6 +93,7 @@ def test_one_draw_serves_both_terms_of_ser(class_stream, small_model):
   small = Bench("ser", class_stream, small_model, {"capacity": 3, "replay_batch": 0})
   more = jax.eval_shape(small.parts.method.prepare, jax.random.key(0), small.start(), batch)[1]
   assert more.weight.shape == (11,)
+  np.testing.assert_array_equal(start.method_state.replay.pending["id"], -1)  # of no row
 
 
 def test_ser_forgets_rows_and_its_teacher_follows_edits(trained):

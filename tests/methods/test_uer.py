@@ -104,8 +104,9 @@ def test_uer_s_new_rows_keep_their_mask_and_absent_ones_have_no_part(dataset, sm
   np.testing.assert_allclose(float(loss), cross_entropy(own, y - 2).mean(), rtol=1e-5)
   batch = Batch(*(jnp.asarray(a) for a in batch_of(bench, 0, 0)), jnp.ones(8), *(jnp.zeros(8, jnp.int32),) * 2)
   batch = batch._replace(visit=bench.where(0).visit, fresh=jnp.ones(8))
-  for capacity, more in ((3, 3), (40, 8)):
-    small = Bench("uer", stream, small_model, {"capacity": capacity, "replay_batch": 0})
+  np.testing.assert_array_equal(start.method_state.pending["id"], -1)  # of no row
+  for capacity, asked, more in ((3, 0, 3), (40, 0, 8), (40, 5, 5)):
+    small = Bench("uer", stream, small_model, {"capacity": capacity, "replay_batch": asked})
     made = jax.eval_shape(small.parts.method.prepare, jax.random.key(0), small.start(), batch)[1]
     assert made.weight.shape == (8 + more,)
   bare = small_model._replace(apply=lambda *a, **k: (small_model.apply(*a, **k)[0]._replace(features=None), {}))
