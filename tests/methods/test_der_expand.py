@@ -13,7 +13,7 @@ from by_hand import RATE, batch_of, forward, leaves, log_softmax
 
 from cljax import methods, models, streams
 from cljax.core import tree
-from cljax.core.types import Outputs, UsageError
+from cljax.core.types import Batch, Learner, Outputs, UsageError, Visit
 from cljax.engine import recipe
 from cljax.engine.setup import spec_of
 from cljax.models import growing
@@ -147,6 +147,9 @@ def test_an_extractor_begins_as_the_last_and_old_features_stand(three):
   assert np.abs(of(two, 2) - of(two, 1)).max() > 1e-3
   state = begun.model_state
   assert (int(state.count), int(state.current)) == (3, 2)
+  moments = {n.rpartition("trace/")[2]: np.abs(np.asarray(a)).max() for n, a in tree.by_path(begun.opt_state).items()}
+  assert moments["auxiliary/kernel"] == moments["auxiliary/bias"] == 0  # it begins anew
+  assert moments["classifier/kernel"] > 1e-3
   moved = bench.steps(begun, 2, 2, met=(0, 1))
   for s in (0, 1):
     np.testing.assert_array_equal(of(moved, s), of(two, s))
@@ -240,3 +243,21 @@ def test_der_expand_is_not_der_and_needs_features(class_stream, small_model):
     methods.make("der_expand", small_model, spec, stage="align", passes=3)
   with pytest.raises(UsageError, match="capacity: got 3, below the 4 classes"):
     methods.make("der_expand", small_model, spec, capacity=3)
+
+
+@pytest.mark.parametrize("name", ["der_expand", "foster", "hfc", "memo"])
+def test_growing_methods_draw_as_many_exemplars_as_asked(name, class_stream, small_model):
+  """As many as rows where none is said, and no more than are kept."""
+  spec = spec_of(class_stream, 8)
+  rows = jnp.zeros(8, jnp.int32)
+  batch = Batch(jnp.zeros((8, 4, 4, 1)), rows, jnp.ones(8), rows, rows, fresh=jnp.ones(8), visit=Visit.in_order(0, 2))
+  for given, want in (({"capacity": 20}, 8), ({"capacity": 20, "replay_batch": 3}, 3), ({"capacity": 4}, 4)):
+    made = methods.make(name, small_model, spec, **given)
+
+    def drawn(key, made=made):
+      params, state = (made.model or small_model).init(key)
+      learner = Learner(jnp.int32(0), key, params, state, (), ())
+      learner = learner._replace(method_state=made.init(key, learner))
+      return made.prepare(key, learner, batch)[1].weight
+
+    assert jax.eval_shape(drawn, jax.random.key(0)).shape == (8 + want,)

@@ -194,6 +194,7 @@ def test_balanced_distillation_of_equal_classes_is_plain():
 def test_foster_begins_each_network_without_moments_and_has_one_between_tasks(trained):
   """A new network begins as the compressed one, with a classifier of its own for each task."""
   bench, one, begun, _, end = trained
+  assert not np.asarray(bench.start().method_state.counts).any()
   assert [int(l.model_state.count) for l in (one, begun, end)] == [1, 2, 1]
   moments = lambda learner: [np.abs(np.asarray(a)).max() for a in jax.tree.leaves(learner.opt_state.optimizer)]
   assert max(moments(end)) > 1e-3
