@@ -63,6 +63,7 @@ RECORDS: dict[str, Record] = {
       "test_mer_never_trains_on_statistics_of_one_row",
       "test_penalties_act_beside_the_walk_of_mer",
       "test_mer_needs_an_optimizer_of_known_rate",
+      "test_mer_draws_no_more_than_it_stores",
       "test_scrub_erases_every_stored_row",
     ),
     claim=("mer",),
@@ -102,5 +103,25 @@ RECORDS: dict[str, Record] = {
     ),
     arguments={"capacity": 20},
     first_task_plain=False,
+  ),
+  "shrink_perturb": Record(
+    spec="classic_methods G2",
+    compared=(
+      "test_weights_are_shrunk_and_noise_added_where_a_task_begins",
+      "test_behind_each_step_it_is_decay_and_noise",
+    ),
+    invariants=(
+      NEUTRAL,
+      FIRST,
+      "test_norms_and_their_statistics_are_left_alone",
+      "test_shrink_perturb_refuses_what_it_can_not_shrink",
+    ),
+    claim=("shrink_perturb",),
+    deviations=(
+      "kernels and their biases alone are shrunk and perturbed; scales and biases of norms are left as they are",
+      "noise is normal, of one deviation for all layers, as printed; later code adds freshly drawn weights instead",
+    ),
+    arguments={"shrink": 0.9, "noise": 0.01},
+    neutral={"shrink": 1.0, "noise": 0.0},
   ),
 }
