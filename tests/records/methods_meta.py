@@ -124,4 +124,27 @@ RECORDS: dict[str, Record] = {
     arguments={"shrink": 0.9, "noise": 0.01},
     neutral={"shrink": 1.0, "noise": 0.0},
   ),
+  "upgd": Record(
+    spec="classic_methods G3",
+    compared=(
+      "test_upgd_holds_what_the_loss_would_miss",
+      "test_noise_moves_most_what_is_used_least[True]",
+      "test_noise_moves_most_what_is_used_least[False]",
+      "test_the_gate_of_one_weight_and_of_harm",
+    ),
+    invariants=(
+      NEUTRAL,
+      "test_without_gate_noise_and_decay_upgd_is_the_plain_step",
+      "test_upgd_corrects_its_first_utilities",
+      "test_upgd_refuses_a_mean_that_never_moves",
+    ),
+    claim=("upgd",),
+    deviations=(
+      "where no utility is above 0 it is taken over the largest absolute one; the released code divides by the maximum",
+      "the first-order utility alone; the second-order one of the paper is left out",
+    ),
+    arguments={"decay": 0.9, "noise": 0.001},
+    neutral={"protect": False, "noise": 0.0},
+    first_task_plain=False,
+  ),
 }
