@@ -150,3 +150,14 @@ def test_mer_needs_an_optimizer_of_known_rate(class_stream, small_model):
     methods.make("mer", small_model, spec_of(class_stream, 8), draws=0)
   with pytest.raises(UsageError, match="replay_batch: got 0"):
     methods.make("mer", small_model, spec_of(class_stream, 8), replay_batch=0)
+
+
+def test_mer_draws_no_more_than_it_stores(class_stream, small_model):
+  """Two rows stored, nine asked for: the two, once each."""
+  bench = Bench("mer", class_stream, small_model, {"capacity": 2, "replay_batch": 2})
+  made = methods.make("mer", small_model, bench.spec, capacity=2)  # replay_batch 9
+  x, y = batch_of(bench, 0, 0)
+  index, number, _ = bench.rows(0, 0)
+  batch = Batch(jnp.asarray(x), jnp.asarray(y), jnp.ones(8), index, number, None, fresh=jnp.ones(8))
+  batch = batch._replace(visit=bench.where(0).visit)
+  assert jax.eval_shape(made.prepare, jax.random.key(0), bench.start(), batch)[1].weight.shape == (8 + 8 * 2,)

@@ -63,6 +63,7 @@ RECORDS: dict[str, Record] = {
       "test_mer_never_trains_on_statistics_of_one_row",
       "test_penalties_act_beside_the_walk_of_mer",
       "test_mer_needs_an_optimizer_of_known_rate",
+      "test_mer_draws_no_more_than_it_stores",
       "test_scrub_erases_every_stored_row",
     ),
     claim=("mer",),
@@ -101,6 +102,49 @@ RECORDS: dict[str, Record] = {
       "each row is offered to the memory once in a run; insert='every_pass' offers it in each epoch",
     ),
     arguments={"capacity": 20},
+    first_task_plain=False,
+  ),
+  "shrink_perturb": Record(
+    spec="classic_methods G2",
+    compared=(
+      "test_weights_are_shrunk_and_noise_added_where_a_task_begins",
+      "test_behind_each_step_it_is_decay_and_noise",
+    ),
+    invariants=(
+      NEUTRAL,
+      FIRST,
+      "test_norms_and_their_statistics_are_left_alone",
+      "test_shrink_perturb_refuses_what_it_can_not_shrink",
+    ),
+    claim=("shrink_perturb",),
+    deviations=(
+      "kernels and their biases alone are shrunk and perturbed; scales and biases of norms are left as they are",
+      "noise is normal, of one deviation for all layers, as printed; later code adds freshly drawn weights instead",
+    ),
+    arguments={"shrink": 0.9, "noise": 0.01},
+    neutral={"shrink": 1.0, "noise": 0.0},
+  ),
+  "upgd": Record(
+    spec="classic_methods G3",
+    compared=(
+      "test_upgd_holds_what_the_loss_would_miss",
+      "test_noise_moves_most_what_is_used_least[True]",
+      "test_noise_moves_most_what_is_used_least[False]",
+      "test_the_gate_of_one_weight_and_of_harm",
+    ),
+    invariants=(
+      NEUTRAL,
+      "test_without_gate_noise_and_decay_upgd_is_the_plain_step",
+      "test_upgd_corrects_its_first_utilities",
+      "test_upgd_refuses_a_mean_that_never_moves",
+    ),
+    claim=("upgd",),
+    deviations=(
+      "where no utility is above 0 it is taken over the largest absolute one; the released code divides by the maximum",
+      "the first-order utility alone; the second-order one of the paper is left out",
+    ),
+    arguments={"decay": 0.9, "noise": 0.001},
+    neutral={"protect": False, "noise": 0.0},
     first_task_plain=False,
   ),
 }
