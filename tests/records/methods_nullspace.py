@@ -16,6 +16,7 @@ RECORDS: dict[str, Record] = {
       "test_under_any_optimizer_sgp_moves_old_inputs_by_what_is_left",
       "test_absent_rows_count_for_nothing_in_sgp",
       "test_sgp_refuses_a_model_without_layer_inputs",
+      "test_requests_to_what_keeps_spaces_of_old_inputs_are_refused",
       *PLAIN,
     ),
     claim=("sgp",),
@@ -36,6 +37,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_old_inputs_in_adam_nscl_keep_what_layers_made_of_them",
       "test_adam_nscl_refuses_what_it_cannot_do",
+      "test_requests_to_what_keeps_spaces_of_old_inputs_are_refused",
       *PLAIN,
     ),
     claim=("adam_nscl",),
@@ -58,6 +60,7 @@ RECORDS: dict[str, Record] = {
       "test_what_a_task_trusts_and_its_scales_stay_its_own",
       "test_trgp_s_thresholds_grow_and_its_columns_are_few",
       "test_trgp_refuses_what_it_cannot_do",
+      "test_requests_to_what_keeps_spaces_of_old_inputs_are_refused",
       "test_the_first_new_direction_is_kept",
     ),
     claim=("trgp",),

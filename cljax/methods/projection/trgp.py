@@ -67,8 +67,8 @@ def trgp(
 
   Deviations: behind the optimizer; ``on='gradient'`` is the published order. The released code drops the first new
   direction of each task from the memory; here it is kept. Raises UsageError for streams that do not tell the task at
-  test, a model without ``capture``, one whose parameters are no dict, and a ``skip`` that leaves no kernel. Spec E4;
-  Lin et al., 2022.
+  test, a model without ``capture``, one whose parameters are no dict, and a ``skip`` that leaves no kernel;
+  requests are answered by ``retrain`` alone. Spec E4; Lin et al., 2022.
   """
   skipped, _ = projected(model, spec, skip)
   found = kernels(jax.eval_shape(model.init, jax.random.key(0))[0], skipped)
