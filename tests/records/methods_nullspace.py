@@ -73,4 +73,26 @@ RECORDS: dict[str, Record] = {
     arguments={"samples": 16},
     first_task_plain=False,
   ),
+  "bfp": Record(
+    spec="regularizers_projectors 7.2",
+    compared=("test_bfp_s_loss_and_step", "test_the_map_takes_sgd_steps_of_its_own_with_momentum"),
+    invariants=(
+      "test_a_linear_change_of_features_costs_nothing",
+      "test_without_a_map_it_is_0_where_features_are_as_they_were",
+      "test_in_the_first_task_bfp_is_its_base",
+      "test_a_task_begins_with_a_map_of_its_own",
+      "test_after_an_edit_bfp_s_old_network_follows_as_lwf_s_does",
+      "test_bfp_refuses_what_it_does_not_read",
+      "test_replay_is_neutral_to_tolerance",
+    ),
+    claim=("bfp",),
+    deviations=(
+      "logits are held to those stored with the rows; the released code's default holds them to the old network's",
+      "the map's slope is taken on rows before augmentation",
+      "one layer, the features, and a linear map; the map of two layers (BFP-2) is left out",
+    ),
+    arguments={"capacity": 20},
+    neutral={"strength": 0.0, "alpha": 0.0, "beta": 0.0},
+    first_task_plain=False,
+  ),
 }
