@@ -87,11 +87,10 @@ def trgp(
   def start_task(key, learner, task):
     rows = picking.sample(fold(key, "rows"), task.rows, samples)
     gradient, state = tree.by_path(task_gradient(model, spec, learner, task, rows)), learner.model_state
-    others = task.visit.met & (jnp.arange(spec.num_tasks, dtype=jnp.int32) != task.visit.task)
 
     def chosen(name):
       g = gradient[name].reshape(-1, gradient[name].shape[-1])
-      return projectors.trust_regions(state[BASES][name], state[SPANS][name], g, others, count, sufficient)
+      return projectors.trust_regions(state[BASES][name], state[SPANS][name], g, task.visit.met, count, sufficient)
 
     return kept(learner, REGIONS, task, {name: chosen(name) for name in found})
 
