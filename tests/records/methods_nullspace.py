@@ -84,6 +84,7 @@ RECORDS: dict[str, Record] = {
       "test_after_an_edit_bfp_s_old_network_follows_as_lwf_s_does",
       "test_bfp_refuses_what_it_does_not_read",
       "test_replay_is_neutral_to_tolerance",
+      "test_scrub_erases_every_stored_row",
     ),
     claim=("bfp",),
     deviations=(
