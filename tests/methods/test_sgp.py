@@ -11,7 +11,7 @@ from bench import Bench
 from by_hand import RATE, batch_of, gradient, leaves
 from projecting_by_hand import ROWS, inputs_of, off, rows_of, widened
 
-from cljax import methods, models, projectors, streams
+from cljax import engine, methods, models, projectors, streams
 from cljax.core.types import UsageError
 from cljax.engine.setup import spec_of
 
@@ -262,3 +262,13 @@ def test_sgp_refuses_a_model_without_layer_inputs(four):
     methods.make("sgp", small, spec, skip="kernel").finalize.init(small.init(jax.random.key(0))[0])
   with pytest.raises(UsageError, match=r"method\.alpha: got -1"):
     methods.make("sgp", small, spec, alpha=-1.0)
+
+
+@pytest.mark.parametrize("name", ["sgp", "adam_nscl", "trgp"])
+def test_requests_to_what_keeps_spaces_of_old_inputs_are_refused(name, dataset, small_model):
+  """An edit of the parameters would leave them in the state; a replay makes it anew."""
+  kind = "task" if methods.METHODS[name].access.task_id_at_test else "class"
+  stream = streams.build(dataset, kind, tasks=2, forget="1:class=0")
+  with pytest.raises(UsageError, match=f"forget: '{name} . ssd' keeps .*span.*; use forget.name='retrain'"):
+    engine.prepare(stream, small_model, name, forget="ssd")
+  engine.prepare(stream, small_model, name, forget="retrain")

@@ -48,7 +48,7 @@ def adam_nscl(model, spec: Spec, *, threshold, floor, norm: str = "none", skip: 
   loses their variance. Biases, norm parameters and what multiplies no captured input are held after the first task
   (:func:`cljax.methods.heads.projected`); the paper has EWC on those of BatchNorm. One learning rate; the released code
   has one each for the first task, later ones, heads and norms. Raises UsageError for a model without ``capture`` and a
-  ``skip`` that leaves no kernel. Spec E2; Wang et al., 2021.
+  ``skip`` that leaves no kernel; requests are answered by ``retrain`` alone. Spec E2; Wang et al., 2021.
   """
   skipped, hold = projected(model, spec, skip)
 

@@ -30,7 +30,8 @@ def sgp(
   Deviations: it projects what the optimizer made of the gradient, weight decay included; ``on='gradient'`` is the
   published order, in front of plain SGD (the released code's ``--momentum`` is never used). The first task reaches the
   threshold too, where the released code stays one direction below it. Raises UsageError for a model without
-  ``capture`` and for a ``skip`` that leaves no kernel. Spec E3; Saha and Roy, 2023.
+  ``capture`` and for a ``skip`` that leaves no kernel; requests are answered by ``retrain`` alone. Spec E3; Saha
+  and Roy, 2023.
   """
 
   def end_task(key, learner, task):

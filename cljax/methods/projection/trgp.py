@@ -67,8 +67,8 @@ def trgp(
 
   Deviations: behind the optimizer; ``on='gradient'`` is the published order. The released code drops the first new
   direction of each task from the memory; here it is kept. Raises UsageError for streams that do not tell the task at
-  test, a model without ``capture``, one whose parameters are no dict, and a ``skip`` that leaves no kernel. Spec E4;
-  Lin et al., 2022.
+  test, a model without ``capture``, one whose parameters are no dict, and a ``skip`` that leaves no kernel;
+  requests are answered by ``retrain`` alone. Spec E4; Lin et al., 2022.
   """
   skipped, _ = projected(model, spec, skip)
   found = kernels(jax.eval_shape(model.init, jax.random.key(0))[0], skipped)
@@ -87,11 +87,10 @@ def trgp(
   def start_task(key, learner, task):
     rows = picking.sample(fold(key, "rows"), task.rows, samples)
     gradient, state = tree.by_path(task_gradient(model, spec, learner, task, rows)), learner.model_state
-    others = task.visit.met & (jnp.arange(spec.num_tasks, dtype=jnp.int32) != task.visit.task)
 
     def chosen(name):
       g = gradient[name].reshape(-1, gradient[name].shape[-1])
-      return projectors.trust_regions(state[BASES][name], state[SPANS][name], g, others, count, sufficient)
+      return projectors.trust_regions(state[BASES][name], state[SPANS][name], g, task.visit.met, count, sufficient)
 
     return kept(learner, REGIONS, task, {name: chosen(name) for name in found})
 
