@@ -13,6 +13,7 @@ from by_hand import RATE, batch_of, gradient, leaves
 from cljax import methods, models
 from cljax.core.types import UsageError
 from cljax.engine.setup import spec_of
+from cljax.methods.plasticity import shrink_perturb
 
 WIDE = models.mlp((4, 4, 1), 4, hidden=(200,))
 
@@ -43,6 +44,16 @@ def test_weights_are_shrunk_and_noise_added_where_a_task_begins(class_stream):
     np.testing.assert_allclose(v, 0.7 * before[n], rtol=1e-6, err_msg=n)
   other = bench.boundary("start_task", learner._replace(step=learner.step + 1), 1)
   assert np.abs(np.corrcoef(xi, noise_of(other.params, before, 0.7))[0, 1]) < 0.1
+
+
+def test_layers_of_one_shape_draw_noise_of_their_own():
+  params = {n: {"kernel": jnp.zeros((16, 16))} for n in ("one", "two")}
+  got = shrink_perturb.shrunk(jax.random.key(0), params, {"one/kernel", "two/kernel"}, 1.0, 1.0)
+  one, two = (np.asarray(got[n]["kernel"]).ravel() for n in ("one", "two"))
+  assert abs(np.corrcoef(one, two)[0, 1]) < 0.3
+  kept = shrink_perturb.shrunk(jax.random.key(0), params, {"one/kernel"}, 1.0, 1.0)
+  np.testing.assert_array_equal(kept["one"]["kernel"], got["one"]["kernel"])
+  assert not np.asarray(kept["two"]["kernel"]).any()
 
 
 def test_behind_each_step_it_is_decay_and_noise(class_stream):

@@ -62,6 +62,16 @@ def test_noise_moves_most_what_is_used_least(protect, class_stream):
   assert np.abs(leaves(later)["hidden_0/kernel"] - leaves(after)["hidden_0/kernel"]).max() > 0.01
 
 
+def test_layers_of_one_shape_are_perturbed_apart(class_stream):
+  """Sixteen inputs and two layers of sixteen units: kernels of one shape draw noise of their own."""
+  model = models.mlp((4, 4, 1), 4, hidden=(16, 16))
+  bench = Bench("upgd", class_stream, model, {"protect": False, "noise": 1.0})
+  start = bench.start()
+  after, still = (leaves(bench.step(start, *bench.arguments(0), noise=s)[0].params) for s in (1.0, 0.0))
+  one, two = ((after[n] - still[n]).ravel() for n in ("hidden_0/kernel", "hidden_1/kernel"))
+  assert abs(np.corrcoef(one, two)[0, 1]) < 0.3
+
+
 def test_the_gate_of_one_weight_and_of_harm():
   """1 - sigmoid(1) = 0.269 of the most useful weight; where all do harm the most harmful one is the least protected."""
   of = lambda *v: np.asarray(upgd.gates({"a": jnp.float32(v[:1]), "b": jnp.float32(v[1:])})["b"])
