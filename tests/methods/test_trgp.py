@@ -226,6 +226,21 @@ def test_trgp_s_thresholds_grow_and_its_columns_are_few(told, small_model):
   assert few.params["scales"]["hidden_0/kernel"].shape == (2, 1, 3, 3)
 
 
+def test_where_trgp_draws_the_line_of_trust(told, small_model):
+  """Just below and just above the share of the new task's gradient that lies in the first one's span."""
+  name, bench = "hidden_0/kernel", Bench("trgp", told, small_model, {"samples": 2 * ROWS})
+  learner = bench.train(2, (0,))
+  theta = leaves({n: v for n, v in learner.params.items() if n != "scales"})
+  g = seen_gradient(theta, name, theta[name], *rows_of(told, 1), told.classes_of_task[1])[name]
+  state = learner.model_state
+  s = np.asarray(state["bases"][name], np.float64)[:, np.asarray(state["spans"][name])[0]]
+  share = np.linalg.norm(s.T @ g) / np.linalg.norm(g)
+  assert 0.02 < share < 0.98
+  for factor, want in ((0.97, 0), (1.03, -1)):
+    begun = bench.boundary("start_task", learner, 1, (0,), sufficient=factor * share)
+    assert begun.model_state["regions"][name][1].tolist() == [want, -1]
+
+
 def test_trgp_refuses_what_it_cannot_do(told, small_model):
   spec = spec_of(told, 8)
   listed = models.from_apply(lambda key: [jnp.ones((16, 4))], lambda p, x: x.reshape(len(x), -1) @ p[0])

@@ -55,6 +55,7 @@ RECORDS: dict[str, Record] = {
       "test_trgp_learns_inside_old_spans_what_it_may_not_change[update-a region]",
       "test_trgp_learns_inside_old_spans_what_it_may_not_change[gradient-a region]",
       "test_trgp_learns_inside_old_spans_what_it_may_not_change[update-none]",
+      "test_where_trgp_draws_the_line_of_trust",
     ),
     invariants=(
       "test_what_a_task_trusts_and_its_scales_stay_its_own",
