@@ -78,12 +78,24 @@ def limits(rows) -> tuple[float, float]:
   return low - room, high + room
 
 
+def _away(a: float, b: float, below: bool, point: float, named: list[tuple[float, float]]) -> int:
+  """How many points a name stands from its mark, so that it lies upon none of ``named``, which it joins; ``point`` is
+  about a point of the page in the values' unit."""
+  side = 1 if below else -1
+  at = lambda away: (a + 30 * side * point, b - away * side * point)
+  near = lambda p: any(abs(p[0] - q[0]) < 60 * point and abs(p[1] - q[1]) < 9 * point for q in named)
+  away = next((n for n in range(7, 70, 3) if not near(at(n))), 7)
+  named.append(at(away))
+  return away
+
+
 def _against(axis, rows) -> None:
   x = [r["published"]["mean"] for r in rows]
   y = [r["mean"] for r in rows]
   ends = limits(rows)
   axis.plot(ends, ends, color="#8a96a3", linewidth=1, zorder=1)
-  seen = set()
+  seen: set[str] = set()
+  named: list[tuple[float, float]] = []
   for row, a, b in zip(rows, x, y, strict=True):
     first = row["verdict"].partition(",")[0]
     word = first if first in COLORS else "not judged"
@@ -93,8 +105,11 @@ def _against(axis, rows) -> None:
     )  # fmt: skip
     seen.add(word)
     below = b < a
+    away = _away(a, b, below, (ends[1] - ends[0]) / 400, named)
     place = (
-      {"xytext": (7, -7), "ha": "left", "va": "top"} if below else {"xytext": (-7, 7), "ha": "right", "va": "bottom"}
+      {"xytext": (7, -away), "ha": "left", "va": "top"}
+      if below
+      else {"xytext": (-7, away), "ha": "right", "va": "bottom"}
     )
     axis.annotate(_short(row), (a, b), textcoords="offset points", fontsize=8, **place)
   axis.set(xlim=ends, ylim=ends, xlabel="published", ylabel="cljax", aspect="equal")
