@@ -62,7 +62,6 @@ RECORDS: dict[str, Record] = {
       "test_trgp_s_thresholds_grow_and_its_columns_are_few",
       "test_trgp_refuses_what_it_cannot_do",
       "test_requests_to_what_keeps_spaces_of_old_inputs_are_refused",
-      "test_the_first_new_direction_is_kept",
     ),
     claim=("trgp",),
     deviations=(
