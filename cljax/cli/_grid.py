@@ -90,12 +90,13 @@ def families() -> dict[str, list[str]]:
   """``{family: methods that learn and whose point is not to forget}``, by the package or module that has the method:
   all but those of ``unlearning``."""
   from cljax import methods
+  from cljax.methods import table
 
   out: dict[str, list[str]] = {}
   for name, entry in methods.METHODS.items():
-    place = entry.factory.__module__.split(".")
-    if place[:2] == ["cljax", "methods"] and place[2] != "unlearning":
-      out.setdefault(place[2], []).append(name)
+    mine = table.family(entry)
+    if mine not in ("unlearning", "your own"):
+      out.setdefault(mine, []).append(name)
   return out
 
 

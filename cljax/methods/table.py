@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cljax.io import tables
-from cljax.methods.registry import METHODS
+from cljax.methods.registry import METHODS, Entry
 
 HEADER = ("method", "stores rows", "task boundaries", "reads task data", "trains on", "forgets", "reference", "bytes")
 
@@ -40,10 +40,16 @@ def checks(given: Mapping[str, Mapping[str, Any]] | None = None) -> str:
   return "\n".join(tables.markdown(CHECKS, rows))
 
 
+def family(entry: Entry) -> str:
+  """The package or module of :mod:`cljax.methods` that has a method; 'your own' for one that is nowhere there."""
+  place = entry.factory.__module__.split(".")
+  return place[2] if place[:2] == ["cljax", "methods"] and len(place) > 2 else "your own"
+
+
 def table(state_bytes: Mapping[str, int]) -> str:
-  """The registry as a Markdown table; ``state_bytes`` gives the last column by method name."""
+  """The registry as Markdown tables, one for each family; ``state_bytes`` gives the last column by method name."""
   yes = lambda flag: "yes" if flag else ""
-  rows = []
+  by_family: dict[str, list[tuple[str, ...]]] = {}
   for name, entry in METHODS.items():
     a = entry.access
     needs = [word for word, flag in (("forget rows", a.forget_data), ("retain rows", a.retain_data)) if flag]
@@ -58,5 +64,8 @@ def table(state_bytes: Mapping[str, int]) -> str:
       entry.reference,
       f"{state_bytes[name]:,}",
     )
-    rows.append(cells)
-  return "\n".join(tables.markdown(HEADER, rows))
+    by_family.setdefault(family(entry), []).append(cells)
+  blocks = (
+    f"### {f.replace('_', ' ')}\n\n" + "\n".join(tables.markdown(HEADER, rows)) for f, rows in by_family.items()
+  )
+  return "\n\n".join(blocks)
