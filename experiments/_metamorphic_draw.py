@@ -178,7 +178,7 @@ def request_of(rng, stream, learned: list[int]) -> cljax.Forget:
 
 def draw(rng, kind: str = "", forgets: bool | None = None, learns=LEARNS, edits=FORGETS, most: int = 2) -> Combination:
   """A combination; ``kind``, whether it forgets, and the methods it may hold can be given."""
-  kind = kind or pick(rng, [*streams.KINDS, "custom"])
+  given, kind = kind, kind or pick(rng, [*streams.KINDS, "custom"])
   forgets = rng.random() < 0.35 if forgets is None else forgets
   names = [pick(rng, learns)]
   if most > 1 and rng.random() < 0.35:
@@ -190,6 +190,8 @@ def draw(rng, kind: str = "", forgets: bool | None = None, learns=LEARNS, edits=
     names = []  # it trains as finetune does, or learns itself
   elif forget and not methods.lookup(forget).access.prefix:
     names = [n for n in names if n not in REVEALING]
+  if not given and any(methods.lookup(n).access.task_id_at_test for n in names):
+    kind = "task"
   parts = tuple(Part(n, options_of(rng, n)) for n in names)
   stream, classes = draw_stream(rng, kind)
   out = Combination(

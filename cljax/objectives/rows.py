@@ -24,6 +24,19 @@ def shown(batch: Batch) -> Batch:
   return batch._replace(x=x, y=y)
 
 
+def grouped(batch: Batch) -> Batch:
+  """The batch with groups: one of scale 1 where it has none."""
+  if batch.group is not None:
+    return batch
+  return batch._replace(group=jnp.zeros(batch.weight.shape, jnp.int32), scale=jnp.ones(1, jnp.float32))
+
+
+def of_terms_alone(batch: Batch) -> Batch:
+  """The batch whose loss is what terms add: the objective's own is multiplied with 0. Rows stay rows of the step."""
+  batch = grouped(batch)
+  return batch._replace(scale=jnp.zeros_like(batch.scale))
+
+
 def counted(batch: Batch):
   """``[B]``: the weight, 0 for rows of a group of scale 0: where rows meet one another, these are not there either."""
   if batch.group is None:

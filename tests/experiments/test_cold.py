@@ -46,7 +46,7 @@ def test_rows_keep_the_main_thread_and_the_others_apart():
     )
   }
   assert rows["start to table, s"]["empty cache"] == 2
-  assert rows["start to table, s"]["warm target"] == "6"
+  assert rows["start to table, s"]["warm target"] == "4"
   assert rows["start to table, s, two workers"]["warm cache"] == 1
   found = rows[_cold_probe.PARTS["compile"]]
   assert (found["warm cache"], found["warm [quartiles]"]) == (1.0, "+ 0.25 beside")

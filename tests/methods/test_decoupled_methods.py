@@ -151,7 +151,7 @@ def test_where_it_makes_no_sense_it_is_refused(class_stream, small_model):
   with pytest.raises(UsageError, match=r"method\.decoupled: got 1 of type int; expected bool"):
     methods.check_options("ewc", {"decoupled": 1})
   takes = {n for n, entry in methods.METHODS.items() if "decoupled" in entry.options}
-  assert takes == {"ewc", "online_ewc", "si", "mas", "hierarchical", "l2", "l2_previous", "l2_init"}
+  assert takes == {"ewc", "online_ewc", "si", "mas", "hierarchical", "l2", "l2_previous", "l2_init", "rwalk"}
   injected = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
   skips = optax.MultiSteps(injected, 2).gradient_transformation()
   for optimizer in (optax.sgd(0.1), skips, optax.chain(injected, injected)):

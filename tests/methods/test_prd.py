@@ -14,7 +14,7 @@ from cljax.core.types import Batch, UsageError
 from cljax.engine.setup import spec_of
 from cljax.methods import views
 from cljax.methods.distillation import prd
-from cljax.methods.replay.buffers import of_terms_alone
+from cljax.objectives.rows import of_terms_alone
 
 HYPER = {"width": 5, "temperature": 0.3, "relation_temperature": 0.7, "prototypes": 1.5, "distillation": 2.5}
 OLD = np.array([True, True, False, False])

@@ -14,8 +14,8 @@ from cljax.core.types import Access, Spec
 from cljax.methods import views
 from cljax.methods.distillation.outputs import Teacher
 from cljax.methods.registry import Entry, Option, register
-from cljax.methods.replay.buffers import of_terms_alone
 from cljax.models import heads
+from cljax.objectives.rows import of_terms_alone
 
 RELATIONS = ("rows", "classes")
 

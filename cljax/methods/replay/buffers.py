@@ -15,7 +15,7 @@ from cljax.core.tree import fold
 from cljax.core.types import Access, Batch, Spec, UsageError, Visit
 from cljax.methods.registry import Entry, Option, register
 from cljax.objectives.objective import prediction_of, reduced, squared_gap
-from cljax.objectives.rows import present
+from cljax.objectives.rows import grouped, present
 
 POLICIES = ("reservoir", "ring", "class_balanced")
 ACCESS = Access(stores_data=True)
@@ -101,13 +101,6 @@ def drawn(spec: Spec, rows, weight, visit=None) -> Batch:
   return Batch(rows["x"], rows["y"], weight, jnp.where(weight > 0, rows["id"], -1), rows["task"], mask)
 
 
-def grouped(batch: Batch) -> Batch:
-  """The batch with groups: one of scale 1 where it has none."""
-  if batch.group is not None:
-    return batch
-  return batch._replace(group=jnp.zeros(batch.weight.shape, jnp.int32), scale=jnp.ones(1, jnp.float32))
-
-
 def append(batch: Batch, more: Batch, scale=None) -> Batch:
   """Rows of ``more`` behind those of ``batch``; ``extra`` and ``visit`` stay those of ``batch``.
 
@@ -134,12 +127,6 @@ def append(batch: Batch, more: Batch, scale=None) -> Batch:
   join = lambda a, b: None if a is None else jax.tree.map(joined, a, b)
   kept = ("extra", "visit", "scale")
   return batch._replace(**{f: join(getattr(batch, f), getattr(more, f)) for f in Batch._fields if f not in kept})
-
-
-def of_terms_alone(batch: Batch) -> Batch:
-  """The batch whose loss is what terms add: the objective's own is multiplied with 0. Rows stay rows of the step."""
-  batch = grouped(batch)
-  return batch._replace(scale=jnp.zeros_like(batch.scale))
 
 
 def places(batch: Batch, size: int):

@@ -13,8 +13,9 @@ from cljax.methods import views
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import exemplars as sets
 from cljax.methods.replay import linear_head
-from cljax.methods.replay.buffers import append, drawn, of_terms_alone
+from cljax.methods.replay.buffers import append, drawn
 from cljax.models import heads
+from cljax.objectives.rows import of_terms_alone
 
 AVERAGES = ("anchors", "rows")
 

@@ -23,7 +23,6 @@ from cljax.methods.replay.buffers import (
   example_row,
   insert_pending,
   make_memory,
-  of_terms_alone,
   offered,
   places,
   rows_of,
@@ -32,6 +31,7 @@ from cljax.methods.replay.buffers import (
 )
 from cljax.methods.replay.er_ace import labels_of
 from cljax.models import heads
+from cljax.objectives.rows import of_terms_alone
 
 
 class Proxies(NamedTuple):

@@ -141,7 +141,8 @@ def rer(
 
     def trained(net, moments):
       slope = net_slope(model, spec, learner, net, own, pairs, others, virtual_rate, beta, span, fold(key, "net"))
-      updates, moments = tx.update(slope, moments, net)
+      with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to its int count
+        updates, moments = tx.update(slope, moments, net)
       return optax.apply_updates(net, updates), moments
 
     due = (batch.visit.others > 0) & (state.steps % interval == interval - 1) & (pairs.weight > 0).any()

@@ -19,13 +19,13 @@ from cljax.methods.replay.buffers import (
   example_row,
   insert_pending,
   make_memory,
-  of_terms_alone,
   offered,
   rows_of,
   scrub_memory,
   start,
 )
 from cljax.models import heads
+from cljax.objectives.rows import of_terms_alone
 
 
 def scr(

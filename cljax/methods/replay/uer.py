@@ -16,13 +16,13 @@ from cljax.methods.replay.buffers import (
   example_row,
   insert_pending,
   make_memory,
-  of_terms_alone,
   offered,
   rows_of,
   scrub_memory,
   start,
 )
 from cljax.models import heads
+from cljax.objectives.rows import of_terms_alone
 
 
 def uer(
