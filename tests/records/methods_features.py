@@ -20,7 +20,6 @@ RECORDS: dict[str, Record] = {
       "test_prd_s_teacher_is_in_eval_mode",
       "test_a_task_that_comes_back_is_not_held_to_itself",
       "test_prd_needs_pictures_and_features",
-      "test_a_term_alone_leaves_rows_no_loss_of_their_own",
     ),
     claim=("prd",),
     deviations=(
@@ -50,7 +49,6 @@ RECORDS: dict[str, Record] = {
       "test_co2l_s_teacher_is_in_eval_mode",
       "test_co2l_draws_no_more_than_it_stores",
       "test_co2l_needs_pictures_features_and_room",
-      "test_a_term_alone_leaves_rows_no_loss_of_their_own",
     ),
     claim=("co2l",),
     deviations=(
