@@ -71,8 +71,8 @@ def test_avalanche_s_settings_by_our_names():
   assert (gdumb["method"]["passes"], gdumb["train"]["epochs"]) == (10, 1)
   si = presets.find("avalanche_split_mnist_task/si")
   assert si.sections["optimizer"]["name"] == "adam"
-  # Half lambda times 0.0015 Omega is what multiplies the squared way.
-  assert si.sections["method"]["strength"] == pytest.approx(0.5 * 1 * 0.0015)
+  # Half lambda times Omega is what multiplies the squared way.
+  assert si.sections["method"]["strength"] == 0.5
   assert (si.published.mean, si.published.digit) == (97.0, 1.0)
 
 

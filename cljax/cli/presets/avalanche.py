@@ -25,8 +25,8 @@ _FEW = "the same 1,000 rows in each task, and as many test rows; there each task
 
 
 def _si(theirs: Mapping[str, Any]) -> dict[str, Any]:
-  # Their Omega is 0.0015 of the paper's and stands behind half their lambda.
-  strength = 0.5 * 0.0015 * theirs["si_lambda"]
+  # Half their lambda stands before Omega and the squared way.
+  strength = 0.5 * theirs["si_lambda"]
   return {"name": "si", "strength": strength, "damping": float(theirs["si_eps"]), "decoupled": False}
 
 
