@@ -51,6 +51,14 @@ def test_a_head_is_the_minimum_of_the_perturbed_loss(loss):
     np.testing.assert_allclose(np.linalg.norm(gradient(np.float64(got.head[k]), Y[k], X, NOISE[k], loss)),
                                got.residual[k], atol=2e-5)  # fmt: skip
   assert np.asarray(got.residual).max() < 1e-4
+  early = unlearning.fit_head(*given(X, Y, ONE, NOISE), STRENGTH, loss=loss, steps=0)
+  for k in range(2):  # where it began, far from the minimum
+    there = np.linalg.norm(gradient(np.zeros(D), Y[k], X, NOISE[k], loss))
+    assert there > 1
+    np.testing.assert_allclose(early.residual[k], there, rtol=1e-4)
+  none = unlearning.fit_head(*given(X, Y, 0 * ONE, NOISE), STRENGTH, loss=loss)
+  assert not np.asarray(none.head).any()
+  assert not np.asarray(none.residual).any()
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
