@@ -174,3 +174,25 @@ def test_barriers_by_hand(seed, count):
   np.testing.assert_allclose(
     metrics.barrier(losses, alphas, True), losses.max() - max(losses[0], losses[-1]), atol=1e-12
   )
+
+
+@pytest.mark.parametrize("decides", ["in_kernel", "in_bias", "out_kernel"])
+def test_each_of_a_unit_s_weights_can_tell_which_it_is(decides):
+  """All that reaches a unit or reads it is alike but for one of the three, which then says who goes with whom."""
+  model = models.mlp((3,), 2, hidden=(4,))
+  unit = model.units[0]
+  rng = np.random.default_rng(0)
+  shapes = {n: v.shape for n, v in tree.by_path(model.init(jax.random.key(0))[0]).items()}
+  told = rng.normal(size=shapes[getattr(unit, decides)]).astype(np.float32)
+  if decides == "in_bias":
+    told = np.array([-3.0, -1.0, 1.0, 3.0], np.float32)
+  order = np.array([2, 0, 3, 1])
+
+  def params(turned: bool):
+    axis = 0 if decides == "out_kernel" else -1
+    mine = {n: np.ones(s, np.float32) for n, s in shapes.items()}
+    mine[getattr(unit, decides)] = np.take(told, order, axis) if turned else told
+    return tree.map_named(lambda n, _: jnp.asarray(mine[n]), model.init(jax.random.key(0))[0])
+
+  (found,) = edits.match_units(params(False), params(True), model.units)
+  np.testing.assert_array_equal(found, np.argsort(order))

@@ -106,7 +106,12 @@ RECORDS: dict[str, Record] = {
       "test_units_in_another_order_are_the_same_function_and_found_again[mlp]",
       "test_units_in_another_order_are_the_same_function_and_found_again[cnn]",
     ),
-    invariants=("test_alignment_takes_the_barrier_away",),
+    invariants=(
+      "test_alignment_takes_the_barrier_away",
+      "test_each_of_a_unit_s_weights_can_tell_which_it_is[in_kernel]",
+      "test_each_of_a_unit_s_weights_can_tell_which_it_is[in_bias]",
+      "test_each_of_a_unit_s_weights_can_tell_which_it_is[out_kernel]",
+    ),
   ),
   "permute_units": Record(
     spec="additions S9",
