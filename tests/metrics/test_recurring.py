@@ -87,6 +87,10 @@ def test_the_tasks_of_three_one_two_and_one_classes():
   empty = np.array([[30, 0, 20, 10]])  # a task all of whose rows went counts for nothing, whatever its entry says
   R[0, 1] = np.nan
   assert metrics.over_rows(whole(R), range(4), np.repeat(empty, 4, 0))["acc_over_rows"] == pytest.approx(1 / 6)
+  none = np.repeat(empty, 4, 0)
+  none[3] = 0.0  # after the last event no row is left
+  last = metrics.over_rows(whole(R), range(4), none)
+  assert np.isnan([*last.values()]).all()
 
 
 @settings(max_examples=10, deadline=None)
