@@ -13,7 +13,7 @@ from by_hand import RATE, batch_of, cross_entropy
 
 from cljax import methods, models, streams
 from cljax.core import tree
-from cljax.core.types import Learner, UsageError, rows_from_arrays
+from cljax.core.types import Batch, Learner, UsageError, rows_from_arrays
 from cljax.engine.setup import spec_of
 from cljax.methods import intervals
 from cljax.methods.intervals import Box
@@ -112,6 +112,24 @@ def test_intact_s_loss_and_step_are_by_hand(trained):
     at = lambda t, d=d: weights @ parts_of({n: v + t * d[n] for n, v in now.items()}, old, boxes, x, y)
     slope = (at(1e-7) - at(-1e-7)) / 2e-7
     np.testing.assert_allclose(sum((step[n] * d[n]).sum() for n in d), slope, rtol=2e-3, atol=1e-4)
+
+
+def test_absent_rows_have_no_part_in_intact(trained, class_stream):
+  """Rows that only fill a batch up, whatever stands in them, change no spread, range or place in a box."""
+  bench, _, begun = trained
+  term = methods.make("intact", DEEP, spec_of(class_stream, 8), **HYPER).terms["intact"]
+  x, y = (np.asarray(a) for a in batch_of(bench, 1, 0))
+
+  def loss(more: int):
+    rows = np.concatenate([x, np.full((more, *x.shape[1:]), 50.0)]).astype(np.float32)
+    weight = jnp.asarray(np.arange(len(rows)) < len(x), jnp.float32)
+    ids = jnp.asarray(np.where(weight > 0, 0, -1), jnp.int32)
+    labels = jnp.asarray(np.concatenate([y, np.zeros(more, int)]), jnp.int32)
+    batch = Batch(jnp.asarray(rows), labels, weight, ids, jnp.ones(len(rows), jnp.int32))
+    return float(term(jax.random.key(0), begun.params, begun, batch, None))
+
+  assert loss(0) > 0.01
+  np.testing.assert_allclose(loss(3), loss(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("part", list(WEIGHTS))
