@@ -79,9 +79,9 @@ def closest_classes(features: ArrayLike, y: ArrayLike, downstream: ArrayLike) ->
     raise UsageError(f"downstream: has {Z.shape[1]} features; features have {X.shape[1]}")
   if labels.shape != X.shape[:1]:
     raise UsageError(f"y: has shape {labels.shape}; expected {X.shape[:1]}")
-  (X, exists), (Z, there) = _directions(X), _directions(Z)
+  (X, _), (Z, there) = _directions(X), _directions(Z)  # a zero vector's direction is 0, and adds nothing to a sum
   classes = np.unique(labels)
-  means = np.stack([X[(labels == c) & exists].sum(0) for c in classes])
+  means = np.stack([X[labels == c].sum(0) for c in classes])
   nearest = (Z[there] @ _directions(means)[0].T).argmax(1)
   taken = np.bincount(nearest, minlength=len(classes))
   return classes[np.argsort(-taken, kind="stable")]
