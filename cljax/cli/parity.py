@@ -4,7 +4,8 @@
 
 METHOD is every published setting of a method, METHOD/SETTING one of them (``er/200``). The runs are a sweep in
 ``WORKDIR/BENCHMARK``: run it again with more seeds or methods, and only what is new trains. The table has every setting
-of the benchmark that has finished there. Writes BENCHMARK.md, BENCHMARK.json and BENCHMARK.png into ``--out``, and
+of the benchmark that has finished there; one that a table in ``--out`` has and this folder has not keeps the row of
+then. Writes BENCHMARK.md, BENCHMARK.json and BENCHMARK.png into ``--out``, and
 README.md and all.png over all benchmarks whose tables lie there.
 """
 
@@ -172,10 +173,14 @@ def markdown(content: dict[str, Any], picture: str) -> str:
   body = tables.markdown(HEAD, [cells(r) for r in content["rows"]])
   commands = "\n".join(r["command"] for r in content["rows"])
   foot = "\n".join(f"- {text}" for text in content["notes"])
-  hardware = ", ".join(f"{k} {v}" for k, v in content["environment"].items())
+  by: dict[str, list] = {}
+  for r in content["rows"]:
+    hardware = ", ".join(f"{k} {v}" for k, v in r.get("environment", content["environment"]).items())
+    by.setdefault(hardware, []).append(r["preset"].partition("/")[2])
+  foot += "".join(f"\n- {told}{'' if len(by) == 1 else ': ' + ', '.join(those)}" for told, those in by.items())
   return (
     f"# {content['benchmark']}: cljax beside what was published\n\n`{content['command']}`\n\n" + "\n".join(body)
-    + f"\n\n{foot}\n- {hardware}\n\n![published against measured]({picture})\n\n```bash\n{commands}\n```\n"
+    + f"\n\n{foot}\n\n![published against measured]({picture})\n\n```bash\n{commands}\n```\n"
   )  # fmt: skip
 
 
@@ -216,8 +221,10 @@ def _parity(argv: Sequence[str], stop: _shared.Stop) -> int:
   if rows:
     shown = [w for w in argv[1:] if not w.startswith(("--data_dir", "--compilation_cache", "--workdir", "--out"))]
     command = " ".join(["python -m launch.parity", *shown])
+    out = epath.Path(flags.out).expanduser()
+    rows = with_earlier(rows, environment, out / f"{flags.benchmark}.json", flags.benchmark)
     content = {"benchmark": flags.benchmark, "command": command, "rows": rows, "notes": notes(rows)}
-    write(epath.Path(flags.out).expanduser(), {**content, "environment": environment})
+    write(out, {**content, "environment": environment})
   return code
 
 
@@ -233,6 +240,16 @@ def collected(benchmark: str, overrides: Sequence[_config.Override], workdir: ep
       rows.append(row_of(preset, result, changed))
       environment = {**result["versions"], **result["environment"]}
   return rows, environment
+
+
+def with_earlier(rows: Sequence[dict[str, Any]], environment: dict[str, str], table: epath.Path, benchmark: str):
+  """The rows, and those of an earlier table for settings that are not among them, in the order of the presets; each
+  says under what it was measured."""
+  mine = {r["preset"]: {**r, "environment": environment} for r in rows}
+  earlier = json.loads(table.read_text()) if table.exists() else {"rows": []}
+  for row in earlier["rows"]:
+    mine.setdefault(row["preset"], {"environment": earlier.get("environment", {}), **row})
+  return [mine[p.name] for p in presets.chosen(benchmark) if p.name in mine]
 
 
 def write(out: epath.Path, content: dict[str, Any]) -> None:

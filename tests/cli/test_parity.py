@@ -140,6 +140,19 @@ def test_from_a_command_to_a_table_and_on_with_more_seeds(tmp_path, capsys):
   assert (out / "all.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_setting_that_was_not_run_this_time_keeps_its_row(tmp_path):
+  table = tmp_path / "rotated_mnist.json"
+  row = lambda name, mean: {"preset": f"rotated_mnist/{name}", "mean": mean}
+  new = lambda *rows: parity.with_earlier(rows, {"jax": "2"}, table, "rotated_mnist")
+  assert new(row("si", 1.0)) == [{**row("si", 1.0), "environment": {"jax": "2"}}]
+  table.write_text(json.dumps({"environment": {"jax": "1"}, "rows": [row("er/200", 2.0), row("si", 3.0)]}))
+  assert new(row("si", 1.0), row("finetune", 4.0)) == [
+    {**row("finetune", 4.0), "environment": {"jax": "2"}},
+    {**row("si", 1.0), "environment": {"jax": "2"}},
+    {**row("er/200", 2.0), "environment": {"jax": "1"}},
+  ]
+
+
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
