@@ -3,6 +3,7 @@
 from cljax import _old_names
 from cljax.optimizers.classp import ClasspState, classp, scale_by_classp
 from cljax.optimizers.continual_backprop import CbpState, continual_backprop_init, continual_backprop_step
+from cljax.optimizers.flatness import c_flat, sam
 from cljax.optimizers.refresh import refresh
 from cljax.optimizers.schedules import infinite, rewarm_redecay
 from cljax.optimizers.tag import TagState, scale_by_tag, tag, tag_next_task
@@ -32,6 +33,7 @@ __all__ = [
   "HistoryState",
   "MeanField",
   "TagState",
+  "c_flat",
   "classp",
   "claw_adapt",
   "continual_backprop_init",
@@ -48,6 +50,7 @@ __all__ = [
   "natural_parameters",
   "refresh",
   "rewarm_redecay",
+  "sam",
   "scale_by_classp",
   "scale_by_tag",
   "tag",

@@ -40,6 +40,29 @@ CBP = (
   "moments of reset weights are 0; their step counts stay, as optax counts once",
 )
 RECORDS: dict[str, Record] = {
+  "c_flat": Record(
+    spec="classic_methods E6",
+    compared=(
+      "test_both_are_the_gradients_at_the_points_they_climb_to[0.2-0.2]",
+      "test_both_are_the_gradients_at_the_points_they_climb_to[0.05-1.5]",
+    ),
+    invariants=(
+      "test_without_strength_it_is_sam_and_without_radius_the_gradient",
+      "test_where_the_gradient_is_zero_it_stays_finite",
+      "test_negative_numbers_are_refused",
+    ),
+  ),
+  "sam": Record(
+    spec="classic_methods E6",
+    compared=(
+      "test_both_are_the_gradients_at_the_points_they_climb_to[0.2-0.2]",
+      "test_both_are_the_gradients_at_the_points_they_climb_to[0.05-1.5]",
+    ),
+    invariants=(
+      "test_without_strength_it_is_sam_and_without_radius_the_gradient",
+      "test_where_the_gradient_is_zero_it_stays_finite",
+    ),
+  ),
   "classp": CLASSP,
   "claw_adapt": Record(
     spec="regularizers_projectors 8.8",

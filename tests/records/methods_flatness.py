@@ -1,0 +1,24 @@
+"""Records of methods that look for flat minima."""
+
+from records.form import Record
+
+KIND = "method"
+RECORDS: dict[str, Record] = {
+  "c_flat": Record(
+    spec="classic_methods E6",
+    compared=(
+      "test_c_flat_s_step_by_the_plain_method_s_gradients[c_flat]",
+      "test_c_flat_s_step_by_the_plain_method_s_gradients[sam]",
+      "test_both_are_the_gradients_at_the_points_they_climb_to[0.2-0.2]",
+    ),
+    invariants=(
+      "test_statistics_of_batch_norm_are_the_first_pass_s",
+      "test_without_strength_it_is_sam_and_without_radius_the_gradient",
+      "test_where_the_gradient_is_zero_it_stays_finite",
+    ),
+    claim=("c_flat",),
+    deviations=("gradients of penalties that are transforms are taken at the parameters alone",),
+    neutral={"radius": 0.0},
+    first_task_plain=False,
+  ),
+}
