@@ -12,6 +12,7 @@ from cljax.losses.distillation import (
 )
 from cljax.losses.generative import gaussian_kl
 from cljax.losses.pairs import barlow_twins, bpr, nt_xent, supcon
+from cljax.losses.submodular import facility_location, graph_cut, log_determinant
 from cljax.losses.supervised import binary_cross_entropy, cross_entropy, masked_log_softmax, policy_gradient, reduce
 from cljax.losses.unlearning import (
   contrast,
@@ -32,10 +33,13 @@ __all__ = [
   "contrast_within",
   "cross_entropy",
   "distillation",
+  "facility_location",
   "fgsm",
   "gaussian_kl",
+  "graph_cut",
   "group_lasso",
   "kl_divergence",
+  "log_determinant",
   "logit_mse",
   "masked_log_softmax",
   "negative_entropy",

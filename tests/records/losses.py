@@ -16,6 +16,12 @@ ABSENT, NONE, SHAPES = (
   "test_no_rows_are_no_loss",
   "test_pairs_of_wrong_shapes_are_named",
 )
+SETS = lambda name: (
+  f"test_absent_rows_and_the_order_of_rows_change_nothing[{name}]",
+  f"test_one_set_and_no_rows_are_finite[{name}]",
+  f"test_rows_of_wrong_shapes_are_named[{name}]",
+  "test_sets_without_likeness_share_nothing",
+)
 RECORDS: dict[str, Record] = {
   "barlow_twins": Record(
     spec="generative_memory 0.6",
@@ -24,6 +30,23 @@ RECORDS: dict[str, Record] = {
     deviations=("one number for a batch, not one for each row",),
   ),
   "bpr": Record(spec="generative_memory 0.6", compared=("test_bpr_by_numpy",), invariants=(SHAPES, *narrow("bpr"))),
+  "facility_location": Record(
+    spec="additions S4",
+    compared=("test_facility_location_is_a_smooth_maximum_over_other_sets",),
+    invariants=SETS("facility_location"),
+    deviations=("times T, so that it is a maximum as T goes to 0; the released code leaves the factor out",),
+  ),
+  "graph_cut": Record(
+    spec="additions S4",
+    compared=("test_graph_cut_is_the_cut_less_what_lies_within",),
+    invariants=SETS("graph_cut"),
+    deviations=("its mutual form is the cut; the released code has its negative",),
+  ),
+  "log_determinant": Record(
+    spec="additions S4",
+    compared=("test_log_determinant_is_the_total_correlation_of_the_sets",),
+    invariants=SETS("log_determinant"),
+  ),
   "fgsm": Record(
     spec="regularizers_projectors 8.2",
     compared=("test_fgsm_is_one_step_of_the_sign", "test_on_a_linear_model_the_attack_is_the_dual_norm"),
