@@ -46,6 +46,7 @@ from cljax.metrics.mechanism import (
   moved_share,
   sharpness,
 )
+from cljax.metrics.memorisation import Effect, influence, memorisation, singleton_mass
 from cljax.metrics.modules import module_names, module_sensitivity, with_module
 from cljax.metrics.path import barrier
 from cljax.metrics.recurring import Gap, event_gap, over_events, over_rows
@@ -80,6 +81,7 @@ from cljax.metrics.tradeoffs import (
 
 __all__ = [
   "ROW_METRICS",
+  "Effect",
   "Events",
   "Gap",
   "Interference",
@@ -110,10 +112,12 @@ __all__ = [
   "forward_transfer",
   "fuar",
   "gradient_interference",
+  "influence",
   "learning_curve_area",
   "linear_cka",
   "mean_backward_transfer",
   "mean_curvature",
+  "memorisation",
   "minimum_accuracy",
   "model_size_efficiency",
   "module_names",
@@ -134,6 +138,7 @@ __all__ = [
   "sample_storage_efficiency",
   "seen_rows",
   "sharpness",
+  "singleton_mass",
   "summarize",
   "transfer_before_learning",
   "triangle_accuracy",

@@ -4,6 +4,7 @@ from records.form import Record
 
 KIND = "metric"
 HELPERS = {
+  "Effect": "a type",
   "Events": "a type",
   "ROW_METRICS": "the table of row metrics",
   "Gap": "a type",
@@ -105,6 +106,25 @@ RECORDS: dict[str, Record] = {
     compared=MATRIX,
     invariants=(*MATRIX_LAWS, "test_entries_that_are_not_needed_may_be_missing", "test_input_is_not_changed"),
     deviations=("the maximum excludes the last row, as in the paper; Mammoth takes all rows",),
+  ),
+  "memorisation": Record(
+    spec="additions S6",
+    compared=("test_memorisation_by_loops", "test_of_the_nearest_row_it_is_one_less_what_others_answer"),
+    invariants=(
+      "test_a_constant_answer_remembers_nothing",
+      "test_the_error_is_the_spread_over_banks",
+      "test_banks_that_say_nothing_are_refused",
+    ),
+  ),
+  "influence": Record(
+    spec="additions S6",
+    compared=("test_influence_by_loops",),
+    invariants=("test_on_its_copy_a_row_s_influence_is_its_memorisation", "test_banks_that_say_nothing_are_refused"),
+  ),
+  "singleton_mass": Record(
+    spec="additions S6",
+    compared=("test_the_mass_of_what_was_seen_once",),
+    invariants=("test_counts_are_checked",),
   ),
   "forgetting_events": Record(spec="replay_architecture_metrics C7", compared=EVENTS),
   "forgetting_score": Record(spec="replay_architecture_metrics C7", compared=("test_events_by_hand",)),
