@@ -4,12 +4,13 @@
 :func:`register` has it.
 """
 
+from cljax.evaluators.plasticity import plasticity
 from cljax.evaluators.probe import linear_probe
 from cljax.evaluators.recalled import recall
 from cljax.evaluators.registry import EVALUATORS, Evaluator, Predict, checked, given, lookup, names, register
 from cljax.evaluators.units import clnp_units
 
 __all__ = [
-  "EVALUATORS", "Evaluator", "Predict", "checked", "clnp_units", "given", "linear_probe", "lookup", "names", "recall",
-  "register",
+  "EVALUATORS", "Evaluator", "Predict", "checked", "clnp_units", "given", "linear_probe", "lookup", "names",
+  "plasticity", "recall", "register",
 ]  # fmt: skip

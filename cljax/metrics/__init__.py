@@ -49,6 +49,7 @@ from cljax.metrics.mechanism import (
 from cljax.metrics.memorisation import Effect, influence, memorisation, singleton_mass
 from cljax.metrics.modules import module_names, module_sensitivity, with_module
 from cljax.metrics.path import barrier
+from cljax.metrics.plasticity import approximate_rank, dead_units, dormant_units, effective_rank, weight_magnitude
 from cljax.metrics.recurring import Gap, event_gap, over_events, over_rows
 from cljax.metrics.rows import (
   ROW_METRICS,
@@ -86,6 +87,7 @@ __all__ = [
   "Gap",
   "Interference",
   "ScalingLaw",
+  "approximate_rank",
   "average_accuracy",
   "average_incremental_accuracy",
   "average_over_all",
@@ -97,6 +99,9 @@ __all__ = [
   "class_scores",
   "computational_efficiency",
   "confusion",
+  "dead_units",
+  "dormant_units",
+  "effective_rank",
   "ensemble_accuracy",
   "error_recency",
   "event_gap",
@@ -143,6 +148,7 @@ __all__ = [
   "transfer_before_learning",
   "triangle_accuracy",
   "unlearning",
+  "weight_magnitude",
   "windowed_forgetting",
   "windowed_plasticity",
   "with_module",

@@ -131,9 +131,11 @@ def test_a_folder_of_other_evaluators_is_refused(trained, command, capsys):
 
 WRONG = [
   ("--config.evaluators=linear",
-   "evaluators: unknown 'linear'; allowed: clnp_units, linear_probe, recall, told; did you mean linear_probe?"),
+   "evaluators: unknown 'linear'; allowed: clnp_units, linear_probe, plasticity, recall, told; did you mean "
+   "linear_probe?"),
   ("--config.evaluators=told,told", "evaluators: 'told' stands twice"),
-  ("--config.evaluators=[1]", "evaluators: got '[1]'; expected names such as clnp_units, linear_probe, recall, told"),
+  ("--config.evaluators=[1]",
+   "evaluators: got '[1]'; expected names such as clnp_units, linear_probe, plasticity, recall, told"),
   ("--config.evaluators.ridge=1",
    "evaluators.ridge: no such field; allowed: names"),
 ]  # fmt: skip

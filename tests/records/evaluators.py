@@ -28,6 +28,11 @@ RECORDS: dict[str, Record] = {
     invariants=("test_a_probe_has_no_deleted_rows", "test_a_probe_says_what_it_needs"),
     deviations=("ridge regression of one-hot labels, where Chen et al. 2020 fit a logistic one by SGD",),
   ),
+  "plasticity": Record(
+    spec="additions S8",
+    compared=("test_plasticity_is_of_the_next_task_s_inputs",),
+    invariants=("test_plasticity_says_what_it_needs",),
+  ),
   "recall": Record(
     compared=(
       "test_rows_are_continued_as_by_hand[recall-4-0.5-2]",

@@ -26,6 +26,7 @@ CURVES = ("test_stability_gap::test_by_hand", "test_stability_gap::test_against_
 EVENTS = ("test_events_by_hand", "test_events_against_a_loop")
 SHARP = ("test_sharpness[convex]", "test_sharpness[indefinite]", "test_sharpness[concave]")
 ROWS = ("test_scores_over_rows_classes_and_groups[True-]", "test_scores_over_rows_classes_and_groups[False-sqrt]")
+DEAD = ("test_dead_are_dormant", "test_other_shapes_are_refused")
 RECORDS: dict[str, Record] = {
   "average_accuracy": Record(
     spec=GEM,
@@ -107,6 +108,15 @@ RECORDS: dict[str, Record] = {
     invariants=(*MATRIX_LAWS, "test_entries_that_are_not_needed_may_be_missing", "test_input_is_not_changed"),
     deviations=("the maximum excludes the last row, as in the paper; Mammoth takes all rows",),
   ),
+  "approximate_rank": Record(
+    spec="additions S8", compared=("test_ranks_of_known_singular_values",), invariants=("test_ranks_turn_with_nothing",)
+  ),
+  "dead_units": Record(spec="additions S8", compared=("test_units_by_loops",), invariants=DEAD),
+  "dormant_units": Record(spec="additions S8", compared=("test_units_by_loops",), invariants=DEAD),
+  "effective_rank": Record(
+    spec="additions S8", compared=("test_ranks_of_known_singular_values",), invariants=("test_ranks_turn_with_nothing",)
+  ),
+  "weight_magnitude": Record(spec="additions S8", compared=("test_weights_by_numpy",)),
   "memorisation": Record(
     spec="additions S6",
     compared=("test_memorisation_by_loops", "test_of_the_nearest_row_it_is_one_less_what_others_answer"),
