@@ -86,6 +86,12 @@ def test_the_error_is_the_spread_over_banks():
   np.testing.assert_allclose(np.std(values), np.sqrt(np.mean(np.square(errors))), rtol=0.05)
 
 
+def test_two_models_with_and_without_are_enough():
+  included = np.asarray([[1], [1], [0], [0]])
+  found = metrics.memorisation(included, np.asarray([[1], [0], [0], [0]]))
+  np.testing.assert_allclose([found.value[0], found.error[0]], [0.5, 0.5])
+
+
 def test_banks_that_say_nothing_are_refused():
   always = INCLUDED.copy()
   always[:, 3] = True

@@ -123,6 +123,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_a_constant_answer_remembers_nothing",
       "test_the_error_is_the_spread_over_banks",
+      "test_two_models_with_and_without_are_enough",
       "test_banks_that_say_nothing_are_refused",
     ),
   ),
