@@ -26,8 +26,9 @@ def few_shots():
   rng, y = np.random.default_rng(0), np.asarray(whole.train.y)
   few = [rng.choice(np.flatnonzero(y == c), SHOTS, replace=False) for c in range(BASE, 10)]
   kept = np.sort(np.concatenate([np.flatnonzero(y < BASE), *few]))
-  test = {"x_test": np.asarray(whole.test.x), "y_test": np.asarray(whole.test.y)}
-  rows = {"x_train": np.asarray(whole.train.x)[kept], "y_train": y[kept], **test}
+  shown = lambda split: np.float32(split.x) * whole.scale
+  test = {"x_test": shown(whole.test), "y_test": np.asarray(whole.test.y)}
+  rows = {"x_train": shown(whole.train)[kept], "y_train": y[kept], **test}
   cut = data.from_arrays("few digits", rows)
   return streams.build(cut, "class", tasks=3, classes_per_task=[6, 2, 2], validation=0.0)
 

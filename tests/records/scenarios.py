@@ -101,6 +101,7 @@ RECORDS: dict[str, Record] = {
       "test_scole_learns_drawn_subsets_and_comes_back",
       "test_scole_draws_each_class_as_often_as_it_weighs",
     ),
+    claim=("scole",),
     deviations=("classes are skewed by weights that are given; the paper's parameter is another",),
   ),
 }
