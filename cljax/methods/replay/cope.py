@@ -86,8 +86,9 @@ def cope(
   the features to ``width`` numbers, of norm 1. It is the logarithm of the mean, summed over rows, and the whole is
   divided by their number; a row is none of its own pseudo-prototypes; with one class in the batch there is no repellor.
   Behind each step ``p_c <- unit(momentum p_c + (1 - momentum) mean z_c)`` of the classes in it, z from before its
-  update. Answers: ``p_c.z / T``, -inf for labels that no row has had yet; a request that takes a class whole makes it
-  one of these again, at its first prototype; of other requests prototypes keep their share of a running mean.
+  update; the paper's momentum is of a thousand steps a task, and fewer want less. Answers: ``p_c.z / T``, -inf for
+  labels that no row has had yet; a request that takes a class whole makes it one of these again, at its first
+  prototype; of other requests prototypes keep their share of a running mean.
 
   Deviations: pseudo-prototypes get no gradient from the repellor either, where the released code lets it through;
   prototypes begin as ``unit(U(-1, 1))``, where that code's have no negative entries; the memory is used in full by the
