@@ -45,8 +45,9 @@ def width_of(model: Model, spec: Spec, owner: str) -> int:
   return jax.eval_shape(features, *jax.eval_shape(model.init, jax.random.key(0)), row).shape[-1]
 
 
-def _on(model: Model, name: str, init: Callable, answer: Callable | None) -> Model:
-  """The model with parameters ``{"network": its own, name: init(key)}``; ``answer(head, outputs)`` are the logits."""
+def _on(model: Model, name: str, init: Callable, answer: Callable | None, features: Callable | None = None) -> Model:
+  """The model with parameters ``{"network": its own, name: init(key)}``; ``answer(head, outputs)`` are the logits, and
+  ``features(head, outputs)`` the features."""
 
   def start(key):
     params, state = model.init(key)
@@ -54,7 +55,8 @@ def _on(model: Model, name: str, init: Callable, answer: Callable | None) -> Mod
 
   def apply(params, model_state, x, **told):
     out, model_state = model.apply(params["network"], model_state, x, **told)
-    return (out if answer is None else out._replace(logits=answer(params[name], out))), model_state
+    changed = {f: fn(params[name], out) for f, fn in (("logits", answer), ("features", features)) if fn is not None}
+    return out._replace(**changed), model_state
 
   return Model(start, apply, by_task=model.by_task, check_rows=model.check_rows)
 
@@ -137,3 +139,20 @@ def with_projection(model: Model, spec: Spec, owner: str, width: int = 128) -> M
     return {"hidden": layer("hidden", inner), "out": layer("out", width)}
 
   return _on(model, "projection", init, None)
+
+
+def embedded(head, features):
+  """``[B, W]`` of norm 1: :func:`linear` of the features."""
+  return unit(linear(head, features))
+
+
+def with_embedding(model: Model, spec: Spec, owner: str, width: int, replaces: bool = False) -> Model:
+  """The model with the parameters ``{"network": ..., "embedding": {"kernel" [D, W], "bias" [W]}}`` of
+  :func:`embedded`; its own outputs stay, or (``replaces``) what that gives are its features."""
+  inner = width_of(model, spec, owner)
+
+  def init(key):
+    kernel = jax.random.normal(key, (inner, width), jnp.float32) * inner**-0.5
+    return {"kernel": kernel, "bias": jnp.zeros(width, jnp.float32)}
+
+  return _on(model, "embedding", init, None, (lambda head, out: embedded(head, out.features)) if replaces else None)

@@ -1,0 +1,64 @@
+"""Records of further methods for streams that are seen once: what is drawn to what, what is worth a place."""
+
+from records.form import Record
+
+KIND = "method"
+ONCE = "each row is offered to the memory once in a run; insert='every_pass' is the released code's"
+RECORDS: dict[str, Record] = {
+  "cope": Record(
+    spec="classic_methods A8",
+    compared=(
+      "test_cope_s_loss_draws_to_prototypes_and_rows_and_away_from_others",
+      "test_cope_s_gradient_is_that_of_rows_alone",
+      "test_prototypes_are_running_means_on_the_sphere",
+      "test_a_row_is_not_its_own_pseudo_prototype",
+    ),
+    invariants=(
+      "test_cope_s_loss_knows_no_names_of_classes",
+      "test_one_class_in_the_batch_is_drawn_and_nothing_pushed",
+      "test_only_classes_that_are_there_for_a_row_take_part",
+      "test_the_repellor_is_finite_where_a_row_lies_on_another_class",
+      "test_cope_answers_by_the_nearest_prototype",
+      "test_cope_s_memory_is_balanced_and_drawn_whole_where_small",
+    ),
+    claim=("cope",),
+    deviations=(
+      "pseudo-prototypes get no gradient from the repellor; the released code lets it through",
+      "prototypes begin as unit(U(-1, 1)); the released code's have no negative entries",
+      "the memory is used in full by the classes there are; the released code has a fixed part for each",
+      ONCE,
+    ),
+    arguments={"capacity": 20, "momentum": 0.5},
+    first_task_plain=False,
+  ),
+  "aser": Record(
+    spec="classic_methods A7",
+    compared=(
+      "test_aser_replays_rows_of_the_largest_adversarial_value",
+      "test_what_a_full_memory_keeps_follows_from_summed_values",
+      "test_values_are_shapley_s_of_the_neighbours_game[3]",
+      "test_new_rows_take_the_places_of_candidates_that_are_worth_less",
+      "test_scores_set_stored_points_against_new_ones",
+    ),
+    invariants=(
+      "test_values_are_shapley_s_of_the_neighbours_game[8]",
+      "test_candidates_that_are_not_there_change_nothing",
+      "test_of_equally_far_candidates_the_earlier_is_nearer",
+      "test_some_rows_of_each_class_are_drawn_alike",
+      "test_rows_enter_as_they_come_until_the_memory_is_full",
+      "test_aser_forgets_rows_and_fills_up_again",
+      "test_aser_draws_no_more_than_it_looks_at",
+      "test_replay_is_neutral_to_tolerance",
+    ),
+    claim=("aser",),
+    deviations=(
+      "both losses make one step; the released code adds up two backward passes, which is the same but for BatchNorm",
+      "of fewer candidates than neighbours the last has 1 / K, as the Shapley value has; the released code has 1 / N",
+      "what is judged are rows without the run's augmentation",
+      ONCE,
+    ),
+    arguments={"capacity": 20},
+    neutral={"beta": 0.0},
+    first_task_plain=False,
+  ),
+}
