@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "method"
+VIEWS = "values of views are not cut to [0, 1]; their hue is turned in YIQ, not HSV; colours in one order"
 RECORDS: dict[str, Record] = {
   "mix_cd": Record(
     spec="replay_architecture_metrics A11",
@@ -29,5 +30,79 @@ RECORDS: dict[str, Record] = {
     ),
     arguments={"capacity": 20, "bins": 3},
     neutral={"beta": 0.0},
+  ),
+  "view_batch": Record(
+    spec="replay_architecture_metrics A10",
+    compared=(
+      "test_view_batch_s_step_is_of_views_and_of_their_gap",
+      "test_presentations_are_the_list_that_is_cut_by_passes",
+      "test_neighbours_of_one_label_are_no_views",
+    ),
+    invariants=(
+      "test_in_v_passes_each_row_comes_v_times_in_a_run",
+      "test_the_gap_counts_behind_so_many_passes",
+      "test_a_task_that_comes_back_has_no_new_rows",
+      "test_deleted_rows_are_absent_where_they_would_come",
+      "test_beside_replay_the_memory_takes_what_was_shown",
+      "test_one_view_is_plain_training",
+    ),
+    claim=("view_batch",),
+    deviations=(
+      "views are known by their row, where the released code takes neighbours of one label for views of one",
+      "the KL is summed over classes, where the released code takes the mean over them",
+      "the end of a pass is not dropped, and no number of rows a step is fixed",
+      "the task's rows are kept from its beginning, as the stream's own order is another",
+    ),
+    arguments={"views": 2},
+    neutral={"views": 1},
+    first_task_plain=False,
+  ),
+  "fpf": Record(
+    spec="replay_architecture_metrics A13",
+    compared=(
+      "test_fpf_trains_the_modules_that_moved_most_on_stored_rows",
+      "test_sensitivity_is_the_mean_movement_of_a_module",
+      "test_stored_logits_are_held_where_asked_for",
+    ),
+    invariants=(
+      "test_times_are_every_so_many_steps_or_the_ends_of_tasks",
+      "test_running_statistics_follow_stored_rows_where_they_are_chosen",
+      "test_without_stored_rows_or_steps_fpf_is_plain_training",
+      "test_movements_are_measured_behind_an_edit_as_before_it",
+      "test_fpf_forgets_rows_and_says_where_it_does_nothing",
+    ),
+    claim=("fpf",),
+    deviations=(
+      "written from the paper's abstract and notes: steps, rate and the number of modules are not the paper's",
+      "movements of running statistics do not count; all layers with such statistics are one module",
+      "modules are chosen anew at each time, by the movement since the last one",
+      "times of k-FPF are every so many steps, as a method is not told how many there will be",
+    ),
+    arguments={"capacity": 20, "replay_batch": 8, "steps": 5},
+    neutral={"steps": 0},
+    first_task_plain=False,
+  ),
+  "dual_mix": Record(
+    spec="replay_architecture_metrics A14",
+    compared=(
+      "test_mixtures_teach_both_labels",
+      "test_labels_lean_to_the_class_of_fewer_rows",
+    ),
+    invariants=(
+      "test_each_row_has_another_for_a_partner",
+      "test_both_rows_of_a_mixture_are_seen_in_a_view",
+      "test_mixtures_without_strength_are_experience_replay",
+      "test_mixtures_are_not_counted_by_batch_norm",
+      "test_mixtures_of_two_tasks_have_the_classes_of_both",
+      "test_dual_mix_refuses_what_it_cannot_mix",
+    ),
+    claim=("dual_mix",),
+    deviations=(
+      "written from the paper's abstract: the form of the label weights and all numbers are readings",
+      "mixtures come beside the rows themselves, in a pass of their own",
+      VIEWS,
+    ),
+    arguments={"capacity": 20},
+    first_task_plain=False,
   ),
 }
