@@ -38,7 +38,7 @@ def measure(seeds):
       options=cljax.Options(on_divergence="freeze"), seeds=seeds,
     )  # fmt: skip
 
-  arms = {"icarl": {"views": 1}, "views and KL": {"views": 4}, "views": {"views": 4, "alpha": 0.0}}
+  arms: dict[str, dict] = {"icarl": {"views": 1}, "views and KL": {"views": 4}, "views": {"views": 4, "alpha": 0.0}}
   runs = {name: run(beside_icarl(**hyper)) for name, hyper in arms.items()}
   figures = {f"{name}: accuracy": percent(r) for name, r in runs.items()}
   figures |= {f"{name}: forgetting": forgetting(r) for name, r in runs.items()}

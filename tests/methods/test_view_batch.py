@@ -89,6 +89,9 @@ def test_presentations_are_the_list_that_is_cut_by_passes():
     row, run = view_batch.presentations(jnp.asarray(order), jnp.arange(10 * e, 10 * (e + 1)), 10, 3)
     np.testing.assert_array_equal(row, whole[10 * e : 10 * (e + 1)])
     np.testing.assert_array_equal(run, np.repeat(np.arange(10), 3)[10 * e : 10 * (e + 1)])
+  row, run = view_batch.presentations(jnp.asarray(order), jnp.arange(28, 33), 10, 3)  # past the end it begins again
+  np.testing.assert_array_equal(row, order[[9, 9, 0, 0, 0]])
+  np.testing.assert_array_equal(run, [9, 9, 0, 0, 0])
   drawn = view_batch.order_of(jax.random.key(0), jnp.int32(7), 10)
   np.testing.assert_array_equal(np.sort(drawn[:7]), np.arange(7))
   assert (np.asarray(drawn[:7]) != np.arange(7)).any()

@@ -106,7 +106,8 @@ def fpf(
         )
         value = reduced(each, inside, batch)
         if distillation:
-          value += alpha * reduced(*squared_gap(spec.objective, out.logits, rows["logits"], batch), batch)
+          gap, parts = squared_gap(spec.objective, out.logits, rows["logits"], batch)
+          value += alpha * reduced(gap, parts, batch)
         return value, moved if train else model_state
 
       return jax.lax.cond(norm_too, lambda: run(True), lambda: run(False)) if normed else run(True)
