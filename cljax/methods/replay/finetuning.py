@@ -1,4 +1,4 @@
-"""Training on the stored rows alone when a task ends, as methods of balanced sets do."""
+"""Training on the stored rows alone, when a task ends or now and then."""
 
 from __future__ import annotations
 
@@ -52,4 +52,27 @@ def on_stored(
 
   start = (learner.params, learner.model_state, jax.tree.map(jnp.zeros_like, learner.params))
   params, model_state, _ = jax.lax.fori_loop(0, passes, one_pass, start)
+  return learner._replace(params=params, model_state=model_state)
+
+
+def steps_on_stored(key, learner, spec: Spec, memory, state, visit, loss: Callable, *, steps, rate, moves, size: int):
+  """The learner after ``steps`` (may be traced) of plain SGD at ``rate`` on ``size`` rows each that are drawn from a
+  memory; none where it is empty. Leaves move of which ``moves {name: bool}``, traced, holds.
+
+  ``loss(key, params, model_state, batch, rows) -> (loss, model_state)``; the batch's x is as its rows' tasks show it,
+  ``rows`` are what was stored.
+  """
+
+  def step(i, fitted):
+    params, model_state = fitted
+    own = jax.random.fold_in(key, i)
+    rows, weight = memory.sample(fold(own, "rows"), state, size)
+    batch = drawn(spec, rows, weight, visit)
+    batch = batch._replace(x=spec.view(batch.x, batch.task), visit=visit)
+    grads, model_state = jax.grad(lambda p: loss(own, p, model_state, batch, rows), has_aux=True)(params)
+    move = lambda name, w, g: jnp.where(moves[name], w - rate * g, w).astype(w.dtype)
+    return tree.map_named(move, params, grads), model_state
+
+  count = jnp.where((memory.contents(state)[1] > 0).any(), steps, 0)
+  params, model_state = jax.lax.fori_loop(0, count, step, (learner.params, learner.model_state))
   return learner._replace(params=params, model_state=model_state)

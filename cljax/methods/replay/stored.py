@@ -1,5 +1,5 @@
-"""What methods that judge stored rows share: drawing among some of them, the loss of each row, and numbers kept beside
-them."""
+"""What methods that judge stored rows share: drawing among some of them or by weight, the loss of each row, and
+numbers kept beside them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,19 @@ def draw_among(key, memory, state, n: int, open_=None):
   size = there.shape[0]
   noise, at = jax.lax.top_k(jnp.where(allowed, jax.random.uniform(key, (size,)), -1.0), min(n, size))
   weight = (noise >= 0).astype(jnp.float32)
+  at = jnp.where(weight > 0, at.astype(jnp.int32), size)
+  return at, slots.read(rows, at), weight
+
+
+def draw_by_weight(key, memory, state, n: int, of_rows):
+  """``(at [n], rows, weight [n])``: slots and rows drawn without replacement among those stored, each draw with a
+  chance in proportion to ``of_rows(rows) -> [capacity]``, numbers of at least 0; weight 0 where fewer are above 0."""
+  rows, there = memory.contents(state)
+  chance = jnp.where(there > 0, of_rows(rows), 0.0)
+  size = there.shape[0]
+  noise = jnp.log(chance) + jax.random.gumbel(key, (size,))  # the order of a race of exponentials
+  noise, at = jax.lax.top_k(jnp.where(chance > 0, noise, -jnp.inf), min(n, size))
+  weight = (noise > -jnp.inf).astype(jnp.float32)
   at = jnp.where(weight > 0, at.astype(jnp.int32), size)
   return at, slots.read(rows, at), weight
 
