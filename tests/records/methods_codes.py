@@ -1,0 +1,37 @@
+"""Records of methods of frozen lower layers and stored codes, of intervals, and of prototypes that are moved."""
+
+from records.form import Record
+
+KIND = "method"
+RECORDS: dict[str, Record] = {
+  "remind": Record(
+    spec="replay_architecture_metrics A8",
+    compared=(
+      "test_remind_s_step_is_of_reconstructions_of_new_and_stored_rows",
+      "test_pairs_are_mixed_with_one_share",
+      "test_codes_name_the_nearest_centre_of_each_part",
+      "test_centres_are_lloyd_s_of_each_part",
+    ),
+    invariants=(
+      "test_remind_stores_codes_and_forgets_rows",
+      "test_remind_answers_by_what_codes_give_back",
+      "test_a_full_memory_takes_from_the_largest_class",
+      "test_pairs_are_of_distinct_rows",
+      "test_maps_are_coded_place_by_place_and_cut",
+      "test_remind_on_lower_layers_that_never_moved",
+      "test_what_remind_refuses",
+      "test_bytes_are_a_part_of_the_vectors",
+      "test_both_parts_are_the_network",
+    ),
+    claim=("remind",),
+    deviations=(
+      "the run's learning rate and steps of several rows, where a class's rate is halved every 100 of its rows",
+      "codes are of rows as the step saw them, augmented or not",
+      "centres by Lloyd's algorithm from rows drawn at random; replayed rows pass the upper layers by themselves",
+      "a request's rows leave the memory; centres, means of many rows, stay until retraining",
+    ),
+    # Eight features of two classes: what the first task makes of them hardly tells the others apart.
+    arguments={"replay_batch": 1, "mixup": False, "centroids": 64, "first_task": "frozen"},
+    first_task_plain=False,
+  ),
+}
