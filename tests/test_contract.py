@@ -205,10 +205,13 @@ def test_first_task_equals_the_base_learner(name, looped):
 
 NAMED = {
   "bic",
+  "bir",
   "clnp",
   "clpu_derpp",
   "co2l",
+  "cwr_star",
   "der_expand",
+  "dgr",
   "eeil",
   "foster",
   "hal",
@@ -216,6 +219,7 @@ NAMED = {
   "icarl",
   "lucir",
   "lwf",
+  "lwf_mc",
   "lwm",
   "memo",
   "podnet",

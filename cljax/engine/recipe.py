@@ -150,8 +150,8 @@ def rate_of(optimizer, state, progress=None):
   found = injected(state)
   if len(found) != 1:
     raise UsageError(
-      "method.decoupled: got True with an optimizer whose learning rate can not be seen; give one by name, such as "
-      "'sgd', or one made by optax.inject_hyperparams"
+      "method.decoupled: got True, or a method of rates, with an optimizer whose learning rate can not be seen; give "
+      "one by name, such as 'sgd', or one made by optax.inject_hyperparams"
     )
   return found[0]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bench import Bench
-from by_hand import RATE, backward, batch_of, forward, leaves
+from by_hand import RATE, backward, batch_of, forward, gradient, leaves, near
 from flax import nnx
 from projecting_by_hand import ROWS, flat, inputs_of, nested, off, on_all, on_one, rows_of, widened
 
@@ -39,6 +39,40 @@ class NnxNormed(nnx.Module):
 
   def __call__(self, x):
     return self.head(self.norm(self.dense(x.reshape(x.shape[0], -1))))
+
+
+def test_s_gem_draws_the_constraint_of_one_finished_task(four, small_model):
+  """Each step is projected against all rows of one of the three, each in its turn and never that of a task to come;
+  a task without rows left is none; with nothing stored the gradient is left as it is."""
+  hyper = {"capacity": 4 * ROWS, "margin": 0.2, "ridge": 0.01, "constraints": "one"}
+  bench = Bench("gem", four, small_model, hyper)
+  start = bench.start()
+  first = bench.step(start, *bench.arguments(1, 0))[0]
+  g = gradient(start.params, *batch_of(bench, 1, 0))
+  near(first.params, {n: v - RATE * g[n] for n, v in leaves(start.params).items()})
+  learner = bench.train(steps=3, tasks=(0, 1, 2))
+  down = gradient(learner.params, *batch_of(bench, 3, 0))
+  at = nested({n: v - 3 * RATE * down[n] for n, v in leaves(learner.params).items()})  # the old rows object
+  each, g = [flat(gradient(at, *rows_of(four, t))) for t in range(3)], flat(gradient(at, *batch_of(bench, 3, 0)))
+  want = np.stack([on_all(g, row[None], 0.2, 0.01) for row in each])
+  assert np.abs(want - g).max(1).min() > 1e-3
+
+  def drawn(learner, many=12):
+    found = []
+    for seed in range(many):
+      here = learner._replace(params=at, key=jax.random.key(seed))
+      after = bench.step(here, *bench.arguments(3, 0))[0]
+      got = (flat(leaves(at)) - flat(leaves(after.params))) / RATE
+      gap = np.abs(want - got).max(1)
+      assert gap.min() < 1e-4 < np.sort(gap)[1]
+      found.append(int(gap.argmin()))
+    return found
+
+  counts = np.bincount(drawn(learner), minlength=3)
+  assert (counts > 0).all()
+  named = jnp.zeros(bench.spec.num_rows, bool).at[np.asarray(four.train[1])].set(True)
+  left = bench.parts.scrub(learner, named, jnp.zeros(4, bool))
+  assert set(drawn(left, 8)) == {0, 2}
 
 
 @pytest.mark.parametrize("name", ["er_agem", "er_gem"])

@@ -34,6 +34,7 @@ RECORDS: dict[str, Record] = {
       "test_a_reference_s_rows_go_through_their_own_task[gem-heads]",
       *EPISODES,
       "test_the_loss_of_stored_rows_does_not_rise",
+      "test_s_gem_draws_the_constraint_of_one_finished_task",
     ),
     invariants=(
       "test_as_many_rows_are_drawn_as_the_batch_has",

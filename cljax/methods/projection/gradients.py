@@ -97,22 +97,28 @@ def agem(model, spec: Spec, *, capacity: int, reference_batch: int = 0, on: str 
   )  # fmt: skip
 
 
-def gem(model, spec: Spec, *, margin, ridge, capacity: int, on: str = "gradient") -> Method:
+def gem(
+  model, spec: Spec, *, margin, ridge, capacity: int, on: str = "gradient", constraints: str = "all"
+) -> Method:  # fmt: skip
   """GEM: one constraint for each finished task, ``<g, g_k> >= 0`` with g_k on all its stored rows; spec 4.1.
 
   The memory holds ``capacity // num_tasks`` rows of each finished task; each step takes a gradient for every task of
   the stream (zero for those to come). ``margin`` bounds the dual variables from below. The promise is on the gradient;
   what momentum, Adam and weight decay do to it, and ``on='update'``, are as for :func:`agem` (with ``margin`` 0).
-  Lopez-Paz and Ranzato, 2017.
+  Lopez-Paz and Ranzato, 2017. ``constraints='one'``: each step has the constraint of one finished task alone, drawn
+  uniformly, and takes that one gradient; the others may be violated. S-GEM, of Chaudhry et al., 2019.
   """
   del model
   ring, init, end_task, scrub = episodic(spec, capacity)
 
   def batch(key, learner):
-    del key
     stored, weight = ring.contents(learner.method_state.memory)
     flat = drawn(spec, stored, weight)
-    return jax.tree.map(lambda a: a.reshape(spec.num_tasks, -1, *a.shape[1:]), flat)
+    each = jax.tree.map(lambda a: a.reshape(spec.num_tasks, -1, *a.shape[1:]), flat)
+    if constraints == "all":
+      return each
+    task = jax.random.categorical(fold(key, "task"), jnp.where((each.weight > 0).any(1), 0.0, -jnp.inf))
+    return jax.tree.map(lambda a: a[task], each)
 
   return Method(
     init=init, references={"memory": Reference(batch)}, end_task=end_task, scrub=scrub,
@@ -198,7 +204,13 @@ register(
   "gem",
   Entry(
     gem,
-    {"margin": Option(0.5, 0), "ridge": Option(0.001, 0), "capacity": Option(200, 1), **ON_GRADIENT},
+    {
+      "margin": Option(0.5, 0),
+      "ridge": Option(0.001, 0),
+      "capacity": Option(200, 1),
+      **ON_GRADIENT,
+      "constraints": Option("all", choices=("all", "one")),
+    },
     EPISODIC._replace(needs=()),
     "Lopez-Paz and Ranzato 2017",
   ),

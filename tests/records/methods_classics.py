@@ -1,0 +1,133 @@
+"""Records of classic methods: consolidated classifiers, stable training, generative replay, lines of low loss."""
+
+from records.form import Record
+
+KIND = "method"
+RECORDS: dict[str, Record] = {
+  "cwr_star": Record(
+    spec="classic_methods D9",
+    compared=(
+      "test_cwr_star_consolidates_by_the_numbers_of_rows",
+      "test_the_spec_s_example_of_a_merge",
+      "test_free_biases_are_neither_set_back_nor_consolidated",
+      "test_ar1_pulls_the_network_by_its_path_and_never_the_classifier",
+    ),
+    invariants=(
+      "test_weights_of_absent_classes_are_restored_to_the_bit",
+      "test_a_frozen_network_stands_still_under_momentum_and_decay",
+      "test_the_hybrid_with_si_is_ar1_but_for_the_classifier_s_pull",
+      "test_a_class_that_is_forgotten_whole_begins_at_0_again",
+      "test_a_classifier_without_an_axis_of_classes_is_refused",
+    ),
+    claim=("cwr_star",),
+    deviations=(
+      "biases are 0, as the published classifier has none; biases='free' is the third-party code's",
+      "rows are counted once for each time that a step shows them, so that no pass over the task's rows is needed",
+      "under a frozen extractor steps still normalise by their own rows, where the code has it in eval mode",
+      "AR1 is without batch renormalisation and replay of activations",
+    ),
+    first_task_plain=False,
+  ),
+  "stable_sgd": Record(
+    spec="classic_methods E5",
+    compared=(
+      "test_the_rate_falls_from_task_to_task",
+      "test_the_rate_falls_no_lower_than_the_floor",
+      "test_no_decay_and_no_floor_are_plain_sgd",
+    ),
+    invariants=("test_stable_sgd_needs_to_know_the_rate", "test_neutral_strength_is_the_base_run"),
+    claim=("stable_sgd",),
+    deviations=(
+      "the optimizer keeps its state over epochs, where the code makes it anew at each; reset_per_task does at tasks",
+      "dropout, batch size and momentum of the paper's regime are the run's own",
+    ),
+    neutral={"decay": 1.0, "floor": 0.0},
+    first_task_plain=False,
+  ),
+  "dgr": Record(
+    spec="classic_methods A18",
+    compared=(
+      "test_the_solver_learns_half_of_new_rows_and_half_of_made_up_ones",
+      "test_the_generator_learns_the_same_rows_by_the_same_shares",
+      "test_where_tasks_have_softmaxes_of_their_own_one_labels_each_row",
+    ),
+    invariants=(
+      "test_the_first_task_has_no_replay",
+      "test_generator_and_solver_of_before_stand_still_within_a_task",
+      "test_generators_of_members_begin_apart_and_are_counted",
+      "test_made_up_rows_are_not_counted_by_batch_norm",
+      "test_a_request_throws_the_generator_away",
+      "test_dgr_refuses_inputs_that_no_generator_makes",
+    ),
+    claim=("dgr",),
+    deviations=(
+      "where tasks have softmaxes of their own one earlier task, drawn for each row, labels it; the code takes each",
+      "the generator has an Adam of its own, so that the solver's optimizer is the run's",
+      "made-up rows are of the pictures as the step shows them, augmented or not",
+    ),
+    arguments={"latent": 4, "width": 8, "likelihood": "gaussian"},
+  ),
+  "bir": Record(
+    spec="classic_methods A18",
+    compared=(
+      "test_bir_s_loss_and_gradient_are_of_new_and_made_up_rows",
+      "test_the_first_task_of_bir_has_no_replay",
+      "test_tasks_with_softmaxes_of_their_own_hold_made_up_rows_to_theirs",
+      "test_the_divergence_of_one_draw_is_right_in_the_mean",
+      "test_targets_are_cut_to_old_classes_and_padded_with_0",
+    ),
+    invariants=(
+      "test_gates_shut_a_share_of_units_of_each_kind",
+      "test_the_network_of_before_stands_still_within_a_task",
+      "test_made_up_rows_are_not_counted_by_bir_s_batch_norm",
+      "test_a_request_throws_the_feedback_away",
+      "test_bir_refuses_what_it_can_not_make",
+    ),
+    claim=("bir",),
+    deviations=(
+      "hidden features are replayed only where the stream is of them; there is no frozen convolution inside",
+      "a task is drawn first and then one of its classes; that is uniform where tasks have as many",
+      "a made-up row's divergence is from the mode of the class that it was made of",
+    ),
+    arguments={"latent": 4, "width": 8, "likelihood": "gaussian", "strength": 0.1},
+    first_task_plain=False,
+  ),
+  "mc_sgd": Record(
+    spec="classic_methods E5",
+    compared=(
+      "test_mc_sgd_searches_both_lines",
+      "test_stored_rows_of_all_earlier_tasks_have_a_part",
+      "test_the_chain_factor_is_in_the_slope_of_a_line",
+    ),
+    invariants=(
+      "test_the_search_begins_between_both_ends",
+      "test_without_stored_rows_training_is_plain",
+      "test_scrub_erases_every_stored_row",
+    ),
+    claim=("mc_sgd",),
+    deviations=(
+      "the search makes many steps, where third-party code makes one, and its gradients have the chain rule's factor",
+      "rows are drawn when a task ends, balanced by class",
+    ),
+    arguments={"capacity": 20, "steps": 4, "points": 3},
+  ),
+  "lwf_mc": Record(
+    spec="regularizers_projectors 7.4",
+    compared=(
+      "test_sigmoids_of_old_classes_are_held_to_the_old_network_s",
+      "test_the_first_task_s_sigmoids_are_of_its_classes_alone",
+      "test_where_tasks_have_softmaxes_of_their_own_old_heads_are_held_all_the_same",
+    ),
+    invariants=(
+      "test_new_labels_do_not_push_old_classes_down",
+      "test_a_task_that_comes_back_is_learned_by_its_labels",
+      "test_lwf_mc_needs_features",
+    ),
+    claim=("lwf_mc",),
+    deviations=(
+      "sums over classes are divided by their number, as iCaRL's code does; the study's weighting was not read",
+      "the study's parameter penalties are methods of their own, beside it in a hybrid",
+    ),
+    first_task_plain=False,
+  ),
+}
