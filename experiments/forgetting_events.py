@@ -36,8 +36,9 @@ def one_task(rows=None):
   """The digits as one task; of its training rows those given alone."""
   whole = data.load("digits")
   if rows is not None:
-    shown = {"x_train": np.float32(whole.train.x)[rows] * whole.scale, "x_test": np.float32(whole.test.x) * whole.scale}
-    whole = data.from_arrays("digits", {**shown, "y_train": whole.train.y[rows], "y_test": whole.test.y})
+    train, test = (np.asarray(s.x, np.float32) * (whole.scale or 1.0) for s in (whole.train, whole.test))
+    sides = {"x_train": train[rows], "y_train": whole.train.y[rows], "x_test": test, "y_test": whole.test.y}
+    whole = data.from_arrays("digits", sides)
   return streams.build(whole, "class", tasks=1, validation=0.0)
 
 
@@ -81,7 +82,8 @@ def main(argv) -> None:
     agreement[name] = {"spearman": float(stats.spearmanr(a, b).statistic), "shared tenth": shared(a, b)}
   never = float((found["mlp", "a"] == 0).mean())
   order = np.argsort(found["mlp", "a"].mean(0), kind="stable")  # the least forgotten first; retrained by other seeds
-  rng, left = np.random.default_rng(0), []
+  rng = np.random.default_rng(0)
+  left: list[dict] = []
   for share in (0.0, *SHARES):
     gone = int(share * len(order))
     kept = {
@@ -99,9 +101,9 @@ def main(argv) -> None:
   (OUT / "events.json").write_text(json.dumps(content, indent=1) + "\n")
   draw(found, left, OUT / "events.png")
   about = (__doc__ or "").split("\n\n", 1)[1].strip()
-  rows = [[name, f"{v['spearman']:.2f}", f"{100 * v['shared tenth']:.0f} %"] for name, v in agreement.items()]
+  lines = [[name, f"{v['spearman']:.2f}", f"{100 * v['shared tenth']:.0f} %"] for name, v in agreement.items()]
   text = ["# Forgetting events", "", f"`python -m experiments.forgetting_events --seeds={half} --epochs={f.epochs}`"]
-  text += ["", about, "", *tables.markdown(("counts of", "Spearman", "shared of the tenth forgotten most"), rows)]
+  text += ["", about, "", *tables.markdown(("counts of", "Spearman", "shared of the tenth forgotten most"), lines)]
   text += ["", f"Of the MLP's rows {100 * never:.0f} % were never forgotten in a run.", ""]
   cells = [[f"{100 * v['share']:.0f} %", v["left out"], f"{v['accuracy']:.1f} ± {v['error']:.1f}"] for v in left]
   text += tables.markdown(("left out", "which", "test accuracy, % (± standard error)"), cells)

@@ -25,7 +25,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 OUT = pathlib.Path(__file__).parent / "results" / "plasticity"
-ARMS = {
+ARMS: dict[str, tuple[str, dict]] = {
   "plain": ("finetune", {}),
   "l2": ("l2", {"strength": 5e-4}),
   "shrink and perturb": ("shrink_perturb", {"when": "step", "shrink": 0.9999, "noise": 1e-3}),

@@ -39,7 +39,7 @@ def digits(seed: int = 0):
   """``(x, y, wrong)`` of ROWS training digits, WRONG of which have another label; and the test rows."""
   whole, rng = data.load("digits"), np.random.default_rng(seed)
   at = rng.choice(len(whole.train.y), ROWS, replace=False)
-  x, y = np.float32(whole.train.x)[at] / 16, np.int32(whole.train.y)[at]
+  x, y = np.asarray(whole.train.x, np.float32)[at] / 16, np.asarray(whole.train.y, np.int32)[at]
   wrong = np.zeros(ROWS, bool)
   wrong[rng.choice(ROWS, int(WRONG * ROWS), replace=False)] = True
   y[wrong] = (y[wrong] + rng.integers(1, 10, wrong.sum())) % 10

@@ -26,7 +26,7 @@ def few_shots():
   rng, y = np.random.default_rng(0), np.asarray(whole.train.y)
   few = [rng.choice(np.flatnonzero(y == c), SHOTS, replace=False) for c in range(BASE, 10)]
   kept = np.sort(np.concatenate([np.flatnonzero(y < BASE), *few]))
-  shown = lambda split: np.float32(split.x) * whole.scale
+  shown = lambda split: np.asarray(split.x, np.float32) * (whole.scale or 1.0)
   test = {"x_test": shown(whole.test), "y_test": np.asarray(whole.test.y)}
   rows = {"x_train": shown(whole.train)[kept], "y_train": y[kept], **test}
   cut = data.from_arrays("few digits", rows)
