@@ -9,8 +9,8 @@ CLAIM = Claim(
   sentence="In one pass over a class-incremental stream with a small memory, replaying and keeping rows by their "
   "adversarial Shapley values ends at a better accuracy than uniform replay from a reservoir.",
   protocol="Class-incremental digits, 5 tasks of 2 classes, MLP 64-100-100-10, SGD 0.1 (the paper's rate), one epoch "
-  "in batches of 10 with 10 replayed rows, 50 rows kept, so that the memory is full within the first task; 5 neighbours, "
-  "4 rows of each class. Final average accuracy of aser minus that of er, in points.",
+  "in batches of 10 with 10 replayed rows, 50 rows kept, so that the memory is full within the first task; 5 "
+  "neighbours, 4 rows of each class. Final average accuracy of aser minus that of er, in points.",
   seeds=5,
 )
 
