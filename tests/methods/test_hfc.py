@@ -12,6 +12,7 @@ from by_hand import RATE, backward, batch_of, cross_entropy, forward, log_softma
 from cljax import models, streams
 from cljax.engine.step import FRESH
 from cljax.methods.replay import hfc
+from cljax.models import aggregation
 
 HYPER = {"capacity": 12, "replay_batch": 12, "relation": 0.5}
 
@@ -151,3 +152,15 @@ def test_means_of_classes_are_over_rows_that_are_there():
   values = jnp.float32([[1, 2], [3, 4], [5, 6], [np.nan, 0]])
   got = hfc.of_classes(values, jnp.array([1, 0, 1, 2]), jnp.float32([1, 1, 1, 0]), 3)
   np.testing.assert_array_equal(got, [[3, 4], [3, 4], [0, 0]])
+
+
+def test_hfc_with_aggregation_is_hfc_of_that_model(three):
+  """The same step as of the model with the token that hfc is given from outside."""
+  network = models.cnn((4, 4, 1), 6, widths=(4, 8))
+  own = Bench("hfc", three, network, {**HYPER, "aggregate": True, "heads": 2}, rows=12)
+  given = Bench("hfc", three, aggregation.aggregated(network, own.spec, "hfc", 2), HYPER, rows=12)
+  start, other = own.start(), given.start()
+  same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+  same(start, other)
+  same(own.steps(start, 0, 2), given.steps(other, 0, 2))
+  assert set(start.params) == {"network", "aggregation"}

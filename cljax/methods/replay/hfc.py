@@ -11,6 +11,7 @@ from cljax.core.tree import fold
 from cljax.core.types import Access, Spec
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import exemplars as sets
+from cljax.models import aggregation
 
 LEAST, MOST_NEW, MOST_OLD, NEW = 0.5, 1.0, 1.2, 0.8  # of the released code
 
@@ -46,7 +47,10 @@ def of_classes(values, y, there, classes: int):
   return total / jnp.maximum(of.sum(0), 1.0).reshape(-1, *(1,) * (values.ndim - 1))
 
 
-def hfc(model, spec: Spec, *, relation, capacity: int, replay_batch: int = 0, compensate: bool = True) -> Method:
+def hfc(
+  model, spec: Spec, *, relation, capacity: int, replay_batch: int = 0, compensate: bool = True,
+  aggregate: bool = False, heads: int = 4,
+) -> Method:  # fmt: skip
   """HFC: ``mean w1 BCE(o, labels) + mean w2 BCE(o, T) + relation mean_c w2_c BCE(o_c, T_c)``.
 
   The weights w are those of :func:`compensation`. T are the last network's sigmoids at old classes and the labels at
@@ -56,11 +60,17 @@ def hfc(model, spec: Spec, *, relation, capacity: int, replay_batch: int = 0, co
   :func:`cljax.methods.replay.icarl.icarl`, whose lists these are. In the first task z is 0 and the loss plain BCE. Old
   classes are those met before that the current task has not. ``compensate`` False: weights are those of z alone.
 
-  Deviations: any model in the place of the ViT with adapters; the task-semantic aggregation is left out. g is of the
-  softmax though the losses are of sigmoids, as in the released code. A step without rows of a task leaves the others'
-  weights as they are. Raises UsageError for a capacity below the number of lists and a model without features. A
-  request's rows leave the lists, which are not refilled. Spec 7.6; Dong et al., 2023.
+  ``aggregate``: features are those of one learned token that attends to the places of the model's last hidden layer
+  (:func:`cljax.models.aggregation.aggregated`, of ``heads`` heads), the paper's task-semantic aggregation, which as
+  released is one block for all tasks; it is for models whose layers have places, such as cnn.
+
+  Deviations: any model in the place of the ViT with adapters; so aggregation is off by default, without the dropped
+  paths, and at the rate of the rest (the released code has 5 times it for block and head). g is of the softmax though
+  the losses are of sigmoids, as in the released code. A step without rows of a task leaves the others' weights as they
+  are. Raises UsageError for a capacity below the number of lists and a model without features. A request's rows leave
+  the lists, which are not refilled. Spec 7.6; Dong et al., 2023.
   """
+  model = aggregation.aggregated(model, spec, "hfc", heads) if aggregate else model
   memory = sets.make_exemplars(spec, capacity)
   size, of_task = min(replay_batch or spec.batch_size, capacity), jnp.asarray(spec.classes_of_task)
 
@@ -99,7 +109,8 @@ def hfc(model, spec: Spec, *, relation, capacity: int, replay_batch: int = 0, co
     del key
     return sets.task_ended(model, spec, memory, learner, task)
 
-  return Method(prepare=prepare, terms={"hfc": term}, end_task=end_task, **sets.hooks(spec, memory))
+  hooks = {"prepare": prepare, "terms": {"hfc": term}, "end_task": end_task, **sets.hooks(spec, memory)}
+  return Method(**hooks, model=model if aggregate else None)
 
 
 register(
@@ -111,6 +122,8 @@ register(
       "replay_batch": Option(0, 0),
       "relation": Option(0.5, 0),
       "compensate": Option(True),
+      "aggregate": Option(False),
+      "heads": Option(4, 1, needs={"aggregate": (True,)}),
     },
     Access(stores_data=True, task_boundaries=True, boundary_data=True, needs=("classes", "plain_inputs")),
     "Dong et al. 2023",
