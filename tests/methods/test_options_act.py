@@ -35,7 +35,7 @@ NEUTRAL = {
 }  # fmt: skip
 # GEM's margin cannot be behind the optimizer, and a schedule's end cannot come before its parts.
 WITH = {"gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0}}
-VALUES = {"infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1]}
+VALUES = {"infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1], "hfc.heads": [2]}
 DEEPER = ("lines", "heterogeneous_averaging", "erase_at_the_core")  # stages or blocks between the first and the head
 TOLD = ("cuber",)  # an option of it needs the task at test
 # What a text or a tuple may be beside its default.
