@@ -114,7 +114,8 @@ def halves(count: int, rows: int, seed: int = 1):
 def of_rows(count: int):
   (x, y, wrong), others = digits()
   included = halves(count, ROWS)
-  right, _ = bank(x, y, others, included)
+  right, tested = bank(x, y, others, included)
+  on_others = metrics.influence(included, tested).value
   found = metrics.memorisation(included, right)
   order = np.argsort(-found.value, kind="stable")
   top = order[: ROWS // 10]
@@ -125,6 +126,7 @@ def of_rows(count: int):
     "of right labels": float(found.value[~wrong].mean()),
     "wrong labels in the top tenth": float(wrong[top].sum() / wrong.sum()),
     "rows above 0.5": float((found.value > 0.5).mean()),
+    "test rows that one row moves by 0.25": float((np.abs(on_others) > 0.25).any(1).mean()),
   }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ ROWS = 512
 
 def plasticity(rows: int = ROWS) -> Evaluator:
   """Of each hidden layer, at up to ``rows`` training inputs of the task that comes next (after the last: of the last):
-  ``dead_1``, ``dormant_1``, ``effective_rank_1``, ..., and ``weight_magnitude`` of all parameters.
+  ``dead_1``, ``dormant_1``, ``effective_rank_1``, ``rank_1`` (approximate), ..., and ``weight_magnitude`` of all.
 
   :func:`cljax.metrics.dead_units` and its like, in evaluation; layers as the model's ``Outputs.hidden`` has them, the
   first rows of a task in the order of its training rows. Raises UsageError for a wrong argument, and when it is called
@@ -34,7 +34,7 @@ def plasticity(rows: int = ROWS) -> Evaluator:
     for i, h in enumerate(map(np.asarray, hidden), 1):
       h = h.astype(np.float64)
       found |= {f"dead_{i}": metrics.dead_units(h), f"dormant_{i}": metrics.dormant_units(h)}
-      found[f"effective_rank_{i}"] = metrics.effective_rank(h)
+      found |= {f"effective_rank_{i}": metrics.effective_rank(h), f"rank_{i}": metrics.approximate_rank(h)}
     return found
 
   return Evaluator("plasticity", plasticity)

@@ -330,11 +330,11 @@ def test_numbers_of_any_kind_are_numbers():
   assert all(v.dtype == np.float64 for v in found.values())
 
 
+NAMES = "clnp_units, linear_probe, plasticity, recall"
 GIVEN = [
-  ("linear_prob",
-   "unknown 'linear_prob'; allowed: clnp_units, linear_probe, plasticity, recall; did you mean linear_probe?"),
+  ("linear_prob", f"unknown 'linear_prob'; allowed: {NAMES}; did you mean linear_probe?"),
   (("linear_probe", "linear_probe"), "'linear_probe' stands twice"),
-  (("linear_probe", 3), "got 3; expected a name (clnp_units, linear_probe, plasticity, recall) or a cljax.Evaluator"),
+  (("linear_probe", 3), f"got 3; expected a name ({NAMES}) or a cljax.Evaluator"),
   ({"linear_probe": 1}, "got dict; expected names or Evaluators, several as a tuple"),
   (cljax.Evaluator("a b", count), "got the name 'a b'; expected letters, digits and any of _@.+-"),
   (cljax.Evaluator("mine", 3),
@@ -353,7 +353,7 @@ def test_wrong_evaluators_are_one_line(chosen, said):
 
 def test_names_are_registered_once(monkeypatch):
   monkeypatch.setattr(evaluators.registry, "EVALUATORS", dict(evaluators.EVALUATORS))
-  assert evaluators.names() == ("clnp_units", "linear_probe", "plasticity", "recall")
+  assert ", ".join(evaluators.names()) == NAMES
   assert evaluators.register(COUNT) is COUNT
   assert evaluators.names() == ("clnp_units", "count", "linear_probe", "plasticity", "recall")
   assert evaluators.given("count") == (COUNT,)

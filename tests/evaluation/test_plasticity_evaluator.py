@@ -31,6 +31,7 @@ def test_plasticity_is_of_the_next_task_s_inputs(class_stream, network):
   assert len(hidden) == 2
   for i, h in enumerate(map(np.float64, hidden), 1):
     p = np.linalg.svd(h, compute_uv=False)
+    assert found[f"rank_{i}"][-1] == 1 + np.argmax(np.cumsum(p**2) >= 0.99 * np.sum(p**2))
     p = p[p > 0] / p.sum()
     np.testing.assert_allclose(found[f"effective_rank_{i}"][-1], np.exp(-np.sum(p * np.log(p))), rtol=1e-4)
     assert found[f"dead_{i}"][-1] == np.mean([all(h[:, u] == 0) for u in range(h.shape[1])])

@@ -17,10 +17,10 @@ from cljax.metrics import unlearning
 
 ROOT = pathlib.Path(inspect.getfile(metrics)).parents[2]
 TOP = ""  # what a module does when it is imported
-# What a user starts: the commands of cljax, that which draws the theory, and that of the tables downstream. Evaluators
-# are what modules register.
+# What a user starts: the commands of cljax, that which draws the theory, those of the tables downstream and of what is
+# memorised. Evaluators are what modules register.
 STARTS = [(f"cljax.cli.{name}", "main") for name in COMMANDS] + [
-  ("experiments.theory", "main"), ("experiments.unlearn_downstream", "main"),
+  ("experiments.theory", "main"), ("experiments.unlearn_downstream", "main"), ("experiments.memorization", "main"),
 ]  # fmt: skip
 MODULES = [importlib.import_module(m.name) for m in pkgutil.walk_packages(metrics.__path__, "cljax.metrics.")]
 FUNCTIONS = {
