@@ -339,7 +339,7 @@ GIVEN = [
   (cljax.Evaluator("a b", count), "got the name 'a b'; expected letters, digits and any of _@.+-"),
   (cljax.Evaluator("mine", 3),
    "'mine' has fn 3; expected a function (learner, predict, stream, event) -> {metric: number or [T]}"),
-  (cljax.Evaluator("mine", count, {"a": "less"}), "'mine' has better={'a': 'less'}; expected {metric: 'higher' or 'lower'}"),
+  (cljax.Evaluator("m", count, {"a": "less"}), "'m' has better={'a': 'less'}; expected {metric: 'higher' or 'lower'}"),
 ]  # fmt: skip
 
 
