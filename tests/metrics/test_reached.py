@@ -21,6 +21,7 @@ TOP = ""  # what a module does when it is imported
 # memorised. Evaluators are what modules register.
 STARTS = [(f"cljax.cli.{name}", "main") for name in COMMANDS] + [
   ("experiments.theory", "main"), ("experiments.unlearn_downstream", "main"), ("experiments.memorization", "main"),
+  ("experiments.gradient_inversion", "main"),
 ]  # fmt: skip
 MODULES = [importlib.import_module(m.name) for m in pkgutil.walk_packages(metrics.__path__, "cljax.metrics.")]
 FUNCTIONS = {

@@ -7,7 +7,9 @@ HELPERS = {
   "Accuracies": "a type",
   "Attack": "a type",
   "Completeness": "a type",
+  "Inverted": "a type",
   "Klom": "a type",
+  "Recovered": "a type",
   "Relearned": "a type",
   "SvcAttacks": "a type",
 }
@@ -16,6 +18,17 @@ BOUNDS = "test_bounds_symmetry_and_fixed_points"
 LIRA = ("recalled and reconstructed, checked in the margin's identity alone",)
 BLIND = "test_exact_unlearning_is_blind_and_none_is_not"
 RECORDS: dict[str, Record] = {
+  "dense_leak": Record(spec="additions S7", compared=("test_a_dense_layer_gives_its_row_away",)),
+  "gradient_inversion": Record(
+    spec="additions S7",
+    compared=("test_a_row_is_found_from_its_gradient", "test_of_all_starts_the_best_is_kept"),
+    invariants=("test_the_size_of_the_gradient_does_not_count", "test_wrong_arguments_are_one_line"),
+    deviations=("Adam's own steps, without the sign of the gradient; one cosine over all leaves",),
+  ),
+  "recovered": Record(
+    spec="additions S7", compared=("test_scores_by_hand",), invariants=("test_wrong_arguments_are_one_line",)
+  ),
+  "total_variation": Record(spec="additions S7", compared=("test_total_variation_by_hand",)),
   "accuracies": Record(spec="unlearning E1", compared=("test_accuracy",)),
   "accuracy": Record(
     spec="unlearning E1",

@@ -25,6 +25,14 @@ from cljax.metrics.unlearning.distances import (
   zrf,
 )
 from cljax.metrics.unlearning.groups import equalized_odds, forest_attack, group_accuracies
+from cljax.metrics.unlearning.inversion import (
+  Inverted,
+  Recovered,
+  dense_leak,
+  gradient_inversion,
+  recovered,
+  total_variation,
+)
 from cljax.metrics.unlearning.klom import Klom, klom, klom_floor, klom_points
 from cljax.metrics.unlearning.lira import (
   Attack,
@@ -69,7 +77,9 @@ __all__ = [
   "Accuracies",
   "Attack",
   "Completeness",
+  "Inverted",
   "Klom",
+  "Recovered",
   "Relearned",
   "SvcAttacks",
   "accuracies",
@@ -84,6 +94,7 @@ __all__ = [
   "confidence",
   "correctness",
   "cross_entropy",
+  "dense_leak",
   "entropy",
   "entropy_attack",
   "epochs_to_reach",
@@ -91,6 +102,7 @@ __all__ = [
   "feature_cka",
   "feature_mapping_attack",
   "forest_attack",
+  "gradient_inversion",
   "group_accuracies",
   "h_mean",
   "head_recovery_attack",
@@ -105,12 +117,14 @@ __all__ = [
   "map_features",
   "modified_entropy",
   "over_forgetting",
+  "recovered",
   "recovery_gap",
   "relearn",
   "relearn_time",
   "relearning_attack",
   "split_forget",
   "svc_attacks",
+  "total_variation",
   "tpr_at_fpr",
   "tradeoff_auc",
   "tug_of_war",
