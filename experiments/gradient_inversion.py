@@ -128,6 +128,24 @@ def attacked(model, params, x, y, key, noise: float, steps: int):
   return jax.lax.map(one, (jax.random.split(key, len(x)), jnp.asarray(x), jnp.asarray(y)), batch_size=len(x))
 
 
+def leaked(rows, name: str = "one_point_contraction") -> float:
+  """The mean cosine of forgotten rows with what an MLP's first layer gives away after the edit, without a search."""
+  model, key = models.mlp((8, 8, 1), 10, hidden=(32,)), jax.random.key(0)
+  x, y = (np.concatenate([rows[s][i] for s in ("forget", "retain")]) for i in (0, 1))
+  params = edited(name, model, trained(model, key, x, y), None, rows, key)
+
+  def loss(p, row):
+    logits = model.apply(p, {}, row[None], train=False, key=None)[0].logits
+    return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray([CLASS]))[0]
+
+  found = []
+  for row in rows["forget"][0][:ROWS]:
+    layer = jax.grad(loss)(params, jnp.asarray(row))["hidden_0"]
+    found.append(np.asarray(evidence.dense_leak(layer["kernel"], layer["bias"])).reshape(row.shape))
+  true = rows["forget"][0][:ROWS]
+  return float(evidence.recovered(np.stack(found), true, true).cosine.mean())
+
+
 def main(argv) -> None:
   del argv
   f, rows = flags.FLAGS, sides()
@@ -184,7 +202,10 @@ def main(argv) -> None:
   about = (__doc__ or "").split("\n\n", 1)[1].strip()
   command = f"`python -m experiments.gradient_inversion --noise={f.noise:g} --seeds={f.seeds} --steps={f.steps}`"
   text = ["# Rows found again from gradients", "", command, "", about, "", *tables.markdown(head, body)]
-  text += ["", "![six forgotten rows, and what was found of them](gradient_inversion.png)"]
+  dense = (
+    f"Of an MLP after one-point contraction the first layer's gradient alone gives the row: cosine {leaked(rows):.3f}."
+  )
+  text += ["", dense, "", "![six forgotten rows, and what was found of them](gradient_inversion.png)"]
   (OUT / "gradient_inversion.md").write_text("\n".join(text) + "\n")
   draw(targets["forgotten"][:6, ..., 0], shown, OUT / "gradient_inversion.png")
 
