@@ -89,7 +89,7 @@ RECORDS: dict[str, Record] = {
       "a task is drawn first and then one of its classes; that is uniform where tasks have as many",
       "a made-up row's divergence is from the mode of the class that it was made of",
     ),
-    arguments={"latent": 4, "width": 8, "likelihood": "gaussian", "strength": 0.1},
+    arguments={"latent": 4, "width": 8, "likelihood": "gaussian", "strength": 0.01},
     first_task_plain=False,
   ),
   "mc_sgd": Record(
