@@ -205,7 +205,6 @@ def test_first_task_equals_the_base_learner(name, looped):
 
 NAMED = {
   "bic",
-  "bir",
   "clnp",
   "clpu_derpp",
   "co2l",
@@ -219,7 +218,6 @@ NAMED = {
   "icarl",
   "lucir",
   "lwf",
-  "lwf_mc",
   "lwm",
   "memo",
   "podnet",

@@ -126,11 +126,6 @@ def projected(head, features):
   return unit(hidden @ head["out"]["kernel"] + head["out"]["bias"][None])
 
 
-def beside(model: Model, name: str, init: Callable) -> Model:
-  """The model with the parameters ``{"network": its own, name: init(key)}``; its outputs stay."""
-  return _on(model, name, init, None)
-
-
 def with_projection(model: Model, spec: Spec, owner: str, width: int = 128) -> Model:
   """The model with the parameters ``{"network": ..., "projection": ...}`` of :func:`projected`, from its D features by
   D hidden units to ``width``; its own outputs stay."""

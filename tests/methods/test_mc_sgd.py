@@ -10,7 +10,7 @@ from bench import Bench, assert_near, assert_same
 from by_hand import RATE, batch_of, gradient, leaves, near
 from projecting_by_hand import nested, rows_of
 
-from cljax import streams
+from cljax import memory, streams
 from cljax.methods.plasticity import mc_sgd
 
 HYPER = {"rate": 0.02, "start": 0.25, "steps": 3, "points": 5, "capacity": 4}
@@ -117,4 +117,7 @@ def test_without_stored_rows_training_is_plain(run, small_model, four):
   left = bench.parts.scrub(learned, named, jnp.zeros(4, bool))
   assert not np.asarray(left.method_state.episodes.memory.rows["x"]).any()
   assert_same(bench.boundary("end_task", left, 2).params, learned.params)
-  assert_near(bench.train(2, (0, 0)).params, Bench("finetune", four, small_model).train(2, (0, 0)).params)
+  again = bench.train(2, (0, 0))
+  assert_near(again.params, Bench("finetune", four, small_model).train(2, (0, 0)).params)
+  ring = memory.ring(4, 4, lambda rows: rows["slot"])
+  assert float(ring.contents(again.method_state.episodes.memory)[1].sum()) == 1  # drawn anew, where it was

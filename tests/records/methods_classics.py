@@ -67,31 +67,6 @@ RECORDS: dict[str, Record] = {
     ),
     arguments={"latent": 4, "width": 8, "likelihood": "gaussian"},
   ),
-  "bir": Record(
-    spec="classic_methods A18",
-    compared=(
-      "test_bir_s_loss_and_gradient_are_of_new_and_made_up_rows",
-      "test_the_first_task_of_bir_has_no_replay",
-      "test_tasks_with_softmaxes_of_their_own_hold_made_up_rows_to_theirs",
-      "test_the_divergence_of_one_draw_is_right_in_the_mean",
-      "test_targets_are_cut_to_old_classes_and_padded_with_0",
-    ),
-    invariants=(
-      "test_gates_shut_a_share_of_units_of_each_kind",
-      "test_the_network_of_before_stands_still_within_a_task",
-      "test_made_up_rows_are_not_counted_by_bir_s_batch_norm",
-      "test_a_request_throws_the_feedback_away",
-      "test_bir_refuses_what_it_can_not_make",
-    ),
-    claim=("bir",),
-    deviations=(
-      "hidden features are replayed only where the stream is of them; there is no frozen convolution inside",
-      "a task is drawn first and then one of its classes; that is uniform where tasks have as many",
-      "a made-up row's divergence is from the mode of the class that it was made of",
-    ),
-    arguments={"latent": 4, "width": 8, "likelihood": "gaussian", "strength": 0.1},
-    first_task_plain=False,
-  ),
   "mc_sgd": Record(
     spec="classic_methods E5",
     compared=(
@@ -110,24 +85,5 @@ RECORDS: dict[str, Record] = {
       "rows are drawn when a task ends, balanced by class",
     ),
     arguments={"capacity": 20, "steps": 4, "points": 3},
-  ),
-  "lwf_mc": Record(
-    spec="regularizers_projectors 7.4",
-    compared=(
-      "test_sigmoids_of_old_classes_are_held_to_the_old_network_s",
-      "test_the_first_task_s_sigmoids_are_of_its_classes_alone",
-      "test_where_tasks_have_softmaxes_of_their_own_old_heads_are_held_all_the_same",
-    ),
-    invariants=(
-      "test_new_labels_do_not_push_old_classes_down",
-      "test_a_task_that_comes_back_is_learned_by_its_labels",
-      "test_lwf_mc_needs_features",
-    ),
-    claim=("lwf_mc",),
-    deviations=(
-      "sums over classes are divided by their number, as iCaRL's code does; the study's weighting was not read",
-      "the study's parameter penalties are methods of their own, beside it in a hybrid",
-    ),
-    first_task_plain=False,
   ),
 }
