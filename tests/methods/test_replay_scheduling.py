@@ -218,8 +218,11 @@ def test_the_search_finds_the_best_schedule():
 def test_the_search_follows_the_largest_reward_not_the_mean():
   """A share that was good once is followed, though it is bad otherwise."""
   assert schedules.upper_bound([0.1, 0.7, 0.2], 9, 3, 0.1) == pytest.approx(0.7 + 0.1 * np.sqrt(2 * np.log(9) / 3))
-  good = schedules.number_of([(1,), schedules.shares(2)[1], schedules.shares(3)[9]])
+  walked: list[int] = []
+  schedules.tree_search(lambda numbers: walked.extend(numbers) or [0.5] * len(numbers), 4, 4)
+  good = walked[2]  # where the share behind two tasks that is tried second is tried
   inside = lambda n: schedules.schedule_of(n, 4)[1] == schedules.shares(2)[1]
+  assert inside(good)
   asked: list[int] = []
 
   def reward(numbers):
@@ -228,7 +231,7 @@ def test_the_search_follows_the_largest_reward_not_the_mean():
 
   number, best, path = schedules.tree_search(reward, 4, 40, exploration=0.01)
   assert (number, best) == (good, 1.0)
-  behind = asked[asked.index(good) + 1 :]
-  assert len(behind) > 3
-  assert all(inside(n) for n in behind[2:])
-  assert path.count(1.0) >= 10
+  assert asked[:4] == walked
+  assert all(map(inside, asked[4:]))
+  assert len({n for n in asked if inside(n)}) == 10  # all there are
+  assert path == [0.6, 0.6, *[1.0] * 38]
