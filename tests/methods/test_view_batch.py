@@ -208,4 +208,6 @@ def test_beside_replay_the_memory_takes_what_was_shown(class_stream, small_model
 
 def test_one_view_is_plain_training(class_stream, small_model):
   made = methods.make("view_batch", small_model, spec_of(class_stream, 8), views=1)
-  assert made._replace(access=Method().access) == Method()
+  assert made._replace(access=Method().access, scrub=None) == Method()
+  learner = object()
+  assert made.scrub(learner, None) is learner

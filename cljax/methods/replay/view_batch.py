@@ -67,7 +67,7 @@ def view_batch(model, spec: Spec, *, alpha, views: int = 4, after: int = 0) -> M
   are learned. Spec A10; Kang et al., 2025.
   """
   if views == 1:
-    return Method()
+    return Method(scrub=lambda learner, request: learner)  # nothing is kept
   size = spec.task_rows
 
   def start_task(key, learner, task):
