@@ -135,6 +135,7 @@ def test_remind_answers_by_what_codes_give_back(trained):
   grads = gradient(start.params, *batch_of(bench, 0, 0))
   near(first.params, {n: p[n] - RATE * (g + 0.02 * p[n]) for n, g in grads.items()})
   assert not np.asarray(first.method_state.weight).any()
+  assert float(bench.step(start, *bench.arguments(0, 0, np.zeros(8, np.int32)))[2]) == 0  # of no rows
   assert bool(one.model_state.fitted)
 
 
@@ -175,6 +176,7 @@ def test_pairs_are_mixed_with_one_share(monkeypatch):
 
   half = np.array([[True, True, False, True]] * 5)
   a, b = rows([1, 1, 1, 1, 0], jnp.asarray(half)), rows([1, 1, 0, 1, 0], jnp.ones((5, 4), bool))
+  b = b._replace(class_mask=b.class_mask.at[2, b.y[2]].set(False))  # as of a slot that holds no row
   upper = lambda value, rows: value @ jnp.asarray(kernel, jnp.float32)
   given = jnp.asarray(centres, jnp.float32)
   total, count = remind.mixed_loss(upper, jax.random.key(0), a, b, given, 6, 0.5, 0.4)
@@ -245,7 +247,8 @@ def test_maps_are_coded_place_by_place_and_cut(class_stream, monkeypatch):
 
 
 def test_remind_on_lower_layers_that_never_moved(class_stream, small_model):
-  """With first_task='frozen' the classifier alone learns in the first task, on what G gives, not on codes yet."""
+  """With first_task='frozen' the classifier alone learns in the first task, on what G gives, not on codes yet; a
+  task without rows makes no centres, and the next does."""
   bench = Bench("remind", class_stream, small_model, {**HYPER, "first_task": "frozen"})
   start = bench.start()
   one, _, loss = bench.step(start, *bench.arguments(0, 0))
@@ -255,7 +258,11 @@ def test_remind_on_lower_layers_that_never_moved(class_stream, small_model):
   p = leaves(start.params)
   z = values(start.params, x) @ p["head/kernel"] + p["head/bias"]
   np.testing.assert_allclose(float(loss), cross_entropy(z, y).mean(), rtol=1e-5)
-  ended = bench.boundary("end_task", one, 0)
+  none = (jnp.zeros(bench.spec.task_rows, jnp.int32),) * 2
+  nothing = bench.call("end_task", one, jnp.asarray(True), bench.data, bench.where(0), *none, jnp.int32(0))
+  assert not bool(nothing.model_state.fitted)
+  assert int(nothing.method_state.memory.count) == 0
+  ended = bench.boundary("end_task", nothing, 0)
   assert bool(ended.model_state.fitted)
   again = bench.boundary("end_task", ended, 1, met=(0,))
   assert_same(again.model_state, ended.model_state)
