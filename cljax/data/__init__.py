@@ -2,6 +2,9 @@
 
 from cljax.data.arrays import from_arrays
 from cljax.data.loading import load, options
+from cljax.data.tokens import Tokenizer, answered, conversation, tokenizer
 from cljax.data.types import Dataset, Split
 
-__all__ = ["Dataset", "Split", "from_arrays", "load", "options"]
+__all__ = [
+  "Dataset", "Split", "Tokenizer", "answered", "conversation", "from_arrays", "load", "options", "tokenizer",
+]  # fmt: skip
