@@ -33,7 +33,12 @@ def tensors(config, seed=0):
     d, f = config["n_embd"], config.get("n_inner") or 4 * config["n_embd"]
     found |= {"wte.weight": draw(config["vocab_size"], d), "wpe.weight": draw(config["n_positions"], d)}
     for i in range(config["n_layer"]):
-      for name, (a, b) in {"attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d), "mlp.c_fc": (d, f), "mlp.c_proj": (f, d)}.items():
+      for name, (a, b) in {
+        "attn.c_attn": (d, 3 * d),
+        "attn.c_proj": (d, d),
+        "mlp.c_fc": (d, f),
+        "mlp.c_proj": (f, d),
+      }.items():
         found |= {f"h.{i}.{name}.weight": draw(a, b), f"h.{i}.{name}.bias": draw(b)}
       for name in ("ln_1", "ln_2"):
         found |= {f"h.{i}.{name}.weight": 1 + draw(d), f"h.{i}.{name}.bias": draw(d)}
@@ -43,7 +48,8 @@ def tensors(config, seed=0):
   q, k = config["num_attention_heads"] * each, config["num_key_value_heads"] * each
   found["model.embed_tokens.weight"] = draw(config["vocab_size"], d)
   sizes = {"self_attn.q_proj": (q, d), "self_attn.k_proj": (k, d), "self_attn.v_proj": (k, d),
-           "self_attn.o_proj": (d, q), "mlp.gate_proj": (f, d), "mlp.up_proj": (f, d), "mlp.down_proj": (d, f)}  # fmt: skip
+           "self_attn.o_proj": (d, q), "mlp.gate_proj": (f, d), "mlp.up_proj": (f, d),
+           "mlp.down_proj": (d, f)}  # fmt: skip
   for i in range(config["num_hidden_layers"]):
     for name, shape in sizes.items():
       found[f"model.layers.{i}.{name}.weight"] = draw(*shape)

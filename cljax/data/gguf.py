@@ -1,4 +1,4 @@
-"""GGUF files of Llama's architecture as Hugging Face folders: ``config.json``, ``model.safetensors``, ``tokenizer.json``."""
+"""GGUF files of Llama's architecture as Hugging Face folders: config, weights in safetensors, tokenizer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,32 @@ import numpy as np
 from cljax.core.extras import needed
 from cljax.core.types import UsageError
 
-_SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+_SCALARS = {
+  0: "<u1",
+  1: "<i1",
+  2: "<u2",
+  3: "<i2",
+  4: "<u4",
+  5: "<i4",
+  6: "<f4",
+  7: "?",
+  10: "<u8",
+  11: "<i8",
+  12: "<f8",
+}
 _TEXT, _ARRAY = 8, 9
 # Of each type of tensor: values a block, bytes a block.
-BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 14: (256, 210), 30: (1, 2)}
+BLOCKS = {
+  0: (1, 4),
+  1: (1, 2),
+  2: (32, 18),
+  3: (32, 20),
+  6: (32, 22),
+  7: (32, 24),
+  8: (32, 34),
+  14: (256, 210),
+  30: (1, 2),
+}
 _PARTS = {
   "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
   "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
@@ -173,7 +195,9 @@ def config_of(keys: dict[str, Any], tied: bool) -> dict[str, Any]:
     raise UsageError(f"gguf: llama.rope.scaling.type is {keys['llama.rope.scaling.type']!r}; implemented: none")
   for name in ("bos", "eos", "padding", "unknown"):
     if f"tokenizer.ggml.{name}_token_id" in keys:
-      config[f"{name.replace('padding', 'pad').replace('unknown', 'unk')}_token_id"] = keys[f"tokenizer.ggml.{name}_token_id"]
+      config[f"{name.replace('padding', 'pad').replace('unknown', 'unk')}_token_id"] = keys[
+        f"tokenizer.ggml.{name}_token_id"
+      ]
   return config
 
 
@@ -201,7 +225,9 @@ def tokenizer_of(keys: dict[str, Any]):
 
   kind, way = keys.get("tokenizer.ggml.model"), keys.get("tokenizer.ggml.pre", "smollm")
   if kind != "gpt2" or way not in ("smollm", "gpt-2"):
-    raise UsageError(f"gguf: its tokenizer is {kind!r}, its words are cut as {way!r}; implemented: gpt2, as smollm or gpt-2")
+    raise UsageError(
+      f"gguf: its tokenizer is {kind!r}, its words are cut as {way!r}; implemented: gpt2, as smollm or gpt-2"
+    )
   tokens, types = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
   merges = [tuple(m.split(" ", 1)) for m in keys["tokenizer.ggml.merges"]]
   made = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
@@ -227,8 +253,13 @@ def convert(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
   config = config_of(file.keys, tied="output.weight" not in file.tensors)
   made, weights = tokenizer_of(file.keys), weights_of(file, config)
   tokens = file.keys["tokenizer.ggml.tokens"]
-  told: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config["max_position_embeddings"]}
-  told |= {f"{n}_token": tokens[config[f"{n}_token_id"]] for n in ("bos", "eos", "pad", "unk") if f"{n}_token_id" in config}
+  told: dict[str, Any] = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "model_max_length": config["max_position_embeddings"],
+  }
+  told |= {
+    f"{n}_token": tokens[config[f"{n}_token_id"]] for n in ("bos", "eos", "pad", "unk") if f"{n}_token_id" in config
+  }
   if "tokenizer.chat_template" in file.keys:
     told["chat_template"] = file.keys["tokenizer.chat_template"]
   folder.mkdir(parents=True, exist_ok=True)
@@ -238,5 +269,7 @@ def convert(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
   save_file(weights, partial, metadata={"format": "pt"})
   partial.chmod(0o644)
   os.replace(partial, folder / "model.safetensors")
-  (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")  # last: with it the folder is whole
+  (folder / "config.json").write_text(
+    json.dumps(config, indent=1), encoding="utf-8"
+  )  # last: with it the folder is whole
   return folder

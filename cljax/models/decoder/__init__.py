@@ -1,4 +1,4 @@
-"""Decoders of text: Llama's and GPT-2's layouts from scratch or from a folder of weights, and what they go on to say."""
+"""Decoders of text in Llama's and GPT-2's layouts, from scratch or from folders, and what they go on to say."""
 
 from cljax.models.decoder.build import decoder
 from cljax.models.decoder.folder import pretrained_decoder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from cljax.core.checks import check_look_up
@@ -17,7 +16,7 @@ from cljax.models.linen import from_linen
 
 
 def model_of(shape: Shape, remat: bool = False) -> Model:
-  """The model of these sizes; with ``remat`` blocks are computed again in the backward pass, and nothing is captured."""
+  """The model of these sizes; with ``remat`` blocks are computed again in the backward pass, without ``capture``."""
   ends = 2 * shape.depth
 
   def gain(path: str) -> float:
@@ -78,8 +77,8 @@ def decoder(
   - ``mask [B, L]``, 0 where no place may look (padding on either side); positions count what is there alone;
   - or ``segment [B, L]`` int, several texts packed in a row: each sees its own places alone, and counts them from 0;
     0 is padding;
-  - ``cache``: ``{"there": zeros [B, R] bool}`` of room R, or what the last call returned as ``Outputs.cache``: the tokens
-    go on from those of earlier calls, at the places behind them. :func:`generate` does so.
+  - ``cache``: ``{"there": zeros [B, R] bool}`` of room R, or what the last call returned as ``Outputs.cache``: the
+    tokens go on from those of earlier calls, at the places behind them. :func:`generate` does so.
 
   Features are the normed last activations ``[B, L, width]``, ``hidden`` those behind each block. What flows is of the
   parameters' dtype; norms, softmax and logits are float32. ``remat``: blocks are computed again in the backward pass

@@ -95,7 +95,8 @@ def shape_of(config: Mapping[str, Any], path: str = "config.json") -> Shape:
     exact = config.get("activation_function") == "gelu"
     return _checked(path, Shape(
       f.number("n_positions"), f.number("vocab_size"), width, f.number("n_layer"), heads, heads, width // max(heads, 1),
-      inner, epsilon=f.number("layer_norm_epsilon", 1e-5, float), tied=f.get("tie_word_embeddings", True), layout="gpt2",
+      inner, epsilon=f.number("layer_norm_epsilon", 1e-5, float), tied=f.get("tie_word_embeddings", True),
+      layout="gpt2",
       attention_bias=True, output_bias=True, mlp_bias=True, gelu="exact" if exact else "tanh",
     ))  # fmt: skip
   f.refuse("hidden_act", "silu", "swish")
@@ -228,7 +229,9 @@ def read_weights(folder: Path, shape: Shape, dtype: str = "float32") -> dict[str
     raise UsageError(f"folder: {folder} has tensors that the model of its config.json does not: {_told(extra)}")
   embedding = flat.get("embed_tokens/embedding", flat.get("wte/embedding"))
   if head is not None and (head.shape != embedding.shape or (head.astype(embedding.dtype) != embedding).any()):
-    raise UsageError(f"folder: {folder} has lm_head.weight, which is not the embedding; config.json says that it is tied")
+    raise UsageError(
+      f"folder: {folder} has lm_head.weight, which is not the embedding; config.json says that it is tied"
+    )
   return _nested(flat)
 
 
@@ -250,13 +253,14 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pretrained_decoder(folder: str | os.PathLike, dtype: str = "float32", remat: bool = False) -> Model:
-  """A decoder with the weights of a Hugging Face folder: ``config.json`` and ``model.safetensors``, in one part or more.
+  """A decoder with the weights of a Hugging Face folder: ``config.json``, ``model.safetensors`` in one part or more.
 
   Architectures: Llama (SmolLM, SmolLM2 and others of its layout), Qwen 2 and 3, GPT-2; what of them a config asks and
   is not done here (a scaled rotation, a sliding window, another activation) is refused by name. ``init`` gives the
   weights, whatever its key, as ``dtype``, 'float32' or 'bfloat16'. ``remat`` and inputs as for
-  :func:`cljax.models.decoder`. :func:`cljax.data.tokenizer` reads the folder's tokens. Needs ``cljax[pretrained]``. Raises UsageError for a folder that lacks a file, an unknown architecture, and
-  tensors that are missing, extra or of another shape, by their names.
+  :func:`cljax.models.decoder`. :func:`cljax.data.tokenizer` reads the folder's tokens. Needs ``cljax[pretrained]``.
+  Raises UsageError for a folder that lacks a file, an unknown architecture, and tensors that are missing, extra or of
+  another shape, by their names.
   """
   if dtype not in DTYPES:
     raise UsageError(f"dtype: got {dtype!r}; allowed: {', '.join(DTYPES)}")

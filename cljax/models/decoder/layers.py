@@ -1,4 +1,4 @@
-"""The layers of a decoder as Linen modules, in both layouts. Norms, softmax and logits are float32 whatever the weights."""
+"""The layers of a decoder as Linen modules, in both layouts. Norms, softmax and logits are float32 in each dtype."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.core.checks import check_count, check_look_up, check_scalar
-from cljax.core.types import Array, Model, Params, UsageError
+from cljax.core.types import Array, Model, Outputs, Params, UsageError
 
 
 def chosen(key: Array, logits: Array, temperature, top_k: int, top_p) -> Array:
@@ -96,8 +96,8 @@ def generate(
   L]``: 0 where the prompt is padded, on either side. ``stop``: the token behind which a row says ``pad`` (default: the
   stop token again); all rows over, it ends. ``cached``: keys and values of earlier tokens are kept
   (:func:`cljax.models.decoder`); else, and with a model that keeps none, all is computed again for each token. Raises
-  UsageError for numbers outside their range, tokens that the model does not have, rows without a token, more tokens than
-  positions, and draws without a key.
+  UsageError for numbers outside their range, tokens that the model does not have, rows without a token, more tokens
+  than positions, and draws without a key.
   """
   check_count("new", new)
   check_scalar("generate", "temperature", temperature)
@@ -114,12 +114,15 @@ def generate(
   state = {} if model_state is None else model_state
   shaped = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   room = {"token": shaped, "mask": shaped, "cache": {"there": jax.ShapeDtypeStruct((1, 1), bool)}}
-  seen = jax.eval_shape(lambda p, s, x: model.apply(p, s, x, train=False, key=None)[0], params, state, room)
+  try:
+    seen = jax.eval_shape(lambda p, s, x: model.apply(p, s, x, train=False, key=None)[0], params, state, room)
+  except (TypeError, AttributeError, KeyError):  # a model of other inputs
+    seen = Outputs(None)
   if getattr(seen.logits, "ndim", 0) != 3:
-    raise UsageError("model: generate needs one that gives logits [B, L, V] for tokens [B, L]")
+    raise UsageError("model: generate needs one that gives logits [B, L, V] for {'token': [B, L], 'mask': [B, L]}")
   check_look_up("prompt", prompt, seen.logits.shape[-1], "tokens")
   return _said(
     params, state, jnp.asarray(prompt, jnp.int32), jnp.asarray(there), jax.random.key(0) if key is None else key,
-    jnp.float32(temperature or 1.0), jnp.float32(top_p), apply=model.apply, new=new, greedy=not temperature, top_k=top_k,
-    stop=stop, pad=(stop or 0) if pad is None else pad, cached=cached and seen.cache is not None,
+    jnp.float32(temperature or 1.0), jnp.float32(top_p), apply=model.apply, new=new, greedy=not temperature,
+    top_k=top_k, stop=stop, pad=(stop or 0) if pad is None else pad, cached=cached and seen.cache is not None,
   )  # fmt: skip

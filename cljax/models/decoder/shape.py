@@ -64,7 +64,9 @@ def count(shape: Shape) -> int:
   embedding = s.vocabulary * w * (1 if s.tied else 2)
   if s.layout == "gpt2":
     dense = lambda *widths: sum((a + 1) * b for a, b in itertools.pairwise(widths))
-    return embedding + s.length * w + s.depth * (4 * w + dense(w, 3 * w) + dense(w, w) + dense(w, s.mlp_width, w)) + 2 * w
+    return (
+      embedding + s.length * w + s.depth * (4 * w + dense(w, 3 * w) + dense(w, w) + dense(w, s.mlp_width, w)) + 2 * w
+    )
   queries, keys = s.heads * s.head_width, s.kv_heads * s.head_width
   layer = 2 * w + 2 * w * (queries + keys) + 3 * w * s.mlp_width
   layer += s.attention_bias * (queries + 2 * keys) + s.output_bias * w + s.mlp_bias * (2 * s.mlp_width + w)
