@@ -45,7 +45,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def tokenizer(folder: str | os.PathLike) -> Tokenizer:
-  """The :class:`Tokenizer` of a Hugging Face folder: ``tokenizer.json``, and ``tokenizer_config.json`` where there is one.
+  """The :class:`Tokenizer` of a Hugging Face folder: ``tokenizer.json``, and its ``tokenizer_config.json`` if any.
 
   Truncation and padding that the file asks for are off: all of a text becomes tokens, and nothing else. A template runs
   in Jinja's sandbox. Needs ``cljax[pretrained]``. Raises UsageError for a folder without a tokenizer and for a file
