@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cljax.core.checks import check_integer
 from cljax.core.extras import needed
 from cljax.core.types import UsageError
 
@@ -85,8 +86,53 @@ def tokenizer(folder: str | os.PathLike) -> Tokenizer:
       raise UsageError(f"folder: {folder} has no chat template")
     return _rendered(template, messages, answer, {f"{n}_token": w for n, w in words.items() if w is not None})
 
-  size = made.get_vocab_size(with_added_tokens=True)
+  size = max(made.get_vocab(with_added_tokens=True).values(), default=-1) + 1  # ids may leave gaps
   return Tokenizer(encode, decode, spans, chat, size, id_of("bos"), id_of("eos"), id_of("pad"))
+
+
+def byte_tokenizer() -> Tokenizer:
+  """Bytes of UTF-8 as tokens 0..255, and 256, which ends and pads; it needs no file and has no chat template."""
+
+  def encode(text: str) -> list[int]:
+    return list(text.encode("utf-8"))
+
+  def decode(ids: Sequence[int], special: bool = False) -> str:
+    parts = bytes(int(i) for i in ids if int(i) < 256).decode("utf-8", "replace")
+    return parts + "<end>" * (special * sum(int(i) == 256 for i in ids))
+
+  def spans(text: str) -> list[tuple[int, int]]:
+    return [(i, i + 1) for i, c in enumerate(text) for _ in c.encode("utf-8")]
+
+  def chat(messages: Sequence[Message], answer: bool = False) -> str:
+    raise UsageError("tokenizer: bytes have no chat template")
+
+  return Tokenizer(encode, decode, spans, chat, 257, None, 256, 256)
+
+
+def train_tokenizer(folder: str | os.PathLike, texts: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
+  """Writes ``tokenizer.json`` of a byte-level BPE of ``vocabulary`` tokens, learned from ``texts``, and reads it.
+
+  Its first token, ``<|end|>``, ends and pads. All 256 bytes are tokens, so that any text comes back as it was. Of which
+  texts it is made (of all domains, of the first alone) is a choice of the protocol, and another forgetting. Needs
+  ``cljax[pretrained]``. Raises UsageError for fewer than 257 tokens.
+  """
+  check_integer("vocabulary", vocabulary, 257)
+  with needed("train_tokenizer"):
+    from tokenizers import Tokenizer as Made
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+  made = Made(models.BPE())
+  made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  made.decoder = decoders.ByteLevel()
+  alphabet = pre_tokenizers.ByteLevel.alphabet()
+  made.train_from_iterator(texts, trainers.BpeTrainer(
+    vocab_size=vocabulary, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False,
+  ))  # fmt: skip
+  folder = Path(folder).expanduser()
+  folder.mkdir(parents=True, exist_ok=True)
+  made.save(str(folder / "tokenizer.json"))
+  config = {"eos_token": "<|end|>", "pad_token": "<|end|>"}
+  (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+  return tokenizer(folder)
 
 
 def _word(told: Any) -> str | None:

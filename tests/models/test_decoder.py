@@ -84,6 +84,8 @@ def test_texts_packed_in_a_row_are_as_by_themselves(layout):
   np.testing.assert_allclose(got[:, :4], forward(model, params, one).logits, atol=2e-4)
   np.testing.assert_allclose(got[:, 4:10], forward(model, params, two).logits, atol=2e-4)
   assert np.isfinite(got).all()
+  with pytest.raises(UsageError, match="x: has a segment and a cache"):
+    forward(model, params, {**packed, "cache": {"there": np.zeros((1, 12), bool)}})
 
 
 def test_a_rotation_is_by_halves_and_by_places():

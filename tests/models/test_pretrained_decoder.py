@@ -75,6 +75,7 @@ def test_the_base_is_read_under_the_old_key_and_the_new(tmp_path):
     (plain, "lacks rope_theta, which no default can stand for"),
     ({**hand.LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8}}, "rope_scaling has rope_type 'llama3'"),
     ({**hand.LLAMA, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling has rope_type 'linear'"),
+    ({**plain, "rope_parameters": {**told, "partial_rotary_factor": 0.25}}, "partial_rotary_factor is 0.25; implem"),
     ({**plain, "rope_parameters": {**told, "rope_type": "yarn"}}, "rope_parameters has rope_type 'yarn'"),
   ):
     (tmp_path / "old" / "config.json").write_text(json.dumps(config))

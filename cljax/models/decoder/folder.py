@@ -72,6 +72,8 @@ def _rope_base(f: _Fields) -> float:
     if kind != "default":
       raise UsageError(f"{f.path}: {name} has rope_type {kind!r}; implemented: default")
   for source in (told, f.config):
+    _Fields(source, f.path).refuse("partial_rotary_factor", 1.0)
+  for source in (told, f.config):
     if source.get("rope_theta") is not None:
       return _Fields(source, f.path).number("rope_theta", kind=float)
   raise UsageError(f"{f.path}: lacks rope_theta, which no default can stand for")
@@ -100,7 +102,6 @@ def shape_of(config: Mapping[str, Any], path: str = "config.json") -> Shape:
       attention_bias=True, output_bias=True, mlp_bias=True, gelu="exact" if exact else "tanh",
     ))  # fmt: skip
   f.refuse("hidden_act", "silu", "swish")
-  f.refuse("partial_rotary_factor", 1.0)
   f.refuse("use_sliding_window", False)
   f.refuse("layer_types", ["full_attention"] * f.number("num_hidden_layers"))
   width, heads = f.number("hidden_size"), f.number("num_attention_heads")

@@ -142,7 +142,9 @@ def placed(x: Any, length: int) -> tuple[Array, Array, Array, dict | None]:
   if room > length:
     raise UsageError(f"x: has {room} tokens a row; the model has {length} positions")
   there = jnp.ones((b, n), bool) if mask is None else mask > 0
-  if cache is None and segment is not None:
+  if cache is not None and segment is not None:
+    raise UsageError("x: has a segment and a cache; texts that go on are one a row")
+  if segment is not None:
     place = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (b, n))
     first = jnp.concatenate([jnp.ones((b, 1), bool), segment[:, 1:] != segment[:, :-1]], 1)
     position = place - jax.lax.cummax(jnp.where(first, place, 0), axis=1)
