@@ -58,7 +58,7 @@ def block(kind):
   if kind == 8:
     return half(d) + (q - 128).astype(np.int8).tobytes(), [(int(v) - 128) * d for v in q]
   packed = bytes(int(q[i] & 15) | int(q[i + 16] & 15) << 4 for i in range(16))
-  fifth = struct.pack("<I", sum(int(v >> 4) << i for i, v in enumerate(q[:32])))
+  fifth = struct.pack("<I", sum(int(v >> 4 & 1) << i for i, v in enumerate(q[:32])))
   if kind == 2:
     return half(d) + packed, [(int(v) - 8) * d for v in q]
   if kind == 3:
