@@ -66,7 +66,10 @@ def tokenizer(folder: str | os.PathLike) -> Tokenizer:
   made.no_padding()
   config = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
   words = {name: _word(config.get(f"{name}_token")) for name in ("bos", "eos", "pad", "unk")}
-  id_of = lambda name: made.token_to_id(words[name]) if words[name] is not None else None
+
+  def id_of(name: str) -> int | None:
+    word = words[name]
+    return None if word is None else made.token_to_id(word)
 
   def encode(text: str) -> list[int]:
     return made.encode(text, add_special_tokens=False).ids

@@ -228,7 +228,7 @@ def read_weights(folder: Path, shape: Shape, dtype: str = "float32") -> dict[str
     raise UsageError(f"folder: {folder} lacks the tensors {_told(missing)}")
   if extra:
     raise UsageError(f"folder: {folder} has tensors that the model of its config.json does not: {_told(extra)}")
-  embedding = flat.get("embed_tokens/embedding", flat.get("wte/embedding"))
+  embedding = flat["wte/embedding" if shape.layout == "gpt2" else "embed_tokens/embedding"]
   if head is not None and (head.shape != embedding.shape or (head.astype(embedding.dtype) != embedding).any()):
     raise UsageError(
       f"folder: {folder} has lm_head.weight, which is not the embedding; config.json says that it is tied"

@@ -136,7 +136,7 @@ class Block(nn.Module):
 def placed(x: Any, length: int) -> tuple[Array, Array, Array, dict | None]:
   """``(token, position [B, L], seen [B, L, S], cache)`` of what a decoder is given; see :func:`decoder`."""
   given = x if isinstance(x, dict) else {"token": x}
-  token, mask, segment, cache = (given.get(n) for n in ("token", "mask", "segment", "cache"))
+  token, mask, segment, cache = given["token"], given.get("mask"), given.get("segment"), given.get("cache")
   b, n = token.shape
   room = n if cache is None else cache["there"].shape[1]
   if room > length:
