@@ -319,7 +319,13 @@ def _readers(section: str, field: str) -> list[str]:
     forgets = lambda entry: section == "method" or entry.access.forgets
     return sorted(n for n, entry in methods.METHODS.items() if field in entry.options and forgets(entry))
   if section == "data":
-    kinds = {"glyphs": "glyphs", "tfds:NAME": "tfds:x", "npz:FILE": "npz:x", "folder:DIR": "folder:x"}
+    kinds = {
+      "glyphs": "glyphs",
+      "tfds:NAME": "tfds:x",
+      "npz:FILE": "npz:x",
+      "folder:DIR": "folder:x",
+      "text:PATH": "text:x",
+    }
     return [shown for shown, name in kinds.items() if field in data.options(name)]
   if section == "objective":
     return sorted(n for n, offer in objectives.OBJECTIVES.items() if field in offer.options)

@@ -10,6 +10,7 @@ from cljax.core.types import UsageError
 PACKAGES = {
   "ml_collections": "run", "matplotlib": "run", "tqdm": "run", "jinja2": "run", "markupsafe": "run",
   "array_record": "data", "grain": "data", "sklearn": "data", "PIL": "data",
+  "safetensors": "pretrained", "tokenizers": "pretrained",
 }  # fmt: skip
 
 

@@ -105,11 +105,15 @@ class Visit(NamedTuple):
 
 
 class Outputs(NamedTuple):
-  """What a model returns: ``logits [B, C]``, penultimate ``features [B, D]`` and a tuple of hidden activations."""
+  """What a model returns: ``logits [B, C]``, penultimate ``features [B, D]`` and a tuple of hidden activations.
+
+  ``cache``: of a decoder that was given one, what it keeps of its tokens for the next call.
+  """
 
   logits: Any
   features: Any = None
   hidden: Any = ()
+  cache: Any = None
 
 
 class Model(NamedTuple):

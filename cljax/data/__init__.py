@@ -2,6 +2,10 @@
 
 from cljax.data.arrays import from_arrays
 from cljax.data.loading import load, options
+from cljax.data.tokens import Tokenizer, answered, byte_tokenizer, conversation, tokenizer, train_tokenizer
 from cljax.data.types import Dataset, Split
 
-__all__ = ["Dataset", "Split", "from_arrays", "load", "options"]
+__all__ = [
+  "Dataset", "Split", "Tokenizer", "answered", "byte_tokenizer", "conversation", "from_arrays", "load", "options",
+  "tokenizer", "train_tokenizer",
+]  # fmt: skip

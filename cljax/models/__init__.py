@@ -4,6 +4,7 @@ from cljax.models.activations import ElephantUnits, elephant, elephant_shape_pen
 from cljax.models.adapters import from_apply, from_nnx
 from cljax.models.build import build, options, register
 from cljax.models.convolution import conv
+from cljax.models.decoder import decoder, generate, pretrained_decoder
 from cljax.models.diffusion import denoiser
 from cljax.models.generating import matrix_factorisation, vae
 from cljax.models.images import cnn, resnet18, vit
@@ -22,6 +23,7 @@ __all__ = [
   "by_row",
   "cnn",
   "conv",
+  "decoder",
   "denoiser",
   "elephant",
   "elephant_shape_penalty",
@@ -29,11 +31,13 @@ __all__ = [
   "from_apply",
   "from_linen",
   "from_nnx",
+  "generate",
   "masked",
   "matrix_factorisation",
   "mixture_apply",
   "mlp",
   "options",
+  "pretrained_decoder",
   "register",
   "reparameterise",
   "resnet18",

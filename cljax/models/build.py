@@ -17,7 +17,7 @@ from cljax.models.zoo import mlp
 
 BUILT_IN: dict[str, Callable[..., Model]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18, "vit": vit, **named.NAMED}
 ZOO = dict(BUILT_IN)  # and what users register
-NONE_TOO = ("conditions",)  # sizes that may be 0
+NONE_TOO = ("conditions", "kv_heads", "mlp_width")  # sizes that may be 0
 DEEPEST = 1000  # layers: each is traced and compiled by itself
 
 

@@ -15,6 +15,9 @@ import numpy as np
 from cljax.core.types import Model, UsageError
 from cljax.models import diffusion, generating
 from cljax.models import transformer as texts
+from cljax.models.decoder import build as decoders
+from cljax.models.decoder import folder as folders
+from cljax.models.decoder.shape import count
 
 
 def array(name: str, input_shape) -> tuple[int, ...]:
@@ -53,10 +56,49 @@ def transformer(
   activation: str = "gelu",
 ) -> Model:
   """:func:`cljax.models.transformer` over the tokens of the data, of the length of a row."""
-  shape = input_shape.get("token") if isinstance(input_shape, dict) else input_shape
-  if shape is None or len(shape) != 1:
-    raise UsageError(f"model: transformer takes tokens [L], or a dict with 'token'; these are {_told(input_shape)}")
-  return texts.transformer(shape[0], num_classes, width, depth, heads, mlp_ratio, dropout, activation)
+  length = _length("transformer", input_shape)
+  return texts.transformer(length, num_classes, width, depth, heads, mlp_ratio, dropout, activation)
+
+
+def decoder(
+  input_shape,
+  num_classes: int,
+  width: int = 64,
+  depth: int = 2,
+  heads: int = 4,
+  kv_heads: int = 0,
+  mlp_width: int = 0,
+  rope_base: float = 10000.0,
+  epsilon: float = 1e-5,
+  tied: bool = True,
+  layout: str = "llama",
+  remat: bool = False,
+) -> Model:
+  """:func:`cljax.models.decoder` over the tokens of the data, of the length of a row."""
+  length = _length("decoder", input_shape)
+  return decoders.decoder(
+    length, num_classes, width, depth, heads, kv_heads, mlp_width, rope_base, epsilon, tied, layout, remat
+  )
+
+
+def pretrained_decoder(
+  input_shape, num_classes: int, folder: str = "", dtype: str = "float32", remat: bool = False
+) -> Model:
+  """:func:`cljax.models.pretrained_decoder` over the tokens of the data; ``folder`` has to be given."""
+  _fits(folder, _length("pretrained_decoder", input_shape), num_classes)
+  return folders.pretrained_decoder(folder, dtype, remat)
+
+
+def _fits(folder: str, length: int, num_classes: int):
+  """The shape of a folder's model; UsageError where it has no place for the data's tokens."""
+  if not folder:
+    raise UsageError("folder: not given; expected a Hugging Face folder with config.json and model.safetensors")
+  shape = folders.folder_shape(folder)
+  if length > shape.length:
+    raise UsageError(f"folder: its model has {shape.length} positions; the data hold rows of {length} tokens")
+  if num_classes > shape.vocabulary:
+    raise UsageError(f"folder: its model has {shape.vocabulary} tokens; the data hold tokens up to {num_classes - 1}")
+  return shape
 
 
 def denoiser(input_shape, num_classes: int, hidden=(256, 256), conditions: int = 0) -> Model:
@@ -70,7 +112,16 @@ def denoiser(input_shape, num_classes: int, hidden=(256, 256), conditions: int =
 
 NAMED: dict[str, Callable[..., Model]] = {
   "vae": vae, "matrix_factorisation": matrix_factorisation, "transformer": transformer, "denoiser": denoiser,
+  "decoder": decoder, "pretrained_decoder": pretrained_decoder,
 }  # fmt: skip
+
+
+def _length(name: str, input_shape) -> int:
+  """Tokens in a row."""
+  shape = input_shape.get("token") if isinstance(input_shape, dict) else input_shape
+  if shape is None or len(shape) != 1:
+    raise UsageError(f"model: {name} takes tokens [L], or a dict with 'token'; these are {_told(input_shape)}")
+  return shape[0]
 
 
 def _told(input_shape) -> str:
@@ -91,6 +142,11 @@ def parameters(name: str, input_shape, num_classes: int, values: dict[str, Any])
     conditions, inner = values["conditions"], 2 * diffusion.WAVES
     given = size(x) + inner * (2 if conditions else 1)
     return dense(given, *values["hidden"], size(x)) + (inner * (conditions + 1) if conditions else 0)
+  if name == "pretrained_decoder":
+    return count(_fits(values["folder"], _length(name, input_shape), num_classes))
+  if name == "decoder":
+    sizes = {k: v for k, v in values.items() if k != "remat"}
+    return count(decoders.sized(_length(name, input_shape), num_classes, **sizes))
   w, inner = values["width"], values["mlp_ratio"] * values["width"]
   length = input_shape.get("token", (1,)) if isinstance(input_shape, dict) else input_shape
   layer = 4 * w + dense(w, 3 * w) + dense(w, w) + dense(w, inner, w)

@@ -105,7 +105,10 @@ OTHERS = {
   "transformer": ((5,), TEXT, {"width": 8, "depth": 1, "heads": 2, "mlp_ratio": 3, "dropout": 0.5,
                                "activation": "tanh"}, {}),
   "denoiser": ((3,), NOISY, {"hidden": (5,)}, {}),
+  "decoder": ((5,), TEXT, {"width": 16, "depth": 1, "heads": 2, "kv_heads": 2, "mlp_width": 5, "rope_base": 500.0,
+                           "epsilon": 0.1, "tied": False, "layout": "gpt2", "remat": True}, {}),
 }  # fmt: skip
+IN_FOLDERS = {"pretrained_decoder"}  # its options are tested where it is
 SMALL = {"cnn": "model.widths=2,3", "resnet18": "model.width=2",
          "vit": "model.width=4 model.depth=1 model.heads=1 model.mlp_ratio=1"}  # fmt: skip
 
@@ -215,7 +218,7 @@ def test_the_table_is_whole():
     assert {f"{section}.{k}" for k in _config.defaults(section)} <= tested, section
   for name, options in MODELS.items():
     assert set(models.options(name)) == set(options)
-  assert set(models.build.__globals__["BUILT_IN"]) == {*MODELS, *OTHERS}
+  assert set(models.build.__globals__["BUILT_IN"]) == {*MODELS, *OTHERS, *IN_FOLDERS}
 
 
 @pytest.mark.parametrize("name", recipe.OPTIMIZERS)
