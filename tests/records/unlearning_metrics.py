@@ -22,11 +22,13 @@ RECORDS: dict[str, Record] = {
   "gradient_inversion": Record(
     spec="additions S7",
     compared=("test_a_row_is_found_from_its_gradient", "test_of_all_starts_the_best_is_kept"),
-    invariants=("test_the_size_of_the_gradient_does_not_count", "test_wrong_arguments_are_one_line"),
+    invariants=("test_the_size_of_the_gradient_does_not_count", "test_inversion::test_wrong_arguments_are_one_line"),
     deviations=("Adam's own steps, without the sign of the gradient; one cosine over all leaves",),
   ),
   "recovered": Record(
-    spec="additions S7", compared=("test_scores_by_hand",), invariants=("test_wrong_arguments_are_one_line",)
+    spec="additions S7",
+    compared=("test_scores_by_hand",),
+    invariants=("test_inversion::test_wrong_arguments_are_one_line",),
   ),
   "total_variation": Record(spec="additions S7", compared=("test_total_variation_by_hand",)),
   "accuracies": Record(spec="unlearning E1", compared=("test_accuracy",)),
