@@ -210,7 +210,6 @@ NAMED = {
   "co2l",
   "cwr_star",
   "der_expand",
-  "dgr",
   "eeil",
   "foster",
   "hal",

@@ -83,8 +83,8 @@ def _method(row: Mapping[str, str], theirs: Mapping[str, Any]) -> tuple[dict[str
       return section, ("the memory holds an even share of each past task; there a reservoir of one batch a task",)
     case "gem":
       # Its eps, 1e-3 on the diagonal, is our ridge; its gamma bounds the dual variables as our margin does.
-      margin = float(theirs["gamma"])
-      return {"name": "gem", "margin": margin, "ridge": 1e-3, "capacity": capacity, "on": "gradient"}, ()
+      section = {"name": "gem", "margin": float(theirs["gamma"]), "ridge": 1e-3, "capacity": capacity}
+      return {**section, "on": "gradient", "constraints": "all"}, ()
     case "si":
       # Both pull by 2 c Omega (theta - theta*).
       section = {"name": "si", "strength": float(theirs["c"]), "damping": float(theirs["xi"]), "decoupled": False}

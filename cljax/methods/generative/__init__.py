@@ -1,1 +1,0 @@
-"""Methods that replay what a generator makes up, in place of stored rows."""
