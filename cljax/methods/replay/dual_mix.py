@@ -107,7 +107,7 @@ def dual_mix(
     mask = None if batch.class_mask is None else batch.class_mask | batch.class_mask[other]
     each = share * losses.cross_entropy(logits, batch.y, mask)
     each += (1 - share) * losses.cross_entropy(logits, batch.y[other], mask)
-    return beta * losses.reduce(jnp.where(there, each, 0.0), batch.weight)
+    return beta * losses.reduce(each, batch.weight)
 
   def after_step(key, learner, info):
     del key

@@ -103,7 +103,7 @@ def view_batch(model, spec: Spec, *, alpha, views: int = 4, after: int = 0) -> M
     del key, params, learner
     run, rows, at, late = batch.extra["views"]
     each, later = against_first(at_places(outputs.logits, at), run, rows.weight, rows.class_mask)
-    return jnp.where(late, alpha, 0.0) * losses.reduce(jnp.where(later, each, 0.0), later.astype(jnp.float32))
+    return jnp.where(late, alpha, 0.0) * losses.reduce(each, later.astype(jnp.float32))
 
   def scrub(learner, request):
     state = learner.method_state
