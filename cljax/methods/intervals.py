@@ -51,3 +51,19 @@ def around(a, there) -> Box:
   low = jnp.min(jnp.where(there[:, None], a, jnp.inf), axis=0)
   high = jnp.max(jnp.where(there[:, None], a, -jnp.inf), axis=0)
   return Box(jnp.where(some, low, 0.0), jnp.where(some, high, 0.0))
+
+
+def of_point(kernel: Box, bias: Box, x) -> Box:
+  """The smallest box ``[B, E]`` of ``x W + b`` over W ``[D, E]`` and b ``[E]`` in boxes; x ``[B, D]`` of any sign."""
+  above, below = jnp.maximum(x, 0), jnp.maximum(-x, 0)
+  return Box(
+    above @ kernel.low - below @ kernel.high + bias.low[None],
+    above @ kernel.high - below @ kernel.low + bias.high[None],
+  )
+
+
+def of_positive(kernel: Box, bias: Box, box: Box) -> Box:
+  """The smallest box ``[B, E]`` of ``x W + b`` over W, b and x in boxes, x ``[B, D]`` not below 0."""
+  low = box.low @ jnp.maximum(kernel.low, 0) - box.high @ jnp.maximum(-kernel.low, 0)
+  high = box.high @ jnp.maximum(kernel.high, 0) - box.low @ jnp.maximum(-kernel.high, 0)
+  return Box(low + bias.low[None], high + bias.high[None])

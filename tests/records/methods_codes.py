@@ -34,4 +34,32 @@ RECORDS: dict[str, Record] = {
     arguments={"replay_batch": 1, "mixup": False, "centroids": 64, "first_task": "frozen"},
     first_task_plain=False,
   ),
+  "hyperinterval": Record(
+    spec="regularizers_projectors 7.8",
+    compared=(
+      "test_hyperinterval_s_loss_is_of_the_worst_network_too",
+      "test_hyperinterval_s_gradient_by_differences",
+      "test_the_released_form_divides_by_the_tasks_twice",
+    ),
+    invariants=(
+      "test_one_network_answers_out_of_what_all_intervals_share",
+      "test_intervals_meet_and_hold_every_point",
+      "test_boxes_of_layers_whose_weights_are_boxes",
+      "test_a_new_task_begins_with_the_last_embedding",
+      "test_schedules_end_where_their_options_say",
+      "test_short_tasks_are_remarked",
+      "test_after_an_edit_what_is_held_to_follows",
+      "test_hyperinterval_needs_an_mlp_of_relu",
+    ),
+    claim=("hyperinterval",),
+    deviations=(
+      "the middle of an interval of weights is the answer to the middle of the embedding's",
+      "inputs may be negative; the released code refuses them",
+      "the tasks' sum is divided by their number once; form='released' does it twice",
+      "the generator's last layer begins with the model's own weights as its bias",
+      "intervals that need not meet, and answers by the embedding of a told task, are left out",
+    ),
+    arguments={"gamma": 1.0, "width": 16, "embedding": 6, "ramp": 4, "decay": 0.05},
+    first_task_plain=False,
+  ),
 }
