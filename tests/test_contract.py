@@ -210,6 +210,7 @@ NAMED = {
   "co2l",
   "cwr_star",
   "der_expand",
+  "dgr",
   "eeil",
   "foster",
   "hal",

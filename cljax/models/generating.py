@@ -47,6 +47,14 @@ def matrix_factorisation(users: int, items: int, dim: int = 16, scale: float = 0
   return from_apply(init, apply)._replace(check_rows=check_rows)
 
 
+def perceptron(layers, x):
+  """``[B, last width]``: what dense layers ``{"layer_0": {"kernel", "bias"}, ...}`` make of ``[B, D]``, ReLU
+  between."""
+  for i in range(len(layers)):
+    x = (jax.nn.relu(x) if i else x) @ layers[f"layer_{i}"]["kernel"] + layers[f"layer_{i}"]["bias"]
+  return x
+
+
 def vae(input_shape: Sequence[int], latent: int = 8, hidden: Sequence[int] = (64,)) -> Model:
   """Multilayer perceptrons ``x -> (m, log v)`` and ``z -> reconstruction``; z is ``m + exp(log v / 2) e`` in training,
   m in evaluation.
@@ -70,18 +78,13 @@ def vae(input_shape: Sequence[int], latent: int = 8, hidden: Sequence[int] = (64
     }
     return {name: layers(name, of) for name, of in widths.items()}
 
-  def through(layers, x):
-    for i in range(len(layers)):
-      x = (jax.nn.relu(x) if i else x) @ layers[f"layer_{i}"]["kernel"] + layers[f"layer_{i}"]["bias"]
-    return x
-
   def apply(params, x, *, train, key):
-    mean, log_variance = jnp.split(through(params["encoder"], x.reshape(x.shape[0], -1)), 2, -1)
+    mean, log_variance = jnp.split(perceptron(params["encoder"], x.reshape(x.shape[0], -1)), 2, -1)
     z = mean
     if train:
       draw = lambda place: jax.random.normal(jax.random.fold_in(tree.fold(key, "vae"), place), (latent,))
       z = mean + jnp.exp(0.5 * log_variance) * jax.vmap(draw)(jnp.arange(x.shape[0]))
-    back = through(params["decoder"], z).reshape(x.shape[0], *shape)
+    back = perceptron(params["decoder"], z).reshape(x.shape[0], *shape)
     return Outputs({"reconstruction": back, "mean": mean, "log_variance": log_variance}, mean)
 
   return from_apply(init, apply)

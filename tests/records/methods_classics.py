@@ -1,4 +1,4 @@
-"""Records of classic methods: consolidated classifiers, stable training, lines of low loss."""
+"""Records of classic methods: consolidated classifiers, stable training, generative replay, lines of low loss."""
 
 from records.form import Record
 
@@ -43,6 +43,29 @@ RECORDS: dict[str, Record] = {
     ),
     neutral={"decay": 1.0, "floor": 0.0},
     first_task_plain=False,
+  ),
+  "dgr": Record(
+    spec="classic_methods A18",
+    compared=(
+      "test_the_solver_learns_half_of_new_rows_and_half_of_made_up_ones",
+      "test_the_generator_learns_the_same_rows_by_the_same_shares",
+      "test_where_tasks_have_softmaxes_of_their_own_one_labels_each_row",
+    ),
+    invariants=(
+      "test_the_first_task_has_no_replay",
+      "test_generator_and_solver_of_before_stand_still_within_a_task",
+      "test_generators_of_members_begin_apart_and_are_counted",
+      "test_made_up_rows_are_not_counted_by_batch_norm",
+      "test_a_request_throws_the_generator_away",
+      "test_dgr_refuses_inputs_that_no_generator_makes",
+    ),
+    claim=("dgr",),
+    deviations=(
+      "where tasks have softmaxes of their own one earlier task, drawn for each row, labels it; the code takes each",
+      "the generator has an Adam of its own, so that the solver's optimizer is the run's",
+      "made-up rows are of the pictures as the step shows them, augmented or not",
+    ),
+    arguments={"latent": 4, "width": 8, "likelihood": "gaussian"},
   ),
   "mc_sgd": Record(
     spec="classic_methods E5",

@@ -1,0 +1,1 @@
+"""Methods that replay what a generator makes up, in place of stored rows."""
