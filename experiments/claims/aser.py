@@ -19,6 +19,8 @@ def measure(seeds):
   stream = digits("class")
   given = {"epochs": 1, "batch_size": 10, "learning_rate": 0.1, "capacity": 50}
   runs = {"aser": train(stream, "aser", seeds, **given, per_class=4), "er": train(stream, "er", seeds, **given)}
+  # As aser adds the two means: for the reader.
+  runs["uniform, means added"] = train(stream, "er_ace", seeds, **given, mask="none")
   figures = {f"{name} accuracy": percent(run) for name, run in runs.items()}
   figures |= {f"{name} forgetting": forgetting(run) for name, run in runs.items()}
   figures |= {f"{name} learned": learned(run) for name, run in runs.items()}

@@ -6,8 +6,8 @@ from experiments.claims._runs import digits, forgetting, learned, percent, train
 CLAIM = Claim(
   methods=("cope", "er"),
   paper="De Lange & Tuytelaars 2021",
-  sentence="In one pass over a class-incremental stream, evolving prototypes with the pseudo-prototypical loss "
-  "end at a better accuracy than experience replay with a softmax classifier.",
+  sentence="In one pass over a class-incremental stream, evolving prototypes with the pseudo-prototypical loss end "
+  "at a better accuracy than experience replay with a softmax classifier.",
   protocol="Class-incremental digits, 5 tasks of 2 classes, MLP 64-100-100-10, SGD 0.1, one epoch in batches of 10 "
   "with 10 replayed rows, 100 rows kept; cope at the paper's temperature 0.1 and momentum 0.99, width 32. Final "
   "average accuracy of cope minus that of er, in points. Beside it, for the reader: the paper's rate, and a momentum "

@@ -102,6 +102,15 @@ def test_some_rows_of_each_class_are_drawn_alike():
   np.testing.assert_array_equal(left, [0, 1, 1, 0, 1, 0, 0])
 
 
+def test_a_class_is_rare_below_a_share_of_all_slots():
+  """Of eight slots, seven used: classes 0, 1 and 2 have three, two and two."""
+  y, there = jnp.array([0, 0, 0, 1, 1, 2, 2, 2]), jnp.array([1] * 7 + [0], bool)
+  of = lambda share: np.asarray(aser.is_rare(jnp.array([0, 1, 2, 3]), y, there, share)).tolist()
+  assert of(0.25) == [False, False, False, True]
+  assert of(0.26) == [False, True, True, True]
+  assert of(0.0) == [False] * 4
+
+
 def test_scores_set_stored_points_against_new_ones():
   rng = np.random.default_rng(0)
   own, theirs = rng.normal(size=(4, 5)), rng.normal(size=(3, 5))
@@ -163,76 +172,95 @@ def test_rows_enter_as_they_come_until_the_memory_is_full(bench, walk):
   assert set(split.y[stored_ids(walk[-1][3])].tolist()) == {0, 1, 2, 3}
 
 
-def test_aser_replays_rows_of_the_largest_adversarial_value(bench, walk, monkeypatch):
-  """All that is drawn at random is told here; what is replayed follows by hand from values of features."""
-  learner = walk[-1][3]
+def ranks_in_order(key, group):
+  """In place of a draw: the rows of a list in the order of their slots."""
+  del key
+  earlier = jnp.arange(len(group))[None] < jnp.arange(len(group))[:, None]
+  return jnp.sum((group[:, None] == group[None]) & earlier, axis=1, dtype=jnp.int32)
+
+
+def first_among(key, memory, state, n, open_):
+  """In place of a draw: the first slots of those allowed."""
+  del key
+  rows, there = memory.contents(state)
+  slot = jnp.arange(len(there), dtype=jnp.int32)
+  at = jnp.sort(jnp.where((there > 0) & open_(rows), slot, len(there)))[:n]
+  return at, jax.tree.map(lambda a: a.at[at].get(mode="fill", fill_value=0), rows), (at < len(there)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def prepared(bench, walk):
+  """``(learner before, memory after, batch)`` of a step on task 1 without chance in what is drawn: at the start, with
+  a full memory and new rows of its classes, with new rows of others, and with none to be inserted."""
+  patch = pytest.MonkeyPatch()
+  patch.setattr(aser.sets, "drawn_ranks", ranks_in_order)
+  patch.setattr(aser.stored, "draw_among", first_among)
   split, own = bench.stream.dataset.train, np.asarray(bench.rows(1, 0)[0])
-  seen, real = [], aser.of_each_class
+  batch = Batch(jnp.asarray(split.x[own]), jnp.asarray(split.y[own]), jnp.ones(8), jnp.asarray(own),
+                jnp.ones(8, jnp.int32), fresh=jnp.ones(8), visit=bench.where(1).visit)  # fmt: skip
+  prepare = jax.jit(lambda learner: bench.parts.method.prepare(jax.random.key(5), learner, batch)[:2])
+  last = walk[-1][3]
+  quiet = last._replace(method_state=last.method_state._replace(weight=jnp.zeros(8)))
+  made = []
+  for learner in (walk[0][0], walk[2][3], walk[3][3], quiet):
+    after, shown = prepare(learner)
+    made.append((learner, after.method_state, shown))
+  patch.undo()
+  return made
 
-  def noted(key, y, there, classes, number):
-    at = real(key, y, there, classes, number)
-    seen.append(at)
-    return at
 
-  monkeypatch.setattr(aser, "of_each_class", noted)
-  x, y, state = jnp.asarray(split.x), jnp.asarray(split.y), learner.method_state
-  batch = Batch(x[own], y[own], jnp.ones(8), jnp.asarray(own), jnp.ones(8, jnp.int32), None, fresh=jnp.ones(8),
-                visit=bench.where(1).visit)  # fmt: skip
-  quiet = learner._replace(method_state=state._replace(weight=jnp.zeros(8)))  # nothing to be inserted
-  with jax.disable_jit():
-    made = bench.parts.method.prepare(jax.random.key(5), quiet, batch)[1]
-  candidates, judges = (np.asarray(a)[np.asarray(a) < 12] for a in seen)
-  assert not set(candidates) & set(judges)
-  rows = stored_ids(learner)
+def in_order(y, classes, number, without=()):
+  """Places of the first ``number`` rows of each class."""
+  open_ = [i for i in range(len(y)) if i not in without]
+  return np.array([i for c in range(classes) for i in [j for j in open_ if y[j] == c][:number]], int)
+
+
+def test_aser_replays_rows_of_the_largest_adversarial_value(bench, prepared):
+  """Two of each class may be replayed, two others speak for what is stored, the current rows against."""
+  learner, _, made = prepared[3]
+  split, rows, own = bench.stream.dataset.train, stored_ids(learner), np.asarray(bench.rows(1, 0)[0])
+  candidates = in_order(split.y[rows], 4, 2)
+  judges = in_order(split.y[rows], 4, 2, candidates)
   features = lambda i: forward(learner.params, split.x[i])[0]
   of = lambda points: all_values(
     features(points), split.y[points], features(rows[candidates]), split.y[rows[candidates]], K
   )
   worth = of(rows[judges]).mean(0) - of(own).mean(0)
   want = rows[candidates][np.argsort(-worth, kind="stable")[:6]]
+  assert len(judges) >= 3
   np.testing.assert_array_equal(np.asarray(made.id)[8:], want)
   np.testing.assert_array_equal(np.asarray(made.weight), 1)
   assert float(made.scale[1]) == pytest.approx(0.6)
 
 
-def test_what_a_full_memory_keeps_follows_from_summed_values(bench, walk, monkeypatch):
+def test_nothing_is_replayed_while_nothing_is_stored(prepared):
+  _, _, made = prepared[0]
+  np.testing.assert_array_equal(np.asarray(made.id)[8:], -1)
+  np.testing.assert_array_equal(np.asarray(made.weight)[8:], 0)
+
+
+@pytest.mark.parametrize(("case", "rare"), [(1, False), (2, True)])
+def test_what_a_full_memory_keeps_follows_from_summed_values(bench, prepared, case, rare):
   """The new rows against others than those by which they are judged; new rows of rare classes judge too."""
-  learner = walk[3][3]  # of task 0 all stored, of task 1 all pending
-  split, state = bench.stream.dataset.train, learner.method_state
-  seen = {}
-  real, among = aser.of_each_class, aser.stored.draw_among
-  monkeypatch.setattr(aser, "of_each_class", lambda *a: seen.setdefault("judges", real(*a)))
-
-  def drawn_among(*a):
-    found = among(*a)
-    seen.setdefault("candidates", found[0])
-    return found
-
-  monkeypatch.setattr(aser.stored, "draw_among", drawn_among)
-  own = np.asarray(bench.rows(1, 1)[0])
-  x, y = jnp.asarray(split.x), jnp.asarray(split.y)
-  batch = Batch(x[own], y[own], jnp.ones(8), jnp.asarray(own), jnp.ones(8, jnp.int32), None, fresh=jnp.ones(8),
-                visit=bench.where(1).visit)  # fmt: skip
-  with jax.disable_jit():
-    after = bench.parts.method.prepare(jax.random.key(5), learner, batch)[0].method_state
-  rows, new = stored_ids(learner), np.asarray(state.pending["id"])
-  judges, candidates = (np.asarray(seen[k]) for k in ("judges", "candidates"))
-  judges, candidates = judges[judges < 12], candidates[candidates < 12]
+  learner, after, _ = prepared[case]
+  split, rows, new = bench.stream.dataset.train, stored_ids(learner), np.asarray(learner.method_state.pending["id"])
+  assert len(rows) == 12
   assert set(split.y[rows].tolist()) == {0, 1}
-  assert not set(judges) & set(candidates)
-  assert len(candidates) == 8  # two for each of four classes
+  assert set(split.y[new].tolist()) == ({2, 3} if rare else {0, 1})
+  judges = in_order(split.y[rows], 4, 2)
+  candidates = np.array([i for i in range(12) if i not in judges])[:8]
   features = lambda i: forward(learner.params, split.x[i])[0]
-  points, all_ = np.r_[rows[judges], new], np.r_[rows[candidates], new]  # of classes that are not stored: all rare
+  points, all_ = np.r_[rows[judges], new[: 8 if rare else 0]], np.r_[rows[candidates], new]
   values = all_values(features(points), split.y[points], features(all_), split.y[all_], K).sum(0)
-  stays = np.argsort(-values, kind="stable")[: len(candidates)]
+  stays = np.argsort(-values, kind="stable")[:8]
   want = set(rows) - set(rows[candidates]) | set(all_[stays])
-  got = set(np.asarray(after.memory.rows["id"]).tolist())
-  assert got == {int(i) for i in want}
-  assert got & set(new.tolist())
+  got = np.asarray(after.memory.rows["id"])
+  assert set(got.tolist()) == {int(i) for i in want}
+  assert (set(got.tolist()) & set(new.tolist())) or not rare
   assert int(after.memory.count) == 12
   assert (np.asarray(after.weight) == 0).all()
-  for i, x_ in zip(np.asarray(after.memory.rows["id"]), np.asarray(after.memory.rows["x"]), strict=True):
-    np.testing.assert_array_equal(x_, split.x[i])
+  for i, x in zip(got, np.asarray(after.memory.rows["x"]), strict=True):
+    np.testing.assert_array_equal(x, split.x[i])
 
 
 def test_aser_forgets_rows_and_fills_up_again(bench, walk):

@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "method"
+UNION = "exemplars come beside a task's rows with their share of the union, not shuffled in"
 ONCE = "each row is offered to the memory once in a run; insert='every_pass' is the released code's"
 RECORDS: dict[str, Record] = {
   "cope": Record(
@@ -14,6 +15,7 @@ RECORDS: dict[str, Record] = {
       "test_a_row_is_not_its_own_pseudo_prototype",
     ),
     invariants=(
+      "test_rows_are_offered_once_and_absent_ones_never[cope]",
       "test_cope_s_loss_knows_no_names_of_classes",
       "test_one_class_in_the_batch_is_drawn_and_nothing_pushed",
       "test_only_classes_that_are_there_for_a_row_take_part",
@@ -35,16 +37,20 @@ RECORDS: dict[str, Record] = {
     spec="classic_methods A7",
     compared=(
       "test_aser_replays_rows_of_the_largest_adversarial_value",
-      "test_what_a_full_memory_keeps_follows_from_summed_values",
+      "test_what_a_full_memory_keeps_follows_from_summed_values[1-False]",
+      "test_what_a_full_memory_keeps_follows_from_summed_values[2-True]",
       "test_values_are_shapley_s_of_the_neighbours_game[3]",
       "test_new_rows_take_the_places_of_candidates_that_are_worth_less",
       "test_scores_set_stored_points_against_new_ones",
     ),
     invariants=(
+      "test_rows_are_offered_once_and_absent_ones_never[aser]",
       "test_values_are_shapley_s_of_the_neighbours_game[8]",
       "test_candidates_that_are_not_there_change_nothing",
+      "test_a_class_is_rare_below_a_share_of_all_slots",
       "test_of_equally_far_candidates_the_earlier_is_nearer",
       "test_some_rows_of_each_class_are_drawn_alike",
+      "test_nothing_is_replayed_while_nothing_is_stored",
       "test_rows_enter_as_they_come_until_the_memory_is_full",
       "test_aser_forgets_rows_and_fills_up_again",
       "test_aser_draws_no_more_than_it_looks_at",
@@ -59,6 +65,55 @@ RECORDS: dict[str, Record] = {
     ),
     arguments={"capacity": 20},
     neutral={"beta": 0.0},
+    first_task_plain=False,
+  ),
+  "il2m": Record(
+    spec="classic_methods B5",
+    compared=(
+      "test_il2m_s_answers_are_rectified_where_a_new_class_is_largest",
+      "test_il2m_keeps_what_classes_scored_when_they_were_learned",
+      "test_il2m_trains_on_the_union_without_distillation",
+    ),
+    invariants=(
+      "test_a_factor_above_one_raises_an_old_class",
+      "test_a_class_of_which_nothing_is_known_keeps_its_score[first]",
+      "test_a_class_of_which_nothing_is_known_keeps_its_score[now]",
+      "test_a_class_of_which_nothing_is_known_keeps_its_score[confidence]",
+      "test_il2m_s_end_of_a_task_moves_no_weight",
+      "test_il2m_forgets_exemplars_and_what_is_known_of_whole_classes",
+      "test_il2m_needs_an_exemplar_for_each_class",
+      "test_first_task_equals_the_base_learner",
+    ),
+    claim=("il2m",),
+    deviations=(
+      "scores are probabilities over the classes met so far; re-implementations rectify logits or their logarithms",
+      "exemplars are herded",
+      UNION,
+    ),
+    arguments={"capacity": 20},
+  ),
+  "ssil": Record(
+    spec="classic_methods A17",
+    compared=(
+      "test_ssil_s_loss_has_a_softmax_for_each_side[own]",
+      "test_ssil_s_loss_has_a_softmax_for_each_side[joint]",
+      "test_ssil_s_loss_has_a_softmax_for_each_side[together]",
+      "test_the_first_task_of_ssil_is_cross_entropy_over_its_classes",
+    ),
+    invariants=(
+      "test_new_rows_push_no_old_output_down",
+      "test_ssil_s_lists_are_drawn_and_cut_alike",
+      "test_a_row_s_side_is_that_of_its_label",
+      "test_where_classes_are_everybody_s_ssil_is_replay",
+      "test_ssil_s_teacher_follows_edits",
+      "test_ssil_needs_an_exemplar_for_each_class",
+    ),
+    claim=("ssil",),
+    deviations=(
+      "lists are drawn uniformly; the released code takes the first rows of a class, and may keep one more of some",
+      "written from the released code; the paper's own weight of the distillation could not be verified",
+    ),
+    arguments={"capacity": 20},
     first_task_plain=False,
   ),
 }

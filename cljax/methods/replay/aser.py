@@ -66,6 +66,12 @@ def left_of(there, *taken):
   return there
 
 
+def is_rare(y, stored_y, there, share):
+  """``[B]`` bool: whether the class of a row has less than ``share`` of all slots ``[M]``."""
+  same = (y[:, None] == stored_y[None]) & there[None]
+  return jnp.mean(same.astype(jnp.float32), axis=1) < share
+
+
 def combined(own, own_weight, theirs, theirs_weight, score: str):
   """``[N]``: what makes a candidate worth a replay. own ``[E, N]`` are its values at points of stored rows, theirs
   ``[B, N]`` at new ones. 'mean': ``mean own - mean theirs``; 'extreme': ``max own - min theirs``; 'adversarial':
@@ -141,8 +147,7 @@ def aser(
     there = there > 0
     at = of_each_class(fold(key, "judges"), rows["y"], there, classes, per_class)
     among, _, weight = stored.draw_among(fold(key, "candidates"), memory, filled, few, lambda rows: left_of(there, at))
-    count = jnp.sum(jax.nn.one_hot(rows["y"], classes) * there.astype(jnp.float32)[:, None], axis=0)
-    rare = count[new["y"]] / capacity < jax.random.uniform(fold(key, "share")) / classes
+    rare = is_rare(new["y"], rows["y"], there, jax.random.uniform(fold(key, "share")) / classes)
     f = features(learner, new)
     of = lambda at: slots.read(rows, at)
     points = jnp.concatenate([features(learner, of(at)), f])
