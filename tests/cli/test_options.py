@@ -209,13 +209,13 @@ def test_data(tmp_path, monkeypatch):
 
 
 def test_the_table_is_whole():
-  """Of data, methods and forget only the names: what their options do is tested where they are."""
+  """Of data, methods, forget and networks in folders only the names: what their options do is tested where they are."""
   tested = {*TRAINED, *(f"stream.{k}" for k in STREAMS)}
   for section in ("train", "eval", "checkpoint", "optimizer", "stream"):
     assert {f"{section}.{k}" for k in _config.defaults(section)} <= tested, section
   for name, options in MODELS.items():
     assert set(models.options(name)) == set(options)
-  assert set(models.build.__globals__["BUILT_IN"]) == {*MODELS, *OTHERS}
+  assert set(models.build.__globals__["BUILT_IN"]) == {*MODELS, *OTHERS, "pretrained"}
 
 
 @pytest.mark.parametrize("name", recipe.OPTIMIZERS)
