@@ -128,7 +128,7 @@ class ClassToken(nn.Module):
 class Position(nn.Module):
   @nn.compact
   def __call__(self, x):
-    return x + self.param("position", nn.initializers.normal(0.02), x.shape[1:])
+    return x + self.param("position", nn.initializers.normal(0.02), x.shape[1:])[None]
 
 
 class Attention(nn.Module):
