@@ -78,7 +78,9 @@ def bench(request, built, small_model):
   """Benches by method and arguments, built once each."""
 
   def get(name, **kwargs):
-    return built(name, repr(kwargs), lambda: Bench(name, stream_for(name, request), records.network(name, small_model), **kwargs))
+    return built(
+      name, repr(kwargs), lambda: Bench(name, stream_for(name, request), records.network(name, small_model), **kwargs)
+    )
 
   return get
 

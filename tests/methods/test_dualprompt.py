@@ -67,9 +67,7 @@ def test_dualprompt_s_loss_is_of_its_task_s_prefixes_and_key(bench, second):
 def test_dualprompt_s_gradient_by_differences(bench, second):
   _, one, (two, _, _) = second
   rows = batch_of(bench, 1, 1)
-  slopes_agree(
-    moved(two.params, one.params), lambda p: loss_of(p, one.model_state, *rows, 1), one.params, rtol=5e-3
-  )
+  slopes_agree(moved(two.params, one.params), lambda p: loss_of(p, one.model_state, *rows, 1), one.params, rtol=5e-3)
 
 
 def found_tasks(learner, x, tasks):

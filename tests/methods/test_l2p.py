@@ -180,7 +180,9 @@ def test_the_network_and_old_outputs_stand_still(name, class_stream):
 @pytest.mark.parametrize("name", ["l2p", "dualprompt", "coda_prompt"])
 def test_prompt_methods_ask_for_a_model_that_takes_them(name, class_stream, small_model):
   spec = spec_of(class_stream, 8)
-  with pytest.raises(UsageError, match=f"model: takes no prompts, which '{name}' needs; those that do: vit, pretrained"):
+  with pytest.raises(
+    UsageError, match=f"model: takes no prompts, which '{name}' needs; those that do: vit, pretrained"
+  ):
     methods.make(name, small_model, spec)
 
 

@@ -27,7 +27,8 @@ from typing import Any
 from records.form import KINDS, Kind, Record
 
 __all__ = [
-  "KINDS", "Kind", "Record", "arguments", "entry", "exported", "helpers", "method", "modules_of", "network", "records", "stops",
+  "KINDS", "Kind", "Record", "arguments", "entry", "exported", "helpers", "method", "modules_of", "network", "records",
+  "stops",
 ]  # fmt: skip
 Key = tuple[str, str]  # (kind, name)
 

@@ -70,7 +70,9 @@ def prompted(model: Model, spec: Spec, owner: str, init: Callable, prompts: Call
 
   def begin(key):
     frozen, inner = model.init(key)
-    head = {n: jnp.zeros(s, jnp.float32) for n, s in (("kernel", (width, spec.num_classes)), ("bias", spec.num_classes))}
+    head = {
+      n: jnp.zeros(s, jnp.float32) for n, s in (("kernel", (width, spec.num_classes)), ("bias", spec.num_classes))
+    }
     state = {"frozen": frozen, "inner": inner, "open": jnp.zeros(spec.num_tasks, bool), "task": jnp.int32(0)}
     return {"prompts": init(tree.fold(key, "prompts")), "linear": head}, tree.copy(state)
 
