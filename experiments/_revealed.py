@@ -11,6 +11,7 @@ import cljax
 from cljax import engine, methods, models, streams
 from cljax.core import tree
 from cljax.data import Dataset, Split
+from experiments._proof_records import records
 
 SHAPE = (6, 6, 1)
 SIZE = 36
@@ -107,7 +108,7 @@ def measured(name: str, arguments, planted: int = 2, forget: str = "ssd") -> dic
     getattr(entry.access, k) for k in ("prefix", "stores_data", "task_boundaries")
   ):  # an edit: what learns is plain
     plan = {"method": "finetune", "hyper": {}, "forget": name, "forget_hyper": arguments}
-  model = models.mlp(SHAPE, 4, hidden=(8, 7))
+  model = records.network(name, models.mlp(SHAPE, 4, hidden=(8, 7)), SHAPE)
   training, options = cljax.Recipe(batch_size=8, epochs=2), cljax.Options(chunk_steps=2)
   # Built for the stream without its request, which may be refused for what is looked for here.
   plain = stream._replace(events=tuple(e for e in stream.events if isinstance(e, cljax.Learn)))

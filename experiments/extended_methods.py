@@ -44,7 +44,7 @@ def line(name: str, blobs) -> dict[str, str]:
   entry = methods.METHODS[name]
   hyper = {k: v for k, v in SMALL.items() if k in entry.options} | dict(records.arguments(name))
   kind = "task" if entry.access.task_id_at_test else "class"
-  model = models.mlp((4, 4, 1), 6, hidden=(6,))
+  model = records.network(name, models.mlp((4, 4, 1), 6, hidden=(6,)), classes=6)
 
   def run(tasks, room=None, **more):
     stream = streams.build(blobs, kind, tasks=tasks, classes_per_task=2, **(room or {}))

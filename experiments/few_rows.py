@@ -56,7 +56,7 @@ def trained(name: str, arguments: dict):
   ):  # an edit: what learns is plain
     plan = {"method": "finetune", "hyper": {}, "forget": name, "forget_hyper": arguments}
   training, options = cljax.Recipe(batch_size=8, epochs=2), cljax.Options(chunk_steps=2)
-  model = models.mlp(_revealed.SHAPE, 4, hidden=(8, 7))
+  model = records.network(name, models.mlp(_revealed.SHAPE, 4, hidden=(8, 7)), _revealed.SHAPE)
   # Built for the stream without its request, which may be refused for what is looked for here.
   run = engine.prepare(made(learns), model, **plan, training=training, options=options)
   run = run._replace(setup=run.setup._replace(stream=made([*learns, asked])))

@@ -78,7 +78,9 @@ def bench(request, built, small_model):
   """Benches by method and arguments, built once each."""
 
   def get(name, **kwargs):
-    return built(name, repr(kwargs), lambda: Bench(name, stream_for(name, request), small_model, **kwargs))
+    return built(
+      name, repr(kwargs), lambda: Bench(name, stream_for(name, request), records.network(name, small_model), **kwargs)
+    )
 
   return get
 
@@ -88,7 +90,8 @@ def prepared(request, built, small_model):
   """Two-seed runs by method name and arguments, compiled once each."""
 
   def get(name, **hyper):
-    make = lambda: prepare(name, stream_for(name, request), small_model, hyper, seeds=2)
+    model = records.network(name, small_model)
+    make = lambda: prepare(name, stream_for(name, request), model, hyper, seeds=2)
     return built(name, f"prepared {hyper}", make)
 
   return get
@@ -226,6 +229,9 @@ NAMED = {
   "prd",
   "ssil",
   "trgp",
+  "coda_prompt",
+  "dualprompt",
+  "l2p",
   "wa",
   "xder",
 }  # their programs hold the tasks' classes: renamed tasks need programs of their own
@@ -239,11 +245,17 @@ def test_a_task_s_number_is_a_name(name, looped, request, small_model):
   there = here.renamed(new)
   if name in NAMED:
     hyper = {"temporary": (0,)} if name == "clpu_derpp" else {}
-    there = Looped(prepare(name, renamed(stream_for(name, request), new), small_model, hyper, seeds=2))
+    model = records.network(name, small_model)
+    there = Looped(prepare(name, renamed(stream_for(name, request), new), model, hyper, seeds=2))
   told = here.train(steps=2), there.train(steps=2, tasks=new)
   params = [t.params for t in told]
   if name == "supsup":  # a mask for each task number
     params[1] = jax.tree.map(lambda scores: scores[:, jnp.asarray(new)], params[1])
+  if name in ("dualprompt", "coda_prompt"):  # prompts for each, drawn when it begins, so all of those that were met
+    own = lambda p: p["own"] if name == "dualprompt" else p
+    prompts = {k: v[:, jnp.asarray(new)] for k, v in own(params[1]["prompts"]).items()}
+    whole = {**params[1]["prompts"], "own": prompts} if name == "dualprompt" else prompts
+    params[1] = {**params[1], "prompts": whole}
   if name == "trgp":  # scales for each
     params[1]["scales"] = jax.tree.map(lambda scales: scales[:, jnp.asarray(new)], params[1]["scales"])
   assert_near(*params)

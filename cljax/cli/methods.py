@@ -2,7 +2,8 @@
 ``python -m launch.methods derpp``, the card of each: formula, options, published settings and numbers.
 
 Bytes are those kept between tasks beside parameters and optimizer, with default options on the model of
-``experiments/split_digits.py`` (64-100-100-10, 17,510 parameters, 5 tasks). Nothing is trained.
+``experiments/split_digits.py`` (64-100-100-10, 17,510 parameters, 5 tasks); of a method that asks for what an MLP
+lacks, on the zoo's model that has it. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ def state_bytes(names: Sequence[str] | None = None) -> dict[str, int]:
   stream = streams.build(data.load("digits"), "class", tasks=5)
   # Told the task at test, so that methods that need it can be built; nothing they keep depends on it.
   spec = spec_of(stream, 32)._replace(task_id_given=True)
-  model = models.mlp((8, 8, 1), 10, hidden=(100, 100))
+  plain = models.mlp((8, 8, 1), 10, hidden=(100, 100))
   optimizer, training, augment = recipe.make_optimizer(), recipe.Recipe(), recipe.make_augment("none")
   sizes = {}
   for name in methods.METHODS if names is None else names:
-    plan = methods.plan({"method": (name, {})})
+    plan, kind = methods.plan({"method": (name, {})}), methods.METHODS[name].network
+    model = plain if kind == "mlp" else models.build(kind, (8, 8, 1), 10)
     method = plan.build(model, spec, plan.hyper)
     parts = build(name, method, model, spec, optimizer, training, stream.view.apply, augment)
     learner = jax.eval_shape(parts.init, jax.random.key(0))

@@ -133,6 +133,8 @@ class Model(NamedTuple):
 
   ``check_rows(x)``, where there is one, raises UsageError where rows, in NumPy as they are stored, hold a number that
   the model has no place for: a look-up past the end gives NaN, one of a negative number another entry, without a word.
+
+  ``prompts``, where there is one, is a :class:`cljax.models.prompts.Places`: ``apply`` takes ``prompts=`` too.
   """
 
   init: Callable
@@ -142,6 +144,7 @@ class Model(NamedTuple):
   with_activation: Callable | None = None
   by_task: bool = False
   check_rows: Callable | None = None
+  prompts: Any = None
 
   def task_for(self, task: Any) -> Any:
     """What ``apply`` is given of the rows' tasks: ``task`` where the model reads it, else None."""

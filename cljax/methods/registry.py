@@ -21,7 +21,8 @@ class Entry(NamedTuple):
   """``factory(model, spec, **options) -> Method``, its options, its declared access, and where it comes from.
 
   ``exactness`` marks an unlearning method: 'exact', 'certified' or 'approximate'. What a method is checked by stands
-  beside the tests, in its record (``tests/records``).
+  beside the tests, in its record (``tests/records``). ``network`` is the zoo's kind of model on which the suite and the
+  tables try it: another than an MLP where it asks for what that lacks.
   """
 
   factory: Callable[..., Method]
@@ -29,6 +30,7 @@ class Entry(NamedTuple):
   access: Access
   reference: str
   exactness: str = ""
+  network: str = "mlp"
 
 
 _RECORD = "what a method is checked by stands in its proof record, beside the tests"

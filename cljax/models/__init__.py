@@ -11,6 +11,8 @@ from cljax.models.images import cnn, resnet18, vit
 from cljax.models.initial import flat_init
 from cljax.models.linen import from_linen
 from cljax.models.masks import masked, mixture_apply, top_mask
+from cljax.models.pretrained import pretrained
+from cljax.models.prompts import Places, Prompts
 from cljax.models.reparameterise import reparameterise
 from cljax.models.tasks import by_row
 from cljax.models.transformer import transformer
@@ -18,6 +20,8 @@ from cljax.models.zoo import Unit, mlp
 
 __all__ = [
   "ElephantUnits",
+  "Places",
+  "Prompts",
   "Unit",
   "build",
   "by_row",
@@ -37,6 +41,7 @@ __all__ = [
   "mixture_apply",
   "mlp",
   "options",
+  "pretrained",
   "pretrained_decoder",
   "register",
   "reparameterise",

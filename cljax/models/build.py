@@ -13,9 +13,26 @@ from typing import Any
 from cljax.core.types import Model, UsageError
 from cljax.models import named
 from cljax.models.images import cnn, resnet18, vit
+from cljax.models.pretrained import folder as folders
+from cljax.models.pretrained import pretrained
 from cljax.models.zoo import mlp
 
-BUILT_IN: dict[str, Callable[..., Model]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18, "vit": vit, **named.NAMED}
+
+def from_folder(
+  input_shape, num_classes: int, folder: str = "", head: str = "new", size: str = "refuse", normalise: str = "folder"
+) -> Model:
+  """:func:`cljax.models.pretrained`; ``folder`` has to be given."""
+  return pretrained(folder, input_shape, num_classes, head=head, size=size, normalise=normalise)
+
+
+BUILT_IN: dict[str, Callable[..., Model]] = {
+  "mlp": mlp,
+  "cnn": cnn,
+  "resnet18": resnet18,
+  "vit": vit,
+  "pretrained": from_folder,
+  **named.NAMED,
+}
 ZOO = dict(BUILT_IN)  # and what users register
 NONE_TOO = ("conditions", "kv_heads", "mlp_width")  # sizes that may be 0
 DEEPEST = 1000  # layers: each is traced and compiled by itself
@@ -125,9 +142,11 @@ def _check(values: dict) -> None:
 
 
 def parameters(name: str, input_shape, num_classes: int, values: dict) -> int:
-  """How many parameters a zoo model has, by arithmetic alone."""
+  """How many parameters a zoo model has, by arithmetic alone; of a folder, how many numbers it holds."""
   if name in named.NAMED:
     return named.parameters(name, input_shape, num_classes, values)
+  if name == "pretrained":
+    return folders.size(values["folder"])
   dense = lambda a, b: a * b + b
   channels = input_shape[2] if len(input_shape) > 2 else 1
   if name == "mlp":

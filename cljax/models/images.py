@@ -13,6 +13,7 @@ from cljax.core.types import Model, Outputs, UsageError
 from cljax.models.convolution import Convolution
 from cljax.models.initial import flat_init, relu_gain
 from cljax.models.linen import from_linen
+from cljax.models.prompts import Places, prefix_of, put_in_front, what_is_read
 from cljax.models.zoo import activation_of, chain_units
 
 
@@ -116,25 +117,31 @@ def resnet18(
 
 
 class ClassToken(nn.Module):
+  count: int = 1  # a second one is DeiT's distillation token
+
   @nn.compact
   def __call__(self, x):
-    token = self.param("token", nn.initializers.zeros, (1, x.shape[-1]))
+    token = self.param("token", nn.initializers.zeros, (self.count, x.shape[-1]))
     return jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], *token.shape)), x], 1)
 
 
 class Position(nn.Module):
   @nn.compact
   def __call__(self, x):
-    return x + self.param("position", nn.initializers.normal(0.02), x.shape[1:])
+    return x + self.param("position", nn.initializers.normal(0.02), x.shape[1:])[None]
 
 
 class Attention(nn.Module):
   heads: int
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, prefix=None):
+    """``prefix``: (keys, values), each ``[B, L, D]``, in front of those of ``x [B, N, D]``."""
     b, n, d = x.shape
     q, k, v = jnp.moveaxis(nn.Dense(3 * d, name="qkv")(x).reshape(b, n, 3, self.heads, d // self.heads), 2, 0)
+    if prefix is not None:
+      split = lambda a: a.astype(x.dtype).reshape(b, -1, self.heads, d // self.heads)
+      k, v = (jnp.concatenate([split(a), own], 1) for a, own in zip(prefix, (k, v), strict=True))
     weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) / jnp.sqrt(d / self.heads))
     return nn.Dense(d, name="out")(jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, n, d))
 
@@ -148,21 +155,33 @@ class ViT(nn.Module):
   mlp_ratio: int
   dropout: float
   activation: str | Callable = "gelu"
+  mlp_width: int = 0  # where it is no multiple of the width
+  epsilon: float = 1e-6
+  tokens: int = 1
+  distilled: bool = False  # the mean with a second head on the second token
 
   @nn.compact
-  def __call__(self, x, train=False):
+  def __call__(self, x, train=False, prompts=None):
     act, x, p, hidden = activation_of(self.activation), _nhwc(x), self.patch, []
     b, h, w, c = x.shape
     x = x.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
-    x = Position(name="position")(ClassToken(name="class_token")(nn.Dense(self.width, name="patches")(x)))
+    x = ClassToken(self.tokens, name="class_token")(nn.Dense(self.width, name="patches")(x))
+    x, ahead = put_in_front(prompts, Position(name="position")(x))
     drop = nn.Dropout(self.dropout, deterministic=not train)
+    norm = functools.partial(nn.LayerNorm, epsilon=self.epsilon)
     for i in range(self.depth):
-      x = x + drop(Attention(self.heads, name=f"attention_{i}")(nn.LayerNorm(name=f"norm_{i}_0")(x)))
-      y = act(nn.Dense(self.mlp_ratio * self.width, name=f"mlp_{i}_in")(nn.LayerNorm(name=f"norm_{i}_1")(x)))
+      y = Attention(self.heads, name=f"attention_{i}")(norm(name=f"norm_{i}_0")(x), prefix_of(prompts, i))
+      x = x + drop(y)
+      inner = self.mlp_width or self.mlp_ratio * self.width
+      y = act(nn.Dense(inner, name=f"mlp_{i}_in")(norm(name=f"norm_{i}_1")(x)))
       x = x + drop(nn.Dense(self.width, name=f"mlp_{i}_out")(y))
       hidden.append(x)
-    x = nn.LayerNorm(name="norm")(x)[:, 0]
-    return Outputs(nn.Dense(self.num_classes, name="head")(x), x, tuple(hidden))
+    x = norm(name="norm")(x)
+    features = what_is_read(prompts, x, ahead)
+    logits = nn.Dense(self.num_classes, name="head")(features)
+    if self.distilled:
+      logits = (logits + nn.Dense(self.num_classes, name="head_distilled")(x[:, ahead + 1])) / 2
+    return Outputs(logits, features, tuple(hidden))
 
 
 def vit(
@@ -179,7 +198,7 @@ def vit(
   """A pre-norm vision transformer with a class token and learned positions (Dosovitskiy et al. 2021).
 
   ``patch`` must divide height and width, ``heads`` must divide ``width``; hidden activations are ``[B, tokens,
-  width]``.
+  width]``. Takes prompts (:mod:`cljax.models.prompts`).
   """
   height, across, _ = _image(input_shape)
   if height % patch or across % patch:
@@ -189,4 +208,5 @@ def vit(
   activation_of(activation)
   module = ViT(num_classes, patch, width, depth, heads, mlp_ratio, dropout, activation)
   again = lambda activation: vit(input_shape, num_classes, patch, width, depth, heads, mlp_ratio, dropout, activation)
-  return from_linen(module, input_shape, init=flat_init, with_activation=again)
+  model = from_linen(module, input_shape, init=flat_init, with_activation=again)
+  return model._replace(prompts=Places(width, depth))

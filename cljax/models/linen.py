@@ -87,13 +87,13 @@ def from_linen(
   ``by_task``: ``task`` is the task of each row, int32 ``[B]`` (see :class:`Model`); else the current task or None.
   Raises UsageError where the output is neither logits nor Outputs, or ``by_task`` and ``__call__`` takes no ``task``.
   """
-  keywords = calling(type(module))
+  told_to = calling(type(module))
   for_rows = rows_of_tasks(type(module), by_task)
   dummy = input_shape if isinstance(input_shape, dict) else jax.ShapeDtypeStruct((1, *input_shape), input_dtype)
 
   def module_init(key, x):
     rngs = {n: jax.random.fold_in(key, i) for i, n in enumerate(("params", "dropout"))}
-    variables = dict(module.init(rngs, x, **keywords(False, each_row(0, x) if by_task else None, None)))
+    variables = dict(module.init(rngs, x, **told_to(False, each_row(0, x) if by_task else None, None)))
     return {n: c for n, c in variables.items() if n != "intermediates"}
 
   @functools.cache
@@ -105,7 +105,8 @@ def from_linen(
     variables = init(shapes(), key) if init is not None else module_init(key, zeros())
     return variables.get("params", {}), {n: c for n, c in variables.items() if n != "params"}
 
-  def apply(params, model_state, x, *, train, key, task=None, mask=None):
+  def apply(params, model_state, x, *, train, key, task=None, mask=None, **more):
+    keywords = lambda *told: {**told_to(*told), **more}
     variables = {"params": params, **model_state}
     rngs = {"dropout": key} if train and key is not None else None
     task = for_rows(task, x)

@@ -108,7 +108,7 @@ OTHERS = {
   "decoder": ((5,), TEXT, {"width": 16, "depth": 1, "heads": 2, "kv_heads": 2, "mlp_width": 5, "rope_base": 500.0,
                            "epsilon": 0.1, "tied": False, "layout": "gpt2", "remat": True}, {}),
 }  # fmt: skip
-IN_FOLDERS = {"pretrained_decoder"}  # its options are tested where it is
+IN_FOLDERS = {"pretrained", "pretrained_decoder"}  # their options are tested where they are
 SMALL = {"cnn": "model.widths=2,3", "resnet18": "model.width=2",
          "vit": "model.width=4 model.depth=1 model.heads=1 model.mlp_ratio=1"}  # fmt: skip
 
@@ -212,7 +212,7 @@ def test_data(tmp_path, monkeypatch):
 
 
 def test_the_table_is_whole():
-  """Of data, methods and forget only the names: what their options do is tested where they are."""
+  """Of data, methods, forget and networks in folders only the names: what their options do is tested where they are."""
   tested = {*TRAINED, *(f"stream.{k}" for k in STREAMS)}
   for section in ("train", "eval", "checkpoint", "optimizer", "stream"):
     assert {f"{section}.{k}" for k in _config.defaults(section)} <= tested, section

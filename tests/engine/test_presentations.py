@@ -251,7 +251,8 @@ def test_every_method_can_be_counted(class_stream, task_stream, small_model):
   counts = (2, {(2, 2, 2, 1): "uint8"})
   for name, entry in methods.METHODS.items():
     stream = task_stream if entry.access.task_id_at_test else class_stream
-    made = engine.prepare(stream, small_model, name, records.arguments(name), options=COUNT._replace(chunk_steps=2),
+    model = records.network(name, small_model)
+    made = engine.prepare(stream, model, name, records.arguments(name), options=COUNT._replace(chunk_steps=2),
                           training=cljax.Recipe(batch_size=8), seeds=2)  # fmt: skip
     program, given = next(c for c in precompile.calls(made.setup) if c[0] is made.setup.programs.chunk)
     *_, loss, said = program.shape(*given)

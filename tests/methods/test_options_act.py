@@ -33,9 +33,12 @@ NEUTRAL = {
   "ncl.fisher_batch_size": BATCHES, "unified.fisher_batch_size": BATCHES, "refresh.fisher_batch_size": BATCHES,
   "retrain.schedule": "how long the host replays: tests/unlearning/test_retraining_schedules.py",
 }  # fmt: skip
-# GEM's margin cannot be behind the optimizer, and a schedule's end cannot come before its parts.
-WITH = {"gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0}}
-VALUES = {"infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1], "hfc.heads": [2]}
+# GEM's margin cannot be behind the optimizer, a schedule's end cannot come before its parts, and a network of two
+# blocks has no more than two.
+WITH = {"gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0},
+        "dualprompt.expert_blocks": {"general_blocks": 0}}  # fmt: skip
+VALUES = {"infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1],
+          "dualprompt.general_blocks": [0], "coda_prompt.length": [6], "hfc.heads": [2]}  # fmt: skip
 DEEPER = ("lines", "heterogeneous_averaging", "erase_at_the_core")  # stages or blocks between the first and the head
 TOLD = ("cuber",)  # an option of it needs the task at test
 # What a text or a tuple may be beside its default.
@@ -110,7 +113,7 @@ class Traced:
 def test_every_option_is_read(name, class_stream, task_stream, small_model):
   entry = methods.METHODS[name]
   stream = task_stream if entry.access.task_id_at_test or name in TOLD else class_stream
-  model = models.mlp((4, 4, 1), 4, hidden=(8, 6)) if name in DEEPER else small_model
+  model = models.mlp((4, 4, 1), 4, hidden=(8, 6)) if name in DEEPER else records.network(name, small_model)
   made, hooks = {}, ANSWERS if entry.access.forgets else HOOKS
 
   def traced(options):

@@ -71,7 +71,7 @@ class Composed:
 def regularizers(class_stream, small_model):
   """Every entry that is a penalty on the parameters."""
   spec = spec_of(class_stream, BATCH)
-  made = {n: methods.make(n, small_model, spec, **records.arguments(n)) for n in methods.METHODS}
+  made = {n: methods.make(n, records.network(n, small_model), spec, **records.arguments(n)) for n in methods.METHODS}
   names = [n for n, m in made.items() if m.penalty is not None]
   assert {"ewc", "online_ewc", "si", "mas", "l2", "l2_init", "spectral", "wasserstein"} <= set(names)
   return names

@@ -91,8 +91,9 @@ TRACED = [(s, n) for s in SETTINGS for n in (NAMES[::6] if s == "float16" else N
 @pytest.mark.parametrize(("setting", "name"), TRACED)
 def test_every_method_traces(setting, name, dataset, small_model):
   stream = streams.build(dataset, "task", tasks=2, active="seen")
+  model = records.network(name, small_model)
   with SETTINGS[setting]():
-    learner = trace(name, stream, half(small_model, setting) if "float" in setting else small_model)
+    learner = trace(name, stream, half(model, setting) if "float" in setting else model)
   if "float" in setting:
     assert {a.dtype for a in jax.tree.leaves(learner.params)} <= {jnp.dtype(setting), jnp.dtype("float32")}
 

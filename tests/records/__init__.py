@@ -27,7 +27,8 @@ from typing import Any
 from records.form import KINDS, Kind, Record
 
 __all__ = [
-  "KINDS", "Kind", "Record", "arguments", "entry", "exported", "helpers", "method", "modules_of", "records", "stops",
+  "KINDS", "Kind", "Record", "arguments", "entry", "exported", "helpers", "method", "modules_of", "network", "records",
+  "stops",
 ]  # fmt: skip
 Key = tuple[str, str]  # (kind, name)
 
@@ -74,6 +75,20 @@ def method(name: str) -> Record:
 def arguments(name: str) -> Mapping[str, Any]:
   """The options under which the suite runs a method."""
   return method(name).arguments
+
+
+def network(name: str, otherwise: Any, shape=(4, 4, 1), classes: int = 4) -> Any:
+  """The model on which a method is tried: ``otherwise``, an MLP, unless the method asks for what that lacks."""
+  return _network(name, tuple(shape), classes) or otherwise
+
+
+@functools.cache
+def _network(name: str, shape: tuple[int, ...], classes: int) -> Any:
+  from cljax import methods, models
+
+  kind = methods.METHODS[name].network if name in methods.METHODS else "mlp"
+  small = {"vit": {"patch": 2, "width": 8, "depth": 2, "heads": 2, "mlp_ratio": 1}}
+  return None if kind == "mlp" else models.build(kind, shape, classes, **small[kind])
 
 
 def exported(package: str) -> list[str]:

@@ -8,6 +8,8 @@ HELPERS = {
   "build": "looks up a zoo model by name",
   "options": "looks up the options of a zoo model",
   "register": "adds a model to those that configurations know",
+  "Places": "a type",
+  "Prompts": "a type",
 }
 RECORDS: dict[str, Record] = {
   "by_row": Record(
@@ -119,8 +121,39 @@ RECORDS: dict[str, Record] = {
     deviations=("no class is given to it; the spec's is conditional",),
   ),
   "vit": Record(
-    compared=("test_vit_is_its_formula",),
-    invariants=("test_outputs_have_the_promised_shapes", "test_zoo_networks_start_as_he_and_lecun_say"),
+    compared=(
+      "test_vit_is_its_formula",
+      "test_prompts_in_front_of_tokens_and_of_keys",
+    ),
+    invariants=(
+      "test_prompts_of_length_0_are_none",
+      "test_a_prefix_is_a_token_that_asks_nothing",
+      "test_outputs_have_the_promised_shapes",
+      "test_zoo_networks_start_as_he_and_lecun_say",
+    ),
+  ),
+  "pretrained": Record(
+    spec="language_substrate F2",
+    compared=(
+      "test_logits_are_those_of_transformers",
+      "test_a_network_without_a_head_gives_the_features_of_transformers",
+      "test_a_published_network_in_numpy",
+      "test_of_timm_the_same_network_under_its_names",
+    ),
+    invariants=(
+      "test_a_new_head_is_drawn_and_all_else_is_the_folder_s",
+      "test_rows_are_normalised_and_grey_ones_repeated",
+      "test_images_of_another_size",
+      "test_between_positions_on_a_plane_are_points_of_the_plane",
+      "test_weights_of_half_precision_and_of_several_files_are_read",
+      "test_queries_without_biases_begin_with_none",
+      "test_broken_folders_are_refused",
+      "test_capture_reads_the_layers_of_prepared_rows",
+    ),
+    deviations=(
+      "positions are interpolated by Keys' cubic (a = -0.5), transformers' by torch's (a = -0.75)",
+      "queries, keys and values without biases get biases that begin at 0 and are trained",
+    ),
   ),
   "denoiser": Record(
     spec="generative_memory 0.2",
