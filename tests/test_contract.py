@@ -212,18 +212,22 @@ NAMED = {
   "eeil",
   "foster",
   "hal",
+  "hat",
   "hfc",
   "icarl",
   "lucir",
   "lwf",
   "lwm",
   "memo",
-  "podnet",
+  "packnet",
   "pass",
+  "podnet",
   "prd",
   "trgp",
   "wa",
+  "wsn",
   "xder",
+  "xdg",
 }  # their programs hold the tasks' classes: renamed tasks need programs of their own
 
 
