@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bench import Bench
+from by_hand import leaves
 
 from cljax.engine import recipe
 
@@ -46,3 +47,14 @@ def old_answers_stay(name, stream, model, hyper, optimizer, order, check=lambda 
     assert np.abs(given[task] - before).max() > 1e-3
     check(learner, order[: i + 1])
   return bench, learner
+
+
+def slopes(bench, learner, task):
+  """Of the sum of a task's logits in each leaf, in training."""
+  model, x = bench.parts.method.model, bench.data.x[:8]
+
+  def total(params):
+    told = {"train": True, "key": None, "task": jnp.int32(task), "mask": None}
+    return jnp.sum(jnp.square(model.apply(params, learner.model_state, x, **told)[0].logits))
+
+  return leaves(jax.jit(jax.grad(total))(learner.params))

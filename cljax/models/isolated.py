@@ -40,6 +40,11 @@ def opened(model_state: PerTask, task):
   return slot, model_state._replace(slots=model_state.slots.at[task].set(slot))
 
 
+def kernels_of(weights, own: Set[str]) -> list[str]:
+  """The names of the leaves of two axes or more, but those in ``own``."""
+  return [n for n, a in tree.by_path(weights).items() if a.ndim > 1 and n not in own]
+
+
 def copied(weights, own: Set[str], count: int):
   """The tree, of which leaves named in ``own`` have ``count`` copies, ``[count, ...]``."""
   return tree.map_named(lambda n, a: jnp.repeat(a[None], count, axis=0) if n in own else a, weights)
@@ -73,7 +78,7 @@ def per_task(model: Model, num_tasks: int, begin: Callable, weights: Callable) -
     made = weights(params, model_state.kept, slot, train)
     out, new = model.apply(made, inner, x, train=train, key=key, task=task, mask=mask)
     if train:
-      placed = jax.tree.map(lambda a, b: a.at[slot].set(b.astype(a.dtype)), model_state.inner, new)
+      placed = jax.tree.map(lambda a, b: a.at[slot].set(b), model_state.inner, new)
       model_state = model_state._replace(inner=placed)
     return out, model_state
 
@@ -88,8 +93,7 @@ def hold(dtype=bool) -> optax.GradientTransformationExtraArgs:
     del params, extra
 
     def one(u, share):
-      part = u if share.dtype == bool else u * share.astype(u.dtype)
-      return jnp.where(share if share.dtype == bool else share > 0, part, jnp.zeros_like(u))
+      return jnp.where(share, u, jnp.zeros_like(u)) if share.dtype == bool else u * share.astype(u.dtype)
 
     return jax.tree.map(one, updates, state.share), state
 

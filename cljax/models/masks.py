@@ -23,10 +23,10 @@ def _kth_smallest_bits(bits, k):
 
 
 def smallest(size, among, count):
-  """Bool: of the entries of ``size``, not negative, that are ``among`` the ``count`` smallest, and what is tied with the
-  last of them; ``count`` int32, may be traced, at most how many there are. None where it is 0."""
+  """Bool: of the entries of ``size``, not negative, that are ``among`` the ``count`` smallest, and what is tied with
+  the last of them; ``count`` int32, may be traced, at most how many there are. None where it is 0."""
   bits = jax.lax.bitcast_convert_type(size.astype(jnp.float32), jnp.int32)
-  last = _kth_smallest_bits(jnp.where(among, bits, jnp.iinfo(jnp.int32).max), jnp.maximum(count - 1, 0))
+  last = _kth_smallest_bits(jnp.where(among, bits, jnp.iinfo(jnp.int32).max), count - 1)
   return among & (bits <= last) & (count > 0)
 
 

@@ -8,12 +8,12 @@ from experiments.claims._runs import digits, forgetting, learned, percent, train
 CLAIM = Claim(
   methods=("hat",),
   paper="Serra et al. 2018",
-  sentence="Task-wise attention on units, learned beside the task, preserves what earlier tasks learned without harming "
-  "the current one, and ends at a better accuracy than plain training.",
+  sentence="Task-wise attention on units, learned beside the task, preserves what earlier tasks learned without "
+  "harming the current one, and ends at a better accuracy than plain training.",
   protocol="Task-incremental digits, 5 tasks of 2 classes, MLP 64-100-100-10, SGD 0.5 (at lower rates plain training "
-  "does not forget here), batch 32, 10 epochs, smax 400, strength 0.75 (the paper's numbers); gates of 0 and 1 at test. "
-  "Forgetting of finetune minus that of hat, which is 0 exactly, and final average accuracy of hat minus that of "
-  "finetune, in points.",
+  "does not forget here), batch 32, 10 epochs, smax 400, strength 0.75 (the paper's numbers); gates of 0 "
+  "and 1 at test. Forgetting of finetune minus that of hat, which is 0 exactly, and final average accuracy "
+  "of hat minus that of finetune, in points.",
 )
 
 

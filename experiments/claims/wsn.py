@@ -8,11 +8,12 @@ from experiments.claims._runs import digits, forgetting, learned, percent, train
 CLAIM = Claim(
   methods=("wsn", "packnet"),
   paper="Kang et al. 2022",
-  sentence="Learning each task's subnetwork and its weights together forgets nothing and ends at a better accuracy than "
-  "pruning each task's weights after they were trained.",
-  protocol="Task-incremental digits, 5 tasks of 2 classes, 500 training rows, MLP 64-100-100-10, Adam 0.001 (the paper's), "
-  "batch 32, 15 epochs, half of the weights in each mask; packnet prunes half, a third of the steps behind it. "
-  "Final average accuracy of wsn minus that of packnet, in points; forgetting of both is 0 exactly.",
+  sentence="Learning each task's subnetwork and its weights together forgets nothing and ends at a better accuracy "
+  "than pruning each task's weights after they were trained.",
+  protocol="Task-incremental digits, 5 tasks of 2 classes, 500 training rows, MLP 64-100-100-10, Adam 0.001 (the "
+  "paper's), batch 32, 15 epochs, half of the weights in each mask; packnet prunes half, a third of the "
+  "steps behind it. Final average accuracy of wsn minus that of packnet, in points; forgetting of both is 0 "
+  "exactly.",
 )
 
 

@@ -11,9 +11,9 @@ CLAIM = Claim(
   sentence="Silencing a random part of the units for each task lessens forgetting, and with synaptic intelligence it "
   "ends at a better accuracy than either alone.",
   protocol="Task-incremental digits, 5 tasks of 2 classes, MLP 64-100-100-10, SGD 0.5 (at lower rates plain training "
-  "does not forget here), batch 32, 5 epochs, 80 % of the units silent (the paper's number), SI at its defaults. "
-  "Forgetting of finetune minus that of xdg; final average accuracy of xdg with SI minus those of SI and of xdg, in "
-  "points.",
+  "does not forget here), batch 32, 5 epochs, 80 % of the units silent (the paper's number), SI at its "
+  "defaults. Forgetting of finetune minus that of xdg; final average accuracy of xdg with SI minus those of "
+  "SI and of xdg, in points.",
 )
 
 

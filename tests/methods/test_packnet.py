@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bench import Bench
 from by_hand import RATE, backward, batch_of, forward, leaves, near
-from isolation_by_hand import answers, learn, old_answers_stay
+from isolation_by_hand import answers, learn, old_answers_stay, slopes
 from normed import normed
 
 import cljax
@@ -99,13 +99,16 @@ def test_packnet_s_steps_by_hand(bench):
 def test_owned_counts_are_those_by_hand(make_blobs):
   """Of 1000 weights halves are kept: 500, 250, 125, 63, and 62 are free; 'even' gives each of 4 tasks 250."""
   stream = streams.build(make_blobs(classes=8, rows=4), "task", tasks=4, validation=0.0)
-  model = models.from_apply(
-    lambda key: {
-      "body": jax.random.normal(key, (20, 50)), "head": {"kernel": jax.random.normal(key, (50, 8)), "bias": jnp.zeros(8)}
-    },
-    lambda params, x: (jnp.tanh(jnp.tile(x.reshape(x.shape[0], -1), 2)[:, :20] @ params["body"])) @ params["head"]["kernel"]
-    + params["head"]["bias"],
-  )  # fmt: skip
+
+  def init(key):
+    head = {"kernel": jax.random.normal(key, (50, 8)), "bias": jnp.zeros(8)}
+    return {"body": jax.random.normal(key, (20, 50)), "head": head}
+
+  def apply(params, x):
+    wide = jnp.tile(x.reshape(x.shape[0], -1), 2)[:, :20]
+    return jnp.tanh(wide @ params["body"]) @ params["head"]["kernel"] + params["head"]["bias"]
+
+  model = models.from_apply(init, apply)
   for how, want in (("fixed", [500, 250, 125, 63, 62]), ("even", [250, 250, 250, 250, 0])):
     given = {"shares": how} if how == "even" else {"prune": 0.5}
     bench = Bench("packnet", stream, model, given, rows=4)
@@ -157,6 +160,14 @@ def test_a_task_that_comes_back_trains_its_classifier_alone(bench):
     np.testing.assert_array_equal(before[n], after[n])
   assert np.abs(before["head/kernel"][0] - after["head/kernel"][0]).max() > 0
   np.testing.assert_array_equal(before["head/kernel"][1:], after["head/kernel"][1:])
+
+
+def test_what_earlier_tasks_own_has_no_gradient(bench):
+  """So that it counts in no norm by which an optimizer clips."""
+  learner = bench.boundary("start_task", learn(bench, bench.start(), 0, ()), 1, (0,))
+  g, owner = slopes(bench, learner, 1)[NAME], owners(learner)
+  assert not g[owner == 0].any()
+  assert np.abs(g[owner == 1]).max() > 0
 
 
 def test_the_task_is_told_or_inferred_by_entropy(class_stream, small_model):

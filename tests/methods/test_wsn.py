@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from bench import Bench
 from by_hand import RATE, backward, batch_of, forward, leaves, near
-from isolation_by_hand import OPTIMIZERS, learn, old_answers_stay
+from isolation_by_hand import OPTIMIZERS, learn, old_answers_stay, slopes
 from normed import normed
 
 from cljax import models, streams
@@ -84,6 +84,17 @@ def test_old_answers_of_wsn_stay_to_the_bit(optimizer, norm, three, task_stream)
 
   stream, model, order = (task_stream, normed(), (1, 0, 1, 0)) if norm else (three, MODEL, (1, 0, 1, 2, 0))
   old_answers_stay("wsn", stream, model, {}, optimizer, order, check)
+
+
+def test_what_is_in_old_masks_has_no_gradient(three):
+  """So that it counts in no norm by which an optimizer clips."""
+  bench = Bench("wsn", three, MODEL, {"share": 0.3})
+  learner = bench.boundary("start_task", learn(bench, bench.start(), 0, ()), 1, (0,))
+  turned = {n: s[::-1] for n, s in learner.params["scores"].items()}  # else the mask is still the first task's
+  learner = learner._replace(params={**learner.params, "scores": turned})
+  g, used = slopes(bench, learner, 1)[f"network/{NAME}"], np.asarray(learner.model_state.kept.used[NAME])
+  assert not g[used].any()
+  assert np.abs(g[~used]).max() > 0
 
 
 def test_weights_outside_the_mask_of_a_step_keep_their_value(three):

@@ -119,7 +119,7 @@ def hat(model, spec: Spec, *, strength, steepest, binary: bool = True, inference
   def start_task(key, learner, task):
     del key
     slot, state = isolated.opened(learner.model_state, task.id)
-    steps = jnp.maximum((task.count + spec.batch_size - 1) // spec.batch_size, 1)
+    steps = (task.count + spec.batch_size - 1) // spec.batch_size
     held = isolated.held(learner.opt_state, share(learner.params, state.kept.above, slot, task.visit.first))
     return at(learner._replace(model_state=state, opt_state=held), Batches(jnp.int32(0), steps.astype(jnp.int32)))
 

@@ -25,11 +25,6 @@ class Packing(NamedTuple):
   pruned: Any  # bool
 
 
-def kernels_of(weights, own) -> list[str]:
-  """The names of the leaves of two axes or more, but those in ``own``."""
-  return [n for n, a in tree.by_path(weights).items() if a.ndim > 1 and n not in own]
-
-
 def packnet(
   model, spec: Spec, *, prune, retrain, shares: str = "fixed", inference: str = "told"
 ) -> Method:  # fmt: skip
@@ -49,7 +44,7 @@ def packnet(
   """
   own, free = heads.classifier(model, spec), spec.num_tasks
   named = jax.eval_shape(model.init, jax.random.key(0))[0]
-  kernels = kernels_of(named, own)
+  kernels = isolated.kernels_of(named, own)
 
   def begin(key, weights):
     del key
@@ -81,7 +76,7 @@ def packnet(
     return tree.map_named(one, params)
 
   def share(slot):
-    left = jnp.maximum(spec.num_tasks - slot, 1).astype(jnp.float32)
+    left = (spec.num_tasks - slot).astype(jnp.float32)
     return 1.0 - 1.0 / left if shares == "even" else prune
 
   def cut(learner, slot):
@@ -106,7 +101,7 @@ def packnet(
     slot, state = isolated.opened(learner.model_state, task.id)
     take = lambda o: jnp.where(first & (o == free), slot.astype(o.dtype), o)
     owner = {n: take(o) for n, o in state.kept.items()}
-    at = jnp.maximum(jnp.round((1.0 - retrain) * steps), 1.0).astype(jnp.int32)
+    at = jnp.round((1.0 - retrain) * steps).astype(jnp.int32)
     may = movable(learner.params, owner, slot, first)
     return learner._replace(
       model_state=state._replace(kept=owner),

@@ -13,7 +13,6 @@ from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Spec
 from cljax.methods import heads
-from cljax.methods.masks.packnet import kernels_of
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.told import TOLD, task_at_test
 from cljax.models import isolated, top_mask
@@ -38,7 +37,7 @@ def wsn(model, spec: Spec, *, share, inference: str = "told") -> Method:
   paper's bits are coded). ``inference`` is of :func:`cljax.methods.told.task_at_test`. Spec D3; Kang et al., 2022.
   """
   own = heads.classifier(model, spec)
-  kernels = kernels_of(jax.eval_shape(model.init, jax.random.key(0))[0], own)
+  kernels = isolated.kernels_of(jax.eval_shape(model.init, jax.random.key(0))[0], own)
 
   def begin(key, weights):
     found = {n: a for n, a in tree.by_path(weights).items() if n in kernels}

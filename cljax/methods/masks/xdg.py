@@ -17,7 +17,7 @@ from cljax.models import isolated
 def silenced(key, tasks: int, count: int, share):
   """``[tasks, count]`` bool: of each task ``floor(share count)`` units, drawn by the key and the task's place."""
   drawn = jax.vmap(lambda t: jax.random.permutation(jax.random.fold_in(key, t), count))(jnp.arange(tasks))
-  return drawn < jnp.floor(jnp.asarray(share, jnp.float32) * count)
+  return drawn < jnp.floor(jnp.asarray(share, jnp.float32) * count).astype(drawn.dtype)
 
 
 def xdg(model, spec: Spec, *, share, inference: str = "told") -> Method:
