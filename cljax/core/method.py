@@ -83,6 +83,7 @@ class Method(NamedTuple):
   after_forget (learner, before) -> learner: what is kept as a copy of the parameters follows an edit of them;
               ``before`` are the parameters before it (anchors of ``cljax.regularizers`` follow by themselves)
   predict     (key, learner, x, task) -> logits; None: the model's
+  infers_task whether ``predict`` does without the task at test that the method's entry declares, as an option has it
   remarks     (outlook: Outlook) -> lines, each said once where the run begins: an option that will have no effect, or
               hardly one, in this run; they refuse nothing
   replay      what is repeated where the access is to the prefix: 'steps', the same batches with the deleted rows at
@@ -111,6 +112,7 @@ class Method(NamedTuple):
   scrub: Callable | None = None
   after_forget: Callable | None = None
   predict: Callable | None = None
+  infers_task: bool = False
   remarks: Callable | None = None
   replay: str = "steps"
   access: Access = Access()

@@ -213,11 +213,13 @@ class Rows(NamedTuple):
 
 class Task(NamedTuple):
   """A task at its boundary: where the stream stands, the task's rows (withheld unless ``Access.boundary_data``), and
-  their number, which every method is told: int32, of the rows that are still there."""
+  their number, which every method is told: int32, of the rows that are still there. ``steps``, int32: how many the
+  visit is planned to take; patience may end it sooner."""
 
   visit: Visit
   rows: Any
   count: Any = None
+  steps: Any = None
 
   @property
   def id(self):

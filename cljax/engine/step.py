@@ -310,7 +310,7 @@ def build(
       rows: Any = Withheld("Task.rows (Access.boundary_data)")
       if access.boundary_data:
         rows = rows_of(data, index, row_task, count, where.visit)
-      task = Task(where.visit, rows, count if where.rows is None else where.rows)
+      task = Task(where.visit, rows, count if where.rows is None else where.rows, where.steps)
       new = at_evaluated(learner, lambda inner: hook(key, inner, task))
       return select(alive, new, learner)
 

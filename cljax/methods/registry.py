@@ -33,6 +33,12 @@ class Entry(NamedTuple):
   network: str = "mlp"
 
 
+def declared(entry: Entry, made: Method) -> Method:
+  """The method with its entry's access, without the task at test where it infers that."""
+  access = entry.access._replace(task_id_at_test=False) if made.infers_task else entry.access
+  return made._replace(access=access)
+
+
 _RECORD = "what a method is checked by stands in its proof record, beside the tests"
 name_what_is_gone(Entry, dict.fromkeys(("test", "neutral", "first_task_plain"), _RECORD))
 METHODS: dict[str, Entry] = {}
@@ -114,7 +120,7 @@ def make(name: str, model: Model, spec: Spec, **options: Any) -> Method:
   concrete = {k: v for k, v in options.items() if not isinstance(v, jax.Array)}
   values = {**check_options(name, concrete), **options}
   check_needs(repr(name), entry.access.needs, spec)
-  return entry.factory(model, spec, **values)._replace(access=entry.access)
+  return declared(entry, entry.factory(model, spec, **values))
 
 
 def of_one_model(makers: Mapping[str, Callable[[Model], Method]], model: Model) -> dict[str, Method]:
@@ -140,7 +146,7 @@ class Plan(NamedTuple):
   def build(self, model: Model, spec: Spec, values: Mapping[str, Any]) -> Method:
     """The composed Method; ``values`` are this trace's hyper-parameters."""
     makers: dict[str, Callable[[Model], Method]] = {}
-    made_with = lambda entry, given: lambda model: entry.factory(model, spec, **given)._replace(access=entry.access)
+    made_with = lambda entry, given: lambda model: declared(entry, entry.factory(model, spec, **given))
     for section, name, entry, static in self.parts:
       check_needs(repr(name), entry.access.needs, spec, section)
       traced = {k.split(".", 1)[1]: v for k, v in values.items() if k.startswith(section + ".")}

@@ -22,6 +22,14 @@ def _kth_smallest_bits(bits, k):
   return jax.lax.fori_loop(0, 31, body, jnp.int32(0))
 
 
+def smallest(size, among, count):
+  """Bool: of the entries of ``size``, not negative, that are ``among`` the ``count`` smallest, and what is tied with
+  the last of them; ``count`` int32, may be traced, at most how many there are. None where it is 0."""
+  bits = jax.lax.bitcast_convert_type(size.astype(jnp.float32), jnp.int32)
+  last = _kth_smallest_bits(jnp.where(among, bits, jnp.iinfo(jnp.int32).max), count - 1)
+  return among & (bits <= last) & (count > 0)
+
+
 @jax.custom_jvp
 def _straight(size, mask):
   """``mask`` with the derivative of ``size``."""

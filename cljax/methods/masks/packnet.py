@@ -1,0 +1,147 @@
+"""PackNet: each task owns the largest of the weights that earlier ones left free."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax.core import tree
+from cljax.core.method import Method
+from cljax.core.types import Access, Spec
+from cljax.methods import heads
+from cljax.methods.registry import Entry, Option, register
+from cljax.methods.told import TOLD, task_at_test
+from cljax.models import isolated
+from cljax.models.masks import smallest
+
+
+class Packing(NamedTuple):
+  """Where a task of :func:`packnet` stands."""
+
+  step: Any  # int32: steps of this visit
+  at: Any  # int32: the step behind which it is pruned
+  pruned: Any  # bool
+
+
+def packnet(
+  model, spec: Spec, *, prune, retrain, shares: str = "fixed", inference: str = "told"
+) -> Method:  # fmt: skip
+  """PackNet: ``f_t(x) = f(x; W [owner <= t])``; task t trains the free weights and keeps the largest of them.
+
+  When ``1 - retrain`` of a task's steps are done (or the task ends), in each kernel the ``round(prune n)`` smallest of
+  the n weights that it trains are set to 0 and are free again; what it keeps is trained for the steps that are left and
+  then stands. ``shares`` 'even' prunes ``1 - 1 / (T - t)``, so that each of the stream's T tasks gets the same number.
+  Owners are by the order in which tasks are met. Biases and BatchNorm's scales learn in the first task alone; each task
+  has a classifier and BatchNorm statistics of its own. Weights that a task does not own move by nothing: what holds
+  them is behind momentum and weight decay. A task that comes back trains its classifier alone. ``inference`` is of
+  :func:`cljax.methods.told.task_at_test`: 'told' needs streams that tell the task at test, 'entropy' needs none.
+
+  Keeps two bytes a weight for owners and one for what may move. Deviations: BatchNorm has statistics of each task (the
+  released code fixes them after the first); of weights tied at the cut all are pruned, as there. Spec D1; Mallya and
+  Lazebnik, 2018.
+  """
+  own, free = heads.classifier(model, spec), spec.num_tasks
+  named = jax.eval_shape(model.init, jax.random.key(0))[0]
+  kernels = isolated.kernels_of(named, own)
+
+  def begin(key, weights):
+    del key
+    owner = {n: jnp.full(a.shape, free, jnp.int16) for n, a in tree.by_path(weights).items() if n in kernels}
+    return isolated.copied(weights, own, spec.num_tasks), owner
+
+  def weights(params, owner, slot, train):
+    del train
+
+    def one(name, w):
+      if name in own:
+        return w[slot]
+      if name not in owner:
+        return w
+      place = slot.astype(owner[name].dtype)
+      old = jax.lax.stop_gradient(jnp.where(owner[name] < place, w, jnp.zeros_like(w)))
+      return jnp.where(owner[name] == place, w, old)
+
+    return tree.map_named(one, params)
+
+  def movable(params, owner, slot, first):
+    def one(name, w):
+      if name in own:
+        return isolated.copy_of(slot, w)
+      if name in owner:
+        return (owner[name] == slot.astype(owner[name].dtype)) & first
+      return jnp.broadcast_to(first & (slot == 0), w.shape)
+
+    return tree.map_named(one, params)
+
+  def share(slot):
+    left = (spec.num_tasks - slot).astype(jnp.float32)
+    return 1.0 - 1.0 / left if shares == "even" else prune
+
+  def cut(learner, slot):
+    """The learner whose task in the place ``slot`` has given back its smallest weights."""
+    owner, edits = dict(learner.model_state.kept), {}
+    for name, w in tree.by_path(learner.params).items():
+      if name in owner:
+        ours = owner[name] == slot.astype(owner[name].dtype)
+        count = jnp.round(share(slot) * ours.sum(dtype=jnp.int32).astype(jnp.float32)).astype(jnp.int32)
+        gone = smallest(jnp.abs(w), ours, count)
+        edits[name] = jnp.where(gone, jnp.zeros_like(w), w)
+        owner[name] = jnp.where(gone, jnp.asarray(free, jnp.int16), owner[name])
+    params = tree.edit_leaves(learner.params, edits)
+    learner = learner._replace(params=params, model_state=learner.model_state._replace(kept=owner))
+    learner = learner._replace(method_state=learner.method_state._replace(pruned=jnp.bool_(True)))
+    may = movable(params, owner, slot, jnp.bool_(True))
+    return learner._replace(opt_state=isolated.held(learner.opt_state, may))
+
+  def start_task(key, learner, task):
+    del key
+    first, steps = task.visit.first, task.steps.astype(jnp.float32)
+    slot, state = isolated.opened(learner.model_state, task.id)
+    take = lambda o: jnp.where(first & (o == free), slot.astype(o.dtype), o)
+    owner = {n: take(o) for n, o in state.kept.items()}
+    at = jnp.round((1.0 - retrain) * steps).astype(jnp.int32)
+    may = movable(learner.params, owner, slot, first)
+    return learner._replace(
+      model_state=state._replace(kept=owner),
+      opt_state=isolated.held(learner.opt_state, may),
+      method_state=Packing(jnp.int32(0), at, ~first),
+    )
+
+  def if_due(due, learner, task):
+    slot = isolated.place_of(learner.model_state.slots, task)
+    due = due & ~learner.method_state.pruned
+    return jax.lax.cond(due, lambda one: cut(one, slot), lambda one: one, learner)
+
+  def after_step(key, learner, info):
+    del key
+    state = learner.method_state._replace(step=learner.method_state.step + 1)
+    return if_due(state.step >= state.at, learner._replace(method_state=state), info.batch.visit.task)
+
+  network = isolated.per_task(model, spec.num_tasks, begin, weights)
+  return Method(
+    model=network,
+    init=lambda key, learner: Packing(jnp.int32(0), jnp.int32(0), jnp.bool_(False)),
+    start_task=start_task,
+    after_step=after_step,
+    end_task=lambda key, learner, task: if_due(jnp.bool_(True), learner, task.id),
+    finalize=isolated.hold(),
+    **task_at_test(network, spec, inference),
+  )
+
+
+register(
+  "packnet",
+  Entry(
+    packnet,
+    {
+      "prune": Option(0.5, 0, 1, needs={"shares": ("fixed",)}),
+      "shares": Option("fixed", choices=("fixed", "even")),
+      "retrain": Option(1 / 3, 0, 1, below=True),
+      **TOLD,
+    },
+    Access(task_boundaries=True, task_id_at_test=True),
+    "Mallya and Lazebnik 2018",
+  ),
+)
