@@ -129,6 +129,9 @@ class Model(NamedTuple):
 
   ``check_rows(x)``, where there is one, raises UsageError where rows, in NumPy as they are stored, hold a number that
   the model has no place for: a look-up past the end gives NaN, one of a negative number another entry, without a word.
+
+  ``plain(params, model_state) -> (params, model_state)``, of a model whose parameters are made from other, trained ones
+  (``cljax.models.reparameterise``): those of the network that it was made from.
   """
 
   init: Callable
@@ -138,6 +141,7 @@ class Model(NamedTuple):
   with_activation: Callable | None = None
   by_task: bool = False
   check_rows: Callable | None = None
+  plain: Callable | None = None
 
   def task_for(self, task: Any) -> Any:
     """What ``apply`` is given of the rows' tasks: ``task`` where the model reads it, else None."""
