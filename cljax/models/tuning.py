@@ -58,21 +58,24 @@ def _some(argument: str, pattern: str, what: str, found: list[str], names) -> li
   return found
 
 
-def in_full(leaves: dict[str, Any], trained: str) -> list[str]:
+def in_full(leaves: dict[str, Any], trained: str, label: str = "tuning_") -> list[str]:
   """The names that ``trained`` finds; '' finds none. UsageError for another pattern that finds none."""
   if not trained:
     return []
-  finds = finder("tuning_trained", trained)
-  return _some("tuning_trained", trained, "leaf", [n for n in leaves if finds(n)], leaves)
+  finds = finder(f"{label}trained", trained)
+  return _some(f"{label}trained", trained, "leaf", [n for n in leaves if finds(n)], leaves)
 
 
-def chosen(leaves: dict[str, Any], pattern: str, trained: str, default: str, axes=(2, 4)) -> list[str]:
-  """Frozen leaves of so many axes that ``pattern`` finds ('': those that ``default`` does); UsageError for none."""
+def chosen(
+  leaves: dict[str, Any], pattern: str, trained: str, default: str = KERNELS, axes=(2, 4), label: str = "tuning_"
+) -> list[str]:  # fmt: skip
+  """Frozen leaves of so many axes that ``pattern`` finds ('': those that ``default`` does); UsageError for none, which
+  begins with ``label`` and ``layers`` or ``trained``."""
   pattern = pattern or default
-  finds, full = finder("tuning_layers", pattern), set(in_full(leaves, trained))
+  finds, full = finder(f"{label}layers", pattern), set(in_full(leaves, trained, label))
   found = [n for n, a in leaves.items() if finds(n) and n not in full and jnp.ndim(a) in axes]
   what = f"frozen leaf of {' or '.join(map(str, axes))} axes"
-  return _some("tuning_layers", pattern, what, found, [n for n in leaves if n not in full])
+  return _some(f"{label}layers", pattern, what, found, [n for n in leaves if n not in full])
 
 
 def _positive(rank) -> None:
@@ -80,7 +83,7 @@ def _positive(rank) -> None:
     raise UsageError(f"tuning_rank: got {rank!r}; expected an integer of at least 1")
 
 
-def beside(model: Model, start: Callable, change: Callable, trained: str) -> Model:
+def beside(model: Model, start: Callable, change: Callable, trained: str, label: str = "tuning_") -> Model:
   """The model whose frozen leaves are changed by what is trained beside them.
 
   ``start(key, leaves) -> {path: trained leaf}`` beside those that ``trained`` finds, of the network's ``{path: leaf}``;
@@ -90,7 +93,7 @@ def beside(model: Model, start: Callable, change: Callable, trained: str) -> Mod
 
   def init(key, params):
     leaves = tree.by_path(params)
-    full = in_full(leaves, trained)
+    full = in_full(leaves, trained, label)
     adapter = {n: leaves[n] for n in full} | start(key, leaves)
     return nested(adapter), {n: a for n, a in leaves.items() if n not in adapter}
 
