@@ -1,8 +1,8 @@
 """Tuning of few parameters: models that train a small part, or small parts beside a frozen network's.
 
 Each takes a :class:`~cljax.core.types.Model` and gives one, on :func:`cljax.models.reparameterise`: the network's own
-first parameters (such as pre-trained ones) are in ``model_state["frozen"]``, ``{path: leaf}``, and get neither gradient,
-momentum nor decay. ``params`` are nested dicts under the network's own names: leaves that ``trained`` finds as they are
+first parameters (such as pre-trained ones) are in ``model_state["frozen"]``, ``{path: leaf}``, without gradient,
+momentum or decay. ``params`` are nested dicts under the network's own names: leaves that ``trained`` finds as they are
 (so that a classifier keeps its name), and beside the paths of others what each tuning says. Right behind ``init`` the
 network is the one that was given, to the bit. ``Model.plain(params, model_state)`` gives the network's own parameters
 and state, where the tuning can be folded into them.
@@ -206,7 +206,7 @@ def ssf(model: Model, *, layers: str = "", trained: str = HEAD) -> Model:
 def unfolded(params, model_state):
   """``Model.plain`` where there is none."""
   del params, model_state
-  raise UsageError("tuning: an adapter is no part of the network's own parameters; lora and ssf can be folded into them")
+  raise UsageError("tuning: an adapter is no part of the network's own parameters; lora and ssf can be folded in")
 
 
 def bottleneck(values: dict[str, Any], h):
@@ -249,8 +249,8 @@ def adapter(
 
   D ``[width, rank]``; U, u and d are zero at first. Behind each layer of a frozen kernel that ``layers`` finds ('':
   those called ``kernel``): of two axes, or serial of four (there over channels). Layers of a Linen model alone. Leaves
-  ``PATH/adapter/{down, down_bias, up, up_bias}``. ``Model.plain`` raises UsageError: they cannot be folded. Houlsby et al., 2019; He et al., 2022. Raises UsageError for other models, patterns that find nothing
-  and a rank below 1.
+  ``PATH/adapter/{down, down_bias, up, up_bias}``. ``Model.plain`` raises UsageError: they cannot be folded. Houlsby et
+  al., 2019; He et al., 2022. Raises UsageError for other models, patterns that find nothing and a rank below 1.
   """
   _positive(rank)
   mark = "/adapter/"

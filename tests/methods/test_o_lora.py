@@ -146,7 +146,9 @@ def test_squares_act_in_a_step(class_stream, small_model):
     first = bench.train(tasks=(0,), steps=2)
     ends[penalty] = first, bench.steps(bench.boundary("start_task", first, 1), 1, 2, met=(0,))
   assert_same(ends["absolute"][0].params, ends["square"][0].params)
-  gap = np.abs(np.asarray(tree.leaf(ends["absolute"][1].params, PAIR[0]) - tree.leaf(ends["square"][1].params, PAIR[0])))
+  gap = np.abs(
+    np.asarray(tree.leaf(ends["absolute"][1].params, PAIR[0]) - tree.leaf(ends["square"][1].params, PAIR[0]))
+  )
   assert gap.max() > 1e-3
 
 

@@ -202,7 +202,9 @@ def test_a_hand_written_network_takes_factors():
   model = tuning.lora(linear(), 2, layers="^w$", trained="")
   params, state = model.init(jax.random.key(0))
   params = moved(params)
-  want = X.reshape(5, -1) @ (np.asarray(state["frozen"]["w"]) + np.asarray(params["w"]["lora_a"] @ params["w"]["lora_b"]))
+  want = X.reshape(5, -1) @ (
+    np.asarray(state["frozen"]["w"]) + np.asarray(params["w"]["lora_a"] @ params["w"]["lora_b"])
+  )
   np.testing.assert_allclose(logits(model, params, state)[0].logits, want, rtol=1e-4, atol=1e-5)
 
 

@@ -25,8 +25,9 @@ def length(a):
 
 
 def o_lora(
-  model, spec: Spec, *, strength, norm_strength, rank: int = 8, layers: str = "", trained: str, penalty: str = "absolute"
-) -> Method:
+  model, spec: Spec, *, strength, norm_strength, trained: str, rank: int = 8, layers: str = "",
+  penalty: str = "absolute",
+) -> Method:  # fmt: skip
   """O-LoRA: ``loss + strength sum_l sum_(k<t) sum |A_k^T A_t| + norm_strength sum_l (|A_t|_2 + |B_t|_2)``.
 
   Layer l's kernel is ``W + sum_k A_k B_k``: W frozen, the pairs of other tasks too, A_t drawn uniformly within ``1 /

@@ -13,20 +13,21 @@ from cljax.core.types import Access, Model, Spec
 from cljax.methods.registry import Option
 from cljax.models import tuning
 
-A, B = "/lora_a", "/lora_b"
+A, B, SCALE = "/lora_a", "/lora_b", "/lora_scale"
 PAIRS = {"rank": Option(8, 1), "layers": Option(""), "trained": Option(tuning.HEAD)}
 ACCESS = Access(task_boundaries=True, needs=())
 
 
-def stacked(model: Model, spec: Spec, rank: int, layers: str, trained: str, change: Callable | None = None) -> Model:
+def stacked(
+  model: Model, spec: Spec, rank: int, layers: str, trained: str, scaled: bool = False
+) -> Model:  # fmt: skip
   """The network with kernels ``W + sum_t A_t B_t``, A ``[T, d_in, rank]`` and B ``[T, rank, d_out]`` zero at first.
 
   Of the frozen kernels that the regular expression ``layers`` finds ('': those called ``kernel``), a convolution's as
   ``[h w in, out]``; the leaves that ``trained`` finds are trained as they are, all others stand (BatchNorm's statistics
-  move). ``change(name, A, B, own)``, where given, is what is added in the place of the sum, ``own`` being all that is
-  trained by path. UsageError for patterns that find nothing.
+  move). ``scaled``: ``W + sum_t s_t A_t B_t``, the scales ``[T]`` of each kernel zero at first. UsageError for patterns
+  that find nothing.
   """
-  add = change or (lambda name, a, b, own: together(a, b))
 
   def start(key, leaves):
     del key
@@ -35,12 +36,15 @@ def stacked(model: Model, spec: Spec, rank: int, layers: str, trained: str, chan
       inputs, outputs, kind = layout.fan_in(leaves[n].shape), layout.fan_out(leaves[n].shape), leaves[n].dtype
       made[n + A] = jnp.zeros((spec.num_tasks, inputs, rank), kind)
       made[n + B] = jnp.zeros((spec.num_tasks, rank, outputs), kind)
+      if scaled:
+        made[n + SCALE] = jnp.zeros(spec.num_tasks, kind)
     return made
 
   def changed(own, leaves):
     out = dict(leaves)
     for n in names_of(own):
-      out[n] = leaves[n] + layout.unmatrix(add(n, own[n + A], own[n + B], own), leaves[n])
+      b = own[n + B] * own[n + SCALE][:, None, None] if scaled else own[n + B]
+      out[n] = leaves[n] + layout.unmatrix(together(own[n + A], b), leaves[n])
     return out
 
   return tuning.beside(model, start, changed, trained, "method.")

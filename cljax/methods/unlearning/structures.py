@@ -40,7 +40,7 @@ def sisa(model: Model, spec: Spec, *, shards: int = 4) -> Method:
   model with statistics of batches (BatchNorm): they mix shards. Bourtoule et al., 2021.
   """
   if jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))[1]):
-    raise UsageError("model: sisa needs one without BatchNorm, whose statistics mix the rows of all shards; and no tuning")
+    raise UsageError("model: sisa needs one without BatchNorm, whose statistics mix the rows of all shards")
   each = jnp.arange(shards)
 
   def init(key):
