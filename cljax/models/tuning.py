@@ -257,7 +257,7 @@ def adapter(
   layer_of = lambda kernel: kernel.rpartition("/")[0]
 
   def start(key, leaves):
-    made = {}
+    made: dict = {}
     for n in chosen(leaves, layers, trained, KERNELS, axes=(2,) if parallel else (2, 4)):
       shape = leaves[n].shape
       own = bottleneck_start(tree.fold(key, n), shape[0 if parallel else -1], shape[-1], rank, leaves[n].dtype)

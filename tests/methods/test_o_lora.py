@@ -175,7 +175,7 @@ def test_pairs_begin_by_how_many_tasks_were_met(class_stream, small_model):
   ("options", "said"),
   [({"layers": "conv"}, "method.layers: 'conv' finds no frozen leaf"), ({"trained": "tail"}, "method.trained: 'tail'")],
 )
-def test_patterns_that_find_nothing_are_told(options, said, class_stream, small_model):
+def test_what_finds_nothing_is_told_by_o_lora(options, said, class_stream, small_model):
   with pytest.raises(UsageError, match=said):
     Bench("o_lora", class_stream, small_model, options)
 

@@ -86,7 +86,7 @@ def test_the_function_goes_on_at_the_border(trained, class_stream, small_model):
   assert np.abs(logits(bench, there) - logits(bench, last)).max() > 1e-2
 
 
-def test_a_pair_begins_without_effect(trained):
+def test_a_scaled_pair_begins_without_effect(trained):
   bench, _, _, begun, *_ = trained
   p, start = numbers(begun)[1], numbers(bench.start())[1]
   assert not any(start[n].any() for n in (A, B, S))
@@ -128,7 +128,7 @@ def test_base_and_old_directions_stand_to_the_bit(class_stream, small_model):
   assert np.abs(back[A][0] - q[A][0]).max() > 1e-3
 
 
-def test_patterns_that_find_nothing_are_told(class_stream, small_model):
+def test_what_finds_nothing_is_told_by_sd_lora(class_stream, small_model):
   with pytest.raises(UsageError, match=r"method.layers: 'conv' finds no frozen leaf"):
     Bench("sd_lora", class_stream, small_model, {"layers": "conv"})
   assert tree.paths(Bench("sd_lora", class_stream, small_model, {"trained": ""}).start().params)[0].startswith(

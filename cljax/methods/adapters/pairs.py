@@ -77,8 +77,9 @@ def own_alone(still: Callable[[str], bool] = lambda name: False) -> optax.Gradie
     def one(name, u):
       if still(name):
         return jnp.zeros_like(u)
-      mine = jnp.arange(u.shape[0]) == visit.task if of_task(name) else True
-      return jnp.where(mine.reshape(-1, *(1,) * (u.ndim - 1)), u, jnp.zeros_like(u)) if of_task(name) else u
+      if not of_task(name):
+        return u
+      return jnp.where((jnp.arange(u.shape[0]) == visit.task)[:, None, None], u, jnp.zeros_like(u))
 
     return tree.map_named(one, updates), state
 

@@ -43,7 +43,8 @@ def sd_lora(
 
   def end_task(key, learner, task):
     del key
-    own, edits = tree.by_path(learner.params), {}
+    own: dict = tree.by_path(learner.params)
+    edits: dict = {}
     for n in names_of(own):
       leaves = [own[n + part] for part in (A, B, SCALE)]
       a, b, scale = parted(*(leaf[task.id] for leaf in leaves))
