@@ -10,6 +10,7 @@ and state, where the tuning can be folded into them.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -89,7 +90,10 @@ def beside(model: Model, start: Callable, change: Callable, trained: str, label:
   ``start(key, leaves) -> {path: trained leaf}`` beside those that ``trained`` finds, of the network's ``{path: leaf}``;
   ``change(adapter, leaves) -> leaves`` with ``{path: leaf}`` of both.
   """
-  structure = lambda: jax.eval_shape(model.init, jax.random.key(0))[0]
+
+  @functools.cache
+  def structure():
+    return jax.eval_shape(model.init, jax.random.key(0))[0]
 
   def init(key, params):
     leaves = tree.by_path(params)
