@@ -14,6 +14,7 @@ from bench import BATCH, Bench, Looped, assert_near, assert_same, renamed
 
 import cljax
 from cljax import engine, methods, optimizers, projectors, streams
+from cljax.core import tree
 from cljax.engine import loop
 from cljax.engine.setup import spec_of
 
@@ -265,6 +266,8 @@ def test_a_task_s_number_is_a_name(name, looped, request, small_model):
     prompts = {k: v[:, jnp.asarray(new)] for k, v in own(params[1]["prompts"]).items()}
     whole = {**params[1]["prompts"], "own": prompts} if name == "dualprompt" else prompts
     params[1] = {**params[1], "prompts": whole}
+  pair = lambda n, a: a[:, jnp.asarray(new)] if n.endswith(("/lora_a", "/lora_b", "/lora_scale")) else a
+  params[1] = tree.map_named(pair, params[1])  # a low-rank pair for each
   if name == "trgp":  # scales for each
     params[1]["scales"] = jax.tree.map(lambda scales: scales[:, jnp.asarray(new)], params[1]["scales"])
   assert_near(*params)

@@ -24,6 +24,7 @@ from cljax.cli import presets
 from cljax.cli._values import coerce, literal, short
 from cljax.core.extras import needed
 from cljax.engine import recipe
+from cljax.models import tuning
 from cljax.models.build import ZOO
 
 SECTIONS = (
@@ -70,7 +71,7 @@ def defaults(section: str, name: str = "") -> dict[str, Any]:
   if section == "data":
     return {"name": name, "data_dir": "", **labelled("data", lambda: data.options(name))}
   if section == "model":
-    return {"name": name, **labelled("model", lambda: models.options(name))}
+    return {"name": name, **labelled("model", lambda: models.options(name)), **tuning.OPTIONS}
   if section == "objective":
     return {"name": name, **objectives.defaults(name)}
   if section in ("method", "forget"):

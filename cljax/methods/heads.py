@@ -78,13 +78,15 @@ def skipping(model, spec: Spec, skip: str) -> Callable[[str], bool] | None:
   return lambda path: bool(pattern.search(path))
 
 
-def projected(model, spec: Spec, skip: str):
+def projected(model, spec: Spec, skip: str, parts: bool = False):
   """``(skip, hold)`` of a projector of layer inputs: what it leaves alone, and a transform behind it, or None.
 
   It also leaves alone the leaves of two axes or more that multiply no captured input: tables of embeddings and of
   positions, grouped convolutions, Flax's own attention. ``hold`` keeps these as the first task left them, as biases
   are, for otherwise the inputs of all layers above would move; those that ``skip`` names stay free. Of a model that
   reads the task, those with a leading axis of tasks are free, but for the slices of other tasks, which are held.
+  UsageError for a model whose kernels are made from trained parts (low-rank factors, adapters), which layer inputs say
+  nothing of, and which ``hold`` would stop behind the first task; not where the method has a use for ``parts``.
   """
   chosen = skipping(model, spec, skip)
   leaves = tree.by_path(jax.eval_shape(model.init, jax.random.key(0))[0])
@@ -94,6 +96,11 @@ def projected(model, spec: Spec, skip: str):
   lost -= {c.spec.leaves.get("kernel") for c in captured(model, spec)[1] if c.spec.unfold is not None}
   if not lost:
     return chosen, None
+  if model.plain is not None and not parts:
+    raise UsageError(
+      f"method.skip: got {skip!r}, which leaves {min(lost)} to projections of layer inputs; of a tuned model "
+      "(model.tuning) these know the leaves that are trained in full alone: use model.tuning=bitfit, lnfit or ''"
+    )
   own = {n for n in lost if model.by_task and leaves[n].shape[0] == spec.num_tasks}
 
   def update(updates, state, params=None, *, visit, **extra):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cljax.core.types import Model, UsageError
-from cljax.models import named
+from cljax.models import named, tuning
 from cljax.models.images import cnn, resnet18, vit
 from cljax.models.pretrained import folder as folders
 from cljax.models.pretrained import pretrained
@@ -58,12 +58,16 @@ def register(name: str, make: Callable[..., Model]) -> Callable[..., Model]:
   if len(taken) < 2 or lacking:
     said = f"{', '.join(lacking)} without a default" if lacking else f"{len(taken)} parameters"
     raise UsageError(f"make: has {said}; expected (input_shape, num_classes) and options that have defaults")
+  for p in taken[2:]:
+    if p.name in tuning.OPTIONS:
+      raise UsageError(f"make: has the option {p.name!r}, which every model has; give it another name")
   ZOO[name] = make
   return make
 
 
 def options(name: str) -> dict:
-  """The options of a model that a configuration can name, and their defaults; UsageError for an unknown name."""
+  """The options of a model itself that a configuration can name, and their defaults; those that every model has beside
+  them are ``cljax.models.tuning.OPTIONS``. UsageError for an unknown name."""
   if name not in ZOO:
     near = difflib.get_close_matches(str(name), ZOO, 1)
     hint = f"; did you mean {near[0]}?" if near else "; cljax.models.register adds one of yours"
@@ -77,12 +81,20 @@ def build(name: str, input_shape: Any, num_classes: int, *, rows: Sequence[Any] 
   takes is estimated before anything is made.
 
   ``input_shape``: of a row; of inputs that are a dict, one of shapes by name. ``rows``: sets of such inputs, of which
-  a model that looks numbers up is checked to have a place for each.
+  a model that looks numbers up is checked to have a place for each. ``tuning``, ``tuning_rank``, ``tuning_layers`` and
+  ``tuning_trained``, which every model takes: see :mod:`cljax.models.tuning`.
   """
   known = options(name)
   for option in given:
-    if option not in known:
-      raise UsageError(f"{option}: no such option of {name}; allowed: {', '.join(known)}")
+    if option not in known and option not in tuning.OPTIONS:
+      raise UsageError(f"{option}: no such option of {name}; allowed: {', '.join((*known, *tuning.OPTIONS))}")
+  own = {k: v for k, v in given.items() if k not in tuning.OPTIONS}
+  model = _whole(name, known, input_shape, num_classes, rows, own)
+  return tuning.tuned(model, **{k: given.get(k, default) for k, default in tuning.OPTIONS.items()})
+
+
+def _whole(name: str, known: dict, input_shape, num_classes: int, rows, given: dict) -> Model:
+  """The model, all of which is trained."""
   if num_classes < 1:
     raise UsageError(f"num_classes: got {num_classes}; must be at least 1")
   values = {**known, **given}

@@ -16,7 +16,8 @@ def reparameterise(model: Model, materialize: Callable, init: Callable) -> Model
   ``init(key, params) -> (adapter, frozen)`` starts from the model's own initial ``params``. The frozen tree lives in
   ``model_state["frozen"]`` and gets no gradient, the network's own state in ``model_state["inner"]``; both are copied.
   ``units`` are dropped, for they name leaves of the materialised parameters; ``capture`` keeps naming those too, so
-  that layer inputs can be read, while per-sample estimators see that the adapter is not what the layers hold.
+  that layer inputs can be read, while per-sample estimators see that the adapter is not what the layers hold. ``plain``
+  gives the network's own parameters and state.
   """
   base_capture = model.capture
 
@@ -37,4 +38,8 @@ def reparameterise(model: Model, materialize: Callable, init: Callable) -> Model
     assert base_capture is not None
     return base_capture(make(adapter, model_state), model_state["inner"], x, probe, **told)
 
-  return Model(reinit, apply, None if base_capture is None else capture, by_task=model.by_task)
+  def plain(adapter, model_state):
+    made = make(adapter, model_state), model_state["inner"]
+    return made if model.plain is None else model.plain(*made)
+
+  return Model(reinit, apply, None if base_capture is None else capture, by_task=model.by_task, plain=plain)

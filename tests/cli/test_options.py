@@ -174,6 +174,21 @@ def test_models(name):
     assert traced(built(f"{rest} model.{key}={value}").model) != base, key
 
 
+def test_tunings_of_any_model():
+  """Each option is another network, beside its tuning; a wrong one is told with its section."""
+  small = "model.name=vit model.width=4 model.depth=1 model.heads=1 model.mlp_ratio=1"
+  plain = traced(built(small).model)
+  for tuning in ("lora", "bitfit", "lnfit", "ssf", "adapter", "parallel_adapter"):
+    assert traced(built(f"{small} model.tuning={tuning}").model) != plain, tuning
+  tuned = f"{small} model.tuning=lora"
+  for more in ("tuning_rank=3", "tuning_layers=qkv", "tuning_trained=norm"):
+    assert traced(built(f"{tuned} model.{more}").model) != traced(built(tuned).model), more
+  with pytest.raises(UsageError, match=r"model\.tuning_rank: got 0; expected an integer of at least 1"):
+    built(f"{tuned} model.tuning_rank=0")
+  with pytest.raises(UsageError, match=r"model\.tuning: got 'low'; allowed: lora"):
+    built(f"{small} model.tuning=low")
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_models_of_other_inputs(name):
   shape, x, options, beside = OTHERS[name]

@@ -13,6 +13,7 @@ import cljax
 from cljax import UsageError, models
 from cljax.cli import analyze, sweep, train
 from cljax.models.build import ZOO
+from cljax.models.tuning import OPTIONS
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "own_model.md").read_text()
 SMALL = ["--config.train.epochs=1", "--config.stream.tasks=2", "--config.stream.rows=60", "--compilation_cache="]
@@ -32,7 +33,7 @@ def test_a_registered_network_is_trained_and_looked_at(config, tmp_path, capsys)
   given = ["train", f"--config={config}", f"--workdir={tmp_path / 'run'}", "--config.model.width=8", *SMALL]
   assert train.main(given) == 0, capsys.readouterr().err
   result = json.loads((tmp_path / "run" / "result.json").read_text())
-  assert result["config"]["model"] == {"name": "my_network", "width": 8, "dropout": 0.0}
+  assert result["config"]["model"] == {"name": "my_network", "width": 8, "dropout": 0.0, **OPTIONS}
   assert sum(a.size for a in jax.tree.leaves(cljax.load(tmp_path / "run").params)) == 64 * 8 + 8 + 8 * 10 + 10
   ZOO.pop("my_network")
   assert analyze.main(["analyze", str(tmp_path / "run"), "--rows=8", "--compilation_cache="]) == 0
@@ -85,6 +86,7 @@ def test_what_is_no_model_is_told(config, capsys, tmp_path):
     ("new", lambda shape: None, "make: has 1 parameters; expected"),
     ("new", lambda shape, n, width: None, "make: has width without a default"),
     ("new", lambda shape, n, **more: None, "make: has more without a default"),
+    ("new", lambda shape, n, tuning="": None, "make: has the option 'tuning', which every model has"),
   ],
 )
 def test_what_can_not_be_registered(name, make, said):

@@ -54,7 +54,7 @@ def kfac_ewc(
   (the weight and the merge are UNVERIFIED there); spec S11.1.
   """
   kind = kind_of(spec, fisher)
-  skipped, _ = projected(model, spec, "")
+  skipped, _ = projected(model, spec, "", parts=True)
   params = jax.eval_shape(model.init, jax.random.key(0))[0]
   held = {n for l in layers.found("kfac_ewc", params, skipped, True, None) for n in (l.kernel, l.bias)}
   rest = tree.map_named(lambda n, x: n not in held, params)

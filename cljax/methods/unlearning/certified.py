@@ -68,7 +68,9 @@ def certified_removal(
 
   def init(key, learner):
     if jax.tree.leaves(learner.model_state):
-      raise UsageError("model: certified_removal needs one without BatchNorm, whose statistics hold the rows")
+      raise UsageError(
+        "model: certified_removal needs one without BatchNorm, whose statistics hold the rows, or tuning"
+      )
     x = jax.ShapeDtypeStruct((1, *spec.input_shape), spec.input_dtype)
     told = model.task_for(jnp.zeros(1, jnp.int32))
     look = lambda x: model.apply(learner.params, {}, x, train=False, key=key, task=told, mask=None)[0].features

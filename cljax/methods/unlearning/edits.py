@@ -106,6 +106,9 @@ def head_of(model, params, model_state, batch):
   if not fits:
     raise UsageError("model: no layer gives the logits, so its head is unknown")
   spec = fits[-1].spec
+  lacking = sorted({*spec.leaves.values()} - {*tree.paths(params)})
+  if lacking:
+    raise UsageError(f"model: {lacking[0]} of its head is not among what is trained; name it in model.tuning_trained")
 
   def head_fn(params, features):
     leaves = {tree.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
