@@ -135,7 +135,6 @@ class Model(NamedTuple):
   the model has no place for: a look-up past the end gives NaN, one of a negative number another entry, without a word.
 
   ``prompts``, where there is one, is a :class:`cljax.models.prompts.Places`: ``apply`` takes ``prompts=`` too.
-
   ``plain(params, model_state) -> (params, model_state)``, of a model whose parameters are made from other, trained ones
   (``cljax.models.reparameterise``): those of the network that it was made from.
   """
