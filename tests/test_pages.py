@@ -151,6 +151,19 @@ def test_a_first_configuration(tmp_path):
   assert (config["method"]["name"], config["method"]["capacity"], config["train"]["epochs"]) == ("er", 50, 5)
 
 
+def test_a_pretrained_network_goes_through_ten_tasks(tmp_path):
+  """On a small folder of random weights, where accuracies say nothing: the three ways of the page run to their end."""
+  pytest.importorskip("safetensors", reason="needs the extra [pretrained]")
+  spec = importlib.util.spec_from_file_location("folders", ROOT / "tests" / "models" / "test_pretrained.py")
+  folders = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(folders)
+  folders.written(tmp_path / "my_vit", folders.tensors())
+  (source,) = blocks("docs/pretrained.md")
+  out = printed(source, tmp_path)
+  ways = re.findall(r"^(.+): [\d.]+ % after ten tasks, [\d.]+ % behind the request$", out, re.M)
+  assert ways == ["ewc on lora", "coda_prompt", "ranpac"], out
+
+
 def test_the_site_is_built_strictly(tmp_path):
   """Every page, link and anchor; a card for each method; nothing is fetched to read it."""
   from cljax import methods
@@ -172,6 +185,6 @@ def test_no_page_has_a_block_that_nothing_runs():
   run = {"README.md": 2, "docs/own_method.md": 1, "docs/more_than_labels.md": 3, "docs/own_loop.md": 4}
   run |= {"docs/forgetting.md": 1, "docs/own_objectives.md": 1, "docs/porting.md": 1}  # tests/cli/test_porting.py
   run |= {"docs/metrics.md": 1}  # tests/cli/test_analyze.py
-  run |= {"docs/install.md": 1, "docs/first_sweep.md": 1}
+  run |= {"docs/install.md": 1, "docs/first_sweep.md": 1, "docs/pretrained.md": 1}
   run |= {"docs/own_model.md": 1}  # tests/cli/test_own_model.py
   assert {p: n for p in PAGES if p not in ELSEWHERE and (n := len(blocks(p)))} == run
