@@ -37,6 +37,7 @@ INSIDE = {
   "cljax.methods.unlearning_edits": ("head_of",),
   "cljax.memory": ("ClassBalancedState",),
   "cljax.memory.class_balanced": ("ClassBalancedState",),
+  "cljax.models.images": ("ViT", "ClassToken"),  # modules that models are made of
   "cljax.programs": ("Blocks", "Members"),
   "cljax.step": ("Where", "shown_rows"),
   "cljax.streams.rows": ("class_groups", "held_rows", "thin"),

@@ -6,12 +6,14 @@ import pytest
 from cljax import UsageError, methods, regularizers
 from cljax.cli import _card, _config, _grid, presets
 from cljax.cli.methods import main
+from cljax.models import tuning
 
 NAMES = list(presets.presets())
 # What changes how a run is executed or kept, and none of its numbers.
 WITHOUT_EFFECT = {
   "data.data_dir", "train.chunk_steps", "train.feed", "train.on_divergence", "train.presentations", "eval.block",
   "eval.ahead", "eval.every", "train.population_group", "eval.log", "eval.log_limit", "forget.name", "evaluators.names",
+  *(f"model.{option}" for option in tuning.OPTIONS),  # by default nothing is tuned
 }  # fmt: skip
 
 
