@@ -5,6 +5,7 @@ from records.form import Record
 KIND = "method"
 TASKS = (
   "test_the_task_is_told_or_inferred_by_entropy",
+  "test_entropy_is_not_how_small_the_least_probable_is",
   "test_inference_serves_a_run_without_told_tasks",
 )
 RECORDS: dict[str, Record] = {
