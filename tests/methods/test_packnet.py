@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,8 @@ from normed import normed
 
 import cljax
 from cljax import models, streams
-from cljax.core.types import UsageError
+from cljax.core.types import Model, Outputs, UsageError
+from cljax.methods.told import task_at_test
 from cljax.models import isolated
 from cljax.models.masks import smallest
 
@@ -197,6 +200,16 @@ def test_the_task_is_told_or_inferred_by_entropy(class_stream, small_model):
   assert 0 < chosen.mean() < 1
   started = np.asarray(predict(bench.start(), jnp.asarray(x), jnp.int32(0)))
   assert (np.isfinite(started).sum(-1) == 2).all()  # before the first task all are known
+
+
+def test_entropy_is_not_how_small_the_least_probable_is():
+  """Of three classes: .8, .1, .1 is less uncertain than .5, .5, 1e-6; of two any measure orders alike."""
+  z = jnp.log(jnp.float32([[0.5, 0.5, 1e-6, 1, 1, 1], [1, 1, 1, 0.8, 0.1, 0.1]]))
+  network = Model(lambda key: ({}, {}), lambda params, state, x, *, task, **told: (Outputs(z[task][None]), state))
+  spec = SimpleNamespace(num_tasks=2, classes_of_task=np.repeat(np.eye(2, dtype=bool), 3, axis=1))
+  learner = SimpleNamespace(params={}, model_state=SimpleNamespace(slots=jnp.int32([0, 1])))
+  got = task_at_test(network, spec, "entropy")["predict"](None, learner, jnp.zeros((1, 1)), jnp.int32(0))
+  np.testing.assert_array_equal(got, [[-np.inf] * 3 + z[1, 3:].tolist()])
 
 
 def test_inference_serves_a_run_without_told_tasks(class_stream, small_model):

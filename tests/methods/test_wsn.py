@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import numpy as np
 import pytest
 from bench import Bench
@@ -112,3 +113,17 @@ def test_weights_outside_the_mask_of_a_step_keep_their_value(three):
   before, after = leaves(learner.params), leaves(learn(bench, learner, 1, (1,)).params)
   changed = {n for n in before if (before[n] != after[n]).any()}
   assert changed == {"network/head/kernel", "network/head/bias"}
+
+
+class Answers(nn.Module):
+  @nn.compact
+  def __call__(self, x, train=False):
+    h = nn.relu(nn.Dense(5, name="in")(x.reshape(x.shape[0], -1)))
+    return nn.Dense(6, name="answers")(h)
+
+
+def test_a_classifier_of_any_name_is_of_each_task_and_has_no_mask(three):
+  learner = Bench("wsn", three, models.from_linen(Answers(), (4, 4, 1))).start()
+  assert set(learner.params["scores"]) == set(learner.model_state.kept.masks) == {"in/kernel"}
+  assert learner.params["network"]["answers"]["kernel"].shape == (3, 5, 6)
+  assert learner.params["network"]["answers"]["bias"].shape == (3, 6)

@@ -5,6 +5,7 @@ from records.form import Record
 KIND = "method"
 TASKS = (
   "test_the_task_is_told_or_inferred_by_entropy",
+  "test_entropy_is_not_how_small_the_least_probable_is",
   "test_inference_serves_a_run_without_told_tasks",
 )
 RECORDS: dict[str, Record] = {
@@ -51,6 +52,7 @@ RECORDS: dict[str, Record] = {
       "test_old_answers_of_wsn_stay_to_the_bit",
       "test_what_is_in_old_masks_has_no_gradient",
       "test_weights_outside_the_mask_of_a_step_keep_their_value",
+      "test_a_classifier_of_any_name_is_of_each_task_and_has_no_mask",
     ),
     claim=("wsn",),
     deviations=(

@@ -60,8 +60,8 @@ def packnet(
       if name not in owner:
         return w
       place = slot.astype(owner[name].dtype)
-      old = jax.lax.stop_gradient(jnp.where(owner[name] < place, w, jnp.zeros_like(w)))
-      return jnp.where(owner[name] == place, w, old)
+      stands = jnp.where(owner[name] == place, w, jax.lax.stop_gradient(w))
+      return jnp.where(owner[name] <= place, stands, jnp.zeros_like(w))
 
     return tree.map_named(one, params)
 
