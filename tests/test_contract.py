@@ -232,6 +232,7 @@ NAMED = {
   "lwf",
   "lwm",
   "memo",
+  "ocm",
   "packnet",
   "pass",
   "pnn",
