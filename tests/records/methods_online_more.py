@@ -3,6 +3,7 @@
 from records.form import Record
 
 KIND = "method"
+VIEWS = "values of second views are not cut to [0, 1]; their hue is turned in YIQ, not HSV; colours in one order"
 UNION = "exemplars come beside a task's rows with their share of the union, not shuffled in"
 ONCE = "each row is offered to the memory once in a run; insert='every_pass' is the released code's"
 RECORDS: dict[str, Record] = {
@@ -65,6 +66,44 @@ RECORDS: dict[str, Record] = {
     ),
     arguments={"capacity": 20},
     neutral={"beta": 0.0},
+    first_task_plain=False,
+  ),
+  "ocm": Record(
+    spec="classic_methods A16",
+    compared=(
+      "test_ocm_s_loss_is_of_new_rows_stored_rows_and_the_last_network",
+      "test_ocm_s_first_task_contrasts_and_learns_new_rows",
+      "test_ocm_s_gradient_by_differences",
+      "test_likeness_adds_a_slice_of_the_features_at_any_place",
+    ),
+    invariants=(
+      "test_rows_are_offered_once_and_absent_ones_never[ocm]",
+      "test_pictures_are_turned_as_often_as_classes_are_told_apart[16]",
+      "test_pictures_are_turned_as_often_as_classes_are_told_apart[4]",
+      "test_ocm_s_contrast_of_projections_is_supcon",
+      "test_second_views_of_ocm_are_as_its_options_say",
+      "test_ocm_forgets_rows_and_its_last_network_follows_edits",
+      "test_ocm_needs_square_pictures_and_features",
+    ),
+    claim=("ocm",),
+    deviations=(
+      "one form of the contrast; some terms of the released code count views as their own mates, or rows twice",
+      "no eps in logarithms, and no rule of 7 stored rows a class",
+      "answers are the network's, whose BatchNorm counts rows as the run shows them, in a pass of their own",
+      "z has no more numbers than the features",
+      VIEWS,
+      ONCE,
+    ),
+    arguments={
+      "capacity": 16,
+      "policy": "class_balanced",
+      "replay_batch": 16,
+      "rotations": 4,
+      "temperature": 3.0,
+      "least_area": 1.0,
+      "flip": False,
+      "grey": 0.0,
+    },
     first_task_plain=False,
   ),
   "il2m": Record(
