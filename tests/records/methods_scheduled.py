@@ -105,4 +105,27 @@ RECORDS: dict[str, Record] = {
     arguments={"capacity": 20},
     first_task_plain=False,
   ),
+  "replay_scheduling": Record(
+    spec="replay_architecture_metrics A12",
+    compared=(
+      "test_a_step_replays_what_the_schedule_has_in_memory",
+      "test_the_memory_is_filled_by_shares",
+      "test_shares_are_all_multisets_and_schedules_have_numbers",
+      "test_the_search_finds_the_best_schedule",
+    ),
+    invariants=(
+      "test_a_history_of_each_task_is_kept_class_by_class",
+      "test_numbers_texts_and_reserves_fill_the_memory",
+      "test_rows_in_memory_are_drawn_alike",
+      "test_a_history_forgets_rows_and_closes_up",
+      "test_the_search_follows_the_largest_reward_not_the_mean",
+    ),
+    claim=("replay_scheduling",),
+    deviations=(
+      "what is left of the memory goes to tasks of positive share alone",
+      "the learned policies (DQN, A2C) and the heuristics by accuracy are left out",
+      "the search is for up to 6 tasks; the paper draws random shares from the seventh on",
+    ),
+    arguments={"capacity": 8, "history": 10},
+  ),
 }
