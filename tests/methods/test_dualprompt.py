@@ -89,6 +89,19 @@ def test_at_test_a_row_s_task_is_that_of_the_nearest_key(bench, second):
   np.testing.assert_allclose(predict(first, x, jnp.int32(1)), want, rtol=1e-3, atol=1e-3)
 
 
+def test_keys_of_tasks_not_begun_find_nothing(bench, second):
+  """Not even where a row's query is such a key."""
+  first, _, _ = second
+  x = bench.stream.dataset.test.x
+  prompts = first.params["prompts"]
+  match = prompts["own"]["match"].at[1].set(query(first.model_state, x)[0])
+  near = {**prompts, "own": {**prompts["own"], "match": match}}
+  other = first._replace(params={**first.params, "prompts": near})
+  assert found_tasks(other, x, 2)[0] == 1
+  predict = jax.jit(lambda l: bench.parts.predict(l, x, jnp.int32(1)))
+  np.testing.assert_array_equal(predict(other), predict(first))
+
+
 def test_by_batch_most_rows_name_the_task(class_stream, second):
   """The released code's: in steps nothing changes, at test all rows have one task."""
   bench = made("dualprompt", class_stream, {**HYPER, "selection": "batch"})

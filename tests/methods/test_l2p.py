@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import records
 from bench import assert_same
 from prompts_by_hand import (
   batch_of,
@@ -110,6 +111,14 @@ def test_answers_are_of_each_row_s_own_prompts(bench, second):
   assert np.isfinite(np.asarray(predict(bench.start(), x))).all()
 
 
+def test_labels_of_absent_rows_are_not_seen(bench):
+  """Of a batch of the second task, met first, of which one row is there."""
+  learner = bench.boundary("start_task", bench.start(), 1, ())
+  there = (np.arange(8) == 3).astype(np.int32)
+  one = bench.step(learner, *bench.arguments(1, 0, there, met=()))[0]
+  np.testing.assert_array_equal(one.method_state, np.arange(4) == batch_of(bench, 1, 0)[1][3])
+
+
 def test_by_batch_most_rows_decide(class_stream):
   """The released code's: an answer then depends on the rows beside it. Absent rows have no vote."""
   bench = made("l2p", class_stream, {**HYPER, "selection": "batch"})
@@ -184,6 +193,20 @@ def test_prompt_methods_ask_for_a_model_that_takes_them(name, class_stream, smal
     UsageError, match=f"model: takes no prompts, which '{name}' needs; those that do: vit, pretrained"
   ):
     methods.make(name, small_model, spec)
+
+
+@pytest.mark.parametrize("name", ["l2p", "dualprompt", "coda_prompt"])
+def test_what_a_model_says_of_its_rows_is_kept(name, class_stream):
+  """That it reads their tasks, and which rows it refuses."""
+
+  def refuse(x):
+    raise UsageError(f"x: {x} is refused")
+
+  make = lambda model: methods.make(name, model, spec_of(class_stream, 8), **records.arguments(name)).model
+  prompted = make(network()._replace(by_task=True, check_rows=refuse))
+  assert prompted.by_task
+  assert prompted.check_rows is refuse
+  assert not make(network()).by_task
 
 
 def test_prompts_begin_uniform_and_sizes_are_checked(class_stream):

@@ -48,8 +48,8 @@ def o_lora(
   def orthogonal(key, params, learner, batch, outputs):
     del key, learner, outputs
     found, task = pairs(params, batch)
-    old = batch.visit.met & (jnp.arange(spec.num_tasks) != task)
-    return strength * sum(overlap(a, task, old, penalty) for a, _ in found)
+    others = jnp.arange(spec.num_tasks) != task  # A of those not met is 0
+    return strength * sum(overlap(a, task, others, penalty) for a, _ in found)
 
   def small(key, params, learner, batch, outputs):
     del key, learner, outputs
