@@ -101,6 +101,10 @@ def test_absent_rows_and_the_order_of_rows_change_nothing(name):
   assert np.abs(np.asarray(slope)[THERE]).max() > 1e-3
 
 
+def test_a_set_whose_rows_are_absent_is_no_other_set():
+  np.testing.assert_array_equal(losses.facility_location(Z[:3], Y[:3], np.float32([1, 0, 1])), 0.0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_one_set_and_no_rows_are_finite(name):
   loss, same = getattr(losses, name), np.zeros(B, np.int32)

@@ -191,7 +191,8 @@ def first_among(key, memory, state, n, open_):
 @pytest.fixture(scope="module")
 def prepared(bench, walk):
   """``(learner before, memory after, batch)`` of a step on task 1 without chance in what is drawn: at the start, with
-  a full memory and new rows of its classes, with new rows of others, and with none to be inserted."""
+  a full memory and new rows of its classes, with new rows of others, with none to be inserted, and with such rows of
+  its classes as would keep others if they judged too."""
   patch = pytest.MonkeyPatch()
   patch.setattr(aser.sets, "drawn_ranks", ranks_in_order)
   patch.setattr(aser.stored, "draw_among", first_among)
@@ -201,8 +202,14 @@ def prepared(bench, walk):
   prepare = jax.jit(lambda learner: bench.parts.method.prepare(jax.random.key(5), learner, batch)[:2])
   last = walk[-1][3]
   quiet = last._replace(method_state=last.method_state._replace(weight=jnp.zeros(8)))
+  full = walk[2][3]
+  fresh = np.setdiff1d(np.concatenate([np.asarray(bench.rows(0, k)[0]) for k in range(6)]), stored_ids(full))
+  fresh = np.random.default_rng(2).permutation(fresh)[:8]
+  pending = {**full.method_state.pending, "id": jnp.asarray(fresh), "x": jnp.asarray(split.x[fresh])}
+  pending["y"] = jnp.asarray(split.y[fresh])
+  crowd = full._replace(method_state=full.method_state._replace(pending=pending))
   made = []
-  for learner in (walk[0][0], walk[2][3], walk[3][3], quiet):
+  for learner in (walk[0][0], full, walk[3][3], quiet, crowd):
     after, shown = prepare(learner)
     made.append((learner, after.method_state, shown))
   patch.undo()
@@ -239,7 +246,7 @@ def test_nothing_is_replayed_while_nothing_is_stored(prepared):
   np.testing.assert_array_equal(np.asarray(made.weight)[8:], 0)
 
 
-@pytest.mark.parametrize(("case", "rare"), [(1, False), (2, True)])
+@pytest.mark.parametrize(("case", "rare"), [(1, False), (2, True), (4, False)])
 def test_what_a_full_memory_keeps_follows_from_summed_values(bench, prepared, case, rare):
   """The new rows against others than those by which they are judged; new rows of rare classes judge too."""
   learner, after, _ = prepared[case]
@@ -250,9 +257,15 @@ def test_what_a_full_memory_keeps_follows_from_summed_values(bench, prepared, ca
   judges = in_order(split.y[rows], 4, 2)
   candidates = np.array([i for i in range(12) if i not in judges])[:8]
   features = lambda i: forward(learner.params, split.x[i])[0]
-  points, all_ = np.r_[rows[judges], new[: 8 if rare else 0]], np.r_[rows[candidates], new]
-  values = all_values(features(points), split.y[points], features(all_), split.y[all_], K).sum(0)
-  stays = np.argsort(-values, kind="stable")[:8]
+  all_ = np.r_[rows[candidates], new]
+
+  def kept(points):
+    values = all_values(features(points), split.y[points], features(all_), split.y[all_], K).sum(0)
+    return np.argsort(-values, kind="stable")[:8]
+
+  stays = kept(np.r_[rows[judges], new[: 8 if rare else 0]])
+  if case == 4:
+    assert set(kept(np.r_[rows[judges], new])) != set(stays)
   want = set(rows) - set(rows[candidates]) | set(all_[stays])
   got = np.asarray(after.memory.rows["id"])
   assert set(got.tolist()) == {int(i) for i in want}

@@ -50,6 +50,8 @@ def test_ranks_of_known_singular_values():
   assert metrics.approximate_rank(h, 1.0) == 4
   np.testing.assert_allclose(metrics.effective_rank(with_values([2, 2, 2])), 3)
   np.testing.assert_allclose(metrics.effective_rank(np.outer(np.arange(1, 5), [1.0, 2, 3])), 1, rtol=1e-6)
+  np.testing.assert_allclose(metrics.effective_rank(np.diag([3.0, 3, 0])), 2)  # a singular value of 0 adds nothing
+  assert metrics.approximate_rank(np.eye(100), 0.07) == 7  # 0.07 * 100 is above 7 in floating point
   assert metrics.effective_rank(np.zeros((3, 2))) == metrics.approximate_rank(np.zeros((3, 2))) == 0
 
 

@@ -40,6 +40,7 @@ RECORDS: dict[str, Record] = {
       "test_aser_replays_rows_of_the_largest_adversarial_value",
       "test_what_a_full_memory_keeps_follows_from_summed_values[1-False]",
       "test_what_a_full_memory_keeps_follows_from_summed_values[2-True]",
+      "test_what_a_full_memory_keeps_follows_from_summed_values[4-False]",
       "test_values_are_shapley_s_of_the_neighbours_game[3]",
       "test_new_rows_take_the_places_of_candidates_that_are_worth_less",
       "test_scores_set_stored_points_against_new_ones",

@@ -37,6 +37,8 @@ def test_a_dense_layer_gives_its_row_away():
     tiny = jax.tree.map(lambda g: 1e-6 * g, gradient)
     np.testing.assert_allclose(unlearning.dense_leak(tiny["w"], tiny["b"]), x.ravel(), rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(unlearning.dense_leak(jnp.ones((2, 3)), jnp.zeros(3)), 0)
+  below = unlearning.dense_leak(jnp.array([[-4.0, 0.0], [6.0, 0.0]]), jnp.array([-2.0, 0.0]))
+  np.testing.assert_array_equal(below, [2, -3])
   with pytest.raises(UsageError, match=r"kernel: has shape \(2, 3\), bias \(2,\)"):
     unlearning.dense_leak(jnp.ones((2, 3)), jnp.zeros(2))
 
@@ -93,6 +95,7 @@ def test_scores_by_hand():
   assert got.psnr[0] > 200
   np.testing.assert_allclose(unlearning.recovered(guess, ROWS, pool, 2.0).psnr[1] - got.psnr[1], 20 * np.log10(2))
   assert got.identified.tolist()[::2] == [True, False]
+  np.testing.assert_array_equal(unlearning.recovered(np.zeros_like(ROWS), ROWS, pool).cosine, 0)
 
 
 @pytest.mark.parametrize(
