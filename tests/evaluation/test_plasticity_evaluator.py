@@ -75,7 +75,7 @@ class _Some:
 
 def test_plasticity_says_what_it_needs(class_stream):
   for wrong in (0, 2.5, True, None, [3], "a"):
-    with pytest.raises(UsageError, match="plasticity: rows: got .*; allowed: whole numbers >= 1"):
+    with pytest.raises(UsageError, match=r"plasticity: rows: got .*; allowed: whole numbers >= 1"):
       evaluators.plasticity(rows=wrong)
   bare = models.from_apply(
     lambda key: {"w": jax.random.normal(key, (16, 4))}, lambda p, x: x.reshape(len(x), -1) @ p["w"]
