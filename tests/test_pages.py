@@ -71,7 +71,7 @@ def test_the_readme_s_blocks(tmp_path):
 
 def test_a_method_in_one_file(tmp_path):
   """The page's method, in a file outside the package: registered by import, run by name, better than finetune."""
-  (source,) = blocks("docs/own_method.md")
+  source, _ = blocks("docs/own_method.md")
   assert len(source.splitlines()) < 60
   (tmp_path / "hard_replay.py").write_text(source)
   script = """
@@ -84,6 +84,20 @@ print(run("hard_replay"), run("finetune"))
 """
   mine, floor = map(float, printed(script, tmp_path).split())
   assert mine > floor + 0.2
+
+
+def test_two_methods_at_once(tmp_path):
+  """The page's hybrid: ewc stands on remind's network, whatever the order."""
+  source = blocks("docs/own_method.md", "Two methods at once")[0]
+  source += """
+import cljax
+from cljax import data, models, streams
+stream = streams.build(data.load("digits"), "class", tasks=5, rows=200, order=(0, 1))
+model = models.mlp((8, 8, 1), 10, hidden=(16,))
+run = cljax.run(stream, model, remind_ewc, training=cljax.Recipe(batch_size=32, epochs=1))
+print(*sorted(run.learner.method_state))
+"""
+  assert printed(source, tmp_path).split() == ["ewc", "remind"]
 
 
 def test_an_objective_of_one_s_own(tmp_path):
@@ -182,7 +196,7 @@ def test_the_site_is_built_strictly(tmp_path):
 
 
 def test_no_page_has_a_block_that_nothing_runs():
-  run = {"README.md": 2, "docs/own_method.md": 1, "docs/more_than_labels.md": 3, "docs/own_loop.md": 4}
+  run = {"README.md": 2, "docs/own_method.md": 2, "docs/more_than_labels.md": 3, "docs/own_loop.md": 4}
   run |= {"docs/forgetting.md": 1, "docs/own_objectives.md": 1, "docs/porting.md": 1}  # tests/cli/test_porting.py
   run |= {"docs/metrics.md": 1}  # tests/cli/test_analyze.py
   run |= {"docs/install.md": 1, "docs/first_sweep.md": 1, "docs/pretrained.md": 1}

@@ -61,8 +61,9 @@ def check(name: str, value, allowed: str, ok: Callable[[Any], bool]) -> None:
 
 
 def check_count(name: str, value, least: int = 1) -> None:
-  """:func:`check` of a whole number, which shapes a state."""
-  check(name, value, f"whole numbers >= {least}", lambda v: not isinstance(v, float | bool) and v >= least)
+  """:func:`check` of one whole number, which shapes a state."""
+  whole = lambda v: np.ndim(v) == 0 and np.issubdtype(np.asarray(v).dtype, np.integer)
+  check(name, value, f"whole numbers >= {least}", lambda v: whole(v) and v >= least)
 
 
 def check_look_up(what: str, values, count: int, kind: str, low: int = 0) -> None:

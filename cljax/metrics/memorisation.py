@@ -49,11 +49,12 @@ def singleton_mass(counts: ArrayLike) -> float:
   """``2 N_2 / n``, N_2 the kinds seen twice, n all rows: the share of what comes next that is of kinds seen once.
 
   Good and Turing's estimate, of ``counts [K]`` of the kinds seen: what it costs at most not to fit rows that stand
-  alone. Raises UsageError for counts below 0, and where nothing was seen. Feldman, 2020.
+  alone. Raises UsageError for counts that are no whole numbers from 0 on, and where nothing was seen. Feldman, 2020.
   """
   counts = np.asarray(counts)
-  if counts.ndim != 1 or (counts < 0).any() or counts.sum() == 0:
-    raise UsageError(f"counts: got shape {counts.shape}; expected [K] numbers of at least 0, not all 0")
+  numbers = counts.ndim == 1 and counts.dtype.kind in "iuf" and bool(np.isfinite(counts).all())
+  if not numbers or (counts < 0).any() or (counts != np.floor(counts)).any() or counts.sum() == 0:
+    raise UsageError(f"counts: got shape {counts.shape}; expected [K] whole numbers of at least 0, not all 0")
   return float(2 * np.sum(counts == 2) / counts.sum())
 
 

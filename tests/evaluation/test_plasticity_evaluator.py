@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import evaluators, models
+from cljax import evaluators, models, streams
 from cljax.core.types import UsageError
 
 TRAIN = cljax.Recipe(batch_size=8, epochs=1)
@@ -48,13 +48,35 @@ def test_plasticity_is_of_the_next_task_s_inputs(class_stream, network):
   np.testing.assert_array_equal(seen[1][0], class_stream.dataset.train.x[np.asarray(class_stream.train[1])[:6]])
 
 
+def test_deleted_rows_are_looked_at_no_more(make_blobs):
+  """Where the task that comes back lost a class, and where the last one lost all its rows."""
+  stream = streams.build(
+    make_blobs(rows=4), "class", tasks=2, order=(0, 1, 0, 1), validation=0.0, forget="2:class=0; 4:task=1"
+  )
+  seen = []
+  predict = type("Told", (), {"outputs": staticmethod(lambda x, task: seen.append((x, task)) or _Some())})()
+  own = evaluators.plasticity().fn
+  found = [own(type("L", (), {"params": np.ones(2)}), predict, stream, e) for e in range(-1, 6)]
+  x, y = stream.dataset.train.x, np.asarray(stream.dataset.train.y)
+  rows = lambda task, among: x[[r for r in np.asarray(stream.train[task]) if y[r] in among]]
+  expected = [(0, (0, 1)), (1, (2, 3)), (0, (0, 1)), (0, (1,)), (1, (2, 3)), (1, (2, 3))]
+  for (got, task), (which, among) in zip(seen, expected, strict=False):
+    assert task == which
+    np.testing.assert_array_equal(got, rows(which, among))
+  assert seen[-1][0].shape == (1, *x.shape[1:])
+  assert not seen[-1][0].any()
+  assert {k for k, v in found[-1].items() if np.isnan(v)} == found[0].keys() - {"weight_magnitude"}
+  assert not any(np.isnan(v) for one in found[:-1] for v in one.values())
+
+
 class _Some:
   hidden = (np.ones((2, 3)),)
 
 
 def test_plasticity_says_what_it_needs(class_stream):
-  with pytest.raises(UsageError, match="rows"):
-    evaluators.plasticity(rows=0)
+  for wrong in (0, 2.5, True, None, [3], "a"):
+    with pytest.raises(UsageError, match=r"plasticity: rows: got .*; allowed: whole numbers >= 1"):
+      evaluators.plasticity(rows=wrong)
   bare = models.from_apply(
     lambda key: {"w": jax.random.normal(key, (16, 4))}, lambda p, x: x.reshape(len(x), -1) @ p["w"]
   )

@@ -182,6 +182,22 @@ def test_a_class_that_is_forgotten_whole_begins_at_0_again(run):
   np.testing.assert_array_equal(begun[:, 0], learner.params["head"]["kernel"][:, 0])
 
 
+def test_between_tasks_no_older_weights_are_kept(run, class_stream):
+  """Neither the classifier nor running statistics from before the task: an edit would miss both."""
+  _, learner, _ = run
+  np.testing.assert_array_equal(learner.method_state.weights[KERNEL], learner.params["head"]["kernel"])
+  bench = Bench("cwr_star", class_stream, normed())
+  ended = bench.train(2, (0,))
+  assert_same(ended.model_state, ended.method_state.model_state)
+  more = lambda old: jax.tree.map(lambda a: a + 0.5, old)
+  edited = ended._replace(params=more(ended.params), model_state=more(ended.model_state))
+  state = bench.parts.method.after_forget(edited, ended.params).method_state
+  assert_same(edited.model_state, state.model_state)
+  assert state.weights.keys() < leaves(edited.params).keys()
+  for name, kept in state.weights.items():
+    np.testing.assert_array_equal(leaves(edited.params)[name], np.asarray(kept, np.float64))
+
+
 def test_a_classifier_without_an_axis_of_classes_is_refused(class_stream, small_model):
   spec = spec_of(class_stream, 8)
   with pytest.raises(UsageError, match=r"'cwr_star' needs a classifier with a kernel \[D, 4\]; found head/bias \(5,\)"):

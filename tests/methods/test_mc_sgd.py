@@ -121,3 +121,12 @@ def test_without_stored_rows_training_is_plain(run, small_model, four):
   assert_near(again.params, Bench("finetune", four, small_model).train(2, (0, 0)).params)
   ring = memory.ring(4, 4, lambda rows: rows["slot"])
   assert float(ring.contents(again.method_state.episodes.memory)[1].sum()) == 1  # drawn anew, where it was
+
+
+def test_between_tasks_no_older_parameters_are_kept(run):
+  """A request that edits them would miss a copy of what a task began with."""
+  bench, begun, learned, ended = run
+  assert_same(begun.params, learned.method_state.before)
+  assert_same(ended.params, ended.method_state.before)
+  edited = ended._replace(params=jax.tree.map(lambda a: a + 0.5, ended.params))
+  assert_same(edited.params, bench.parts.method.after_forget(edited, ended.params).method_state.before)

@@ -111,6 +111,7 @@ def test_banks_that_say_nothing_are_refused():
 def test_the_mass_of_what_was_seen_once():
   """Three kinds once, two twice, one four times: 4 of 11 rows; and, over many draws, what it estimates."""
   assert metrics.singleton_mass([1, 1, 1, 2, 2, 4, 0]) == pytest.approx(4 / 11)
+  assert metrics.singleton_mass(np.array([1.0, 2.0])) == pytest.approx(2 / 3)
   rng, p = np.random.default_rng(2), 1 / np.arange(1, 301)
   p, found, true = p / p.sum(), [], []
   for _ in range(300):
@@ -120,7 +121,7 @@ def test_the_mass_of_what_was_seen_once():
   np.testing.assert_allclose(np.mean(found), np.mean(true), rtol=0.05)
 
 
-@pytest.mark.parametrize("counts", [[], [0, 0], [1, -1], [[1, 2]]])
+@pytest.mark.parametrize("counts", [[], [0, 0], [1, -1], [[1, 2]], [1.5, 2], [1, np.nan], [np.inf], ["a"]])
 def test_counts_are_checked(counts):
   with pytest.raises(UsageError, match="counts: got shape"):
     metrics.singleton_mass(counts)

@@ -74,6 +74,12 @@ def cwr_star(
     now = tree.by_path(params)
     return tree.edit_leaves(params, {**weights, **{n: jnp.zeros_like(now[n]) for n in zeroed}})
 
+  def as_now(learner):
+    """The learner whose copies are what it has: between tasks nothing older is kept, which a request would miss."""
+    now, kept = tree.by_path(learner.params), tree.copy(learner.model_state) if extractor == "frozen" else ()
+    state = learner.method_state._replace(weights={n: jnp.copy(now[n]) for n in kernels}, model_state=kept)
+    return learner._replace(method_state=state)
+
   def init(key, learner):
     del key
     weights, none = tree.by_path(learner.params), jnp.zeros(spec.num_classes, jnp.float32)
@@ -86,8 +92,7 @@ def cwr_star(
     now = tree.by_path(learner.params)
     weights = {n: jnp.where(state.past > 0, now[n], jnp.zeros_like(now[n])) for n in kernels}
     begin = {n: jnp.where(own, w, jnp.zeros_like(w)) for n, w in weights.items()}
-    kept = tree.copy(learner.model_state) if extractor == "frozen" else ()
-    state = state._replace(weights=weights, now=jnp.zeros_like(state.now), model_state=kept)
+    state = as_now(learner).method_state._replace(weights=weights, now=jnp.zeros_like(state.now))
     return learner._replace(params=with_head(learner.params, begin), method_state=state)
 
   def after_step(key, learner, info):
@@ -107,8 +112,8 @@ def cwr_star(
     del key, task
     state, now = learner.method_state, tree.by_path(learner.params)
     weights = {n: merged(state.weights[n], now[n], state.past, state.now) for n in kernels}
-    state = state._replace(weights=weights, past=state.past + state.now, now=jnp.zeros_like(state.now))
-    learner = learner._replace(params=with_head(learner.params, weights), method_state=state)
+    state = state._replace(past=state.past + state.now, now=jnp.zeros_like(state.now))
+    learner = as_now(learner._replace(params=with_head(learner.params, weights), method_state=state))
     return consolidated(learner, "si") if extractor == "si" else learner
 
   def update(updates, state, params=None, *, visit, **extra):
@@ -133,7 +138,7 @@ def cwr_star(
   hold = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
   return Method(
     init=init, start_task=start_task, after_step=after_step, end_task=end_task, penalty=penalty, finalize=hold,
-    scrub=scrub,
+    scrub=scrub, after_forget=lambda learner, before: as_now(learner),
   )  # fmt: skip
 
 

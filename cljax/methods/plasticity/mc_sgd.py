@@ -20,7 +20,8 @@ from cljax.methods.replay.inner import loss_of
 
 
 class Connected(NamedTuple):
-  """What :func:`mc_sgd` keeps: rows of finished tasks, and the parameters with which the current one began."""
+  """What :func:`mc_sgd` keeps: rows of finished tasks, and the parameters with which the current one began; between
+  tasks those of now, so that nothing older outlives a request."""
 
   episodes: Episodes
   before: Any
@@ -88,13 +89,17 @@ def mc_sgd(model, spec: Spec, *, rate, start, steps: int = 100, points: int = 11
     found = jax.lax.fori_loop(0, jnp.where(connects, steps, 0), step, between(state.before, ended, start))
     params = jax.tree.map(lambda f, e: jnp.where(connects, f, e), found, ended)
     episodes = stored(key, inner(learner), task).method_state
-    return learner._replace(params=params, method_state=state._replace(episodes=episodes))
+    return learner._replace(params=params, method_state=Connected(episodes, tree.copy(params)))
 
   def scrub(learner, request):
     episodes = scrub_rows(inner(learner), request).method_state
     return learner._replace(method_state=learner.method_state._replace(episodes=episodes))
 
-  return Method(init=init, start_task=start_task, end_task=end_task, scrub=scrub)
+  def after_forget(learner, before):
+    del before
+    return learner._replace(method_state=learner.method_state._replace(before=tree.copy(learner.params)))
+
+  return Method(init=init, start_task=start_task, end_task=end_task, scrub=scrub, after_forget=after_forget)
 
 
 register(
