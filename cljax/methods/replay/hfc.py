@@ -62,7 +62,8 @@ def hfc(
 
   ``aggregate``: features are those of one learned token that attends to the places of the model's last hidden layer
   (:func:`cljax.models.aggregation.aggregated`, of ``heads`` heads), the paper's task-semantic aggregation, which as
-  released is one block for all tasks; it is for models whose layers have places, such as cnn.
+  released is one block for all tasks; it is for models whose layers have places, such as cnn (a dense layer
+  is one place).
 
   Deviations: any model in the place of the ViT with adapters; so aggregation is off by default, without the dropped
   paths, and at the rate of the rest (the released code has 5 times it for block and head). g is of the softmax though

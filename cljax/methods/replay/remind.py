@@ -97,15 +97,15 @@ def remind(
   fitted to what it gives of the task's rows, and these are stored. q: product quantisation and back, of new rows and
   test rows too. Stored: codes, a byte for each part of each place of a map, ids, tasks and labels; at most ``capacity``
   rows, and beyond it a random one of the largest class goes. Pairs are 2 ``replay_batch`` distinct stored rows, mixed
-  as :func:`mixed_loss` says with Beta(``strength``, ``strength``), cut to ``least_area`` of their maps; without
-  ``mixup`` as many rows alone.
+  as :func:`mixed_loss` says with Beta(``strength``, ``strength``), cut to ``least_area`` of their maps, where they have
+  maps; without ``mixup`` as many rows alone.
 
   Deviations: the run's learning rate in place of one that halves every 100 rows of a class, and steps of more than one
   row; codes are of rows as the step saw them, augmented or not; centres by Lloyd's algorithm on at most 256 vectors
   each, where faiss also begins with a random draw; replayed rows go through F in a pass of their own, of which
   BatchNorm's running statistics count nothing. A request's rows leave the memory; centres, means of many rows, stay
-  (retraining clears them). Raises UsageError where the network can not be cut, and as ``centroids`` are above 256, for
-  a code is a byte. Spec A8; Hayes et al., 2020.
+  (retraining clears them), and codes stay those of G as it was before an edit that moves it. Raises UsageError where
+  the network can not be cut, and as ``centroids`` are above 256, for a code is a byte. Spec A8; Hayes et al., 2020.
   """
   cut = splitting.split(model, spec, layer, "remind")
   *places, width = cut.value.shape
