@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import records
@@ -66,10 +68,19 @@ def test_a_state_is_found_wherever_it_is_nested():
   state = chain.init({"hidden": {"kernel": np.zeros((4, 3), np.float32)}})
   assert "span" in revealing.revealing({"mine": (state,)})
   assert revealing.revealing(optax.adam(0.1).init({"w": np.zeros(2)})) == ""
+
+  class Kept(NamedTuple):
+    rows: np.ndarray
+
+    @property
+    def reveals(self):
+      return "rows of mine"
+
+  assert revealing.revealing({"mine": [Kept(np.zeros(2))]}) == "rows of mine"
   assert cljax.UsageError is UsageError
 
 
-REFUSED = {"ogd", "pca_ogd", "gpm", "sgp", "trgp", "cuber", "adam_nscl", "tag"}
+REFUSED = {"ogd", "pca_ogd", "gpm", "sgp", "trgp", "cuber", "adam_nscl", "tag", "inflora"}
 
 
 def test_the_table_of_the_docs_is_whole_and_names_what_is_refused():

@@ -26,6 +26,11 @@ class Spans(NamedTuple):
   bases: dict[str, Any]  # {kernel: [d_in, d_in]}: orthonormal columns, then zeros
   ranks: dict[str, Any]  # {kernel: int32}
 
+  @property
+  def reveals(self) -> str:
+    """Why edits are refused beside it."""
+    return "bases of the spaces that the rows span"
+
 
 def second_moments(network, spec: Spec, learner, rows, names) -> dict[str, Any]:
   """``{kernel: X^T X [d_in, d_in]}`` over what each kernel multiplies on all ``rows``, of trace 1."""
