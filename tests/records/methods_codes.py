@@ -9,8 +9,6 @@ RECORDS: dict[str, Record] = {
     compared=(
       "test_remind_s_step_is_of_reconstructions_of_new_and_stored_rows",
       "test_pairs_are_mixed_with_one_share",
-      "test_codes_name_the_nearest_centre_of_each_part",
-      "test_centres_are_lloyd_s_of_each_part",
     ),
     invariants=(
       "test_remind_stores_codes_and_forgets_rows",
@@ -20,8 +18,6 @@ RECORDS: dict[str, Record] = {
       "test_maps_are_coded_place_by_place_and_cut",
       "test_remind_on_lower_layers_that_never_moved",
       "test_what_remind_refuses",
-      "test_bytes_are_a_part_of_the_vectors",
-      "test_both_parts_are_the_network",
     ),
     claim=("remind",),
     deviations=(

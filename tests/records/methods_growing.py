@@ -70,7 +70,7 @@ RECORDS: dict[str, Record] = {
   ),
   "hfc": Record(
     spec="regularizers_projectors 7.6",
-    compared=("test_hfc_s_step_by_hand", "test_the_token_attends_to_the_places_of_the_last_layer"),
+    compared=("test_hfc_s_step_by_hand",),
     invariants=(
       "test_weights_of_equal_rows_are_those_of_z_alone",
       "test_weights_are_bounded_and_detached_and_of_rows_that_are_there",
@@ -78,9 +78,6 @@ RECORDS: dict[str, Record] = {
       "test_means_of_classes_are_over_rows_that_are_there",
       "test_growing_methods_draw_as_many_exemplars_as_asked[hfc]",
       "test_hfc_with_aggregation_is_hfc_of_that_model",
-      "test_the_order_of_places_does_not_matter",
-      "test_without_projection_and_mlp_it_is_the_token_for_every_picture",
-      "test_what_it_needs_is_one_line",
     ),
     claim=("hfc",),
     deviations=(

@@ -54,7 +54,6 @@ RECORDS: dict[str, Record] = {
       "test_draws_have_their_distribution",
     ),
     invariants=(
-      "test_a_cache_is_filled_by_calls_of_any_length",
       "test_behind_the_stop_token_a_row_says_no_more",
       "test_sampling_follows_the_key_and_a_row_s_draws_are_its_own",
       "test_models_that_keep_nothing_say_it_too",
