@@ -34,13 +34,13 @@ def fitted(key, x, weight, parts: int, number: int, steps: int = 20):
   at = jax.lax.top_k(noise, some)[1]
   each = jnp.moveaxis(parted(x[at], count, size), 1, 0)
   one = lambda given: k_means(jax.random.fold_in(key, given[0]), given[1], weight[at], number, steps)
-  return jax.lax.map(one, (jnp.arange(count, dtype=jnp.int32), each))
+  return jax.lax.map(one, (jnp.arange(count, dtype=jnp.int32), each)).astype(jnp.float32)
 
 
 def encoded(centres, x):
   """``[..., S]`` uint8: the nearest centre, of ``[S, K, d]``, of each part of ``x [..., D]``; of several the first."""
   parts, _, size = centres.shape
-  gap = parted(x, parts, size)[..., None, :] - centres
+  gap = parted(x, parts, size)[..., None, :] - centres.reshape((1,) * (x.ndim - 1) + centres.shape)
   return jnp.argmin(jnp.sum(jnp.square(gap), axis=-1), axis=-1).astype(jnp.uint8)
 
 

@@ -51,7 +51,7 @@ def perceptron(layers, x):
   """``[B, last width]``: what dense layers ``{"layer_0": {"kernel", "bias"}, ...}`` make of ``[B, D]``, ReLU
   between."""
   for i in range(len(layers)):
-    x = (jax.nn.relu(x) if i else x) @ layers[f"layer_{i}"]["kernel"] + layers[f"layer_{i}"]["bias"]
+    x = (jax.nn.relu(x) if i else x) @ layers[f"layer_{i}"]["kernel"] + layers[f"layer_{i}"]["bias"][None]
   return x
 
 

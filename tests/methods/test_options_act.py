@@ -31,6 +31,7 @@ NEUTRAL = {
   "fisher_forgetting.importance_batch": BATCHES,
   "coreset_forget.batch": BATCHES, "certified_removal.batch": BATCHES, "kfac_ewc.fisher_batch_size": BATCHES,
   "ncl.fisher_batch_size": BATCHES, "unified.fisher_batch_size": BATCHES, "refresh.fisher_batch_size": BATCHES,
+  "remind.least_area": "how much of maps is mixed, which a small MLP has not: tests/methods/test_remind.py",
   "retrain.schedule": "how long the host replays: tests/unlearning/test_retraining_schedules.py",
 }  # fmt: skip
 # GEM's margin cannot be behind the optimizer, a schedule's end cannot come before its parts, and a network of two
@@ -38,14 +39,23 @@ NEUTRAL = {
 WITH = {"gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0},
         "dualprompt.expert_blocks": {"general_blocks": 0}}  # fmt: skip
 VALUES = {"infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1],
-          "dualprompt.general_blocks": [0], "coda_prompt.length": [6], "hfc.heads": [2]}  # fmt: skip
-DEEPER = ("lines", "heterogeneous_averaging", "erase_at_the_core")  # stages or blocks between the first and the head
+          "dualprompt.general_blocks": [0], "coda_prompt.length": [6], "hfc.heads": [2], "fpf.modules": [1],
+          "ocm.replay_batch": [4], "replay_scheduling.schedule": ["numbered"],
+          "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "remind.parts": [2], "ocm.width": [4]}  # fmt: skip
+DEEPER = (
+  "lines",
+  "heterogeneous_averaging",
+  "erase_at_the_core",
+  "o_lora",
+  "inflora",
+  "sd_lora",
+)  # stages or blocks between the first and the head
 TOLD = ("cuber",)  # an option of it needs the task at test
 # What a text or a tuple may be beside its default.
 TEXTS = {
   "skip": "hidden", "patterns": "head/*", "blocks": "head,hidden_0", "head": "hidden", "leaves": "kernel",
   "kernels": "hidden_0/kernel", "temporary": (0,), "layers": "hidden_0", "block_pattern": "kernel",
-  "options": "steps=2",
+  "options": "steps=2", "trained": "hidden_0/bias",
 }  # fmt: skip
 
 

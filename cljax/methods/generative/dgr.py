@@ -185,7 +185,8 @@ def trained(net, adam) -> optax.GradientTransformationExtraArgs:
 
   def update(updates, state, params=None, *, dgr_gradient, **extra):
     del params, extra
-    moved, moments = adam.update(dgr_gradient, state.moments, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
+      moved, moments = adam.update(dgr_gradient, state.moments, state.params)
     return updates, Generator(optax.apply_updates(state.params, moved), moments)
 
   return optax.GradientTransformationExtraArgs(init, update)

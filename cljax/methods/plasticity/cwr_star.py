@@ -31,15 +31,21 @@ class Consolidated(NamedTuple):
 def centred(weights, chosen):
   """``weights [..., C]`` minus one number: the mean of all weights of the classes ``chosen [C]`` bool."""
   count = jnp.maximum(chosen.sum(dtype=weights.dtype), 1) * (weights.size // weights.shape[-1])
-  return weights - jnp.where(chosen, weights, 0).sum() / count
+  return weights - jnp.where(_beside(chosen, weights), weights, jnp.zeros_like(weights)).sum() / count
+
+
+def _beside(of_classes, weights):
+  """``[C]`` with as many axes as ``weights [..., C]``."""
+  return of_classes.reshape((1,) * (weights.ndim - 1) + of_classes.shape)
 
 
 def merged(before, weights, past, now):
   """``(c p + w) / (p + 1)``, ``p = sqrt(past / now)``, of classes with rows in this task (``now [C]`` above 0), w
   :func:`centred`; ``before``, to the bit, of others. A class without a past has w."""
-  p = jnp.sqrt(past / jnp.maximum(now, 1.0)).astype(weights.dtype)
-  mean = (before * p + centred(weights, now > 0)) / (p + 1)
-  return jnp.where(now > 0, jnp.where(past > 0, mean, centred(weights, now > 0)), before)
+  p = _beside(jnp.sqrt(past / jnp.maximum(now, 1.0)).astype(weights.dtype), weights)
+  new = centred(weights, now > 0)
+  mean = jnp.where(_beside(past > 0, weights), (before * p + new) / (p + 1), new)
+  return jnp.where(_beside(now > 0, weights), mean, before)
 
 
 def cwr_star(
@@ -90,15 +96,16 @@ def cwr_star(
     del key
     state, own = learner.method_state, jnp.asarray(spec.classes_of_task)[task.visit.task]
     now = tree.by_path(learner.params)
-    weights = {n: jnp.where(state.past > 0, now[n], jnp.zeros_like(now[n])) for n in kernels}
-    begin = {n: jnp.where(own, w, jnp.zeros_like(w)) for n, w in weights.items()}
+    some = lambda which, w: jnp.where(_beside(which, w), w, jnp.zeros_like(w))
+    weights = {n: some(state.past > 0, now[n]) for n in kernels}
+    begin = {n: some(own, w) for n, w in weights.items()}
     state = as_now(learner).method_state._replace(weights=weights, now=jnp.zeros_like(state.now))
     return learner._replace(params=with_head(learner.params, begin), method_state=state)
 
   def after_step(key, learner, info):
     del key
     state, own = learner.method_state, slice(0, spec.batch_size)
-    shown = jax.nn.one_hot(info.batch.y[own], spec.num_classes) * info.batch.weight[own, None]
+    shown = jax.nn.one_hot(info.batch.y[own], spec.num_classes, dtype=jnp.float32) * info.batch.weight[own, None]
     learner = learner._replace(method_state=state._replace(now=state.now + shown.sum(0)))
     if extractor == "frozen":
       held = lambda before, now: jnp.where(info.batch.visit.met.any(), before, now)

@@ -43,7 +43,8 @@ def neighbour_values(points, point_y, candidates, y, there, neighbours: int):
   right = ((point_y[:, None] == y[None]) & there[None]).astype(jnp.float32)
   right = jnp.take_along_axis(right, order, axis=1)
   place = jnp.arange(1, y.shape[0] + 1, dtype=jnp.float32)
-  change = (right - jnp.pad(right[:, 1:], ((0, 0), (0, 1)))) * (jnp.minimum(neighbours, place) / (neighbours * place))
+  share = (jnp.minimum(neighbours, place) / (neighbours * place))[None]
+  change = (right - jnp.pad(right[:, 1:], ((0, 0), (0, 1)))) * share
   values = jnp.cumsum(change[:, ::-1], axis=1)[:, ::-1]
   return jnp.zeros_like(values).at[jnp.arange(values.shape[0])[:, None], order].set(values)
 
@@ -76,6 +77,7 @@ def combined(own, own_weight, theirs, theirs_weight, score: str):
   """``[N]``: what makes a candidate worth a replay. own ``[E, N]`` are its values at points of stored rows, theirs
   ``[B, N]`` at new ones. 'mean': ``mean own - mean theirs``; 'extreme': ``max own - min theirs``; 'adversarial':
   ``-sum theirs``; over the points of positive weight."""
+  own_weight, theirs_weight = (w.astype(jnp.float32) for w in (own_weight, theirs_weight))
   there = lambda v, w, empty: jnp.where((w > 0)[:, None], v, empty)
   mean = lambda v, w: there(v, w, 0.0).sum(0) / jnp.maximum(jnp.sum(w > 0, dtype=jnp.float32), 1.0)
   if score == "adversarial":

@@ -58,9 +58,9 @@ def is_wrong(logits, y, class_mask):
 
 def moved_rates(rates, bin_of, wrong, weight, speed):
   """``[K]``: ``r_k <- (1 - speed) r_k + speed wrong_k / drawn_k`` of bins of which rows were drawn; others stand."""
-  of = jax.nn.one_hot(bin_of, rates.shape[0], dtype=jnp.float32) * (weight > 0)[:, None]
+  of = jax.nn.one_hot(bin_of, rates.shape[0], dtype=jnp.float32) * (weight > 0).astype(jnp.float32)[:, None]
   count = of.sum(0)
-  share = (of * wrong[:, None]).sum(0) / jnp.maximum(count, 1.0)
+  share = (of * wrong.astype(jnp.float32)[:, None]).sum(0) / jnp.maximum(count, 1.0)
   return jnp.where(count > 0, (1.0 - speed) * rates + speed * share, rates)
 
 
@@ -112,7 +112,9 @@ def mix_cd(
     def chances(rows):
       rate = jnp.maximum(state.rates, LEAST)
       if chance == "bins":
-        rate = rate / jnp.maximum(jnp.zeros(count).at[rows["bin"]].add(rows["right"].astype(jnp.float32)), 1.0)
+        rate = rate / jnp.maximum(
+          jnp.zeros(count, jnp.float32).at[rows["bin"]].add(rows["right"].astype(jnp.float32)), 1.0
+        )
       return jnp.where(rows["right"], rate[rows["bin"]], 0.0)
 
     _, rows, weight = stored.draw_by_weight(fold(key, "sample"), memory, replay.memory, size, chances)

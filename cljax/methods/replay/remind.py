@@ -40,7 +40,7 @@ def quantised_network(model, spec: Spec, cut: splitting.Split, parts: int, centr
 
   def init(key):
     params, state = model.init(key)
-    return params, Quantised(state, jnp.zeros((count, centroids, size)), jnp.asarray(False))
+    return params, Quantised(state, jnp.zeros((count, centroids, size), jnp.float32), jnp.asarray(False))
 
   def apply(params, model_state, x, *, train, key, task=None, mask=None):
     told = {"train": train, "key": key, "task": task, "mask": mask}

@@ -77,7 +77,7 @@ def filled(share, total, there, capacity: int):
   ``floor(p total)`` each, at most what is stored; what is left of ``total`` is given one by one in rounds, in the order
   of the fractional parts, the largest first, to those of positive share that have more.
   """
-  part = share / jnp.maximum(share.sum(), 1e-9) * total
+  part = share / jnp.maximum(share.sum(), 1e-9) * jnp.asarray(total, share.dtype)
   first = jnp.minimum(jnp.floor(part + 1e-4).astype(jnp.int32), there)
   order = jnp.argsort(jnp.argsort(-(part - jnp.floor(part + 1e-4)), stable=True)).astype(jnp.int32)
 

@@ -91,7 +91,7 @@ def view_batch(model, spec: Spec, *, alpha, views: int = 4, after: int = 0) -> M
     weight = (there & (rows["id"] >= 0)).astype(jnp.float32)
     new = drawn(spec, rows, weight, batch.visit)
     first = batch.visit.first & (turn == 0) & (at % views == 0)
-    new = new._replace(fresh=weight * first)
+    new = new._replace(fresh=weight * first.astype(weight.dtype))
     late = state.shown >= after * state.count
     shown = {f: _put(getattr(batch, f), getattr(new, f)) for f in OF_ROWS}
     at = jnp.arange(spec.batch_size, dtype=jnp.int32)
