@@ -8,12 +8,16 @@ from cljax import methods
 from experiments import _page_table
 from experiments import extended_methods as table
 
+# Faults that are known and not mended: a run that was extended ends on other bits than one that had all tasks.
+KNOWN = {"dualprompt", "sd_lora"}
+
 
 def test_the_table_of_the_docs_is_whole():
   rows = _page_table.read(table.FILE)
   assert set(rows) == set(methods.METHODS), "run python -m experiments.extended_methods"
   assert table.table(rows) in table.PAGE.read_text()
-  assert {row["extends"] for row in rows.values()} <= {table.YES, table.ROOM, table.NO}
+  assert {row["extends"] for row in rows.values()} <= {table.YES, table.ROOM, table.NO, table.WRONG}
+  assert {n for n, row in rows.items() if row["extends"] == table.WRONG} == KNOWN
   assert all(bool(row["reason"]) == (row["extends"] != table.YES) for row in rows.values())
 
 
