@@ -23,6 +23,14 @@ class PerTask(NamedTuple):
   kept: Any  # what the method keeps: owners, masks
 
 
+class Phase(NamedTuple):
+  """Where a task of two phases stands: the method state of :func:`two_phases`."""
+
+  step: Any  # int32: steps of this visit
+  at: Any  # int32: the step behind which the second phase begins
+  second: Any  # bool: it did
+
+
 class Movable(NamedTuple):
   """The state of :func:`hold`."""
 
@@ -104,3 +112,34 @@ def hold(dtype=bool) -> optax.GradientTransformationExtraArgs:
 def held(opt_state, share):
   """The optimizer state in which :func:`hold` lets that ``share`` of each leaf move."""
   return tree.edit_nodes(opt_state, Movable, lambda _: Movable(share))[0]
+
+
+def first_phase(share, task) -> Phase:
+  """The beginning of a visit whose first phase has ``share`` of its steps; of a task that comes back it has none."""
+  steps = jnp.round(share * task.steps.astype(jnp.float32)).astype(jnp.int32)
+  return Phase(jnp.int32(0), steps, ~task.visit.first)
+
+
+def two_phases(turn: Callable) -> dict[str, Any]:
+  """The hooks of a method whose tasks have two phases, between which the learner is ``turn(learner, slot)``.
+
+  It turns behind the last step of the first phase (:func:`first_phase`), and at the latest when the task ends.
+  """
+
+  def if_due(due, learner, task):
+    def turned(one):
+      one = turn(one, place_of(one.model_state.slots, task))
+      return one._replace(method_state=one.method_state._replace(second=jnp.bool_(True)))
+
+    return jax.lax.cond(due & ~learner.method_state.second, turned, lambda one: one, learner)
+
+  def after_step(key, learner, info):
+    del key
+    state = learner.method_state._replace(step=learner.method_state.step + 1)
+    return if_due(state.step >= state.at, learner._replace(method_state=state), info.batch.visit.task)
+
+  return {
+    "init": lambda key, learner: Phase(jnp.int32(0), jnp.int32(0), jnp.bool_(False)),
+    "after_step": after_step,
+    "end_task": lambda key, learner, task: if_due(jnp.bool_(True), learner, task.id),
+  }

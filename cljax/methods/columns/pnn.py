@@ -84,12 +84,15 @@ def column_network(model: Model, spec: Spec, scale) -> tuple[Model, str]:
     slot, rows = isolated.place_of(model_state.slots, task), jax.tree.leaves(x)[0].shape[0]
     stands = jax.lax.stop_gradient(params)
 
-    def one(t, inputs):
+    def one(inputs, t):
       new = column(stands, x, inputs, t)[1]
       return {name: a.at[t].set(new[name]) for name, a in inputs.items()}
 
+    def earlier(inputs, t):  # of a fixed length: a loop that ends at a traced count has no derivative by the rows
+      return jax.lax.cond(t < slot, one, lambda inputs, t: inputs, inputs, t), None
+
     empty = {name: jnp.zeros((count, rows, n), jnp.float32) for name, (n, _) in later.items()}
-    inputs = jax.lax.fori_loop(0, slot, one, empty)
+    inputs = jax.lax.scan(earlier, empty, jnp.arange(count - 1, dtype=jnp.int32))[0]
     logits, own = column(params, x, inputs, slot)
     return Outputs(logits, own[list(later)[-1]] if later else None), model_state
 

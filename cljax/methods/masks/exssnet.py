@@ -19,14 +19,6 @@ from cljax.models import isolated, top_mask
 from cljax.models.heads import flat, width_of
 
 
-class Search(NamedTuple):
-  """Where a task of :func:`exssnet` stands."""
-
-  step: Any  # int32: steps of this visit
-  at: Any  # int32: the step behind which its mask stands
-  found: Any  # bool: it does
-
-
 class Exclusive(NamedTuple):
   """What the network of :func:`exssnet` keeps."""
 
@@ -134,11 +126,10 @@ def exssnet(
     taken = first & (jnp.max(right) > chance)
     begun = jax.tree.map(lambda s: s.at[slot].set(jnp.where(taken, s[source], s[slot])), learner.params["scores"])
     params = {**learner.params, "scores": begun}
-    at = jnp.round(search * task.steps.astype(jnp.float32)).astype(jnp.int32)
     may = movable(params, slot, first, {n: jnp.zeros(u.shape, bool) for n, u in state.kept.used.items()})
     return learner._replace(
       params=params, model_state=state, opt_state=isolated.held(learner.opt_state, may),
-      method_state=Search(jnp.int32(0), at, ~first),
+      method_state=isolated.first_phase(search, task),
     )  # fmt: skip
 
   def found(learner, slot):
@@ -151,27 +142,15 @@ def exssnet(
       {n: u | mine[n] for n, u in kept.used.items()},
     )  # fmt: skip
     return learner._replace(
-      model_state=learner.model_state._replace(kept=kept), opt_state=isolated.held(learner.opt_state, may),
-      method_state=learner.method_state._replace(found=jnp.bool_(True)),
-    )  # fmt: skip
-
-  def if_due(due, learner, task):
-    slot = isolated.place_of(learner.model_state.slots, task)
-    return jax.lax.cond(due & ~learner.method_state.found, lambda one: found(one, slot), lambda one: one, learner)
-
-  def after_step(key, learner, info):
-    del key
-    state = learner.method_state._replace(step=learner.method_state.step + 1)
-    return if_due(state.step >= state.at, learner._replace(method_state=state), info.batch.visit.task)
+      model_state=learner.model_state._replace(kept=kept), opt_state=isolated.held(learner.opt_state, may)
+    )
 
   network = isolated.per_task(model, spec.num_tasks, begin, weights)
   return Method(
     model=network,
-    init=lambda key, learner: Search(jnp.int32(0), jnp.int32(0), jnp.bool_(False)),
     start_task=start_task,
-    after_step=after_step,
-    end_task=lambda key, learner, task: if_due(jnp.bool_(True), learner, task.id),
     finalize=isolated.hold(),
+    **isolated.two_phases(found),
     **task_at_test(network, spec, inference),
   )
 

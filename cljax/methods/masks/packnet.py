@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 
@@ -15,14 +13,6 @@ from cljax.methods.registry import Entry, Option, register
 from cljax.methods.told import TOLD, task_at_test
 from cljax.models import isolated
 from cljax.models.masks import smallest
-
-
-class Packing(NamedTuple):
-  """Where a task of :func:`packnet` stands."""
-
-  step: Any  # int32: steps of this visit
-  at: Any  # int32: the step behind which it is pruned
-  pruned: Any  # bool
 
 
 def packnet(
@@ -91,42 +81,28 @@ def packnet(
         owner[name] = jnp.where(gone, jnp.asarray(free, jnp.int16), owner[name])
     params = tree.edit_leaves(learner.params, edits)
     learner = learner._replace(params=params, model_state=learner.model_state._replace(kept=owner))
-    learner = learner._replace(method_state=learner.method_state._replace(pruned=jnp.bool_(True)))
     may = movable(params, owner, slot, jnp.bool_(True))
     return learner._replace(opt_state=isolated.held(learner.opt_state, may))
 
   def start_task(key, learner, task):
     del key
-    first, steps = task.visit.first, task.steps.astype(jnp.float32)
+    first = task.visit.first
     slot, state = isolated.opened(learner.model_state, task.id)
     take = lambda o: jnp.where(first & (o == free), slot.astype(o.dtype), o)
     owner = {n: take(o) for n, o in state.kept.items()}
-    at = jnp.round((1.0 - retrain) * steps).astype(jnp.int32)
     may = movable(learner.params, owner, slot, first)
     return learner._replace(
       model_state=state._replace(kept=owner),
       opt_state=isolated.held(learner.opt_state, may),
-      method_state=Packing(jnp.int32(0), at, ~first),
+      method_state=isolated.first_phase(1.0 - retrain, task),
     )
-
-  def if_due(due, learner, task):
-    slot = isolated.place_of(learner.model_state.slots, task)
-    due = due & ~learner.method_state.pruned
-    return jax.lax.cond(due, lambda one: cut(one, slot), lambda one: one, learner)
-
-  def after_step(key, learner, info):
-    del key
-    state = learner.method_state._replace(step=learner.method_state.step + 1)
-    return if_due(state.step >= state.at, learner._replace(method_state=state), info.batch.visit.task)
 
   network = isolated.per_task(model, spec.num_tasks, begin, weights)
   return Method(
     model=network,
-    init=lambda key, learner: Packing(jnp.int32(0), jnp.int32(0), jnp.bool_(False)),
     start_task=start_task,
-    after_step=after_step,
-    end_task=lambda key, learner, task: if_due(jnp.bool_(True), learner, task.id),
     finalize=isolated.hold(),
+    **isolated.two_phases(cut),
     **task_at_test(network, spec, inference),
   )
 

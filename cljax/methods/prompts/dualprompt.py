@@ -73,7 +73,7 @@ def dualprompt(
     return Prompts(prefixes=found)
 
   def near(trained, asked: Asked):
-    return likeness(asked.query, trained["own"]["match"])[:, asked.task]
+    return likeness(asked.query, trained["own"]["match"][asked.task][None])[:, 0]
 
   def fresh(key, trained, open_, task):
     """The drawn numbers of a task that is met, which are those of its place in the order."""
