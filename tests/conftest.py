@@ -70,8 +70,6 @@ def small_model():
   return models.mlp((4, 4, 1), 4, hidden=(8,))
 
 
-# Functions whose tests take more than a fifth of a second each, as measured by experiments.suite_times.py.
-SLOW = frozenset((pathlib.Path(__file__).parent / "slow.txt").read_text().split())
 IN_EVERY_LOOP = ("er", "ewc", "ssd")  # with -m "not slow" the contract is tried on these entries alone
 
 
@@ -133,7 +131,7 @@ def pytest_collection_modifyitems(config, items):
     if item.path == pathlib.Path(__file__).parent / "test_contract.py":
       slow = item.callspec.params["name"] not in IN_EVERY_LOOP
     else:
-      slow = f"{item.path.stem}::{getattr(item, 'originalname', item.name)}" in SLOW
+      slow = sampling.function(item) in sampling.SLOW  # more than a fifth of a second: experiments.suite_times
     if slow:
       item.add_marker(pytest.mark.slow)
   at = [i for i, item in enumerate(items) if item.path == pathlib.Path(__file__).parent / "test_contract.py"]

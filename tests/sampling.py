@@ -1,9 +1,10 @@
-"""Which cases of a law that is tried on many entries a run takes: a seeded third, or with ``--every`` all of them.
+"""Which tests a run takes: the quick ones and a seeded third of what is dear, or with ``--every`` all of them.
 
-A law of the whole registry costs more with each entry. ``tests/sampled.txt`` names the test functions whose cases are
-sampled; of the contract suite all tests of the methods drawn are taken, so that their programs are shared. Another
-commit draws other cases: the seed is the number of commits, or ``--sample-seed``. Tests that are asked for by name
-(``-k``, ``FILE::test``) are taken whole.
+The suite costs more with each entry, its whole is what a change has to pass, and a third is what people will run. Of a
+law that is tried on many entries (``tests/sampled.txt`` names the functions) a third of the cases is drawn, at most
+``MOST``; of the contract suite all tests of the methods drawn, so that their programs are shared; of what else is slow
+(``tests/slow.txt``) a third of the functions of each file. Another commit draws others: the seed is the number of
+commits, or ``--sample-seed``. Tests that are asked for by name (``-k``, ``FILE::test``) are taken whole.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import os
 import pathlib
 import subprocess
 
-SHARE, LEAST = 3, 4  # one in three, and no fewer than four
+SHARE, LEAST, MOST = 3, 4, 24  # one in three, no fewer than four and no more than 24
 SEED, EVERY = "CLJAX_SAMPLE_SEED", "CLJAX_TEST_EVERY"  # in the environment of processes that tests start
 CONTRACT = "tests/test_contract.py"
-SAMPLED = frozenset((pathlib.Path(__file__).parent / "sampled.txt").read_text().split())
+SAMPLED, SLOW = (
+  frozenset((pathlib.Path(__file__).parent / name).read_text().split()) for name in ("sampled.txt", "slow.txt")
+)
 
 
 def pytest_addoption(parser):
@@ -41,31 +44,44 @@ def pytest_configure(config):
 
 def pytest_terminal_summary(terminalreporter, config):
   if not whole(config):
-    text = f"one case in {SHARE} of {len(SAMPLED)} laws of many entries, --sample-seed={os.environ[SEED]}; all: --every"
-    terminalreporter.write_line(text)
+    seed = f"--sample-seed={os.environ[SEED]}"
+    terminalreporter.write_line(f"one in {SHARE} of slow tests and of laws of many entries, {seed}; all: --every")
 
 
-def drawn(cases, seed: str, always=()) -> set:
-  """A third of the cases by the hash of each with the seed, no fewer than four, and those ``always`` taken."""
+def drawn(cases, seed: str, always=(), least: int = LEAST, most: int = MOST) -> set:
+  """A third of the cases by the hash of each with the seed, from ``least`` to ``most``, and those ``always`` taken."""
   rank = sorted(set(cases), key=lambda case: hashlib.sha256(f"{seed} {case}".encode()).hexdigest())
-  return set(rank[: max(LEAST, -(-len(rank) // SHARE))]) | set(always)
+  return set(rank[: min(max(least, -(-len(rank) // SHARE)), most)]) | set(always)
 
 
-def law(item) -> tuple[str, str]:
-  """What cases are drawn together, and which of them this is: of the contract suite the methods."""
+def function(item) -> str:
+  """``file::function``, as the two lists have it."""
+  return f"{item.path.stem}::{getattr(item, 'originalname', item.name)}"
+
+
+def pool(item) -> tuple[str, str] | None:
+  """What is drawn together with this item, and which of it this is; None for what is always taken.
+
+  Cases of a sampled law, of the contract suite the methods; the other slow functions of a file."""
   path = item.nodeid.partition("::")[0]
-  if path == CONTRACT:
+  if path == CONTRACT and path in SAMPLED:
     return path, item.callspec.params["name"]
-  return f"{item.path.stem}::{getattr(item, 'originalname', item.name)}", item.nodeid
+  name = function(item)
+  if name in SAMPLED:
+    return name, item.nodeid
+  return (path, name) if name in SLOW else None
 
 
 def split(items, seed: str, always=()) -> tuple[list, list]:
   """The items that are taken, and those that are left out."""
   cases: dict[str, set[str]] = {}
-  at = [law(item) for item in items]
-  for name, case in at:
-    if name in SAMPLED:
-      cases.setdefault(name, set()).add(case)
-  taken = {name: drawn(found, seed, always if name == CONTRACT else ()) for name, found in cases.items()}
-  keep = [name not in taken or case in taken[name] for name, case in at]
+  at = [pool(item) for item in items]
+  for name, case in filter(None, at):
+    cases.setdefault(name, set()).add(case)
+  law = lambda name: name in SAMPLED
+  taken = {
+    name: drawn(found, seed, always if name == CONTRACT else (), LEAST if law(name) else 1, MOST)
+    for name, found in cases.items()
+  }
+  keep = [one is None or one[1] in taken[one[0]] for one in at]
   return [i for i, k in zip(items, keep, strict=True) if k], [i for i, k in zip(items, keep, strict=True) if not k]
