@@ -3,7 +3,8 @@
 Two sweeps of ``launch.sweep --methods=finetune,joint,all:replay`` in ``DIR/digits`` and ``DIR/mnist``, three seeds,
 each method at its defaults (200 rows where it stores any; ``experiments/split_digits.py`` gives er and derpp 100); what
 has finished there is not run again. Then ``experiments/results/family/replay.tsv``, and the table of ``docs/replay.md``
-between its marks: accuracy over all classes after the last task, forgetting, and bytes kept. ``--collect`` reads alone.
+between its marks: accuracy over all classes after the last task, forgetting, and bytes kept. Rows that were not run in
+``DIR`` stay as they are; ``--only=ssil,ocm`` and ``--bench=digits`` run less, ``--collect`` nothing.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def found(folder: pathlib.Path) -> dict[str, dict[str, str]]:
 
 
 def collected(workdir: pathlib.Path) -> _page_table.Rows:
+  """The file's rows, and in their places what was run in ``workdir``."""
   benches = {name: found(workdir / name) for name in CONFIGS}
-  rows: _page_table.Rows = {}
+  rows: _page_table.Rows = _page_table.read(FILE) if FILE.exists() else {}
   for bench, lines in benches.items():
     for method, values in lines.items():
       row = rows.setdefault(method, dict.fromkeys(FIELDS, "") | {"method": method})
@@ -72,9 +74,9 @@ def table(rows: _page_table.Rows) -> str:
 
 def main(argv) -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir).expanduser()
-  asked = ",".join([*BOUNDS, "all:replay"])
-  for bench, config in CONFIGS.items() if not flags.FLAGS.collect else ():
-    given = [f"--config={ROOT / config}", f"--methods={asked}", "--seeds=3", f"--workdir={workdir / bench}"]
+  asked = ",".join(flags.FLAGS.only or [*BOUNDS, "all:replay"])
+  for bench in flags.FLAGS.bench if not flags.FLAGS.collect else ():
+    given = [f"--config={ROOT / CONFIGS[bench]}", f"--methods={asked}", "--seeds=3", f"--workdir={workdir / bench}"]
     sweep.main([argv[0], *given])
   rows = {n: r for n, r in collected(workdir).items() if n in methods.METHODS}
   FILE.parent.mkdir(parents=True, exist_ok=True)
@@ -85,5 +87,7 @@ def main(argv) -> None:
 
 if __name__ == "__main__":
   flags.DEFINE_string("workdir", "runs/family", "Where the two sweeps lie.")
+  flags.DEFINE_list("only", [], "Methods to run; else the bounds and the family.")
+  flags.DEFINE_multi_enum("bench", list(CONFIGS), list(CONFIGS), "Which of the two.")
   flags.DEFINE_boolean("collect", False, "Run nothing.")
   app.run(main)
