@@ -97,6 +97,7 @@ RECORDS: dict[str, Record] = {
     compared=("test_hypernetwork_s_steps_by_hand",),
     invariants=(
       "test_a_hypernetwork_begins_near_the_network",
+      "test_each_leaf_of_a_hypernetwork_is_its_own_beyond_ten_in_a_list",
       "test_strength_holds_old_weights_and_embeddings_stand",
       "test_each_task_of_a_hypernetwork_has_batch_statistics",
     ),
