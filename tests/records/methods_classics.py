@@ -48,7 +48,8 @@ RECORDS: dict[str, Record] = {
     spec="classic_methods A18",
     compared=(
       "test_the_solver_learns_half_of_new_rows_and_half_of_made_up_ones",
-      "test_the_generator_learns_the_same_rows_by_the_same_shares",
+      "test_the_generator_learns_the_same_rows_by_the_same_shares[gaussian]",
+      "test_the_generator_learns_the_same_rows_by_the_same_shares[bernoulli]",
       "test_where_tasks_have_softmaxes_of_their_own_one_labels_each_row",
     ),
     invariants=(
