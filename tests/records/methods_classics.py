@@ -57,6 +57,7 @@ RECORDS: dict[str, Record] = {
       "test_generator_and_solver_of_before_stand_still_within_a_task",
       "test_generators_of_members_begin_apart_and_are_counted",
       "test_made_up_rows_are_not_counted_by_batch_norm",
+      "test_made_up_rows_in_places_of_absent_ones_have_no_part",
       "test_a_request_throws_the_generator_away",
       "test_dgr_refuses_inputs_that_no_generator_makes",
     ),
