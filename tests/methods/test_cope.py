@@ -203,6 +203,7 @@ def test_cope_s_memory_is_balanced_and_drawn_whole_where_small(class_stream, sma
     made = jax.eval_shape(bench.parts.method.prepare, jax.random.key(0), state, batch)[1]
     assert made.weight.shape == (8 + more,)
     assert type(state.method_state.replay.memory).__name__ == "ClassBalancedState"
+    assert state.method_state.replay.memory.rows["id"].shape == (capacity,)
     assert state.method_state.prototypes.shape == (4, 32)
 
 

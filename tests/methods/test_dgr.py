@@ -193,6 +193,31 @@ def test_made_up_rows_are_not_counted_by_batch_norm(class_stream):
   assert abs(float(loss) - float(other)) > 1e-3
 
 
+def normalised(p, x, statistics=None):
+  """The logits of the network with BatchNorm, by the rows' own statistics where none are given."""
+  h = np.asarray(x, np.float64).reshape(len(x), -1) @ p["in/kernel"] + p["in/bias"]
+  mean, var = (h.mean(0), h.var(0)) if statistics is None else statistics
+  h = (h - mean) / np.sqrt(var + 1e-5) * p["norm/scale"] + p["norm/bias"]
+  return np.maximum(h, 0) @ p["head/kernel"] + p["head/bias"]
+
+
+def test_made_up_rows_in_places_of_absent_ones_have_no_part(class_stream):
+  """Neither in the mean nor in the batch statistics by which the others are judged; their labels are of the running
+  statistics."""
+  bench = Bench("dgr", class_stream, normed(), HYPER)
+  two = bench.boundary("start_task", bench.train(2, (0,)), 1, (0,))
+  there = np.array([1, 0, 1, 1, 0, 1, 1, 0], np.int32)
+  loss = bench.step(two, *bench.arguments(1, 0, there, met=(0,)))[2]
+  x, (new, y), p, at = made_up(two), batch_of(bench, 1, 0), leaves(two.params), there > 0
+  before = two.method_state.solver
+  statistics = [leaves(before.model_state)[f"batch_stats/norm/{n}"] for n in ("mean", "var")]
+  said = np.where(np.arange(4) < 2, normalised(leaves(before.params), x, statistics), -np.inf).argmax(1)
+  want = [cross_entropy(normalised(p, rows[at]), of[at]).mean() for rows, of in ((new, y), (x, said))]
+  np.testing.assert_allclose(float(loss), np.mean(want), rtol=1e-4)
+  others = cross_entropy(normalised(p, x), said)[at].mean()
+  assert abs(others - want[1]) > 1e-2
+
+
 def test_a_request_throws_the_generator_away(run):
   """Nothing of it is left, nothing is replayed until the next boundary, and it begins anew; a request that names no
   row leaves it. The solver of before follows an edit."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from bench import Bench
@@ -11,6 +15,7 @@ from normed import normed
 
 from cljax import models, streams
 from cljax.core import tree
+from cljax.methods.hypernetworks.hypernetwork import hyper_network
 
 MODEL = models.mlp((4, 4, 1), 6, hidden=(4,))
 NAMES = ("hidden_0/kernel", "hidden_0/bias", "head/kernel", "head/bias")
@@ -93,6 +98,18 @@ def test_a_hypernetwork_begins_near_the_network(three):
     assert p[f"out/{n}/kernel"].std() * np.sqrt(50) == pytest.approx(spread, rel=0.05)
   assert not p["out/head/bias/kernel"].any()
   assert abs(p["hidden/kernel"].std() - 0.5) < 0.06
+
+
+def test_each_leaf_of_a_hypernetwork_is_its_own_beyond_ten_in_a_list():
+  """Sorted by their names the tenth comes before the second; with kernels of zeros H makes the initial weights."""
+  start = {"deep": [jnp.full((2, 2), i, jnp.float32) for i in range(12)], "head": jnp.full((2, 6), 12.0)}
+  model = models.from_apply(lambda key: start, lambda p, x: x.reshape(-1, 2) @ p["deep"][2] @ p["deep"][10] @ p["head"])
+  network = hyper_network(model, SimpleNamespace(num_tasks=2), 3, 4)
+  params, state = network.init(jax.random.key(0))
+  np.testing.assert_array_equal(params["out"]["deep/10"]["bias"], start["deep"][10])
+  x = jnp.float32([[1, 2], [3, 4]])
+  got = network.apply(params, state, x, train=False, key=None, task=jnp.int32(1))[0].logits
+  np.testing.assert_allclose(got, np.repeat([[3 * 2 * 2 * 2 * 10 * 12], [7 * 2 * 2 * 2 * 10 * 12]], 6, axis=1))
 
 
 def test_strength_holds_old_weights_and_embeddings_stand(three):

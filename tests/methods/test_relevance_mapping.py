@@ -86,3 +86,19 @@ def test_old_answers_of_relevance_mapping_stay_to_the_bit(optimizer, norm, three
     before, after = leaves(learner.params), leaves(learn(bench, learner, 0, order, steps=2).params)
     changed = {n for n in before if (before[n] != after[n]).any()}
     assert changed == {"network/hidden_0/bias", "network/head/kernel", "network/head/bias"}
+
+
+def test_half_is_rounded_down_in_what_answers_and_in_what_stands(three):
+  """A weight that answered at a relevance of exactly 1/2 and did not stand would move under an old answer."""
+  bench = Bench("relevance_mapping", three, MODEL)
+  learner = bench.boundary("start_task", bench.start(), 0)
+  a = np.where(np.arange(8) < 4, np.float32(0.5), np.nextafter(np.float32(0.5), np.float32(1)))
+  some = learner.params["relevance"][NAME].at[0].set(a[None])
+  learner = learner._replace(params={**learner.params, "relevance": {NAME: some}})
+  learner = bench.boundary("end_task", learner, 0)
+  on = np.broadcast_to(np.arange(8) >= 4, (16, 8))
+  np.testing.assert_array_equal(learner.model_state.kept[NAME], on)
+  p = {n.partition("/")[2]: v for n, v in leaves(learner.params).items() if n.startswith("network")}
+  net = {n: v[0] if n != NAME else v * on for n, v in p.items()}
+  x = three.dataset.test.x[np.asarray(three.test[0])]
+  np.testing.assert_allclose(answers(bench, learner, 0), forward(net, x)[1], rtol=1e-4, atol=1e-5)

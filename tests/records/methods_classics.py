@@ -48,7 +48,8 @@ RECORDS: dict[str, Record] = {
     spec="classic_methods A18",
     compared=(
       "test_the_solver_learns_half_of_new_rows_and_half_of_made_up_ones",
-      "test_the_generator_learns_the_same_rows_by_the_same_shares",
+      "test_the_generator_learns_the_same_rows_by_the_same_shares[gaussian]",
+      "test_the_generator_learns_the_same_rows_by_the_same_shares[bernoulli]",
       "test_where_tasks_have_softmaxes_of_their_own_one_labels_each_row",
     ),
     invariants=(
@@ -56,6 +57,7 @@ RECORDS: dict[str, Record] = {
       "test_generator_and_solver_of_before_stand_still_within_a_task",
       "test_generators_of_members_begin_apart_and_are_counted",
       "test_made_up_rows_are_not_counted_by_batch_norm",
+      "test_made_up_rows_in_places_of_absent_ones_have_no_part",
       "test_a_request_throws_the_generator_away",
       "test_dgr_refuses_inputs_that_no_generator_makes",
     ),

@@ -40,7 +40,8 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_one_network_answers_out_of_what_all_intervals_share",
       "test_intervals_meet_and_hold_every_point",
-      "test_boxes_of_layers_whose_weights_are_boxes",
+      "test_boxes_of_layers_whose_weights_are_boxes[False]",
+      "test_boxes_of_layers_whose_weights_are_boxes[True]",
       "test_a_new_task_begins_with_the_last_embedding",
       "test_schedules_end_where_their_options_say",
       "test_short_tasks_are_remarked",

@@ -11,7 +11,8 @@ RECORDS: dict[str, Record] = {
       "test_mix_cd_s_step_is_of_new_rows_and_of_those_that_were_right",
       "test_where_a_task_begins_stored_rows_are_judged",
       "test_rates_follow_the_damage_that_the_step_s_pass_sees",
-      "test_bins_are_drawn_by_their_damage",
+      "test_bins_are_drawn_by_their_damage[rows-both]",
+      "test_bins_are_drawn_by_their_damage[bins-class]",
       "test_rows_are_drawn_by_weight_without_replacement",
     ),
     invariants=(
@@ -85,7 +86,8 @@ RECORDS: dict[str, Record] = {
   "dual_mix": Record(
     spec="replay_architecture_metrics A14",
     compared=(
-      "test_mixtures_teach_both_labels",
+      "test_mixtures_teach_both_labels[adaptive]",
+      "test_mixtures_teach_both_labels[plain]",
       "test_labels_lean_to_the_class_of_fewer_rows",
     ),
     invariants=(

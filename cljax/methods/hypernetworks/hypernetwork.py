@@ -36,7 +36,7 @@ def hyper_network(model: Model, spec: Spec, size: int, width: int) -> Model:
   Parameters: ``embeddings [T, E]`` from N(0, 1), ``hidden``, E by H, and ``out {leaf: {"kernel" [H, ...], "bias"
   [...]}}``, whose biases are the model's initial weights and whose kernels have their spread over sqrt(H).
   """
-  treedef = jax.tree.structure(jax.eval_shape(model.init, jax.random.key(0))[0])
+  named = jax.eval_shape(model.init, jax.random.key(0))[0]
 
   def begin(key, weights):
     normal = lambda name, shape: jax.random.normal(tree.fold(key, name), shape, jnp.float32)
@@ -50,7 +50,8 @@ def hyper_network(model: Model, spec: Spec, size: int, width: int) -> Model:
 
   def weights(params, kept, slot, train):
     del kept, train
-    return jax.tree.unflatten(treedef, list(made(params, params[EMBEDDINGS][slot]).values()))
+    each = made(params, params[EMBEDDINGS][slot])  # its order is that of sorted names, which need not be the tree's
+    return tree.map_named(lambda n, _: each[n], named)
 
   return isolated.per_task(model, spec.num_tasks, begin, weights)
 
