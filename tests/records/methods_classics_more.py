@@ -19,4 +19,33 @@ RECORDS: dict[str, Record] = {
     claim=("lwf_mc",),
     first_task_plain=False,
   ),
+  "dvc": Record(
+    spec="its released code; classic_methods has no entry",
+    compared=(
+      "test_dvc_replays_the_rows_whose_gradients_grow_most",
+      "test_dvc_s_gradient_by_differences",
+      "test_where_tasks_have_softmaxes_of_their_own_views_agree_within_them",
+      "test_without_views_dvc_is_retrieval_for_replay",
+      "test_a_row_s_size_is_the_norm_of_its_gradient",
+    ),
+    invariants=(
+      "test_rows_are_offered_once_and_absent_ones_never[dvc]",
+      "test_one_view_that_says_all_classes_alike_is_the_least",
+      "test_the_virtual_step_leaves_running_statistics",
+      "test_dvc_forgets_rows",
+      "test_dvc_refuses_what_it_cannot_do",
+    ),
+    claim=("dvc",),
+    deviations=(
+      "written from the released code; the paper's own symbols could not be verified",
+      "the second view of the virtual step is another than the step's; the released code makes one for both",
+      "candidates are scored in eval mode, so that a row's score does not depend on the others",
+      "logarithms have no eps",
+      "values of second views are not cut to [0, 1]; their hue is turned in YIQ, not HSV; colours in one order",
+      "each row is offered to the memory once in a run; insert='every_pass' is the released code's",
+    ),
+    arguments={"capacity": 20, "replay_batch": 4, "candidates": 8},
+    neutral={"views": False, "beta": 0.0},
+    first_task_plain=False,
+  ),
 }
