@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +140,21 @@ def with_projection(model: Model, spec: Spec, owner: str, width: int = 128) -> M
     return {"hidden": layer("hidden", inner), "out": layer("out", width)}
 
   return _on(model, "projection", init, None)
+
+
+def beside(model: Model, name: str, init: Callable) -> Model:
+  """The model with the parameters ``{"network": its own, name: init(key)}``; its own outputs stay."""
+  return _on(model, name, init, None)
+
+
+def dense_layers(key, widths: Sequence[int]):
+  """``{"layer_0": {"kernel", "bias"}, ...}`` of :func:`cljax.models.generating.perceptron`: weights as He et al. 2015,
+  biases 0."""
+  made = {}
+  for i, (rows, columns) in enumerate(itertools.pairwise(widths)):
+    kernel = jax.nn.initializers.he_normal()(tree.fold(key, f"layer_{i}"), (rows, columns), jnp.float32)
+    made[f"layer_{i}"] = {"kernel": kernel, "bias": jnp.zeros(columns, jnp.float32)}
+  return made
 
 
 def embedded(head, features):

@@ -11,7 +11,7 @@ from bench import Bench
 from cljax.core.types import Batch, Outputs, StepInfo
 
 
-@pytest.mark.parametrize("name", ["aser", "cope", "ocm"])
+@pytest.mark.parametrize("name", ["aser", "cope", "dvc", "ocm"])
 def test_rows_are_offered_once_and_absent_ones_never(name, class_stream, small_model):
   """Of eight rows five are there, of which one came before: it is offered again where each pass counts."""
   weight, fresh = np.r_[np.ones(5), np.zeros(3)], np.r_[0.0, np.ones(7)]

@@ -36,7 +36,7 @@ NEUTRAL = {
 }  # fmt: skip
 # GEM's margin cannot be behind the optimizer, a schedule's end cannot come before its parts, and a network of two
 # blocks has no more than two.
-WITH = {"gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0},
+WITH = {"dvc.retrieval": {"candidates": 50}, "gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0},
         "dualprompt.expert_blocks": {"general_blocks": 0}}  # fmt: skip
 VALUES = {"infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1],
           "dualprompt.general_blocks": [0], "coda_prompt.length": [6], "hfc.heads": [2], "fpf.modules": [1],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
-from cljax import losses
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Access, Spec, UsageError
+from cljax.methods.distillation.lwf_mc import held_sigmoids
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import exemplars as sets
 
@@ -54,16 +53,11 @@ def icarl(
     del params
     share, visit = batch.extra["share"], batch.visit
     own = slice(0, share.shape[0])
-    targets = jax.nn.one_hot(batch.y[own], spec.num_classes, dtype=jnp.float32)
-    if distillation:
-      old, said = sets.old_and_new(spec, visit)[0], sets.taught(model, learner, batch, key)[own]
-      targets = jnp.where(old[None], jax.nn.sigmoid(said), targets)
+    old, said = sets.old_and_new(spec, visit)[0], sets.taught(model, learner, batch, key)[own] if distillation else None
     seen = jnp.ones(spec.num_classes, bool) if released else (of_task & visit.seen[:, None]).any(0)
-    inside = jnp.broadcast_to(seen, targets.shape)
+    inside = jnp.broadcast_to(seen, outputs.logits[own].shape)
     inside = inside if batch.class_mask is None else inside & batch.class_mask[own]
-    each = losses.binary_cross_entropy(outputs.logits[own], targets, inside) / jnp.maximum(
-      jnp.sum(inside, -1, dtype=jnp.float32), 1.0
-    )
+    each = held_sigmoids(outputs.logits[own], batch.y[own], said, old, inside)
     return jnp.sum(share * jnp.where(share != 0, each, 0.0))
 
   def end_task(key, learner, task):
