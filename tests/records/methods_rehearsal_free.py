@@ -1,0 +1,39 @@
+"""Records of methods that keep no rows as they were read: recalled outputs, coding vectors, sparse parts, experts."""
+
+from records.form import Record
+
+KIND = "method"
+RECORDS: dict[str, Record] = {
+  "recall_logits": Record(
+    spec="regularizers_projectors 7.5",
+    compared=(
+      "test_recall_s_loss_and_step_are_by_hand[plain]",
+      "test_recall_s_loss_and_step_are_by_hand[deviation]",
+      "test_recall_s_loss_and_step_are_by_hand[variance]",
+      "test_recall_s_loss_and_step_are_by_hand[combined]",
+      "test_recall_s_loss_and_step_are_by_hand[regression]",
+      "test_recall_s_loss_and_step_are_by_hand[both]",
+      "test_released_variance_is_squared_once_more",
+      "test_variances_are_of_rows_that_are_there",
+    ),
+    invariants=(
+      "test_the_first_step_of_a_task_recalls_nothing_yet",
+      "test_labels_of_new_classes_leave_old_outputs_alone",
+      "test_the_first_task_has_nothing_to_recall",
+      "test_plain_training_is_another_thing_in_the_first_task",
+      "test_a_task_that_comes_back_recalls_the_others",
+      "test_where_tasks_have_outputs_of_their_own_no_strength_is_plain_training",
+      "test_between_tasks_nothing_of_rows_is_kept",
+      "test_recall_logits::test_the_teacher_follows_an_edit",
+    ),
+    claim=("recall_logits",),
+    deviations=(
+      "any network, where the paper has a frozen ResNet-50 and a head with a sine for each task",
+      "the old network is asked in each step; the numbers are the recorded ones but for augmented rows",
+      "a class whose recorded outputs do not vary is divided by 1",
+      "answers of the regression form are not clipped",
+      "divide='deviation' is the distance that the paper names; the released code divides by the variance",
+    ),
+    first_task_plain=False,
+  ),
+}
