@@ -67,4 +67,31 @@ RECORDS: dict[str, Record] = {
     arguments={"temperature": 0.5, "neighbours": 3, "vector_rate": 0.5},
     first_task_plain=False,
   ),
+  "sharp": Record(
+    spec="replay_architecture_metrics A9",
+    compared=(
+      "test_the_fewest_units_that_hold_a_share",
+      "test_mature_units_are_those_of_each_class_of_the_task",
+      "test_sharp_s_loss_is_of_the_step_s_rows_and_stored_values",
+      "test_stored_are_hidden_values_of_the_last_task_alone",
+    ),
+    invariants=(
+      "test_one_unit_that_holds_the_share_exactly_is_enough",
+      "test_mature_units_read_no_young_ones",
+      "test_what_is_mature_stands_and_answers_as_it_did",
+      "test_lower_layers_train_in_the_first_task_or_never",
+      "test_outputs_of_a_task_that_comes_back_learn_again",
+      "test_stored_values_of_deleted_rows_go",
+      "test_of_a_network_cut_at_its_outputs_these_alone_stand",
+      "test_what_sharp_refuses",
+    ),
+    claim=("sharp",),
+    deviations=(
+      "dense, where the released network is sparse from the start and grows connections to young units",
+      "cross-entropy of one classifier, where it has a contrastive loss and answers by nearest neighbours",
+      "stored values are not cut to 8 bits; units mature when a task ends, all at once",
+    ),
+    arguments={"capacity": 8, "share": 0.6},
+    first_task_plain=False,
+  ),
 }
