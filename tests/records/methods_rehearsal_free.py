@@ -94,4 +94,29 @@ RECORDS: dict[str, Record] = {
     arguments={"capacity": 8, "share": 0.6},
     first_task_plain=False,
   ),
+  "par": Record(
+    spec="regularizers_projectors 8.7",
+    compared=(
+      "test_the_distance_of_tasks_by_loops",
+      "test_tasks_are_compared_by_the_network_of_the_beginning",
+      "test_a_near_task_shares_the_expert_and_holds_old_heads",
+      "test_holding_old_heads_pulls_the_expert_back",
+    ),
+    invariants=(
+      "test_released_code_takes_the_nearest_for_the_farthest",
+      "test_the_nearest_expert_is_so_in_the_mean",
+      "test_a_far_task_gets_an_expert_and_all_else_stands",
+      "test_a_task_of_few_rows_trains_its_head_alone",
+      "test_a_task_that_comes_back_has_its_head_to_train",
+      "test_between_tasks_no_expert_is_kept_twice_and_classes_that_go_are_cleared",
+      "test_par_needs_features",
+    ),
+    claim=("par",),
+    deviations=(
+      "no architecture is searched; a new expert has that of the model",
+      "form='released' counts a distance of 0 as 1",
+      "the rule for tasks of 25 rows or fewer is left out",
+    ),
+    first_task_plain=False,
+  ),
 }
