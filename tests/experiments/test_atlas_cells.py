@@ -1,0 +1,48 @@
+"""The atlas: which cells are tried again when it is started again."""
+
+import json
+
+import pytest
+from absl import flags
+from etils import epath
+
+from cljax import UsageError
+from cljax.cli import tune
+from experiments import _atlas_tables, atlas
+
+
+@pytest.fixture
+def searches(monkeypatch):
+  """What each search of the atlas does: an error, or its exit code."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  left, started = [], []
+
+  def run(argv, stop):
+    started.append(argv)
+    outcome = left.pop(0)
+    if isinstance(outcome, Exception):
+      raise outcome
+    (workdir,) = [epath.Path(w.partition("=")[2]) for w in argv if w.startswith("--workdir=")]
+    found = {"methods": [{"tuned": None}], "protocol": {"name": "so"}}
+    (workdir / "tune.json").write_text(json.dumps(found))
+    return outcome
+
+  monkeypatch.setattr(tune, "run", run)
+  monkeypatch.setattr(_atlas_tables, "step_seconds", lambda report: 0.5)
+  return left, started
+
+
+def test_a_cell_that_was_refused_or_failed_is_tried_again_and_one_that_ended_is_not(searches, tmp_path):
+  left, started = searches
+  left += [UsageError("data_dir: files of 'mnist' not found"), 1, 0]
+  one = lambda: atlas.one("mnist_class", "er", epath.Path(tmp_path))
+  refused = one()
+  assert refused["reason"].startswith("data_dir: files of 'mnist' not found")
+  failed = one()
+  assert (failed["reason"], failed["code"]) == ("", 1)
+  assert failed["seconds"] >= refused["seconds"]
+  ended = one()
+  assert (ended["code"], len(started)) == (0, 3)
+  assert one() == ended
+  assert len(started) == 3
