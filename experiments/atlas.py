@@ -78,8 +78,18 @@ def one(stream: str, method: str, workdir: epath.Path) -> dict:
 
 
 def main(argv) -> None:
+  from cljax import UsageError, methods
+
   del argv
   chosen = learning() if _METHODS.value == ["all"] else _METHODS.value
+  try:
+    for name in chosen:
+      methods.lookup(name)
+  except UsageError as error:
+    raise app.UsageError(str(error)) from error
+  unknown = [s for s in _STREAMS.value if s not in STREAMS]
+  if unknown:
+    raise app.UsageError(f"streams: got {unknown[0]!r}; allowed: {', '.join(STREAMS)}")
   workdir, cells = epath.Path(_WORKDIR.value).expanduser(), []
   for stream in _STREAMS.value:
     for method in chosen:

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from absl import flags
+from absl import app, flags
+from absl.testing import flagsaver
 from etils import epath
 
 from cljax import UsageError
@@ -46,3 +47,14 @@ def test_a_cell_that_was_refused_or_failed_is_tried_again_and_one_that_ended_is_
   assert (ended["code"], len(started)) == (0, 3)
   assert one() == ended
   assert len(started) == 3
+
+
+@pytest.mark.parametrize(
+  ("given", "message"), [("--streams=mnist_clas", "streams: got 'mnist_clas'"), ("--methods=err", "unknown 'err'")]
+)
+def test_names_that_are_none_are_refused_before_anything_is_searched(given, message, searches):
+  with flagsaver.flagsaver():
+    flags.FLAGS([__file__, given])
+    with pytest.raises(app.UsageError, match=message):
+      atlas.main([])
+  assert not searches[1]
