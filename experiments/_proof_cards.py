@@ -6,11 +6,25 @@ import json
 from typing import Any
 
 from cljax import methods
+from cljax.cli import parity, presets
 from cljax.methods.table import CARDS
 from experiments._proof_records import ROOT, records
 
 CLAIMS = ROOT / "experiments" / "claims" / "RESULTS.json"
+PARITY = ROOT / "experiments" / "results" / "parity"
 MUTANTS = ROOT / "experiments" / "results" / "mutations" / "table.json"
+
+
+def published() -> dict[str, list[str]]:
+  """By method: the judged rows of the parity tables, ``BENCHMARK/METHOD/SETTING: ours for theirs, verdict``."""
+  found: dict[str, list[str]] = {}
+  for path in sorted(PARITY.glob("*.json")):
+    for row in json.loads(path.read_text())["rows"]:
+      if row["preset"] in presets.presets() and row["verdict"].startswith((parity.AGREES, parity.DIFFERS)):
+        _, ours, _, theirs, *_, verdict, _ = parity.cells(row)
+        said = f"{row['preset']}: {ours} for {theirs}, {verdict}"
+        found.setdefault(presets.find(row["preset"]).method, []).append(said)
+  return found
 
 
 def cards() -> dict[str, dict[str, Any]]:
@@ -19,7 +33,7 @@ def cards() -> dict[str, dict[str, Any]]:
   verdicts = {name: claim["verdict"] for name, claim in json.loads(CLAIMS.read_text()).items()}
   lines = json.loads(MUTANTS.read_text()) if MUTANTS.exists() else []
   mutants = {line["entry"]: [line["killed"], line["active"] - len(line["equivalent"])] for line in lines}
-  found = {}
+  found, measured = {}, published()
   for name, entry in methods.METHODS.items():
     if not entry.factory.__module__.startswith("cljax"):
       continue  # a test's own
@@ -30,7 +44,7 @@ def cards() -> dict[str, dict[str, Any]]:
       "laws": len(record.invariants),
       "claims": {c: verdicts.get(c, "not measured") for c in record.claim},
       "no_claim": record.no_claim,
-      "parity": list(record.parity),
+      "parity": [*record.parity, *measured.get(name, ())],
       "mutants": mutants.get(f"method {name}", []),
       "deviations": list(record.deviations),
     }

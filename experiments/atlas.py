@@ -41,17 +41,20 @@ def learning() -> list[str]:
 
 
 def one(stream: str, method: str, workdir: epath.Path) -> dict:
-  """A cell: what a search found, or why there is none. Done once for each budget."""
+  """A cell: what a search found, or why there is none. A search that ended is done once for each budget; what was
+  refused, or failed in part, is tried again, for the data may be there by now."""
   from cljax import UsageError
   from cljax.cli import tune
   from cljax.io import files, interrupts
 
   budget = [_CONFIGURATIONS.value, _SEARCH_SEEDS.value, _SEEDS.value]
   done = workdir / stream / method / "cell.json"
+  spent = 0.0
   if done.exists():
     cell = files.loads(done.read_bytes())
-    if cell["budget"] == budget:
+    if cell["budget"] == budget and cell.get("code") == 0:
       return cell
+    spent = cell["seconds"] if cell["budget"] == budget else 0.0
   start, told = time.monotonic(), io.StringIO()
   cell = {"stream": stream, "method": method, "budget": budget, "reason": ""}
   given = [
@@ -68,15 +71,25 @@ def one(stream: str, method: str, workdir: epath.Path) -> dict:
     found = files.loads((workdir / stream / method / "tune.json").read_bytes())
     cell |= {"found": found["methods"][0], "protocol": found["protocol"]["name"], "code": code}
     cell["step"] = _atlas_tables.step_seconds(workdir / stream / method / "report")
-  cell["seconds"] = round(time.monotonic() - start, 1)
+  cell["seconds"] = round(spent + time.monotonic() - start, 1)
   done.parent.mkdir(parents=True, exist_ok=True)
   files.write_text(done, files.dumps(cell, indent=1) + "\n")
   return cell
 
 
 def main(argv) -> None:
+  from cljax import UsageError, methods
+
   del argv
   chosen = learning() if _METHODS.value == ["all"] else _METHODS.value
+  try:
+    for name in chosen:
+      methods.lookup(name)
+  except UsageError as error:
+    raise app.UsageError(str(error)) from error
+  unknown = [s for s in _STREAMS.value if s not in STREAMS]
+  if unknown:
+    raise app.UsageError(f"streams: got {unknown[0]!r}; allowed: {', '.join(STREAMS)}")
   workdir, cells = epath.Path(_WORKDIR.value).expanduser(), []
   for stream in _STREAMS.value:
     for method in chosen:

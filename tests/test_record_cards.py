@@ -1,6 +1,7 @@
 """The packaged cards of the methods: what records, claims and mutations give, and how they are shown."""
 
 import configparser
+import json
 import pathlib
 
 import pytest
@@ -14,6 +15,18 @@ from experiments import _proof_cards
 def test_the_packaged_cards_are_what_the_records_give():
   assert CARDS.read_text() == _proof_cards.text(), "run python -m experiments.proofs"
   assert list(cards()) == [n for n, e in methods.METHODS.items() if e.factory.__module__.startswith("cljax")]
+
+
+def test_a_card_has_the_judged_rows_of_the_parity_tables():
+  table = json.loads((_proof_cards.PARITY / "rotated_mnist.json").read_text())
+  (row,) = [r for r in table["rows"] if r["preset"] == "rotated_mnist/der/200"]
+  (line,) = [text for text in cards()["derpp"]["parity"] if text.startswith("rotated_mnist/der/200: ")]
+  assert line.startswith(f"rotated_mnist/der/200: {row['mean']:.2f} ± {row['stderr']:.2f} for 90.04 ± 2.61, ")
+  assert line.endswith(row["verdict"])
+  judged = [
+    r for f in _proof_cards.PARITY.glob("*.json") for r in json.loads(f.read_text())["rows"] if r["ratio"] is not None
+  ]
+  assert sum(len(c["parity"]) for c in cards().values()) == len(judged)
 
 
 def test_the_cards_are_packaged():

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ from cljax.io import files, tables
 AGREES, DIFFERS = "agrees", "differs"
 AS_ONE = ", as one more run"
 LIMIT = 2.0  # combined standard errors
+OWN_STREAMS = "Each seed has a stream of its own (class order, permutations, angles): the spread is over orders too."
+ONE_STREAM = "Seeds share one stream: the spread is of learners, not of orders."
 HEAD = (
   "setting",
   "cljax",
@@ -97,24 +100,25 @@ def judge(values: Sequence[float], other: presets.Published | None) -> Judged:
   return Judged(difference, error, ratio, p, AGREES if abs(ratio) <= LIMIT else DIFFERS)
 
 
-def row_of(preset: presets.Preset, result: dict[str, Any], changed: str) -> dict[str, Any]:
+def row_of(preset: presets.Preset, result: dict[str, Any], changed: Sequence[str] = ()) -> dict[str, Any]:
   """A row of the JSON file: what was measured and what was published, in percent, and how they compare.
 
-  ``changed`` names fields that were given another value than the preset's; then nothing is judged.
+  ``changed``: ``KEY=VALUE`` of fields that were given another value than the preset's; then nothing is judged.
   """
   alive = result.get("alive") or [True] * len(result["seeds"])
   found = [v for v, ok in zip(result["metrics"]["acc"]["values"], alive, strict=True) if ok and v is not None]
   values = [100.0 * v for v in found] if len(found) == len(alive) else []
   judged = judge(values, preset.published)
   if changed:
-    judged = Judged(None, None, None, None, f"not compared: {changed}")
+    judged = Judged(None, None, None, None, f"not compared: {', '.join(changed)}")
   elif not values:
     judged = judged._replace(verdict="not compared: a run diverged")
   spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
   seeds = ",".join(map(str, result["seeds"]))
+  more = "".join(f" --config.{shlex.quote(field)}" for field in changed)
   return {
     "preset": preset.name,
-    "command": f"python -m launch.train --config={presets.PREFIX}:{preset.name} --seeds='{seeds}' --workdir=DIR",
+    "command": f"python -m launch.train --config={presets.PREFIX}:{preset.name}{more} --seeds='{seeds}' --workdir=DIR",
     "seeds": result["seeds"],
     "values": values,
     "mean": float(np.mean(values)) if values else None,
@@ -128,6 +132,10 @@ def row_of(preset: presets.Preset, result: dict[str, Any], changed: str) -> dict
     "seconds": round(sum(result["seconds"].values()), 1),
     "population": result["population"],
   }
+
+
+def _setting(row: dict[str, Any]) -> str:
+  return row["preset"].partition("/")[2]
 
 
 def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -145,8 +153,12 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     "A published value is quoted only where the table of presets holds it with its source.",
     "Seconds are those of all runs that were trained together, compiling and evaluating included.",
   ]
+  for own, text in ((True, OWN_STREAMS), (False, ONE_STREAM)):
+    those = [r for r in rows if bool(presets.find(r["preset"]).sections["stream"].get("per_seed")) == own]
+    if those:
+      out.append(text if len(those) == len(rows) else f"{text} ({', '.join(map(_setting, those))})")
   for text in dict.fromkeys(t for r in rows for t in r["differs"]):
-    those = [r["preset"].partition("/")[2] for r in rows if text in r["differs"]]
+    those = [_setting(r) for r in rows if text in r["differs"]]
     out.append(f"Otherwise than the source ({'all' if len(those) == len(rows) else ', '.join(those)}): {text}.")
   sources = dict.fromkeys(r["published"]["source"] for r in rows if r["published"])
   out += [f"Published values: {s}." for s in sources]
@@ -162,7 +174,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
   other = row["published"] or {"mean": None, "deviation": None, "runs": None}
   theirs = number(other["mean"], ".2f") + ("" if other["deviation"] is None else f" ± {other['deviation']:.2f}")
   return (
-    row["preset"].partition("/")[2], mine, str(len(row["seeds"])), theirs, str(other["runs"] or ""),
+    _setting(row), mine, str(len(row["seeds"])), theirs, str(other["runs"] or ""),
     number(row["difference"], "+.2f"), number(row["ratio"], "+.1f"), number(row["p"], ".2g"), row["verdict"],
     f"{row['seconds']:.0f}",
   )  # fmt: skip
@@ -176,7 +188,7 @@ def markdown(content: dict[str, Any], picture: str) -> str:
   by: dict[str, list] = {}
   for r in content["rows"]:
     hardware = ", ".join(f"{k} {v}" for k, v in r.get("environment", content["environment"]).items())
-    by.setdefault(hardware, []).append(r["preset"].partition("/")[2])
+    by.setdefault(hardware, []).append(_setting(r))
   foot += "".join(f"\n- {told}{'' if len(by) == 1 else ': ' + ', '.join(those)}" for told, those in by.items())
   return (
     f"# {content['benchmark']}: cljax beside what was published\n\n`{content['command']}`\n\n" + "\n".join(body)
@@ -221,7 +233,8 @@ def _parity(argv: Sequence[str], stop: _shared.Stop) -> int:
   if rows:
     shown = [w for w in argv[1:] if not w.startswith(("--data_dir", "--compilation_cache", "--workdir", "--out"))]
     command = " ".join(["python -m launch.parity", *shown])
-    out = epath.Path(flags.out).expanduser()
+    tried = any(o.key != "data.data_dir" for o in overrides) and not flags["out"].present
+    out = epath.Path(flags.workdir if tried else flags.out).expanduser()  # a trial replaces no row that was judged
     rows = with_earlier(rows, environment, out / f"{flags.benchmark}.json", flags.benchmark)
     content = {"benchmark": flags.benchmark, "command": command, "rows": rows, "notes": notes(rows)}
     write(out, {**content, "environment": environment})
@@ -232,7 +245,7 @@ def collected(benchmark: str, overrides: Sequence[_config.Override], workdir: ep
   """``(rows, environment)`` of every setting of a benchmark that has finished in the workdir of its sweep."""
   file = _config.read_file(f"{presets.PREFIX}:{benchmark}", several=True)
   all_of_it = presets.chosen(benchmark)
-  changed = ", ".join(f"{o.key}={o.value}" for o in overrides if o.key != "data.data_dir")
+  changed = [f"{o.key}={o.value}" for o in overrides if o.key != "data.data_dir"]
   rows, environment = [], {}
   for preset, run in zip(all_of_it, _plan.plan(file, overrides, presets.points(benchmark)), strict=True):
     result = results.read(workdir / "runs" / run.folder / "result.json")

@@ -78,25 +78,38 @@ def result(values, alive=None):
 
 def test_a_row_has_what_was_measured_and_what_was_published():
   preset = presets.find("rotated_mnist/er/200")
-  row = parity.row_of(preset, result([0.84, 0.85, 0.845]), "")
+  row = parity.row_of(preset, result([0.84, 0.85, 0.845]))
   assert (row["mean"], row["deviation"], row["stderr"]) == pytest.approx((84.5, 0.5, 0.5 / math.sqrt(3)))
   assert row["difference"] == pytest.approx(84.5 - float(preset.row["accuracy"]))
   assert (row["verdict"], row["seconds"]) == ("agrees", 3.5)
   assert "--config=preset:rotated_mnist/er/200 --seeds='0,1,2'" in row["command"]
   assert parity.cells(row)[:5] == ("er/200", "84.50 ± 0.29", "3", "85.01 ± 1.90", "3")
-  dead = parity.row_of(preset, result([0.93, None], [True, False]), "")
+  dead = parity.row_of(preset, result([0.93, None], [True, False]))
   assert (dead["mean"], dead["verdict"]) == (None, "not compared: a run diverged")
-  other = parity.row_of(preset, result([0.93, 0.94]), "stream.rows=100")
-  assert (other["verdict"], other["ratio"]) == ("not compared: stream.rows=100", None)
+  other = parity.row_of(preset, result([0.93, 0.94]), ["stream.rows=100", "model.hidden=(5, 5)"])
+  assert (other["verdict"], other["ratio"]) == ("not compared: stream.rows=100, model.hidden=(5, 5)", None)
+  assert "/er/200 --config.stream.rows=100 --config.'model.hidden=(5, 5)' --seeds" in other["command"]
 
 
 def test_the_foot_says_how_and_from_where():
-  rows = [parity.row_of(presets.find(f"rotated_mnist/{n}"), result([0.9, 0.91]), "") for n in ("er/200", "agem/200")]
+  rows = [parity.row_of(presets.find(f"rotated_mnist/{n}"), result([0.9, 0.91])) for n in ("er/200", "agem/200")]
   foot = "\n".join(parity.notes(rows))
   assert "divided by the root of their runs" in foot
   assert rows[0]["published"]["source"] in foot
   assert "source (all): pixels are interpolated; there the nearest is taken" in foot
   assert "source (agem/200): the memory holds an even share" in foot
+  assert parity.OWN_STREAMS in foot
+  assert parity.ONE_STREAM not in foot
+
+
+def test_the_foot_says_which_seeds_share_a_stream():
+  names = ("avalanche_split_mnist/er/1000", "avalanche_split_mnist/gdumb/4400")
+  rows = [parity.row_of(presets.find(n), result([0.9, 0.91])) for n in names]
+  own = [bool(presets.find(n).sections["stream"]["per_seed"]) for n in names]
+  assert sorted(own) == [False, True]
+  foot = parity.notes(rows)
+  assert f"{parity.OWN_STREAMS} ({names[own.index(True)].partition('/')[2]})" in foot
+  assert f"{parity.ONE_STREAM} ({names[own.index(False)].partition('/')[2]})" in foot
 
 
 def test_the_axes_hold_every_bar():
@@ -138,6 +151,19 @@ def test_from_a_command_to_a_table_and_on_with_more_seeds(tmp_path, capsys):
   assert "| [rotated_mnist](rotated_mnist.md) | 1 | 0 | 1 | 0 |" in whole
   assert "- rotated_mnist, finetune: " in whole
   assert (out / "all.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_trial_at_another_scale_replaces_no_row_of_the_default_folder(tmp_path, monkeypatch):
+  monkeypatch.setattr(parity.sweep, "run", lambda argv, stop: 0)
+  monkeypatch.setattr(parity, "collected", lambda *a: ([{"preset": "rotated_mnist/si"}], {}))
+  monkeypatch.setattr(parity, "notes", lambda rows: [])
+  written = []
+  monkeypatch.setattr(parity, "write", lambda out, content: written.append(str(out)))
+  monkeypatch.chdir(tmp_path)
+  given = ["parity", "--benchmark=rotated_mnist", "--workdir=runs"]
+  for more in ([], ["--config.data.data_dir=x"], ["--config.stream.rows=9"], ["--config.stream.rows=9", "--out=mine"]):
+    assert parity.main([*given, *more]) == 0
+  assert written == ["experiments/results/parity"] * 2 + ["runs", "mine"]
 
 
 def test_a_setting_that_was_not_run_this_time_keeps_its_row(tmp_path):
