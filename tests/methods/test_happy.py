@@ -386,18 +386,3 @@ def test_seeds_together_are_seeds_alone(hidden, small_model):
   assert both.params_sha256[1] == alone.params_sha256[0]
   for name, value in both.evaluations["clusters"].items():
     np.testing.assert_array_equal(value[1], alone.evaluations["clusters"][name][0])
-
-
-def test_new_classes_are_found_in_digits():
-  """Clusters of rows without labels are matched with classes far better than chance, and old ones are kept."""
-  from cljax import data
-
-  stream = streams.build(data.load("digits"), "class", tasks=2, classes_per_task=(4, 3), labelled=1, returning=0.1)
-  model = models.mlp((8, 8, 1), 10, hidden=(32,))
-  result = cljax.run(
-    stream, model, "happy", {**RUN, "least_area": 0.8}, training=cljax.Recipe(batch_size=32, epochs=10),
-    optimizer_options={"learning_rate": 0.1}, evaluators="clusters",
-  )  # fmt: skip
-  last = {name: float(v[0, -1, 0]) for name, v in result.evaluations["clusters"].items()}
-  assert last["all"] > 0.6
-  assert last["new"] > 0.4

@@ -172,7 +172,7 @@ def happy(
     named = jnp.where(batch.y >= 0, batch.weight, 0.0)
     taught = 0.5 * sum(losses.reduce(losses.cross_entropy(v, jnp.maximum(batch.y, 0), seen), named) for v in z)
     taught += losses.reduce(losses.supcon(first, second, batch.y, batch.weight, class_temperature), named)
-    share = supervised * named.any()
+    share = jnp.where(named.any(), supervised, 0.0)
     f = heads.unit(jnp.concatenate([heads.flat(o.features) for o in both]))
     teacher, known = state.teacher, known_of(state)
     before = [say(teacher.params, teacher.model_state, x, batch.task, key)[0] for x in (batch.x, shown)]
