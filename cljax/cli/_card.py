@@ -117,6 +117,7 @@ def _access(name: str) -> str:
   flags = (
     ("stores rows", a.stores_data), ("needs task boundaries", a.task_boundaries), ("reads task data", a.boundary_data),
     ("needs rows to forget", a.forget_data), ("needs rows to keep", a.retain_data), ("needs all past data", a.prefix),
+    ("learns rows without labels", a.unlabelled),
   )  # fmt: skip
   trains = {"current": "the task", "seen": "all tasks seen", "all": "all tasks"}[a.trains_on]
   words = [word for word, flag in flags if flag] + [f"trains on {trains}"]

@@ -124,6 +124,7 @@ def union_access(accesses) -> Access:
   order = ("current", "seen", "all")
   widest = max((a.trains_on for a in accesses), key=order.index, default="current")
   flags = {f: any(getattr(a, f) for a in accesses) for f in Access._fields if f not in ("trains_on", "needs")}
+  flags["unlabelled"] = all(a.unlabelled for a in accesses)  # a part that reads labels reads those of all rows
   needs = tuple(dict.fromkeys(n for a in accesses for n in a.needs))
   return Access(trains_on=widest, needs=needs, **flags)
 

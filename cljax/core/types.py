@@ -290,6 +290,7 @@ class Access(NamedTuple):
   retain_data: bool = False  # the rows to keep, when forgetting
   prefix: bool = False  # replays the event prefix (exact retraining)
   needs: tuple[str, ...] = ("classes",)  # of the objective
+  unlabelled: bool = False  # can learn from rows whose label the stream withholds: their y is -1
 
 
 class Spec(NamedTuple):

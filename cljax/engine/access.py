@@ -8,7 +8,8 @@ import numpy as np
 from cljax.core.method import Method, _keep, _keep_batch
 from cljax.core.types import AccessError, Model, Spec, UsageError
 from cljax.estimators import per_sample
-from cljax.methods.registry import check_needs
+from cljax.methods.registry import METHODS, check_needs
+from cljax.streams.labels import withheld
 
 
 def check_access(name: str, method: Method, spec: Spec) -> None:
@@ -30,6 +31,25 @@ def check_access(name: str, method: Method, spec: Spec) -> None:
     raise UsageError(
       f"method.name: {name!r} needs the task id at test; this stream gives none (use stream.kind='task')"
     )
+
+
+def check_labels(name: str, access, stream, recipe, presentations: bool, learned) -> None:
+  """UsageError where the stream withholds labels of training rows that something in the run would read."""
+  tasks = withheld(stream)
+  if not tasks:
+    return
+  told = f"stream.labelled: the training rows of task {tasks[0]} have no labels"
+  if not learned.classes:
+    raise UsageError(f"{told}, so the objective must be of classes; {learned.name!r} has other targets")
+  if not access.unlabelled:
+    able = ", ".join(sorted(n for n, e in METHODS.items() if e.access.unlabelled and not e.access.forgets))
+    raise UsageError(f"{told}, which {name!r} learns from; those that do without: {able}")
+  if recipe.patience:
+    raise UsageError(
+      f"train.patience: got {recipe.patience}, which ends tasks by labels that stream.labelled withholds"
+    )
+  if presentations:
+    raise UsageError("train.presentations: got True, which compares labels that stream.labelled withholds")
 
 
 def mixed_rows(method: Method) -> bool:

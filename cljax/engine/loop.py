@@ -28,6 +28,7 @@ from cljax.engine.program_arguments import (
 )
 from cljax.engine.setup import CompiledRun
 from cljax.streams.fates import fates, moment, partly
+from cljax.streams.labels import has_label
 from cljax.streams.requests import deleted_pairs, forgotten_classes, learned_tasks, resolve_pairs
 
 _BRIEF_S = 0.1
@@ -349,8 +350,8 @@ def _forget(setup: CompiledRun, state: State, hooks: Hooks, event: Forget) -> No
       learner, permitted = _wait(answer, hooks, state, setup)
     if not np.asarray(permitted).all():
       raise UsageError(f"forget: {setup.parts.method.refusal or 'the method cannot answer this request'}")
-  slots = []
-  for which in (target, keep):
+  slots, scorable = [], has_label(stream, pairs.index, pairs.task)
+  for which in (target & scorable, keep & scorable):
     slots += [(t, pairs.index[which & (pairs.task == t)]) for t in range(setup.stream.num_tasks)]
   size = setup.options.eval_block
   blocks = prog.blocks(slots, size, length=setup.spec.total_rows // size + len(slots))

@@ -17,7 +17,7 @@ from cljax.engine import evaluating, own_streams, patience, precision, schedule
 from cljax.engine import mesh as meshes
 from cljax.engine import objective_forms as forms
 from cljax.engine import programs as prog
-from cljax.engine.access import check_reads_one_task
+from cljax.engine.access import check_labels, check_reads_one_task
 from cljax.engine.device_rows import device_data, evaluation_of, own_evaluation, target_dtype
 from cljax.engine.own_arguments import of_member
 from cljax.engine.recipe import Recipe, check_recipe, make_augment
@@ -190,6 +190,7 @@ def setup(
     return build(name, method, model, here, make_optimizer(values), recipe, view, augment, place, record)
 
   probe = parts_of(dict(hyper))
+  check_labels(name, probe.method.access, stream, recipe, options.presentations, spec.objective)
   check_reads_one_task(probe.method, model, inputs, spec.task_id_given)
   kept, unkept = evaluating.log_form(stream, population, probe.objective, options, spec.num_classes)
   if apart and kept:

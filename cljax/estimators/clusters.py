@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 
-def k_means(key, x, weight, number: int, steps: int = 20):
+def k_means(key, x, weight, number: int, steps: int = 20, among=None):
   """``[number, D]``: centres after ``steps`` of Lloyd's algorithm on rows of positive weight, from as many rows drawn
   without replacement. x ``[N, D]``, weight ``[N]``; in float32.
 
   A centre that has no row stays where it is; so, where there are fewer rows than centres, do those that repeat a row.
-  0 without any row. Lloyd, 1982.
+  0 without any row. Of centres outside ``among [number]`` (bool, those inside in front) none has rows. Lloyd, 1982.
   """
   there = weight > 0
   x = jnp.where(there[:, None], x.astype(jnp.float32), 0.0)
@@ -22,6 +22,7 @@ def k_means(key, x, weight, number: int, steps: int = 20):
 
   def step(_, centres):
     distance = jnp.sum(jnp.square(x[:, None] - centres[None]), axis=-1)
+    distance = distance if among is None else jnp.where(among, distance, jnp.inf)
     member = jax.nn.one_hot(jnp.argmin(distance, axis=-1), number, dtype=jnp.float32) * there[:, None].astype(
       jnp.float32
     )

@@ -42,7 +42,8 @@ def with_downstream(rows: Sides, stream, dataset=None, most: int = 2000) -> Side
   if told(data) != told(own):
     raise UsageError(f"downstream: inputs of {data.name!r} are {told(data)}; the stream's are {told(own)}")
   y = np.asarray(data.train.y)
-  chosen = np.flatnonzero((stream.labels < 0).all(0)[y]) if dataset is None else np.arange(len(y))
+  shown = np.isin(np.arange(len(y)), np.concatenate(stream.train))  # those without labels are of nobody's class too
+  chosen = np.flatnonzero((stream.labels < 0).all(0)[y] & ~shown) if dataset is None else np.arange(len(y))
   if len(np.unique(y[chosen])) < 2 or len(chosen) < 10:
     raise UsageError(
       f"downstream: {len(np.unique(y[chosen]))} classes of {data.name!r} are shown by no task; expected 2 or more "

@@ -21,6 +21,7 @@ from cljax.engine.setup import CompiledRun
 from cljax.metrics import unlearning as metrics
 from cljax.metrics.unlearning.klom import klom_chance
 from cljax.streams.fates import deleted_tests
+from cljax.streams.labels import withheld
 
 SIDES = ("forget", "retain", "test")
 # name -> (heading, True where more is better, False where less is, None where the target is the reference)
@@ -94,6 +95,8 @@ def sides(stream, request: Forget, most: int = 2000, classes: bool = True) -> Si
   Where whole classes are forgotten, ``test`` holds the other classes, and ``forgotten_test`` those. Without ``classes``
   the objective's targets are no class numbers: ``y`` is as it is stored.
   """
+  if classes and withheld(stream):
+    raise UsageError("request: evidence compares the labels of training rows, which stream.labelled withholds")
   split, test = stream.dataset.train, stream.dataset.test
   learned = streams.learned_tasks(stream.events)
   named = streams.resolve_pairs(request, stream)

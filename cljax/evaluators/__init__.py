@@ -4,6 +4,7 @@
 :func:`register` has it.
 """
 
+from cljax.evaluators.clusters import clusters
 from cljax.evaluators.plasticity import plasticity
 from cljax.evaluators.probe import linear_probe
 from cljax.evaluators.recalled import recall
@@ -11,6 +12,6 @@ from cljax.evaluators.registry import EVALUATORS, Evaluator, Predict, checked, g
 from cljax.evaluators.units import clnp_units
 
 __all__ = [
-  "EVALUATORS", "Evaluator", "Predict", "checked", "clnp_units", "given", "linear_probe", "lookup", "names",
+  "EVALUATORS", "Evaluator", "Predict", "checked", "clnp_units", "clusters", "given", "linear_probe", "lookup", "names",
   "plasticity", "recall", "register",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from cljax.core.checks import check_count, check_scalar
 from cljax.core.types import Learn, UsageError
 from cljax.evaluators.registry import Evaluator, Predict, register
 from cljax.streams.fates import deleted_tests
+from cljax.streams.labels import withheld
 from cljax.streams.requests import deleted_pairs
 
 BLOCK = 256
@@ -35,6 +36,8 @@ def linear_probe(ridge: float = 1e-3, block: int = BLOCK) -> Evaluator:
     del learner
     if not stream.dataset.has_classes:
       raise UsageError("needs class labels, which the data do not have")
+    if withheld(stream):
+      raise UsageError("needs the labels of training rows, which stream.labelled withholds")
     features = _features(predict, block)
     if event < 0:  # refused before the first step, not after it
       features(stream.dataset.train.x, np.asarray(stream.train[0])[:1], 0)

@@ -17,6 +17,7 @@ from cljax.metrics.beyond_forgetting import (
 )
 from cljax.metrics.classes import (
   confusion,
+  matched_clusters,
   per_class_accuracy,
   per_class_forgetting,
   recency_bias,
@@ -120,6 +121,7 @@ __all__ = [
   "influence",
   "learning_curve_area",
   "linear_cka",
+  "matched_clusters",
   "mean_backward_transfer",
   "mean_curvature",
   "memorisation",

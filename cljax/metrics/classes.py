@@ -57,6 +57,20 @@ def recency_bias(counts: ArrayLike, old: ArrayLike, new: ArrayLike) -> float:
   return float(wrong[:, new].sum() / wrong.sum()) if wrong.sum() else float("nan")
 
 
+def matched_clusters(labels: ArrayLike, predicted: ArrayLike) -> np.ndarray:
+  """``[N] bool``: ``m[labels] == predicted`` with the one-to-one m from classes to clusters by which most are right.
+
+  labels and predicted ``[N]`` int from 0. The mean is the accuracy of clusters; of rows of some classes, theirs under
+  the same m (one assignment over all rows, as generalised category discovery has it, Vaze et al. 2022). m is found by
+  the Hungarian method; of several as good it is one. Raises UsageError for shapes that differ and negative numbers.
+  """
+  from scipy.optimize import linear_sum_assignment
+
+  labels, predicted = np.asarray(labels), np.asarray(predicted)
+  counts = confusion(labels, predicted, int(max(labels.max(initial=0), predicted.max(initial=0))) + 1)
+  return linear_sum_assignment(counts, maximize=True)[1][labels] == predicted
+
+
 def _counts(confusions) -> np.ndarray:
   M = np.asarray(confusions, np.float64)
   if M.ndim < 2 or M.shape[-1] != M.shape[-2]:

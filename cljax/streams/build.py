@@ -17,6 +17,7 @@ from cljax.streams import per_seed as own
 from cljax.streams.blurry import blurry_rows, occurring
 from cljax.streams.class_names import class_as_named, class_places, class_values
 from cljax.streams.instances import instance_rows
+from cljax.streams.labels import check_labelled, check_returning, returned, unread, withhold
 from cljax.streams.noise import corrupt
 from cljax.streams.options import READS, check_classes, check_read, is_integer, plain
 from cljax.streams.recurring import drawn_subsets
@@ -118,6 +119,8 @@ def build(
   reserve_classes: int = 0,
   appended: Sequence[int] = (),
   per_seed: bool = False,
+  labelled: int = 0,
+  returning: float = 0.0,
 ) -> Stream:
   """Splits a dataset into a stream of ``tasks`` tasks.
 
@@ -156,10 +159,13 @@ def build(
   later. ``appended``: how many training
   rows the data had each time before rows were appended; those that were there keep being held out, or not, as they were
   (``launch.train --extend`` gives it). ``per_seed``: each member of a population has a stream of its own, drawn from
-  its seed (:mod:`cljax.streams.per_seed`). Raises UsageError on an
-  impossible split, and for an option that is given (not the default) and that the kind does not read (``READS``). Data
-  without classes have the kinds ``'group'``, ``'instance'``, ``'permuted'`` and ``'rotated'``; where classes are
-  spoken of above, their groups count.
+  its seed (:mod:`cljax.streams.per_seed`). ``labelled``: only tasks 0 .. labelled - 1 have labels to learn from (0: all
+  have); training rows of the others have label -1, whatever is held out or tested keeps its own
+  (:mod:`cljax.streams.labels`). ``returning``: each later task shows this share of the training rows of each class that
+  came before it, rows that the class's own task then does without. Raises UsageError on an impossible split, and for an
+  option that is given (not the default) and that the kind does not read (``READS``). Data without classes have the
+  kinds ``'group'``, ``'instance'``, ``'permuted'`` and ``'rotated'``; where classes are spoken of above, their groups
+  count.
   """
   options = {k: plain(v) for k, v in locals().items() if k in _DEFAULTS}
   if not isinstance(kind, str) or kind not in READS:
@@ -188,8 +194,11 @@ _DEFAULTS = {k: p.default for k, p in inspect.signature(build).parameters.items(
 def _build(
   dataset, kind, *, tasks, classes_per_task, class_order, task_fractions, validation, active, angles, seed, forget,
   rows, order, label_noise, input_noise, disjoint, blurry, class_weights, reserve_tasks, reserve_rows,
-  reserve_classes, appended,
+  reserve_classes, appended, labelled, returning,
 ) -> Stream:  # fmt: skip
+  check_labelled(labelled, tasks, dataset)
+  check_returning(returning, tasks)
+  labelled = labelled if labelled < tasks else 0
   active = active or ("task" if kind in ("task", "scole") else "all")
   check_edge(validation, active)
   order = check_order(order, tasks)
@@ -206,6 +215,9 @@ def _build(
   if kind in ("class", "task", "domain"):
     groups = class_groups(dataset.class_names, tasks, classes_per_task, class_order)
     layout = _split(dataset, kind, pool, test_pool, groups)
+    if returning:
+      train, labels = returned(layout.train, dataset.train.y, groups, layout.labels, returning, seed)
+      layout = layout._replace(train=train, labels=labels)
   elif kind == "scole":
     if isinstance(class_weights, Mapping):
       class_weights = class_values(dataset.class_names, class_weights, 1, "stream.class_weights")
@@ -241,21 +253,24 @@ def _build(
     f"{dataset.name}/{kind}/{tasks}{again}", layout, order, pool=pool, validation=validation, seed=seed,
     forget=requests, active=active, task_id_given=kind == "task", task_fractions=task_fractions,
     label_noise=label_noise, input_noise=input_noise, room=reserve_tasks, row_room=reserve_rows,
-    appended=appended,
+    appended=appended, labelled=labelled,
   )  # fmt: skip
 
 
 def assemble(
   name: str, layout: Layout, order, *, validation: float, active: str, seed: int, forget="", pool=None,
   task_id_given: bool = False, task_fractions=(), label_noise=(), input_noise=(), room: int = 0,
-  row_room: int = 0, appended=(),
+  row_room: int = 0, appended=(), labelled: int = 0,
 ) -> Stream:  # fmt: skip
-  """A stream from a layout: holds validation rows out, thins and corrupts what is trained on, places Forget events."""
+  """A stream from a layout: holds validation rows out, thins and corrupts what is trained on, takes labels that are
+  withheld out of it, places Forget events."""
   y = strata(layout.dataset)
-  held = held_rows(layout.dataset, np.arange(len(y)) if pool is None else pool, validation, seed, appended)
+  y = unread(y, layout.train, labelled) if labelled else y
+  held = held_rows(layout.dataset, np.arange(len(y)) if pool is None else pool, validation, seed, appended, y)
   held = keep_one(held, y, layout.train)
   train, val = _each(layout.train, lambda r: r[~held[r]]), _each(layout.train, lambda r: r[held[r]])
-  label = lambda t, rows: np.asarray(layout.labels[t])[y[rows]] if layout.dataset.has_classes else y[rows]
+  named = layout.dataset.has_classes and not labelled
+  label = lambda t, rows: np.asarray(layout.labels[t])[y[rows]] if named else y[rows]
   shown = [label(t, rows) for t, rows in enumerate(train)] if task_fractions else []
   learned = set(order)
   train = [rows if t in learned else rows[:0] for t, rows in enumerate(thin(train, shown, task_fractions, seed))]
@@ -264,14 +279,17 @@ def assemble(
       raise UsageError(
         f"stream: task {t} has {len(mine)} training and {len(layout.test[t])} test rows; both must be positive"
       )
+  dataset, labels = corrupt(layout.dataset, train, layout.labels, label_noise, input_noise, seed), layout.labels
+  if labelled:
+    dataset, labels = withhold(dataset, train, labels, labelled)
   stream = Stream(
     name,
-    corrupt(layout.dataset, train, layout.labels, label_noise, input_noise, seed),
+    dataset,
     tuple(Learn(t) for t in order),
     tuple(train),
     tuple(val),
     tuple(layout.test),
-    layout.labels,
+    labels,
     layout.view,
     layout.num_classes,
     active,

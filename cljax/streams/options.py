@@ -14,10 +14,11 @@ _ALL = ("tasks", "task_fractions", "active", "seed", "forget", "rows", "input_no
 _MEASURED = (*_ALL, "validation", "order", "label_noise")
 _GROUPED = (*_MEASURED, "appended")
 _CLASSES = (*_GROUPED, "classes_per_task", "class_order", "reserve_classes", "per_seed")
+_BY_TASK = (*_CLASSES, "labelled", "returning")
 _BLURRY = (*_MEASURED, "disjoint", "blurry", "reserve_classes")
 
 READS: dict[str, tuple[str, ...]] = {
-  "class": _CLASSES,
+  "class": _BY_TASK,
   "task": _CLASSES,
   "domain": _CLASSES,
   "group": _GROUPED,

@@ -29,6 +29,8 @@ _BY_CLASS = ("class", "task", "domain")
 _SHARED = {
   "label_noise": "members share the rows on the device",
   "input_noise": "members share the rows on the device",
+  "labelled": "members share the rows on the device",
+  "returning": "which classes return depends on a member's order, and tasks have to be alike",
   "appended": "rows are appended to one stream",
   "forget": "whether the rows that it names were learned by then depends on a member's order; ask it of the stream of "
   "one seed, by stream.seed and stream.class_order",

@@ -11,6 +11,7 @@ import numpy as np
 from cljax.core.types import Forget, Learn, UsageError
 from cljax.data.types import Split, are_classes
 from cljax.streams.class_names import class_places, cut, words
+from cljax.streams.labels import unlabelled, withheld
 from cljax.streams.options import is_integer, plain
 
 _FIELDS = {
@@ -127,6 +128,10 @@ def held_pairs(request: Forget, stream) -> tuple[np.ndarray, ...]:
 def _pairs(request: Forget, stream, shown) -> tuple[np.ndarray, ...]:
   """``[len(shown[t])] bool`` for each task: the pairs that a request names."""
   split = stream.dataset.train
+  if len(request.classes) and withheld(stream):
+    raise UsageError(
+      "forget request: class= names rows by labels, which stream.labelled withholds; give ids=, task= or group="
+    )
   rows, tasks = _selections(request, split, stream.num_tasks, stream.dataset.class_names)
   every = request.match == "all"
   combine = np.logical_and if every else np.logical_or
@@ -167,7 +172,8 @@ def forgotten_classes(stream: Any, upto: int) -> np.ndarray:
 
   Labels are the model's outputs (``stream.labels``), not the data set's classes. One is gone if some pair of a task
   learned by then has it, and the requests by then name all of these: however a request spells the pairs, the answer is
-  the same, and a label that another task or class still uses stays. What the request at event ``e`` took whole is
+  the same, and a label that another task or class still uses stays. A pair without a label may have any of its task's.
+  What the request at event ``e`` took whole is
   ``forgotten_classes(stream, e + 1) & ~forgotten_classes(stream, e)``.
   """
   if not stream.dataset.has_classes:  # targets are tokens or numbers, of which none is forgotten whole
@@ -176,8 +182,13 @@ def forgotten_classes(stream: Any, upto: int) -> np.ndarray:
   met, left = np.zeros((2, stream.num_classes), bool)
   for t in learned_tasks(stream.events[:upto]):
     label = stream.labels[t][stream.dataset.train.y[stream.train[t]]]
-    met[label] = True
-    left[label[~gone[t]]] = True
+    named = label >= 0
+    met[label[named]] = True
+    left[label[named & ~gone[t]]] = True
+    if not named.all():
+      any_of = stream.classes_of_task[t]
+      met |= any_of
+      left |= any_of & (unlabelled(stream, t) & ~gone[t]).any()
   return met & ~left
 
 

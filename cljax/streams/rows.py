@@ -120,10 +120,11 @@ def class_groups(names, tasks: int, classes_per_task, class_order) -> list[np.nd
   return np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
 
 
-def held_rows(dataset, pool, share: float, seed: int, appended=()) -> np.ndarray:
+def held_rows(dataset, pool, share: float, seed: int, appended=(), y=None) -> np.ndarray:
   """[N] bool: the validation rows, the same share of each class of ``pool`` but never all of one, fixed by the seed;
-  or those that the data set keeps itself. Rows from each place of ``appended`` on are drawn by themselves."""
-  y = strata(dataset)
+  or those that the data set keeps itself. Rows from each place of ``appended`` on are drawn by themselves. ``y [N]``:
+  what counts as a row's class (default: :func:`strata`)."""
+  y = strata(dataset) if y is None else y
   held = np.zeros(len(y), bool)
   if not share:
     return held

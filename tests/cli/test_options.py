@@ -88,6 +88,8 @@ STREAMS = {
   "reserve_classes": ("12", ""),
   "appended": ("900", ""),
   "per_seed": ("true", ""),
+  "labelled": ("1", "method.name=happy method.width=4"),
+  "returning": ("0.1", ""),
 }
 MODELS = {
   "mlp": {"hidden": "5", "activation": "tanh", "dropout": "0.5"},

@@ -18,6 +18,11 @@ RECORDS: dict[str, Record] = {
     spec="regularizers_projectors 8.9",
     compared=("test_clnp_says_how_many_units_are_left",),
   ),
+  "clusters": Record(
+    compared=("test_clusters_of_a_run_are_matched_over_all_rows",),
+    invariants=("test_clusters_leave_out_deleted_rows", "test_clusters_say_what_they_need"),
+    deviations=("on test rows, as the continual form has it; Vaze et al. 2022 group the unlabelled training rows",),
+  ),
   "linear_probe": Record(
     compared=(
       "test_a_probe_is_ridge_regression_of_one_hot_labels[class-0.001-256]",

@@ -162,6 +162,10 @@ RECORDS: dict[str, Record] = {
     compared=("test_mechanism::test_cka",),
     invariants=("test_cka_edges",),
   ),
+  "matched_clusters": Record(
+    compared=("test_matched_clusters_are_the_best_of_all_assignments",),
+    invariants=("test_matched_clusters_do_not_know_names", "test_matched_clusters_say_what_they_need"),
+  ),
   "mean_backward_transfer": Record(spec=TEN, compared=BEYOND, invariants=(AXES,), deviations=(RECALLED,)),
   "mean_curvature": Record(
     spec="replay_architecture_metrics C13",

@@ -12,7 +12,7 @@ GIVEN = {
   "active": "seen", "angles": [5.0, 50.0], "seed": 7, "forget": "1:ids=1000-1095", "rows": 24, "order": (1, 0),
   "label_noise": 0.5, "input_noise": 0.1, "disjoint": 0, "blurry": 50, "class_weights": [1, 1, 0, 0],
   "reserve_tasks": 6, "reserve_rows": 99, "reserve_classes": 9, "appended": [50],
-  "per_seed": True,
+  "per_seed": True, "labelled": 1, "returning": 0.1,
 }  # fmt: skip
 PAIRS = [(kind, option) for kind in streams.KINDS for option in GIVEN]
 

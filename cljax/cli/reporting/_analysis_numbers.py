@@ -17,6 +17,7 @@ from cljax.core.judging import judged_classes
 from cljax.core.types import Batch, Learn
 from cljax.engine import presentations
 from cljax.objectives import objective
+from cljax.streams.labels import unlabelled
 from cljax.streams.requests import deleted_pairs
 
 WINDOW, FIRST = 10, 5  # evaluations: of a window, and of the beginning of a task
@@ -139,6 +140,7 @@ def _old_task(look, tools, values, moments, learners, order) -> dict[str, float]
   weight = (look.probe[1] == first).astype(np.float32)
   gone = deleted_pairs(stream, moments[-1])[first]
   seen, unseen = np.asarray(stream.train[first])[~gone], look.rows[first]
+  seen = seen[~unlabelled(stream, first)[~gone]]
   count = min(len(seen), len(unseen))
   for name, learner in (("then", learners[0]), ("now", learners[-1])):
     if weight.any():

@@ -145,7 +145,10 @@ def approximate(
 
 ROW_LOSSES, TEACHERS = ("each",), ("each", "divergence")
 OUTPUTS = ("each", "plain_inputs")  # of rows, which the edit compares itself
-register("retrain", Entry(retrain, SCHEDULE, Access(forgets=True, prefix=True, needs=()), "spec A1", exactness="exact"))
+register(
+  "retrain",
+  Entry(retrain, SCHEDULE, Access(forgets=True, prefix=True, needs=(), unlabelled=True), "spec A1", exactness="exact"),
+)
 register(
   "ssd",
   Entry(
