@@ -11,6 +11,13 @@ GAUSSIANS = (
   "test_without_passes_or_classes_the_classifier_stands",
   "test_cleared_classes_are_as_if_never_met",
 )
+STACKS = (
+  "test_a_place_is_the_network_under_its_tuning",
+  "test_places_are_drawn_for_themselves_on_one_network",
+  "test_features_of_every_place_that_there_is",
+  "test_tasks_have_places_in_the_order_in_which_they_are_met",
+  "test_layers_that_find_nothing_are_told",
+)
 RECORDS: dict[str, Record] = {
   "slca": Record(
     spec="classic_methods F3",
@@ -36,6 +43,32 @@ RECORDS: dict[str, Record] = {
       "covariances are drawn from by their eigenvectors, so that rounding makes none of them negative",
     ),
     arguments={"slow": 0.5, "passes": 2, "samples": 16},
+    first_task_plain=False,
+  ),
+  "ease": Record(
+    spec="classic_methods F4",
+    compared=(
+      "test_ease_s_step_by_hand",
+      "test_prototypes_of_all_classes_in_all_spaces",
+      "test_ease_answers_by_cosines_in_all_spaces",
+      "test_with_one_task_it_is_the_cosine_to_means_of_tuned_features",
+      "test_shares_of_new_classes_sum_to_one_and_are_nearly_equal",
+    ),
+    invariants=(
+      "test_sizes_of_tasks_are_known_and_not_counted",
+      "test_before_the_first_end_the_classifier_answers",
+      "test_the_network_and_old_parts_stand_to_the_bit",
+      "test_the_classifier_begins_anew_with_each_task",
+      "test_a_class_that_a_later_task_has_again_is_that_task_s",
+      "test_classes_that_go_whole_have_no_prototype",
+      *STACKS,
+    ),
+    claim=("ease",),
+    deviations=(
+      "adapters stand beside layers, where the paper has one beside each block's perceptron",
+      "which classes are a task's is known; the released code takes all tasks but the first to be of one size",
+      "measuring all later spaces anew, and the frozen network's own space, are left out",
+    ),
     first_task_plain=False,
   ),
 }
