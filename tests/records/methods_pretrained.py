@@ -71,4 +71,29 @@ RECORDS: dict[str, Record] = {
     ),
     first_task_plain=False,
   ),
+  "lae": Record(
+    spec="classic_methods F7",
+    compared=(
+      "test_lae_s_step_by_hand",
+      "test_the_mean_is_the_parts_through_the_first_task_and_then_lags",
+      "test_lae_answers_by_the_larger_of_both",
+      "test_the_larger_is_taken_class_by_class",
+    ),
+    invariants=(
+      "test_without_decay_both_answers_are_one",
+      "test_the_classifier_learns_alone_at_first",
+      "test_the_network_under_lae_stands_to_the_bit",
+      "test_after_a_request_the_parts_take_the_mean_s_place",
+      "test_lae_s_parts_are_of_any_kind",
+      *STACKS,
+    ),
+    claim=("lae",),
+    deviations=(
+      "parts stand beside all layers that method.layers finds, where the paper's are in the first five blocks",
+      "prefixes are no kind of parts here",
+      "the mean begins with the second task, as in the authors' code; a known port's begins with the network",
+    ),
+    arguments={"decay": 0.9, "frozen": 0.25},
+    first_task_plain=False,
+  ),
 }
