@@ -96,4 +96,33 @@ RECORDS: dict[str, Record] = {
     arguments={"decay": 0.9, "frozen": 0.25},
     first_task_plain=False,
   ),
+  "mos": Record(
+    spec="replay_architecture_metrics B5",
+    compared=(
+      "test_mos_s_step_by_hand",
+      "test_the_term_is_of_rows_and_means_that_are_there",
+      "test_merging_draws_to_the_mean_of_old_parts",
+      "test_mos_measures_and_aligns_when_a_task_ends",
+      "test_mos_answers_where_a_row_stays",
+    ),
+    invariants=(
+      "test_parts_are_merged_once_a_step",
+      "test_to_answer_changes_nothing",
+      "test_five_batches_of_each_class_by_default",
+      "test_a_row_is_looked_for_four_times",
+      "test_before_the_first_end_mos_s_classifier_answers",
+      "test_the_network_and_mos_s_old_parts_stand_to_the_bit",
+      "test_classes_that_go_whole_leave_mos",
+      *GAUSSIANS,
+      *STACKS,
+    ),
+    claim=("mos",),
+    deviations=(
+      "parts stand beside all layers that method.layers finds, where the paper's are beside each block's perceptron",
+      "merging is done once a step and never to answer; the released code merges in every block of a forward pass",
+      "parts of a new task begin anew",
+    ),
+    arguments={"passes": 5, "samples": 16},
+    first_task_plain=False,
+  ),
 }
