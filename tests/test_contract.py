@@ -208,10 +208,10 @@ def test_first_task_equals_the_base_learner(name, looped):
 
 
 NAMED = {  # their programs hold the tasks' classes: renamed tasks need programs of their own
-  "bic", "bir", "clnp", "clpu_derpp", "co2l", "coda_prompt", "cwr_star", "der_expand", "dgr", "dualprompt", "eeil",
-  "exssnet", "foster", "hal", "happy", "hat", "hfc", "hypernetwork", "icarl", "il2m", "incremental_rank", "l2p",
-  "lucir", "lwf", "lwf_mc", "lwm", "memo", "napa_vq", "ocm", "packnet", "par", "pass", "pnn", "podnet", "prd",
-  "recall_logits", "relevance_mapping", "sharp", "ssil", "trgp", "wa", "wsn", "xder", "xdg",
+  "bic", "bir", "clnp", "clpu_derpp", "co2l", "coda_prompt", "cwr_star", "der_expand", "dgr", "dualprompt", "ease",
+  "eeil", "exssnet", "foster", "hal", "happy", "hat", "hfc", "hypernetwork", "icarl", "il2m", "incremental_rank",
+  "l2p", "lae", "lucir", "lwf", "lwf_mc", "lwm", "memo", "mos", "napa_vq", "ocm", "packnet", "par", "pass", "pnn",
+  "podnet", "prd", "recall_logits", "relevance_mapping", "sharp", "slca", "ssil", "trgp", "wa", "wsn", "xder", "xdg",
 }  # fmt: skip
 
 
