@@ -154,9 +154,9 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     "Seconds are those of all runs that were trained together, compiling and evaluating included.",
   ]
   for own, text in ((True, OWN_STREAMS), (False, ONE_STREAM)):
-    those = [r for r in rows if bool(presets.find(r["preset"]).sections["stream"].get("per_seed")) == own]
-    if those:
-      out.append(text if len(those) == len(rows) else f"{text} ({', '.join(map(_setting, those))})")
+    ours = [r for r in rows if bool(presets.find(r["preset"]).sections["stream"].get("per_seed")) == own]
+    if ours:
+      out.append(text if len(ours) == len(rows) else f"{text} ({', '.join(map(_setting, ours))})")
   for text in dict.fromkeys(t for r in rows for t in r["differs"]):
     those = [_setting(r) for r in rows if text in r["differs"]]
     out.append(f"Otherwise than the source ({'all' if len(those) == len(rows) else ', '.join(those)}): {text}.")
