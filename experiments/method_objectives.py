@@ -1,14 +1,16 @@
-"""Which methods run under which objectives: ``python -m experiments.method_objectives [--check]``.
+"""Which methods run under which objectives: ``python -m experiments.method_objectives [--all] [--check]``.
 
 Every entry of the registry is built and each of its programs traced (shapes alone, nothing compiled or trained) on a
-tiny stream of each objective; what is refused stands with its line. Writes ``docs/objectives.md``; ``--check`` writes
-nothing and exits with code 1 where the page is another one.
+tiny stream of each objective; what is refused stands with its line. Writes ``docs/objectives.md``: the methods that it
+lacks, with ``--only=er,gpm`` these anew, with ``--all`` all of them. ``--check`` traces all, writes nothing and exits
+with code 1 where the page is another one.
 """
 
 from __future__ import annotations
 
 import functools
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -156,10 +158,16 @@ def short(text: str, method: str, objective: str) -> str:
   return text.replace("|", "\\|")
 
 
+def shown() -> dict[str, dict[str, str]]:
+  """The cells of the page as it is."""
+  lines = re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.read_text(), re.M) if PAGE.exists() else []
+  return {method: dict(zip(OBJECTIVES, cells.split(" | "), strict=True)) for method, cells in lines}
+
+
 def page(cells: dict[str, dict[str, str]]) -> str:
   lines = [f"| method | {' | '.join(OBJECTIVES)} |", "|" + " --- |" * (1 + len(OBJECTIVES))]
   for method, row in cells.items():
-    lines.append(f"| `{method}` | " + " | ".join(short(row[o], method, o) for o in OBJECTIVES) + " |")
+    lines.append(f"| `{method}` | " + " | ".join(row[o] for o in OBJECTIVES) + " |")
   counts = ", ".join(f"{o} {sum(row[o] == 'yes' for row in cells.values())}" for o in OBJECTIVES)
   return f"{HEAD}Of {len(cells)} methods run: {counts}.\n\n" + "\n".join(lines) + "\n"
 
@@ -168,7 +176,10 @@ def main(argv) -> None:
   del argv
   from cljax import methods
 
-  cells = {m: {o: found(m, o) for o in OBJECTIVES} for m in methods.METHODS}
+  flag = flags.FLAGS
+  kept = {} if flag.all or flag.check else {m: row for m, row in shown().items() if m not in flag.only}
+  row = lambda m: {o: short(found(m, o), m, o) for o in OBJECTIVES}
+  cells = {m: kept[m] if m in kept else row(m) for m in methods.METHODS}
   broken = [f"{m}, {o}: {text}" for m, row in cells.items() for o, text in row.items() if text.startswith("error")]
   text = page(cells)
   if flags.FLAGS.check:
@@ -180,5 +191,7 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
+  flags.DEFINE_bool("all", False, "measure all methods anew")
+  flags.DEFINE_list("only", [], "methods to measure anew")
   flags.DEFINE_bool("check", False, "write nothing; exit with 1 where the page is another one")
   app.run(main)
