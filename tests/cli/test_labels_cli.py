@@ -44,9 +44,7 @@ def test_new_classes_are_found_in_digits(file, tmp_path):
   ("more", "said"),
   [
     (["--config.method.name=er"], "the training rows of task 1 have no labels, which 'er' learns from"),
-    (["--config.stream.kind=instance"], "stream.classes_per_task: got"),
-    (["--config.stream.kind=instance", "--config.stream.classes_per_task=0", "--config.stream.returning=0"],
-     "stream.labelled: got 1, which kind 'instance' does not read; read by: class"),
+    (["--config.stream.kind=task"], "stream.labelled: got '1'; kind 'task' does not read it; read by: class"),
     (["--config.stream.forget=1:class=3"], "class= names rows by labels, which stream.labelled withholds"),
   ],
 )  # fmt: skip

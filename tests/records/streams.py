@@ -57,7 +57,6 @@ RECORDS: dict[str, Record] = {
       "test_class_order_and_weights_take_names",
       "test_rows_without_labels_keep_them_where_they_are_measured",
       "test_withheld_labels_decide_nothing",
-      "test_withheld_labels_reach_nothing",
       "test_labels_of_a_task_without_any_are_gone_with_all_of_its_rows",
       "test_classes_return_in_parts_that_no_two_tasks_share",
       "test_an_order_comes_back_to_tasks",

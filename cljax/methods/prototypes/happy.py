@@ -178,7 +178,9 @@ def happy(
     before = [say(teacher.params, teacher.model_state, x, batch.task, key)[0] for x in (batch.x, shown)]
     held = losses.reduce(jnp.sum(jnp.square(f - jnp.concatenate(before)), axis=-1), weight)
     chances = hardness(state.prototypes, known, hardness_temperature)
-    p, label = drawn_prototypes(tree.fold(key, "old"), state.prototypes, chances, state.radius, weight.shape[0])
+    size = batch.weight.shape[0]  # one for each view of a row, by the row's place
+    draw = lambda name: drawn_prototypes(tree.fold(key, name), state.prototypes, chances, state.radius, size)
+    p, label = jax.tree.map(lambda *a: jnp.concatenate(a), draw("old"), draw("old again"))
     among = seen | ~known.any()
     said = jnp.matmul(heads.unit(p), heads.unit(directions(params)).T) / temperature
     replayed = losses.reduce(losses.cross_entropy(said, label, among), weight)
