@@ -209,9 +209,9 @@ def test_first_task_equals_the_base_learner(name, looped):
 
 NAMED = {  # their programs hold the tasks' classes: renamed tasks need programs of their own
   "bic", "clnp", "clpu_derpp", "co2l", "coda_prompt", "cwr_star", "der_expand", "dgr", "dualprompt", "ease", "eeil",
-  "exssnet", "foster", "hal", "hat", "hfc", "hypernetwork", "icarl", "il2m", "incremental_rank", "l2p", "lae",
-  "lucir", "lwf", "lwm", "memo", "mos", "ocm", "packnet", "pass", "pnn", "podnet", "prd", "relevance_mapping", "slca",
-  "ssil", "trgp", "wa", "wsn", "xder", "xdg",
+  "exssnet", "foster", "hal", "hat", "hfc", "hide_prompt", "hypernetwork", "icarl", "il2m", "incremental_rank", "l2p",
+  "lae", "lucir", "lwf", "lwm", "memo", "mos", "ocm", "packnet", "pass", "pnn", "podnet", "prd", "relevance_mapping",
+  "slca", "ssil", "trgp", "wa", "wsn", "xder", "xdg",
 }  # fmt: skip
 
 

@@ -49,6 +49,9 @@ DEEPER = (
   "o_lora",
   "inflora",
   "sd_lora",
+  "ease",
+  "lae",
+  "mos",
 )  # stages or blocks between the first and the head
 TOLD = ("cuber",)  # an option of it needs the task at test
 # What a text or a tuple may be beside its default.
