@@ -209,9 +209,10 @@ def test_first_task_equals_the_base_learner(name, looped):
 
 NAMED = {  # their programs hold the tasks' classes: renamed tasks need programs of their own
   "bic", "bir", "clnp", "clpu_derpp", "co2l", "coda_prompt", "cwr_star", "der_expand", "dgr", "dualprompt", "ease",
-  "eeil", "exssnet", "foster", "hal", "happy", "hat", "hfc", "hypernetwork", "icarl", "il2m", "incremental_rank",
-  "l2p", "lae", "lucir", "lwf", "lwf_mc", "lwm", "memo", "mos", "napa_vq", "ocm", "packnet", "par", "pass", "pnn",
-  "podnet", "prd", "recall_logits", "relevance_mapping", "sharp", "slca", "ssil", "trgp", "wa", "wsn", "xder", "xdg",
+  "eeil", "exssnet", "foster", "hal", "happy", "hat", "hfc", "hide_prompt", "hypernetwork", "icarl", "il2m",
+  "incremental_rank", "l2p", "lae", "lucir", "lwf", "lwf_mc", "lwm", "memo", "mos", "napa_vq", "ocm", "packnet",
+  "par", "pass", "pnn", "podnet", "prd", "recall_logits", "relevance_mapping", "sharp", "slca", "ssil", "trgp", "wa",
+  "wsn", "xder", "xdg",
 }  # fmt: skip
 
 

@@ -215,7 +215,8 @@ def unfolded(params, model_state):
 
 def bottleneck(values: dict[str, Any], h):
   """``relu(h D + d) U + u`` of ``{"down", "down_bias", "up", "up_bias"}``, over the last axis."""
-  return jax.nn.relu(h @ values["down"] + values["down_bias"]) @ values["up"] + values["up_bias"]
+  row = lambda b: b.reshape((1,) * (h.ndim - 1) + b.shape)
+  return jax.nn.relu(h @ values["down"] + row(values["down_bias"])) @ values["up"] + row(values["up_bias"])
 
 
 def bottleneck_start(key, inputs: int, outputs: int, rank: int, dtype=jnp.float32) -> dict[str, Any]:

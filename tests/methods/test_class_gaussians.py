@@ -50,6 +50,17 @@ def test_gaussians_are_means_and_covariances_of_rows_that_are_there():
   np.testing.assert_allclose(later.means[2], g[z == 0].mean(0), atol=1e-5)
 
 
+def test_a_root_is_one_and_the_same_whatever_the_rounding():
+  """Of features that are equal in all rows, whose eigenvectors could be any, and of rows in another order; it is
+  symmetric."""
+  f, y = rows()
+  f[:, 1:3] = 0.5
+  order = np.random.default_rng(1).permutation(len(y))
+  one, two = measured(f, y).roots, measured(f[order], y[order]).roots
+  np.testing.assert_allclose(one, two, atol=1e-4)
+  np.testing.assert_allclose(one, np.swapaxes(one, 1, 2), atol=1e-5)
+
+
 def test_a_class_of_one_row_has_the_ridge_alone():
   """No covariance of one row, and of equal rows no NaN."""
   state = measured(np.float32([[3.0, 1, 2, 0], [1, 1, 1, 1], [1, 1, 1, 1]]), np.int32([0, 1, 1]))

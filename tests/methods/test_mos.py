@@ -16,7 +16,7 @@ from stacks_by_hand import base_of, f64, features, stands, unit
 
 from cljax import streams
 from cljax.core import tree
-from cljax.methods.pretrained import mos
+from cljax.methods.pretrained import gaussians, mos
 
 HYPER = {"rank": 3, "strength": 0.3, "merge": 0.0, "head_rate": 0.5, "learning_rate": 0.05, "passes": 2, "samples": 6}
 UP = "hidden_0/adapter/up"
@@ -83,7 +83,9 @@ def test_the_term_is_of_rows_and_means_that_are_there():
   means, f = rng.normal(size=(3, 4)), rng.normal(size=(5, 4))
   weight = jnp.float32([1, 1, 1, 0, 0])
   there = np.array([True, False, True])
-  value = lambda there: lambda f: mos.apart(jnp.float32(means), jnp.asarray(there), f, weight)
+  none = gaussians.none(3, 4)
+  known = lambda there: none._replace(means=jnp.float32(means), counts=jnp.float32(there))
+  value = lambda there: lambda f: gaussians.apart(known(there), f, weight)
   got = value(there)(jnp.float32(f))
   np.testing.assert_allclose(got, spread(means[there], f[:3]), rtol=1e-5)
   np.testing.assert_allclose(value([False] * 3)(jnp.float32(f)), spread(means[:0], f[:3]), rtol=1e-5)

@@ -51,6 +51,9 @@ DEEPER = (
   "inflora",
   "sd_lora",
   "sharp",
+  "ease",
+  "lae",
+  "mos",
 )  # stages or blocks between the first and the head
 TOLD = ("cuber",)  # an option of it needs the task at test
 # What a text or a tuple may be beside its default.

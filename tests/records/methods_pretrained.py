@@ -5,6 +5,7 @@ from records.form import Record
 KIND = "method"
 GAUSSIANS = (
   "test_gaussians_are_means_and_covariances_of_rows_that_are_there",
+  "test_a_root_is_one_and_the_same_whatever_the_rounding",
   "test_a_class_of_one_row_has_the_ridge_alone",
   "test_draws_have_the_mean_and_the_covariance",
   "test_alignment_is_sgd_on_drawn_features",
@@ -40,7 +41,7 @@ RECORDS: dict[str, Record] = {
       "a class's task is the one that it was met in; the released code divides its number by the size of the task at "
       "hand",
       "a classifier that begins at 0 stands in place of the model's own",
-      "covariances are drawn from by their eigenvectors, so that rounding makes none of them negative",
+      "covariances are drawn from by their symmetric roots, so that rounding makes none of them negative",
     ),
     arguments={"slow": 0.5, "passes": 2, "samples": 16},
     first_task_plain=False,

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cljax import losses
 from cljax.core.tree import fold
 from cljax.estimators import class_moments
 from cljax.methods.prototypes.frozen import over
+from cljax.models import heads
 
+TEMPERATURE = 0.8  # of :func:`apart`
 RIDGE = 1e-4  # on the diagonal of each covariance
 MOMENTUM, DECAY = 0.9, 5e-4  # of the classifier's SGD, in SLCA's and MOS's code alike
 
@@ -21,7 +24,7 @@ class Gaussians(NamedTuple):
 
   counts: Any  # [C] rows; 0 where a class has none
   means: Any  # [C, D]
-  roots: Any  # [C, D, D]: R R^T = covariance (over n - 1) + RIDGE I
+  roots: Any  # [C, D, D]: of the covariance (over n - 1) and its ridge, as :func:`root` has them
   order: Any  # [C] int32: how many tasks had been met then
 
 
@@ -40,10 +43,13 @@ def moments(features: Callable, rows, num_classes: int, width: int, scatter: str
 
 
 def root(covariance):
-  """``R [D, D]`` with ``R R^T = S + RIDGE I`` of a covariance S, by its eigenvectors: rounding may leave S a negative
-  eigenvalue, at which Cholesky's factor is NaN."""
+  """The symmetric ``R [D, D]`` with ``R R = S + RIDGE I`` of a covariance S.
+
+  Rounding may leave S a negative eigenvalue, at which Cholesky's factor is NaN; and R, unlike the eigenvectors, is one
+  and the same whatever order of sums S came of, so that draws are too.
+  """
   values, vectors = jnp.linalg.eigh(covariance)
-  return vectors * jnp.sqrt(jnp.maximum(values, 0.0) + RIDGE)[None]
+  return jnp.matmul(vectors * jnp.sqrt(jnp.maximum(values, 0.0) + RIDGE)[None], vectors.T, precision="highest")
 
 
 def measured(state: Gaussians, features: Callable, rows, visit) -> Gaussians:
@@ -57,6 +63,21 @@ def measured(state: Gaussians, features: Callable, rows, visit) -> Gaussians:
   of = lambda new, old: jnp.where(here.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
   order = jnp.broadcast_to(visit.seen.sum(dtype=jnp.int32), state.order.shape)
   return jax.tree.map(of, Gaussians(found.counts, found.means, roots, order), state)
+
+
+def apart(state: Gaussians, features, weight):
+  """``CE(M M^T / 0.8, diag)``, the mean over the rows of M: the means of the classes there are, and ``features [B,
+  D]`` of rows of a ``weight [B]`` above 0. What MOS and HiDe-Prompt add to keep new features off old classes."""
+  rows = jnp.concatenate([state.means, heads.flat(features)])
+  some = jnp.concatenate([state.counts > 0, weight > 0])
+  near = jnp.matmul(rows, rows.T, precision="highest") / TEMPERATURE
+  each = losses.cross_entropy(near, jnp.arange(len(rows), dtype=jnp.int32), jnp.broadcast_to(some[None], near.shape))
+  return jnp.sum(jnp.where(some, each, 0.0)) / jnp.maximum(some.sum(dtype=jnp.float32), 1.0)
+
+
+def plain(head, f, y, there):
+  """The mean cross-entropy of a linear classifier over the classes that are ``there``."""
+  return jnp.mean(losses.cross_entropy(heads.linear(head, f), y, there))
 
 
 def cleared(state: Gaussians, gone) -> Gaussians:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import losses
 from cljax.core import tree
 from cljax.core.method import Method
 from cljax.core.types import Access, Spec
@@ -17,7 +16,7 @@ from cljax.methods.pretrained import gaussians, local
 from cljax.methods.registry import Entry, Option, register
 from cljax.models import heads, isolated, stacks, tuning
 
-TEMPERATURE, LOOKS = 0.8, 4  # of the term on means and features; how often the parts of a row are looked for
+LOOKS = 4  # how often the parts of a row are looked for
 
 
 class Surgery(NamedTuple):
@@ -27,16 +26,6 @@ class Surgery(NamedTuple):
   first: Any  # [C, D]: class means of features under the parts of the first place
   own: Any  # [C] int32: the place in whose task the class was met; -1 for none
   ended: Any  # int32: how many places have ended
-
-
-def apart(means, there, features, weight):
-  """``CE(M M^T / 0.8, diag)``, the mean over the rows of M: class means ``[C, D]`` of those that are ``there [C]``, and
-  features ``[B, D]`` of rows of a weight above 0."""
-  rows = jnp.concatenate([means, heads.flat(features)])
-  some = jnp.concatenate([there, weight > 0])
-  near = jnp.matmul(rows, rows.T, precision="highest") / TEMPERATURE
-  each = losses.cross_entropy(near, jnp.arange(len(rows), dtype=jnp.int32), some)
-  return jnp.sum(jnp.where(some, each, 0.0)) / jnp.maximum(some.sum(dtype=jnp.float32), 1.0)
 
 
 def merged(parts, slot, share):
@@ -112,7 +101,7 @@ def mos(
   def spread(key, params, learner, batch, outputs):
     del key, params
     known = learner.method_state.gaussians
-    return strength * apart(known.means, known.counts > 0, outputs.features, batch.weight)
+    return strength * gaussians.apart(known, outputs.features, batch.weight)
 
   def after_step(key, learner, info):
     del key
@@ -130,12 +119,9 @@ def mos(
       here = found.counts > 0
       first, own = jnp.where(here[:, None], found.means, state.first), jnp.where(here, slot, state.own)
 
-      def plain(head, f, y, there):
-        return jnp.mean(losses.cross_entropy(heads.linear(head, f), y, there))
-
       def level(head):
         return gaussians.aligned(
-          tree.fold(key, "align"), head, known, plain, learning_rate=learning_rate, passes=passes,
+          tree.fold(key, "align"), head, known, gaussians.plain, learning_rate=learning_rate, passes=passes,
           samples=samples or 5 * spec.batch_size,
         )  # fmt: skip
 
