@@ -107,6 +107,7 @@ RECORDS: dict[str, Record] = {
       "test_each_leaf_of_a_hypernetwork_is_its_own_beyond_ten_in_a_list",
       "test_strength_holds_old_weights_and_embeddings_stand",
       "test_each_task_of_a_hypernetwork_has_batch_statistics",
+      "test_what_weights_are_averaged_with_follows[hypernetwork]",
     ),
     claim=("hypernetwork",),
     deviations=(

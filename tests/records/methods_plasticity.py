@@ -24,7 +24,7 @@ RECORDS: dict[str, Record] = {
   "lcia": Record(
     spec="regularizers_projectors 6.2",
     compared=("test_lcia_ends_a_task_at_its_average",),
-    invariants=(FIRST,),
+    invariants=(FIRST, "test_what_weights_are_averaged_with_follows[lcia]"),
     claim=("lcia",),
     deviations=(
       "all parameters are averaged, where the paper has LoRA's; its routing by instruction is left out",
@@ -35,7 +35,7 @@ RECORDS: dict[str, Record] = {
   "reptile": Record(
     spec="regularizers_projectors 6.3",
     compared=("test_reptile_goes_back_every_few_steps", "test_reptile_s_period_is_a_twentieth_of_a_pass"),
-    invariants=("test_scrub_erases_every_stored_row",),
+    invariants=("test_scrub_erases_every_stored_row", "test_what_weights_are_averaged_with_follows[reptile]"),
     claim=("reptile",),
     deviations=(
       "each batch is doubled by replayed rows, where the paper replays at a share of the batch",
@@ -60,7 +60,11 @@ RECORDS: dict[str, Record] = {
   "lines": Record(
     spec="regularizers_projectors 8.5",
     compared=("test_lines_scales_the_change_by_depth", "test_lines_takes_the_blocks_that_it_is_given"),
-    invariants=("test_what_begins_after_a_task_does_not_end_when_it_comes_back", NEUTRAL),
+    invariants=(
+      "test_what_begins_after_a_task_does_not_end_when_it_comes_back",
+      NEUTRAL,
+      "test_what_weights_are_averaged_with_follows[lines]",
+    ),
     claim=("lines",),
     deviations=(
       "the head is the last block and learns with the task, where the paper's is frozen",
@@ -71,7 +75,11 @@ RECORDS: dict[str, Record] = {
   "heterogeneous_averaging": Record(
     spec="regularizers_projectors 8.6",
     compared=("test_heterogeneous_averaging_climbs_the_likelihood",),
-    invariants=("test_heterogeneous_averaging_keeps_the_mean_ratio_and_beats_equal_ones", NEUTRAL),
+    invariants=(
+      "test_heterogeneous_averaging_keeps_the_mean_ratio_and_beats_equal_ones",
+      NEUTRAL,
+      "test_what_weights_are_averaged_with_follows[heterogeneous_averaging]",
+    ),
     claim=("heterogeneous_averaging",),
     deviations=(
       "the likelihood of labelled rows, where the paper's reward is that of what the tuned model generates",

@@ -53,3 +53,27 @@ def test_a_teacher_follows_and_momentum_starts_afresh(dataset, small_model):
 def test_a_tree_without_anchors_comes_back(dataset, small_model):
   state = {"a": np.ones(3)}
   assert regularizers.follow_edit(state, {"w": np.zeros(2)}, {"w": np.ones(2)}) == state
+
+
+COPIES = {
+  "reptile": ({"capacity": 20, "every": 4, "epsilon": 0.5}, lambda state: (state.own,)),
+  "lcia": ({}, lambda state: (state.average, state.last_params)),
+  "lines": ({"alpha": 0.5}, lambda state: (state,)),
+  "heterogeneous_averaging": ({}, lambda state: (state,)),
+  "hypernetwork": ({"inference": "entropy", "size": 3, "width": 4}, lambda state: (state.params,)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:method.epsilon")
+@pytest.mark.parametrize("method", COPIES)
+def test_what_weights_are_averaged_with_follows(method, dataset, small_model):
+  """By as much as the parameters were edited: the next average would bring back what was forgotten."""
+  hyper, copies = COPIES[method]
+  before, after = run(method, hyper, dataset, small_model, "sgd")
+  edited = zip(*map(jax.tree.leaves, (after.params, before.params)), strict=True)
+  moved = [np.asarray(a) - np.asarray(b) for a, b in edited]
+  assert max(np.abs(m).max() for m in moved) > 0.1
+  own = lambda learner: copies(learner.method_state[method])
+  for old, new in zip(own(before), own(after), strict=True):
+    for a, b, by in zip(jax.tree.leaves(old), jax.tree.leaves(new), moved, strict=True):
+      np.testing.assert_allclose(b, np.asarray(a) + by, atol=1e-5)

@@ -106,12 +106,17 @@ def hypernetwork(
     value, more = jax.value_and_grad(lambda p: strength * moved(p, *before))(ahead)
     return (loss + value, aux), tree.add(grads, more)
 
+  def after_forget(learner, before):
+    state = learner.method_state
+    return learner._replace(method_state=state._replace(params=tree.follow(state.params, before, learner.params)))
+
   return Method(
     model=network,
     init=lambda key, learner: Before(tree.copy(learner.params), jnp.zeros(spec.num_tasks, bool)),
     start_task=start_task,
     gradient=gradient,
     finalize=isolated.hold(),
+    after_forget=after_forget,
     **task_at_test(network, spec, inference),
   )
 

@@ -56,7 +56,10 @@ def edited(edit, begin_task: int) -> Method:
     params = jax.tree.map(lambda n, now: jnp.where(begun, n.astype(now.dtype), now), new, learner.params)
     return learner._replace(params=params, method_state=tree.copy(params))
 
-  return Method(init=lambda key, learner: tree.copy(learner.params), end_task=end_task)
+  def after_forget(learner, before):
+    return learner._replace(method_state=tree.follow(learner.method_state, before, learner.params))
+
+  return Method(init=lambda key, learner: tree.copy(learner.params), end_task=end_task, after_forget=after_forget)
 
 
 def lines(model, spec, *, alpha, blocks: str = "", begin_task: int = 1) -> Method:

@@ -49,11 +49,18 @@ def beside(base: Method, own: Method) -> Method:
         learner = back(learner, method.scrub(view(learner, part), request), part)
     return learner
 
+  def after_forget(learner, before):
+    for part, method in (("base", base), ("own", own)):
+      if method.after_forget is not None:
+        learner = back(learner, method.after_forget(view(learner, part), before), part)
+    return learner
+
   return base._replace(
     init=lambda key, learner: Beside(base.init(key, learner), own.init(key, learner)),
     prepare=prepare,
     after_step=after_step,
     scrub=scrub,
+    after_forget=after_forget,
     predict=None if predict is None else lambda key, learner, x, task: predict(key, view(learner, "own"), x, task),
   )
 
@@ -164,12 +171,17 @@ def lcia(model, spec: Spec, *, balance: str = "paper") -> Method:
     state = Balanced(tree.copy(params), tree.copy(params), tree.zeros_like(params), jnp.ones((), bool))
     return learner._replace(params=params, method_state=state)
 
+  def after_forget(learner, before):
+    s = learner.method_state
+    follow = lambda kept: tree.follow(kept, before, learner.params)
+    return learner._replace(method_state=s._replace(average=follow(s.average), last_params=follow(s.last_params)))
+
   def init(key, learner):
     del key
     copies = (tree.copy(learner.params), tree.copy(learner.params), tree.zeros_like(learner.params))
     return Balanced(*copies, jnp.zeros((), bool))
 
-  return Method(init=init, after_step=after_step, end_task=end_task)
+  return Method(init=init, after_step=after_step, end_task=end_task, after_forget=after_forget)
 
 
 def reptile(
@@ -206,7 +218,10 @@ def reptile(
       ]
     return []
 
-  own = Method(init=lambda key, learner: tree.copy(learner.params), after_step=after_step)
+  def after_forget(learner, before):
+    return learner._replace(method_state=tree.follow(learner.method_state, before, learner.params))
+
+  own = Method(init=lambda key, learner: tree.copy(learner.params), after_step=after_step, after_forget=after_forget)
   replayed = er(model, spec, capacity=capacity, policy=policy, replay_batch=replay_batch, insert=insert)
   return beside(replayed, own)._replace(remarks=remarks)
 
