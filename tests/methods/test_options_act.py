@@ -44,6 +44,7 @@ VALUES = {"infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.re
           "ocm.replay_batch": [4], "replay_scheduling.schedule": ["numbered"],
           "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "remind.parts": [2], "ocm.width": [4]}  # fmt: skip
 DEEPER = (
+  "i_lora",
   "lines",
   "heterogeneous_averaging",
   "erase_at_the_core",

@@ -19,4 +19,25 @@ RECORDS: dict[str, Record] = {
     arguments={},
     first_task_plain=False,
   ),
+  "i_lora": Record(
+    spec="replay_architecture_metrics B4",
+    compared=("test_i_lora_s_step_by_hand", "test_the_pull_is_one_sided"),
+    invariants=(
+      "test_the_first_task_learns_by_its_own_rows",
+      "test_the_slow_copy_begins_as_the_fast_one_and_follows",
+      "test_the_base_stands_and_who_answers",
+      "test_after_a_request_the_slow_copy_is_the_parameters",
+      "test_what_i_lora_refuses",
+    ),
+    claim=("i_lora",),
+    deviations=(
+      "kernels of any layers, where the paper has the attention of a language model",
+      "the classifier is trained in full, shared by all tasks and averaged with the adapter",
+      "the slow copy follows the fast adapter; in the released code it stays zero, for names of leaves do not match",
+      "the slow copy answers; the released code saves the fast one (answers='fast')",
+      "the mean is over a layer's numbers and then over layers, the same where they are of one width",
+    ),
+    arguments={"rank": 2, "capacity": 20},
+    first_task_plain=False,
+  ),
 }
