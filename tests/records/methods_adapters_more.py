@@ -40,4 +40,24 @@ RECORDS: dict[str, Record] = {
     arguments={"rank": 2, "capacity": 20},
     first_task_plain=False,
   ),
+  "key_value_bottleneck": Record(
+    spec="replay_architecture_metrics B14",
+    compared=(
+      "test_key_value_bottleneck_s_steps_by_hand",
+      "test_keys_are_averaged_by_hand",
+      "test_keys_are_fitted_to_rows_without_labels",
+    ),
+    invariants=(
+      "test_a_step_moves_what_its_rows_read_alone",
+      "test_a_bottleneck_begins_without_keys_and_values",
+      "test_a_bottleneck_needs_features",
+    ),
+    claim=("key_value_bottleneck",),
+    deviations=(
+      "keys are fitted to rows of the first task, where the paper also has other data",
+      "a default for small networks: 32 codebooks of 64 pairs; no learned decoder behind the values",
+    ),
+    arguments={"codebooks": 8, "pairs": 16},
+    first_task_plain=False,
+  ),
 }
