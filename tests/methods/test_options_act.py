@@ -45,6 +45,7 @@ VALUES = {"infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.re
           "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "remind.parts": [2], "ocm.width": [4]}  # fmt: skip
 DEEPER = (
   "i_lora",
+  "niwf",
   "lines",
   "heterogeneous_averaging",
   "erase_at_the_core",

@@ -60,4 +60,23 @@ RECORDS: dict[str, Record] = {
     arguments={"codebooks": 8, "pairs": 16},
     first_task_plain=False,
   ),
+  "niwf": Record(
+    spec="replay_architecture_metrics B13",
+    compared=("test_niwf_s_steps_by_hand", "test_coordinates_compose"),
+    invariants=(
+      "test_a_field_begins_without_effect",
+      "test_a_lock_keeps_what_was_committed",
+      "test_a_task_that_comes_back_is_unlocked_and_committed_anew",
+      "test_after_a_request_all_is_committed_anew",
+      "test_old_answers_stay_with_disjoint_regions",
+      "test_disjoint_regions_need_units",
+    ),
+    claim=("niwf",),
+    deviations=(
+      "read in the abstract alone: the form of the field, the number of anchors and the strength are chosen here",
+      "the field makes low-rank factors, not all weights; each task has a classifier and BatchNorm of its own",
+    ),
+    arguments={"rank": 2, "width": 8},
+    first_task_plain=False,
+  ),
 }
