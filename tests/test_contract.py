@@ -210,7 +210,7 @@ def test_first_task_equals_the_base_learner(name, looped):
 NAMED = {  # their programs hold the tasks' classes: renamed tasks need programs of their own
   "bic", "clnp", "clpu_derpp", "clr", "co2l", "coda_prompt", "cwr_star", "der_expand", "dgr", "dualprompt", "eeil",
   "exssnet", "foster", "hal", "hat", "hfc", "hypernetwork", "icarl", "il2m", "incremental_rank", "l2p", "lucir",
-  "lwf", "lwm", "memo", "niwf", "ocm", "packnet", "pass", "pnn", "podnet", "prd", "relevance_mapping", "ssil",
+  "lwf", "lwm", "memo", "mrn", "niwf", "ocm", "packnet", "pass", "pnn", "podnet", "prd", "relevance_mapping", "ssil",
   "trgp", "wa", "wsn", "xder", "xdg",
 }  # fmt: skip
 

@@ -79,4 +79,26 @@ RECORDS: dict[str, Record] = {
     arguments={"rank": 2, "width": 8},
     first_task_plain=False,
   ),
+  "mrn": Record(
+    spec="replay_architecture_metrics B24",
+    compared=(
+      "test_an_expert_learns_its_own_classes_by_hand",
+      "test_the_router_s_fit_by_hand",
+      "test_answers_by_hand",
+      "test_domains_and_mixtures",
+    ),
+    invariants=(
+      "test_before_the_first_end_the_first_expert_answers",
+      "test_experts_stand_to_the_bit",
+      "test_a_request_leaves_no_exemplar_and_the_router_to_its_next_fit",
+      "test_what_mrn_refuses",
+    ),
+    claim=("mrn",),
+    deviations=(
+      "the router is a network of one hidden layer on features of norm 1, not two blocks of gated ones",
+      "the router is made anew when a task ends, and fitted by SGD; the released code has Adam under one cycle",
+    ),
+    arguments={"capacity": 12, "passes": 3},
+    first_task_plain=False,
+  ),
 }
