@@ -189,5 +189,7 @@ class Convolution(nn.Module):
   def __call__(self, x):
     shape = (*self.kernel_size, x.shape[-1], self.features)
     kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
     y = conv(x, kernel, self.strides, self.padding)
-    return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else y
+    return y if bias is None else y + bias.reshape(*(1,) * (y.ndim - 1), -1)

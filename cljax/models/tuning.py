@@ -123,19 +123,21 @@ def low_rank(key, kernel, rank: int):
   return a.astype(kernel.dtype), jnp.zeros((rank, outputs), kernel.dtype)
 
 
-def lora(model: Model, rank: int = 8, *, scale: float = 1.0, layers: str = "", trained: str = HEAD) -> Model:
+def lora(
+  model: Model, rank: int = 8, *, scale: float = 1.0, layers: str = "", trained: str = HEAD, label: str = "tuning_"
+) -> Model:  # fmt: skip
   """LoRA: ``W + scale A B``, A ``[d_in, rank]`` as :func:`low_rank` draws it, B ``[rank, d_out]`` zero at first.
 
   Of every frozen leaf of two or four axes that the regular expression ``layers`` finds ('': those called ``kernel``); a
   convolution's ``[h, w, in, out]`` is ``[h w in, out]``. ``params`` hold ``PATH/lora_a`` and ``PATH/lora_b`` beside the
   leaves that ``trained`` finds. ``scale`` is the paper's ``alpha / rank``. Hu et al., 2022. Raises UsageError for
-  patterns that find nothing and a rank below 1.
+  patterns that find nothing, which it names with ``label`` in front, and a rank below 1.
   """
   _positive(rank)
 
   def start(key, leaves):
     made = {}
-    for n in chosen(leaves, layers, trained, KERNELS):
+    for n in chosen(leaves, layers, trained, KERNELS, label=label):
       made[f"{n}/lora_a"], made[f"{n}/lora_b"] = low_rank(tree.fold(key, n), leaves[n], rank)
     return made
 
@@ -147,7 +149,7 @@ def lora(model: Model, rank: int = 8, *, scale: float = 1.0, layers: str = "", t
         out[n] = leaves[n] + layout.unmatrix(scale * (own[name] @ own[f"{n}/lora_b"]), leaves[n])
     return out
 
-  return beside(model, start, change, trained)
+  return beside(model, start, change, trained, label)
 
 
 def _only(model: Model, what: str, pick: Callable, layers: str, trained: str) -> Model:
@@ -226,25 +228,32 @@ def bottleneck_start(key, inputs: int, outputs: int, rank: int, dtype=jnp.float3
   return {"down": down, "down_bias": zeros(rank), "up": zeros(rank, outputs), "up_bias": zeros(outputs)}
 
 
-def with_bottlenecks(run: Callable, values: dict[str, dict], parallel: bool):
-  """``run()`` with :func:`bottleneck` added to the outputs of the Linen layers of these paths: of the layer's output
-  (serial), or of its input. UsageError where a path is not the one of a Linen layer that is called."""
+def behind_layers(run: Callable, change: dict[str, Callable], what: str):
+  """``run()`` in which the output y of the Linen layer of each path is ``change[path](x, y)``, x the layer's input.
+  UsageError, about ``what``, where a path is not the one of a Linen layer that is called."""
   met = set()
 
   def interceptor(next_fun, args, kwargs, context):
     y = next_fun(*args, **kwargs)
     path = "/".join(context.module.path)
-    if context.method_name != "__call__" or path not in values:
+    if context.method_name != "__call__" or path not in change:
       return y
     met.add(path)
-    return y + bottleneck(values[path], args[0] if parallel else y)
+    return change[path](args[0], y)
 
   with nn.intercept_methods(interceptor):
     out = run()
-  if met != set(values):
-    lost = ", ".join(sorted(set(values) - met))
-    raise UsageError(f"tuning: an adapter stands behind Linen layers; the model calls none of the path {lost}")
+  if met != set(change):
+    lost = ", ".join(sorted(set(change) - met))
+    raise UsageError(f"{what} stands behind Linen layers; the model calls none of the path {lost}")
   return out
+
+
+def with_bottlenecks(run: Callable, values: dict[str, dict], parallel: bool):
+  """``run()`` with :func:`bottleneck` added to the outputs of the Linen layers of these paths: of the layer's output
+  (serial), or of its input. UsageError where a path is not the one of a Linen layer that is called."""
+  one = lambda own: lambda x, y: y + bottleneck(own, x if parallel else y)
+  return behind_layers(run, {path: one(own) for path, own in values.items()}, "tuning: an adapter")
 
 
 def adapter(

@@ -31,6 +31,7 @@ NEUTRAL = {
   "fisher_forgetting.importance_batch": BATCHES,
   "coreset_forget.batch": BATCHES, "certified_removal.batch": BATCHES, "kfac_ewc.fisher_batch_size": BATCHES,
   "ncl.fisher_batch_size": BATCHES, "unified.fisher_batch_size": BATCHES, "refresh.fisher_batch_size": BATCHES,
+  "clr.pointwise": "what stands behind convolutions of 1x1, of which a small CNN has none: tests/methods/test_clr.py",
   "remind.least_area": "how much of maps is mixed, which a small MLP has not: tests/methods/test_remind.py",
   "retrain.schedule": "how long the host replays: tests/unlearning/test_retraining_schedules.py",
 }  # fmt: skip
@@ -44,6 +45,8 @@ VALUES = {"bir.layer": ["head"], "infinite.anneal_start": [8], "clpu_derpp.perma
           "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "sharp.layer": ["head"],
           "remind.parts": [2], "ocm.width": [4]}  # fmt: skip
 DEEPER = (
+  "i_lora",
+  "niwf",
   "lines",
   "heterogeneous_averaging",
   "erase_at_the_core",

@@ -87,7 +87,7 @@ def _network(name: str, shape: tuple[int, ...], classes: int) -> Any:
   from cljax import methods, models
 
   kind = methods.METHODS[name].network if name in methods.METHODS else "mlp"
-  small = {"vit": {"patch": 2, "width": 8, "depth": 2, "heads": 2, "mlp_ratio": 1}}
+  small = {"vit": {"patch": 2, "width": 8, "depth": 2, "heads": 2, "mlp_ratio": 1}, "cnn": {"widths": (4, 3)}}
   return None if kind == "mlp" else models.build(kind, shape, classes, **small[kind])
 
 
