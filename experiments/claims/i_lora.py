@@ -1,5 +1,7 @@
 """A low-rank adapter that is held up to its slow average forgets less than one that replays alone."""
 
+from typing import Any
+
 from experiments.claims import Claim, Measured
 from experiments.claims._pretrained import downstream, pretrained
 from experiments.claims._runs import forgetting, learned, percent, train
@@ -14,7 +16,7 @@ CLAIM = Claim(
   "Strength 1 and decay 0.25 (the released numbers), the slow copy answering, against strength 0, the fast one "
   "answering; and beside them decay 0.99. Final average accuracy, in points.",
 )
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
   "i_lora": {},
   "replay alone": {"strength": 0.0, "answers": "fast"},
   "decay 0.99": {"decay": 0.99},

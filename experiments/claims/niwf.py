@@ -1,5 +1,7 @@
 """A lock of the weight field at committed anchors prevents forgetting without stored rows."""
 
+from typing import Any
+
 from experiments.claims import Claim, Measured
 from experiments.claims._pretrained import TASKS, pretrained, rows
 from experiments.claims._runs import forgetting, learned, percent, train
@@ -14,7 +16,7 @@ CLAIM = Claim(
   "0.01 (the default) against 0; beside them disjoint regions. Forgetting without minus with the lock, and final "
   "average accuracy with minus without, in points.",
 )
-ARMS = {"locked": {}, "free": {"strength": 0.0}, "disjoint": {"regions": "disjoint"}}
+ARMS: dict[str, dict[str, Any]] = {"locked": {}, "free": {"strength": 0.0}, "disjoint": {"regions": "disjoint"}}
 
 
 def measure(seeds):
