@@ -187,3 +187,13 @@ def test_plain_training_is_another_thing_in_the_first_task(class_stream, small_m
   assert np.abs(gradient(one.params, *batch_of(bench, 0, 1))["head/bias"][NEW]).min() > 1e-3
   after = bench.step(one, *bench.arguments(0, 1))[0]
   np.testing.assert_array_equal(leaves(after.params)["head/bias"][NEW], leaves(one.params)["head/bias"][NEW])
+
+
+def test_stored_rows_of_another_method_keep_their_classes(class_stream, small_model):
+  """Replayed rows stand beside the task's: their labels are old classes, which new ones alone would leave out."""
+  bench = Bench({"er": ("er", {"capacity": 6}), "recall": ("recall_logits", {})}, class_stream, small_model)
+  learner = bench.boundary("start_task", bench.train(3, (0,)), 1, (0,))
+  after, _, loss = bench.step(learner, *bench.arguments(1, 0, met=(0,)))
+  assert np.isfinite(float(loss))
+  a, b = leaves(learner.params)["head/bias"], leaves(after.params)["head/bias"]
+  assert (a[OLD] != b[OLD]).all()

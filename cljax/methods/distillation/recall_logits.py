@@ -97,7 +97,8 @@ def recall_logits(
     if target == "regression":  # the terms are the whole loss
       group, scale = jnp.zeros(batch.weight.shape, jnp.int32), jnp.zeros(1, jnp.float32)
       return learner, batch._replace(group=group, scale=scale, extra=extra)
-    return learner, batch._replace(class_mask=given & new[None], extra=extra)
+    among = new[None] | ~new[batch.y][:, None]  # rows of old classes that another method put there keep theirs
+    return learner, batch._replace(class_mask=given & among, extra=extra)
 
   def of_labels(z, batch, inside):
     """``[B]``: the loss of labels over the outputs ``inside [B, C]``."""
