@@ -71,8 +71,11 @@ def collect(runs: Sequence[Run], workdir: epath.Path) -> tuple[list[Run], list[d
   return [r for r, _ in done], [result for _, result in done]
 
 
-def run(argv: Sequence[str], stop: _shared.Stop, points: Sequence[_grid.Point] = ()) -> int:
-  """The program, with errors as exceptions; returns the exit code. ``points`` stand in the place of ``--grid``."""
+def run(
+  argv: Sequence[str], stop: _shared.Stop, points: Sequence[_grid.Point] = (), file: _config.File | None = None
+) -> int:
+  """The program, with errors as exceptions; returns the exit code. ``points`` stand in the place of ``--grid``,
+  ``file`` in that of ``--config`` where it was read before: what it registers can be registered once."""
   flags = _flags()
   given = _shared.parse(argv, flags, __doc__ or "")
   overrides = [o for o in given if not o.key.startswith("slurm.")]
@@ -82,7 +85,7 @@ def run(argv: Sequence[str], stop: _shared.Stop, points: Sequence[_grid.Point] =
   workdir = epath.Path(flags.workdir).expanduser()
   _check(flags, options, workdir)
   os.environ[_environment.LOG_TO] = ",".join(trackers.check(flags.log_to))
-  file = _config.read_file(flags.config, several=True)
+  file = _config.read_file(flags.config, several=True) if file is None else file
   names, drawn = (flags.methods, set()) if hasattr(file.module, "preset_points") else _grid.named(flags.methods)
   points = points or _grid.points(flags.grid, names, file.module)
   runs = _plan.plan(file, overrides, points, _units.say, drawn)

@@ -189,7 +189,7 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
   points = [p for i, p in enumerate(points) if p not in points[:i]]
   flags["overwrite"].value = again
   if points:
-    code |= sweep.run(_argv(flags, overrides, REPORT, _values.parse_seeds(flags.seeds)), stop, points)
+    code |= sweep.run(_argv(flags, overrides, REPORT, _values.parse_seeds(flags.seeds)), stop, points, file)
   reports = {s.method: _results(file, overrides, [s.points[0], s.chosen], workdir / REPORT) for s in chosen}
   content = tables.content(_command(argv), protocol, found, reports)
   files.write_text(workdir / "tune.json", files.dumps(content, indent=1) + "\n")
@@ -205,7 +205,7 @@ def run(argv: Sequence[str], stop: _shared.Stop) -> int:
 def _round(flags, overrides, file, found: Sequence[Searched], rung: halving.Rung, seeds: Sequence[int], stop) -> int:
   """Trains what a round tries and nobody has trained yet."""
   points = [s.points[i] for s in found for i in s.going[: rung.configurations]]
-  return sweep.run(_argv(flags, overrides, SEARCH, seeds), stop, points) if points else 0
+  return sweep.run(_argv(flags, overrides, SEARCH, seeds), stop, points, file) if points else 0
 
 
 def _scored(

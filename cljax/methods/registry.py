@@ -68,8 +68,9 @@ def register(name: str, entry: Entry) -> Entry:
 def lookup(name: str) -> Entry:
   """The entry of a name; UsageError with the nearest names where there is none."""
   if not isinstance(name, str) or name not in METHODS:
-    near = difflib.get_close_matches(str(name), METHODS, 3) or sorted(METHODS)
-    raise UsageError(f"method.name: unknown {name!r}; did you mean {', '.join(near)}?")
+    near = difflib.get_close_matches(str(name), METHODS, 3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"allowed: {', '.join(sorted(METHODS))}"
+    raise UsageError(f"method.name: unknown {name!r}; {hint}")
   return METHODS[name]
 
 

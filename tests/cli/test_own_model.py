@@ -11,7 +11,7 @@ import pytest
 
 import cljax
 from cljax import UsageError, models
-from cljax.cli import analyze, sweep, train
+from cljax.cli import analyze, sweep, train, tune
 from cljax.models.build import ZOO
 from cljax.models.tuning import OPTIONS
 
@@ -58,6 +58,15 @@ def test_a_registered_network_s_options_are_swept(config, tmp_path, capsys):
   assert sweep.main(["sweep", *given, "--grid=model.width=[4,8]"]) == 0, capsys.readouterr().err
   rows = [json.loads(line) for line in (tmp_path / "sweep" / "rows.jsonl").read_text().splitlines()]
   assert len({r["run"] for r in rows}) == 2
+
+
+def test_a_registered_network_is_tuned_and_its_file_is_read_once(config, tmp_path, capsys):
+  given = [f"--config={config}", f"--workdir={tmp_path / 'tuned'}", "--methods=finetune", "--configurations=2", *SMALL]
+  more = ["--search_seeds=1", "--seeds=1", "--first_tasks=1", "--config.stream.validation=0.3"]
+  assert tune.main(["tune", *given, *more]) == 0, capsys.readouterr().err
+  (row,) = json.loads((tmp_path / "tuned" / "tune.json").read_text())["methods"]
+  assert [len(c["scores"]) for c in row["candidates"]] == [1, 1]
+  assert row["tuned"]["mean"] is not None
 
 
 def test_what_is_no_model_is_told(config, capsys, tmp_path):

@@ -84,6 +84,18 @@ def test_what_is_searched_is_read_and_what_is_given_is_not_searched(config):
   assert ranges.of(resolved, [], {own.key: own})[1] == own
 
 
+def test_a_range_between_whole_numbers_takes_whole_numbers_of_an_integer(config):
+  file = _config.read_file(str(config))
+  resolved = _config.resolve(file, [_config.Override("method.name", "er")])
+  asked = [ranges.parse(t) for t in ("method.capacity=50..200", "train.epochs=1..40", "optimizer.learning_rate=1..9")]
+  rate, capacity, epochs = ranges.of(resolved, [], {r.key: r for r in asked})
+  assert (rate.at(0.5), capacity.at(0.5), epochs.at(0.5)) == (5.0, 125, 6)
+  assert [type(r.at(0.3)) for r in (rate, capacity, epochs)] == [float, int, int]
+  assert capacity.text() == "method.capacity: 50 to 200, linear, whole"
+  half = ranges.parse("method.capacity=50.5..200")
+  assert ranges.of(resolved, [], {half.key: half})[1].at(0.0) == 50.5  # refused where it is tried, as it was
+
+
 SEARCH = ("--methods=finetune,si", "--configurations=3", "--search_seeds=1", "--rungs=2", "--seeds=2")
 
 

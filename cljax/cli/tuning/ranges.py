@@ -31,6 +31,7 @@ class Range(NamedTuple):
   scale: str = "linear"
   limit: float = 1.0  # the upper limit that the third scale counts from
   values: tuple = ()
+  whole: bool = False  # of an integer option: rounded
 
   def at(self, u: float) -> Any:
     """The value at ``0 <= u < 1``."""
@@ -43,13 +44,13 @@ class Range(NamedTuple):
     else:
       near, far = self.limit - self.high, self.limit - self.low
       value = self.limit - far * (near / far) ** u
-    return float(f"{value:.4g}")
+    return round(value) if self.whole else float(f"{value:.4g}")
 
   def text(self) -> str:
     """In words."""
     if self.values:
       return f"{self.key}: {', '.join(map(str, self.values))}"
-    return f"{self.key}: {self.low:g} to {self.high:g}, {self.scale}"
+    return f"{self.key}: {self.low:g} to {self.high:g}, {self.scale}{', whole' if self.whole else ''}"
 
 
 def _rule(key: str, default: float, low: float | None, high: float | None, known: Sequence[float] = ()) -> Range | None:
@@ -68,11 +69,20 @@ def _rule(key: str, default: float, low: float | None, high: float | None, known
   return Range(key, first, last, "log") if 0 < first < last else None
 
 
+def _of_integer(given: Range, config: Mapping[str, Mapping[str, Any]]) -> Range:
+  """A range between whole numbers takes whole numbers, where the configuration has an integer."""
+  section, _, field = given.key.partition(".")
+  now = config.get(section, {}).get(field)
+  whole = isinstance(now, int) and not isinstance(now, bool) and not given.values
+  return given._replace(whole=whole and given.low.is_integer() and given.high.is_integer())
+
+
 def of(
   config: Mapping[str, Mapping[str, Any]], fixed: Sequence[str] = (), given: Mapping[str, Range] = {}
 ) -> list[Range]:
   """The ranges of a configuration's method, the learning rate first. ``fixed`` keys keep their value; ``given`` ranges
   stand before the rule's, where the method has such an option."""
+  given = {key: _of_integer(r, config) for key, r in given.items()}
   name = config["method"]["name"]
   options, mine = methods.lookup(name).options, presets.of_method(name)
   out: list[Range | None] = []
