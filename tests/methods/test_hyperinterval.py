@@ -128,6 +128,43 @@ def test_a_new_task_begins_with_the_last_embedding(trained):
   assert_same(one.method_state.before, one.params)
 
 
+def test_later_tasks_begin_with_the_last_and_one_that_comes_back_with_its_own(make_blobs):
+  """Of three tasks, met in another order than their numbers'; a return is asked for what the others were."""
+  stream = streams.build(make_blobs(classes=6), "class", tasks=3, validation=0.0)
+  bench = Bench("hyperinterval", stream, models.mlp((4, 4, 1), 6, hidden=(3,)), HYPER)
+  learner = bench.train(2, (1, 2))
+  e = np.asarray(learner.params["embeddings"])
+  assert np.abs(e[1] - e[0]).max() > 1e-5
+  third = np.asarray(bench.boundary("start_task", learner, 0, met=(1, 2)).params["embeddings"])
+  np.testing.assert_array_equal(third, e[[0, 1, 1]])
+  for task in (1, 2):
+    again = bench.boundary("start_task", learner, task, met=(1, 2))
+    np.testing.assert_array_equal(again.params["embeddings"], e)
+    again = bench.step(again, *bench.arguments(task, 0, met=(1, 2)))[0]
+    told = [float(bench.step(again, *bench.arguments(task, 1, met=(1, 2)), beta=beta)[2]) for beta in (100.0, 0.0)]
+    other = e[2 - task]  # of the place of the other one
+    both = [np.concatenate(bounds(wide(q), centre(other), 2 / 3)) for q in (again.params, learner.params)]
+    np.testing.assert_allclose(told[0] - told[1], 100 * np.square(both[0] - both[1]).sum() / 3, rtol=2e-3)
+
+
+def test_the_generator_begins_with_the_network_s_weights(class_stream):
+  """As the bias of its last layer, whose kernel is small; He's spread in the others, biases of zero."""
+  model = models.mlp((4, 4, 1), 4, hidden=(8,))
+  bench = Bench("hyperinterval", class_stream, model, {**HYPER, "embedding": 30, "width": 60})
+  p = wide(bench.start().params)
+  for name, spread in (("hidden_0", (2 / 30) ** 0.5), ("hidden_1", (2 / 60) ** 0.5), ("head", 0.01)):
+    np.testing.assert_allclose(p[name]["kernel"].std(), spread, rtol=0.06)
+    assert abs(p[name]["kernel"].mean()) < 0.1 * spread
+  assert not p["hidden_0"]["bias"].any()
+  assert not p["hidden_1"]["bias"].any()
+  hb, hk, b, k = network(p["head"]["bias"])
+  assert not hb.any()
+  assert not b.any()
+  assert 0.1 < hk.std() < 1
+  assert 0.1 < k.std() < 1
+  np.testing.assert_allclose(p["embeddings"].std(), 1, rtol=0.25)
+
+
 def test_one_network_answers_out_of_what_all_intervals_share(trained):
   """Of the tasks met; not by what the current task's embedding gives."""
   bench, (one, _, _, three), _ = trained
@@ -239,6 +276,7 @@ def test_hyperinterval_needs_an_mlp_of_relu(class_stream, small_model):
     models.mlp((4, 4, 1), 4, hidden=(8,), activation="leaky_relu"),
     models.mlp((4, 4, 1), 4, hidden=()),
     models.cnn((4, 4, 1), 4, widths=(3, 4)),
+    (deep := models.mlp((4, 4, 1), 4, hidden=(8, 8)))._replace(units=deep.units[::-1]),  # no chain
   )
   for model in others:
     with pytest.raises(UsageError, match="'hyperinterval' makes the weights of an MLP of relu"):

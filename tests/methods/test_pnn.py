@@ -65,6 +65,12 @@ def test_columns_read_earlier_ones(three):
   assert np.abs(columns[0] - columns[1]).max() > 0.01  # each is drawn by itself
   assert (p["lateral/head/scale"] >= 0).all()
   assert 0.9 < p["lateral/head/scale"].max() <= 1.5
+  for name, n in (("hidden_1", 7), ("head", 5)):
+    assert np.ptp(p[f"lateral/{name}/scale"]) > 0.5
+    for part in ("project", "out"):  # of U(-1, 1) / sqrt(n), n what the layer reads
+      ends = p[f"lateral/{name}/{part}"].min(), p[f"lateral/{name}/{part}"].max()
+      np.testing.assert_allclose(ends, (-(n**-0.5), n**-0.5), rtol=0.1)
+      assert np.abs(ends).max() <= n**-0.5
 
 
 def test_pnn_s_step_by_hand(three):

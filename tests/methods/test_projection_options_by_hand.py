@@ -73,6 +73,11 @@ def test_s_gem_draws_the_constraint_of_one_finished_task(four, small_model):
   named = jnp.zeros(bench.spec.num_rows, bool).at[np.asarray(four.train[1])].set(True)
   left = bench.parts.scrub(learner, named, jnp.zeros(4, bool))
   assert set(drawn(left, 8)) == {0, 2}
+  half = np.asarray(four.train[1])[::2]  # of some of its rows alone: it is still a constraint, by those that are left
+  some = bench.parts.scrub(learner, jnp.zeros_like(named).at[half].set(True), jnp.zeros(4, bool))
+  x, y = rows_of(four, 1)
+  want[1] = on_all(g, flat(gradient(at, x[1::2], y[1::2]))[None], 0.2, 0.01)
+  assert np.bincount(drawn(some), minlength=3)[1] > 0
 
 
 @pytest.mark.parametrize("name", ["er_agem", "er_gem"])

@@ -128,6 +128,22 @@ def test_base_and_old_directions_stand_to_the_bit(class_stream, small_model):
   assert np.abs(back[A][0] - q[A][0]).max() > 1e-3
 
 
+def test_moments_of_old_pairs_fade_while_others_learn(class_stream, small_model):
+  """Adam's means of a pair that stands are multiplied by 0.9 a step: no slope of another task is added to them."""
+  bench = Bench(
+    "sd_lora", class_stream, small_model, HYPER, optimizer=recipe.make_optimizer("adamw", learning_rate=0.05)
+  )
+  one = bench.train(tasks=(0,))
+  two = bench.steps(bench.boundary("start_task", one, 1), 1, 2, met=(0,))
+  means = lambda l: {n: np.asarray(v) for n, v in tree.by_path(l.opt_state.optimizer).items() if "mu/" in n}
+  before, after = means(one), means(two)
+  for name in (A, B):
+    (at,) = [n for n in before if n.endswith(name)]
+    assert np.abs(before[at][0]).max() > 1e-4
+    np.testing.assert_allclose(after[at][0], 0.81 * before[at][0], rtol=1e-5)
+    assert np.abs(after[at][1]).max() > 1e-6
+
+
 def test_what_finds_nothing_is_told_by_sd_lora(class_stream, small_model):
   with pytest.raises(UsageError, match=r"method.layers: 'conv' finds no frozen leaf"):
     Bench("sd_lora", class_stream, small_model, {"layers": "conv"})

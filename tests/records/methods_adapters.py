@@ -59,6 +59,7 @@ RECORDS: dict[str, Record] = {
       "test_the_function_goes_on_at_the_border",
       "test_a_scaled_pair_begins_without_effect",
       "test_base_and_old_directions_stand_to_the_bit",
+      "test_moments_of_old_pairs_fade_while_others_learn",
       "test_what_finds_nothing_is_told_by_sd_lora",
     ),
     claim=("sd_lora",),

@@ -43,6 +43,8 @@ RECORDS: dict[str, Record] = {
       "test_boxes_of_layers_whose_weights_are_boxes[False]",
       "test_boxes_of_layers_whose_weights_are_boxes[True]",
       "test_a_new_task_begins_with_the_last_embedding",
+      "test_later_tasks_begin_with_the_last_and_one_that_comes_back_with_its_own",
+      "test_the_generator_begins_with_the_network_s_weights",
       "test_schedules_end_where_their_options_say",
       "test_short_tasks_are_remarked",
       "test_after_an_edit_what_is_held_to_follows",
