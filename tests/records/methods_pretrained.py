@@ -83,6 +83,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_without_decay_both_answers_are_one",
       "test_the_classifier_learns_alone_at_first",
+      "test_a_share_of_steps_is_a_number_of_steps",
       "test_the_network_under_lae_stands_to_the_bit",
       "test_after_a_request_the_parts_take_the_mean_s_place",
       "test_lae_s_parts_are_of_any_kind",
