@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.core import tree
-from cljax.core.types import Model, Spec
+from cljax.core.types import Model, Spec, UsageError
 from cljax.models import heads, isolated, tuning
 
 RANKED = ("adapter", "parallel_adapter", "lora")  # tunings that have a rank
@@ -40,20 +40,25 @@ def stack(model: Model, num_tasks: int, kind: str, rank: int, layers: str, class
   """A stack of the parts that the tuning ``kind`` trains beside the model, of ``rank`` where it has one.
 
   Each place's are drawn for themselves. The leaves in ``classifier`` have none; ``layers`` as in ``tuning.KIND``, whose
-  UsageErrors this raises, ``label``led as an option of a method.
+  UsageErrors this raises, by the names of a method's options.
   """
   full = "|".join(f"^{re.escape(n)}$" for n in sorted(classifier))
   ranked = {"rank": rank} if kind in RANKED else {}
-  make = lambda model: tuning.TUNINGS[kind](model, layers=layers, trained=full, **ranked)
+
+  def make(model):
+    try:
+      return tuning.TUNINGS[kind](model, layers=layers, trained=full, **ranked)
+    except UsageError as e:
+      raise UsageError(str(e).replace("tuning_", "method.", 1)) from None
+
   tuned = make(model)
-  parted = lambda params: tree.by_path(params)
 
   def begin(key):
     params, inner = model.init(tree.fold(key, "network"))
     fixed = make(model._replace(init=lambda key: (params, inner)))
     own, state = fixed.init(key)
-    base = {"trained": {n: a for n, a in parted(own).items() if n in classifier}, "state": state}
-    draw = lambda key: {n: a for n, a in parted(fixed.init(key)[0]).items() if n not in classifier}
+    base = {"trained": {n: a for n, a in tree.by_path(own).items() if n in classifier}, "state": state}
+    draw = lambda key: {n: a for n, a in tree.by_path(fixed.init(key)[0]).items() if n not in classifier}
     parts = jax.vmap(draw)(jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_tasks)))
     return parts, Stacked(jnp.full(num_tasks, -1, jnp.int32), jnp.int32(0), tree.copy(base))
 

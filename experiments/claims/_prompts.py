@@ -13,7 +13,9 @@ PROTOCOL = (
   "classes, 8 epochs in batches of 32, Adam 0.003 (finetune: 0.001); "
 )
 POOL = "pool of 10, length 5, 4 chosen, strength 1"
-OPTIONS = {"l2p": {"length": 5}, "dualprompt": {}, "coda_prompt": {"components": 12}, "finetune": {}}
+OPTIONS = {
+  "l2p": {"length": 5}, "dualprompt": {}, "coda_prompt": {"components": 12}, "finetune": {}, "hide_prompt": {},
+}  # fmt: skip
 
 
 @functools.cache

@@ -87,5 +87,5 @@ def test_tasks_have_places_in_the_order_in_which_they_are_met():
 
 
 def test_layers_that_find_nothing_are_told():
-  with pytest.raises(UsageError, match=r"tuning_layers: 'conv' finds no frozen leaf"):
+  with pytest.raises(UsageError, match=r"^method.layers: 'conv' finds no frozen leaf"):
     stack_of("lora", "conv")

@@ -83,6 +83,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_without_decay_both_answers_are_one",
       "test_the_classifier_learns_alone_at_first",
+      "test_a_share_of_steps_is_a_number_of_steps",
       "test_the_network_under_lae_stands_to_the_bit",
       "test_after_a_request_the_parts_take_the_mean_s_place",
       "test_lae_s_parts_are_of_any_kind",
@@ -124,6 +125,32 @@ RECORDS: dict[str, Record] = {
       "parts of a new task begin anew",
     ),
     arguments={"passes": 5, "samples": 16},
+    first_task_plain=False,
+  ),
+  "hide_prompt": Record(
+    compared=(
+      "test_hide_prompt_s_step_by_hand",
+      "test_a_blend_is_of_all_old_prefixes",
+      "test_hide_prompt_measures_and_aligns_when_a_task_ends",
+      "test_hide_prompt_answers_by_the_prefixes_that_a_row_finds",
+    ),
+    invariants=(
+      "test_prefixes_begin_as_the_last_task_s",
+      "test_before_the_first_end_the_task_s_own_prefixes_answer",
+      "test_old_prefixes_and_the_network_stand_to_the_bit",
+      "test_classes_that_go_whole_leave_hide_prompt",
+      "test_blocks_and_samples_of_hide_prompt",
+      "test_the_term_is_of_rows_and_means_that_are_there",
+      *GAUSSIANS,
+    ),
+    claim=("hide_prompt",),
+    deviations=(
+      "Gaussians of classes; the released default keeps ten centroids of each",
+      "the classifier that finds prefixes learns on draws alone; the released code first trains it on rows",
+      "a pass takes the draws of all classes; the released code leaves out as many as the new ones have",
+      "keys, values and rows have names; the released code reshapes across them",
+    ),
+    arguments={"length": 2, "blocks": 1, "passes": 5, "samples": 16},
     first_task_plain=False,
   ),
 }

@@ -53,7 +53,7 @@ def scores(state: Subspaces, features, others):
   near = jnp.einsum("jbd,cjd->bcj", heads.unit(features), heads.unit(state.means), precision="highest")
   places = jnp.arange(near.shape[-1])
   share = others / jnp.maximum(state.ended - 1, 1).astype(jnp.float32)
-  weight = jnp.where(places[None] == state.own[:, None], 1.0, share) * (places < state.ended)[None]
+  weight = jnp.where(places[None] == state.own[:, None], 1.0, jnp.where(places < state.ended, share, 0.0)[None])
   return jnp.where((state.own >= 0)[None], jnp.einsum("bcj,cj->bc", near, weight, precision="highest"), -jnp.inf)
 
 
@@ -75,10 +75,10 @@ def ease(
   class that a later task has again is that task's. Which classes are a task's is known, not counted: the released code
   takes all tasks but the first to be of one size. Keeps ``[C, T, D]`` prototypes, and a row costs a pass for each task.
   A request clears the prototypes of classes that go whole; mixtures and parts may hold their rows, and ``forget.name``
-  answers for parameters. Deviations: adapters stand beside layers, where the paper has one beside each block's
-  perceptron; of the released code's options, its measuring of all later spaces anew, and the frozen network's own
-  space, are left out. Raises UsageError for a model without features and for layers that find nothing. Spec F4; Zhou et
-  al., 2024.
+  edits parameters as the last task's parts show them: retraining alone is exact. Deviations: adapters stand beside
+  layers, where the paper has one beside each block's perceptron; of the released code's options, its measuring of all
+  later spaces anew, and the frozen network's own space, are left out. Raises UsageError for a model without features
+  and for layers that find nothing. Spec F4; Zhou et al., 2024.
   """
   stack = stacks.stack(model, spec.num_tasks, tuning, rank, layers, classifiers.classifier(model, spec))
   width = heads.width_of(model, spec, "ease")

@@ -86,7 +86,8 @@ def lae(
 
   def start_task(key, learner, task):
     del key
-    until = jnp.where(task.visit.others > 0, frozen * task.steps.astype(jnp.float32), 0.0)
+    # Rounded: 0.6 of 50 steps is a little above 30 in float32.
+    until = jnp.where(task.visit.others > 0, jnp.round(frozen * task.steps.astype(jnp.float32)), 0.0)
     begun = lambda _: Warming(jnp.int32(0), until)
     return learner._replace(opt_state=tree.edit_nodes(learner.opt_state, Warming, begun)[0])
 

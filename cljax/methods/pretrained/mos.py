@@ -70,10 +70,11 @@ def mos(
   that evaluating changes its model. Answers are logarithms of half that sum, of classes of tasks that have ended, -inf
   at others; before the first end the classifier's. A task that comes back changes nothing; a class that a later task
   has again is that task's. Keeps ``[C, D, D]`` numbers, and a row costs a pass for each task. A request clears what is
-  kept of classes that go whole; Gaussians of others may hold its rows, and ``forget.name`` answers for parameters.
-  Deviations: parts beside all layers that ``layers`` finds, where the paper's are beside each block's perceptron; those
-  of a new task begin anew (UNVERIFIED: code of others has them go on from the last task's). Raises UsageError for a
-  model without features and for layers that find nothing. Spec B5; Sun et al., 2025.
+  kept of classes that go whole; Gaussians of others may hold its rows, and ``forget.name`` edits parameters as the last
+  task's parts show them: retraining alone is exact. Deviations: parts beside all layers that ``layers`` finds, where
+  the paper's are beside each block's perceptron; those of a new task begin anew (UNVERIFIED: code of others has them go
+  on from the last task's). Raises UsageError for a model without features and for layers that find nothing. Spec B5;
+  Sun et al., 2025.
   """
   stack = stacks.stack(model, spec.num_tasks, tuning, rank, layers, classifiers.classifier(model, spec))
   width, classes = heads.width_of(model, spec, "mos"), spec.num_classes
