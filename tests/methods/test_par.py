@@ -124,6 +124,23 @@ def test_tasks_are_compared_by_the_network_of_the_beginning(trained, task_stream
   assert np.asarray(state.largest).tolist() == [len(found[0][1]), len(found[1][1])]
 
 
+def test_absent_rows_are_no_rows_of_a_task(trained, task_stream):
+  """A task of which only some rows are left: those in the places behind them count for nothing."""
+  bench, one, _ = trained
+  rows = np.asarray(task_stream.train[1], np.int32)
+  left = len(rows) - 7
+  args = (jnp.asarray(rows), jnp.full(len(rows), 1, jnp.int32), jnp.int32(left))
+  state = bench.call("start_task", one, jnp.asarray(True), bench.data, bench.where(1), *args).method_state
+  y = task_stream.dataset.train.y[rows[:left]]
+  f = features(state.fixed[0], task_stream.dataset.train.x[rows[:left]])
+  np.testing.assert_array_equal(state.counts[1], np.bincount(y, minlength=4))
+  for c in range(4):
+    np.testing.assert_allclose(state.means[1, c], f[y == c].mean(0) if c in y else np.zeros(8), rtol=1e-4, atol=1e-5)
+  means = np.float64(state.means)
+  np.testing.assert_allclose(state.distances[0, 1], distance_by_hand(f, y, means[1], means[0][:2]), rtol=1e-4)
+  assert float(state.largest[1]) == left
+
+
 def test_a_far_task_gets_an_expert_and_all_else_stands(trained):
   """To the bit, old answers too."""
   bench, one, begun = trained

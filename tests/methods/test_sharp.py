@@ -112,6 +112,20 @@ def test_mature_units_are_those_of_each_class_of_the_task(trained, class_stream)
     assert np.asarray(kept.method_state.done).tolist() == ([True, True, False, False] if task == 0 else [True] * 4)
 
 
+def test_absent_rows_make_no_unit_mature_and_are_not_stored(trained, class_stream):
+  """A task of which one row is left: its own units alone, for its class alone, and this row is what is stored."""
+  bench, before, *_ = trained
+  rows = np.asarray(class_stream.train[0], np.int32)
+  args = (jnp.asarray(rows), jnp.zeros(len(rows), jnp.int32), jnp.int32(1))
+  ended = bench.call("end_task", before, jnp.asarray(True), bench.data, bench.where(0), *args)
+  x, y = class_stream.dataset.train.x[rows[:1]], class_stream.dataset.train.y[rows[:1]]
+  hidden = layers_by_hand(before.params, x)[0]
+  for i in (1, 2):
+    assert set(np.flatnonzero(ended.method_state.mature[str(i)])) == fewest(hidden[i][0], 0.6)
+  assert np.flatnonzero(ended.method_state.done).tolist() == y.tolist()
+  assert bench_memory(ended)[0]["id"].tolist() == rows[:1].tolist()
+
+
 def test_mature_units_read_no_young_ones(trained):
   """What is dropped is 0 from then on; all else is as it was trained."""
   _, before, one, _, both = trained

@@ -78,6 +78,7 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=(
       "test_one_unit_that_holds_the_share_exactly_is_enough",
+      "test_absent_rows_make_no_unit_mature_and_are_not_stored",
       "test_mature_units_read_no_young_ones",
       "test_what_is_mature_stands_and_answers_as_it_did",
       "test_lower_layers_train_in_the_first_task_or_never",
@@ -106,6 +107,7 @@ RECORDS: dict[str, Record] = {
     invariants=(
       "test_released_code_takes_the_nearest_for_the_farthest",
       "test_the_nearest_expert_is_so_in_the_mean",
+      "test_absent_rows_are_no_rows_of_a_task",
       "test_a_far_task_gets_an_expert_and_all_else_stands",
       "test_a_task_of_few_rows_trains_its_head_alone",
       "test_a_task_that_comes_back_has_its_head_to_train",
