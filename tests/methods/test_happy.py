@@ -9,7 +9,6 @@ import pytest
 from bench import Bench, assert_same
 from by_hand import RATE, batch_of, forward, log_softmax
 
-import cljax
 from cljax import methods, models, streams
 from cljax.core import tree
 from cljax.core.types import UsageError
@@ -22,7 +21,6 @@ HYPER = {
   "width": 5, "temperature": 0.3, "teacher_temperature": 0.12, "contrast_temperature": 0.8, "class_temperature": 0.4,
   "supervised": 0.3, "between": 1.5, "within_old": 0.7, "within_new": 0.6, "prototypes": 1.2, "distillation": 2.5,
 }  # fmt: skip
-RUN = {"width": 8, "least_area": 0.9, "jitter": 0.1, "flip": False}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,8 +39,10 @@ def hidden(dataset):
 
 
 @pytest.fixture(scope="module")
-def bench(hidden, small_model):
-  return Bench("happy", hidden, small_model, HYPER)
+def bench(dataset, small_model):
+  """With outputs for two classes more, of which none is begun."""
+  wide = streams.build(dataset, "class", tasks=2, validation=0.125, labelled=1, reserve_classes=6)
+  return Bench("happy", wide, small_model, HYPER)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_rows_with_labels_are_taught_and_clustered_by_hand(bench):
   """The first task: only its own classes take part, and there is nothing old."""
   start = bench.boundary("start_task", bench.start(), 0)
   x, y = batch_of(bench, 0, 0)
-  seen, old = np.array([1, 1, 0, 0], bool), np.zeros(4, bool)
+  seen, old = np.arange(6) < 2, np.zeros(6, bool)
   s = HYPER["supervised"]
 
   def loss(params, sharp):
@@ -163,7 +163,7 @@ def test_rows_without_labels_are_clustered_by_hand(bench, trained):
   turned = lambda a: a + 0.2 * jnp.cos(jnp.arange(a.size).reshape(a.shape))
   moved = begun._replace(params=jax.tree.map(turned, begun.params))
   x = batch_of(bench, 1, 0)[0]
-  seen, old = np.ones(4, bool), np.array([1, 1, 0, 0], bool)
+  seen, old = np.arange(6) < 4, np.arange(6) < 2
   teacher, prototype = trained.method_state.teacher.params, trained.method_state.prototypes[0]
 
   def loss(params, sharp):
@@ -174,6 +174,34 @@ def test_rows_without_labels_are_clustered_by_hand(bench, trained):
     return f["cluster"] + even + f["contrast"] + held, sharp
 
   check_step(bench, moved, bench.arguments(1), loss)
+
+
+def test_a_task_that_comes_back_is_not_old(bench, trained):
+  """Its classes are evened out as new ones, those of the other task as old."""
+  learner = bench.boundary("end_task", bench.boundary("start_task", trained, 1), 1)
+  x = batch_of(bench, 0, 0)[0]
+  loss = lambda **weights: float(
+    bench.step(learner, *bench.arguments(0, met=(0, 1)), **{"supervised": 0.0, **weights})[2]
+  )
+  none = dict.fromkeys(("between", "within_old", "within_new"), 0.0)
+  got = {name: loss(**{**none, name: 1.0}) - loss(**none) for name in none}
+  want = parts_of(learner.params, learner.method_state.teacher.params, x, None, np.arange(6) < 4,
+                  np.isin(np.arange(6), (2, 3)))[0]  # fmt: skip
+  np.testing.assert_allclose([got[n] for n in none], [want[n] for n in none], atol=2e-5)
+
+
+def test_prototypes_have_the_noise_of_the_radius(bench, trained):
+  begun = bench.boundary("start_task", trained, 1)
+  wide = begun._replace(method_state=begun.method_state._replace(radius=jnp.float32(3)))
+  loss = lambda learner, **weights: float(bench.step(learner, *bench.arguments(1), **weights)[2])
+  assert abs(loss(wide) - loss(begun)) > 1e-2
+  assert loss(wide, prototypes=0.0) == loss(begun, prototypes=0.0)
+
+
+def test_the_teacher_follows_an_edit(bench, trained):
+  moved = trained._replace(params=jax.tree.map(lambda a: a + 1, trained.params))
+  followed = bench.parts.method.after_forget(moved, trained.params).method_state
+  assert_same(followed.teacher.params, moved.params)
 
 
 def test_supervision_is_of_rows_with_labels_alone(bench, trained):
@@ -260,17 +288,23 @@ def test_a_task_without_labels_begins_with_centres_of_its_rows(bench, trained):
   before, begun = trained, bench.boundary("start_task", trained, 1)
   d, e = (double(l.params)["network"]["cosine"]["directions"][:, :, 0] for l in (before, begun))
   np.testing.assert_array_equal(d[:, :2], e[:, :2])
-  assert (np.abs(d - e)[:, 2:].max(0) > 1e-4).all()
-  assert np.asarray(begun.method_state.begun).all()
+  np.testing.assert_array_equal(d[:, 4:], e[:, 4:])
+  assert (np.abs(d - e)[:, 2:4].max(0) > 1e-4).all()
+  assert np.asarray(begun.method_state.begun).tolist() == [True] * 4 + [False] * 2
   rest = tree.map_named(lambda n, a: jnp.zeros_like(a) if n.endswith("directions") else a, before.params)
   assert_same(rest, tree.map_named(lambda n, a: jnp.zeros_like(a) if n.endswith("directions") else a, begun.params))
   rows = bench.stream.train[1]
   f = jnp.float32(said(before.params, bench.stream.dataset.train.x[rows])[0])
   key = tree.fold(jax.random.fold_in(before.key, before.step), "start_task")
   centres = k_means(key, f, jnp.ones(len(rows)), 4, happy.STEPS)
-  old = np.arange(4) < 2
-  want = happy.new_directions(centres, ~old | old, jnp.float32(d.T), jnp.asarray(old), jnp.asarray(~old))
+  old, new = np.arange(6) < 2, np.isin(np.arange(6), (2, 3))
+  want = happy.new_directions(centres, jnp.ones(4, bool), *map(jnp.asarray, (np.float32(d.T), old, new)))
   np.testing.assert_allclose(e.T, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_first_task_without_labels_begins_as_it_is(bench):
+  start = bench.start()
+  assert_same(start.params, bench.boundary("start_task", start, 1, ()).params)
 
 
 def test_a_task_with_labels_begins_as_it_is(class_stream, small_model):
@@ -292,13 +326,14 @@ def test_prototypes_are_means_of_norm_one(labelled, bench, class_stream, small_m
   ended = bench.boundary("end_task", far, 1, (0,)).method_state
   split, rows = bench.stream.dataset.train, np.asarray(bench.stream.train[1])
   f, _, z = said(far.params, split.x[rows])
-  label = split.y[rows] if labelled else z.argmax(1)
+  label = split.y[rows] if labelled else z[:, :4].argmax(1)
   direction = unit(np.asarray(directions, np.float64)[:, :, 0].T)
   direction[3] = -direction[2]
   want = [unit(f[label == c].mean(0)) if (label == c).any() else direction[c] for c in (2, 3)]
-  np.testing.assert_allclose(ended.prototypes[2:], want, atol=1e-5)
+  np.testing.assert_allclose(ended.prototypes[2:4], want, atol=1e-5)
   np.testing.assert_array_equal(ended.prototypes[:2], first.method_state.prototypes[:2])
-  np.testing.assert_allclose(np.linalg.norm(ended.prototypes, axis=1), 1, rtol=1e-5)
+  np.testing.assert_allclose(np.linalg.norm(ended.prototypes[:4], axis=1), 1, rtol=1e-5)
+  assert not np.asarray(ended.prototypes[4:]).any()
   assert float(ended.radius) == float(first.method_state.radius)
 
 
@@ -338,10 +373,10 @@ def test_only_begun_classes_answer(bench, trained):
 
 
 def test_a_class_that_goes_leaves_no_prototype(bench, trained):
-  gone = jnp.array([True, False, False, False])
+  gone = jnp.arange(6) == 0
   state = bench.parts.scrub(trained, jnp.zeros((1, bench.spec.num_rows), bool), gone).method_state
   assert not np.asarray(state.prototypes[0]).any()
-  assert np.asarray(state.begun).tolist() == [False, True, False, False]
+  assert np.asarray(state.begun).tolist() == [False, True, False, False, False, False]
   kept = state.teacher.params["network"]["cosine"]["directions"]
   assert not np.asarray(kept[:, 0]).any()
   np.testing.assert_array_equal(kept[:, 1:], trained.params["network"]["cosine"]["directions"][:, 1:])
@@ -356,33 +391,3 @@ def test_happy_needs_pictures_and_features(hidden):
   blind = model._replace(apply=lambda *a, **k: (model.apply(*a, **k)[0]._replace(features=None), a[1]))
   with pytest.raises(UsageError, match="'happy' needs a model that returns features"):
     methods.make("happy", blind, flat)
-
-
-def test_requests_are_answered_without_labels(dataset, small_model):
-  """By retraining, which no label decides: to the bits of a run whose withheld labels are others."""
-  forget = "1:ids=1000-1030; 2:task=1"
-  build = lambda **more: streams.build(dataset, "class", tasks=2, validation=0.0, labelled=1, **more)
-  run = lambda s: cljax.run(
-    s, small_model, "happy", RUN, forget="retrain", training=cljax.Recipe(batch_size=8, epochs=1), seeds=2
-  )
-  found = run(build(forget=forget))
-  y = np.array(dataset.train.y)
-  y[np.isin(y, (2, 3))] = 5 - y[np.isin(y, (2, 3))]
-  other = dataset._replace(train=dataset.train._replace(y=y))
-  assert_same(
-    found.learner, run(streams.build(other, "class", tasks=2, validation=0.0, labelled=1, forget=forget)).learner
-  )
-  state = found.learner.method_state["happy"]
-  assert found.forgotten[1]["forget"] == [None, None], "rows without labels have no score"
-  assert None not in found.forgotten[0]["forget"] + found.forgotten[0]["retain"] + found.forgotten[1]["retain"]
-  assert not np.asarray(state.prototypes)[:, 2:].any()
-
-
-def test_seeds_together_are_seeds_alone(hidden, small_model):
-  run = lambda seeds: cljax.run(
-    hidden, small_model, "happy", RUN, training=cljax.Recipe(batch_size=8, epochs=1), seeds=seeds, evaluators="clusters"
-  )
-  both, alone = run((0, 3)), run((3,))
-  assert both.params_sha256[1] == alone.params_sha256[0]
-  for name, value in both.evaluations["clusters"].items():
-    np.testing.assert_array_equal(value[1], alone.evaluations["clusters"][name][0])

@@ -201,3 +201,26 @@ def test_a_run_without_labels_resumes_to_the_same_bits(dataset, small_model, tmp
   with pytest.raises(cljax.Stopped):
     run(stream, small_model, **more, stop=lambda: asked.append(0) or len(asked) > 3)
   assert_same(whole.learner, run(stream, small_model, **more).learner)
+
+
+def test_requests_are_answered_without_labels(dataset, small_model):
+  """By retraining, which no label decides: to the bits of a run whose withheld labels are others."""
+  made = lambda d: built(d, validation=0.0, forget="1:ids=1000-1030; 2:task=1")
+  found, other = (run(made(d), small_model, forget="retrain", seeds=2) for d in (dataset, shuffled(dataset, (2, 3))))
+  assert_same(found.learner, other.learner)
+  assert found.forgotten[1]["forget"] == [None, None], "rows without labels have no score"
+  assert None not in found.forgotten[0]["forget"] + found.forgotten[0]["retain"] + found.forgotten[1]["retain"]
+  assert not np.asarray(found.learner.method_state["happy"].prototypes)[:, 2:].any()
+
+
+def test_seeds_together_are_seeds_alone(dataset, small_model):
+  both, alone = (run(built(dataset), small_model, seeds=s, evaluators="clusters") for s in ((0, 3), (3,)))
+  assert both.params_sha256[1] == alone.params_sha256[0]
+  for name, value in both.evaluations["clusters"].items():
+    np.testing.assert_array_equal(value[1], alone.evaluations["clusters"][name][0])
+
+
+def test_rows_that_are_fed_have_no_labels_either(dataset, small_model):
+  stream = built(dataset)
+  fed = run(stream, small_model, options=cljax.Options(feed="grain"))
+  assert fed.params_sha256 == run(stream, small_model).params_sha256
