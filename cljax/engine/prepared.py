@@ -59,10 +59,8 @@ class Prepared(NamedTuple):
 
   def _run(self, workdir, report, stop, start, extend) -> Any:
     mesh = self.setup.members.mesh
-    if self.setup.streams and (extend or start is not None):
-      what = "extend" if extend else "learner"
-      why = "train.patience" if self.setup.recipe.patience else "stream.per_seed and several seeds"
-      raise UsageError(f"{what}: got it with {why}; a run goes on from where all its members have taken the same steps")
+    if extend or start is not None:
+      self.check_even("extend" if extend else "learner")
     remarks = (*self.remarks, *((self.setup.unkept,) if self.setup.unkept else ()))
     for text in remarks if meshes.is_main_process(mesh) else ():
       report({"kind": "note", "text": text}) if report else _callers.warn(text)
@@ -147,6 +145,12 @@ class Prepared(NamedTuple):
     """Begins the history of a workdir that holds this run, ended by 0.1.0, which kept none."""
     history.write(workdir, [self.stage("begun", 0, self.whole_config(), workdir)])
 
+  def check_even(self, what: str) -> None:
+    """UsageError where members take steps of their own number, of ``what`` goes on with a run."""
+    if self.setup.streams:
+      why = "train.patience" if self.setup.recipe.patience else "stream.per_seed and several seeds"
+      raise UsageError(f"{what}: got it with {why}; a run goes on from where all its members have taken the same steps")
+
   def extends(self, workdir: str) -> None:
     """Notes this run in the workdir's history as the one that goes on with what is there; UsageError, with the reason,
     where it does not."""
@@ -165,6 +169,7 @@ class Prepared(NamedTuple):
     meta = checkpoint.read_meta(directory, numbers[-1])
     while len(held) > 1 and _differences(held[-1]["config"], meta["config"]):
       held.pop()  # announced, but never begun
+    self.check_even("extend")
     self.check_extends(held[-1], meta)
     if meshes.is_main_process(self.setup.members.mesh):
       what = "forget" if isinstance(self.setup.stream.events[-1], Forget) else "extended"

@@ -121,6 +121,19 @@ def test_it_resumes_to_the_same_bits(lopsided, tmp_path):
     cljax.run(stream, seeds=[4, 0, 3], workdir=str(tmp_path / "run"), **given)
 
 
+def test_a_launcher_extends_it_no_more_than_python_does(lopsided, tmp_path):
+  build = lambda n: streams.build(lopsided, "class", per_seed=True, tasks=n, classes_per_task=(1, 2, 1)[:n])
+  given = arguments(build(3), "finetune")
+  workdir = str(tmp_path / "run")
+  cljax.run(build(2), seeds=2, workdir=workdir, **given)
+  said = r"extend: got it with stream\.per_seed and several seeds"
+  with pytest.raises(UsageError, match=said):
+    cljax.run(build(3), seeds=2, workdir=workdir, extend=True, **given)
+  with pytest.raises(UsageError, match=said):
+    prepare(build(3), seeds=2, **given).extends(workdir)
+  prepare(build(2), seeds=2, **given).extends(workdir)  # nothing new: it is brought to its end
+
+
 def test_one_seed_alone_may_do_what_many_may_not(lopsided, tmp_path):
   stream = streams.build(lopsided, "class", per_seed=True, **UNEVEN)
   given = arguments(stream, "finetune")
