@@ -47,6 +47,9 @@ def slow_fast(model, spec: Spec, *, strength, consolidation) -> Method:
   without features. Spec A18; Wang et al., 2021 (few-shot continual learning: a brain-inspired approach).
   """
   nearest = ncm(model, spec)
+  answer, clear = nearest.predict, nearest.scrub
+  assert answer is not None
+  assert clear is not None
 
   def slowly(learner):
     """The learner whose weights are the slow ones, once there are any, with the means as its state."""
@@ -73,12 +76,11 @@ def slow_fast(model, spec: Spec, *, strength, consolidation) -> Method:
     return learner._replace(method_state=Paces(tree.copy(slow), learner.method_state))
 
   def predict(key, learner, x, task):
-    return nearest.predict(key, slowly(learner), x, task)
+    return answer(key, slowly(learner), x, task)
 
   def scrub(learner, request):
-    assert nearest.scrub is not None
     state = learner.method_state
-    left = nearest.scrub(learner._replace(method_state=state.prototypes), request).method_state
+    left = clear(learner._replace(method_state=state.prototypes), request).method_state
     return learner._replace(method_state=state._replace(prototypes=left))
 
   def after_forget(learner, before):
