@@ -122,4 +122,23 @@ RECORDS: dict[str, Record] = {
     ),
     first_task_plain=False,
   ),
+  "slow_fast": Record(
+    spec="replay_architecture_metrics A18",
+    compared=(
+      "test_the_step_pulls_fast_weights_to_slow_ones",
+      "test_slow_weights_take_a_share_of_the_fast_ones",
+      "test_answers_are_nearest_means_under_the_slow_weights",
+    ),
+    invariants=(
+      "test_the_first_task_is_learned_plainly_and_gives_the_slow_weights",
+      "test_counts_are_not_mixed",
+      "test_means_are_of_the_slow_weights_and_old_ones_stay",
+      "test_means_of_classes_that_go_whole_are_cleared_and_slow_weights_follow",
+    ),
+    claim=("slow_fast",),
+    deviations=(
+      "the first task is learned by the run's steps, not by meta-episodes",
+      "the inner steps of a task are the run's steps; the optimizer's moments run on",
+    ),
+  ),
 }
