@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cljax.cli.presets.made import CLASSES, Made, sections
+from cljax.cli.presets.made import CLASSES, LABELS, Made, sections
 
 SOURCE = "ContinualAI/continual-learning-baselines@"
 # Of the paper that a strategy follows its table has another number; ours stands beside what its code gave.
-_BY_CLASS = {"kind": "class", **CLASSES, "appended": (), "per_seed": True}
+_BY_CLASS = {"kind": "class", **CLASSES, **LABELS, "appended": (), "per_seed": True}
 _BY_TASK = {"kind": "task", **CLASSES, "class_order": tuple(range(10)), "appended": (), "per_seed": False}
 _PERMUTED = {"kind": "permuted", "per_seed": True}
 _SCALED = "pixels from 0 to 1; there standardised by MNIST's mean and deviation"

@@ -12,6 +12,7 @@ STREAM: dict[str, Any] = {
 }  # fmt: skip
 # Of one with tasks of classes, beside that.
 CLASSES: dict[str, Any] = {"classes_per_task": (2, 2, 2, 2, 2), "class_order": None, "reserve_classes": 0}
+LABELS: dict[str, Any] = {"labelled": 0, "returning": 0.0}  # of kind 'class'
 
 
 class Made(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cljax.cli.presets.made import CLASSES, Made, sections
+from cljax.cli.presets.made import CLASSES, LABELS, Made, sections
 
 SOURCES = ("aimagelab/mammoth@", "NeurAI-Lab/CLS-ER@")
 
@@ -18,7 +18,7 @@ _BENCHMARKS: dict[str, dict[str, Any]] = {
   # Each of its runs draws its own permutations and angles.
   "permuted_mnist": {"kind": "permuted", "per_seed": True},
   "rotated_mnist": {"kind": "rotated", "angles": (), "per_seed": True},
-  "split_mnist": {"kind": "class", **CLASSES, "appended": (), "per_seed": False},
+  "split_mnist": {"kind": "class", **CLASSES, **LABELS, "appended": (), "per_seed": False},
 }  # fmt: skip
 _BACKBONE = "mlp 784-100-100-10"
 _BATCHED_FISHER = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cljax.cli.presets.made import CLASSES, Made, sections
+from cljax.cli.presets.made import CLASSES, LABELS, Made, sections
 
 SOURCE = "van de Ven and Tolias 2018"
 _METHODS = {"none": "finetune", "offline": "cumulative"}
@@ -28,6 +28,7 @@ def configuration(row: Mapping[str, str], theirs: Mapping[str, Any]) -> Made | N
   if not row["config_source"].startswith(SOURCE) or row["method"] not in _METHODS:
     return None
   kind, active = _SCENARIOS[row["scenario"]]
-  stream = {"kind": kind, **CLASSES, "appended": (), "per_seed": True, "active": active}
+  labels = LABELS if kind == "class" else {}
+  stream = {"kind": kind, **CLASSES, **labels, "appended": (), "per_seed": True, "active": active}
   made = sections(row, stream, {"name": _METHODS[row["method"]]}, hidden=(400, 400))
   return Made(made, _DIFFERS, benchmark=f"van_de_ven_{kind}")
