@@ -208,10 +208,10 @@ def test_first_task_equals_the_base_learner(name, looped):
 
 
 NAMED = {  # their programs hold the tasks' classes: renamed tasks need programs of their own
-  "bic", "clnp", "clpu_derpp", "clr", "co2l", "coda_prompt", "cwr_star", "der_expand", "dgr", "dualprompt", "eeil",
-  "exssnet", "foster", "hal", "hat", "hfc", "hypernetwork", "icarl", "il2m", "incremental_rank", "l2p", "lucir",
-  "lwf", "lwm", "memo", "mrn", "niwf", "ocm", "packnet", "pass", "pnn", "podnet", "prd", "relevance_mapping", "ssil",
-  "trgp", "wa", "wsn", "xder", "xdg",
+  "bic", "clnp", "clpu_derpp", "clr", "co2l", "coda_prompt", "cwr_star", "der_expand", "desire", "dgr", "dualprompt",
+  "eeil", "exssnet", "foster", "hal", "hat", "hfc", "hypernetwork", "icarl", "il2m", "incremental_rank", "l2p",
+  "lucir", "lwf", "lwm", "memo", "mrn", "niwf", "ocm", "packnet", "pass", "pnn", "podnet", "prd", "relevance_mapping",
+  "ssil", "trgp", "wa", "wsn", "xder", "xdg",
 }  # fmt: skip
 
 
@@ -235,7 +235,7 @@ def test_a_task_s_number_is_a_name(name, looped, request, small_model):
     whole = {**params[1]["prompts"], "own": prompts} if name == "dualprompt" else prompts
     params[1] = {**params[1], "prompts": whole}
   pair = lambda n, a: a[:, jnp.asarray(new)] if n.endswith(("/lora_a", "/lora_b", "/lora_scale")) else a
-  if name != "i_lora":  # one pair for all
+  if name not in ("desire", "i_lora"):  # one pair for all
     params[1] = tree.map_named(pair, params[1])  # a low-rank pair for each
   if name == "trgp":  # scales for each
     params[1]["scales"] = jax.tree.map(lambda scales: scales[:, jnp.asarray(new)], params[1]["scales"])

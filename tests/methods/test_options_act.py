@@ -39,11 +39,13 @@ NEUTRAL = {
 # blocks has no more than two.
 WITH = {"gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0},
         "dualprompt.expert_blocks": {"general_blocks": 0}}  # fmt: skip
-VALUES = {"infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1],
+VALUES = {"desire.trained": ["head|hidden_0/bias"],
+          "infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1],
           "dualprompt.general_blocks": [0], "coda_prompt.length": [6], "hfc.heads": [2], "fpf.modules": [1],
           "ocm.replay_batch": [4], "replay_scheduling.schedule": ["numbered"],
           "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "remind.parts": [2], "ocm.width": [4]}  # fmt: skip
 DEEPER = (
+  "desire",
   "i_lora",
   "niwf",
   "lines",
