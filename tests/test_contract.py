@@ -208,11 +208,11 @@ def test_first_task_equals_the_base_learner(name, looped):
 
 
 NAMED = {  # their programs hold the tasks' classes: renamed tasks need programs of their own
-  "bic", "bir", "clnp", "clpu_derpp", "clr", "co2l", "coda_prompt", "cwr_star", "der_expand", "dgr", "dualprompt",
-  "ease", "eeil", "exssnet", "foster", "hal", "happy", "hat", "hfc", "hide_prompt", "hypernetwork", "icarl", "il2m",
-  "incremental_rank", "l2p", "lae", "lucir", "lwf", "lwf_mc", "lwm", "memo", "mos", "mrn", "napa_vq", "niwf", "ocm",
-  "packnet", "par", "pass", "pnn", "podnet", "prd", "recall_logits", "relevance_mapping", "sharp", "slca", "ssil",
-  "trgp", "wa", "wsn", "xder", "xdg",
+  "bic", "bir", "clnp", "clpu_derpp", "clr", "co2l", "coda_prompt", "cwr_star", "der_expand", "desire", "dgr",
+  "dualprompt", "ease", "eeil", "exssnet", "foster", "hal", "happy", "hat", "hfc", "hide_prompt", "hypernetwork",
+  "icarl", "il2m", "incremental_rank", "l2p", "lae", "lucir", "lwf", "lwf_mc", "lwm", "memo", "mos", "mrn", "napa_vq",
+  "niwf", "ocm", "packnet", "par", "pass", "pnn", "podnet", "prd", "recall_logits", "relevance_mapping", "sharp",
+  "slca", "ssil", "trgp", "wa", "wsn", "xder", "xdg",
 }  # fmt: skip
 
 
@@ -236,7 +236,7 @@ def test_a_task_s_number_is_a_name(name, looped, request, small_model):
     whole = {**params[1]["prompts"], "own": prompts} if name == "dualprompt" else prompts
     params[1] = {**params[1], "prompts": whole}
   pair = lambda n, a: a[:, jnp.asarray(new)] if n.endswith(("/lora_a", "/lora_b", "/lora_scale")) else a
-  if name != "i_lora":  # one pair for all
+  if name not in ("desire", "i_lora"):  # one pair for all
     params[1] = tree.map_named(pair, params[1])  # a low-rank pair for each
   if name == "trgp":  # scales for each
     params[1]["scales"] = jax.tree.map(lambda scales: scales[:, jnp.asarray(new)], params[1]["scales"])

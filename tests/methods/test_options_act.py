@@ -39,12 +39,14 @@ NEUTRAL = {
 # blocks has no more than two.
 WITH = {"dvc.retrieval": {"candidates": 50}, "gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0},
         "dualprompt.expert_blocks": {"general_blocks": 0}}  # fmt: skip
-VALUES = {"bir.layer": ["head"], "infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1],
+VALUES = {"bir.layer": ["head"], "desire.trained": ["head|hidden_0/bias"],
+          "infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1],
           "dualprompt.general_blocks": [0], "coda_prompt.length": [6], "hfc.heads": [2], "fpf.modules": [1],
           "ocm.replay_batch": [4], "replay_scheduling.schedule": ["numbered"],
           "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "sharp.layer": ["head"],
           "remind.parts": [2], "ocm.width": [4]}  # fmt: skip
 DEEPER = (
+  "desire",
   "i_lora",
   "niwf",
   "lines",

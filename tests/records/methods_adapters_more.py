@@ -101,4 +101,29 @@ RECORDS: dict[str, Record] = {
     arguments={"capacity": 12, "passes": 3},
     first_task_plain=False,
   ),
+  "desire": Record(
+    spec="replay_architecture_metrics B3",
+    compared=(
+      "test_desire_s_step_by_hand",
+      "test_shares_by_hand",
+      "test_moments_are_of_what_was_merged",
+      "test_draws_have_the_moments_of_their_classes",
+    ),
+    invariants=(
+      "test_the_first_task_is_merged_as_it_is",
+      "test_the_classifier_is_refitted_on_draws_alone",
+      "test_the_base_stands_and_there_are_two_sets",
+      "test_a_request_leaves_no_row_and_no_moments_of_a_class",
+      "test_what_desire_refuses",
+      "test_convolutions_are_merged_too",
+    ),
+    claim=("desire",),
+    deviations=(
+      "read in abstracts alone: that features are matched, the start of the shares and all numbers are chosen here",
+      "a reservoir of training rows, whose labels nothing reads, stands for unlabelled rows of the test stream",
+      "what was merged is a whole matrix, for merging pairs gives a larger rank",
+    ),
+    arguments={"rank": 2, "capacity": 20, "steps": 3, "samples": 10},
+    first_task_plain=False,
+  ),
 }
