@@ -1,5 +1,7 @@
 """Merging by matched features, and a classifier fitted anew on pseudo-features, keep what free learning forgets."""
 
+from typing import Any
+
 from experiments.claims import Claim, Measured
 from experiments.claims._pretrained import downstream, pretrained
 from experiments.claims._runs import forgetting, learned, percent, train
@@ -15,7 +17,7 @@ CLAIM = Claim(
   "minus that of i_lora without replay (strength 0, one stored row, the fast copy), and minus that of desire "
   "with 0 steps, whose shares stay 1/2, in points.",
 )
-ARMS = {
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
   "desire": ("desire", {}),
   "halves": ("desire", {"steps": 0}),
   "one pair": ("i_lora", {"strength": 0.0, "answers": "fast", "capacity": 1}),
