@@ -128,11 +128,11 @@ def held_pairs(request: Forget, stream) -> tuple[np.ndarray, ...]:
 def _pairs(request: Forget, stream, shown) -> tuple[np.ndarray, ...]:
   """``[len(shown[t])] bool`` for each task: the pairs that a request names."""
   split = stream.dataset.train
+  rows, tasks = _selections(request, split, stream.num_tasks, stream.dataset.class_names)
   if len(request.classes) and withheld(stream):
     raise UsageError(
       "forget request: class= names rows by labels, which stream.labelled withholds; give ids=, task= or group="
     )
-  rows, tasks = _selections(request, split, stream.num_tasks, stream.dataset.class_names)
   every = request.match == "all"
   combine = np.logical_and if every else np.logical_or
   wanted = combine.reduce(rows) if rows else np.full(len(split.id), every)
