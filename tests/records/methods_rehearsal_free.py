@@ -140,5 +140,6 @@ RECORDS: dict[str, Record] = {
       "the first task is learned by the run's steps, not by meta-episodes",
       "the inner steps of a task are the run's steps; the optimizer's moments run on",
     ),
+    neutral={"strength": 0.0, "consolidation": 1.0},
   ),
 }
