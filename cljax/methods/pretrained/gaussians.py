@@ -54,7 +54,8 @@ def root(covariance):
 
 def measured(state: Gaussians, features: Callable, rows, visit) -> Gaussians:
   """The state in which the classes of ``rows`` are as ``features(batch) -> [B, D]`` has them now; others stand."""
-  found = moments(features, rows, *state.means.shape, "class")
+  classes, width = state.means.shape
+  found = moments(features, rows, classes, width, "class")
   here = found.counts > 0
   covariance = found.scatter / jnp.maximum(found.counts - 1.0, 1.0)[:, None, None]
   # One by one: a batch of them waits for XLA's own threads on CPUs, which wait for it where there are few.
