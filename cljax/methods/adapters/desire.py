@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax import losses
 from cljax.core import layout, tree
 from cljax.core.dtypes import lenient
 from cljax.core.method import Method
@@ -182,7 +183,7 @@ def desire(
 
     def loss(shares):
       gap = jnp.mean(jnp.square(features(with_shares(learner, shares), x, rows["task"]) - target), axis=-1)
-      return jnp.sum(jnp.where(there > 0, gap, 0.0)) / jnp.maximum(jnp.sum(there), 1.0)
+      return losses.reduce(gap, there)
 
     optimizer = lenient(optax.adam(rate))
     begin = {n: jnp.full(2, 0.5, jnp.float32) for n in learner.model_state["frozen"]["shares"]}
