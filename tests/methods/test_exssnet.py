@@ -12,6 +12,7 @@ from normed import normed
 
 from cljax import models, streams
 from cljax.core.types import UsageError
+from cljax.methods.masks import exssnet
 from cljax.methods.masks.exssnet import neighbours_right
 
 NAME, SCORES = "hidden_0/kernel", "scores/hidden_0/kernel"
@@ -106,6 +107,15 @@ def test_a_task_begins_with_the_scores_of_the_best_earlier_one(three):
   with pytest.raises(UsageError, match="'exssnet' needs a model that returns features"):
     Bench("exssnet", three, models.from_apply(lambda key: {"head": jnp.ones((16, 6))},
                                               lambda params, x: x.reshape(-1, 16) @ params["head"]), HYPER)  # fmt: skip
+
+
+def test_as_many_rows_and_neighbours_are_asked_as_options_say(three, monkeypatch):
+  told = []
+  right = lambda f, y, weight, classes, count: told.append((f.shape[0], classes, count)) or jnp.zeros(())
+  monkeypatch.setattr(exssnet, "neighbours_right", right)
+  bench = Bench("exssnet", three, MODEL, HYPER)
+  bench.boundary("start_task", bench.start(), 0, ())
+  assert set(told) == {(24, 6, 3)}
 
 
 @pytest.mark.parametrize(("optimizer", "norm"), [("sgd", True), ("adamw", False)])

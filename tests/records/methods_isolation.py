@@ -123,6 +123,7 @@ RECORDS: dict[str, Record] = {
     compared=("test_exssnet_s_steps_by_hand", "test_neighbours_vote_by_majority"),
     invariants=(
       "test_a_task_begins_with_the_scores_of_the_best_earlier_one",
+      "test_as_many_rows_and_neighbours_are_asked_as_options_say",
       "test_old_answers_of_exssnet_stay_to_the_bit[sgd-True]",
       "test_old_answers_of_exssnet_stay_to_the_bit[adamw-False]",
     ),
