@@ -41,7 +41,8 @@ WITH = {"gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0},
 VALUES = {"infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1],
           "dualprompt.general_blocks": [0], "coda_prompt.length": [6], "hfc.heads": [2], "fpf.modules": [1],
           "ocm.replay_batch": [4], "replay_scheduling.schedule": ["numbered"],
-          "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "remind.parts": [2], "ocm.width": [4]}  # fmt: skip
+          "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "remind.parts": [2], "ocm.width": [4],
+          "fscil_tricks.width": [5]}  # fmt: skip
 DEEPER = (
   "lines",
   "heterogeneous_averaging",
