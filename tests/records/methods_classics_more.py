@@ -32,6 +32,7 @@ RECORDS: dict[str, Record] = {
       "test_rows_are_offered_once_and_absent_ones_never[dvc]",
       "test_one_view_that_says_all_classes_alike_is_the_least",
       "test_the_virtual_step_leaves_running_statistics",
+      "test_colours_keep_what_they_should",
       "test_dvc_forgets_rows",
       "test_dvc_refuses_what_it_cannot_do",
     ),

@@ -212,7 +212,7 @@ def bir(
     log_p = losses.masked_log_softmax(said.logits / heat, spec.class_mask(rows.task, batch.visit.trained))
     held = losses.reduce(-jnp.square(heat) * jnp.sum(rows.target * log_p, axis=-1), weight)
     again = held + bound("made", said.features, rows.value, rows.target, rows.task)
-    return share * current + jnp.where(share < 1, (1.0 - share) * again, 0.0)
+    return share * current + (1.0 - share) * again
 
   def end_task(key, learner, task):
     del key, task
