@@ -9,6 +9,7 @@ import pytest
 from bench import Bench, assert_near, assert_same
 from by_hand import RATE, backward, batch_of, cross_entropy, forward, gradient, leaves, log_softmax, near
 
+from cljax import streams
 from cljax.core import tree
 from cljax.methods.distillation import recall_logits as recall
 
@@ -197,3 +198,15 @@ def test_stored_rows_of_another_method_keep_their_classes(class_stream, small_mo
   assert np.isfinite(float(loss))
   a, b = leaves(learner.params)["head/bias"], leaves(after.params)["head/bias"]
   assert (a[OLD] != b[OLD]).all()
+
+
+def test_outputs_of_classes_yet_to_be_met_are_not_recalled(dataset, small_model):
+  """Four tasks of one class each: in the second, one is old, and its own softmax is of one output, whose loss is 0."""
+  stream = streams.build(dataset, "class", tasks=4)
+  bench = Bench("recall_logits", stream, small_model)
+  start = bench.boundary("start_task", bench.train(2, (0,)), 1, (0,))
+  moved = start._replace(params=jax.tree.map(lambda p: p + 0.05, start.params))
+  x, _ = batch_of(bench, 1, 0)
+  gap = forward(moved.params, x)[1][:, 0] - forward(start.params, x)[1][:, 0]
+  got = float(bench.step(moved, *bench.arguments(1, 0, met=(0,)), strength=2.0)[2])
+  np.testing.assert_allclose(got, 2 * np.square(gap).mean(), rtol=1e-4)

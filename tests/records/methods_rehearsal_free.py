@@ -24,6 +24,7 @@ RECORDS: dict[str, Record] = {
       "test_a_task_that_comes_back_recalls_the_others",
       "test_where_tasks_have_outputs_of_their_own_no_strength_is_plain_training",
       "test_between_tasks_nothing_of_rows_is_kept",
+      "test_outputs_of_classes_yet_to_be_met_are_not_recalled",
       "test_stored_rows_of_another_method_keep_their_classes",
       "test_recall_logits::test_the_teacher_follows_an_edit",
     ),
