@@ -20,7 +20,7 @@ RECORDS: dict[str, Record] = {
       "test_a_group_without_classes_is_not_evened",
       "test_a_task_that_comes_back_is_not_old",
       "test_prototypes_have_the_noise_of_the_radius",
-      "test_the_teacher_follows_an_edit",
+      "test_happy::test_the_teacher_follows_an_edit",
       "test_a_first_task_without_labels_begins_as_it_is",
       "test_supervision_is_of_rows_with_labels_alone",
       "test_a_task_without_labels_begins_with_centres_of_its_rows",
