@@ -309,9 +309,7 @@ class Spec(NamedTuple):
   task_id_given: bool = False  # the scenario tells the task at test time
   row_shape: tuple = ()  # of one stored row, before its task's view
   row_dtype: Any = None
-  row: Any = (
-    None  # one stored row, abstract; a tree where inputs are one, of which shapes and dtypes above are trees too
-  )
+  row: Any = None  # one stored row, abstract; a tree where inputs are one, and then so are the shapes and dtypes above
   shown: Any = None  # one row as its task's view shows it, abstract
   view: Callable = lambda x, row_task: x  # (x [B, *row_shape], row_task [B]) -> [B, *input_shape]
   target: Any = jax.ShapeDtypeStruct((), np.int32)  # of one row's target: a tree of shapes and dtypes

@@ -96,5 +96,8 @@ def every(stack: Stack, parts, model_state: Stacked, count, x, key, task=None):
   """``[T, B, D]``: the features of rows under the parts of each of the first ``count`` places; 0 behind these."""
   one = lambda slot: heads.flat(stack.outputs(parts, model_state, slot, x, key, task).features)
   like = jax.eval_shape(one, jnp.int32(0))
-  found = jnp.zeros((len(model_state.slots), *like.shape), like.dtype)
-  return jax.lax.fori_loop(0, count, lambda j, all: all.at[j].set(one(j)), found)
+  none = lambda j: jnp.zeros(like.shape, like.dtype)
+  # Of a fixed length: a loop that ends at a traced count has no derivative by the rows.
+  return jax.lax.map(
+    lambda j: jax.lax.cond(j < count, one, none, j), jnp.arange(len(model_state.slots), dtype=jnp.int32)
+  )
