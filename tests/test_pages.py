@@ -173,6 +173,8 @@ def test_a_pretrained_network_goes_through_ten_tasks(tmp_path):
   spec.loader.exec_module(folders)
   folders.written(tmp_path / "my_vit", folders.tensors())
   (source,) = blocks("docs/pretrained.md")
+  (asked,) = re.findall(r'tasks=(\d+), forget="(\d+):', source)
+  assert asked[0] == asked[1]  # the request stands behind the last task, as the page says
   out = printed(source, tmp_path)
   ways = re.findall(r"^(.+): [\d.]+ % after ten tasks, [\d.]+ % behind the request$", out, re.M)
   assert ways == ["ewc on lora", "coda_prompt", "ranpac"], out

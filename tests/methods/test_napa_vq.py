@@ -313,3 +313,9 @@ def test_napa_vq_turns_square_pictures_alone(class_stream, small_model):
   spec = spec_of(class_stream, 8)
   with pytest.raises(UsageError, match="'napa_vq' turns pictures; expected square inputs"):
     methods.make("napa_vq", small_model, spec._replace(shown=jax.ShapeDtypeStruct((4, 5, 1), jnp.float32)))
+
+
+def test_napa_vq_is_named_where_a_model_gives_no_features(class_stream, small_model):
+  bare = small_model._replace(apply=lambda *a, **k: (small_model.apply(*a, **k)[0]._replace(features=None), {}))
+  with pytest.raises(UsageError, match="'napa_vq' needs a model that returns features"):
+    methods.make("napa_vq", bare, spec_of(class_stream, 8))

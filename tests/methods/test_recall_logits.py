@@ -200,6 +200,22 @@ def test_stored_rows_of_another_method_keep_their_classes(class_stream, small_mo
   assert (a[OLD] != b[OLD]).all()
 
 
+@pytest.mark.parametrize("options", [{"labels": "combined"}, {"target": "regression"}], ids=["combined", "regression"])
+def test_stored_rows_are_taught_alike_before_it_and_behind_it(options, class_stream, small_model):
+  """Parts of a hybrid act in the order written: rows of one behind it come after what it noted of the step's rows."""
+  parts = {"er": ("er", {"capacity": 6}), "recall": ("recall_logits", options)}
+  one, other = (Bench({n: parts[n] for n in order}, class_stream, small_model) for order in (parts, list(parts)[::-1]))
+  learned = one.train(3, (0,))
+  inside = {"head/kernel": lambda p: 0.2 * p, "head/bias": lambda p: 0.0 * p + 0.5}  # outputs between 0 and 1
+  params = tree.map_named(lambda n, p: inside.get(n, lambda p: p)(p), learned.params)
+  learner = one.boundary("end_task", learned._replace(params=params), 0)
+  learner = one.boundary("start_task", learner, 1, (0,))
+  before, behind = (bench.step(learner, *bench.arguments(1, 0, met=(0,))) for bench in (one, other))
+  np.testing.assert_allclose(float(before[2]), float(behind[2]), rtol=1e-6)
+  assert_near(before[0].params, behind[0].params)
+  assert (leaves(before[0].params)["head/bias"][OLD] != 0.5).all()  # as labels of stored rows say
+
+
 def test_outputs_of_classes_yet_to_be_met_are_not_recalled(dataset, small_model):
   """Four tasks of one class each: in the second, one is old, and its own softmax is of one output, whose loss is 0."""
   stream = streams.build(dataset, "class", tasks=4)

@@ -9,6 +9,9 @@ import pytest
 from bench import Bench, assert_near, assert_same
 from by_hand import RATE, batch_of, cross_entropy, forward, gradient, leaves, near
 
+from cljax import methods
+from cljax.core.types import UsageError
+from cljax.engine.setup import spec_of
 from cljax.methods.prototypes import slow_fast
 
 
@@ -106,3 +109,9 @@ def test_means_of_classes_that_go_whole_are_cleared_and_slow_weights_follow(trai
   edited = one._replace(params=jax.tree.map(lambda p: 0.5 * p, one.params))
   after = bench.parts.method.after_forget(edited, one.params)
   assert_same(after.method_state.slow[0], edited.params)
+
+
+def test_slow_fast_is_named_where_a_model_gives_no_features(class_stream, small_model):
+  bare = small_model._replace(apply=lambda *a, **k: (small_model.apply(*a, **k)[0]._replace(features=None), {}))
+  with pytest.raises(UsageError, match="'slow_fast' needs a model that returns features"):
+    methods.make("slow_fast", bare, spec_of(class_stream, 8))

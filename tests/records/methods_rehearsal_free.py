@@ -25,6 +25,8 @@ RECORDS: dict[str, Record] = {
       "test_where_tasks_have_outputs_of_their_own_no_strength_is_plain_training",
       "test_between_tasks_nothing_of_rows_is_kept",
       "test_outputs_of_classes_yet_to_be_met_are_not_recalled",
+      "test_stored_rows_are_taught_alike_before_it_and_behind_it[combined]",
+      "test_stored_rows_are_taught_alike_before_it_and_behind_it[regression]",
       "test_stored_rows_of_another_method_keep_their_classes",
       "test_recall_logits::test_the_teacher_follows_an_edit",
     ),
@@ -58,6 +60,7 @@ RECORDS: dict[str, Record] = {
       "test_answers_are_the_nearest_vectors_of_unturned_classes",
       "test_napa_vq_s_teacher_follows_an_edit",
       "test_napa_vq_turns_square_pictures_alone",
+      "test_napa_vq_is_named_where_a_model_gives_no_features",
     ),
     claim=("napa_vq",),
     deviations=(
@@ -135,6 +138,7 @@ RECORDS: dict[str, Record] = {
       "test_counts_are_not_mixed",
       "test_means_are_of_the_slow_weights_and_old_ones_stay",
       "test_means_of_classes_that_go_whole_are_cleared_and_slow_weights_follow",
+      "test_slow_fast_is_named_where_a_model_gives_no_features",
     ),
     claim=("slow_fast",),
     deviations=(

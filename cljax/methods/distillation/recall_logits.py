@@ -71,6 +71,16 @@ def recall_logits(
     new = of_task[visit.task]
     return (of_task & visit.met[:, None]).any(0) & ~new, new
 
+  def among(batch, new):
+    """``[B, C]``: the new classes; all for rows of old ones, which another method put there."""
+    return new[None] | ~new[batch.y][:, None]
+
+  def given_to(batch):
+    """``[B, C]``: the classes that compete, also of rows that a method behind this one put behind its rows."""
+    own = batch.extra["given"]
+    more = jnp.ones((batch.weight.shape[0] - own.shape[0], classes), bool)
+    return jnp.concatenate([own, more if batch.class_mask is None else batch.class_mask[own.shape[0] :]])
+
   def init(key, learner):
     del key
     teacher = Teacher(tree.copy(learner.params), tree.copy(learner.model_state))
@@ -97,8 +107,7 @@ def recall_logits(
     if target == "regression":  # the terms are the whole loss
       group, scale = jnp.zeros(batch.weight.shape, jnp.int32), jnp.zeros(1, jnp.float32)
       return learner, batch._replace(group=group, scale=scale, extra=extra)
-    among = new[None] | ~new[batch.y][:, None]  # rows of old classes that another method put there keep theirs
-    return learner, batch._replace(class_mask=given & among, extra=extra)
+    return learner, batch._replace(class_mask=given & among(batch, new), extra=extra)
 
   def of_labels(z, batch, inside):
     """``[B]``: the loss of labels over the outputs ``inside [B, C]``."""
@@ -119,11 +128,11 @@ def recall_logits(
 
   def labelled(key, params, learner, batch, outputs):
     del key, params, learner
-    z, given = outputs.logits.astype(jnp.float32), batch.extra["given"]
+    z, given = outputs.logits.astype(jnp.float32), given_to(batch)
     new = old_and_new(batch.visit)[1]
     total = of_labels(z, batch, given) if labels == "combined" else jnp.zeros_like(batch.weight)
     if target == "regression":
-      total += of_labels(z, batch, given & new[None])
+      total += of_labels(z, batch, given & among(batch, new))
     return losses.reduce(total, batch.weight)
 
   def end_task(key, learner, task):

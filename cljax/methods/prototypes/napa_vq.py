@@ -13,10 +13,11 @@ from cljax.core.method import Method
 from cljax.core.types import Access, Model, Spec, UsageError
 from cljax.estimators import class_moments
 from cljax.methods.distillation.outputs import Teacher
-from cljax.methods.prototypes.frozen import outputs_of, over
+from cljax.methods.prototypes.frozen import over
 from cljax.methods.prototypes.rotations import FORMS, TURNS, crossed, gap_norm, turned
 from cljax.methods.prototypes.simplecil import normed
 from cljax.methods.registry import Entry, Option, register
+from cljax.models import heads
 
 DECAY, LEAST = 0.9, 0.9**10.5  # an edge is cut behind ten decays, whatever float32 makes of them
 LATER = 0.1  # of the vectors' rate, from the second task on
@@ -100,12 +101,10 @@ def coded_network(model: Model, spec: Spec, neighbours: int) -> Model:
   shape: tuple[int, ...] = spec.shown.shape if hasattr(spec.shown, "shape") else ()
   if len(shape) != 3 or shape[0] != shape[1]:
     raise UsageError(f"method.name: 'napa_vq' turns pictures; expected square inputs [H, H, C], got {list(shape)}")
-  count = TURNS * spec.num_classes
+  count, width = TURNS * spec.num_classes, heads.width_of(model, spec, "napa_vq")
 
   def init(key):
     params, state = model.init(key)
-    x, task = jnp.zeros((1, *shape), spec.shown.dtype), jnp.zeros(1, jnp.int32)
-    width = jax.eval_shape(lambda: outputs_of(model, params, state, x, task, key)[0]).shape[-1]
     vectors = jax.random.normal(tree.fold(key, "vectors"), (count, width), jnp.float32)
     coded = Coded(state, jnp.eye(count, dtype=jnp.float32), jnp.zeros(spec.num_classes, bool))
     return {"network": params, "vectors": vectors}, coded

@@ -12,6 +12,7 @@ from cljax.core.method import Method
 from cljax.core.types import Access, Spec
 from cljax.methods.prototypes.ncm import Prototypes, ncm
 from cljax.methods.registry import Entry, Option, register
+from cljax.models import heads
 
 
 class Paces(NamedTuple):
@@ -46,6 +47,7 @@ def slow_fast(model, spec: Spec, *, strength, consolidation) -> Method:
   the optimizer's moments run on. A request clears the means of classes that go whole. Raises UsageError for a model
   without features. Spec A18; Wang et al., 2021 (few-shot continual learning: a brain-inspired approach).
   """
+  heads.width_of(model, spec, "slow_fast")
   nearest = ncm(model, spec)
   answer, clear = nearest.predict, nearest.scrub
   assert answer is not None
