@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -85,11 +85,14 @@ def data(seed: int = 0) -> Dataset:
   return Dataset("noise", split(12, 100), split(2, 900), 4, names, ("even", "odd"), 1.0, f"gauss{seed}")
 
 
-def measured(name: str, arguments, planted: int = 2, forget: str = "ssd") -> dict[str, Found] | None:
+def measured(
+  name: str, arguments, planted: int = 2, forget: str = "ssd", learning_rate: float | None = None
+) -> dict[str, Found] | None:
   """What the state of a method holds of the last ``planted`` rows of the first task, after both tasks were learned and
   these were forgotten, and of as many that no task has (``control``): of each the most that is found.
 
-  None: it keeps no array. A method that answers requests itself answers this one.
+  None: it keeps no array. A method that answers requests itself answers this one; one that diverges at the default
+  rate is tried at 0.01.
   """
   entry = methods.METHODS[name]
   whole = data()
@@ -103,7 +106,8 @@ def measured(name: str, arguments, planted: int = 2, forget: str = "ssd") -> dic
   if "temporary" in arguments:  # it forgets tasks
     asked = [(2, cljax.Forget(tasks=(task,)))]
   stream = streams.build(whole, kind, tasks=2, validation=0.2, forget=asked)
-  plan = {"method": name, "hyper": arguments, "forget": "" if entry.access.forgets else forget}
+  rate: dict[str, Any] = {} if learning_rate is None else {"optimizer_options": {"learning_rate": learning_rate}}
+  plan: dict[str, Any] = {"method": name, "hyper": arguments, "forget": "" if entry.access.forgets else forget}
   if entry.access.forgets and not any(
     getattr(entry.access, k) for k in ("prefix", "stores_data", "task_boundaries")
   ):  # an edit: what learns is plain
@@ -112,13 +116,18 @@ def measured(name: str, arguments, planted: int = 2, forget: str = "ssd") -> dic
   training, options = cljax.Recipe(batch_size=8, epochs=2), cljax.Options(chunk_steps=2)
   # Built for the stream without its request, which may be refused for what is looked for here.
   plain = stream._replace(events=tuple(e for e in stream.events if isinstance(e, cljax.Learn)))
-  made = engine.prepare(plain, model, **plan, training=training, options=options)
+  made = engine.prepare(plain, model, **plan, **rate, training=training, options=options)
   made = made._replace(setup=made.setup._replace(stream=stream))
   own = lambda learner: learner._replace(params=(), key=(), step=())
   abstract = own(jax.eval_shape(made.setup.parts.init, jax.random.key(0)))
   if not any(leaf.size > 1 for leaf in jax.tree.leaves(abstract)):
     return None
-  state = own(made.run().learner)
+  try:
+    state = own(made.run().learner)
+  except cljax.DivergedError:
+    if learning_rate is not None:
+      raise
+    return measured(name, arguments, planted, forget, 0.01)
   return {"planted": _most(state, whole, rows), "control": _most(state, whole, control)}
 
 
