@@ -3,8 +3,9 @@
 The suite costs more with each entry, its whole is what a change has to pass, and a third is what people will run. Of a
 law that is tried on many entries (``tests/sampled.txt`` names the functions) a third of the cases is drawn, at most
 ``MOST``; of the contract suite all tests of the methods drawn, so that their programs are shared; of what else is slow
-(``tests/slow.txt``) a third of the functions of each file. Another commit draws others: the seed is the number of
-commits, or ``--sample-seed``. Tests that are asked for by name (``-k``, ``FILE::test``) are taken whole.
+(``tests/slow.txt``) that of a third of the files of each folder, for the same reason. Another commit draws others: the
+seed is the number of commits, or ``--sample-seed``. Tests that are asked for by name (``-k``, ``FILE::test``) are taken
+whole.
 """
 
 from __future__ import annotations
@@ -62,14 +63,14 @@ def function(item) -> str:
 def pool(item) -> tuple[str, str] | None:
   """What is drawn together with this item, and which of it this is; None for what is always taken.
 
-  Cases of a sampled law, of the contract suite the methods; the other slow functions of a file."""
+  Cases of a sampled law, of the contract suite the methods; the files of a folder with their other slow functions."""
   path = item.nodeid.partition("::")[0]
   if path == CONTRACT and path in SAMPLED:
     return path, item.callspec.params["name"]
   name = function(item)
   if name in SAMPLED:
     return name, item.nodeid
-  return (path, name) if name in SLOW else None
+  return (path.rpartition("/")[0], path) if name in SLOW else None
 
 
 def split(items, seed: str, always=()) -> tuple[list, list]:
@@ -80,7 +81,7 @@ def split(items, seed: str, always=()) -> tuple[list, list]:
     cases.setdefault(name, set()).add(case)
   law = lambda name: name in SAMPLED
   taken = {
-    name: drawn(found, seed, always if name == CONTRACT else (), LEAST if law(name) else 1, MOST)
+    name: drawn(found, seed, always if name == CONTRACT else (), *((LEAST, MOST) if law(name) else (1, len(found))))
     for name, found in cases.items()
   }
   keep = [one is None or one[1] in taken[one[0]] for one in at]

@@ -131,11 +131,11 @@ def test_a_folder_of_other_evaluators_is_refused(trained, command, capsys):
 
 WRONG = [
   ("--config.evaluators=linear",
-   "evaluators: unknown 'linear'; allowed: clnp_units, linear_probe, plasticity, recall, told; did you mean "
+   "evaluators: unknown 'linear'; allowed: clnp_units, clusters, linear_probe, plasticity, recall, told; did you mean "
    "linear_probe?"),
   ("--config.evaluators=told,told", "evaluators: 'told' stands twice"),
   ("--config.evaluators=[1]",
-   "evaluators: got '[1]'; expected names such as clnp_units, linear_probe, plasticity, recall, told"),
+   "evaluators: got '[1]'; expected names such as clnp_units, clusters, linear_probe, plasticity, recall, told"),
   ("--config.evaluators.ridge=1",
    "evaluators.ridge: no such field; allowed: names"),
 ]  # fmt: skip
@@ -165,7 +165,9 @@ def test_a_file_gives_names_and_none_change_no_identity(config, tmp_path, capsys
   assert _config.from_identity(none, {"checkpoint": {}})["evaluators"]["names"] == ()
   (tmp_path / "wrong.py").write_text("def get_config(): return {'evaluators': 3}\n")
   assert train.main(["launch", f"--config={tmp_path / 'wrong.py'}", f"--workdir={tmp_path}"]) == 2
-  assert capsys.readouterr().err.startswith("error: evaluators: got 3; expected names such as clnp_units, linear_probe")
+  assert capsys.readouterr().err.startswith(
+    "error: evaluators: got 3; expected names such as clnp_units, clusters, linear_probe"
+  )
   with_them = [
     "unlearn",
     f"--config={config}",

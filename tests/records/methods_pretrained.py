@@ -12,13 +12,6 @@ GAUSSIANS = (
   "test_without_passes_or_classes_the_classifier_stands",
   "test_cleared_classes_are_as_if_never_met",
 )
-STACKS = (
-  "test_a_place_is_the_network_under_its_tuning",
-  "test_places_are_drawn_for_themselves_on_one_network",
-  "test_features_of_every_place_that_there_is",
-  "test_tasks_have_places_in_the_order_in_which_they_are_met",
-  "test_layers_that_find_nothing_are_told",
-)
 RECORDS: dict[str, Record] = {
   "slca": Record(
     spec="classic_methods F3",
@@ -62,7 +55,6 @@ RECORDS: dict[str, Record] = {
       "test_the_classifier_begins_anew_with_each_task",
       "test_a_class_that_a_later_task_has_again_is_that_task_s",
       "test_classes_that_go_whole_have_no_prototype",
-      *STACKS,
     ),
     claim=("ease",),
     deviations=(
@@ -87,7 +79,6 @@ RECORDS: dict[str, Record] = {
       "test_the_network_under_lae_stands_to_the_bit",
       "test_after_a_request_the_parts_take_the_mean_s_place",
       "test_lae_s_parts_are_of_any_kind",
-      *STACKS,
     ),
     claim=("lae",),
     deviations=(
@@ -116,7 +107,6 @@ RECORDS: dict[str, Record] = {
       "test_the_network_and_mos_s_old_parts_stand_to_the_bit",
       "test_classes_that_go_whole_leave_mos",
       *GAUSSIANS,
-      *STACKS,
     ),
     claim=("mos",),
     deviations=(
