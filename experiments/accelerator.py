@@ -31,11 +31,6 @@ from experiments import benchmarks
 from experiments.benchmarks import population
 
 PARTS = ("population", "precision", "torch", "cifar", "resume")
-_PARTS = flags.DEFINE_list("parts", list(PARTS), f"of {', '.join(PARTS)}")
-_TINY = flags.DEFINE_bool("tiny", False, "small sizes, to try the script")
-_ROWS = flags.DEFINE_integer("rows", 10000, "training rows of CIFAR-10", lower_bound=100)
-_REPEATS = flags.DEFINE_integer("repeats", 3, "rounds of each comparison", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "experiments/results/accelerator", "of JSON and Markdown")
 MODELS = {
   "mlp": (lambda shape: models.mlp(shape, 10, hidden=(256, 256)), (28, 28, 1), 10, (1, 8, 64, 1024), 200),
   "cnn": (lambda shape: models.cnn(shape, 10), (28, 28, 1), 32, (1, 8, 64, 256), 50),
@@ -56,7 +51,7 @@ def product_flops(dtype, size: int) -> float:
 def prepared(name: str, seeds: int, **training) -> tuple[engine.Prepared, int]:
   """A run on noise, one task, and its steps."""
   make, shape, batch, _, steps = MODELS[name]
-  steps = 2 if _TINY.value else steps
+  steps = 2 if flags.FLAGS.tiny else steps
   stream = streams.build(population.dataset(steps * batch, shape), "class", tasks=1, validation=0.0)
   recipe = cljax.Recipe(batch_size=batch, **training)
   given: dict[str, Any] = {"optimizer_options": {"learning_rate": 1e-4}, "options": cljax.Options(max_interval_s=1e9)}
@@ -65,12 +60,12 @@ def prepared(name: str, seeds: int, **training) -> tuple[engine.Prepared, int]:
 
 def populations() -> list[dict[str, Any]]:
   """Milliseconds of a seed's step by the size of the population, and the share of the roof."""
-  roof = product_flops(jnp.float32, 256 if _TINY.value else 8192)
+  roof = product_flops(jnp.float32, 256 if flags.FLAGS.tiny else 8192)
   rows = []
   for name, (_, _, _, sizes, _) in MODELS.items():
-    for seeds in sizes[:2] if _TINY.value else sizes:
+    for seeds in sizes[:2] if flags.FLAGS.tiny else sizes:
       run, steps = prepared(name, seeds)
-      seconds = population.rounds({name: run}, _REPEATS.value)[name].median / steps
+      seconds = population.rounds({name: run}, flags.FLAGS.repeats)[name].median / steps
       flops = cost.cost(run).step_flops
       rows.append({
         "model": name, "seeds": seeds, "step ms": 1e3 * seconds, "seed-step ms": 1e3 * seconds / seeds,
@@ -84,9 +79,9 @@ def precisions() -> list[dict[str, Any]]:
   """The ResNet's step by ``train.precision``, one seed and a population."""
   rows = []
   precisions = ["float32", *(["tf32"] if jax.default_backend() == "gpu" else []), "bfloat16"]
-  for seeds in (1, 2) if _TINY.value else (1, 16):
+  for seeds in (1, 2) if flags.FLAGS.tiny else (1, 16):
     made = {p: prepared("resnet18", seeds, precision=p) for p in precisions}
-    found = population.rounds({p: run for p, (run, _) in made.items()}, _REPEATS.value)
+    found = population.rounds({p: run for p, (run, _) in made.items()}, flags.FLAGS.repeats)
     for p, (_, steps) in made.items():
       mine = found[p].median / steps
       rows.append({"precision": p, "seeds": seeds, "seed-step ms": 1e3 * mine / seeds,
@@ -96,20 +91,20 @@ def precisions() -> list[dict[str, Any]]:
 
 def beside_torch() -> list[dict[str, Any]]:
   """The rows of the engine suite."""
-  if _TINY.value:
+  if flags.FLAGS.tiny:
     return [{"engine suite": "left out of a tiny run"}]
-  return benchmarks.load("engine").suite(print, _REPEATS.value).rows
+  return benchmarks.load("engine").suite(print, flags.FLAGS.repeats).rows
 
 
 def cifar() -> list[dict[str, Any]]:
   """er and derpp, 500 rows of memory, one epoch, two seeds."""
   rows = []
-  size = 300 if _TINY.value else _ROWS.value
+  size = 300 if flags.FLAGS.tiny else flags.FLAGS.rows
   stream = streams.build(data.load("cifar10"), "class", tasks=5, rows=size)
   for name in ("er", "derpp"):
     start = time.perf_counter()
     result = cljax.run(
-      stream, models.resnet18((32, 32, 3), 10, width=4 if _TINY.value else 20), name, {"capacity": 500},
+      stream, models.resnet18((32, 32, 3), 10, width=4 if flags.FLAGS.tiny else 20), name, {"capacity": 500},
       training=cljax.Recipe(batch_size=32, epochs=1, augment="crop_flip"), seeds=2,
     )  # fmt: skip
     final = 100 * result.accuracy[:, -1].mean(-1)
@@ -144,7 +139,7 @@ WORK: dict[str, Callable[[], list[dict[str, Any]]]] = {
 
 def write(found: dict[str, Any], out: pathlib.Path) -> None:
   device = jax.devices()[0]
-  name = re.sub(r"\W+", "_", f"{device.platform}_{device.device_kind}").strip("_").lower() + "_tiny" * _TINY.value
+  name = re.sub(r"\W+", "_", f"{device.platform}_{device.device_kind}").strip("_").lower() + "_tiny" * flags.FLAGS.tiny
   out.mkdir(parents=True, exist_ok=True)
   content = {"machine": benchmarks.machine(), "device": device.device_kind, "parts": found}
   (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -154,22 +149,27 @@ def write(found: dict[str, Any], out: pathlib.Path) -> None:
     for part, rows in found.items()
   )
   (out / f"{name}.md").write_text(
-    f"# {device.device_kind}\n\n`python -m experiments.accelerator{' --tiny' * _TINY.value}`\n\n{told}\n\n{body}\n"
+    f"# {device.device_kind}\n\n`python -m experiments.accelerator{' --tiny' * flags.FLAGS.tiny}`\n\n{told}\n\n{body}\n"
   )
 
 
 def main(argv) -> None:
   del argv
   found: dict[str, Any] = {}
-  for part in _PARTS.value:
+  for part in flags.FLAGS.parts:
     print(f"{part}:", flush=True)
     try:
       found[part] = WORK[part]()
     except Exception as error:  # one part must not cost the others their time on a borrowed device
       traceback.print_exc()
       found[part] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    write(found, pathlib.Path(_OUT.value))
+    write(found, pathlib.Path(flags.FLAGS.out))
 
 
 if __name__ == "__main__":
+  flags.DEFINE_list("parts", list(PARTS), f"of {', '.join(PARTS)}")
+  flags.DEFINE_bool("tiny", False, "small sizes, to try the script")
+  flags.DEFINE_integer("rows", 10000, "training rows of CIFAR-10", lower_bound=100)
+  flags.DEFINE_integer("repeats", 3, "rounds of each comparison", lower_bound=1)
+  flags.DEFINE_string("out", "experiments/results/accelerator", "of JSON and Markdown")
   app.run(main)

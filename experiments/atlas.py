@@ -23,13 +23,6 @@ from experiments.atlas_streams import SEARCH, STREAMS
 
 # What users and reviewers ask for first.
 ASKED = "finetune,joint,ewc,si,lwf,er,derpp,agem,gpm,icarl,gdumb,er_ace"
-_METHODS = flags.DEFINE_list("methods", ASKED.split(","), "names, or all: every method that learns and forgets nothing")
-_STREAMS = flags.DEFINE_list("streams", list(STREAMS), f"of {', '.join(STREAMS)}")
-_CONFIGURATIONS = flags.DEFINE_integer("configurations", 8, "of each method on each stream", lower_bound=1)
-_SEARCH_SEEDS = flags.DEFINE_integer("search_seeds", 2, "of the search", lower_bound=1)
-_SEEDS = flags.DEFINE_integer("seeds", 5, "that are reported", lower_bound=2)
-_WORKDIR = flags.DEFINE_string("workdir", "runs/atlas", "of the searches")
-_OUT = flags.DEFINE_string("out", "experiments/results/atlas", "of tables and pictures")
 CONFIG = pathlib.Path(__file__).with_name("atlas_streams.py")
 
 
@@ -47,7 +40,7 @@ def one(stream: str, method: str, workdir: epath.Path) -> dict:
   from cljax.cli import tune
   from cljax.io import files, interrupts
 
-  budget = [_CONFIGURATIONS.value, _SEARCH_SEEDS.value, _SEEDS.value]
+  budget = [flags.FLAGS.configurations, flags.FLAGS.search_seeds, flags.FLAGS.seeds]
   done = workdir / stream / method / "cell.json"
   spent = 0.0
   if done.exists():
@@ -81,23 +74,35 @@ def main(argv) -> None:
   from cljax import UsageError, methods
 
   del argv
-  chosen = learning() if _METHODS.value == ["all"] else _METHODS.value
+  chosen = learning() if flags.FLAGS.methods == ["all"] else flags.FLAGS.methods
   try:
     for name in chosen:
       methods.lookup(name)
   except UsageError as error:
     raise app.UsageError(str(error)) from error
-  unknown = [s for s in _STREAMS.value if s not in STREAMS]
+  unknown = [s for s in flags.FLAGS.streams if s not in STREAMS]
   if unknown:
     raise app.UsageError(f"streams: got {unknown[0]!r}; allowed: {', '.join(STREAMS)}")
-  workdir, cells = epath.Path(_WORKDIR.value).expanduser(), []
-  for stream in _STREAMS.value:
+  workdir, cells = epath.Path(flags.FLAGS.workdir).expanduser(), []
+  for stream in flags.FLAGS.streams:
     for method in chosen:
       cell = one(stream, method, workdir)
       cells.append(cell)
       print(f"{stream}  {method}  {cell['reason'] or _atlas_tables.scored(cell)}  {cell['seconds']} s", flush=True)
-  _atlas_tables.write(cells, epath.Path(_OUT.value))
+  _atlas_tables.write(cells, epath.Path(flags.FLAGS.out))
+
+
+def declared() -> None:
+  """Its flags: a module that is only imported has none."""
+  flags.DEFINE_list("methods", ASKED.split(","), "names, or all: every method that learns and forgets nothing")
+  flags.DEFINE_list("streams", list(STREAMS), f"of {', '.join(STREAMS)}")
+  flags.DEFINE_integer("configurations", 8, "of each method on each stream", lower_bound=1)
+  flags.DEFINE_integer("search_seeds", 2, "of the search", lower_bound=1)
+  flags.DEFINE_integer("seeds", 5, "that are reported", lower_bound=2)
+  flags.DEFINE_string("workdir", "runs/atlas", "of the searches")
+  flags.DEFINE_string("out", "experiments/results/atlas", "of tables and pictures")
 
 
 if __name__ == "__main__":
+  declared()
   app.run(main)

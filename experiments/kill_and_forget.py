@@ -39,13 +39,6 @@ PAGE = pathlib.Path(ROOT) / "docs" / "deletion.md"
 FIELDS = ("trial", "kind", "method", "at", "of", "again", "files_with_rows", "wrong", "commit", "opened")
 METHODS = {"er": {"capacity": 24}, "derpp": {"capacity": 24}, "unified": {"capacity": 24}, "retrain": {}}
 
-_IMAGES = flags.DEFINE_integer("images", 1000, "kills by copies of the folder", lower_bound=0)
-_KILLS = flags.DEFINE_integer("kills", 50, "kills by SIGKILL", lower_bound=0)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the moments")
-_MOST = flags.DEFINE_integer("most", 0, "trials of this call, at most (0: all that are left)", lower_bound=0)
-_WORKER = flags.DEFINE_string("worker", "", "only run, in this folder, and print the digest")
-_METHOD = flags.DEFINE_string("method", "er", "method of a worker")
-
 
 def prepared(method: str):
   rows = 20 if method == "unified" else 12  # a request to a task of fewer than 30 rows is refused under importances
@@ -67,7 +60,7 @@ def of_images(method: str, trials: list[int], write) -> None:
     whole = run.run(f"{root}/whole")
     count = images.rest()
     for trial in trials:
-      moments = random.Random(f"{_SEED.value}/{trial}")
+      moments = random.Random(f"{flags.FLAGS.seed}/{trial}")
       at, again = moments.randint(1, count), moments.random() < 0.5
       folder, second = f"{root}/{trial}", 0
       copy(f"{root}/images/{at}", folder)
@@ -106,7 +99,7 @@ def of_kills(method: str, trials: list[int], write) -> None:
   with tempfile.TemporaryDirectory() as root:
     whole = run.run(f"{root}/whole")
     for trial in trials:
-      delay = 1.5 * random.Random(f"{_SEED.value}/{trial}").random()
+      delay = 1.5 * random.Random(f"{flags.FLAGS.seed}/{trial}").random()
       folder = f"{root}/{trial}"
       hit = killed(method, folder, delay)
       left = sorted(_planted.holders(folder, stream, _planted.asked_ids(stream)))
@@ -171,18 +164,18 @@ def table(lines: list[dict]) -> str:
 
 def main(argv) -> None:
   del argv
-  if _WORKER.value:
-    prepared(_METHOD.value).run(_WORKER.value)
+  if flags.FLAGS.worker:
+    prepared(flags.FLAGS.method).run(flags.FLAGS.worker)
     return
   done, tried = read(), commit()
-  did, left = {int(line["trial"]) for line in done}, _MOST.value or sys.maxsize
+  did, left = {int(line["trial"]) for line in done}, flags.FLAGS.most or sys.maxsize
 
   def write(line: dict) -> None:
     done.append({**dict.fromkeys(FIELDS, ""), **line, "commit": tried, "opened": 1})
     save(done)
 
   names = list(METHODS)
-  for run, first, last in ((of_images, 0, _IMAGES.value), (of_kills, 10**6, 10**6 + _KILLS.value)):
+  for run, first, last in ((of_images, 0, flags.FLAGS.images), (of_kills, 10**6, 10**6 + flags.FLAGS.kills)):
     mine = {m: [t for t in range(first + i, last, len(names)) if t not in did] for i, m in enumerate(names)}
     for method, trials in shared(mine, left).items():
       left -= len(trials)
@@ -201,6 +194,12 @@ def shared(trials: dict[str, list[int]], most: int) -> dict[str, list[int]]:
 
 
 if __name__ == "__main__":
+  flags.DEFINE_integer("images", 1000, "kills by copies of the folder", lower_bound=0)
+  flags.DEFINE_integer("kills", 50, "kills by SIGKILL", lower_bound=0)
+  flags.DEFINE_integer("seed", 0, "seed of the moments")
+  flags.DEFINE_integer("most", 0, "trials of this call, at most (0: all that are left)", lower_bound=0)
+  flags.DEFINE_string("worker", "", "only run, in this folder, and print the digest")
+  flags.DEFINE_string("method", "er", "method of a worker")
   # Where another library's saves end in other threads, its notes would bury the table.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   app.run(main)

@@ -20,19 +20,12 @@ from absl import app, flags
 
 from experiments._kill import kill_after
 
-_METHODS = flags.DEFINE_list("methods", ["ewc", "er", "derpp", "gpm", "supsup"], "methods to kill")
-_KILLS = flags.DEFINE_integer("kills", 20, "kills for each method", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the moments")
-_EVERY = flags.DEFINE_integer("every", 20, "steps between checkpoints")
-_CONFIG = flags.DEFINE_string("config", str(pathlib.Path(__file__).parent / "split_digits.py"), "configuration")
-_OVERRIDES = flags.DEFINE_multi_string("set", [], "further overrides, such as train.epochs=2")
-
 
 def start(method: str, workdir: str) -> subprocess.Popen:
   """One run of the train launcher in a process group of its own."""
-  command = [sys.executable, "-m", "launch.train", f"--config={_CONFIG.value}", f"--config.method.name={method}"]
-  command += [f"--config.checkpoint.every={_EVERY.value}", "--seeds=1", f"--workdir={workdir}"]
-  command += [f"--config.{item}" for item in _OVERRIDES.value]
+  command = [sys.executable, "-m", "launch.train", f"--config={flags.FLAGS.config}", f"--config.method.name={method}"]
+  command += [f"--config.checkpoint.every={flags.FLAGS.every}", "--seeds=1", f"--workdir={workdir}"]
+  command += [f"--config.{item}" for item in flags.FLAGS.set]
   return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -76,12 +69,18 @@ def trial(method: str, moments: random.Random, kills: int) -> int:
 
 def main(argv) -> None:
   del argv
-  moments = random.Random(_SEED.value)
-  wrong = {method: trial(method, moments, _KILLS.value) for method in _METHODS.value}
+  moments = random.Random(flags.FLAGS.seed)
+  wrong = {method: trial(method, moments, flags.FLAGS.kills) for method in flags.FLAGS.methods}
   print("digests that differ:", wrong)
   if any(wrong.values()):
     raise SystemExit(1)
 
 
 if __name__ == "__main__":
+  flags.DEFINE_list("methods", ["ewc", "er", "derpp", "gpm", "supsup"], "methods to kill")
+  flags.DEFINE_integer("kills", 20, "kills for each method", lower_bound=1)
+  flags.DEFINE_integer("seed", 0, "seed of the moments")
+  flags.DEFINE_integer("every", 20, "steps between checkpoints")
+  flags.DEFINE_string("config", str(pathlib.Path(__file__).parent / "split_digits.py"), "configuration")
+  flags.DEFINE_multi_string("set", [], "further overrides, such as train.epochs=2")
   app.run(main)

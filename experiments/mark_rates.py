@@ -35,8 +35,6 @@ NUMBERS, TABLES, SHIFTS = 13, 1000, (1, 2, 3, 5)
 REQUESTS = ("class=3", "ids=23,58,107,251,385,439,723,729,872,908,931,1166,1212,1310")
 SEEDS, MEMBERS, LEARNED, RETRAINED = 5, 20, 60, 120  # of a table; of the pools
 
-_TABLES = flags.DEFINE_integer("tables", 100, "tables of trained models for each request", lower_bound=0)
-
 
 def named(values):
   return {str(n): v for n, v in enumerate(values)}
@@ -159,11 +157,12 @@ def main(argv) -> None:
 
   for request in REQUESTS:
     done = {int(line["table"]) for line in lines if line["request"] == request}
-    trained(dataset, request, [t for t in range(_TABLES.value) if t not in done], write)
+    trained(dataset, request, [t for t in range(flags.FLAGS.tables) if t not in done], write)
   text = page(lines)
   print(text)
   _page_table.show(PAGE, "mark_rates", text)
 
 
 if __name__ == "__main__":
+  flags.DEFINE_integer("tables", 100, "tables of trained models for each request", lower_bound=0)
   app.run(main)

@@ -27,11 +27,6 @@ UNREACHED = ("ConnectionError", "NameResolutionError", "Read timed out", "Connec
 CLASH = "ResolutionImpossible"
 TOOLS = ("ruff", "mypy", "import-linter", "coverage")  # they judge text
 
-_PYTHON = flags.DEFINE_string("python", sys.executable, "interpreter of the environment")
-_FILES = flags.DEFINE_string("files", "", "a file that names the test files to run, one a line; empty for all")
-_PATIENCE = flags.DEFINE_integer("patience", 0, "seconds that the packages may take; 0 for any number", 0)
-_FOLDER = flags.DEFINE_string("folder", "", "where the environment is made, or lies; a temporary folder if empty")
-
 
 def constraints(text: str) -> list[str]:
   """``["jax==0.10", ...]`` of all that the package and its test extra require with a floor."""
@@ -61,22 +56,22 @@ def installed(command: list[str], patience: int) -> int:
 def tried(which: str, folder: str) -> int:
   """Installs into ``folder`` and runs the quick part; the exit code."""
   python = f"{folder}/bin/python"
-  if _PYTHON.value == sys.executable:
+  if flags.FLAGS.python == sys.executable:
     venv.create(folder, with_pip=True)
   else:
-    subprocess.run([_PYTHON.value, "-m", "venv", folder], check=True)
+    subprocess.run([flags.FLAGS.python, "-m", "venv", folder], check=True)
   pip = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
   floors = pathlib.Path(folder) / "floors.txt"
   floors.write_text("\n".join(constraints((ROOT / "setup.cfg").read_text())) + "\n")
   # Not in place: that would move what the checkout's own environment imports.
   lowest = ["-c", str(floors)] if which == "lowest" else ["--upgrade"]
-  code = installed([*pip, ".[test]", *lowest], _PATIENCE.value)
+  code = installed([*pip, ".[test]", *lowest], flags.FLAGS.patience)
   if code:
     return code
   shown = ("jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "scipy")
   told = f"import importlib.metadata as m; print(*(f'{{p}} {{m.version(p)}}' for p in {shown}), sep=', ')"
   subprocess.run([python, "-c", told], check=True)
-  files = (ROOT / _FILES.value).read_text().split() if _FILES.value else []
+  files = (ROOT / flags.FLAGS.files).read_text().split() if flags.FLAGS.files else []
   return subprocess.run([python, "-m", "pytest", "-n", "2", "-m", "not slow", *files], cwd=ROOT).returncode
 
 
@@ -84,11 +79,15 @@ def main(argv) -> None:
   which = argv[1] if len(argv) == 2 else ""
   if which not in ("lowest", "newest"):
     raise app.UsageError(f"got {' '.join(argv[1:]) or 'nothing'}; expected lowest or newest")
-  if _FOLDER.value:
-    raise SystemExit(tried(which, _FOLDER.value))
+  if flags.FLAGS.folder:
+    raise SystemExit(tried(which, flags.FLAGS.folder))
   with tempfile.TemporaryDirectory() as folder:
     raise SystemExit(tried(which, folder))
 
 
 if __name__ == "__main__":
+  flags.DEFINE_string("python", sys.executable, "interpreter of the environment")
+  flags.DEFINE_string("files", "", "a file that names the test files to run, one a line; empty for all")
+  flags.DEFINE_integer("patience", 0, "seconds that the packages may take; 0 for any number", 0)
+  flags.DEFINE_string("folder", "", "where the environment is made, or lies; a temporary folder if empty")
   app.run(main)

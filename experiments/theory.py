@@ -25,9 +25,6 @@ from cljax import data, metrics, models, projectors, streams, theory
 from cljax.core import tree
 from experiments._theory_ideal import factorisation, rehearsal, summary
 
-_OUT = flags.DEFINE_string("out", "experiments/results/theory", "directory of the figures and of theory.json")
-_ONLY = flags.DEFINE_list("only", [], "parts to run: all of them by default: rotation, linear, overlap, ideal, ...")
-
 
 def rotation(size: int = 96, draws: int = 24) -> dict:
   """Forgetting of two tasks over the square of (share turned, over-parameterisation)."""
@@ -316,11 +313,11 @@ def main(argv) -> None:
   del argv
   from experiments import _theory_figures as figures
 
-  out = pathlib.Path(_OUT.value)
+  out = pathlib.Path(flags.FLAGS.out)
   out.mkdir(parents=True, exist_ok=True)
   path = out / "theory.json"
   numbers = json.loads(path.read_text()) if path.exists() else {}
-  for name in _ONLY.value or PARTS:
+  for name in flags.FLAGS.only or PARTS:
     result = PARTS[name]()
     print(figures.draw(name, result, str(out / f"{name}.png")), flush=True)
     numbers[name] = plain(result)
@@ -330,4 +327,6 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
+  flags.DEFINE_string("out", "experiments/results/theory", "directory of the figures and of theory.json")
+  flags.DEFINE_list("only", [], "parts to run: all of them by default: rotation, linear, overlap, ideal, ...")
   app.run(main)

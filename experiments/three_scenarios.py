@@ -20,9 +20,6 @@ from absl import app, flags
 
 from experiments.claims import interval
 
-_DATASET = flags.DEFINE_enum("dataset", "digits", ["digits", "glyphs"], "dataset")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "seeds, from 0", lower_bound=2)
-_OUT = flags.DEFINE_string("out", "experiments/results/three_scenarios", "directory of the results")
 
 SCENARIOS = ("task", "domain", "class")
 REGULARIZERS, REPLAY = ("ewc", "si", "lwf"), ("er", "derpp")
@@ -208,9 +205,9 @@ def main(argv) -> None:
   del argv
   import jax
 
-  dataset, out = _DATASET.value, pathlib.Path(_OUT.value)
+  dataset, out = flags.FLAGS.dataset, pathlib.Path(flags.FLAGS.out)
   out.mkdir(parents=True, exist_ok=True)
-  found = {s: runs(dataset, s, _SEEDS.value) for s in SCENARIOS}
+  found = {s: runs(dataset, s, flags.FLAGS.seeds) for s in SCENARIOS}
   acc = {s: {m: accuracy(r) for m, r in found[s].items()} for s in SCENARIOS}
   curves = {s: {m: watched(found[s][m]) for m in WATCHED} for s in SCENARIOS}
   told = orderings(acc)
@@ -218,7 +215,7 @@ def main(argv) -> None:
     "dataset": dataset,
     "params_sha256_er_class": found["class"]["er"].params_sha256,
     "setting": SETTINGS[dataset]._asdict() | {"batch_size": 32, "tasks": 5, "window": WINDOW},
-    "seeds": list(range(_SEEDS.value)),
+    "seeds": list(range(flags.FLAGS.seeds)),
     "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
     "device": f"{os.cpu_count()}-core {jax.default_backend().upper()}",
     "accuracy": {s: {m: np.round(v, 3).tolist() for m, v in row.items()} for s, row in acc.items()},
@@ -251,4 +248,7 @@ def _flat(text: str) -> str:
 
 
 if __name__ == "__main__":
+  flags.DEFINE_enum("dataset", "digits", ["digits", "glyphs"], "dataset")
+  flags.DEFINE_integer("seeds", 5, "seeds, from 0", lower_bound=2)
+  flags.DEFINE_string("out", "experiments/results/three_scenarios", "directory of the results")
   app.run(main)

@@ -15,8 +15,6 @@ from experiments import _atlas_tables, atlas
 @pytest.fixture
 def searches(monkeypatch):
   """What each search of the atlas does: an error, or its exit code."""
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()
   left, started = [], []
 
   def run(argv, stop):
@@ -31,7 +29,11 @@ def searches(monkeypatch):
 
   monkeypatch.setattr(tune, "run", run)
   monkeypatch.setattr(_atlas_tables, "step_seconds", lambda report: 0.5)
-  return left, started
+  with flagsaver.flagsaver():
+    atlas.declared()
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
+    yield left, started
 
 
 def test_a_cell_that_was_refused_or_failed_is_tried_again_and_one_that_ended_is_not(searches, tmp_path):
@@ -53,8 +55,7 @@ def test_a_cell_that_was_refused_or_failed_is_tried_again_and_one_that_ended_is_
   ("given", "message"), [("--streams=mnist_clas", "streams: got 'mnist_clas'"), ("--methods=err", "unknown 'err'")]
 )
 def test_names_that_are_none_are_refused_before_anything_is_searched(given, message, searches):
-  with flagsaver.flagsaver():
-    flags.FLAGS([__file__, given])
-    with pytest.raises(app.UsageError, match=message):
-      atlas.main([])
+  flags.FLAGS([__file__, given])
+  with pytest.raises(app.UsageError, match=message):
+    atlas.main([])
   assert not searches[1]
