@@ -20,7 +20,6 @@ from absl import app, flags
 
 from experiments.claims import interval
 
-
 SCENARIOS = ("task", "domain", "class")
 REGULARIZERS, REPLAY = ("ewc", "si", "lwf"), ("er", "derpp")
 METHODS = ("finetune", *REGULARIZERS, *REPLAY, "cumulative", "joint")
