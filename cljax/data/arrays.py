@@ -143,6 +143,10 @@ def from_arrays(name: str, arrays: Mapping[str, Any], given: Mapping[str, Any] |
   or one flat array with ``KEY.lengths [N]``, are padded to the longest (:func:`cljax.data.named.sides`): inputs get a
   ``mask``, targets of a dict a ``weight``, targets of one array -1 where there is no token.
   """
+  if not isinstance(name, str):
+    raise UsageError(
+      f"name: got a {type(name).__name__}; allowed: a text, before the arrays: from_arrays('mine', arrays)"
+    )
   if not isinstance(arrays, Mapping):
     raise UsageError(f"{name}: got a {type(arrays).__name__}; allowed: a mapping of {_KEYS}")
   options = check_split({} if given is None else given)

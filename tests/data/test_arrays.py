@@ -254,3 +254,9 @@ def test_real_targets_have_no_classes(tmp_path):
   np.testing.assert_array_equal(d.test.y, y.astype(np.float32)[where])
   moved = data.load(save(tmp_path / "b.npz", x=x, y=y + 1e-3, group=group), test_fraction=0.2)
   assert moved.digest != d.digest, "targets are part of the contents"
+
+
+def test_arrays_in_the_place_of_the_name_are_not_printed():
+  with pytest.raises(UsageError, match=r"^name: got a ndarray; allowed: a text, before the arrays") as error:
+    data.from_arrays(np.zeros((100, 100)), np.zeros(100))
+  assert len(str(error.value)) < 120

@@ -220,6 +220,9 @@ def test_dvc_refuses_what_it_cannot_do(class_stream, small_model):
   assert methods.make("dvc", models.mlp((5,), 4, hidden=(8,)), flat, views=False).model is None
   with pytest.raises(UsageError, match=r"method.replay_batch: got 9, above method.candidates, which is 8"):
     methods.make("dvc", small_model, spec, replay_batch=9, candidates=8)
+  more = rf"method.replay_batch: got 0 \(train.batch_size, {spec.batch_size}\), above method.candidates"
+  with pytest.raises(UsageError, match=more):
+    methods.make("dvc", small_model, spec, replay_batch=0, candidates=spec.batch_size - 1)
   assert methods.make("dvc", small_model, spec, replay_batch=60, retrieval="uniform").terms
   bench = Bench("dvc", class_stream, small_model, {"capacity": 5, "policy": "ring"})  # of two tasks: four slots
   assert bench.steps(bench.start(), 0, 2).method_state.memory is not None

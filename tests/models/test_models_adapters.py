@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cljax import models
 from cljax.core import tree
 from cljax.core.types import Outputs, UsageError
+from cljax.models import masks
 
 
 class Foreign(nn.Module):
@@ -146,15 +147,26 @@ def test_reparameterised_models_train_the_adapter_alone():
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 10_000), st.floats(0.0, 0.99))
-def test_top_mask_zeroes_exactly_the_smallest(seed, sparsity):
+@given(st.integers(0, 10_000), st.integers(0, 99))
+def test_top_mask_zeroes_exactly_the_smallest(seed, percent):
   scores = np.random.default_rng(seed).normal(size=(5, 7)).astype(np.float32)
-  mask, back = TOP(scores, sparsity)
+  mask, back = TOP(scores, percent / 100)
   want = np.ones(35)
-  want[np.argsort(np.abs(scores).ravel())[: int(np.floor(np.float32(sparsity) * np.float32(35)))]] = 0
+  want[np.argsort(np.abs(scores).ravel())[: percent * 35 // 100]] = 0
   np.testing.assert_array_equal(np.ravel(mask), want)
   np.testing.assert_allclose(back, np.sign(scores) * 2.0)  # straight through, to |scores|
   np.testing.assert_array_equal(models.top_mask(jnp.asarray(scores), 0.0), 1.0)
+
+
+@pytest.mark.parametrize("count", [10, 35, 100, 1000, 78_400, 3_000_000])
+def test_a_share_in_decimals_counts_what_it_says(count):
+  """Python's numbers, float32 and what a kept share leaves, of which each holds a little less or more than it says."""
+  parts = np.arange(1001)
+  exact = [int(k) * count // 1000 for k in parts]
+  assert [masks.floor_of_share(k / 1000, count) for k in parts] == exact
+  shares = jnp.asarray(parts / 1000, jnp.float32)
+  np.testing.assert_array_equal(masks.floor_of_share(shares, count), exact)
+  np.testing.assert_array_equal(masks.floor_of_share(1.0 - (1.0 - shares), count), exact)
 
 
 TOP = jax.jit(lambda s, share: (models.top_mask(s, share), jax.grad(lambda s: 2 * models.top_mask(s, share).sum())(s)))

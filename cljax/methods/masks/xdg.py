@@ -12,12 +12,13 @@ from cljax.methods.masks.gates import gated, layers_of, sizes
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.told import TOLD, task_at_test
 from cljax.models import isolated
+from cljax.models.masks import floor_of_share
 
 
 def silenced(key, tasks: int, count: int, share):
   """``[tasks, count]`` bool: of each task ``floor(share count)`` units, drawn by the key and the task's place."""
   drawn = jax.vmap(lambda t: jax.random.permutation(jax.random.fold_in(key, t), count))(jnp.arange(tasks))
-  return drawn < jnp.floor(jnp.asarray(share, jnp.float32) * count).astype(drawn.dtype)
+  return drawn < floor_of_share(jnp.asarray(share, jnp.float32), count).astype(drawn.dtype)
 
 
 def xdg(model, spec: Spec, *, share, inference: str = "told") -> Method:

@@ -85,15 +85,18 @@ def dvc(
   """
   if views:
     second.refuse_other_inputs(spec, "dvc", ", or method.views=False")
-  if retrieval != "uniform" and replay_batch > candidates:
+  wanted = replay_batch or spec.batch_size
+  if retrieval != "uniform" and wanted > candidates:
+    of_step = "" if replay_batch else f" (train.batch_size, {spec.batch_size})"
     raise UsageError(
-      f"method.replay_batch: got {replay_batch}, above method.candidates, which is {candidates}; expected at most that"
+      f"method.replay_batch: got {replay_batch}{of_step}, above method.candidates, which is {candidates}; expected at "
+      "most that"
     )
   heads.width_of(model, spec, "dvc")
   widths = (2 * spec.num_classes, UNITS, spec.num_classes)
   network = heads.beside(model, "both", lambda key: heads.dense_layers(key, widths)) if views else model
   memory, count = make_memory(spec, capacity, policy), min(candidates, capacity)
-  size = min(replay_batch or spec.batch_size, capacity if retrieval == "uniform" else count)
+  size = min(wanted, capacity if retrieval == "uniform" else count)
   how = {"least_area": least_area, "jitter": jitter, "grey": grey, "flip": flip}
 
   def loss_of(key, params, learner, batch, first):
