@@ -12,7 +12,7 @@ HERE = pathlib.Path(__file__).parent
 CASES = [f"tests/a/test_laws.py::test_law[{i}]" for i in range(30)]
 
 
-def test_a_third_is_drawn_by_the_seed_and_others_by_another():
+def test_a_share_is_drawn_by_the_seed_and_others_by_another():
   first = sampling.drawn(CASES, "7")
   assert first == sampling.drawn(reversed(CASES), "7")
   assert len(first) == 10
