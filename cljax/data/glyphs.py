@@ -120,11 +120,14 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def font_file(style: str) -> str:
-  """Path of the style's font file."""
+  """Path of the style's font file; a UsageError where this matplotlib comes without it (cm_italic's came with 3.11)."""
   with needed("data.name=glyphs"):
     import matplotlib
 
-  return str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{STYLES[style]}.ttf"))
+  file = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{STYLES[style]}.ttf")
+  if not file.exists():
+    raise UsageError(f"styles: got {style!r}, which matplotlib {matplotlib.__version__} has no font of; 3.11 has all")
+  return str(file)
 
 
 def _has(style: str, character: Character) -> bool:
