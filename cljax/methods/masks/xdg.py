@@ -18,7 +18,7 @@ from cljax.models.masks import floor_of_share
 def silenced(key, tasks: int, count: int, share):
   """``[tasks, count]`` bool: of each task ``floor(share count)`` units, drawn by the key and the task's place."""
   drawn = jax.vmap(lambda t: jax.random.permutation(jax.random.fold_in(key, t), count))(jnp.arange(tasks))
-  return drawn < floor_of_share(jnp.asarray(share, jnp.float32), count).astype(drawn.dtype)
+  return drawn < jnp.asarray(floor_of_share(jnp.asarray(share, jnp.float32), count), drawn.dtype)
 
 
 def xdg(model, spec: Spec, *, share, inference: str = "told") -> Method:
