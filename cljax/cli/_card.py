@@ -11,6 +11,7 @@ from cljax import methods
 from cljax.cli import presets
 from cljax.core.options import Option
 from cljax.io import tables
+from cljax.methods.papers import Paper, papers
 from cljax.methods.table import cards
 
 WIDTH = 120
@@ -126,6 +127,17 @@ def _access(name: str) -> str:
   return ", ".join(words) + (f"; the objective must have {', '.join(a.needs)}" if a.needs else "")
 
 
+def _papers(name: str) -> list[Paper]:
+  return list(dict.fromkeys((*methods.lookup(name).papers, *papers(name))))
+
+
+def _cited(name: str) -> list[str]:
+  lines = []
+  for paper in _papers(name):
+    lines += ["", *filter(None, (paper.title, paper.link)), *paper.bibtex().splitlines()]
+  return lines[1:]
+
+
 def card(name: str, state_bytes: int) -> str:
   """The card of a method as plain text; ``state_bytes``: what it keeps between tasks. UsageError: no such method."""
   entry = methods.lookup(name)
@@ -133,6 +145,7 @@ def card(name: str, state_bytes: int) -> str:
   blocks = [
     [f"{name}: {entry.reference}"],
     (inspect.getdoc(entry.factory) or "").splitlines(),
+    _cited(name),
     [wrap(f"access: {_access(name)}"), f"keeps between tasks: {state_bytes:,} bytes (64-100-100-10, 5 tasks)"],
     _options(name),
     _published(name),
@@ -151,8 +164,16 @@ def page(name: str, state_bytes: int) -> str:
   table = tables.markdown([cell(c) for c in first], cells) if rows else ["None."]
   listed = lambda lines: "\n".join(f"- {text}" for text in lines) or "Nothing on record."
   published = "\n".join(_published(name))
-  return (
-    f"# {name}\n\n*{entry.reference}*\n\n{told}\n\n## Access\n\n{_access(name)}. Keeps {state_bytes:,} bytes between "
-    f"tasks (MLP 64-100-100-10, 5 tasks).\n\n## Options\n\n" + "\n".join(table)
-    + f"\n\n## Published settings\n\n```text\n{published}\n```\n\n## Checks\n\n{listed(_checks(name))}\n"
-  )  # fmt: skip
+  titled = lambda p: f"[{cell(p.title)}]({p.link})" if p.link else cell(p.title)
+  cited = "\n\n".join(f"{titled(p)}, {p.year}\n\n```bibtex\n{p.bibtex()}\n```" for p in _papers(name))
+  blocks = [
+    f"# {name}",
+    f"*{entry.reference}*",
+    told,
+    f"## Papers\n\n{cited or 'None.'}",
+    f"## Access\n\n{_access(name)}. Keeps {state_bytes:,} bytes between tasks (MLP 64-100-100-10, 5 tasks).",
+    "## Options\n\n" + "\n".join(table),
+    f"## Published settings\n\n```text\n{published}\n```",
+    f"## Checks\n\n{listed(_checks(name))}\n",
+  ]
+  return "\n\n".join(blocks)

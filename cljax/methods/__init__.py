@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 
 from cljax import _old_names
+from cljax.methods.papers import Paper
 from cljax.methods.registry import (
   METHODS,
   Entry,
@@ -26,7 +27,7 @@ for _found in pkgutil.walk_packages(__path__, f"{__name__}."):
 from cljax.methods.replay.refresh import refresh  # noqa: E402  (the plug-in, not its module)
 
 __all__ = [
-  "METHODS", "Entry", "Option", "Plan", "check_options", "lookup", "make", "of_one_model", "plan", "refresh",
+  "METHODS", "Entry", "Option", "Paper", "Plan", "check_options", "lookup", "make", "of_one_model", "plan", "refresh",
   "register",
 ]  # fmt: skip
 __getattr__ = _old_names.from_package(__name__, {})

@@ -15,6 +15,7 @@ from cljax.core import names
 from cljax.core.method import Method, compose
 from cljax.core.options import Option, checked
 from cljax.core.types import Access, Model, Spec, UsageError, name_what_is_gone
+from cljax.methods.papers import Paper
 
 
 class Entry(NamedTuple):
@@ -22,7 +23,8 @@ class Entry(NamedTuple):
 
   ``exactness`` marks an unlearning method: 'exact', 'certified' or 'approximate'. What a method is checked by stands
   beside the tests, in its record (``tests/records``). ``network`` is the zoo's kind of model on which the suite and the
-  tables try it: another than an MLP where it asks for what that lacks.
+  tables try it: another than an MLP where it asks for what that lacks. ``papers`` are those that its card shows with
+  BibTeX, beside those which ``papers.toml`` has for its name.
   """
 
   factory: Callable[..., Method]
@@ -31,6 +33,7 @@ class Entry(NamedTuple):
   reference: str
   exactness: str = ""
   network: str = "mlp"
+  papers: tuple[Paper, ...] = ()
 
 
 def declared(entry: Entry, made: Method) -> Method:

@@ -6,6 +6,7 @@ KIND = "method"
 HELPERS = {
   "METHODS": "the registry",
   "Entry": "a row of the registry",
+  "Paper": "a row of the table of papers",
   "Option": "a hyper-parameter",
   "Plan": "checked methods and options",
   "check_options": "checks options",
