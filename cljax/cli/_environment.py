@@ -148,6 +148,11 @@ def quiet() -> None:
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def remote(cache: str) -> bool:
+  """Whether JAX keeps compiled programs elsewhere than in a folder of this machine, such as a bucket."""
+  return "://" in cache
+
+
 def kept_folder(cache: str) -> str:
   """Where, in a folder of compiled programs, those of this user are that are kept whole."""
   return os.path.join(cache, f"programs-{os.geteuid() if hasattr(os, 'geteuid') else 0}")
@@ -240,7 +245,8 @@ def use_compilation_cache(directory: str) -> None:
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   from cljax.engine import kept
 
-  kept.use(kept_folder(getattr(jax.config, "jax_compilation_cache_dir")))  # noqa: B009
+  folder = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009
+  kept.use("" if remote(folder) else kept_folder(folder))
 
 
 def describe() -> dict[str, str]:

@@ -72,8 +72,10 @@ def _cache(argv: Sequence[str], stop: _shared.Stop) -> int:
   # The variable as it stands: JAX takes it so, a ~ that no shell has replaced included.
   theirs = "" if values.compilation_cache else os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
   folder = theirs or os.path.expanduser(values.compilation_cache or _environment.CACHE)
-  if values.compilation_cache and not os.path.isdir(folder):
+  if values.compilation_cache and not _environment.remote(folder) and not os.path.isdir(folder):
     raise UsageError(f"compilation_cache: no folder {folder}")
+  if _environment.remote(folder):
+    raise UsageError(f"compilation_cache: got {folder!r}; only folders of this machine are listed and cleared")
   now = time.time()
   if values.clear:
     gone = _environment.drop(p for p in _environment.programs(folder) if now - p.used >= values.days * DAY)

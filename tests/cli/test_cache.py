@@ -156,6 +156,29 @@ def test_a_launcher_trims_its_own_folder_alone(folder, monkeypatch):
       jax.config.update(name, value)
 
 
+def test_a_bucket_is_no_folder_of_this_machine(tmp_path, monkeypatch, capsys):
+  """Nothing is kept whole there, nor in a local folder of that name; what can not be listed is not called empty."""
+  import jax
+
+  monkeypatch.chdir(tmp_path)
+  before = jax.config.jax_compilation_cache_dir
+  minimum = jax.config.jax_persistent_cache_min_compile_time_secs, jax.config.jax_persistent_cache_min_entry_size_bytes
+  try:
+    _environment.use_compilation_cache("gs://bucket/programs")
+    assert not programs.in_use()
+  finally:
+    programs.use("")
+    jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", minimum[0])
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", minimum[1])
+  command("gs://bucket/programs", code=2)
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/programs")
+  assert cache.main(["cache", "--clear"]) == 2
+  line = "error: compilation_cache: got 'gs://bucket/programs'; only folders of this machine are listed and cleared"
+  assert capsys.readouterr().err.splitlines() == [line, line]
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("how", ["environment", "configuration"])
 def test_the_user_s_own_folder_wins_over_the_default_and_not_over_what_is_given(tmp_path, how):
   """In a process of its own: JAX reads the variable at its start."""
