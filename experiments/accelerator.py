@@ -51,7 +51,8 @@ def product_flops(dtype, size: int) -> float:
 def prepared(name: str, seeds: int, **training) -> tuple[engine.Prepared, int]:
   """A run on noise, one task, and its steps."""
   make, shape, batch, _, steps = MODELS[name]
-  steps = 2 if flags.FLAGS.tiny else steps
+  if flags.FLAGS.tiny:
+    shape, batch, steps = (8, 8, shape[-1]), 8, 2
   stream = streams.build(population.dataset(steps * batch, shape), "class", tasks=1, validation=0.0)
   recipe = cljax.Recipe(batch_size=batch, **training)
   given: dict[str, Any] = {"optimizer_options": {"learning_rate": 1e-4}, "options": cljax.Options(max_interval_s=1e9)}

@@ -36,6 +36,23 @@ def test_the_methods_table_is_the_registry():
   assert table(state_bytes()) in PAGES["docs/methods.md"]
 
 
+AIMS = {"dear": {"target": "over finetune"}, "cold": {"empty target": "empty cache", "warm target": "warm cache"}}
+
+
+@pytest.mark.parametrize("suite", AIMS)
+def test_every_measured_number_that_has_an_aim_stands_on_the_page(suite):
+  """Missed or met: none is left out, or is another than the table's."""
+  import json
+
+  page = PAGES["docs/measured.md"].split("\n## Speed\n", 1)[1].split("\n## ", 1)[0]
+  rows = json.loads((ROOT / "experiments/results/benchmarks" / f"{suite}.json").read_text())["rows"]
+  numbers = [r[of] for r in rows for aim, of in AIMS[suite].items() if r.get(aim)]
+  assert len(numbers) >= 4
+  for number in numbers:
+    told = {f"{number:.3g}", f"{number:.2g}", f"{number:.2f}", f"{number:.1f}"}  # rounded as the page likes
+    assert any(re.search(rf"(?<![\d.]){re.escape(t)}(?!\.?\d)", page) for t in told), (suite, number)
+
+
 def test_the_readme_is_short():
   assert len(PAGES["README.md"].splitlines()) <= 120
 

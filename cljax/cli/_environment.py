@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
@@ -14,7 +15,10 @@ from cljax._cores import FLAG, processors
 
 T = TypeVar("T")
 CACHE = "~/.cache/cljax/jax"  # of compiled programs
-KEPT = "-program"  # how the names of those end that are kept whole
+# How JAX names a file of its cache, and cljax.engine.kept one of its own, one that a killed process left half written
+# included: the function, SHA-256, what it is. Nothing else in the folder is a program.
+_JAX_S = re.compile(r".+-[0-9a-f]{64}-cache")
+_KEPT = re.compile(r"(.+-[0-9a-f]{64}-program)|(\..+-[0-9a-f]{64}-program\.[0-9]+\.[0-9a-f]+\.part)")
 # XLA aborts the process where one device's thread reaches a collective 40 s after another's, as a busy machine lets it.
 _PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"
 # As they were before this process set them: what it starts begins with these.
@@ -144,6 +148,11 @@ def quiet() -> None:
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def remote(cache: str) -> bool:
+  """Whether JAX keeps compiled programs elsewhere than in a folder of this machine, such as a bucket."""
+  return "://" in cache
+
+
 def kept_folder(cache: str) -> str:
   """Where, in a folder of compiled programs, those of this user are that are kept whole."""
   return os.path.join(cache, f"programs-{os.geteuid() if hasattr(os, 'geteuid') else 0}")
@@ -164,15 +173,16 @@ class Compiled(NamedTuple):
 def programs(folder: str) -> list[Compiled]:
   """The compiled programs of a folder, JAX's and those that are kept whole (``cljax.engine.kept``); none where there is
   no folder. What others delete meanwhile is left out."""
-  return [*_files(folder, "-cache"), *_files(kept_folder(folder), KEPT)]
+  kept = kept_folder(folder)
+  return [*_files(folder, _JAX_S), *([] if os.path.islink(kept) else _files(kept, _KEPT))]
 
 
-def _files(folder: str, suffix: str) -> list[Compiled]:
+def _files(folder: str, named: re.Pattern) -> list[Compiled]:
   found = []
   try:
     with os.scandir(folder) as entries:
       for entry in entries:
-        if entry.name.endswith(suffix):
+        if named.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
           with contextlib.suppress(FileNotFoundError):
             stat = entry.stat(follow_symlinks=False)
             found.append(Compiled(entry.path, stat.st_size, max(stat.st_atime, stat.st_mtime)))
@@ -188,6 +198,9 @@ def drop(found: Iterable[Compiled]) -> list[Compiled]:
     with contextlib.suppress(OSError):
       os.unlink(program.path)
       gone.append(program)
+    if program.name.endswith("-cache"):  # JAX keeps when it was read beside it, where its cache has a limit
+      with contextlib.suppress(OSError):
+        os.unlink(program.path.removesuffix("-cache") + "-atime")
   return gone
 
 
@@ -232,7 +245,8 @@ def use_compilation_cache(directory: str) -> None:
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   from cljax.engine import kept
 
-  kept.use(kept_folder(getattr(jax.config, "jax_compilation_cache_dir")))  # noqa: B009
+  folder = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009
+  kept.use("" if remote(folder) else kept_folder(folder))
 
 
 def describe() -> dict[str, str]:

@@ -69,10 +69,13 @@ def _cache(argv: Sequence[str], stop: _shared.Stop) -> int:
     raise UsageError(f"days: got {values.days:g}; expected at least 0")
   if values.days and not values.clear:
     raise UsageError("days: given without --clear")
-  given = values.compilation_cache or os.environ.get("JAX_COMPILATION_CACHE_DIR") or _environment.CACHE
-  folder = os.path.expanduser(given)
-  if values.compilation_cache and not os.path.isdir(folder):
+  # The variable as it stands: JAX takes it so, a ~ that no shell has replaced included.
+  theirs = "" if values.compilation_cache else os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+  folder = theirs or os.path.expanduser(values.compilation_cache or _environment.CACHE)
+  if values.compilation_cache and not _environment.remote(folder) and not os.path.isdir(folder):
     raise UsageError(f"compilation_cache: no folder {folder}")
+  if _environment.remote(folder):
+    raise UsageError(f"compilation_cache: got {folder!r}; only folders of this machine are listed and cleared")
   now = time.time()
   if values.clear:
     gone = _environment.drop(p for p in _environment.programs(folder) if now - p.used >= values.days * DAY)

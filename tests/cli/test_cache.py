@@ -68,6 +68,45 @@ def test_programs_that_are_kept_whole_are_listed_trimmed_and_cleared_too(folder,
   assert sorted(p.name for p in folder.rglob("*")) == ["notes.txt", "notes.txt", kept.name]
 
 
+def test_what_no_cache_wrote_is_neither_counted_nor_deleted(tmp_path, capsys):
+  """Other files whose names end alike, folders, links, and what a link in the place of the kept programs leads to."""
+  names = (f"jit_f-{'0' * 64}-cache", f"chunk-{'1' * 64}-program")
+  folder, others = tmp_path / "cache", tmp_path / "others"
+  for place in (folder, others):
+    place.mkdir()
+    for name in (*names, "notes-cache", "mine-program"):
+      (place / name).write_text("mine")
+  (folder / f"folder-{'0' * 64}-cache").mkdir()
+  (folder / f"link-{'0' * 64}-cache").symlink_to(others / names[0])
+  kept = folder / os.path.basename(_environment.kept_folder(""))
+  kept.symlink_to(others, target_is_directory=True)
+  command(folder, "--clear")
+  assert "1 compiled programs deleted" in capsys.readouterr().out
+  assert not (folder / names[0]).exists()
+  assert len(list(folder.iterdir())) == 6
+  assert len(list(others.iterdir())) == 4
+
+
+def test_what_goes_with_a_program_goes_too(folder):
+  """JAX's note of when a program was read, and what a killed process left half written."""
+  (folder / f"jit_chunk_3-{'0' * 64}-atime").write_bytes(bytes(8))
+  kept = folder / os.path.basename(_environment.kept_folder(""))
+  kept.mkdir(mode=0o700)
+  (kept / f".chunk-{'1' * 64}-program.12.0a1b2c3d4e5f.part").write_bytes(bytes(3000))
+  assert sum(p.size for p in _environment.programs(str(folder))) == 7000
+  command(folder, "--clear")
+  assert sorted(p.name for p in folder.rglob("*")) == ["notes.txt", kept.name]
+
+
+def test_the_folder_of_the_variable_is_the_one_that_jax_writes(folder, monkeypatch, capsys):
+  (folder / "~").mkdir()
+  (folder / "~" / f"jit_f-{'0' * 64}-cache").write_bytes(bytes(10))
+  monkeypatch.chdir(folder)
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "~")
+  assert cache.main(["cache"]) == 0
+  assert capsys.readouterr().out.startswith("~: 1 compiled programs")
+
+
 def test_what_is_asked_wrongly_is_one_line(tmp_path, capsys):
   command(tmp_path / "none", code=2)
   command(tmp_path, "--days=3", code=2)
@@ -115,6 +154,29 @@ def test_a_launcher_trims_its_own_folder_alone(folder, monkeypatch):
     programs.use("")
     for name, value in before.items():
       jax.config.update(name, value)
+
+
+def test_a_bucket_is_no_folder_of_this_machine(tmp_path, monkeypatch, capsys):
+  """Nothing is kept whole there, nor in a local folder of that name; what can not be listed is not called empty."""
+  import jax
+
+  monkeypatch.chdir(tmp_path)
+  before = jax.config.jax_compilation_cache_dir
+  minimum = jax.config.jax_persistent_cache_min_compile_time_secs, jax.config.jax_persistent_cache_min_entry_size_bytes
+  try:
+    _environment.use_compilation_cache("gs://bucket/programs")
+    assert not programs.in_use()
+  finally:
+    programs.use("")
+    jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", minimum[0])
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", minimum[1])
+  command("gs://bucket/programs", code=2)
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/programs")
+  assert cache.main(["cache", "--clear"]) == 2
+  line = "error: compilation_cache: got 'gs://bucket/programs'; only folders of this machine are listed and cleared"
+  assert capsys.readouterr().err.splitlines() == [line, line]
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("how", ["environment", "configuration"])
