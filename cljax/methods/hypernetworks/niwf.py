@@ -195,6 +195,6 @@ register(
       **TOLD,
     },
     Access(task_boundaries=True, task_id_at_test=True),
-    "Non-interfering weight fields 2026",
+    "Chaudhry 2026",
   ),
 )
