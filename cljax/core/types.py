@@ -137,6 +137,9 @@ class Model(NamedTuple):
   ``prompts``, where there is one, is a :class:`cljax.models.prompts.Places`: ``apply`` takes ``prompts=`` too.
   ``plain(params, model_state) -> (params, model_state)``, of a model whose parameters are made from other, trained ones
   (``cljax.models.reparameterise``): those of the network that it was made from.
+
+  ``texts(params, model_state) -> [M, D]``, of a model that compares a row's features with those of texts: the texts',
+  so that ``logits = features texts^T``.
   """
 
   init: Callable
@@ -148,6 +151,7 @@ class Model(NamedTuple):
   check_rows: Callable | None = None
   prompts: Any = None
   plain: Callable | None = None
+  texts: Callable | None = None
 
   def task_for(self, task: Any) -> Any:
     """What ``apply`` is given of the rows' tasks: ``task`` where the model reads it, else None."""

@@ -39,6 +39,20 @@ RECORDS: dict[str, Record] = {
     arguments={"slow": 0.5, "passes": 2, "samples": 16},
     first_task_plain=False,
   ),
+  "continual_clip": Record(
+    spec="replay_architecture_metrics B27",
+    compared=(
+      "test_continual_clip_answers_by_labels_that_rows_had",
+      "test_clip_goes_through_a_stream",
+    ),
+    invariants=(
+      "test_nothing_moves_under_continual_clip",
+      "test_a_class_that_goes_whole_has_no_prompt",
+    ),
+    claim=("continual_clip",),
+    deviations=("a class is open from its first row on, where the authors' opens with its task",),
+    first_task_plain=False,
+  ),
   "ease": Record(
     spec="classic_methods F4",
     compared=(
