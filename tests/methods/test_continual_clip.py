@@ -53,8 +53,6 @@ def test_a_class_that_goes_whole_has_no_prompt(trained):
 
 def test_clip_goes_through_a_stream(class_stream, tmp_path):
   """With a task told accuracies stand for ever; among all labels those of a task fall as others join, or stand."""
-  pytest.importorskip("safetensors", reason="needs the extra [pretrained]")
-  pytest.importorskip("tokenizers", reason="needs the extra [pretrained]")
   from clip_by_hand import image_embeddings, tensors, text_embeddings, written
 
   names = ("a", "bb", "c", "d e")
