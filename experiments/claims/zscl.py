@@ -36,7 +36,7 @@ def _kept(model, params) -> np.ndarray:
   """[S] accuracy in percent on the first digits, among them, which the stream does not have."""
   whole = data.load("digits")
   there = np.isin(whole.test.y, UPSTREAM)
-  x, y = np.float32(whole.test.x[there]) * whole.scale, whole.test.y[there]
+  x, y = np.float32(whole.test.x[there]) * (whole.scale or 1.0), whole.test.y[there]
   state = model.init(jax.random.key(0))[1]
   answer = jax.jit(lambda p: model.apply(p, state, x, train=False, key=None)[0].logits)
   found = [answer(jax.tree.map(lambda a, s=s: a[s], params)) for s in range(len(jax.tree.leaves(params)[0]))]
