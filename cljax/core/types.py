@@ -135,11 +135,8 @@ class Model(NamedTuple):
   the model has no place for: a look-up past the end gives NaN, one of a negative number another entry, without a word.
 
   ``prompts``, where there is one, is a :class:`cljax.models.prompts.Places`: ``apply`` takes ``prompts=`` too.
-  ``plain(params, model_state) -> (params, model_state)``, of a model whose parameters are made from other, trained ones
-  (``cljax.models.reparameterise``): those of the network that it was made from.
-
-  ``texts(params, model_state) -> [M, D]``, of a model that compares a row's features with those of texts: the texts',
-  so that ``logits = features texts^T``.
+  ``plain(params, model_state) -> (params, model_state)``, of one whose parameters are made from others: its network's
+  own; ``texts(params, model_state) -> [M, D]``: what features are compared with, ``logits = features texts^T``.
   """
 
   init: Callable
