@@ -43,6 +43,9 @@ STRICT = [n for n in NEUTRAL if not methods.METHODS[n].access.stores_data]
 OPTIONS = cljax.Options(chunk_steps=2)  # one shape for every run here, so that programs are compiled once
 
 
+UNTRAINED = ("continual_clip",)  # knows what its network knows from the start, which here is nothing
+
+
 def stream_for(name, request):
   kind = "task_stream" if methods.METHODS[name].access.task_id_at_test else "class_stream"
   return request.getfixturevalue(kind)
@@ -127,7 +130,7 @@ def test_runs_in_one_compilation(name, finished):
   assert np.isfinite(result.accuracy).all()
   assert result.alive.all()
   # The last task is learned: a run that learns nothing proves nothing.
-  assert result.task_accuracy[:, -1, -1].mean() > 0.6
+  assert result.task_accuracy[:, -1, -1].mean() > 0.6 or name in UNTRAINED
 
 
 @each(LEARN)

@@ -189,12 +189,26 @@ def test_a_pretrained_network_goes_through_ten_tasks(tmp_path):
   folders = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(folders)
   folders.written(tmp_path / "my_vit", folders.tensors())
-  (source,) = blocks("docs/pretrained.md")
+  source = blocks("docs/pretrained.md")[0]
   (asked,) = re.findall(r'tasks=(\d+), forget="(\d+):', source)
   assert asked[0] == asked[1]  # the request stands behind the last task, as the page says
   out = printed(source, tmp_path)
   ways = re.findall(r"^(.+): [\d.]+ % after ten tasks, [\d.]+ % behind the request$", out, re.M)
   assert ways == ["ewc on lora", "coda_prompt", "ranpac"], out
+
+
+def test_a_clip_folder_answers_by_names(tmp_path):
+  """On a small folder of random weights: what a task's own classes make of a row stands through all tasks."""
+  pytest.importorskip("safetensors", reason="needs the extra [pretrained]")
+  pytest.importorskip("tokenizers", reason="needs the extra [pretrained]")
+  from clip_by_hand import CONFIG, TEXT, written
+
+  written(tmp_path / "my_clip", {**CONFIG, "text_config": {**TEXT, "max_position_embeddings": 40}})
+  (source,) = blocks("docs/pretrained.md", "CLIP: classes by their names")
+  out = printed(source, tmp_path)
+  of_all, after = re.fullmatch(r"([\d.]+) %, and of a task among its own classes: \[(.*)\]\n", out).groups()
+  assert float(of_all) > 0
+  assert len(set(after.split())) == 1, out
 
 
 def test_the_site_is_built_strictly(tmp_path):

@@ -135,8 +135,8 @@ class Model(NamedTuple):
   the model has no place for: a look-up past the end gives NaN, one of a negative number another entry, without a word.
 
   ``prompts``, where there is one, is a :class:`cljax.models.prompts.Places`: ``apply`` takes ``prompts=`` too.
-  ``plain(params, model_state) -> (params, model_state)``, of a model whose parameters are made from other, trained ones
-  (``cljax.models.reparameterise``): those of the network that it was made from.
+  ``plain(params, model_state) -> (params, model_state)``, of one whose parameters are made from others: its network's
+  own; ``texts(params, model_state) -> [M, D]``: what features are compared with, ``logits = features texts^T``.
   """
 
   init: Callable
@@ -148,6 +148,7 @@ class Model(NamedTuple):
   check_rows: Callable | None = None
   prompts: Any = None
   plain: Callable | None = None
+  texts: Callable | None = None
 
   def task_for(self, task: Any) -> Any:
     """What ``apply`` is given of the rows' tasks: ``task`` where the model reads it, else None."""

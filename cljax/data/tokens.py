@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cljax.core import words as words_of
 from cljax.core.checks import check_integer
 from cljax.core.extras import needed
 from cljax.core.types import UsageError
@@ -53,17 +54,7 @@ def tokenizer(folder: str | os.PathLike) -> Tokenizer:
   that is none; ``chat`` does without a template, and for messages that the template refuses.
   """
   folder = Path(folder).expanduser()
-  path = folder / "tokenizer.json"
-  if not path.is_file():
-    raise UsageError(f"folder: {folder} has no tokenizer.json; expected a Hugging Face folder with one")
-  with needed("tokenizer"):
-    import tokenizers
-  try:
-    made = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as error:  # the library raises Exception itself
-    raise UsageError(f"folder: {path} cannot be read ({' '.join(str(error).split())[:120]})") from None
-  made.no_truncation()
-  made.no_padding()
+  made = words_of.read(folder)
   config = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
   words = {name: _word(config.get(f"{name}_token")) for name in ("bos", "eos", "pad", "unk")}
 

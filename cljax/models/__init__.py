@@ -12,6 +12,7 @@ from cljax.models.initial import flat_init
 from cljax.models.linen import from_linen
 from cljax.models.masks import masked, mixture_apply, top_mask
 from cljax.models.pretrained import pretrained
+from cljax.models.pretrained.zero_shot import clip_classifier
 from cljax.models.prompts import Places, Prompts
 from cljax.models.reparameterise import reparameterise
 from cljax.models.tasks import by_row
@@ -25,6 +26,7 @@ __all__ = [
   "Unit",
   "build",
   "by_row",
+  "clip_classifier",
   "cnn",
   "conv",
   "decoder",

@@ -15,6 +15,7 @@ from cljax.models import named, tuning
 from cljax.models.images import cnn, resnet18, vit
 from cljax.models.pretrained import folder as folders
 from cljax.models.pretrained import pretrained
+from cljax.models.pretrained.zero_shot import TEMPLATE, clip_classifier, listed
 from cljax.models.zoo import mlp
 
 
@@ -25,12 +26,24 @@ def from_folder(
   return pretrained(folder, input_shape, num_classes, head=head, size=size, normalise=normalise)
 
 
+def from_clip(
+  input_shape, num_classes: int, folder: str = "", names: str = "", template: str = TEMPLATE, texts: str = "frozen",
+  size: str = "refuse", normalise: str = "folder",
+) -> Model:  # fmt: skip
+  """:func:`cljax.models.clip_classifier`; ``folder`` and ``names``, one of each class, have to be given."""
+  count = len(listed(names))
+  if count != num_classes:
+    raise UsageError(f"model.names: got {count} names; the data have {num_classes} classes")
+  return clip_classifier(folder, input_shape, names, template=template, texts=texts, size=size, normalise=normalise)
+
+
 BUILT_IN: dict[str, Callable[..., Model]] = {
   "mlp": mlp,
   "cnn": cnn,
   "resnet18": resnet18,
   "vit": vit,
   "pretrained": from_folder,
+  "clip_classifier": from_clip,
   **named.NAMED,
 }
 ZOO = dict(BUILT_IN)  # and what users register
@@ -157,7 +170,7 @@ def parameters(name: str, input_shape, num_classes: int, values: dict) -> int:
   """How many parameters a zoo model has, by arithmetic alone; of a folder, how many numbers it holds."""
   if name in named.NAMED:
     return named.parameters(name, input_shape, num_classes, values)
-  if name == "pretrained":
+  if name in ("pretrained", "clip_classifier"):
     return folders.size(values["folder"])
   dense = lambda a, b: a * b + b
   channels = input_shape[2] if len(input_shape) > 2 else 1

@@ -159,16 +159,18 @@ class ViT(nn.Module):
   epsilon: float = 1e-6
   tokens: int = 1
   distilled: bool = False  # the mean with a second head on the second token
+  clip: bool = False  # CLIP's: no bias of patches, a norm behind the positions, a projection in the head's place
 
   @nn.compact
   def __call__(self, x, train=False, prompts=None):
     act, x, p, hidden = activation_of(self.activation), _nhwc(x), self.patch, []
     b, h, w, c = x.shape
     x = x.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
-    x = ClassToken(self.tokens, name="class_token")(nn.Dense(self.width, name="patches")(x))
+    x = ClassToken(self.tokens, name="class_token")(nn.Dense(self.width, not self.clip, name="patches")(x))
     x, ahead = put_in_front(prompts, Position(name="position")(x))
     drop = nn.Dropout(self.dropout, deterministic=not train)
     norm = functools.partial(nn.LayerNorm, epsilon=self.epsilon)
+    x = norm(name="norm_ahead")(x) if self.clip else x
     for i in range(self.depth):
       y = Attention(self.heads, name=f"attention_{i}")(norm(name=f"norm_{i}_0")(x), prefix_of(prompts, i))
       x = x + drop(y)
@@ -178,7 +180,7 @@ class ViT(nn.Module):
       hidden.append(x)
     x = norm(name="norm")(x)
     features = what_is_read(prompts, x, ahead)
-    logits = nn.Dense(self.num_classes, name="head")(features)
+    logits = nn.Dense(self.num_classes, not self.clip, name="projection" if self.clip else "head")(features)
     if self.distilled:
       logits = (logits + nn.Dense(self.num_classes, name="head_distilled")(x[:, ahead + 1])) / 2
     return Outputs(logits, features, tuple(hidden))

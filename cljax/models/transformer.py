@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -48,6 +49,9 @@ class Transformer(nn.Module):
   mlp_ratio: int
   dropout: float
   activation: str | Callable
+  mlp_width: int = 0  # where it is no multiple of the width
+  epsilon: float = 1e-6
+  projection: int = 0  # outputs of a matrix in the head's place
 
   @nn.compact
   def __call__(self, x, train=False):
@@ -58,12 +62,16 @@ class Transformer(nn.Module):
       seen = seen & (mask > 0)[:, None]
     x = Places(self.length, name="places")(nn.Embed(self.vocabulary, self.width, name="tokens")(token))
     drop = nn.Dropout(self.dropout, deterministic=not train)
+    norm = functools.partial(nn.LayerNorm, epsilon=self.epsilon)
+    inner = self.mlp_width or self.mlp_ratio * self.width
     for i in range(self.depth):
-      x = x + drop(CausalAttention(self.heads, name=f"attention_{i}")(nn.LayerNorm(name=f"norm_{i}_0")(x), seen))
-      y = act(nn.Dense(self.mlp_ratio * self.width, name=f"mlp_{i}_in")(nn.LayerNorm(name=f"norm_{i}_1")(x)))
+      x = x + drop(CausalAttention(self.heads, name=f"attention_{i}")(norm(name=f"norm_{i}_0")(x), seen))
+      y = act(nn.Dense(inner, name=f"mlp_{i}_in")(norm(name=f"norm_{i}_1")(x)))
       x = x + drop(nn.Dense(self.width, name=f"mlp_{i}_out")(y))
       hidden.append(x)
-    x = nn.LayerNorm(name="norm")(x)
+    x = norm(name="norm")(x)
+    if self.projection:
+      return Outputs(nn.Dense(self.projection, False, name="projection")(x), x, tuple(hidden))
     return Outputs(nn.Dense(self.vocabulary, name="head")(x), x, tuple(hidden))
 
 

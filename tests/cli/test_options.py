@@ -110,7 +110,7 @@ OTHERS = {
   "decoder": ((5,), TEXT, {"width": 16, "depth": 1, "heads": 2, "kv_heads": 2, "mlp_width": 5, "rope_base": 500.0,
                            "epsilon": 0.1, "tied": False, "layout": "gpt2", "remat": True}, {}),
 }  # fmt: skip
-IN_FOLDERS = {"pretrained", "pretrained_decoder"}  # their options are tested where they are
+IN_FOLDERS = {"pretrained", "pretrained_decoder", "clip_classifier"}  # their options are tested where they are
 SMALL = {"cnn": "model.widths=2,3", "resnet18": "model.width=2",
          "vit": "model.width=4 model.depth=1 model.heads=1 model.mlp_ratio=1"}  # fmt: skip
 

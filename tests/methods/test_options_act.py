@@ -7,7 +7,9 @@ needs beside it (``Option.needs``) is chosen, and refused without; ``NEUTRAL`` n
 
 from __future__ import annotations
 
+import pathlib
 import re
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,15 @@ NEUTRAL = {
   "remind.least_area": "how much of maps is mixed, which a small MLP has not: tests/methods/test_remind.py",
   "retrain.schedule": "how long the host replays: tests/unlearning/test_retraining_schedules.py",
 }  # fmt: skip
+
+
+def apart() -> str:
+  """A file of rows of the streams here, for a method that takes rows from elsewhere."""
+  path = pathlib.Path(tempfile.mkdtemp()) / "rows.npy"
+  np.save(path, np.zeros((3, 4, 4, 1), np.float32))
+  return str(path)
+
+
 # GEM's margin cannot be behind the optimizer, a schedule's end cannot come before its parts, and a network of two
 # blocks has no more than two.
 WITH = {"dvc.retrieval": {"candidates": 50}, "gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0},
@@ -44,7 +55,7 @@ VALUES = {"bir.layer": ["head"], "desire.trained": ["head|hidden_0/bias"],
           "dualprompt.general_blocks": [0], "coda_prompt.length": [6], "hfc.heads": [2], "fpf.modules": [1],
           "ocm.replay_batch": [4], "replay_scheduling.schedule": ["numbered"],
           "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "sharp.layer": ["head"],
-          "remind.parts": [2], "ocm.width": [4], "fscil_tricks.width": [5]}  # fmt: skip
+          "remind.parts": [2], "ocm.width": [4], "fscil_tricks.width": [5], "zscl.reference": [apart()]}  # fmt: skip
 DEEPER = (
   "desire",
   "i_lora",

@@ -220,7 +220,8 @@ def test_images_of_another_size(folder):
 
 def test_between_positions_on_a_plane_are_points_of_the_plane():
   """Away from the border the cubic between equidistant points of a line is the line."""
-  from cljax.models.pretrained import interpolated, vit
+  from cljax.models.pretrained import vit
+  from cljax.models.pretrained.fitting import interpolated
 
   form = vit.Form("vit", (16, 16), 3, 2, 1, 1, 1, 1, 1e-6, "gelu", 1, True)
   grid = np.arange(8.0)[:, None] + 10 * np.arange(8.0)[None]

@@ -39,6 +39,44 @@ RECORDS: dict[str, Record] = {
     arguments={"slow": 0.5, "passes": 2, "samples": 16},
     first_task_plain=False,
   ),
+  "continual_clip": Record(
+    spec="replay_architecture_metrics B27",
+    compared=(
+      "test_continual_clip_answers_by_labels_that_rows_had",
+      "test_clip_goes_through_a_stream",
+    ),
+    invariants=(
+      "test_nothing_moves_under_continual_clip",
+      "test_a_class_that_goes_whole_has_no_prompt",
+    ),
+    claim=("continual_clip",),
+    deviations=("a class is open from its first row on, where the authors' opens with its task",),
+    first_task_plain=False,
+  ),
+  "zscl": Record(
+    spec="replay_architecture_metrics B22",
+    compared=(
+      "test_zscl_s_step_by_hand",
+      "test_zscl_is_of_rows_that_are_there",
+      "test_zscl_ends_as_the_mean_of_the_last_network_and_snapshots",
+      "test_zscl_s_reference_is_a_file_of_rows",
+    ),
+    invariants=(
+      "test_at_the_first_network_distillation_has_no_slope",
+      "test_without_snapshots_a_task_ends_where_it_came_to",
+      "test_units_of_nothing_have_no_slope",
+    ),
+    claim=("zscl",),
+    deviations=(
+      "reference texts are the prompts of the classes, where the paper's are captions",
+      "a model without texts compares its features with the first network's of the same rows",
+      "KL stands in the place of the cross-entropy, whose slope is the same",
+      "within a task the network itself answers, where the authors' evaluate the mean",
+    ),
+    arguments={"every": 2, "scale": 4.0},
+    neutral={"images": 0.0, "texts": 0.0, "consolidation": 0.0, "every": 0},
+    first_task_plain=False,
+  ),
   "ease": Record(
     spec="classic_methods F4",
     compared=(

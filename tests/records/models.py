@@ -155,6 +155,28 @@ RECORDS: dict[str, Record] = {
       "queries, keys and values without biases get biases that begin at 0 and are trained",
     ),
   ),
+  "clip_classifier": Record(
+    spec="replay_architecture_metrics B27",
+    compared=(
+      "test_clip_in_numpy",
+      "test_names_and_a_template_make_prompts",
+      "test_old_configurations_end_texts_by_the_largest_token",
+    ),
+    invariants=(
+      "test_clip_begins_as_its_folder_and_what_stands_is_no_parameter",
+      "test_a_text_is_read_at_its_first_end",
+      "test_what_a_configuration_leaves_out_is_the_published_network_s",
+      "test_clip_takes_images_of_another_size",
+      "test_a_folder_that_is_no_clip_is_refused",
+      "test_what_a_user_gives_clip_is_checked",
+      "test_position_ids_are_no_weights",
+      "test_capture_reads_clip_s_layers",
+    ),
+    deviations=(
+      "texts are padded to the longest of them, and not to all places: what follows a text's end does not reach it",
+      "a prompt of more tokens than the network has places is refused; the published tokenizer cuts it",
+    ),
+  ),
   "denoiser": Record(
     spec="generative_memory 0.2",
     compared=("test_a_denoiser_is_its_formula",),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +11,11 @@ from cljax.core.types import Model, UsageError
 from cljax.models import images
 from cljax.models.initial import flat_init
 from cljax.models.linen import from_linen
+from cljax.models.pretrained import fitting, vit
 from cljax.models.pretrained import folder as folders
-from cljax.models.pretrained import vit
 from cljax.models.prompts import Places
 
-HEADS, SIZES, NORMALISE = ("new", "own"), ("refuse", "resize", "positions"), ("folder", "none")
-
-
-def _choice(name: str, value, allowed) -> None:
-  if value not in allowed:
-    raise UsageError(f"model.{name}: got {value!r:.80}; allowed: {', '.join(allowed)}")
+HEADS = ("new", "own")
 
 
 def pretrained(
@@ -43,23 +37,12 @@ def pretrained(
   that are missing, broken or unknown, for images of another size or number of channels, and for options that are none.
   Dosovitskiy et al. 2021; Touvron et al. 2021.
   """
-  for name, value, allowed in (("head", head, HEADS), ("size", size, SIZES), ("normalise", normalise, NORMALISE)):
-    _choice(name, value, allowed)
+  fitting.choice("head", head, HEADS)
+  fitting.choice("size", size, fitting.SIZES)
+  fitting.choice("normalise", normalise, fitting.NORMALISE)
   held = folders.load(folder)
   form = vit.form_of(held)
-  height, across, channels = images._image(input_shape)
-  if channels not in (1, form.channels):
-    raise UsageError(f"input_shape: rows have {channels} channels; this network takes 1 or {form.channels}")
-  image = form.image
-  if (height, across) != image and size == "refuse":
-    raise UsageError(
-      f"input_shape: rows are {height}x{across}, the images of {held.path} {image[0]}x{image[1]}; model.size=resize "
-      "resizes the rows, model.size=positions interpolates the positions"
-    )
-  if size == "positions":
-    if height % form.patch or across % form.patch:
-      raise UsageError(f"input_shape: rows are {height}x{across}, which patches of {form.patch} do not divide")
-    image = (height, across)
+  image = fitting.image_of(held, form, input_shape, size)
   classes, distilled = num_classes, False
   if head == "own":
     first, second = vit.classifiers(held, form)
@@ -76,50 +59,12 @@ def pretrained(
   wanted = shapes(form.image)["params"]
   found = vit.params_of(held, form, wanted, head == "own")
   if image != form.image:
-    found["position"]["position"] = interpolated(found["position"]["position"], form, image)
+    found["position"]["position"] = fitting.interpolated(found["position"]["position"], form, image)
 
   def init(shapes, key):
     new = {k: v for k, v in shapes["params"].items() if k not in found}
     return {"params": {**jax.tree.map(jnp.asarray, found), **flat_init(new, key)}}
 
   model = from_linen(module(), (*image, form.channels), init=init)
-  prepare = functools.partial(
-    _eaten, image=image, channels=form.channels,
-    by=None if normalise == "none" else folders.normalisation(held, form.channels),
-  )  # fmt: skip
-  return _on(model._replace(prompts=Places(form.width, form.depth)), prepare)
-
-
-def interpolated(position, form: vit.Form, image: tuple[int, int]):
-  """``[tokens + n, D]``: the positions of the patches, cubically at those of ``image``; the tokens' own as they are."""
-  grid = [s // form.patch for s in form.image], [s // form.patch for s in image]
-  tokens, patches = position[: form.tokens], position[form.tokens :].reshape(*grid[0], -1)
-  new = jax.image.resize(jnp.asarray(patches), (*grid[1], patches.shape[-1]), "cubic", antialias=False)
-  return jnp.concatenate([jnp.asarray(tokens), new.reshape(-1, patches.shape[-1])])
-
-
-def _eaten(x, *, image, channels: int, by):
-  """Rows as the network takes them."""
-  x = images._nhwc(x)
-  if x.shape[-1] != channels:
-    x = jnp.broadcast_to(x, (*x.shape[:-1], channels))
-  if x.shape[1:3] != image:
-    x = jax.image.resize(x, (x.shape[0], *image, channels), "bilinear")
-  if by is None:
-    return x
-  mean, std = (jnp.asarray(a, x.dtype)[None, None, None] for a in by)
-  return (x - mean) / std
-
-
-def _on(model: Model, prepare: Callable) -> Model:
-  """The model on rows that ``prepare`` has prepared."""
-  inner = model.capture
-  assert inner is not None
-
-  def apply(params, model_state, x, **told):
-    return model.apply(params, model_state, prepare(x), **told)
-
-  def capture(params, model_state, x, probe, **told):
-    return inner(params, model_state, prepare(x), probe, **told)
-
-  return model._replace(apply=apply, capture=capture)
+  places = Places(form.width, form.depth)
+  return fitting.on_rows(model._replace(prompts=places), held, form, image, normalise)

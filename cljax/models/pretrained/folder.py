@@ -20,6 +20,14 @@ class Folder(NamedTuple):
   path: str
   config: dict[str, Any]
   tensors: dict[str, np.ndarray]
+  at: str = ""  # in front of the names of settings, where the configuration is a part of the file's
+
+  def part(self, key: str) -> Folder:
+    """The folder with that part of its configuration; UsageError where it is no object."""
+    found = self.config.get(key)
+    if found is not None and not isinstance(found, dict):
+      raise self.refuse(f"{key}: got {found!r:.80}; expected an object")
+    return self._replace(config=found or {}, at=f"{self.at}{key}.")
 
   def refuse(self, why: str, file: str = CONFIG) -> UsageError:
     """The error about a file of this folder."""
@@ -30,7 +38,7 @@ class Folder(NamedTuple):
     value = self.config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
       said = "is missing" if key not in self.config else f"got {value!r:.80}"
-      raise self.refuse(f"{key}: {said}; expected an integer of at least 1")
+      raise self.refuse(f"{self.at}{key}: {said}; expected an integer of at least 1")
     return value
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import numpy as np
-from flax import traverse_util
 
+from cljax.models.pretrained import leaves
 from cljax.models.pretrained.folder import Folder
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -18,7 +17,9 @@ ACTIVATIONS: dict[str, Callable] = {
   "gelu_new": nn.gelu,
   "gelu_pytorch_tanh": nn.gelu,
   "relu": nn.relu,
+  "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
 }
+DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "patch_size": 16, "num_channels": 3}
 UNUSED = re.compile(r"((vit|deit)\.)?(pooler\..*|embeddings\.mask_token|embeddings\.position_ids)")
 PREFIXES = {"vit": "vit.", "deit": "deit.", "timm": ""}
 
@@ -40,14 +41,6 @@ class Form(NamedTuple):
   biased: bool  # queries, keys and values
 
 
-class Leaf(NamedTuple):
-  """A leaf of the network: the tensors it is made of, and how."""
-
-  names: tuple[str, ...]
-  make: Callable[..., Any]
-  maybe: bool = False  # 0 where the layout has no such tensors
-
-
 def form_of(folder: Folder) -> Form:
   """The sizes that the configuration gives; UsageError for what is no vision transformer, or one that is not known."""
   config = folder.config
@@ -56,22 +49,40 @@ def form_of(folder: Folder) -> Form:
   kind = config.get("model_type")
   if kind not in ("vit", "deit"):
     raise folder.refuse(f"model_type: got {kind!r:.80}; those that are read: vit, deit, or timm's vit and deit")
-  activation, epsilon = config.get("hidden_act", "gelu"), config.get("layer_norm_eps", 1e-12)
+  return read(folder, kind, DEFAULTS, 2 if kind == "deit" else 1, bool(config.get("qkv_bias", True)))
+
+
+def activation_of(folder: Folder, default: str) -> str:
+  """The name of the activation; UsageError for one that is not known."""
+  activation = folder.config.get("hidden_act", default)
   if activation not in ACTIVATIONS:
-    raise folder.refuse(f"hidden_act: got {activation!r:.80}; those that are known: {', '.join(ACTIVATIONS)}")
+    raise folder.refuse(
+      f"{folder.at}hidden_act: got {activation!r:.80}; those that are known: {', '.join(ACTIVATIONS)}"
+    )
+  return activation
+
+
+def epsilon_of(folder: Folder, default: float) -> float:
+  """What norms add to a variance; UsageError where it is no number above 0."""
+  epsilon = folder.config.get("layer_norm_eps", default)
   if not isinstance(epsilon, float) or epsilon <= 0:
-    raise folder.refuse(f"layer_norm_eps: got {epsilon!r:.80}; expected a number above 0")
-  number = folder.number
-  sizes = config.get("image_size", 224), number("patch_size", 16), number("hidden_size")
-  image, patch, width = sizes[0] if isinstance(sizes[0], list) else [sizes[0]] * 2, sizes[1], sizes[2]
+    raise folder.refuse(f"{folder.at}layer_norm_eps: got {epsilon!r:.80}; expected a number above 0")
+  return epsilon
+
+
+def read(folder: Folder, kind: str, defaults: Mapping[str, Any], tokens: int, biased: bool) -> Form:
+  """The sizes of a transformer of images in Hugging Face's words; ``defaults`` are those of what may be left out."""
+  number = lambda key: folder.number(key, defaults.get(key))
+  activation, epsilon = activation_of(folder, defaults["hidden_act"]), epsilon_of(folder, defaults["layer_norm_eps"])
+  size, patch, width = folder.config.get("image_size", 224), number("patch_size"), number("hidden_size")
+  image = size if isinstance(size, list) else [size] * 2
   if len(image) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 or s % patch for s in image):
-    raise folder.refuse(f"image_size: got {sizes[0]!r:.80}; expected a multiple of the patch size {patch}")
+    raise folder.refuse(f"{folder.at}image_size: got {size!r:.80}; expected a multiple of the patch size {patch}")
   return _checked(
     folder,
     Form(
-      kind, (image[0], image[1]), number("num_channels", 3), patch, width, number("num_hidden_layers"),
-      number("num_attention_heads"), number("intermediate_size"), epsilon, activation, 2 if kind == "deit" else 1,
-      bool(config.get("qkv_bias", True)),
+      kind, (image[0], image[1]), number("num_channels"), patch, width, number("num_hidden_layers"),
+      number("num_attention_heads"), number("intermediate_size"), epsilon, activation, tokens, biased,
     ),
   )  # fmt: skip
 
@@ -99,49 +110,28 @@ def _timm(folder: Folder) -> Form:
   )  # fmt: skip
 
 
+def check_heads(folder: Folder, heads: int, width: int) -> None:
+  """UsageError where heads do not share the width."""
+  if not heads or width % heads:
+    raise folder.refuse(f"{folder.at}num_attention_heads: got {heads}, which does not divide the width {width}")
+
+
 def _checked(folder: Folder, form: Form) -> Form:
-  if not form.heads or form.width % form.heads:
-    raise folder.refuse(f"num_attention_heads: got {form.heads}, which does not divide the width {form.width}")
+  check_heads(folder, form.heads, form.width)
   return form
 
 
-def _kernel(w):
-  return w.T
-
-
-def _joined(*parts):
-  return np.concatenate([p.T for p in parts], axis=-1)
-
-
-def _vectors(*parts):
-  return np.concatenate(parts, axis=-1)
-
-
-def _patches(w):
-  """``[D, C, p, p]`` of a convolution as ``[p p C, D]``."""
-  return w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0])
-
-
-def _tokens(*parts):
-  return np.concatenate([p[0] for p in parts])
-
-
-def leaves_of(form: Form, prefix: str, head: str, distilled: str) -> dict[str, Leaf]:
+def leaves_of(form: Form, prefix: str, head: str, distilled: str) -> dict[str, leaves.Leaf]:
   """Each leaf of the network by its path. ``head``, ``distilled``: the names of classifiers, '' for none."""
-  found: dict[str, Leaf] = {}
+  found: dict[str, leaves.Leaf] = {}
 
-  def layer(path: str, names, kernel: str = "kernel", make: Callable = _kernel, maybe: bool = False):
-    names = (names,) if isinstance(names, str) else names
-    found[f"{path}/{kernel}"] = Leaf(tuple(f"{n}.weight" for n in names), make)
-    found[f"{path}/bias"] = Leaf(tuple(f"{n}.bias" for n in names), _vectors, maybe)
-
-  norm = lambda path, name: layer(path, name, "scale", _vectors)
   timm, at = form.kind == "timm", prefix if form.kind == "timm" else f"{prefix}embeddings."
   tokens = ("cls_token", "dist_token" if timm else "distillation_token")[: form.tokens]
-  found["class_token/token"] = Leaf(tuple(at + t for t in tokens), _tokens)
-  found["position/position"] = Leaf((at + ("pos_embed" if timm else "position_embeddings"),), _tokens)
-  layer("patches", at + ("patch_embed.proj" if timm else "patch_embeddings.projection"), make=_patches)
-  norm("norm", prefix + ("norm" if timm else "layernorm"))
+  found["class_token/token"] = leaves.Leaf(tuple(at + t for t in tokens), leaves.tokens)
+  found["position/position"] = leaves.Leaf((at + ("pos_embed" if timm else "position_embeddings"),), leaves.tokens)
+  patches = "patch_embed.proj" if timm else "patch_embeddings.projection"
+  found |= leaves.layer("patches", at + patches, make=leaves.patches)
+  found |= leaves.norm("norm", prefix + ("norm" if timm else "layernorm"))
   for i in range(form.depth):
     if timm:
       b = f"{prefix}blocks.{i}."
@@ -153,14 +143,13 @@ def leaves_of(form: Form, prefix: str, head: str, distilled: str) -> dict[str, L
         b + "layernorm_before", b + "layernorm_after", qkv, b + "attention.output.dense", b + "intermediate.dense",
         b + "output.dense",
       )  # fmt: skip
-    norm(f"norm_{i}_0", names[0])
-    norm(f"norm_{i}_1", names[1])
-    layer(f"attention_{i}/qkv", names[2], make=_joined, maybe=not form.biased)
+    found |= leaves.norm(f"norm_{i}_0", names[0]) | leaves.norm(f"norm_{i}_1", names[1])
+    found |= leaves.layer(f"attention_{i}/qkv", names[2], make=leaves.joined, maybe=not form.biased)
     for path, name in zip((f"attention_{i}/out", f"mlp_{i}_in", f"mlp_{i}_out"), names[3:], strict=True):
-      layer(path, name)
+      found |= leaves.layer(path, name)
   for path, name in (("head", head), ("head_distilled", distilled)):
     if name:
-      layer(path, name)
+      found |= leaves.layer(path, name)
   return found
 
 
@@ -180,31 +169,7 @@ def params_of(folder: Folder, form: Form, shapes: dict, own_head: bool) -> dict:
   heads = classifiers(folder, form)
   prefix = PREFIXES[form.kind]
   prefix = prefix if any(n.startswith(prefix) for n in folder.tensors) else ""
-  leaves = leaves_of(form, prefix, *(heads if own_head else ("", "")))
-  tensors = folder.tensors
-  missing = [n for leaf in leaves.values() if not leaf.maybe for n in leaf.names if n not in tensors]
-  if missing:
-    raise folder.refuse(f"missing tensors: {_some(missing)}", "*.safetensors")
-  used = {n for leaf in leaves.values() for n in leaf.names} | {f"{h}.{p}" for h in heads for p in ("weight", "bias")}
-  unknown = [n for n in tensors if n not in used and not UNUSED.fullmatch(n)]
-  if unknown:
-    raise folder.refuse(f"tensors that {form.kind} has not: {_some(unknown)}", "*.safetensors")
-  wanted, found = traverse_util.flatten_dict(shapes, sep="/"), {}
-  for path, leaf in leaves.items():
-    absent = leaf.maybe and not all(n in tensors for n in leaf.names)
-    shape = tuple(wanted[path].shape)
-    try:
-      made = np.zeros(shape, np.float32) if absent else leaf.make(*(tensors[n] for n in leaf.names))
-    except ValueError:  # shapes that do not join
-      made = np.zeros(0, np.float32)
-    if made.shape != shape:
-      given = ", ".join(f"{n} {list(tensors[n].shape)}" for n in leaf.names)
-      raise folder.refuse(f"{given}: not of the sizes in {'the patches' if form.kind == 'timm' else 'config.json'}",
-                          "*.safetensors")  # fmt: skip
-    found[path] = np.ascontiguousarray(made, np.float32)
-  return traverse_util.unflatten_dict(found, sep="/")
-
-
-def _some(names) -> str:
-  names = sorted(names)
-  return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+  found = leaves_of(form, prefix, *(heads if own_head else ("", "")))
+  sizes = "the patches" if form.kind == "timm" else "config.json"
+  more = (f"{h}.{p}" for h in heads for p in ("weight", "bias"))
+  return leaves.filled(folder, found, shapes, form.kind, sizes, UNUSED, more)
