@@ -330,7 +330,7 @@ def test_numbers_of_any_kind_are_numbers():
   assert all(v.dtype == np.float64 for v in found.values())
 
 
-NAMES = "clnp_units, clusters, linear_probe, plasticity, recall"
+NAMES = "bits_per_byte, clnp_units, clusters, linear_probe, plasticity, recall, samples"
 GIVEN = [
   ("linear_prob", f"unknown 'linear_prob'; allowed: {NAMES}; did you mean linear_probe?"),
   (("linear_probe", "linear_probe"), "'linear_probe' stands twice"),
