@@ -354,7 +354,7 @@ def test_names_are_registered_once(monkeypatch):
   monkeypatch.setattr(evaluators.registry, "EVALUATORS", dict(evaluators.EVALUATORS))
   assert ", ".join(evaluators.names()) == NAMES
   assert evaluators.register(COUNT) is COUNT
-  assert evaluators.names() == ("clnp_units", "clusters", "count", "linear_probe", "plasticity", "recall")
+  assert evaluators.names() == tuple(sorted([*NAMES.split(", "), "count"]))
   assert evaluators.given("count") == (COUNT,)
   with pytest.raises(UsageError, match="evaluators: 'count' is registered already"):
     evaluators.register(COUNT)
