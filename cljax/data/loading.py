@@ -64,7 +64,7 @@ def _path(kind: str, target: str, root: Path) -> Path:
   here = " or ".join(str(p) for p in dict.fromkeys(_places(target, root)))
   raise UsageError(
     f"name: {kind}:{target} not found; looked for {here}; data_dir (--config.data.data_dir=DIR) is where it lies; "
-    + store.how_to_get()
+    + (store.how_to_get(target, root) if target in store.TEXTS else store.how_to_get())
   )
 
 

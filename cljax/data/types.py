@@ -52,6 +52,7 @@ class Dataset(NamedTuple):
   scale: float | None  # None: inputs go in as they are (tokens); of a dict the input 'x' alone is scaled
   digest: str  # sha256 of contents and options
   held: np.ndarray | None = None  # [N] bool: training rows that the data set itself keeps for validation, or None
+  tokenizer: str = ""  # of rows of text: 'bytes' or a folder, for cljax.data.tokens.named; else ''
 
   @property
   def has_classes(self) -> bool:
@@ -134,7 +135,7 @@ def first_rows(data: Dataset, train: int, test: int, classes: int, groups: int) 
   parts = cut(data.train, train), cut(data.test, test)
   names = data.class_names[:classes], data.group_names[:groups]
   sha = digest(data.name, options, *parts, *names)
-  return Dataset(data.name, *parts, classes, *names, data.scale, sha, held)
+  return Dataset(data.name, *parts, classes, *names, data.scale, sha, held, data.tokenizer)
 
 
 def _of_held(held: np.ndarray) -> str:

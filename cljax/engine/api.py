@@ -29,6 +29,7 @@ from cljax.evaluators import Evaluator
 from cljax.io import folders, identity, interrupts, own_code
 from cljax.io.row_log import RowLog
 from cljax.streams import Stream, per_seed
+from cljax.streams.rows import domains
 
 
 class RunResult(NamedTuple):
@@ -52,6 +53,8 @@ class RunResult(NamedTuple):
   better: dict  # {name: 'higher' or 'lower'}
   evaluations: dict = {}  # {evaluator: {metric: [S, E+1, T]}}: what evaluators said; NaN where they said nothing
   evaluations_better: dict = {}  # {evaluator: {metric: 'higher' or 'lower'}}, of those that say so
+  task_names: tuple = ()  # of a stream of domains, the dataset's group of each task
+  texts: dict = {}  # {evaluator: {what: [S][E+1][T] lists of {name: text}}}: what evaluators show beside numbers
   presentations: Presentations | None = None  # of each training row, where train.presentations asks for them
   log: RowLog | None = None  # what each test row's scores are made of, after every event (eval.log)
   evaluated_rows: np.ndarray | None = None  # [S, E+1, T]: test rows in each entry of the main score, where it is a mean
@@ -336,6 +339,17 @@ def _parts_digest(built: CompiledRun) -> str:
   return identity.parts_digest(built.parts, learner, abstract(built.train), where, built.spec, built.inputs)
 
 
+def _texts(rows: Sequence[dict], count: int) -> dict[str, dict[str, list]]:
+  """``{evaluator: {what: [S][E+1][T]}}``; a row from before a task was appended, or without any, has empty lists."""
+  named = {(name, what): by[what] for row in rows for name, by in row.get("texts", {}).items() for what in by}
+  out: dict[str, dict[str, list]] = {}
+  for (name, what), like in named.items():
+    nothing: list[list] = [[[] for _ in of_tasks] for of_tasks in like]
+    held = [row.get("texts", {}).get(name, {}).get(what, nothing) for row in rows]
+    out.setdefault(name, {})[what] = [[of[member] for of in held] for member in range(count)]
+  return out
+
+
 def _result(built: CompiledRun, state: State, judges: Sequence[Evaluator]) -> RunResult:
   members, stream = built.members, built.stream
   learner = prog.fetch(state.learner, members)
@@ -374,6 +388,8 @@ def _result(built: CompiledRun, state: State, judges: Sequence[Evaluator]) -> Ru
     better={name: built.parts.objective.scores[name].better for name in names_of},
     evaluations={e.name: {m: said(e.name, m) for m in state.accuracy[0]["evaluations"][e.name]} for e in judges},
     evaluations_better={e.name: dict(e.better) for e in judges},
+    task_names=tuple(domains(stream)),
+    texts=_texts(state.accuracy, count),
     presentations=presentations.told(state.presented, stream),
     evaluated_rows=held_out.evaluated_rows(built),
     task_steps=np.asarray(state.taken, np.int64).T if state.taken else None,

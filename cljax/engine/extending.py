@@ -257,6 +257,11 @@ def widened(state: State, old: CompiledRun, new: CompiledRun, at: Callable[[int]
       out["evaluations"] = {
         n: {m: column(v, None) for m, v in said.items()} for n, said in before["evaluations"].items()
       }
+    if "texts" in before:
+      empty: list[list] = [[] for _ in nothing]
+      out["texts"] = {
+        n: {w: [[*of, *empty] for of in members] for w, members in by.items()} for n, by in before["texts"].items()
+      }
     return out
 
   rows = []

@@ -127,7 +127,8 @@ def execute(setup: CompiledRun, state: State, hooks: Hooks, upto: int | None = N
     row = evaluate(setup, state, hooks)
     state.accuracy.append(row)
     state.event, state.step, state.ended = state.event + 1, 0, False
-    hooks.report({"kind": "event", "event": state.event - 1, "total": state.total, **_score(setup), **row})
+    told = {k: v for k, v in row.items() if k != "texts"}  # which go when a request names their rows; logs stay
+    hooks.report({"kind": "event", "event": state.event - 1, "total": state.total, **_score(setup), **told})
     hooks.save(state)
   return state
 
@@ -296,7 +297,7 @@ def evaluate(setup: CompiledRun, state: State, hooks: Hooks, partial: bool = Fal
 
   values = {n: row(n, sums) for n, sums in found.items()}
   others = {n: v for n, v in values.items() if n != main}
-  more = {"evaluations": setup.evaluators(state, hooks)} if setup.evaluators and not partial else {}
+  more = setup.evaluators(state, hooks) if setup.evaluators and not partial else {}
   return values[main] | ({"scores": others} if others else {}) | more
 
 

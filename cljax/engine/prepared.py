@@ -284,7 +284,9 @@ def _rows(result) -> list[dict]:
   more = lambda r: {"scores": {name: at(both[name], r) for name in others}} if others else {}
   said = {n: {m: rows(matrix) for m, matrix in found.items()} for n, found in result.evaluations.items()}
   told = lambda r: {"evaluations": {n: at(found, r) for n, found in said.items()}} if said else {}
-  return [at(parts, r) | more(r) | told(r) for r in range(len(result.events) + 1)]
+  texts = lambda r: {n: {w: [list(of[r]) for of in v] for w, v in by.items()} for n, by in result.texts.items()}
+  shown = lambda r: {"texts": texts(r)} if result.texts else {}
+  return [at(parts, r) | more(r) | told(r) | shown(r) for r in range(len(result.events) + 1)]
 
 
 def event_record(event: Learn | Forget) -> dict:

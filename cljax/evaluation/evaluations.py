@@ -2,7 +2,8 @@
 
 ``result.json`` has, where there are any, ``evaluations {name: {metric: [S][E+1][T]}}``, ``evaluations_better {name:
 {metric: 'higher' | 'lower'}}`` of those metrics that have a better way, and ``evaluation_metrics {name: {metric:
-{"final": summary over seeds}}}``. In rows and columns a metric is called ``NAME/METRIC``.
+{"final": summary over seeds}}}``; where an evaluator shows texts, ``texts {name: {what: [S][E+1][T] lists of
+{"row": test row, name: text}}}``. In rows and columns a metric is called ``NAME/METRIC``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ def described(result, who: Sequence[int]) -> dict[str, Any]:
     "evaluations": each(lambda v: v),
     "evaluations_better": result.evaluations_better,
     "evaluation_metrics": each(lambda v: {FINAL: metrics.summarize(final(v))}),
+    **_texts(getattr(result, "texts", {}), who),
   }
+
+
+def _texts(texts: Mapping[str, Mapping[str, list]], who: Sequence[int]) -> dict[str, Any]:
+  return {"texts": {n: {w: [v[i] for i in who] for w, v in by.items()} for n, by in texts.items()}} if texts else {}
 
 
 def finals(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -55,6 +61,11 @@ def matrices(result: Mapping[str, Any]) -> dict[str, Any]:
   return {f"{name}/{m}": v for name, of in result.get("evaluations", {}).items() for m, v in of.items()}
 
 
+def texts(result: Mapping[str, Any]) -> dict[str, list]:
+  """``{NAME/WHAT: [S][E+1][T] lists of {"row": number, name: text}}`` of a ``result.json``."""
+  return {f"{name}/{w}": v for name, by in result.get("texts", {}).items() for w, v in by.items()}
+
+
 def metric(key: str) -> str:
   """The metric of ``NAME/METRIC``, which says how its numbers are written."""
   return key.partition("/")[2]
@@ -63,7 +74,7 @@ def metric(key: str) -> str:
 def label(key: str) -> str:
   """``NAME/METRIC`` in headings: ``linear_probe/accuracy`` is 'linear probe accuracy'."""
   name, _, of = key.partition("/")
-  return f"{scores.label(name)} {scores.label(of)}"
+  return scores.label(of) if name == of else f"{scores.label(name)} {scores.label(of)}"
 
 
 def is_whole(found: Mapping[str, Any], shape: tuple[int, int]) -> bool:
@@ -77,7 +88,14 @@ def is_whole(found: Mapping[str, Any], shape: tuple[int, int]) -> bool:
     and all(m.ndim == 3 and m.shape[:2] == shape for m in held)
     and all(alike)
     and all(way in ("", *scores.BETTER) for way in ways.values())
+    and all(_are_texts(v, shape) for v in texts(found).values())
   )
+
+
+def _are_texts(of_seeds: Sequence, shape: tuple[int, int]) -> bool:
+  entries = [e for events in of_seeds for tasks in events for of_task in tasks for e in of_task]
+  fits = len(of_seeds) == shape[0] and all(len(events) == shape[1] for events in of_seeds)
+  return fits and all(isinstance(v, str) for e in entries for k, v in dict(e).items() if k != "row")
 
 
 def joined(a: Mapping[str, Any], b: Mapping[str, Any], join) -> dict[str, Any]:
@@ -86,4 +104,5 @@ def joined(a: Mapping[str, Any], b: Mapping[str, Any], join) -> dict[str, Any]:
     return {}
   held = {n: {m: join(a["evaluations"][n][m], v) for m, v in of.items()} for n, of in b["evaluations"].items()}
   summed = {n: {m: {FINAL: metrics.summarize(final(v))} for m, v in of.items()} for n, of in held.items()}
-  return {"evaluations": held, "evaluation_metrics": summed}
+  shown = {n: {w: join(a["texts"][n][w], v) for w, v in by.items()} for n, by in b.get("texts", {}).items()}
+  return {"evaluations": held, "evaluation_metrics": summed, **({"texts": shown} if shown else {})}

@@ -70,6 +70,8 @@ def describe(
     out["evaluated_rows"] = counts = counts[who]
   if getattr(result, "task_steps", None) is not None:
     out["task_steps"] = result.task_steps[who]
+  if getattr(result, "task_names", ()):
+    out["task_names"] = list(result.task_names)
   drawn = getattr(result, "drawn", ())
   if drawn:
     out["drawn"] = [drawn[i] for i in who]

@@ -8,10 +8,22 @@ from cljax.evaluators.clusters import clusters
 from cljax.evaluators.plasticity import plasticity
 from cljax.evaluators.probe import linear_probe
 from cljax.evaluators.recalled import recall
-from cljax.evaluators.registry import EVALUATORS, Evaluator, Predict, checked, given, lookup, names, register
+from cljax.evaluators.registry import (
+  EVALUATORS,
+  Evaluator,
+  Predict,
+  Texts,
+  checked,
+  given,
+  lookup,
+  names,
+  parted,
+  register,
+)
+from cljax.evaluators.spoken import bits_per_byte, samples
 from cljax.evaluators.units import clnp_units
 
 __all__ = [
-  "EVALUATORS", "Evaluator", "Predict", "checked", "clnp_units", "clusters", "given", "linear_probe", "lookup", "names",
-  "plasticity", "recall", "register",
+  "EVALUATORS", "Evaluator", "Predict", "Texts", "bits_per_byte", "checked", "clnp_units", "clusters", "given",
+  "linear_probe", "lookup", "names", "parted", "plasticity", "recall", "register", "samples",
 ]  # fmt: skip

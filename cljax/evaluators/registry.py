@@ -32,15 +32,22 @@ class Predict(NamedTuple):
     return self.logits(x, task)
 
 
+class Texts(NamedTuple):
+  """What an evaluator shows beside its numbers: of each task a list of ``{name: text}``, each with the ``row`` of the
+  test rows that it is made of, so that it goes when a request names that row."""
+
+  of_tasks: Sequence[Sequence[Mapping[str, Any]]]
+
+
 class Evaluator(NamedTuple):
   """A function on the host, called before the first event and after each one, for each member of a run.
 
   ``fn(learner, predict, stream, event) -> {metric: number or [T]}``: ``learner`` is one member's, with the parameters
   to judge by; ``predict`` a :class:`Predict`; ``event`` the number of the event that was just done, -1 before the first
   (``stream.events[: event + 1]`` are those that are done). A number is of the whole state and stands under every task;
-  ``[T]`` has one a task. NaN says that there is no value. The metrics are the same each time it is called; members that
-  diverged are not asked and have NaN. It must depend on its arguments alone: what was measured is kept with the run and
-  is not measured again when it resumes.
+  ``[T]`` has one a task; :class:`Texts` are kept and shown as they are, beside one number at least. NaN says that there
+  is no value. The metrics are the same each time it is called; members that diverged are not asked and have NaN. It
+  must depend on its arguments alone: what was measured is kept with the run and is not measured again when it resumes.
   ``better {metric: 'higher' or 'lower'}``: which way is better, for those metrics where one is.
   """
 
@@ -106,6 +113,27 @@ def _sound(evaluator) -> Evaluator:
   if wrong or not all(isinstance(m, str) and _WORD.fullmatch(m) for m in better):
     raise UsageError(f"evaluators: {name!r} has better={better!r:.80}; expected {{metric: 'higher' or 'lower'}}")
   return evaluator
+
+
+def parted(evaluator: Evaluator, found: Any, num_tasks: int) -> tuple[Any, dict[str, list]]:
+  """What an evaluator returned, its texts by themselves as ``{name: [T][{name: text}]}``; UsageError where they are
+  wrong."""
+  if not isinstance(found, Mapping):
+    return found, {}
+  texts = {name: value.of_tasks for name, value in found.items() if isinstance(value, Texts)}
+  sound = lambda entry: (
+    isinstance(entry, Mapping)
+    and isinstance(entry.get("row"), int)
+    and all(isinstance(k, str) and isinstance(v, str) for k, v in entry.items() if k != "row")
+  )
+  for name, of_tasks in texts.items():
+    if len(of_tasks) != num_tasks or not all(sound(entry) for entries in of_tasks for entry in entries):
+      raise UsageError(
+        f"evaluators: {evaluator.name!r}: {name} is {of_tasks!r:.80}; expected {num_tasks} lists, one a task, of "
+        "{'row': number, name: text}"
+      )
+  plain = {name: [[dict(entry) for entry in entries] for entries in of_tasks] for name, of_tasks in texts.items()}
+  return {name: value for name, value in found.items() if name not in texts}, plain
 
 
 def checked(

@@ -29,6 +29,7 @@ from cljax.metrics.examples import (
   recall,
   recognition,
 )
+from cljax.metrics.generations import character_profile, ends_in_loop, language, repetition
 from cljax.metrics.matrix import (
   average_accuracy,
   average_incremental_accuracy,
@@ -94,6 +95,7 @@ __all__ = [
   "average_over_all",
   "backward_transfer",
   "barrier",
+  "character_profile",
   "cka_drift",
   "cl_score",
   "cl_stability",
@@ -103,6 +105,7 @@ __all__ = [
   "dead_units",
   "dormant_units",
   "effective_rank",
+  "ends_in_loop",
   "ensemble_accuracy",
   "error_recency",
   "event_gap",
@@ -119,6 +122,7 @@ __all__ = [
   "fuar",
   "gradient_interference",
   "influence",
+  "language",
   "learning_curve_area",
   "linear_cka",
   "matched_clusters",
@@ -141,6 +145,7 @@ __all__ = [
   "recency_bias",
   "recognition",
   "remembering",
+  "repetition",
   "row_weighted",
   "sample_storage_efficiency",
   "seen_rows",

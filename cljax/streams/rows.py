@@ -58,6 +58,15 @@ def outputs(dataset) -> int:
   return 1 + max(int(a.max()) for a in (*targets, *inputs) if a is not None and whole(a) and a.dtype != np.uint8)
 
 
+def domains(stream) -> list[str]:
+  """Of each task the name of the dataset's group that its test rows are of; empty unless each has one of its own."""
+  names, group = stream.dataset.group_names, stream.dataset.test.group
+  of_tasks = [np.unique(group[np.asarray(rows, int)]) for rows in stream.test]
+  if len(names) < 2 or any(len(own) != 1 for own in of_tasks) or len({int(own[0]) for own in of_tasks}) < len(of_tasks):
+    return []
+  return [str(names[int(own[0])]) for own in of_tasks]
+
+
 def of_classes(y, pool, classes) -> np.ndarray:
   """The rows of ``pool`` that are of the given classes, in its order."""
   return pool[np.isin(y[pool], classes)]

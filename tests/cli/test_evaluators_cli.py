@@ -131,11 +131,13 @@ def test_a_folder_of_other_evaluators_is_refused(trained, command, capsys):
 
 WRONG = [
   ("--config.evaluators=linear",
-   "evaluators: unknown 'linear'; allowed: clnp_units, clusters, linear_probe, plasticity, recall, told; did you mean "
+   "evaluators: unknown 'linear'; allowed: bits_per_byte, clnp_units, clusters, linear_probe, plasticity, recall, "
+   "samples, told; did you mean "
    "linear_probe?"),
   ("--config.evaluators=told,told", "evaluators: 'told' stands twice"),
   ("--config.evaluators=[1]",
-   "evaluators: got '[1]'; expected names such as clnp_units, clusters, linear_probe, plasticity, recall, told"),
+   "evaluators: got '[1]'; expected names such as bits_per_byte, clnp_units, clusters, linear_probe, plasticity, "
+   "recall, samples, told"),
   ("--config.evaluators.ridge=1",
    "evaluators.ridge: no such field; allowed: names"),
 ]  # fmt: skip
@@ -166,7 +168,7 @@ def test_a_file_gives_names_and_none_change_no_identity(config, tmp_path, capsys
   (tmp_path / "wrong.py").write_text("def get_config(): return {'evaluators': 3}\n")
   assert train.main(["launch", f"--config={tmp_path / 'wrong.py'}", f"--workdir={tmp_path}"]) == 2
   assert capsys.readouterr().err.startswith(
-    "error: evaluators: got 3; expected names such as clnp_units, clusters, linear_probe"
+    "error: evaluators: got 3; expected names such as bits_per_byte, clnp_units, clusters"
   )
   with_them = [
     "unlearn",

@@ -186,6 +186,7 @@ def test_what_is_not_found_says_how_to_get_it(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["tiny_imagenet", "npz:nothing.npz", "folder:nothing"])
 def test_what_is_not_fetched_says_what_is(name, tmp_path):
   with pytest.raises(
-    UsageError, match=r"not found.*cljax\.data\.prepare fetches mnist, cifar10, cifar100, and no other"
+    UsageError,
+    match=r"not found.*cljax\.data\.prepare fetches mnist, cifar10, cifar100, languages, and no other",
   ):
     data.load(name, data_dir=tmp_path)

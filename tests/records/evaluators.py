@@ -7,13 +7,20 @@ HELPERS = {
   "EVALUATORS": "the table of names",
   "Evaluator": "the form of an evaluator",
   "Predict": "what an evaluator asks of a learner",
+  "Texts": "what an evaluator shows beside numbers",
   "checked": "refuses what an evaluator may not return",
   "given": "looks up what a user gives",
   "lookup": "looks a name up",
   "names": "the names there are",
+  "parted": "texts and numbers that an evaluator returned, each by themselves",
   "register": "adds a name",
 }
 RECORDS: dict[str, Record] = {
+  "bits_per_byte": Record(
+    spec="language_substrate F1",
+    compared=("test_bits_a_byte_are_the_mean_surprise_of_plain_letters",),
+    invariants=("test_what_a_request_names_is_shown_no_more", "test_what_they_need_is_said_in_one_line"),
+  ),
   "clnp_units": Record(
     spec="regularizers_projectors 8.9",
     compared=("test_clnp_says_how_many_units_are_left",),
@@ -45,5 +52,18 @@ RECORDS: dict[str, Record] = {
     ),
     invariants=("test_rows_not_learned_yet_have_none", "test_rows_learned_by_heart"),
     deviations=("from memory of the paper; greedy, and of half of a row, where it samples models of its own sizes",),
+  ),
+  "samples": Record(
+    spec="language_systems L12 (repetition, language identification)",
+    compared=(
+      "test_what_is_said_is_as_by_hand[samples-3-options0]",
+      "test_what_is_said_is_as_by_hand[drawn-2-options1]",
+    ),
+    invariants=(
+      "test_what_a_request_names_is_shown_no_more",
+      "test_draws_are_others_than_the_likeliest_and_the_same_after_each_event",
+      "test_what_they_need_is_said_in_one_line",
+    ),
+    deviations=("languages are told apart by trigrams of the tasks' own test rows, where papers take a trained tool",),
   ),
 }

@@ -49,6 +49,10 @@ RECORDS: dict[str, Record] = {
     compared=(*MATRIX, "test_one_task_transfers_nothing_without_a_division"),
     invariants=(*MATRIX_LAWS, "test_entries_that_are_not_needed_may_be_missing"),
   ),
+  "character_profile": Record(
+    spec="language_systems L12",
+    compared=("test_a_language_is_the_likeliest_profile", "test_profiles_count_lower_case_and_single_blanks"),
+  ),
   "cka_drift": Record(spec="replay_architecture_metrics C13", compared=("test_drift_by_gram_matrices",)),
   "cl_score": Record(
     spec=TEN,
@@ -136,6 +140,18 @@ RECORDS: dict[str, Record] = {
     spec="additions S6",
     compared=("test_the_mass_of_what_was_seen_once",),
     invariants=("test_counts_are_checked",),
+  ),
+  "ends_in_loop": Record(spec="language_systems L12", compared=("test_loops_by_trying_all_spans",)),
+  "language": Record(
+    spec="language_systems L12",
+    compared=("test_a_language_is_the_likeliest_profile",),
+    invariants=("test_wrong_profiles_are_refused", "test_profiles_count_lower_case_and_single_blanks"),
+    deviations=("the specification names no tool: naive Bayes over trigrams of known texts",),
+  ),
+  "repetition": Record(
+    spec="language_systems L12",
+    compared=("test_repetition_against_windows_of_an_array",),
+    invariants=("test_repetition_of_one_token_and_of_none_twice",),
   ),
   "forgetting_events": Record(spec="replay_architecture_metrics C7", compared=EVENTS),
   "forgetting_score": Record(spec="replay_architecture_metrics C7", compared=("test_events_by_hand",)),

@@ -62,6 +62,8 @@ class Run(NamedTuple):
   others: Mapping[str, np.ndarray] = {}  # matrices of the other scores
   evaluated: Mapping[str, str] = {}  # of evaluators: {NAME/METRIC: which way is better, or ''}; ``values`` has them
   evaluations: Mapping[str, np.ndarray] = {}  # and their matrices
+  texts: Mapping[str, list] = {}  # and what they show beside numbers: {NAME/WHAT: [S][E+1][T] lists of {name: text}}
+  tasks: tuple[str, ...] = ()  # their names, where they have some
   own_streams: bool = False  # whether each seed has a stream of its own
   test_rows: Mapping[str, Any] | None = None  # what its raw log says (_row_log.numbers)
 
@@ -121,6 +123,8 @@ def from_result(result: Mapping[str, Any]) -> Run:
     others={n: _shaped(m, matrix.shape, f"the matrix of {n}") for n, m in held.items()},
     evaluated=evaluations.better(result),
     evaluations={n: _shaped(m, matrix.shape, f"the matrix of {n}") for n, m in evaluations.matrices(result).items()},
+    texts=evaluations.texts(result),
+    tasks=tuple(map(str, result.get("task_names", ()))),
   )
 
 
@@ -347,6 +351,7 @@ def _join(a: Run, b: Run, notes: list[str]) -> Run:
     others=_both(a.others, b.others, stack),
     evaluated={k: way for k, way in a.evaluated.items() if k in b.evaluated},
     evaluations=_both(a.evaluations, b.evaluations, stack),
+    texts={k: [*v, *pick(b.texts[k])] for k, v in a.texts.items() if k in b.texts},
     test_rows=_row_log.joined(a.test_rows, b.test_rows, new),
   )
 

@@ -18,6 +18,8 @@ from cljax.cli.reporting._table import RANKING, Block, Line, Protocol, Ranked, S
 from cljax.cli.reporting._templates import render
 from cljax.evaluation import evaluations, scores
 
+RATIO = 100  # of the greatest to the least of a matrix, from which its colours follow logarithms
+
 
 class Cell(NamedTuple):
   """What stands there, what to sort by (None: comes last), a tooltip."""
@@ -237,11 +239,18 @@ def _shade(value: float, low: float = 0, high: float = 100) -> str:
   return f"background:rgb({','.join(map(str, _mixed(value, low, high)))});color:{'#fff' if dark else '#111'}"
 
 
+def task_name(run: Run, task: int) -> str:
+  """A task's number, with its name where it has one."""
+  return f"{task} {run.tasks[task]}" if task < len(run.tasks) else str(task)
+
+
 def _matrix(matrix: np.ndarray, run: Run, heading: str, score: str = scores.ACCURACY) -> dict[str, Any]:
   """``[E+1, T]`` as a table with the number in each cell, or as a picture where there are too many."""
   plain, name = score == scores.ACCURACY, scores.label(score)
   values = 100 * matrix if plain else matrix
   low, high = span(score, matrix)
+  wide = 0 < RATIO * low < high  # else one cell alone would have a colour
+  shade, ends = (np.log(values), (math.log(low), math.log(high))) if wide else (values, (low, high))
   unit = " %" if plain else ""
   over = "1 seed" if len(run.seeds) == 1 else f"mean over {len(run.seeds)} seeds"
   title = f"{heading}, test {name}{' in %' if plain else ''}, {over}"
@@ -251,17 +260,17 @@ def _matrix(matrix: np.ndarray, run: Run, heading: str, score: str = scores.ACCU
     said = f"{name} matrix of {run.label}: {rows} rows, one after each event, {count} tasks; the last row has "
     said += f"mean {scores.number(score, np.nanmean(matrix[-1]))}{unit}"
     legend = f"Rows: after each event, from before the first one. Columns: tasks. White is {low:.4g}, blue "
-    legend += f"{high:.4g}{unit}."
-    picture = base64.b64encode(_png(values, low, high)).decode()
+    legend += f"{high:.4g}{unit}{', by their logarithms' * wide}."
+    picture = base64.b64encode(_png(shade, *ends)).decode()
     return {
       "title": title, "said": said, "legend": legend, "picture": picture, "width": count * scale, "height": rows * scale
     }  # fmt: skip
-  cell = lambda v: "" if math.isnan(v) else f"{v:.0f}" if plain else f"{v:.3g}"
+  cell = lambda v: "" if math.isnan(v) else f"{v:.0f}" if plain or 1000 <= abs(v) < 10**6 else f"{v:.3g}"
   body = [
-    (name, [(cell(v), _shade(v, low, high)) for v in row])
-    for name, row in zip(_event_names(run.events), values, strict=True)
+    (name, [(cell(v), _shade(at, *ends)) for v, at in zip(row, colours, strict=True)])
+    for name, row, colours in zip(_event_names(run.events), values, shade, strict=True)
   ]
-  return {"title": title, "picture": "", "count": count, "rows": body}
+  return {"title": title, "picture": "", "tasks": [task_name(run, t) for t in range(count)], "rows": body}
 
 
 def _png(values: np.ndarray, low: float = 0, high: float = 100) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cljax.cli.reporting import _html as parts
-from cljax.cli.reporting import _ranks, _row_log
+from cljax.cli.reporting import _ranks, _row_log, _samples
 from cljax.cli.reporting import _text as text
 from cljax.cli.reporting._charts import charts, scaled, so_far
 from cljax.cli.reporting._style import CSS, SCRIPT
@@ -76,6 +76,7 @@ def _block(block: Block, report: Report) -> dict[str, Any]:
     ("Charts", charts(block, report.protocol)),
     ("All configurations" if several else "All metrics", parts.table(block, report.protocol, True)),
     ("Accuracy matrices" if block.score == scores.ACCURACY else "Score matrices", parts.matrices(block)),
+    ("Samples", _samples.section(block)),
   ]
   return {
     "heading": "Comparison" if one else block.name,

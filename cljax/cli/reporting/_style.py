@@ -45,10 +45,15 @@ figure { margin: 0; min-width: 0; }
 details { border: 1px solid var(--line); border-radius: 4px; margin: 6px 0; }
 summary { cursor: pointer; padding: 6px 12px; } details > div { padding: 4px 12px 12px; }
 .matrices { display: flex; flex-wrap: wrap; gap: 12px 40px; } .matrix { overflow-x: auto; max-width: 100%; }
-.matrix td { width: 40px; height: 27px; text-align: center; font-size: 12.5px; }
+.matrix td { min-width: 40px; height: 27px; padding: 0 6px; text-align: center; font-size: 12.5px; }
 .matrix th { font-weight: normal; color: var(--soft); padding: 2px 8px; font-size: 12.5px; text-align: right; }
 .matrix thead th { text-align: center; } .matrix img { image-rendering: pixelated; border: 1px solid var(--line); }
 .matrix tr.start td { border-bottom: 3px solid #fff; }
+.said { width: 100%; margin: 8px 0 18px; } .said caption { text-align: left; padding: 4px 0; white-space: pre-wrap; }
+.said th { text-align: left; font-weight: normal; color: var(--soft); padding: 3px 9px 3px 0; }
+.said th:first-child { width: 8ch; }
+.said td { padding: 3px 9px; white-space: pre-wrap; overflow-wrap: anywhere; }
+.said th, .said td { border-top: 1px solid var(--line); vertical-align: top; }
 [hidden] { display: none !important; }
 dt { font-weight: 600; margin-top: 6px; } dd { margin: 0 0 0 18px; max-width: 95ch; }
 @media print { .filter { display: none; } .scroll { overflow: visible; } }
