@@ -23,7 +23,7 @@ CLAIM = Claim(
   "of its steps.",
   protocol="Digits: a pool of all training rows, 6 rounds of 60 labels, the first at random, later ones those of the "
   "largest entropy under the arm's own network; MLP 64-100-10, SGD 0.1, 20 epochs a round in batches of 20; cal as "
-  "scaled distillation at its defaults, with 20 replayed rows a step and room for every label. Equal: not more than one "
+  "scaled distillation at its defaults, with 20 replayed rows a step and room for every label. Equal: at most one "
   "point below at the end. So the effects are the final accuracy on test rows minus that from scratch, plus 1, in "
   "points, and the steps from scratch over those of cal, minus 3. For the reader: rows that pass through the network, "
   "where a step of cal has two for one; uniform replay (er); and new rows alone, without replay.",
