@@ -35,7 +35,7 @@ from cljax.methods.replay.mir import interference
 from cljax.objectives.rows import grouped
 
 VARIANTS = ("sd", "sds2", "er", "mir", "der")
-CHOOSING, STORING, SCALED = ("mir", "sds2"), ("der", "sd", "sds2"), ("sd", "sds2")
+CHOOSING, STORING = ("mir", "sds2"), ("der", "sd", "sds2")
 
 
 class History(NamedTuple):
