@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -101,7 +101,8 @@ def course(dataset, arm: str, plan: Plan, seed: int, folder: pathlib.Path) -> di
   if any(held[k] != v for k, v in said.items()):
     raise cljax.UsageError(f"out: {folder} holds a course of another plan; give another folder, or that plan")
   folder.mkdir(parents=True, exist_ok=True)
-  given, predict = arguments(dataset, arm, plan), None
+  given = arguments(dataset, arm, plan)
+  predict: Any = None
   while len(held["accuracy"]) < plan.rounds:
     done = len(held["accuracy"])
     if len(held["rounds"]) == done:  # the model's choice is noted before it is learned
@@ -129,7 +130,8 @@ def learned(dataset, arm: str, rounds: Sequence, given: dict, plan: Plan, seed: 
 def report(found: dict, plan: Plan, out: pathlib.Path) -> list[str]:
   """The lines of the table; writes them, and the picture."""
   seeds = len(next(iter(found.values())))
-  head, rows = ["labels"], [[str(plan.rows * (r + 1))] for r in range(plan.rounds)]
+  head: list[str] = ["labels"]
+  rows: list[list[str]] = [[str(plan.rows * (r + 1))] for r in range(plan.rounds)]
   figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
   for arm, courses in found.items():
     accuracy = np.asarray([c["accuracy"] for c in courses])
