@@ -96,7 +96,7 @@ def course(dataset, arm: str, plan: Plan, seed: int, folder: pathlib.Path) -> di
   """``{"rounds": rows, "accuracy": percent, "steps": so far}`` of all rounds of one arm and seed, kept in ``folder``.
   Raises UsageError where that holds a course of another plan."""
   file = folder / "rounds.json"
-  said = {"plan": plan._asdict(), "arm": arm, "seed": seed}
+  said: dict[str, Any] = {"plan": plan._asdict(), "arm": arm, "seed": seed}
   held = json.loads(file.read_text()) if file.exists() else {**said, "rounds": [], "accuracy": [], "steps": []}
   if any(held[k] != v for k, v in said.items()):
     raise cljax.UsageError(f"out: {folder} holds a course of another plan; give another folder, or that plan")
@@ -123,7 +123,7 @@ def learned(dataset, arm: str, rounds: Sequence, given: dict, plan: Plan, seed: 
   """The run that has learned these rounds: the one in the folder, extended by what it lacks; or a new one on all."""
   if arm == SCRATCH:
     return cljax.run(stream_of(dataset, [np.concatenate(rounds)], plan), **given, seeds=[seed])
-  more = {"workdir": str(folder / "run"), "extend": len(rounds) > 1}
+  more: dict[str, Any] = {"workdir": str(folder / "run"), "extend": len(rounds) > 1}
   return cljax.run(stream_of(dataset, rounds, plan), **given, seeds=[seed], **more)
 
 
@@ -169,8 +169,9 @@ def compared(dataset, plan: Plan, seeds: int, out: pathlib.Path) -> list[str]:
 def main(argv) -> None:
   del argv
   f = flags.FLAGS
-  own = {"data_dir": f.data_dir} if f.data_dir else {}
-  plan = Plan(**{k: f[k].value for k in Plan._fields})
+  own: dict[str, Any] = {"data_dir": f.data_dir} if f.data_dir else {}
+  given: dict[str, Any] = {k: f[k].value for k in Plan._fields}
+  plan = Plan(**given)
   try:
     lines = compared(data.load(f.data, **own), plan, f.seeds, pathlib.Path(f.out).expanduser())
   except cljax.UsageError as error:
