@@ -20,6 +20,7 @@ from absl import app, flags
 
 import cljax
 from cljax import data, models, streams
+from cljax.cli import _environment
 from cljax.io import files, tables
 from cljax.methods.replay.cal import VARIANTS
 
@@ -168,6 +169,7 @@ def compared(dataset, plan: Plan, seeds: int, out: pathlib.Path) -> list[str]:
 
 def main(argv) -> None:
   del argv
+  _environment.quiet()  # absl's runner shows what orbax tells at each checkpoint
   f = flags.FLAGS
   own: dict[str, Any] = {"data_dir": f.data_dir} if f.data_dir else {}
   given: dict[str, Any] = {k: f[k].value for k in Plan._fields}
