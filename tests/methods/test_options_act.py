@@ -55,7 +55,8 @@ VALUES = {"bir.layer": ["head"], "desire.trained": ["head|hidden_0/bias"],
           "dualprompt.general_blocks": [0], "coda_prompt.length": [6], "hfc.heads": [2], "fpf.modules": [1],
           "ocm.replay_batch": [4], "replay_scheduling.schedule": ["numbered"],
           "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "sharp.layer": ["head"],
-          "remind.parts": [2], "ocm.width": [4], "fscil_tricks.width": [5], "zscl.reference": [apart()]}  # fmt: skip
+          "remind.parts": [2], "ocm.width": [4], "fscil_tricks.width": [5], "zscl.reference": [apart()],
+          "cal.candidates": [9]}  # fmt: skip
 DEEPER = (
   "desire",
   "i_lora",

@@ -59,7 +59,7 @@ def test_the_pieces_of_replay(class_stream):
   np.testing.assert_array_equal(np.sort(np.asarray(filled.memory.rows["id"])[:3]), [4, 5, 7])
 
 
-SMALL = [(n, 3) for n in ("er_ace", "er_aml", "mir", "gss", "scr", "cls_er", "hal", "fdr")]
+SMALL = [(n, 3) for n in ("er_ace", "er_aml", "mir", "gss", "scr", "cls_er", "hal", "fdr", "cal")]
 SMALL += [(n, 4) for n in ("icarl", "wa", "lucir", "podnet", "eeil", "xder")]
 
 

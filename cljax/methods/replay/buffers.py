@@ -156,6 +156,14 @@ def predictions_of(spec: Spec, info):
   return present(info.batch._replace(weight=own[1]), made)
 
 
+def append_with_logits(spec: Spec, batch: Batch, rows, weight, scale) -> Batch:
+  """The batch with stored rows behind it as a group of its own; ``extra['logits']`` is what :func:`stored_gap` reads:
+  their stored predictions, they themselves, and where they stand."""
+  some = drawn(spec, rows, weight, batch.visit)
+  there = (rows["logits"], some, places(batch, weight.shape[0]))
+  return append(batch._replace(extra={**batch.extra, "logits": there}), some, scale=scale)
+
+
 def stored_gap(spec: Spec, outputs, stored):
   """The mean squared gap to the predictions ``stored = (target, rows: Batch, places)``: over rows and all numbers of a
   row, or over the parts that its loss counts (tokens)."""
@@ -232,9 +240,7 @@ def derpp(
     state = insert_pending(key, memory, learner.method_state)
     one, seen_one = memory.sample(fold(key, "logits"), state.memory, size)
     two, seen_two = memory.sample(fold(key, "labels"), state.memory, size)
-    rows = drawn(spec, one, seen_one, batch.visit)
-    batch = batch._replace(extra={**batch.extra, "logits": (one["logits"], rows, places(batch, size))})
-    batch = append(batch, rows, scale=0.0)
+    batch = append_with_logits(spec, batch, one, seen_one, scale=0.0)
     batch = append(batch, drawn(spec, two, seen_two, batch.visit), scale=beta)
     return learner._replace(method_state=state), batch
 

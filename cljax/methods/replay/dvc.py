@@ -9,7 +9,6 @@ from cljax import losses
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Spec, UsageError
-from cljax.memory import slots
 from cljax.methods import views as second
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import stored
@@ -142,9 +141,7 @@ def dvc(
       _, rows, weight = stored.draw_among(fold(key, "sample"), memory, state.memory, count)
       own, some = stored.own_rows(spec, batch), drawn(spec, rows, weight, batch.visit)
       score = growth(fold(key, "virtual"), learner, own, some)
-      most = min(size, weight.shape[0])  # a ring may have fewer slots than its capacity
-      worst = jax.lax.top_k(jnp.where(weight > 0, score, -jnp.inf), most)[1]
-      rows, weight = slots.read(rows, worst), weight[worst]
+      rows, weight = stored.highest(rows, weight, score, size)
     return learner._replace(method_state=state), of_terms_alone(append(batch, drawn(spec, rows, weight, batch.visit)))
 
   def term(key, params, learner, batch, outputs):

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from cljax.core.method import Method
 from cljax.core.tree import fold
 from cljax.core.types import Spec, UsageError
-from cljax.memory import slots
 from cljax.methods.registry import Entry, Option, register
 from cljax.methods.replay import stored
 from cljax.methods.replay.buffers import (
@@ -75,9 +74,7 @@ def mir(
     if best:
       before = jnp.minimum(before, rows["best"])
       state = state._replace(memory=stored.with_numbers(state.memory, at, best=before))
-    few = min(size, weight.shape[0])  # a ring may have fewer slots than its capacity
-    worst = jax.lax.top_k(jnp.where(weight > 0, after - before, -jnp.inf), few)[1]
-    picked = drawn(spec, slots.read(rows, worst), weight[worst], batch.visit)
+    picked = drawn(spec, *stored.highest(rows, weight, after - before, size), batch.visit)
     return learner._replace(method_state=state), append(batch, picked, scale=beta)
 
   def after_step(key, learner, info):

@@ -1,5 +1,5 @@
-"""What methods that judge stored rows share: drawing among some of them or by weight, the loss of each row, and
-numbers kept beside them."""
+"""What methods that judge stored rows share: drawing among some of them or by weight, picking the highest or those that
+cover the others, the loss of each row, and numbers kept beside them."""
 
 from __future__ import annotations
 
@@ -34,6 +34,41 @@ def draw_by_weight(key, memory, state, n: int, of_rows):
   weight = (noise > -jnp.inf).astype(jnp.float32)
   at = jnp.where(weight > 0, at.astype(jnp.int32), size)
   return at, slots.read(rows, at), weight
+
+
+def highest(rows, weight, score, n: int):
+  """``(rows, weight)``: the ``n`` rows of the highest ``score [C]`` among those of positive weight."""
+  size = min(n, weight.shape[0])  # a ring may have fewer slots than its capacity
+  at = jax.lax.top_k(jnp.where(weight > 0, score, -jnp.inf), size)[1]
+  return slots.read(rows, at), weight[at]
+
+
+def covering(rows, weight, likeness, value, strength, n: int):
+  """``(rows, weight)``: ``n`` of the rows S of positive weight that make ``sum_i max_{j in S} likeness_ij + strength
+  log(1 + sum_{j in S} value_j)`` large, found greedily; of equal gains the first.
+
+  ``likeness [C, C]``, ``value [C]`` and ``strength`` are at least 0: facility location and a concave function of a sum,
+  both monotone and submodular, so that the greedy set has at least ``1 - 1/e`` of the best one's. i runs over all rows
+  that are there. Weight 0 where there are fewer than n. O(n C^2).
+  """
+  there = weight > 0
+  size = min(n, weight.shape[0])
+  likeness = jnp.where(there[:, None] & there[None], likeness, 0.0)
+  value = jnp.where(there, value, 0.0)
+
+  def pick(k, carry):
+    at, covered, total, free = carry
+    worth = jnp.log1p(total + value) - jnp.log1p(total)
+    gain = jnp.maximum(likeness - covered[:, None], 0.0).sum(0) + strength * worth
+    best = jnp.argmax(jnp.where(free, gain, -jnp.inf)).astype(jnp.int32)
+    best = jnp.where(free.any(), best, jnp.int32(weight.shape[0]))
+    grown = jnp.maximum(covered, likeness.at[:, best].get(mode="fill", fill_value=0))
+    more = total + value.at[best].get(mode="fill", fill_value=0)
+    return at.at[k].set(best), grown, more, free.at[best].set(False, mode="drop")
+
+  start = (jnp.zeros(size, jnp.int32), jnp.zeros_like(value), jnp.zeros((), value.dtype), there)
+  at = jax.lax.fori_loop(0, size, pick, start)[0]
+  return slots.read(rows, at), weight.at[at].get(mode="fill", fill_value=0)
 
 
 def with_numbers(state, at, **numbers):
