@@ -29,6 +29,7 @@ from cljax.unlearning.erase_at_the_core import erase_at_the_core
 from cljax.unlearning.gradient_steps import iau, pareto_front, slug
 from cljax.unlearning.groups import donsker_varadhan, group_reweight, group_weights, miu
 from cljax.unlearning.gs_lora import gs_lora
+from cljax.unlearning.likelihoods import npo
 from cljax.unlearning.matching import datamodel_effect, datamodel_matching, oracle_matching
 from cljax.unlearning.noise import fisher_forgetting
 from cljax.unlearning.retain_projection import adaptive_orthogonality, geometric_disentanglement
@@ -70,6 +71,7 @@ __all__ = [
   "inliers",
   "miu",
   "modhifi_u",
+  "npo",
   "ntk",
   "one_point_contraction",
   "oracle_matching",

@@ -55,7 +55,21 @@ def two_teachers(w, i):
   return share * kl(w, 0, OTHER, 1.5) + (1 - share) * kl(w, 1, W, 1.5)
 
 
+def preferred(beta):
+  """Slope of NPO on the row to forget, from where it started."""
+  of = lambda w: loss(X[0] @ w, Y[0])
+  return lambda w: -2 / (1 + np.exp(beta * (of(w) - of(STARTS)))) * ce(w, 0)
+
+
 CASES = {
+  "npo": (
+    adam, lambda w, i: 0.4 * preferred(3.0)(w) + 0.7 * ce(w, 1),
+    {"steps": 4, "beta": 3.0, "forget_weight": 0.4, "retain_weight": 0.7},
+  ),
+  "npo-kl": (
+    adam, lambda w, i: preferred(0.5)(w) + 2.0 * kl(w, 1, W) * (i > 0),
+    {"steps": 4, "beta": 0.5, "retain_weight": 2.0, "retain_loss": "kl"},
+  ),
   "finetune_retain": (sgd, lambda w, i: ce(w, 1), {"steps": 3}),
   "gradient_ascent": (sgd, lambda w, i: -ce(w, 0), {"steps": 3, "bound": 1e9}),
   "graddiff": (

@@ -61,6 +61,25 @@ RECORDS: dict[str, Record] = {
     invariants=("test_a_policy_gradient_climbs_the_reward",),
     deviations=("answers are classes, where the paper decodes text; no clipping and no pull to a reference",),
   ),
+  "npo": Record(
+    spec="unlearning A11",
+    compared=(
+      "test_npo_by_numpy_and_its_slope[0.1]",
+      "test_npo_by_numpy_and_its_slope[1.0]",
+      "test_npo_by_numpy_and_its_slope[4.5]",
+    ),
+    invariants=(
+      "test_npo_tends_to_ascent_and_comes_to_rest",
+      "test_likelihoods_of_wrong_shapes_are_named[npo]",
+      *narrow("npo"),
+    ),
+    deviations=("a row's NLL is the sum over its tokens; MUSE's code has raw logits there, two others a batch's mean",),
+  ),
+  "sequence_nll": Record(
+    spec="language_unlearning 0",
+    compared=("test_the_likelihood_of_a_sequence_by_loops",),
+    invariants=("test_padding_and_ignored_tokens_change_no_likelihood", *narrow("sequence_nll")),
+  ),
   "nt_xent": Record(
     spec="generative_memory 0.6",
     compared=("test_views_by_loops", "test_identical_views_of_orthogonal_rows"),

@@ -69,6 +69,7 @@ BOTH = {
   "iau": (U.iau, loss_fn, {"batch": 8}),
   "iau_released": (U.iau, loss_fn, {"batch": 8, "variant": "released"}),
   "miu": (U.miu, apply_fn, {**FEW, "groups": GROUPS, "critic_warmup": 2, "hidden": 4}),
+  "npo": (U.npo, apply_fn, FEW),
   "ntk": (U.ntk, apply_fn, {"initial": INITIAL, "rows": 6}),
   "one_point_contraction": (U.one_point_contraction, apply_fn, FEW),
   "oracle_matching": (U.oracle_matching, apply_fn, {**FEW, "init_fn": init_fn, "oracles": 2, "oracle_steps": 2}),

@@ -1,0 +1,26 @@
+"""Records of the methods of forgetting, unlearning/likelihoods."""
+
+from records.form import Record
+
+KIND = "method"
+STRENGTH = "test_an_edit_of_no_strength_is_the_identity"
+HAND = "test_registered_descents_by_hand"
+EMPTY = lambda name: f"test_a_request_without_rows_changes_nothing[{name}]"
+RETAINED = "the loss of rows to keep is a mean over rows, each of its own tokens; the release has one over all tokens"
+RATE = "Adam at 1e-3 for 50 random batches, where the release has AdamW at 1e-5 over 10 epochs"
+RECORDS: dict[str, Record] = {
+  "npo": Record(
+    spec="unlearning A11",
+    compared=(f"{HAND}[npo]", f"{HAND}[npo-kl]"),
+    invariants=(
+      STRENGTH,
+      EMPTY("npo"),
+      "test_a_first_step_of_npo_is_ascent_whatever_beta",
+      "test_a_registered_edit_forgets_tokens[npo]",
+    ),
+    claim=("npo",),
+    deviations=(RETAINED, RATE),
+    arguments={"steps": 3},
+    neutral={"steps": 0},
+  ),
+}
