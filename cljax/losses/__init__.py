@@ -11,7 +11,7 @@ from cljax.losses.distillation import (
   update_centers,
 )
 from cljax.losses.generative import gaussian_kl
-from cljax.losses.likelihoods import npo, sequence_nll
+from cljax.losses.likelihoods import npo, sequence_nll, simnpo
 from cljax.losses.pairs import barlow_twins, bpr, nt_xent, supcon
 from cljax.losses.submodular import facility_location, graph_cut, log_determinant
 from cljax.losses.supervised import binary_cross_entropy, cross_entropy, masked_log_softmax, policy_gradient, reduce
@@ -51,6 +51,7 @@ __all__ = [
   "reduce",
   "safe_norm",
   "sequence_nll",
+  "simnpo",
   "squared_norm",
   "supcon",
   "uniform_cross_entropy",

@@ -110,6 +110,7 @@ LOSSES = {
   "gaussian": losses.gaussian_kl,
   "sequence_nll": lambda z, t: losses.sequence_nll(z, Y, np.ones(20, np.float32), MASK)[0],
   "npo": lambda z, t: losses.npo(*(losses.sequence_nll(a, Y, None, MASK)[0] for a in (z, t)), jnp.float32(0.5)),
+  "simnpo": lambda z, t: losses.simnpo(*losses.sequence_nll(z, Y, None, MASK), jnp.float32(2), jnp.float32(0.5)),
   "lasso": lambda z, t: losses.group_lasso([z, t]),
 }
 

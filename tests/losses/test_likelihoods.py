@@ -92,7 +92,27 @@ def test_npo_tends_to_ascent_and_comes_to_rest():
   near(slope(far, 4.5), [-2, -1, 0])
 
 
-WRONG = {"npo": (lambda: losses.npo(jnp.ones(3), jnp.ones(2)), "reference_nll: has shape (2,); nll has (3,)")}
+@pytest.mark.parametrize(("beta", "delta"), [(4.5, 0.0), (1.0, 0.7)])
+def test_simnpo_by_numpy_and_its_slope(beta, delta):
+  nll, count = (a.astype(np.float32) for a in nll_of(Z))
+  value = lambda n: -2 / beta * log_sigmoid(beta * (n / count - delta))
+  near(losses.simnpo(jnp.asarray(nll), jnp.asarray(count), beta, delta), value(nll.astype(np.float64)))
+  slope = jax.grad(lambda n: losses.simnpo(n, jnp.asarray(count), beta, delta).sum())(jnp.asarray(nll))
+  near(slope, numeric(lambda n: value(n).sum(), nll.astype(np.float64)), atol=1e-5)
+
+
+def test_simnpo_rests_where_a_token_is_unlikely():
+  """The slopes of the specification; a row without a token is 0, without a slope."""
+  slope = jax.vmap(jax.grad(lambda n: losses.simnpo(n, jnp.float32(1))))
+  near(slope(jnp.asarray([0.1, 1.0, 3.0])), [-0.78, -0.022, -2.7e-6], rtol=0.02)
+  value, back = jax.value_and_grad(lambda n: losses.simnpo(n, jnp.zeros(())))(jnp.zeros(()))
+  assert (float(value), float(back)) == (0.0, 0.0)
+
+
+WRONG = {
+  "simnpo": (lambda: losses.simnpo(jnp.ones(3), jnp.ones(2)), "count: has shape (2,); nll has (3,)"),
+  "npo": (lambda: losses.npo(jnp.ones(3), jnp.ones(2)), "reference_nll: has shape (2,); nll has (3,)"),
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -255,6 +255,22 @@ RECORDS: dict[str, Record] = {
     ),
     deviations=(BATCHES, "Adam at 1e-3, where the release has AdamW at 1e-5", RETAINED),
   ),
+  "simnpo": Record(
+    spec="language_unlearning W6",
+    compared=("test_steps_on_a_decoder_by_hand[simnpo]",),
+    invariants=(
+      *LAWS,
+      "test_without_a_forget_weight_the_retain_loss_is_alone[simnpo]",
+      "test_a_row_without_labels_is_none[simnpo]",
+    ),
+    deviations=(BATCHES, "Adam at 1e-3, where the release has AdamW at 1e-5", RETAINED),
+  ),
+  "rmu": Record(
+    spec="language_unlearning W7",
+    compared=("test_rmu_steers_one_layer_by_hand[uniform]", "test_rmu_steers_one_layer_by_hand[normal]"),
+    invariants=(*LAWS, "test_rmu_holds_what_it_does_not_steer"),
+    deviations=(BATCHES, "all parameters take part, where the release trains three kernels"),
+  ),
   "ntk": Record(
     spec="unlearning A10",
     compared=(

@@ -80,6 +80,16 @@ RECORDS: dict[str, Record] = {
     compared=("test_the_likelihood_of_a_sequence_by_loops",),
     invariants=("test_padding_and_ignored_tokens_change_no_likelihood", *narrow("sequence_nll")),
   ),
+  "simnpo": Record(
+    spec="language_unlearning W6",
+    compared=("test_simnpo_by_numpy_and_its_slope[4.5-0.0]", "test_simnpo_by_numpy_and_its_slope[1.0-0.7]"),
+    invariants=(
+      "test_simnpo_rests_where_a_token_is_unlikely",
+      "test_likelihoods_of_wrong_shapes_are_named[simnpo]",
+      *narrow("simnpo"),
+    ),
+    deviations=("the margin stands inside beta, as in the released code; the paper's is beta times it",),
+  ),
   "nt_xent": Record(
     spec="generative_memory 0.6",
     compared=("test_views_by_loops", "test_identical_views_of_orthogonal_rows"),

@@ -23,4 +23,26 @@ RECORDS: dict[str, Record] = {
     arguments={"steps": 3},
     neutral={"steps": 0},
   ),
+  "simnpo": Record(
+    spec="language_unlearning W6",
+    compared=(f"{HAND}[simnpo]",),
+    invariants=(STRENGTH, EMPTY("simnpo"), "test_a_registered_edit_forgets_tokens[simnpo]"),
+    no_claim="no sentence of its paper is tried",
+    deviations=(RETAINED, RATE, "the margin stands inside beta, as in the released code"),
+    arguments={"steps": 3},
+    neutral={"steps": 0},
+  ),
+  "rmu": Record(
+    spec="language_unlearning W7",
+    compared=("test_rmu_by_hand",),
+    invariants=(STRENGTH, EMPTY("rmu"), "test_rmu_holds_what_it_does_not_steer"),
+    no_claim="that its features come back by relearning needs the bank of retrained decoders",
+    deviations=(
+      RATE,
+      "all parameters take part, where the release trains three kernels of three layers",
+      "places whose next token is learned, where the release has those of the learned tokens, one further",
+    ),
+    arguments={"steps": 3},
+    neutral={"steps": 0},
+  ),
 }

@@ -19,6 +19,8 @@ from cljax import objectives, streams, unlearning
 from cljax.core import tree
 from cljax.data import Dataset, Split
 from cljax.models.decoder import decoder
+from cljax.unlearning import misdirection
+from cljax.unlearning._common import key_of
 
 MODEL = decoder(6, 7, width=8, depth=1, heads=2, mlp_width=8)
 PARAMS = jax.tree.map(lambda p: 2 * p, MODEL.init(jax.random.key(1))[0])
@@ -77,9 +79,16 @@ def npo(z, start, beta=0.1):
   return -2 / (1 + np.exp(beta * (nll_of(z, 0) - nll_of(start, 0)))) * rising(z, 0)
 
 
+def simnpo(z, start, beta=4.5, delta=0.0):
+  del start
+  n = there(0).sum()
+  return -2 / (1 + np.exp(beta * (nll_of(z, 0) / n - delta))) * rising(z, 0) / n
+
+
 # name: (the call's options, slope(logits, logits before) on the row to forget, on the row to keep).
 CASES = {
   "npo": ({"beta": 0.7}, functools.partial(npo, beta=0.7), kept),
+  "simnpo": ({"beta": 0.8, "delta": 1.5}, functools.partial(simnpo, beta=0.8, delta=1.5), kept),
   "npo-kl": ({"beta": 2.0, "retain_loss": "kl"}, functools.partial(npo, beta=2.0), held),
 }
 
@@ -134,8 +143,8 @@ def test_a_first_step_of_npo_is_ascent_whatever_beta():
   near(after("npo", 3, beta=1e-4, **given), by_hand(ascent, kept, 3, **given), atol=1e-3)
 
 
-RETAINING = {"npo": {}}  # each beside what it keeps
-ROWS = {"npo": {}}  # losses of rows
+RETAINING = {"npo": {}, "simnpo": {"forget_weight": 5.0}}  # each beside what it keeps
+ROWS = ("npo", "simnpo")  # losses of rows
 
 
 @pytest.mark.parametrize("name", RETAINING)
@@ -179,3 +188,35 @@ def test_what_has_no_labels_is_refused():
     after("npo", 1, beta=0.0)
   with pytest.raises(cljax.UsageError, match="npo: retain_loss must be one of ce, kl; got 'mse'"):
     after("npo", 1, retain_loss="mse")
+
+
+def hidden(params, row):
+  return np.asarray(apply_fn(params, cljax.Batch(X[row : row + 1], None, None, None, None)).hidden[0][0], np.float64)
+
+
+@pytest.mark.parametrize("direction", ["uniform", "normal"])
+def test_rmu_steers_one_layer_by_hand(direction):
+  """A step: the slope in the block's activations is NumPy's, at places whose next token is learned."""
+  key = tree.fold(key_of(jax.random.key(3), "rmu"), "u")
+  u = np.asarray(misdirection.unit_direction(key, 8, direction), np.float64)
+  np.testing.assert_allclose(np.linalg.norm(u), 1, rtol=1e-5)
+  assert (u >= 0).all() == (direction == "uniform")
+  d = 2 * there(0) / there(0).sum() * (hidden(PARAMS, 0) - 1.5 * u) / 8
+  of = lambda p: MODEL.apply(p, {}, X[:1], train=False, key=None)[0].hidden[0]
+  (grads,) = jax.jit(lambda p: jax.vjp(of, p)[1](jnp.float32(0.8 * d)[None]))(PARAMS)
+  want = jax.tree.map(lambda p, g: p - RATE * g, PARAMS, grads)
+  near(after("rmu", 1, coefficient=1.5, direction=direction, forget_weight=0.8), want, atol=1e-5)
+
+
+def test_rmu_holds_what_it_does_not_steer():
+  """Without a forget weight nothing moves, to the bit under Adam; a layer that is not there is named."""
+  still = after("rmu", 3, forget_weight=0.0, optimizer=optax.adam(0.1))
+  assert tree.digest(still) == tree.digest(PARAMS)
+  moved = lambda p: np.abs(hidden(p, 1) - hidden(PARAMS, 1))[Y[1] >= 0].mean()
+  given = {"coefficient": 5.0, "optimizer": optax.adam(0.01)}
+  free, held = (after("rmu", 40, retain_weight=w, **given) for w in (0.0, 10.0))
+  assert moved(held) < 0.7 * moved(free)
+  with pytest.raises(cljax.UsageError, match="layer: got 1; the model gives 1 hidden activations, numbered from 0"):
+    after("rmu", 1, layer=1)
+  with pytest.raises(cljax.UsageError, match="rmu: direction must be one of uniform, normal; got 'up'"):
+    after("rmu", 1, direction="up")

@@ -1,4 +1,4 @@
-"""Registry entries of the edits that descend on losses of likelihoods, of classes or of tokens."""
+"""Registry entries of the edits that descend on losses of likelihoods, or steer activations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from cljax import unlearning
 from cljax.methods.registry import Option
 from cljax.methods.unlearning.edits import steps_of
 from cljax.methods.unlearning.entries import approximate
+from cljax.unlearning.misdirection import DIRECTIONS
 
 LABELS = ("each", "labels")  # of the objective
 RETAIN_LOSS = Option("ce", choices=("ce", "kl"))
@@ -26,4 +27,27 @@ approximate(
   "Zhang et al. 2024",
   optax.adam,
   needs=LABELS,
+)
+approximate(
+  "simnpo",
+  unlearning.simnpo,
+  weighed(0.125, 1.0, beta=Option(4.5, 0, above=True), delta=Option(0.0, 0)),
+  "Fan et al. 2024",
+  optax.adam,
+  needs=LABELS,
+)
+approximate(
+  "rmu",
+  unlearning.rmu,
+  steps_of(
+    1e-3,
+    layer=Option(0),
+    coefficient=Option(6.5, 0),
+    direction=Option("uniform", choices=DIRECTIONS),
+    forget_weight=Option(1.0, 0),
+    retain_weight=Option(1.0, 0),
+  ),
+  "Li et al. 2024",
+  optax.adam,
+  needs=("plain_inputs",),
 )
