@@ -109,7 +109,99 @@ def test_simnpo_rests_where_a_token_is_unlikely():
   assert (float(value), float(back)) == (0.0, 0.0)
 
 
+def probability(z):
+  p = softmax(np.asarray(z, np.float64))
+  return p, np.take_along_axis(p, np.maximum(Y, 0)[..., None], -1)[..., 0]
+
+
+HOT = np.where((Y >= 0)[..., None], np.eye(5)[np.maximum(Y, 0)], 0.0)
+THERE = (Y >= 0).astype(float)[..., None]
+DEMOTED = softmax(T.astype(np.float64) - 1.5 * HOT)
+
+
+def others(z):
+  p, own = probability(z)
+  return np.where(HOT > 0, 0, p / (1 - own[..., None]))
+
+
+def weighed(weight):
+  """``-w log(1/p)`` and its slope in the logits, the weight held fixed."""
+
+  def of(z):
+    p, own = probability(z)
+    return THERE[..., 0] * weight(own) * np.log(own), weight(own)[..., None] * (HOT - THERE * p)
+
+  return of
+
+
+# name: (the loss of logits, (value, slope) by NumPy).
+TOKENS = {
+  "wga": (lambda z: losses.wga(z, Y, 0.7), weighed(lambda p: p**0.7)),
+  "satimp": (lambda z: losses.satimp(z, Y, 2.0, 0.5), weighed(lambda p: p**2 * (1 - p) ** 0.5)),
+  "undial": (
+    lambda z: losses.undial(z, jnp.asarray(T), jnp.asarray(Y), 1.5),
+    lambda z: (
+      THERE[..., 0] * np.sum(DEMOTED * np.log(DEMOTED / probability(z)[0]), -1), THERE * (probability(z)[0] - DEMOTED)
+    ),
+  ),
+  "ceu": (
+    lambda z: losses.ceu(z, jnp.asarray(Y)),
+    lambda z: (-THERE[..., 0] * np.sum(others(z) * np.log(probability(z)[0]), -1),
+               THERE * (probability(z)[0] - others(z))),
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_losses_of_tokens_by_numpy_and_their_slopes(name):
+  loss, by_hand = TOKENS[name]
+  value, slope = by_hand(Z)
+  near(loss(jnp.asarray(Z)), value)
+  near(jax.grad(lambda z: loss(z).sum())(jnp.asarray(Z)), slope)
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_losses_of_tokens_are_finite_at_the_ends(name):
+  """Of a label as good as certain, and of one as good as impossible, value and slope; the slope's sum is at most 2."""
+  z = np.zeros_like(Z)
+  for sign in (20.0, -70.0):
+    far = jnp.asarray(z + sign * HOT.astype(np.float32))
+    value, slope = TOKENS[name][0](far), jax.grad(lambda z: TOKENS[name][0](z).sum())(far)
+    assert np.isfinite(value).all()
+    assert np.isfinite(slope).all()
+    assert np.abs(slope).sum(-1).max() <= 2 + 1e-5
+
+
+def test_losses_of_tokens_at_their_limits():
+  z = jnp.asarray(Z)
+  p = lambda z: jnp.exp(-losses.cross_entropy(z, np.maximum(Y, 0))) * THERE[..., 0].astype(np.float32)
+  near(jax.grad(lambda z: losses.wga(z, Y).sum())(z), jax.grad(lambda z: p(z).sum())(z))
+  near(losses.wga(z, Y, 0.0).sum(1), -nll_of(Z)[0])
+  near(losses.satimp(z, Y, 1.0, 0.0), losses.wga(z, Y, 1.0))
+  still = jax.grad(lambda z: losses.undial(z, jnp.asarray(Z), jnp.asarray(Y), 0.0).sum())(z)
+  np.testing.assert_array_equal(still, np.zeros_like(Z))
+  mask = np.array([True, True, False, True, True])
+  y = jnp.asarray([1, 4, 2])  # the last one's label is outside
+  for loss in (losses.wga, losses.satimp, losses.ceu):
+    free = loss(z[:, 0, mask], jnp.asarray([1, 3, 0]))
+    near(loss(z[:, 0], y, class_mask=jnp.asarray(mask))[:2], free[:2])
+  assert float(losses.wga(z[:, 0], y, class_mask=jnp.asarray(mask))[2]) == 0.0
+
+
+def test_dpo_by_numpy_and_its_slopes():
+  four = RNG.uniform(2, 9, size=(4, 3)).astype(np.float32)
+  value = lambda w, l: -2 / 0.3 * log_sigmoid(0.3 * ((l - four[3]) - (w - four[2])))
+  near(losses.dpo(*map(jnp.asarray, four), beta=0.3), value(four[0].astype(np.float64), four[1].astype(np.float64)))
+  slopes = jax.grad(lambda w, l, *held: losses.dpo(w, l, *held).sum(), (0, 1, 2, 3))(four[2], four[3], *four[2:])
+  near(slopes, np.stack([np.ones(3), -np.ones(3), np.zeros(3), np.zeros(3)]))
+  near(losses.dpo(four[0], four[1], four[0], four[1]), np.full(3, 20 * np.log(2)))
+
+
 WRONG = {
+  "dpo": (
+    lambda: losses.dpo(jnp.ones(2), jnp.ones(3), jnp.ones(3), jnp.ones(3)),
+    "preferred_nll: has shape (2,); nll has (3,)",
+  ),
   "simnpo": (lambda: losses.simnpo(jnp.ones(3), jnp.ones(2)), "count: has shape (2,); nll has (3,)"),
   "npo": (lambda: losses.npo(jnp.ones(3), jnp.ones(2)), "reference_nll: has shape (2,); nll has (3,)"),
 }
