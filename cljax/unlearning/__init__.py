@@ -29,7 +29,7 @@ from cljax.unlearning.erase_at_the_core import erase_at_the_core
 from cljax.unlearning.gradient_steps import iau, pareto_front, slug
 from cljax.unlearning.groups import donsker_varadhan, group_reweight, group_weights, miu
 from cljax.unlearning.gs_lora import gs_lora
-from cljax.unlearning.likelihoods import npo, simnpo
+from cljax.unlearning.likelihoods import npo, satimp, simnpo, undial, wga
 from cljax.unlearning.matching import datamodel_effect, datamodel_matching, oracle_matching
 from cljax.unlearning.misdirection import rmu
 from cljax.unlearning.noise import fisher_forgetting
@@ -81,6 +81,7 @@ __all__ = [
   "random_labels",
   "remove_rows",
   "rmu",
+  "satimp",
   "scrub",
   "shard_of",
   "simnpo",
@@ -90,7 +91,9 @@ __all__ = [
   "ssd",
   "stochastic_teacher",
   "streaming",
+  "undial",
   "unit_features",
   "unsir",
   "upcore",
+  "wga",
 ]

@@ -158,3 +158,118 @@ def simnpo(
   return _descent("simnpo", apply_fn, params, forgetting, key=key, forget=forget, retain=retain,
                   forget_weight=forget_weight, retain_weight=retain_weight, retain_loss=retain_loss, steps=steps,
                   batch=batch, optimizer=optimizer, learned=learned)  # fmt: skip
+
+
+def _of_tokens(loss, apply_fn, learned, params, batch):
+  """A loss of ``(logits, y, class_mask, batch)`` of each label, averaged over all labels of all rows."""
+  y, weight = labels_of(batch, learned)
+  logits = outputs_of(apply_fn, params, batch).logits
+  inside = jnp.where(y >= 0, weight.astype(jnp.float32), 0.0)
+  rows = batch.weight.astype(jnp.float32).reshape(-1, *(1,) * (y.ndim - 1))
+  return loss(logits, y, batch.class_mask if y.ndim == 1 else None, batch), inside * rows
+
+
+def wga(
+  apply_fn: ApplyFn,
+  params: Params,
+  *,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  beta: Scalar = 1.0,
+  forget_weight: Scalar = 1.0,
+  retain_weight: Scalar = 1.0,
+  retain_loss: str = "ce",
+  steps: int = 50,
+  batch: int = 64,
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Objective | None = None,
+) -> Params:
+  """WGA: descent on ``forget_weight mean p^beta log p + retain_weight R``, the weight ``p^beta`` without gradient.
+
+  As :func:`npo`, but a mean over the labels of all rows drawn (:func:`cljax.losses.wga`), each by its own probability
+  p: ascent that leaves alone what is unlikely already. beta 0: ascent. The release copies a reference that it never
+  uses. Wang et al. 2025; spec language_unlearning W10. Raises UsageError as :func:`npo` does, for a beta below 0.
+  """
+  check_scalar("wga", "beta", beta, 0.0)
+
+  def likely(logits, y, mask, rows):
+    del rows
+    return losses.wga(logits, y, beta, mask)
+
+  forgetting = functools.partial(_of_tokens, likely, apply_fn, learned)
+  return _descent("wga", apply_fn, params, forgetting, key=key, forget=forget, retain=retain,
+                  forget_weight=forget_weight, retain_weight=retain_weight, retain_loss=retain_loss, steps=steps,
+                  batch=batch, optimizer=optimizer, learned=learned)  # fmt: skip
+
+
+def satimp(
+  apply_fn: ApplyFn,
+  params: Params,
+  *,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  saturation: Scalar = 5.0,
+  importance: Scalar = 1.0,
+  forget_weight: Scalar = 1.0,
+  retain_weight: Scalar = 0.1,
+  retain_loss: str = "ce",
+  steps: int = 50,
+  batch: int = 64,
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Objective | None = None,
+) -> Params:
+  """SatImp: descent on ``forget_weight mean w log p + retain_weight R``, ``w = p^saturation (1 - p)^importance``.
+
+  As :func:`wga`, with a weight that is 0 at p = 1 too (:func:`cljax.losses.satimp`): on what is known by heart it
+  begins almost still, and its slopes are 15 times smaller than ascent's at best. Weights 1 and 0.1 are the README's,
+  the other way round in the release's configuration. Yang et al. 2025; spec language_unlearning W10. Raises UsageError
+  as :func:`npo` does, for a power below 0.
+  """
+  check_scalar("satimp", "saturation", saturation, 0.0)
+  check_scalar("satimp", "importance", importance, 0.0)
+
+  def between(logits, y, mask, rows):
+    del rows
+    return losses.satimp(logits, y, saturation, importance, mask)
+
+  forgetting = functools.partial(_of_tokens, between, apply_fn, learned)
+  return _descent("satimp", apply_fn, params, forgetting, key=key, forget=forget, retain=retain,
+                  forget_weight=forget_weight, retain_weight=retain_weight, retain_loss=retain_loss, steps=steps,
+                  batch=batch, optimizer=optimizer, learned=learned)  # fmt: skip
+
+
+def undial(
+  apply_fn: ApplyFn,
+  params: Params,
+  *,
+  forget: RowsLike,
+  retain: RowsLike,
+  key: Array | None = None,
+  strength: Scalar = 10.0,
+  forget_weight: Scalar = 1.0,
+  retain_weight: Scalar = 0.0,
+  retain_loss: str = "ce",
+  steps: int = 50,
+  batch: int = 64,
+  optimizer: optax.GradientTransformation | None = None,
+  learned: Objective | None = None,
+) -> Params:
+  """UNDIAL: descent on ``forget_weight mean KL(q || p) + retain_weight R``, ``q = softmax(z_before - strength 1[y])``.
+
+  As :func:`npo`, but a mean over the labels of all rows drawn (:func:`cljax.losses.undial`): towards what the model
+  said before with the label demoted, where it rests. ``strength=0`` changes nothing. The release demotes token V - 100
+  at prompts and padding, which it averages over: not followed. Dong et al. 2024; spec language_unlearning W8. Raises
+  UsageError as :func:`npo` does, for a strength below 0.
+  """
+  check_scalar("undial", "strength", strength, 0.0)
+  before = params
+
+  def demoted(logits, y, mask, rows):
+    return losses.undial(logits, outputs_of(apply_fn, before, rows).logits, y, strength, mask)
+
+  forgetting = functools.partial(_of_tokens, demoted, apply_fn, learned)
+  return _descent("undial", apply_fn, params, forgetting, key=key, forget=forget, retain=retain,
+                  forget_weight=forget_weight, retain_weight=retain_weight, retain_loss=retain_loss, steps=steps,
+                  batch=batch, optimizer=optimizer, learned=learned)  # fmt: skip

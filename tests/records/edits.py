@@ -271,6 +271,24 @@ RECORDS: dict[str, Record] = {
     invariants=(*LAWS, "test_rmu_holds_what_it_does_not_steer"),
     deviations=(BATCHES, "all parameters take part, where the release trains three kernels"),
   ),
+  "wga": Record(
+    spec="language_unlearning W10",
+    compared=("test_steps_on_a_decoder_by_hand[wga]",),
+    invariants=(*LAWS, "test_without_a_forget_weight_the_retain_loss_is_alone[wga]"),
+    deviations=(BATCHES, "Adam at 1e-3, where the release has AdamW", RETAINED),
+  ),
+  "satimp": Record(
+    spec="language_unlearning W10",
+    compared=("test_steps_on_a_decoder_by_hand[satimp]",),
+    invariants=(*LAWS, "test_without_a_forget_weight_the_retain_loss_is_alone[satimp]"),
+    deviations=(BATCHES, "Adam at 1e-3, where the release has AdamW", RETAINED),
+  ),
+  "undial": Record(
+    spec="language_unlearning W8",
+    compared=("test_steps_on_a_decoder_by_hand[undial]",),
+    invariants=(*LAWS, "test_without_a_forget_weight_the_retain_loss_is_alone[undial]"),
+    deviations=(BATCHES, "Adam at 1e-3, where the release has AdamW", RETAINED),
+  ),
   "ntk": Record(
     spec="unlearning A10",
     compared=(

@@ -85,10 +85,29 @@ def simnpo(z, start, beta=4.5, delta=0.0):
   return -2 / (1 + np.exp(beta * (nll_of(z, 0) / n - delta))) * rising(z, 0) / n
 
 
+def likely(weight):
+  """The mean over tokens of a weighed ascent: every token alike."""
+
+  def of(z, start):
+    del start
+    p = softmax(z)
+    own = np.sum(hot(0) * p, -1, keepdims=True)
+    return -weight(own) * rising(z, 0) / there(0).sum()
+
+  return of
+
+
+def demoted(z, start):
+  return there(0) * (softmax(z) - softmax(start - 2.0 * hot(0))) / there(0).sum()
+
+
 # name: (the call's options, slope(logits, logits before) on the row to forget, on the row to keep).
 CASES = {
   "npo": ({"beta": 0.7}, functools.partial(npo, beta=0.7), kept),
   "simnpo": ({"beta": 0.8, "delta": 1.5}, functools.partial(simnpo, beta=0.8, delta=1.5), kept),
+  "wga": ({"beta": 0.5}, likely(lambda p: p**0.5), kept),
+  "satimp": ({"saturation": 0.5, "importance": 0.2}, likely(lambda p: p**0.5 * (1 - p) ** 0.2), kept),
+  "undial": ({"strength": 2.0}, demoted, kept),
   "npo-kl": ({"beta": 2.0, "retain_loss": "kl"}, functools.partial(npo, beta=2.0), held),
 }
 
@@ -147,10 +166,10 @@ RETAINING = {"npo": {}, "simnpo": {"forget_weight": 5.0}}  # each beside what it
 ROWS = ("npo", "simnpo")  # losses of rows
 
 
-@pytest.mark.parametrize("name", RETAINING)
+@pytest.mark.parametrize("name", [*RETAINING, "wga", "satimp", "undial"])
 def test_without_a_forget_weight_the_retain_loss_is_alone(name):
   """And towards the model as it was nothing moves: to the bit, under Adam."""
-  near(after(name, 3, forget_weight=0.0), by_hand(lambda *z: 0.0 * z[0], kept, 3), atol=1e-6)
+  near(after(name, 3, forget_weight=0.0, retain_weight=1.0), by_hand(lambda *z: 0.0 * z[0], kept, 3), atol=1e-6)
   still = after(name, 3, forget_weight=0.0, retain_loss="kl", optimizer=optax.adam(0.1))
   assert tree.digest(still) == tree.digest(PARAMS)
 
@@ -220,3 +239,8 @@ def test_rmu_holds_what_it_does_not_steer():
     after("rmu", 1, layer=1)
   with pytest.raises(cljax.UsageError, match="rmu: direction must be one of uniform, normal; got 'up'"):
     after("rmu", 1, direction="up")
+
+
+def test_undial_without_a_strength_is_at_rest():
+  still = after("undial", 3, strength=0.0, retain_weight=0.0, optimizer=optax.adam(0.1))
+  assert tree.digest(still) == tree.digest(PARAMS)

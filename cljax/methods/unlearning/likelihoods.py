@@ -51,3 +51,14 @@ approximate(
   optax.adam,
   needs=("plain_inputs",),
 )
+for name, call, options, reference in (
+  ("wga", unlearning.wga, weighed(1.0, 1.0, beta=Option(1.0, 0)), "Wang et al. 2025"),
+  (
+    "satimp",
+    unlearning.satimp,
+    weighed(1.0, 0.1, saturation=Option(5.0, 0), importance=Option(1.0, 0)),
+    "Yang et al. 2025",
+  ),
+  ("undial", unlearning.undial, weighed(1.0, 0.0, strength=Option(10.0, 0)), "Dong et al. 2024"),
+):
+  approximate(name, call, options, reference, optax.adam, needs=LABELS)
