@@ -7,7 +7,6 @@ HELPERS = {"Removed": "a type"}
 WEIGHTS = "test_laws_of_edits::test_rows_of_weight_zero_are_as_if_absent"
 EMPTY = "test_a_request_without_rows_changes_nothing"
 LAWS = (WEIGHTS, EMPTY)
-RETAINED = "the loss of rows to keep is a mean over rows, each of its own tokens; the release has one over all tokens"
 BATCHES = "random batches, where the releases make passes over the data"
 RECORDS: dict[str, Record] = {
   "adaptive_orthogonality": Record(
@@ -243,51 +242,6 @@ RECORDS: dict[str, Record] = {
     compared=("test_modhifi_by_the_definition_of_fidelity", "test_modhifi_zeroes_the_units_of_highest_fidelity"),
     invariants=LAWS,
     deviations=("read in summary: how the paper chooses the share and compares layers is not verified",),
-  ),
-  "npo": Record(
-    spec="unlearning A11",
-    compared=("test_steps_on_a_decoder_by_hand[npo]", "test_steps_on_a_decoder_by_hand[npo-kl]"),
-    invariants=(
-      *LAWS,
-      "test_a_first_step_of_npo_is_ascent_whatever_beta",
-      "test_without_a_forget_weight_the_retain_loss_is_alone[npo]",
-      "test_a_row_without_labels_is_none[npo]",
-    ),
-    deviations=(BATCHES, "Adam at 1e-3, where the release has AdamW at 1e-5", RETAINED),
-  ),
-  "simnpo": Record(
-    spec="language_unlearning W6",
-    compared=("test_steps_on_a_decoder_by_hand[simnpo]",),
-    invariants=(
-      *LAWS,
-      "test_without_a_forget_weight_the_retain_loss_is_alone[simnpo]",
-      "test_a_row_without_labels_is_none[simnpo]",
-    ),
-    deviations=(BATCHES, "Adam at 1e-3, where the release has AdamW at 1e-5", RETAINED),
-  ),
-  "rmu": Record(
-    spec="language_unlearning W7",
-    compared=("test_rmu_steers_one_layer_by_hand[uniform]", "test_rmu_steers_one_layer_by_hand[normal]"),
-    invariants=(*LAWS, "test_rmu_holds_what_it_does_not_steer"),
-    deviations=(BATCHES, "all parameters take part, where the release trains three kernels"),
-  ),
-  "wga": Record(
-    spec="language_unlearning W10",
-    compared=("test_steps_on_a_decoder_by_hand[wga]",),
-    invariants=(*LAWS, "test_without_a_forget_weight_the_retain_loss_is_alone[wga]"),
-    deviations=(BATCHES, "Adam at 1e-3, where the release has AdamW", RETAINED),
-  ),
-  "satimp": Record(
-    spec="language_unlearning W10",
-    compared=("test_steps_on_a_decoder_by_hand[satimp]",),
-    invariants=(*LAWS, "test_without_a_forget_weight_the_retain_loss_is_alone[satimp]"),
-    deviations=(BATCHES, "Adam at 1e-3, where the release has AdamW", RETAINED),
-  ),
-  "undial": Record(
-    spec="language_unlearning W8",
-    compared=("test_steps_on_a_decoder_by_hand[undial]",),
-    invariants=(*LAWS, "test_without_a_forget_weight_the_retain_loss_is_alone[undial]"),
-    deviations=(BATCHES, "Adam at 1e-3, where the release has AdamW", RETAINED),
   ),
   "ntk": Record(
     spec="unlearning A10",
