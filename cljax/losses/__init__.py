@@ -11,6 +11,7 @@ from cljax.losses.distillation import (
   update_centers,
 )
 from cljax.losses.generative import gaussian_kl
+from cljax.losses.likelihoods import ceu, dpo, npo, satimp, sequence_nll, simnpo, undial, wga
 from cljax.losses.pairs import barlow_twins, bpr, nt_xent, supcon
 from cljax.losses.submodular import facility_location, graph_cut, log_determinant
 from cljax.losses.supervised import binary_cross_entropy, cross_entropy, masked_log_softmax, policy_gradient, reduce
@@ -29,10 +30,12 @@ __all__ = [
   "bpr",
   "bregman",
   "center_loss",
+  "ceu",
   "contrast",
   "contrast_within",
   "cross_entropy",
   "distillation",
+  "dpo",
   "facility_location",
   "fgsm",
   "gaussian_kl",
@@ -43,13 +46,19 @@ __all__ = [
   "logit_mse",
   "masked_log_softmax",
   "negative_entropy",
+  "npo",
   "nt_xent",
   "pgd",
   "policy_gradient",
   "reduce",
   "safe_norm",
+  "satimp",
+  "sequence_nll",
+  "simnpo",
   "squared_norm",
   "supcon",
+  "undial",
   "uniform_cross_entropy",
   "update_centers",
+  "wga",
 ]

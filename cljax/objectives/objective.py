@@ -47,6 +47,8 @@ class Objective(NamedTuple):
   against one row's prediction, which is abstract (:func:`prediction_of`).
   ``parts(batch) -> [B, L]``: the weights of a row's parts before they are reduced, where a row has several (tokens):
   predictions are then ``[B, L, ...]``. None: a row is one part.
+  ``labels(batch) -> (labels, weight)``, ``[B]`` or ``[B, L]``: where predictions are logits of what the labels number,
+  those, and what each weighs in its row (classification; tokens).
   ``classes``: whether targets are class numbers, which tasks label through the stream's table.
   """
 
@@ -63,6 +65,7 @@ class Objective(NamedTuple):
   classes: bool = False
   parts: Callable | None = None
   check_rows: Callable | None = None
+  labels: Callable | None = None
 
   @property
   def plain_inputs(self) -> bool:

@@ -47,7 +47,7 @@ def classification(model, spec) -> Objective:
 
   scores = {"accuracy": Score(accuracy, bits=True)}
   return supervised("classification", each, scores, "accuracy", sample=sample, factor=factor, divergence=divergence,
-                    classes=True)  # fmt: skip
+                    classes=True, labels=lambda batch: (batch.y, jnp.ones(batch.y.shape, jnp.float32)))  # fmt: skip
 
 
 def _tokens(batch):
@@ -123,7 +123,7 @@ def sequence(model, spec, *, reduction: str) -> Objective:
   parts = lambda batch: _tokens(batch)[1]
   scores = {"perplexity": Score(likelihood, np.exp, "lower"), "accuracy": Score(accuracy)}
   return supervised("sequence", each, scores, "perplexity", sample=sample, divergence=divergence, parts=parts,
-                    check=check, check_rows=check_rows)  # fmt: skip
+                    labels=_tokens, check=check, check_rows=check_rows)  # fmt: skip
 
 
 @offered(noise=Number(1.0, above=True))

@@ -29,7 +29,9 @@ from cljax.unlearning.erase_at_the_core import erase_at_the_core
 from cljax.unlearning.gradient_steps import iau, pareto_front, slug
 from cljax.unlearning.groups import donsker_varadhan, group_reweight, group_weights, miu
 from cljax.unlearning.gs_lora import gs_lora
+from cljax.unlearning.likelihoods import npo, satimp, simnpo, undial, wga
 from cljax.unlearning.matching import datamodel_effect, datamodel_matching, oracle_matching
+from cljax.unlearning.misdirection import rmu
 from cljax.unlearning.noise import fisher_forgetting
 from cljax.unlearning.retain_projection import adaptive_orthogonality, geometric_disentanglement
 from cljax.unlearning.sharding import shard_of, sisa_cost
@@ -70,6 +72,7 @@ __all__ = [
   "inliers",
   "miu",
   "modhifi_u",
+  "npo",
   "ntk",
   "one_point_contraction",
   "oracle_matching",
@@ -77,15 +80,20 @@ __all__ = [
   "path_lengths",
   "random_labels",
   "remove_rows",
+  "rmu",
+  "satimp",
   "scrub",
   "shard_of",
+  "simnpo",
   "sisa_cost",
   "slug",
   "squared_gradients",
   "ssd",
   "stochastic_teacher",
   "streaming",
+  "undial",
   "unit_features",
   "unsir",
   "upcore",
+  "wga",
 ]

@@ -108,6 +108,13 @@ LOSSES = {
   "barlow": lambda z, t: losses.barlow_twins(z, t, np.ones(20, np.float32), jnp.float32(0.1)),
   "bpr": losses.bpr,
   "gaussian": losses.gaussian_kl,
+  "sequence_nll": lambda z, t: losses.sequence_nll(z, Y, np.ones(20, np.float32), MASK)[0],
+  "npo": lambda z, t: losses.npo(*(losses.sequence_nll(a, Y, None, MASK)[0] for a in (z, t)), jnp.float32(0.5)),
+  "simnpo": lambda z, t: losses.simnpo(*losses.sequence_nll(z, Y, None, MASK), jnp.float32(2), jnp.float32(0.5)),
+  "wga": lambda z, t: losses.wga(z, Y, jnp.float32(0.5), MASK),
+  "satimp": lambda z, t: losses.satimp(z, Y, jnp.float32(2), jnp.float32(0.5), MASK),
+  "undial": lambda z, t: losses.undial(z, t, jnp.asarray(Y), jnp.float32(2), MASK),
+  "ceu": lambda z, t: losses.ceu(z, jnp.asarray(Y), MASK),
   "lasso": lambda z, t: losses.group_lasso([z, t]),
 }
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import scipy.optimize
 from forgetting_by_hand import (
+  DEEP,
+  DEEP_MODEL,
   FORGET,
   KEY,
   LABELS,
@@ -20,14 +22,18 @@ from forgetting_by_hand import (
   ids_of,
   loss,
   near,
+  packed,
   rows,
   sgd,
   slope,
+  stages,
+  unpacked,
 )
 from linear_by_hand import OTHER, W, X, Y, ce, kl, outer, softmax
 
 from cljax.core import tree
 from cljax.unlearning._common import key_of
+from cljax.unlearning.misdirection import unit_direction
 
 
 def entropy_pull(w, i):
@@ -55,7 +61,26 @@ def two_teachers(w, i):
   return share * kl(w, 0, OTHER, 1.5) + (1 - share) * kl(w, 1, W, 1.5)
 
 
+def preferred(beta, margin=None):
+  """Slope of NPO on the row to forget, from where it started; of SimNPO, from a margin."""
+  of = lambda w: loss(X[0] @ w, Y[0])
+  start = of(STARTS) if margin is None else margin
+  return lambda w: -2 / (1 + np.exp(beta * (of(w) - start))) * ce(w, 0)
+
+
 CASES = {
+  "npo": (
+    adam, lambda w, i: 0.4 * preferred(3.0)(w) + 0.7 * ce(w, 1),
+    {"steps": 4, "beta": 3.0, "forget_weight": 0.4, "retain_weight": 0.7},
+  ),
+  "simnpo": (
+    adam, lambda w, i: 0.4 * preferred(3.0, 0.8)(w) + 0.7 * ce(w, 1),
+    {"steps": 4, "beta": 3.0, "delta": 0.8, "forget_weight": 0.4, "retain_weight": 0.7},
+  ),
+  "npo-kl": (
+    adam, lambda w, i: preferred(0.5)(w) + 2.0 * kl(w, 1, W) * (i > 0),
+    {"steps": 4, "beta": 0.5, "retain_weight": 2.0, "retain_loss": "kl"},
+  ),
   "finetune_retain": (sgd, lambda w, i: ce(w, 1), {"steps": 3}),
   "gradient_ascent": (sgd, lambda w, i: -ce(w, 0), {"steps": 3, "bound": 1e9}),
   "graddiff": (
@@ -194,3 +219,20 @@ def test_upcore_by_hand():
   options = {"contamination": 0.12, "forget_weight": 0.3, "retain_weight": 0.7, "steps": 3}
   want = sgd(STARTS, lambda w, i: 0.7 * ce(w, 1) - 0.3 * ce(w, 0), 3)
   near(forgotten("upcore", bound=1e9, forget=gone, **options, **LR)[0]["w"], want)
+
+
+def test_rmu_by_hand():
+  """Steered from a layer of its own: the second layer of three, of whose kernel the slope is known."""
+  u = np.asarray(unit_direction(tree.fold(key_of(KEY, "rmu"), "u"), 3, "normal"), np.float64)
+  start = {k: np.asarray(v, np.float32).astype(np.float64) for k, v in DEEP.items()}
+
+  def value(flat):
+    p, _ = unpacked(flat)
+    (_, f, _), held = stages(p, X), stages(start, X[1:])[1]
+    return 0.8 * np.mean((f[0] - 2.0 * u) ** 2) + 0.5 * np.mean((f[1] - held[0]) ** 2)
+
+  want = adam(packed(start), lambda p, i: slope(value, p) * (np.abs(slope(value, p)) > 1e-9), 3)
+  options = {"coefficient": 2.0, "direction": "normal", "layer": 1, "forget_weight": 0.8, "retain_weight": 0.5}
+  after = forgotten("rmu", DEEP, model=DEEP_MODEL, steps=3, **options, **LR)[0]
+  near(packed(after), want, atol=1e-4)
+  np.testing.assert_array_equal(after["c"], np.float32(DEEP["c"]))

@@ -54,10 +54,11 @@ VALUES = {"bir.layer": ["head"], "desire.trained": ["head|hidden_0/bias"],
           "infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1],
           "dualprompt.general_blocks": [0], "coda_prompt.length": [6], "hfc.heads": [2], "fpf.modules": [1],
           "ocm.replay_batch": [4], "replay_scheduling.schedule": ["numbered"],
-          "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "sharp.layer": ["head"],
+          "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "sharp.layer": ["head"], "rmu.layer": [-1, -2],
           "remind.parts": [2], "ocm.width": [4], "fscil_tricks.width": [5], "zscl.reference": [apart()],
           "cal.candidates": [9]}  # fmt: skip
 DEEPER = (
+  "rmu",
   "desire",
   "i_lora",
   "niwf",

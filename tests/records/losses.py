@@ -61,6 +61,82 @@ RECORDS: dict[str, Record] = {
     invariants=("test_a_policy_gradient_climbs_the_reward",),
     deviations=("answers are classes, where the paper decodes text; no clipping and no pull to a reference",),
   ),
+  "npo": Record(
+    spec="unlearning A11",
+    compared=(
+      "test_npo_by_numpy_and_its_slope[0.1]",
+      "test_npo_by_numpy_and_its_slope[1.0]",
+      "test_npo_by_numpy_and_its_slope[4.5]",
+    ),
+    invariants=(
+      "test_npo_tends_to_ascent_and_comes_to_rest",
+      "test_likelihoods_of_wrong_shapes_are_named[npo]",
+      *narrow("npo"),
+    ),
+    deviations=("a row's NLL is the sum over its tokens; MUSE's code has raw logits there, two others a batch's mean",),
+  ),
+  "sequence_nll": Record(
+    spec="language_unlearning 0",
+    compared=("test_the_likelihood_of_a_sequence_by_loops",),
+    invariants=("test_padding_and_ignored_tokens_change_no_likelihood", *narrow("sequence_nll")),
+  ),
+  "simnpo": Record(
+    spec="language_unlearning W6",
+    compared=("test_simnpo_by_numpy_and_its_slope[4.5-0.0]", "test_simnpo_by_numpy_and_its_slope[1.0-0.7]"),
+    invariants=(
+      "test_simnpo_rests_where_a_token_is_unlikely",
+      "test_likelihoods_of_wrong_shapes_are_named[simnpo]",
+      *narrow("simnpo"),
+    ),
+    deviations=("the margin stands inside beta, as in the released code; the paper's is beta times it",),
+  ),
+  "wga": Record(
+    spec="language_unlearning W10",
+    compared=("test_losses_of_tokens_by_numpy_and_their_slopes[wga]",),
+    invariants=(
+      "test_losses_of_tokens_are_finite_at_the_ends[wga]",
+      "test_losses_of_tokens_at_their_limits",
+      *narrow("wga"),
+    ),
+  ),
+  "satimp": Record(
+    spec="language_unlearning W10",
+    compared=("test_losses_of_tokens_by_numpy_and_their_slopes[satimp]",),
+    invariants=(
+      "test_losses_of_tokens_are_finite_at_the_ends[satimp]",
+      "test_losses_of_tokens_at_their_limits",
+      *narrow("satimp"),
+    ),
+  ),
+  "undial": Record(
+    spec="language_unlearning W8",
+    compared=("test_losses_of_tokens_by_numpy_and_their_slopes[undial]",),
+    invariants=(
+      "test_losses_of_tokens_are_finite_at_the_ends[undial]",
+      "test_losses_of_tokens_at_their_limits",
+      *narrow("undial"),
+    ),
+    deviations=(
+      "less than the cross entropy by the entropy of q",
+      "nothing is demoted at ignored positions, where the released code demotes token V - 100",
+    ),
+  ),
+  "ceu": Record(
+    spec="language_unlearning W9",
+    compared=("test_losses_of_tokens_by_numpy_and_their_slopes[ceu]",),
+    invariants=(
+      "test_losses_of_tokens_are_finite_at_the_ends[ceu]",
+      "test_losses_of_tokens_at_their_limits",
+      *narrow("ceu"),
+    ),
+    deviations=("no first token is left out, as the released code does",),
+  ),
+  "dpo": Record(
+    spec="language_unlearning W5",
+    compared=("test_dpo_by_numpy_and_its_slopes",),
+    invariants=("test_likelihoods_of_wrong_shapes_are_named[dpo]",),
+    deviations=("with the factor 2 of the unlearning code",),
+  ),
   "nt_xent": Record(
     spec="generative_memory 0.6",
     compared=("test_views_by_loops", "test_identical_views_of_orthogonal_rows"),

@@ -69,16 +69,22 @@ BOTH = {
   "iau": (U.iau, loss_fn, {"batch": 8}),
   "iau_released": (U.iau, loss_fn, {"batch": 8, "variant": "released"}),
   "miu": (U.miu, apply_fn, {**FEW, "groups": GROUPS, "critic_warmup": 2, "hidden": 4}),
+  "npo": (U.npo, apply_fn, FEW),
   "ntk": (U.ntk, apply_fn, {"initial": INITIAL, "rows": 6}),
   "one_point_contraction": (U.one_point_contraction, apply_fn, FEW),
   "oracle_matching": (U.oracle_matching, apply_fn, {**FEW, "init_fn": init_fn, "oracles": 2, "oracle_steps": 2}),
   "random_labels": (U.random_labels, apply_fn, FEW),
+  "rmu": (U.rmu, apply_fn, FEW),
+  "satimp": (U.satimp, apply_fn, FEW),
   "scrub": (U.scrub, apply_fn, {**FEW, "max_steps": 1, "min_steps": 2}),
+  "simnpo": (U.simnpo, apply_fn, FEW),
   "slug": (U.slug, apply_fn, {"search": 4, "rows": 6}),
   "ssd": (U.ssd, loss_fn, {"alpha": 1.0, "batch": 8}),
   "stochastic_teacher": (U.stochastic_teacher, apply_fn, {**FEW, "teacher_params": INITIAL, "erase_steps": 2}),
+  "undial": (U.undial, apply_fn, FEW),
   "upcore": (U.upcore, apply_fn, {**FEW, "contamination": 0.2}),
 }
+BOTH["wga"] = (U.wga, apply_fn, FEW)
 FORGET_ONLY = {
   "famr": (U.famr, apply_fn, FEW),
   "gradient_ascent": (U.gradient_ascent, loss_fn, FEW),
