@@ -1,9 +1,9 @@
-"""Which tests a run takes: the quick ones and a seeded sixth of what is dear, or with ``--every`` all of them.
+"""Which tests a run takes: the quick ones and a seeded eighth of what is dear, or with ``--every`` all of them.
 
-The suite costs more with each entry, its whole is what a change has to pass, and a sixth is what people will run. Of a
-law that is tried on many entries (``tests/sampled.txt`` names the functions) a sixth of the cases is drawn, at most
+The suite costs more with each entry, its whole is what a change has to pass, and an eighth is what people will run. Of a
+law that is tried on many entries (``tests/sampled.txt`` names the functions) an eighth of the cases is drawn, at most
 ``MOST``; of the contract suite all tests of the methods drawn, so that their programs are shared; of what else is slow
-(``tests/slow.txt``) that of a sixth of the files of each folder, for the same reason. Another commit draws others: the
+(``tests/slow.txt``) that of an eighth of the files of each folder, for the same reason. Another commit draws others: the
 seed is the number of commits, or ``--sample-seed``. Tests that are asked for by name (``-k``, ``FILE::test``) are taken
 whole.
 """
@@ -15,7 +15,7 @@ import os
 import pathlib
 import subprocess
 
-SHARE, LEAST, MOST = 6, 4, 12  # one in six, no fewer than four and no more than twelve
+SHARE, LEAST, MOST = 8, 4, 8  # one in eight, no fewer than four of a law and no more than eight
 SEED, EVERY = "CLJAX_SAMPLE_SEED", "CLJAX_TEST_EVERY"  # in the environment of processes that tests start
 CONTRACT = "tests/test_contract.py"
 SAMPLED, SLOW = (
@@ -50,7 +50,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def drawn(cases, seed: str, always=(), least: int = LEAST, most: int = MOST) -> set:
-  """A sixth of the cases by the hash of each with the seed, from ``least`` to ``most``, and those ``always`` taken."""
+  """An eighth of the cases by the hash of each with the seed, from ``least`` to ``most``, and those ``always`` taken."""
   rank = sorted(set(cases), key=lambda case: hashlib.sha256(f"{seed} {case}".encode()).hexdigest())
   return set(rank[: min(max(least, -(-len(rank) // SHARE)), most)]) | set(always)
 
