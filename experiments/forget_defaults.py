@@ -54,9 +54,9 @@ REASONS = {
     "left 5 % of class 3 at 7.6 points below retraining"
   ),
   "rmu": (
-    "moves what one layer gives, by an absolute length, and leaves what reads it: behind the first convolution's map the "
-    "rest of the network still tells the class (`layer=-1` leaves 86 % of it, `layer=-1 coefficient=20` 78 % and 60 % of "
-    "the rest; the coefficient ten times as large at the first layer 97 %)"
+    "moves what one layer gives, by an absolute length, and leaves what reads it: behind the first convolution's map "
+    "the rest of the network still tells the class (`layer=-1` leaves 86 % of it, `layer=-1 coefficient=20` 78 % and "
+    "60 % of the rest; the coefficient ten times as large at the first layer 97 %)"
   ),
 }
 # Where a setting's reason is another: (setting, method).
