@@ -1,11 +1,11 @@
 """Which tests a run takes: the quick ones and a seeded eighth of what is dear, or with ``--every`` all of them.
 
-The suite costs more with each entry, its whole is what a change has to pass, and an eighth is what people will run. Of a
-law that is tried on many entries (``tests/sampled.txt`` names the functions) an eighth of the cases is drawn, at most
+The suite costs more with each entry, its whole is what a change has to pass, and an eighth is what people will run. Of
+a law that is tried on many entries (``tests/sampled.txt`` names the functions) an eighth of the cases is drawn, at most
 ``MOST``; of the contract suite all tests of the methods drawn, so that their programs are shared; of what else is slow
-(``tests/slow.txt``) that of an eighth of the files of each folder, for the same reason. Another commit draws others: the
-seed is the number of commits, or ``--sample-seed``. Tests that are asked for by name (``-k``, ``FILE::test``) are taken
-whole.
+(``tests/slow.txt``) that of an eighth of the files of each folder, for the same reason. Another commit draws others:
+the seed is the number of commits, or ``--sample-seed``. Tests that are asked for by name (``-k``, ``FILE::test``) are
+taken whole.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def drawn(cases, seed: str, always=(), least: int = LEAST, most: int = MOST) -> set:
-  """An eighth of the cases by the hash of each with the seed, from ``least`` to ``most``, and those ``always`` taken."""
+  """An eighth of the cases by the hash of each with the seed, ``least`` to ``most``, and those ``always`` taken."""
   rank = sorted(set(cases), key=lambda case: hashlib.sha256(f"{seed} {case}".encode()).hexdigest())
   return set(rank[: min(max(least, -(-len(rank) // SHARE)), most)]) | set(always)
 
