@@ -1,6 +1,7 @@
 """Negative preference optimisation loses what is to be kept more slowly than gradient ascent."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +62,8 @@ def learned(key, x, y):
 @jax.jit
 def forgotten(params, key, x, y, beta, steps):
   """The likelihood of an answer's token, in percent, of the rows to forget and of the others, after ``steps``."""
-  sides = {"forget": (x[:6], y[:6]), "retain": (x[6:], y[6:])}
-  given = {"key": key, "beta": beta, "retain_weight": 0.0, "steps": steps, "batch": 6, "optimizer": optax.adam(3e-4)}
+  sides: dict[str, Any] = {"forget": (x[:6], y[:6]), "retain": (x[6:], y[6:])}
+  given: dict[str, Any] = {"key": key, "beta": beta, "retain_weight": 0.0, "steps": steps, "batch": 6, "optimizer": optax.adam(3e-4)}
   after = unlearning.npo(apply_fn, params, **sides, learned=objectives.chosen("sequence")(None, None, {}), **given)
   return jnp.stack([100 * jnp.exp(-loss_of(after, *of)) for of in sides.values()])
 

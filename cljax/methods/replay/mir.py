@@ -74,8 +74,8 @@ def mir(
     if best:
       before = jnp.minimum(before, rows["best"])
       state = state._replace(memory=stored.with_numbers(state.memory, at, best=before))
-    picked = drawn(spec, *stored.highest(rows, weight, after - before, size), batch.visit)
-    return learner._replace(method_state=state), append(batch, picked, scale=beta)
+    rows, weight = stored.highest(rows, weight, after - before, size)
+    return learner._replace(method_state=state), append(batch, drawn(spec, rows, weight, batch.visit), scale=beta)
 
   def after_step(key, learner, info):
     del key
