@@ -63,7 +63,14 @@ def learned(key, x, y):
 def forgotten(params, key, x, y, beta, steps):
   """The likelihood of an answer's token, in percent, of the rows to forget and of the others, after ``steps``."""
   sides: dict[str, Any] = {"forget": (x[:6], y[:6]), "retain": (x[6:], y[6:])}
-  given: dict[str, Any] = {"key": key, "beta": beta, "retain_weight": 0.0, "steps": steps, "batch": 6, "optimizer": optax.adam(3e-4)}
+  given: dict[str, Any] = {
+    "key": key,
+    "beta": beta,
+    "retain_weight": 0.0,
+    "steps": steps,
+    "batch": 6,
+    "optimizer": optax.adam(3e-4),
+  }
   after = unlearning.npo(apply_fn, params, **sides, learned=objectives.chosen("sequence")(None, None, {}), **given)
   return jnp.stack([100 * jnp.exp(-loss_of(after, *of)) for of in sides.values()])
 
