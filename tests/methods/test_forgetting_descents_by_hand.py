@@ -68,7 +68,30 @@ def preferred(beta, margin=None):
   return lambda w: -2 / (1 + np.exp(beta * (of(w) - start))) * ce(w, 0)
 
 
+def weighed(weight):
+  """Slope of an ascent on the row to forget, weighed by its own likelihood, through which no slope goes."""
+  return lambda w: -weight(softmax(X[0] @ w)[Y[0]]) * ce(w, 0)
+
+
+def demoted(strength):
+  """Slope of the cross-entropy to the first answers of which the label's logit was cut."""
+  target = softmax(X[0] @ STARTS - strength * np.eye(4)[Y[0]])
+  return lambda w: outer(0, softmax(X[0] @ w) - target)
+
+
 CASES = {
+  "wga": (
+    adam, lambda w, i: 0.4 * weighed(lambda p: p**0.5)(w) + 0.7 * ce(w, 1),
+    {"steps": 4, "beta": 0.5, "forget_weight": 0.4, "retain_weight": 0.7},
+  ),
+  "satimp": (
+    adam, lambda w, i: 0.4 * weighed(lambda p: p**0.5 * (1 - p) ** 0.2)(w) + 0.7 * ce(w, 1),
+    {"steps": 4, "saturation": 0.5, "importance": 0.2, "forget_weight": 0.4, "retain_weight": 0.7},
+  ),
+  "undial": (
+    adam, lambda w, i: 0.4 * demoted(2.0)(w) + 0.7 * ce(w, 1),
+    {"steps": 4, "strength": 2.0, "forget_weight": 0.4, "retain_weight": 0.7},
+  ),
   "npo": (
     adam, lambda w, i: 0.4 * preferred(3.0)(w) + 0.7 * ce(w, 1),
     {"steps": 4, "beta": 3.0, "forget_weight": 0.4, "retain_weight": 0.7},

@@ -47,7 +47,7 @@ RECORDS: dict[str, Record] = {
   ),
   "wga": Record(
     spec="language_unlearning W10",
-    compared=("test_steps_on_a_decoder_by_hand[wga]",),
+    compared=(f"{HAND}[wga]", "test_steps_on_a_decoder_by_hand[wga]"),
     invariants=(STRENGTH, EMPTY("wga"), "test_without_a_forget_weight_the_retain_loss_is_alone[wga]"),
     no_claim="no sentence of its paper is tried",
     deviations=(RETAINED, RATE),
@@ -56,7 +56,7 @@ RECORDS: dict[str, Record] = {
   ),
   "satimp": Record(
     spec="language_unlearning W10",
-    compared=("test_steps_on_a_decoder_by_hand[satimp]",),
+    compared=(f"{HAND}[satimp]", "test_steps_on_a_decoder_by_hand[satimp]"),
     invariants=(STRENGTH, EMPTY("satimp"), "test_without_a_forget_weight_the_retain_loss_is_alone[satimp]"),
     no_claim="no sentence of its paper is tried",
     deviations=(RETAINED, RATE),
@@ -65,7 +65,7 @@ RECORDS: dict[str, Record] = {
   ),
   "undial": Record(
     spec="language_unlearning W8",
-    compared=("test_steps_on_a_decoder_by_hand[undial]",),
+    compared=(f"{HAND}[undial]", "test_steps_on_a_decoder_by_hand[undial]"),
     invariants=(STRENGTH, EMPTY("undial"), "test_without_a_forget_weight_the_retain_loss_is_alone[undial]"),
     no_claim="no sentence of its paper is tried",
     deviations=(RETAINED, RATE),
