@@ -44,7 +44,7 @@ def _straight_jvp(primals, tangents):
 def floor_of_share(share: Scalar, count: int) -> Scalar:
   """``floor(share * count)`` of a share that is written in decimals, of which a float holds a little more or less.
 
-  An int of a Python number, else float32: where ``1 - 0.3`` of 10 is 6.9999998, it is 7. Exact below 4 million.
+  An int of a Python number, else float32: where 0.53 of 100 is 52.999996, it is 53. Exact below 4 million.
   """
   near = share * count + min(count * 2.0**-23, 0.5)
   return int(near) if isinstance(share, (int, float)) else jnp.floor(near)
