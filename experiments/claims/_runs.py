@@ -1,4 +1,4 @@
-"""What claims share: embedded streams, one small network, one training recipe."""
+"""What claims share: streams of digits and of MNIST, one small network, one training recipe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from cljax import data, metrics, models, streams
 def digits(kind: str, tasks: int = 5, **options):
   """A stream over the 8x8 digits; nothing is held out, since no claim selects on validation rows."""
   return streams.build(data.load("digits"), kind, tasks=tasks, validation=0.0, **options)
+
+
+@functools.cache
+def mnist(kind: str, tasks: int = 5, **options):
+  """A stream over MNIST for claims whose paper used it; ``python -m cljax.data.prepare mnist`` puts it in its place."""
+  return streams.build(data.load("mnist"), kind, tasks=tasks, validation=0.0, **options)
 
 
 def mlp(stream, hidden=(100, 100)):

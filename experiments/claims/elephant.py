@@ -5,22 +5,23 @@ from typing import Any
 import flax.linen as nn
 
 from experiments.claims import Claim, Measured
-from experiments.claims._runs import digits, forgetting, mlp, percent, train
+from experiments.claims._runs import forgetting, mlp, mnist, percent, train
 
 CLAIM = Claim(
   methods=("elephant",),
   paper="Lan and Mahmood 2023",
   sentence="A network with elephant activations, sparse in outputs and gradients, learns classes in one pass with less "
   "forgetting than one of rectifiers.",
-  protocol="Class-incremental digits, 5 tasks of 2 classes, one pass, MLP with one hidden layer of 500, SGD 0.05, "
-  "batch 10; final average accuracy of elephant (defaults: each unit learns its width and height) minus that of the "
-  "rectifier network, and minus that of the rectifier network with the same LayerNorm. Beside it, widths and heights "
-  "that are fixed, and that are pulled to where they start with strength 0.01.",
+  protocol="Split MNIST, class-incremental, 5 tasks of 2 classes, all rows in one pass (the paper's data), MLP with "
+  "one hidden layer of 500, SGD 0.05, batch 10; final average accuracy of elephant (defaults: each unit "
+  "learns its width and height) minus that of the rectifier network, and minus that of the rectifier "
+  "network with the same LayerNorm. Beside it, widths and heights that are fixed, and that are pulled to "
+  "where they start with strength 0.01. On digits it was inconclusive (3.0 [-0.8, 6.8], 3.3 [-2.3, 8.9]).",
 )
 
 
 def measure(seeds):
-  stream = digits("class")
+  stream = mnist("class")
   relu = mlp(stream, hidden=(500,))
   models = {"relu": relu, "layer_norm": relu.with_activation(lambda x: nn.relu(nn.LayerNorm()(x)))}
   options = {"epochs": 1, "batch_size": 10}
