@@ -1,9 +1,9 @@
-"""Which tests a run takes: the quick ones and a seeded eighth of what is dear, or with ``--every`` all of them.
+"""Which tests a run takes: the quick ones and a seeded twelfth of what is dear, or with ``--every`` all of them.
 
-The suite costs more with each entry, its whole is what a change has to pass, and an eighth is what people will run. Of
-a law that is tried on many entries (``tests/sampled.txt`` names the functions) an eighth of the cases is drawn, at most
+The suite costs more with each entry, its whole is what a change has to pass, and a twelfth is what people will run. Of
+a law that is tried on many entries (``tests/sampled.txt`` names the functions) a twelfth of the cases is drawn, at most
 ``MOST``; of the contract suite all tests of the methods drawn, so that their programs are shared; of what else is slow
-(``tests/slow.txt``) that of an eighth of the files of each folder, for the same reason. Another commit draws others:
+(``tests/slow.txt``) that of a twelfth of the files of each folder, for the same reason. Another commit draws others:
 the seed is the number of commits, or ``--sample-seed``. Tests that are asked for by name (``-k``, ``FILE::test``) are
 taken whole.
 """
@@ -15,7 +15,7 @@ import os
 import pathlib
 import subprocess
 
-SHARE, LEAST, MOST = 8, 4, 8  # one in eight, no fewer than four of a law and no more than eight
+SHARE, LEAST, MOST = 12, 4, 8  # one in twelve, no fewer than four of a law and no more than eight
 SEED, EVERY = "CLJAX_SAMPLE_SEED", "CLJAX_TEST_EVERY"  # in the environment of processes that tests start
 CONTRACT = "tests/test_contract.py"
 SAMPLED, SLOW = (
@@ -50,7 +50,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def drawn(cases, seed: str, always=(), least: int = LEAST, most: int = MOST) -> set:
-  """An eighth of the cases by the hash of each with the seed, ``least`` to ``most``, and those ``always`` taken."""
+  """A twelfth of the cases by the hash of each with the seed, ``least`` to ``most``, and those ``always`` taken."""
   rank = sorted(set(cases), key=lambda case: hashlib.sha256(f"{seed} {case}".encode()).hexdigest())
   return set(rank[: min(max(least, -(-len(rank) // SHARE)), most)]) | set(always)
 
