@@ -102,6 +102,27 @@ def markdown(cells, environment: str) -> str:
   )  # fmt: skip
 
 
+def _named(axis, points, taken: list) -> None:
+  """Writes each name beside its point where it lies on no other name and no point, or else where it lies on least."""
+  renderer = axis.figure.canvas.get_renderer()
+  dots = [axis.transData.transform(at) for _, at in points]
+  for name, at in points:
+    tried = []
+    for dx, dy in ((4, 3), (4, -9), (-4, 3), (-4, -9), (4, 11), (4, -17), (-4, 11), (-4, -17)):
+      side = "left" if dx > 0 else "right"
+      note = axis.annotate(name, at, textcoords="offset points", xytext=(dx, dy), fontsize=7, ha=side)
+      box = note.get_window_extent(renderer)
+      lies = sum(box.overlaps(other) for other in taken) + sum(box.contains(*dot) for dot in dots)
+      tried.append((lies + 10 * (not (axis.bbox.x0 < box.x0 and box.x1 < axis.bbox.x1)), len(tried), note, box))
+      if not tried[-1][0]:
+        break
+    best = min(tried)
+    taken.append(best[3])
+    for other in tried:
+      if other is not best:
+        other[2].remove()
+
+
 def _scatter(cells, across: dict[str, float], label: str, scale: str, path) -> None:
   """A panel a stream: tuned score against ``across`` on a logarithmic ``scale``; bounds as lines."""
   streams, methods, at = _gathered(cells)
@@ -110,20 +131,16 @@ def _scatter(cells, across: dict[str, float], label: str, scale: str, path) -> N
   rows = -(-len(streams) // columns)
   figure = pyplot.figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained")
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
+  points, bounds = {}, {}
   for axis, stream in zip(axes, streams, strict=False):
-    for m in methods:
-      y = 100 * _mean(at.get((stream, m)))
-      if np.isnan(y):
-        continue
-      if m in BOUNDS:
-        axis.axhline(y, color="#8a94a0", linewidth=0.9, linestyle="--")
-        end = axis.get_yaxis_transform()
-        axis.text(0.995, y, m, fontsize=7, color="#5a6570", ha="right", va="bottom", transform=end)
-        continue
-      x = across.get(m, np.nan)
-      if np.isfinite(x):
-        axis.plot(max(x, 1e-2), y, "o", color="#0060a8", markersize=4)
-        axis.annotate(m, (max(x, 1e-2), y), textcoords="offset points", xytext=(4, 3), fontsize=7)
+    found = {m: 100 * _mean(at.get((stream, m))) for m in methods}
+    lines = {m: y for m, y in found.items() if m in BOUNDS and np.isfinite(y)}
+    places = {m: (max(across.get(m, np.nan), 1e-2), y) for m, y in found.items() if m not in BOUNDS}
+    points[axis] = [(m, at_) for m, at_ in places.items() if np.isfinite(at_).all()]
+    for y in lines.values():
+      axis.axhline(y, color="#8a94a0", linewidth=0.9, linestyle="--")
+    for _, (x, y) in points[axis]:
+      axis.plot(x, y, "o", color="#0060a8", markersize=4)
     if scale == "symlog":
       axis.set_xscale("symlog", linthresh=1024)
     else:
@@ -131,10 +148,18 @@ def _scatter(cells, across: dict[str, float], label: str, scale: str, path) -> N
     axis.set_title(stream, fontsize=10)
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.margins(x=0.18, y=0.12)
+    end = axis.get_yaxis_transform()
+    bounds[axis] = [
+      axis.text(0.995, y, m, fontsize=7, color="#5a6570", ha="right", va="bottom", transform=end)
+      for m, y in lines.items()
+    ]
   for axis in axes[len(streams) :]:
     axis.axis("off")
   figure.supxlabel(label)
   figure.supylabel("accuracy after the last task, %")
+  figure.draw_without_rendering()  # the layout stands before names are placed by it
+  for axis, of in points.items():
+    _named(axis, of, [text.get_window_extent() for text in bounds[axis]])
   _plots._save(figure, path)
 
 
