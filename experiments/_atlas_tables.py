@@ -105,14 +105,15 @@ def markdown(cells, environment: str) -> str:
 def _named(axis, points, taken: list) -> None:
   """Writes each name beside its point where it lies on no other name and no point, or else where it lies on least."""
   renderer = axis.figure.canvas.get_renderer()
-  dots = [axis.transData.transform(at) for _, at in points]
+  dots = {name: axis.transData.transform(at) for name, at in points}
   for name, at in points:
-    tried = []
-    for dx, dy in ((4, 3), (4, -9), (-4, 3), (-4, -9), (4, 11), (4, -17), (-4, 11), (-4, -17)):
+    tried: list = []
+    others = [dot for other, dot in dots.items() if other != name]
+    for dx, dy in ((4, 3), (4, -9), (-4, 3), (-4, -9), (4, 11), (4, -17), (-4, 11), (-4, -17), (9, -3)):
       side = "left" if dx > 0 else "right"
       note = axis.annotate(name, at, textcoords="offset points", xytext=(dx, dy), fontsize=7, ha=side)
       box = note.get_window_extent(renderer)
-      lies = sum(box.overlaps(other) for other in taken) + sum(box.contains(*dot) for dot in dots)
+      lies = sum(box.overlaps(other) for other in taken) + sum(box.padded(9).contains(*dot) for dot in others)
       tried.append((lies + 10 * (not (axis.bbox.x0 < box.x0 and box.x1 < axis.bbox.x1)), len(tried), note, box))
       if not tried[-1][0]:
         break
