@@ -261,7 +261,7 @@ def test_queries_without_biases_begin_with_none(tmp_path):
 
 
 CONFIGS = {
-  "model_type: got 'resnet'": {"model_type": "resnet"},
+  "model_type: got 'swin'": {"model_type": "swin"},
   "model_type: got None": {"model_type": None},
   "hidden_act: got 'swish'": {"hidden_act": "swish"},
   "layer_norm_eps: got 0; expected a number above 0": {"layer_norm_eps": 0},

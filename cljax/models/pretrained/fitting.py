@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,17 @@ def choice(name: str, value, allowed) -> None:
   """UsageError for an option that is none of those allowed."""
   if value not in allowed:
     raise UsageError(f"model.{name}: got {value!r:.80}; allowed: {', '.join(allowed)}")
+
+
+def own_classes(held: folders.Folder, name: str, num_classes: int) -> None:
+  """UsageError where the folder has no classifier of that name ('': of none), or one of another number of classes."""
+  weight = held.tensors.get(f"{name}.weight")
+  if weight is None:
+    raise held.refuse("holds no classifier; model.head=new makes one", "*.safetensors")
+  if weight.shape[0] != num_classes:
+    raise UsageError(
+      f"num_classes: got {num_classes}; the classifier of {held.path} has {weight.shape[0]}; model.head=new"
+    )
 
 
 def image_of(held: folders.Folder, form: vit.Form, input_shape, size: str) -> tuple[int, int]:
@@ -59,7 +71,14 @@ def _eaten(x, *, image, channels: int, by):
   return (x - mean) / std
 
 
-def on_rows(model: Model, held: folders.Folder, form: vit.Form, image: tuple[int, int], normalise: str) -> Model:
+class Channels(Protocol):
+  """What rows are prepared by: the sizes of a network, whichever."""
+
+  @property
+  def channels(self) -> int: ...
+
+
+def on_rows(model: Model, held: folders.Folder, form: Channels, image: tuple[int, int], normalise: str) -> Model:
   """The model on rows that are prepared for it: channels, size, and ``normalise`` 'folder', mean and deviation."""
   by = None if normalise == "none" else folders.normalisation(held, form.channels)
   prepare = functools.partial(_eaten, image=image, channels=form.channels, by=by)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,9 +67,13 @@ def _library():
 
 
 def tensors_of(path: str, shapes_alone: bool = False) -> dict[str, Any]:
-  """All tensors of the folder's ``*.safetensors`` by name, in float32; with ``shapes_alone`` their shapes."""
-  safetensors = _library()
+  """All tensors of the folder's ``*.safetensors``, or where it has none of its ``*.npz``, by name, in float32; with
+  ``shapes_alone`` their shapes."""
   files = sorted(n for n in os.listdir(path) if n.endswith(".safetensors"))
+  arrays = sorted(n for n in os.listdir(path) if n.endswith(".npz"))
+  if arrays and not files:
+    return _arrays([os.path.join(path, n) for n in arrays], shapes_alone)
+  safetensors = _library()
   if not files:
     raise UsageError(f"model.folder: {os.path.join(path, '*.safetensors')}: no such file; `{GET}` writes it")
   found: dict[str, Any] = {}
@@ -83,6 +88,22 @@ def tensors_of(path: str, shapes_alone: bool = False) -> dict[str, Any]:
           found[name] = read
     except (safetensors.SafetensorError, OSError) as e:
       raise UsageError(f"model.folder: {where}: cannot be read as safetensors ({e})") from None
+  return found
+
+
+def _arrays(files: list[str], shapes_alone: bool) -> dict[str, Any]:
+  """The arrays of ``*.npz`` by name."""
+  found: dict[str, Any] = {}
+  for where in files:
+    try:
+      with np.load(where, allow_pickle=False) as held:
+        for name in held.files:
+          if name in found:
+            raise UsageError(f"model.folder: {where}: {name!r} stands in another file of the folder too")
+          value = held[name]
+          found[name] = value.shape if shapes_alone else np.asarray(value, np.float32)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+      raise UsageError(f"model.folder: {where}: cannot be read as arrays of NumPy ({e})") from None
   return found
 
 

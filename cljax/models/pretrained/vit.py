@@ -48,7 +48,9 @@ def form_of(folder: Folder) -> Form:
     return _timm(folder)
   kind = config.get("model_type")
   if kind not in ("vit", "deit"):
-    raise folder.refuse(f"model_type: got {kind!r:.80}; those that are read: vit, deit, or timm's vit and deit")
+    raise folder.refuse(
+      f"model_type: got {kind!r:.80}; those that are read: vit, deit, resnet, or timm's vit, deit and resnet"
+    )
   return read(folder, kind, DEFAULTS, 2 if kind == "deit" else 1, bool(config.get("qkv_bias", True)))
 
 
