@@ -14,7 +14,7 @@ from absl import app
 
 from cljax.cli.unlearning import _lens, _table
 from cljax.cli.unlearning._job import Compared
-from cljax.evaluation import evidence
+from cljax.evaluation import authors_evidence, evidence
 from cljax.io import files
 from experiments._proof_records import ROOT
 
@@ -35,7 +35,11 @@ def compared(found: dict) -> tuple[Compared, bool]:
   values = {n: {k: numbers(v) for k, v in of.items()} for n, of in found["values"].items()}
   own = _lens.stream_headings("accuracy") if stream else evidence.METRICS | evidence.ROW_METRICS
   context = {"schedule": "steps" if stream else "epochs"} | context  # as they were, when there was no choice
-  return Compared(values, about, context, found.get("headings", own), found.get("note", _lens.OF_CLASSES)), stream
+  # Of the second tables that alone which the first one speaks of.
+  beside = lambda of: {k: numbers(v) for k, v in of.items() if k in authors_evidence.BESIDE}
+  more = {n: second for n, of in found.get("more", {}).items() if (second := beside(of))}
+  headings, note = found.get("headings", own), found.get("note", _lens.OF_CLASSES)
+  return Compared(values, about, context, headings, note, more), stream
 
 
 def text(found: dict) -> str:

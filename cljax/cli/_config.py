@@ -322,6 +322,7 @@ def _readers(section: str, field: str) -> list[str]:
   if section == "data":
     kinds = {
       "glyphs": "glyphs",
+      "authors": "authors",
       "tfds:NAME": "tfds:x",
       "npz:FILE": "npz:x",
       "folder:DIR": "folder:x",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cljax.core.types import UsageError
-from cljax.data import archives, arrays, embedded, folders, glyphs, store, texts, tfds_sets, types
+from cljax.data import archives, arrays, authors, embedded, folders, glyphs, store, texts, tfds_sets, types
 
 _ARCHIVES = {
   "mnist": archives.mnist,
@@ -18,6 +18,7 @@ _ARCHIVES = {
 _OPTIONS: dict[str, dict[str, Any]] = {
   "digits": {},
   "glyphs": glyphs.DEFAULTS,
+  "authors": authors.DEFAULTS,
   **{name: {} for name in _ARCHIVES},
   "tfds": tfds_sets.DEFAULTS,
   "npz": arrays.SPLIT_DEFAULTS,
@@ -27,7 +28,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 _WITH_TARGET = ("tfds", "npz", "embeddings", "folder", "text")
 _NAMES = (
-  "digits, glyphs, mnist, cifar10, cifar100, tiny_imagenet, tfds:NAME, npz:FILE, embeddings:PATH, folder:DIR, text:PATH"
+  "digits, glyphs, authors, mnist, cifar10, cifar100, tiny_imagenet, tfds:NAME, npz:FILE, embeddings:PATH, folder:DIR, "
+  "text:PATH"
 )
 
 
@@ -80,6 +82,8 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, **given: Any) 
 
   - ``digits``: 1,797 handwritten digits, 8x8, a fixed stratified split (see ``cljax.data.digits``);
   - ``glyphs``: characters rendered from fonts, 28x28 (options: see ``cljax.data.glyphs``);
+  - ``authors``: questions about fictitious authors and their answers, as tokens, a group an author (options
+    ``authors``, ``questions``, ``seed``: see :func:`cljax.data.fictitious_authors`);
   - ``mnist``, ``cifar10``, ``cifar100``, ``tiny_imagenet``: the official archives, or their folders, in ``data_dir``;
     where there are none, a TFDS set of that name prepared in ``data_dir``;
   - ``tfds:NAME[/CONFIG][:VERSION]``, or plainly NAME where it is prepared in ``data_dir`` (options ``train_split``,
@@ -110,6 +114,8 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, **given: Any) 
     return embedded.load_digits(root)
   if kind == "glyphs":
     return embedded.load_glyphs(root, given)
+  if kind == "authors":
+    return authors.load_authors(given)
   if kind in _ARCHIVES:
     try:
       return _ARCHIVES[kind](root)

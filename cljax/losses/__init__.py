@@ -10,6 +10,7 @@ from cljax.losses.distillation import (
   squared_norm,
   update_centers,
 )
+from cljax.losses.flattening import dual_step, flat, mean_probability, pdu
 from cljax.losses.generative import gaussian_kl
 from cljax.losses.likelihoods import ceu, dpo, npo, satimp, sequence_nll, simnpo, undial, wga
 from cljax.losses.pairs import barlow_twins, bpr, nt_xent, supcon
@@ -36,8 +37,10 @@ __all__ = [
   "cross_entropy",
   "distillation",
   "dpo",
+  "dual_step",
   "facility_location",
   "fgsm",
+  "flat",
   "gaussian_kl",
   "graph_cut",
   "group_lasso",
@@ -45,9 +48,11 @@ __all__ = [
   "log_determinant",
   "logit_mse",
   "masked_log_softmax",
+  "mean_probability",
   "negative_entropy",
   "npo",
   "nt_xent",
+  "pdu",
   "pgd",
   "policy_gradient",
   "reduce",

@@ -115,6 +115,8 @@ LOSSES = {
   "satimp": lambda z, t: losses.satimp(z, Y, jnp.float32(2), jnp.float32(0.5), MASK),
   "undial": lambda z, t: losses.undial(z, t, jnp.asarray(Y), jnp.float32(2), MASK),
   "ceu": lambda z, t: losses.ceu(z, jnp.asarray(Y), MASK),
+  "pdu": lambda z, t: losses.pdu(z, jnp.asarray(Y), MASK),
+  "flat": lambda z, t: losses.flat(*(losses.mean_probability(a, jnp.asarray(Y)) for a in (t, z))),
   "lasso": lambda z, t: losses.group_lasso([z, t]),
 }
 

@@ -24,7 +24,7 @@ from cljax.cli.unlearning._job import (
 from cljax.cli.unlearning._lens import lens
 from cljax.engine import programs
 from cljax.engine.loop import initial_learner
-from cljax.evaluation import evidence, evidence_more
+from cljax.evaluation import authors_evidence, evidence, evidence_more
 
 
 def compare(job: Job) -> Compared:
@@ -48,7 +48,7 @@ def compare(job: Job) -> Compared:
   trainings["of methods that train their own way"] = own * (population + job.shadows)
   original = prepared(base, stream, seeds)
   look = lens(original.setup)
-  added = _more.of(job, stream, original.setup.parts.objective)
+  added = _more.of(job, stream, original.setup)
   rows = look.sides(stream, job.request)
   for one in added:
     rows = one.rows(rows)
@@ -74,7 +74,7 @@ def compare(job: Job) -> Compared:
     own = evidence.first(answers, count)
     values: dict[str, Any] = dict(look.measure(own, reference, first_before, rows, setup))
     for one in added:
-      values |= one.measure(own, reference, rows)
+      values |= one.measure(own, reference, rows, setup)
     if population >= 8:
       values |= look.population(answers, against, rows)
     if shadows is not None and name is not None:
@@ -84,7 +84,7 @@ def compare(job: Job) -> Compared:
 
   def beside(answers, against, values, setup=original.setup) -> dict[str, Any]:
     """The same evidence in other forms; takes what of it is in ``values`` out of them."""
-    found = {k: values.pop(k) for k in evidence_more.HEADINGS if k in values}
+    found = {k: values.pop(k) for k in (*evidence_more.HEADINGS, *authors_evidence.BESIDE) if k in values}
     if look.more is None:
       return found
     found |= look.more(evidence.first(answers, count), reference, first_before, untrained, rows, setup)

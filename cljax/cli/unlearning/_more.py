@@ -11,12 +11,13 @@ import cljax
 from cljax import data, engine, methods
 from cljax.cli import _config, _workdir
 from cljax.cli.unlearning._job import Job, prepared
-from cljax.evaluation import downstream, evidence, group_evidence
+from cljax.evaluation import authors_evidence, downstream, evidence, group_evidence
 from cljax.metrics import unlearning as metrics
 
 
 class More(NamedTuple):
-  """``rows(Sides) -> Sides`` with what it measures on; ``measure(ours, reference, rows) -> {metric: [S]}``."""
+  """``rows(Sides) -> Sides`` with what it measures on; ``measure(ours, reference, rows, setup) -> {metric: [S]}``, of
+  which ``setup`` is that of ``ours``."""
 
   headings: dict
   rows: Callable
@@ -24,15 +25,18 @@ class More(NamedTuple):
   note: Callable  # rows -> what the columns are
 
 
-def of(job: Job, stream, learned) -> list[More]:
-  """All that is asked for of one request; ``learned`` is the objective."""
+def of(job: Job, stream, original) -> list[More]:
+  """All that is asked for of one request; ``original`` is how the models that learned all are set up."""
   found: list[More] = []
+  learned = original.parts.objective
+  if authors_evidence.asked(stream):
+    found.append(_of_authors(job, stream, original))
   if group_evidence.asked(job.request, stream) and learned.classes:
     found.append(
       More(
         group_evidence.HEADINGS,
         lambda rows: rows,
-        lambda ours, reference, rows: group_evidence.measure(ours, reference, rows, job.request, stream),
+        lambda ours, reference, rows, setup: group_evidence.measure(ours, reference, rows, job.request, stream),
         lambda rows: group_evidence.NOTE,
       )
     )
@@ -42,20 +46,43 @@ def of(job: Job, stream, learned) -> list[More]:
   if job.downstream:
     other = None
     if job.downstream != downstream.REST:
-      config, _ = _config.Points([], {}, {}, {}).resolve(
-        job.file, [*job.overrides, _config.Override("forget.name", job.methods[0])], asked=True
-      )
-      data_dir = config["data"]["data_dir"] or None
+      data_dir = _data_section(job)["data_dir"] or None
       other = _config.labelled("downstream", lambda: data.load(job.downstream, data_dir=data_dir))
     found.append(
       More(
         downstream.HEADINGS,
         lambda rows: downstream.with_downstream(rows, stream, other),
-        downstream.measure,
+        lambda ours, reference, rows, setup: downstream.measure(ours, reference, rows),
         downstream.note,
       )
     )
   return found
+
+
+def _data_section(job: Job):
+  """What the configuration says of the data."""
+  config, _ = _config.Points([], {}, {}, {}).resolve(
+    job.file, [*job.overrides, _config.Override("forget.name", job.methods[0])], asked=True
+  )
+  return config["data"]
+
+
+def _of_authors(job: Job, stream, original) -> More:
+  told = {k: v for k, v in _data_section(job).items() if k not in ("name", "data_dir")}
+  asked = authors_evidence.probes(stream, job.request, told)
+  retrained: list = []  # of the models that all are compared with
+
+  def measure(ours, reference, rows, setup):
+    del rows
+    if not retrained:
+      retrained.append(authors_evidence.known(original, reference.params, reference.model_state, asked))
+    own = authors_evidence.known(setup, ours.params, ours.model_state, asked)
+    return authors_evidence.measure(own, retrained[0])
+
+  counts = {side: len(facts) for side, facts in asked.facts.items()}
+  return More(
+    authors_evidence.HEADINGS, lambda rows: rows, measure, lambda rows: authors_evidence.NOTE.format(**counts)
+  )
 
 
 TRADEOFF = {"tradeoff_retain": "AUC forget-retain", "tradeoff_test": "AUC forget-test"}

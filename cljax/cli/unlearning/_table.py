@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.evaluation import evidence, evidence_more
+from cljax.evaluation import authors_evidence, evidence, evidence_more
 from cljax.io import tables
 
 PERCENT = "%"
@@ -129,12 +129,19 @@ def notes(compared, stream: bool) -> list[str]:
 
 def more(compared) -> tuple[list[str], list[list[str]]] | None:
   """Head and body of the second table; None where there is nothing for it."""
-  used = [k for k in evidence_more.HEADINGS if any(k in v for v in compared.more.values())]
+  headings = evidence_more.HEADINGS | authors_evidence.BESIDE
+  used = [k for k in headings if any(k in v for v in compared.more.values())]
   if not used:
     return None
-  cell = lambda v, k: _cell(v[k], evidence_more.HEADINGS[k]) if k in v else "-"
+  cell = lambda v, k: _cell(v[k], headings[k]) if k in v else "-"
   body = [[name, *(cell(v, k) for k in used)] for name, v in compared.more.items()]
-  return ["method", *(evidence_more.HEADINGS[k] for k in used)], body
+  return ["method", *(headings[k] for k in used)], body
+
+
+def _told_of(head: list[str]) -> str:
+  """What the columns of the second table are."""
+  parts = set(authors_evidence.BESIDE.values())
+  return authors_evidence.BESIDE_NOTE if parts & {*head} else evidence_more.note(head)
 
 
 def _plain(head, body) -> list[str]:
@@ -144,10 +151,10 @@ def _plain(head, body) -> list[str]:
 def render(compared, request: str, stream: bool) -> str:
   second = more(compared)
   text = [f"request: {request}", "", *_plain(*rows(compared, stream)), "", *notes(compared, stream)]
-  return "\n".join([*text, *(["", *_plain(*second), "", evidence_more.note(second[0])] if second else [])])
+  return "\n".join([*text, *(["", *_plain(*second), "", _told_of(second[0])] if second else [])])
 
 
 def markdown(compared, request: str, command: str, stream: bool) -> str:
   listed, second = [f"- {note}" for note in notes(compared, stream)], more(compared)
   text = [f"# Forgetting `{request}`", "", f"`{command}`", "", *tables.markdown(*rows(compared, stream)), "", *listed]
-  return "\n".join([*text, *(["", *tables.markdown(*second), "", evidence_more.note(second[0])] if second else []), ""])
+  return "\n".join([*text, *(["", *tables.markdown(*second), "", _told_of(second[0])] if second else []), ""])

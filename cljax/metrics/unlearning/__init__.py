@@ -2,7 +2,8 @@
 
 What each needs: accuracies, membership attacks and distances ``logits [N, K]`` and labels ``[N]`` of the model and of
 the retrained (original, untrained) one on forget, retain and test rows; representation ``features [N, D]``; KLoM and
-U-LiRA margins ``[models, points]``; the relearning loops a loss function and parameters. The target of every number
+U-LiRA margins ``[models, points]``; the relearning loops a loss function and parameters; what is of text (answers,
+extraction, text_membership) log-probabilities ``[N, L]`` of an answer's tokens. The target of every number
 is the retrained model's, within the spread of two retrained seeds.
 """
 
@@ -17,12 +18,35 @@ from cljax.metrics.unlearning.accuracies import (
   tug_of_war,
   unlearning_accuracy,
 )
+from cljax.metrics.unlearning.answers import (
+  ForgetQuality,
+  RowMean,
+  TokenScores,
+  answer_probability,
+  choice_probability,
+  forget_quality,
+  mean_log_probability,
+  model_utility,
+  row_mean,
+  token_scores,
+  truth_ratio,
+  truth_ratio_score,
+  value_accuracy,
+  value_probability,
+)
 from cljax.metrics.unlearning.distances import (
   Completeness,
   activation_distance,
   completeness,
   js_divergence,
   zrf,
+)
+from cljax.metrics.unlearning.extraction import (
+  RougeL,
+  exact_memorisation,
+  extraction_strength,
+  rouge_l,
+  rouge_words,
 )
 from cljax.metrics.unlearning.groups import equalized_odds, forest_attack, group_accuracies
 from cljax.metrics.unlearning.inversion import (
@@ -72,23 +96,38 @@ from cljax.metrics.unlearning.representation import (
   knn_probe,
   map_features,
 )
+from cljax.metrics.unlearning.text_membership import (
+  loss_scores,
+  membership_auc,
+  min_k_plus_scores,
+  min_k_scores,
+  priv_leak,
+  relative_difference,
+  zlib_scores,
+)
 
 __all__ = [
   "Accuracies",
   "Attack",
   "Completeness",
+  "ForgetQuality",
   "Inverted",
   "Klom",
   "Recovered",
   "Relearned",
+  "RougeL",
+  "RowMean",
   "SvcAttacks",
+  "TokenScores",
   "accuracies",
   "accuracy",
   "activation_distance",
+  "answer_probability",
   "attack",
   "attack_accuracy",
   "auc",
   "average_gap",
+  "choice_probability",
   "closest_classes",
   "completeness",
   "confidence",
@@ -99,9 +138,12 @@ __all__ = [
   "entropy_attack",
   "epochs_to_reach",
   "equalized_odds",
+  "exact_memorisation",
+  "extraction_strength",
   "feature_cka",
   "feature_mapping_attack",
   "forest_attack",
+  "forget_quality",
   "gradient_inversion",
   "group_accuracies",
   "h_mean",
@@ -114,21 +156,38 @@ __all__ = [
   "lira",
   "logit_margin",
   "loss_attack",
+  "loss_scores",
   "map_features",
+  "mean_log_probability",
+  "membership_auc",
+  "min_k_plus_scores",
+  "min_k_scores",
+  "model_utility",
   "modified_entropy",
   "over_forgetting",
+  "priv_leak",
   "recovered",
   "recovery_gap",
+  "relative_difference",
   "relearn",
   "relearn_time",
   "relearning_attack",
+  "rouge_l",
+  "rouge_words",
+  "row_mean",
   "split_forget",
   "svc_attacks",
+  "token_scores",
   "total_variation",
   "tpr_at_fpr",
   "tradeoff_auc",
+  "truth_ratio",
+  "truth_ratio_score",
   "tug_of_war",
   "u_lira",
   "unlearning_accuracy",
+  "value_accuracy",
+  "value_probability",
+  "zlib_scores",
   "zrf",
 ]
