@@ -114,13 +114,15 @@ def turned(x, base, start=0):
   return np.concatenate([z.real, z.imag], -1)
 
 
-def logits(config, weights, ids):
-  """``[L, V]`` of one row in float64."""
+def logits(config, weights, ids, added=None, read=None):
+  """``[L, V]`` of one row in float64. ``added``: by block what its MLP says more ``[L, d]``; ``read`` (a dict): of each
+  block ``(what enters the MLP's last layer, what it says, the stream behind the block)``."""
   w = {n: np.asarray(a, np.float64) for n, a in weights.items()}
-  return (_gpt2 if config["model_type"] == "gpt2" else _llama)(config, w, np.asarray(ids))
+  call = _gpt2 if config["model_type"] == "gpt2" else _llama
+  return call(config, w, np.asarray(ids), added or {}, {} if read is None else read)
 
 
-def _llama(config, w, ids):
+def _llama(config, w, ids, added, read):
   root = lambda x, name: x / np.sqrt((x**2).mean(-1, keepdims=True) + config["rms_norm_eps"]) * w[f"{name}.weight"]
   linear = lambda x, name: x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
   base = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
@@ -135,11 +137,14 @@ def _llama(config, w, ids):
     x = x + linear(attention(turned(q, base), turned(k, base), v), at + "self_attn.o_proj")
     y = root(x, at + "post_attention_layernorm")
     gate = linear(y, at + "mlp.gate_proj")
-    x = x + linear(gate / (1 + np.exp(-gate)) * linear(y, at + "mlp.up_proj"), at + "mlp.down_proj")
+    key = gate / (1 + np.exp(-gate)) * linear(y, at + "mlp.up_proj")
+    said = linear(key, at + "mlp.down_proj") + added.get(i, 0.0)
+    x = x + said
+    read[i] = key, said, x
   return root(x, "model.norm") @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
 
 
-def _gpt2(config, w, ids):
+def _gpt2(config, w, ids, added, read):
   def norm(x, name):
     x = x - x.mean(-1, keepdims=True)
     x = x / np.sqrt((x**2).mean(-1, keepdims=True) + config["layer_norm_epsilon"])
@@ -154,5 +159,8 @@ def _gpt2(config, w, ids):
     q, k, v = np.split(linear(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn"), 3, -1)
     q, k, v = (a.reshape(len(ids), config["n_head"], -1) for a in (q, k, v))
     x = x + linear(attention(q, k, v), f"h.{i}.attn.c_proj")
-    x = x + linear(gelu(linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc")), f"h.{i}.mlp.c_proj")
+    key = gelu(linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"))
+    said = linear(key, f"h.{i}.mlp.c_proj") + added.get(i, 0.0)
+    x = x + said
+    read[i] = key, said, x
   return norm(x, "ln_f") @ w.get("lm_head.weight", w["wte.weight"]).T

@@ -8,6 +8,8 @@ HELPERS = {
   "ClnpState": "a state type",
   "ClnpUnits": "a state type",
   "clnp_state": "looks up a state",
+  "Fact": "rows of a fact",
+  "ValueSearch": "numbers of a search",
 }
 CLNP = Record(
   spec="regularizers_projectors 8.9",
@@ -20,6 +22,10 @@ LIFECYCLE = Record(
   invariants=("test_lifecycle_sleeps_and_wakes_with_what_was_stored", "test_lifecycle_overlapping_spells_store_once"),
   deviations=("the rule is a reconstruction: no code found",),
 )
+FACTS = "language_systems L8"
+WHOLE = ("test_an_edit_is_its_formula",)
+SEVERAL = ("test_an_edit_of_several_facts_over_two_layers_is_its_formula",)
+REFUSED = "test_what_is_no_edit_is_refused"
 RECORDS: dict[str, Record] = {
   "ema": Record(
     spec="regularizers_projectors 6.1", compared=("test_averages_leaf_by_leaf", "test_schedules_averaging::test_ema")
@@ -119,5 +125,52 @@ RECORDS: dict[str, Record] = {
       "test_units_in_another_order_are_the_same_function_and_found_again[mlp]",
       "test_units_in_another_order_are_the_same_function_and_found_again[cnn]",
     ),
+  ),
+  "fact": Record(spec=FACTS, compared=("test_a_fact_of_text_has_its_places",)),
+  "key_moments": Record(
+    spec=FACTS,
+    compared=("test_moments_are_those_of_the_tokens_that_are_there",),
+    invariants=(REFUSED,),
+    deviations=("a ridge of 1e-4 of the mean diagonal by default; the released code has none",),
+  ),
+  "rank_one_update": Record(
+    spec=FACTS,
+    compared=("test_another_key_along_holds_at_the_key_and_may_grow_without_bound",),
+    invariants=(
+      "test_of_one_key_memit_is_a_share_of_rome_and_its_limit",
+      "test_updates_refuse_what_has_no_solution",
+    ),
+  ),
+  "least_squares_update": Record(
+    spec=FACTS,
+    compared=(
+      "test_an_equality_is_the_constrained_least_squares",
+      "test_a_strength_is_memit_s_form_and_its_minimum",
+      "test_of_one_key_memit_is_a_share_of_rome_and_its_limit",
+    ),
+    invariants=("test_updates_refuse_what_has_no_solution",),
+  ),
+  "rome": Record(
+    spec=FACTS,
+    compared=(*WHOLE, "test_a_value_stays_within_its_radius_and_ends_when_it_is_enough"),
+    invariants=("test_without_contexts_rome_is_r_rome", REFUSED),
+    deviations=("contexts are the user's texts; the released code samples prefixes from the model",),
+  ),
+  "r_rome": Record(
+    spec=FACTS,
+    compared=WHOLE,
+    invariants=("test_without_contexts_rome_is_r_rome", "test_an_edit_makes_the_answer_likely", REFUSED),
+  ),
+  "memit": Record(
+    spec=FACTS,
+    compared=(*SEVERAL, "test_memit_of_one_fact_is_a_share_of_emmet"),
+    invariants=(REFUSED,),
+    deviations=("the prompt's key weighs half and each context alike; the released code groups prefixes by kind",),
+  ),
+  "emmet": Record(
+    spec=FACTS,
+    compared=SEVERAL,
+    invariants=("test_memit_of_one_fact_is_a_share_of_emmet", REFUSED),
+    deviations=("gamma is 0 by default, as the paper has it; the released code's numbers make it MEMIT",),
   ),
 }
