@@ -1,11 +1,9 @@
 """Pruned and frozen neurons: no forgetting after a task, at a small price in learning it."""
 
-from typing import Any
-
 import numpy as np
 
 from experiments.claims import Claim, Measured
-from experiments.claims._runs import forgetting, learned, mnist, percent, train
+from experiments.claims._runs import digits, forgetting, learned, percent, train
 
 MARGIN = 5.0
 CLAIM = Claim(
@@ -13,19 +11,17 @@ CLAIM = Claim(
   paper="Golkar et al. 2019",
   sentence="Freezing the neurons that a task uses and learning the next with the rest forgets nothing, and gives up "
   "no more accuracy than the margin allowed when pruning.",
-  protocol="Task-incremental split MNIST, 5 tasks of 2 classes, all rows, MLP 784-100-100-10, SGD 0.1, batch 32, one "
-  "epoch, margin 5 points on a tenth of the rows, held out (the defaults); average forgetting of finetune "
-  "minus that of clnp, and accuracy right after learning of clnp minus that of finetune plus 5, in points. "
-  "Beside it, by layer, the units that are free and those that a task used again. On digits, SGD 0.5 and 5 "
-  "epochs, it was inconclusive (15.6 [3.6, 27.6], -2.5 [-11.4, 6.4]).",
+  protocol="Task-incremental digits, 5 tasks of 2 classes, MLP 64-100-100-10, SGD 0.5 (at lower rates plain training "
+  "does not forget here), batch 32, 5 epochs, margin 5 points on a tenth of the rows, held out (the defaults); average "
+  "forgetting of finetune minus that of clnp, and accuracy right after learning of clnp minus that of finetune plus 5, "
+  "in points. Beside it, by layer, the units that are free and those that a task used again.",
 )
 
 
 def measure(seeds):
-  stream = mnist("task")
-  given: dict[str, Any] = {"epochs": 1, "learning_rate": 0.1}
-  plain = train(stream, "finetune", seeds, **given)
-  mine = train(stream, "clnp", seeds, **given, evaluators="clnp_units")
+  stream = digits("task")
+  plain = train(stream, "finetune", seeds, learning_rate=0.5)
+  mine = train(stream, "clnp", seeds, learning_rate=0.5, evaluators="clnp_units")
   units = {n: np.asarray(v)[:, :, 0] for n, v in mine.evaluations["clnp_units"].items()}
   counted = {
     f"layer {i}, {what} after task {t}": units[f"{what}_{i}"][:, t]
