@@ -107,6 +107,7 @@ def second(bench):
   q = query(one.model_state, batch_of(bench, 1, 1)[0])
   far = np.argmin(cosines(q[:1], q)[0])
   own = {**one.params["prompts"]["own"], "match": jnp.float32([q[0] + 0.1, q[far] - 0.1, -q.mean(0)])}
+  own["mask"] = jnp.float32(2 * np.random.default_rng(1).normal(size=(3, 4)))
   prompts = {**one.params["prompts"], "own": own}
   state = {**one.model_state, "kept": jnp.int32([1, 2, 40])}
   one = one._replace(params={**one.params, "prompts": prompts}, model_state=state)
