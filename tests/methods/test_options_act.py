@@ -49,10 +49,11 @@ def apart() -> str:
 # GEM's margin cannot be behind the optimizer, a schedule's end cannot come before its parts, and a network of two
 # blocks has no more than two.
 WITH = {"dvc.retrieval": {"candidates": 50}, "gem.on": {"margin": 0.0}, "er_gem.on": {"margin": 0.0},
-        "dualprompt.expert_blocks": {"general_blocks": 0}}  # fmt: skip
+        "dualprompt.expert_blocks": {"general_blocks": 0}, "mvp.expert_blocks": {"general_blocks": 0}}  # fmt: skip
 VALUES = {"bir.layer": ["head"], "desire.trained": ["head|hidden_0/bias"],
           "infinite.anneal_start": [8], "clpu_derpp.permanent": [(1,)], "trgp.regions": [1],
-          "dualprompt.general_blocks": [0], "coda_prompt.length": [6], "hfc.heads": [2], "fpf.modules": [1],
+          "dualprompt.general_blocks": [0], "mvp.general_blocks": [0],
+          "coda_prompt.length": [6], "hfc.heads": [2], "fpf.modules": [1],
           "ocm.replay_batch": [4], "replay_scheduling.schedule": ["numbered"],
           "mix_cd.by": ["both", "class"], "remind.layer": ["head"], "sharp.layer": ["head"], "rmu.layer": [-1, -2],
           "remind.parts": [2], "ocm.width": [4], "fscil_tricks.width": [5], "zscl.reference": [apart()],

@@ -51,6 +51,35 @@ RECORDS: dict[str, Record] = {
     arguments={"length": 2, "general_length": 2, "general_blocks": 1, "expert_blocks": 1},
     first_task_plain=False,
   ),
+  "mvp": Record(
+    spec="replay_architecture_metrics B2",
+    compared=(
+      "test_mvp_s_loss_by_hand",
+      "test_mvp_s_gradient_by_differences",
+      "test_answers_of_mvp_are_masked_row_by_row",
+      "test_without_its_parts_mvp_s_loss_is_the_network_s",
+      "test_gaps_of_gradients",
+    ),
+    invariants=(
+      "test_prompts_and_masks_that_no_row_takes_stand",
+      "test_rows_that_are_there_are_counted",
+      "test_a_place_that_was_taken_often_is_further_away",
+      "test_masks_begin_at_one_number",
+      "test_labels_of_absent_rows_are_not_seen_by_mvp",
+      "test_a_stream_s_own_mask_holds_for_mvp",
+      "test_the_network_stands_under_mvp",
+      "test_blocks_of_mvp",
+    ),
+    claim=("mvp",),
+    deviations=(
+      "each row is weighed by its own gradient's angle; the released code reduces the losses before it weighs them",
+      "a row's distances are divided by its own count; the released code divides each by every row's",
+      "prefixes of projected keys and values, where the released prompts are tokens or go through its projections",
+      "no rows are stored, which is an option of the released code",
+    ),
+    arguments={"pool": 3, "length": 2, "general_length": 2, "general_blocks": 1, "expert_blocks": 1},
+    first_task_plain=False,
+  ),
   "coda_prompt": Record(
     spec="classic_methods F6",
     compared=(

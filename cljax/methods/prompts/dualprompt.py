@@ -6,21 +6,23 @@ import jax
 import jax.numpy as jnp
 
 from cljax.core.method import Method
-from cljax.core.types import Spec, UsageError
+from cljax.core.types import Spec
 from cljax.methods.prompts.tuning import (
   ACCESS,
   OPTIONS,
   SELECTION,
   Asked,
+  blocks_of_own,
   chosen,
   likeness,
   prompted,
   pull,
   tuned,
+  two_kinds,
   uniform,
 )
 from cljax.methods.registry import Entry, Option, register
-from cljax.models.prompts import Prompts, each_row, places_of
+from cljax.models.prompts import places_of
 
 
 def dualprompt(
@@ -43,12 +45,7 @@ def dualprompt(
   al., 2022.
   """
   places = places_of(model, "dualprompt")
-  experts = tuple(range(general_blocks, min(general_blocks + expert_blocks, places.blocks)))
-  if not experts:
-    raise UsageError(
-      f"method.general_blocks: got {general_blocks}; the network has {places.blocks} blocks, of which at least 1 has "
-      "to be left for each task's own"
-    )
+  experts = blocks_of_own(places, general_blocks, expert_blocks)
   tasks, width = spec.num_tasks, places.width
 
   def init(key):
@@ -66,11 +63,7 @@ def dualprompt(
     return chosen(like, 1, selection, asked.there)[:, 0]
 
   def prompts(trained, asked: Asked):
-    general, own, task = trained["general"], trained["own"], task_of(trained, asked)
-    count = asked.query.shape[0]
-    found = {b: tuple(each_row(general[p][b], count) for p in ("keys", "values")) for b in range(general_blocks)}
-    found |= {b: tuple(own[p][task, i] for p in ("keys", "values")) for i, b in enumerate(experts)}
-    return Prompts(prefixes=found)
+    return two_kinds(trained["general"], trained["own"], task_of(trained, asked), experts)
 
   def near(trained, asked: Asked):
     return likeness(asked.query, trained["own"]["match"][asked.task][None])[:, 0]

@@ -12,10 +12,11 @@ import optax
 from cljax import losses
 from cljax.core import tree
 from cljax.core.method import Method
-from cljax.core.types import Access, Model, Spec
+from cljax.core.types import Access, Model, Spec, UsageError
+from cljax.methods.pretrained import local
 from cljax.methods.registry import Option
 from cljax.models import heads
-from cljax.models.prompts import places_of
+from cljax.models.prompts import Places, Prompts, each_row, places_of
 
 OTHERS, SELECTION = ("closed", "open"), ("row", "batch")
 ACCESS = Access(task_boundaries=True, needs=("classes", "plain_inputs"))
@@ -24,13 +25,14 @@ OPTIONS = {"others": Option("closed", choices=OTHERS)}
 
 class Asked(NamedTuple):
   """What prompts are chosen by: queries ``[B, D]``, which of the rows are there, the tasks learned so far, the task
-  that is learned, and whether a step asks."""
+  that is learned, whether a step asks, and what the method keeps in the model state."""
 
   query: Any
   there: Any  # [B] bool
   open: Any  # [T] bool
   task: Any  # int32
   train: bool
+  kept: Any = ()
 
 
 def query_of(outputs):
@@ -58,12 +60,42 @@ def uniform(key, name: str, *shape: int):
   return jax.random.uniform(tree.fold(key, name), shape, jnp.float32, -1.0, 1.0)
 
 
-def prompted(model: Model, spec: Spec, owner: str, init: Callable, prompts: Callable) -> Model:
+class Kept(NamedTuple):
+  """What a method keeps in the model state of :func:`prompted`, and what it does with it."""
+
+  start: Any
+  answer: Callable  # (trained, asked, logits [B, C]) -> logits
+  renew: Callable  # (trained, asked) -> what is kept, of a step
+
+
+def blocks_of_own(places: Places, general_blocks: int, expert_blocks: int) -> tuple[int, ...]:
+  """The blocks behind the first ``general_blocks``, at most ``expert_blocks``; UsageError where none is left."""
+  experts = tuple(range(general_blocks, min(general_blocks + expert_blocks, places.blocks)))
+  if not experts:
+    raise UsageError(
+      f"method.general_blocks: got {general_blocks}; the network has {places.blocks} blocks, of which at least 1 has "
+      "to be left for each task's own"
+    )
+  return experts
+
+
+def two_kinds(general, own, at, experts: tuple[int, ...]) -> Prompts:
+  """Prefixes of keys and values: ``general {"keys", "values"} [G, L, D]`` of all rows in the first G blocks, and of
+  ``own [M, E, L, D]`` those of the places ``at [B]`` in the blocks ``experts``."""
+  both, count = ("keys", "values"), at.shape[0]
+  found = {b: tuple(each_row(general[p][b], count) for p in both) for b in range(general["keys"].shape[0])}
+  return Prompts(prefixes=found | {b: tuple(own[p][at, i] for p in both) for i, b in enumerate(experts)})
+
+
+def prompted(
+  model: Model, spec: Spec, owner: str, init: Callable, prompts: Callable, kept: Kept | None = None
+) -> Model:  # fmt: skip
   """The model in eval mode and frozen, with ``prompts(trained, asked: Asked) -> Prompts`` and a linear classifier.
 
   ``params`` are ``{"prompts": init(key), "linear": {"kernel" [D, C], "bias" [C]}}``, the classifier beginning at 0;
-  ``model_state`` has the network's own parameters and state, ``frozen`` and ``inner``, which nothing changes, and the
-  ``open`` tasks and the ``task`` of :class:`Asked`. Outputs have the query behind the hidden activations.
+  ``model_state`` has the network's own parameters and state, ``frozen`` and ``inner``, which nothing changes, the
+  ``open`` tasks and the ``task`` of :class:`Asked`, and what is ``kept``, which each step renews. Outputs have the
+  query behind the hidden activations.
   """
   places_of(model, owner)
   width = heads.width_of(model, spec, owner)
@@ -74,6 +106,8 @@ def prompted(model: Model, spec: Spec, owner: str, init: Callable, prompts: Call
       n: jnp.zeros(s, jnp.float32) for n, s in (("kernel", (width, spec.num_classes)), ("bias", spec.num_classes))
     }
     state = {"frozen": frozen, "inner": inner, "open": jnp.zeros(spec.num_tasks, bool), "task": jnp.int32(0)}
+    if kept is not None:
+      state["kept"] = kept.start
     return {"prompts": init(tree.fold(key, "prompts")), "linear": head}, tree.copy(state)
 
   def apply(params, model_state, x, *, train, key, task=None, mask=None):
@@ -81,12 +115,24 @@ def prompted(model: Model, spec: Spec, owner: str, init: Callable, prompts: Call
     look = lambda **more: model.apply(model_state["frozen"], model_state["inner"], x, **told, **more)[0]
     query = jax.lax.stop_gradient(heads.flat(look().features))
     there = jnp.ones(query.shape[0], bool) if mask is None else mask > 0
-    asked = Asked(query, there, model_state["open"], model_state["task"], train)
+    asked = asked_with(query, there, model_state, train)
     out = look(prompts=prompts(params["prompts"], asked))
     logits = heads.linear(params["linear"], out.features)
+    if kept is not None:
+      logits = kept.answer(params["prompts"], asked, logits)
+      model_state = {**model_state, "kept": kept.renew(params["prompts"], asked)} if train else model_state
     return out._replace(logits=logits, hidden=(*out.hidden, query)), model_state
 
   return Model(begin, apply, by_task=model.by_task, check_rows=model.check_rows)
+
+
+def asked_with(query, there, model_state, train: bool) -> Asked:
+  return Asked(query, there, model_state["open"], model_state["task"], train, model_state.get("kept", ()))
+
+
+def asked_in(learner, batch, outputs) -> Asked:
+  """What a step asked by, in its terms."""
+  return asked_with(query_of(outputs), batch.weight > 0, learner.model_state, True)
 
 
 def pull(strength, likeness_of: Callable) -> Callable:
@@ -94,11 +140,26 @@ def pull(strength, likeness_of: Callable) -> Callable:
 
   def term(key, params, learner, batch, outputs):
     del key
-    state, there = learner.model_state, batch.weight > 0
-    asked = Asked(query_of(outputs), there, state["open"], state["task"], True)
-    return -strength * losses.reduce(likeness_of(params["prompts"], asked), batch.weight)
+    return -strength * losses.reduce(likeness_of(params["prompts"], asked_in(learner, batch, outputs)), batch.weight)
 
   return term
+
+
+def among_labels(network: Model, spec: Spec) -> Method:
+  """The network's answers, -inf at labels of which ``method_state [C]`` says that no row has had them; a request that
+  takes a class whole makes it one of these again."""
+
+  def predict(key, learner, x, task):
+    told = {"task": network.task_for(task), "mask": None}
+    out, _ = network.apply(learner.params, learner.model_state, x, train=False, key=key, **told)
+    return local.among(learner.method_state, out.logits)
+
+  return Method(
+    network,
+    init=lambda key, learner: jnp.zeros(spec.num_classes, bool),
+    predict=predict,
+    scrub=lambda learner, request: learner._replace(method_state=learner.method_state & ~request.classes),
+  )
 
 
 def tuned(network: Model, spec: Spec, others: str, own: Callable = lambda name: False, fresh=None) -> Method:
@@ -143,18 +204,8 @@ def tuned(network: Model, spec: Spec, others: str, own: Callable = lambda name: 
 
     return tree.map_named(one, updates), state
 
-  def predict(key, learner, x, task):
-    told = {"task": network.task_for(task), "mask": None}
-    out, _ = network.apply(learner.params, learner.model_state, x, train=False, key=key, **told)
-    seen = learner.method_state
-    return jnp.where((seen | ~seen.any())[None], out.logits, -jnp.inf)
-
-  return Method(
-    network,
-    init=lambda key, learner: jnp.zeros(spec.num_classes, bool),
+  return among_labels(network, spec)._replace(
     start_task=start_task,
     prepare=prepare,
     finalize=optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update),
-    predict=predict,
-    scrub=lambda learner, request: learner._replace(method_state=learner.method_state & ~request.classes),
   )
