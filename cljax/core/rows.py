@@ -79,6 +79,13 @@ def present(rows: Rows) -> Rows:
   return _through(rows, jnp.argsort(~there, stable=True), rows.capacity, there.sum(dtype=jnp.int32))
 
 
+def shuffled(key, rows: Rows) -> Rows:
+  """The rows of positive weight, in a random order."""
+  there = rows.batch(0, rows.capacity).weight > 0
+  noise = jax.random.bits(key, (rows.capacity,), jnp.uint32)
+  return _through(rows, jnp.lexsort((noise, ~there)), rows.capacity, there.sum(dtype=jnp.int32))
+
+
 def _through(rows: Rows, at, capacity: int, count) -> Rows:
   """The rows at the places ``at``, of which the first ``count`` are meant."""
   at = at.astype(jnp.int32)  # sorting gives int64 under jax_enable_x64

@@ -39,6 +39,29 @@ RECORDS: dict[str, Record] = {
     arguments={"slow": 0.5, "passes": 2, "samples": 16},
     first_task_plain=False,
   ),
+  "acl": Record(
+    spec="replay_architecture_metrics B6",
+    compared=(
+      "test_acl_moves_the_network_as_by_hand",
+      "test_a_pass_takes_each_row_once_in_batches",
+      "test_acl_over_other_closed_forms",
+    ),
+    invariants=(
+      "test_without_passes_acl_is_its_base",
+      "test_a_task_that_comes_back_moves_nothing_under_acl",
+      "test_steps_move_nothing_under_acl",
+      "test_statistics_of_batches_move_while_acl_adapts",
+      "test_rows_are_shuffled",
+      "test_what_acl_refuses",
+    ),
+    claim=("acl",),
+    deviations=(
+      "prototypes of rows as they are, where the released code's are of augmented ones",
+      "over closed forms alone, whose features are those of the network that moves",
+    ),
+    arguments={"learning_rate": 0.05, "batch_size": 8},
+    first_task_plain=False,
+  ),
   "continual_clip": Record(
     spec="replay_architecture_metrics B27",
     compared=(
