@@ -136,7 +136,7 @@ def out_of(model, x, key=0):
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_a_published_network_in_numpy(kind, tmp_path):
+def test_a_published_residual_network_in_numpy(kind, tmp_path):
   t = tensors(KINDS[kind])
   out = out_of(build(written(tmp_path / kind, t, KINDS[kind])), rows())
   logits, features = by_hand(t, rows(), KINDS[kind])

@@ -139,6 +139,8 @@ RECORDS: dict[str, Record] = {
       "test_a_network_without_a_head_gives_the_features_of_transformers",
       "test_a_published_network_in_numpy",
       "test_of_timm_the_same_network_under_its_names",
+      "test_a_published_residual_network_in_numpy",
+      "test_the_same_network_under_torchvision_s_names_and_as_arrays",
     ),
     invariants=(
       "test_a_new_head_is_drawn_and_all_else_is_the_folder_s",
