@@ -167,9 +167,9 @@ class Probe:
 
 def windows(words, count: int, size: int) -> np.ndarray:
   """``[count, size]`` tokens of the general text, evenly from all of it."""
-  text = _facts.general_text()
-  starts = np.linspace(0, max(len(text) - 8 * size, 0), count).astype(int)
-  return np.array([words.encode(text[s : s + 8 * size])[:size] for s in starts], np.int32)
+  ids = np.asarray(words.encode(_facts.general_text()), np.int32)
+  starts = np.linspace(0, len(ids) - size, count).astype(int)
+  return np.stack([ids[s : s + size] for s in starts])
 
 
 def measured(probe: Probe, params, facts, edited: _facts.Known, gone: _facts.Known) -> dict[str, Any]:
