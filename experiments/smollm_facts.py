@@ -44,8 +44,8 @@ def get_config() -> ConfigDict:
   })  # fmt: skip
   config.objective = ConfigDict({"name": "sequence"})
   config.method = ConfigDict({"name": "finetune"})
-  config.forget = ConfigDict({"name": "npo", "steps": 8, "batch": 8, "learning_rate": 1e-3})
-  config.optimizer = ConfigDict({"name": "adamw", "learning_rate": 3e-3})
+  config.forget = ConfigDict({"name": "npo", "steps": 24, "batch": 8, "learning_rate": 2e-3})
+  config.optimizer = ConfigDict({"name": "adamw", "learning_rate": 1e-3})
   config.train = ConfigDict({"batch_size": 9, "epochs": 12, "chunk_steps": 12})
   config.eval = ConfigDict({"block": 8})
   config.evaluators = "answers,few_samples"

@@ -233,7 +233,7 @@ def test_folder_refusals(tmp_path):
 
 @pytest.mark.parametrize("name", ["", None, "no such", "npz", "npz:", "folder", "tfds", 3, "../digits"])
 def test_unknown_names(tmp_path, name):
-  fails("allowed: digits, glyphs, mnist", name, data_dir=str(tmp_path))
+  fails("allowed: digits, glyphs, authors, mnist", name, data_dir=str(tmp_path))
 
 
 def test_unwritable_data_dir(tmp_path):
