@@ -8,7 +8,9 @@ Three tasks, one after another, by the command ``launch.train`` (this file is it
 invented people play, what six others work as, where six more were born; three wordings of each fact are learned, a
 fourth is not. LoRA of rank 8 at the layers of ``tuning_layers``. Behind the last task a request names the rows of one
 fact, which npo answers. Then the adapter is folded in, and another fact gets another answer by r-ROME in one tensor;
-its second moments are of the manual that ``pydoc`` shows.
+its second moments are of the manual that ``pydoc`` shows. Rates were set after one run with others (AdamW 3e-3, npo of
+8 steps at 1e-3), in which npo forgot nothing and plain text went from perplexity 38 to 1,510. What was found, on two
+cores in nine minutes: ``experiments/results/smollm_facts``.
 """
 
 from __future__ import annotations
