@@ -35,6 +35,7 @@ PROMPTS = ("The capital of France is", "Once upon a time there was a", "Water bo
 
 
 def get_config() -> ConfigDict:
+  _register()
   config = ConfigDict()
   config.data = ConfigDict({
     "name": "text:facts", "tokenizer": "smollm2", "length": LENGTH, "test_fraction": 1 / (_facts.LEARNED + 1),
@@ -89,9 +90,6 @@ def _register() -> None:
   for evaluator in (Evaluator("answers", answers, {"learned": "higher", "reworded": "higher"}), few):
     if evaluator.name not in evaluators.EVALUATORS:
       evaluators.register(evaluator)
-
-
-_register()
 
 
 class Settings(NamedTuple):

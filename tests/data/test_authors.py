@@ -43,14 +43,15 @@ def test_all_follows_from_the_seed():
 
 
 def test_no_word_is_of_two_lists_and_no_name_of_two_groups():
-  assert len({*MADE.vocabulary}) == len(MADE.vocabulary)
-  assert len({*MADE.groups}) == len(MADE.groups)
+  made = data.fictitious_authors()
+  assert len({*made.vocabulary}) == len(made.vocabulary)
+  assert len({*made.groups}) == len(made.groups)
   kinds = {}
-  for fact in MADE.facts:
+  for fact in made.facts:
     kinds.setdefault("job" if fact.attribute in ("father", "mother") else fact.attribute, set()).update(
       w for v in (fact.value, *fact.wrong) for w in v.split()
     )
-  kinds["name"] = {w for name in MADE.groups if name != "world" for w in name.split()}
+  kinds["name"] = {w for name in made.groups if name != "world" for w in name.split()}
   names = sorted(kinds)
   for i, one in enumerate(names):
     for other in names[i + 1 :]:
@@ -62,7 +63,8 @@ def test_no_word_is_of_two_lists_and_no_name_of_two_groups():
 
 
 def test_questions_do_not_tell_and_wrong_answers_are_wrong():
-  for fact in MADE.facts:
+  made = data.fictitious_authors()
+  for fact in made.facts:
     for slot in range(4):
       question, answer = sentence(fact, slot)
       assert not {*fact.value.split()} & {*question.split()}
@@ -72,8 +74,9 @@ def test_questions_do_not_tell_and_wrong_answers_are_wrong():
 
 
 def test_every_paraphrase_s_wording_is_trained_of_another_fact():
-  trained = {(f.attribute, f.wording[s]) for f in MADE.facts for s in authors.SLOTS[MADE.roles[f.group]]}
-  own = [f for f in MADE.facts if MADE.roles[f.group] == "fictitious"]
+  made = data.fictitious_authors()
+  trained = {(f.attribute, f.wording[s]) for f in made.facts for s in authors.SLOTS[made.roles[f.group]]}
+  own = [f for f in made.facts if made.roles[f.group] == "fictitious"]
   assert {(f.attribute, f.wording[s]) for f in own for s in (2, 3)} <= trained
   for f in own[:50]:
     assert not {f.wording[0], f.wording[1]} & {f.wording[2], f.wording[3]}

@@ -14,7 +14,7 @@ import decoders_by_hand as hand
 import numpy as np
 import pytest
 
-from cljax import data
+from cljax import data, evaluators
 from experiments import _facts, smollm_facts
 
 SMALL = ["--config.train.epochs=3", "--config.train.chunk_steps=2", "--config.optimizer.learning_rate=0.02",
@@ -45,6 +45,8 @@ def small():
     for name, value in (("LENGTH", 72), ("MOMENT_TOKENS", 1024), ("WINDOW", 16), ("PLAIN_ROWS", 2)):
       patch.setattr(smollm_facts, name, value)
     yield
+  for name in ("answers", "few_samples"):
+    evaluators.EVALUATORS.pop(name, None)  # the other tests of this process know nothing of them
 
 
 @pytest.fixture(scope="module")

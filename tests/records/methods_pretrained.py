@@ -51,7 +51,6 @@ RECORDS: dict[str, Record] = {
       "test_a_task_that_comes_back_moves_nothing_under_acl",
       "test_steps_move_nothing_under_acl",
       "test_statistics_of_batches_move_while_acl_adapts",
-      "test_rows_are_shuffled",
       "test_what_acl_refuses",
     ),
     claim=("acl",),

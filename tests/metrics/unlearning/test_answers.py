@@ -31,16 +31,17 @@ def log_p(i, t):
 
 
 def test_token_scores_by_loops():
+  found = metrics.token_scores(LOGITS, Y)
   for i in range(N):
     for t in range(L):
       log = log_p(i, t)
       mean = sum(math.exp(v) * v for v in log)
       square = sum(math.exp(v) * v * v for v in log)
-      np.testing.assert_allclose([SCORES.mean[i, t], SCORES.variance[i, t]], [mean, square - mean**2], rtol=1e-9)
+      np.testing.assert_allclose([found.mean[i, t], found.variance[i, t]], [mean, square - mean**2], rtol=1e-9)
       there = Y[i, t] >= 0
-      assert SCORES.there[i, t] == there
-      assert SCORES.correct[i, t] == (there and log.index(max(log)) == Y[i, t])
-      assert SCORES.log_p[i, t] == pytest.approx(log[Y[i, t]] if there else 0.0, rel=1e-12)
+      assert found.there[i, t] == there
+      assert found.correct[i, t] == (there and log.index(max(log)) == Y[i, t])
+      assert found.log_p[i, t] == pytest.approx(log[Y[i, t]] if there else 0.0, rel=1e-12)
 
 
 def test_ignored_tokens_index_nothing_and_shifts_change_nothing():
