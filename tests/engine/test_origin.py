@@ -22,6 +22,8 @@ from cljax.engine import origin
 def long_running(monkeypatch):
   """Files of cljax may have been edited while the tests run; here that is not the question."""
   monkeypatch.setattr(cljax, "_BEGAN", time.time() + 1e6)
+  # Texts of one length within a second are one to Python's cache of bytecode.
+  monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
 
 def of(value):
